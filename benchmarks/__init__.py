@@ -1,0 +1,1 @@
+"""Benchmarks of isoreg: ``python -m benchmarks list`` says what there is."""

@@ -1,0 +1,53 @@
+"""Where a figure was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import isoreg
+
+_PACKAGES = ("torch", "torchvision", "torchattacks", "timm", "scikit-learn")
+
+
+def environment() -> dict[str, object]:
+    """Versions, processor, threads and commit."""
+    return {
+        "python": platform.python_version(),
+        "packages": {"isoreg": isoreg.__version__} | {name: _version(name) for name in _PACKAGES},
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The checked-out commit, marked if tracked source files differ from it."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "--short", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", "*.py")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit} with changes" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()

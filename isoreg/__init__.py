@@ -1,0 +1,27 @@
+"""isoreg: keep the distances of a model's inputs in its representations, class by class.
+
+>>> import torch
+>>> from isoreg import IsometryRegularizer
+>>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+>>> iso = IsometryRegularizer(model, beta=0.1)
+>>> x, y = torch.rand(16, 8), torch.randint(2, (16,))
+>>> loss = torch.nn.functional.cross_entropy(model(x), y) + iso(y)
+"""
+
+from isoreg import datasets
+from isoreg.errors import InputError, IsoregError, LayerError, MissingExtraError, RecordError
+from isoreg.penalty import isometry_penalty
+from isoreg.regularizer import IsometryRegularizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InputError",
+    "IsometryRegularizer",
+    "IsoregError",
+    "LayerError",
+    "MissingExtraError",
+    "RecordError",
+    "datasets",
+    "isometry_penalty",
+]

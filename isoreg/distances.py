@@ -1,0 +1,359 @@
+"""Points -> pairwise distances. Axes: b = batch, d = dimensions of a flattened point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from isoreg.errors import InputError, called
+
+Metric: TypeAlias = str | Callable[[Tensor], Tensor]
+
+# Below this share of |x_i|^2 + |x_j|^2 the Gram form of |x_i - x_j|^2 has lost the digits that
+# float32 promises, in whatever precision it was computed (float64, or float32 where that is all).
+_CANCELLED = {torch.float64: 1e-8, torch.float32: 1e-2}
+_PAIRS_AT_ONCE = 1 << 16
+
+
+def sqeuclidean(points: Tensor) -> Tensor:
+    """Squared Euclidean distances ``|x_i - x_j|^2``.
+
+    The points are centred and multiplied out in float64 where the device has it, and pairs that
+    are close beside their distance from the mean are subtracted directly: points far from the
+    origin and nearly equal points keep their digits, which the usual expansion loses.
+
+    Args:
+        points: (b, d) floating points.
+
+    Returns:
+        (b, b), in the dtype of ``points``; the diagonal and duplicates are exactly 0.
+
+    Example:
+        >>> sqeuclidean(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        tensor([[ 0., 25.],
+                [25.,  0.]])
+    """
+    return _squares(points).to(points.dtype)
+
+
+def euclidean(points: Tensor) -> Tensor:
+    """Euclidean distances ``|x_i - x_j|``, the metric of the paper.
+
+    Args:
+        points: (b, d) floating points.
+
+    Returns:
+        (b, b), in the dtype of ``points``. Duplicates have distance 0 and gradient 0.
+
+    Example:
+        >>> euclidean(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        tensor([[0., 5.],
+                [5., 0.]])
+    """
+    return _root(_squares(points)).to(points.dtype)
+
+
+def manhattan(points: Tensor) -> Tensor:
+    """City-block distances ``sum_k |x_ik - x_jk|``. Memory: (b, b, d).
+
+    Args:
+        points: (b, d) floating points.
+
+    Returns:
+        (b, b) distances.
+
+    Example:
+        >>> manhattan(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        tensor([[0., 7.],
+                [7., 0.]])
+    """
+    return (points[:, None] - points[None, :]).abs().sum(-1)
+
+
+def chebyshev(points: Tensor) -> Tensor:
+    """Chebyshev (L-infinity) distances ``max_k |x_ik - x_jk|``. Memory: (b, b, d).
+
+    Args:
+        points: (b, d) floating points, d >= 1.
+
+    Returns:
+        (b, b) distances.
+
+    Example:
+        >>> chebyshev(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        tensor([[0., 4.],
+                [4., 0.]])
+    """
+    return (points[:, None] - points[None, :]).abs().amax(-1)
+
+
+def cosine(points: Tensor) -> Tensor:
+    """Cosine distances ``1 - <x_i, x_j> / (|x_i| |x_j|)``, from 0 to 2.
+
+    A zero vector has no direction: its similarity with every other point counts as 0.
+
+    Args:
+        points: (b, d) floating points.
+
+    Returns:
+        (b, b) distances with an exact zero diagonal.
+
+    Example:
+        >>> cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))
+        tensor([[0., 1., 2.],
+                [1., 0., 1.],
+                [2., 1., 0.]])
+    """
+    # Half the squared distance between unit vectors keeps its digits for nearly parallel points.
+    zero_b = (points == 0).all(-1).to(points.dtype)
+    missing_bb = (zero_b[:, None] + zero_b[None, :]) / 2
+    return _zero_diagonal(sqeuclidean(_unit(points)) / 2 + missing_bb)
+
+
+def angular(points: Tensor) -> Tensor:
+    """Angles between points seen from the origin, in radians, from 0 to pi.
+
+    Computed as ``2 atan2(|u - v|, |u + v|)`` of the unit vectors, which is ``arccos <u, v>`` with
+    its digits kept near 0 and pi. A zero vector is at pi / 2 from every other point.
+
+    Args:
+        points: (b, d) floating points.
+
+    Returns:
+        (b, b) angles in radians with an exact zero diagonal.
+
+    Example:
+        >>> angular(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        tensor([[0.0000, 1.5708],
+                [1.5708, 0.0000]])
+    """
+    n, unit = len(points), _unit(points)
+    lengths = _root(_squares(torch.cat([unit, -unit])))[:n]
+    angles_bb = 2 * torch.atan2(lengths[:, :n], lengths[:, n:])
+    zero_b = (points == 0).all(-1)
+    angles_bb = angles_bb.masked_fill(zero_b[:, None] & zero_b[None, :], math.pi / 2)
+    return _zero_diagonal(angles_bb).to(points.dtype)
+
+
+def geodesic(points: Tensor, *, neighbors: int = 10) -> Tensor:
+    """Lengths of the shortest paths along the graph of nearest neighbours, as in Isomap.
+
+    The graph joins every point with its ``neighbors`` nearest ones (Euclidean, symmetric) and
+    adds a minimum spanning tree, so that all points are connected. Gradients are those of the
+    edges along each shortest path. Time O(b^3). For another number of neighbours give
+    ``functools.partial(geodesic, neighbors=5)`` as the metric.
+
+    Source: Tenenbaum, de Silva and Langford (2000), Science 290. The spanning tree is ours; the
+    original drops all but the largest component.
+
+    Args:
+        points: (b, d) floating points.
+        neighbors: Nearest neighbours of each point in the graph.
+
+    Returns:
+        (b, b) path lengths, in the unit of ``points``.
+
+    Raises:
+        InputError: If ``neighbors`` is not positive.
+
+    Example:
+        >>> corner = torch.tensor([[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
+        >>> geodesic(corner, neighbors=1)[0, 2]
+        tensor(2.)
+    """
+    if neighbors < 1:
+        raise InputError(f"neighbors must be at least 1, got {neighbors}.")
+    edges_bb = euclidean(points)
+    if not edges_bb.isfinite().all():
+        return edges_bb * math.nan
+    with torch.no_grad():
+        predecessors_bb = _shortest_paths(edges_bb, _neighbor_graph(edges_bb, neighbors))
+    at = torch.arange(len(points), device=points.device).expand_as(predecessors_bb)
+    lengths_bb = torch.zeros_like(edges_bb)
+    for _ in range(len(points) - 1):  # walk back from every end to every start, an edge a step
+        before = predecessors_bb.gather(1, at)
+        if bool((before == at).all()):
+            break
+        lengths_bb = lengths_bb + edges_bb[before, at]
+        at = before
+    return lengths_bb
+
+
+METRICS: dict[str, Callable[[Tensor], Tensor]] = {
+    metric.__name__: metric
+    for metric in (euclidean, sqeuclidean, manhattan, chebyshev, cosine, angular, geodesic)
+}
+
+
+def pairwise_distances(points: Tensor, metric: Metric = "euclidean") -> Tensor:
+    """Distances between all pairs of a batch: ``D_ij = d(x_i, x_j)``.
+
+    Computed in float32 or better whatever the dtype of the points and whatever autocast says.
+
+    Args:
+        points: (b, ...) floating points, flattened behind the batch axis.
+        metric: A name in `METRICS`, or a callable from (b, d) points to (b, b) distances.
+
+    Returns:
+        (b, b) distances, float64 for float64 points and float32 otherwise. An empty batch gives
+        (0, 0), NaN points give NaN distances.
+
+    Raises:
+        InputError: If the points are not floating, have no batch axis, or the metric is unknown
+            or does not return (b, b).
+
+    Example:
+        >>> pairwise_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), "chebyshev")
+        tensor([[0., 4.],
+                [4., 0.]])
+    """
+    with called("pairwise_distances"):
+        return distances_by(resolve_metric(metric), flatten_points(points, "points"))
+
+
+def resolve_metric(metric: Metric) -> Callable[[Tensor], Tensor]:
+    """Turn a metric's name into its function; a callable is returned as it is.
+
+    Args:
+        metric: A name in `METRICS` or a callable.
+
+    Returns:
+        A function from (b, d) points to (b, b) distances.
+
+    Raises:
+        InputError: If the name is unknown or the argument is neither.
+    """
+    if isinstance(metric, str) and metric in METRICS:
+        return METRICS[metric]
+    if callable(metric):
+        return metric
+    raise InputError(
+        f"distance must be a callable or one of {', '.join(map(repr, METRICS))}, got {metric!r}."
+    )
+
+
+def flatten_points(points: Tensor, name: str) -> Tensor:
+    """Flatten points behind their batch axis, in float32 or better.
+
+    Args:
+        points: (b, ...) floating points.
+        name: What to call them in an error.
+
+    Returns:
+        (b, d) points, float64 if they were, else float32.
+
+    Raises:
+        InputError: If the points are no floating tensor or have no batch axis.
+    """
+    if not isinstance(points, Tensor):
+        raise InputError(f"{name} must be a tensor, got {type(points).__name__}.")
+    if not points.is_floating_point():
+        raise InputError(
+            f"{name} must be floating, got {points.dtype}. Integers such as token ids have no "
+            "distances: convert pixels to float, or compare with an embedding of the tokens."
+        )
+    if points.ndim == 0:
+        raise InputError(f"{name} must have a batch axis first, got a 0-dimensional tensor.")
+    wide = points.to(torch.promote_types(points.dtype, torch.float32))
+    return wide.reshape(len(wide), math.prod(wide.shape[1:]))
+
+
+def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """Apply a metric with autocast off, and check what it returns.
+
+    Args:
+        metric: A function from (b, d) points to (b, b) distances.
+        points: (b, d) points of float32 or better.
+
+    Returns:
+        (b, b) distances.
+
+    Raises:
+        InputError: If the metric returns another shape.
+    """
+    n = len(points)
+    if n == 0 or points.shape[1] == 0:
+        return points.sum() * points.new_zeros(n, n)
+    with torch.autocast(points.device.type, enabled=False):
+        distances_bb = metric(points)
+    if distances_bb.shape != (n, n):
+        raise InputError(
+            f"the metric must map ({n}, {points.shape[1]}) points to ({n}, {n}) distances, "
+            f"got {tuple(distances_bb.shape)}."
+        )
+    return distances_bb
+
+
+def _squares(points: Tensor) -> Tensor:
+    """`sqeuclidean` in the precision that it is computed in."""
+    exact = points.to(torch.float32 if points.device.type == "mps" else torch.float64)
+    shifted_bd = exact - exact[:1]  # equal points become exact zeros, whatever the mean rounds to
+    centred_bd = shifted_bd - shifted_bd.mean(0)
+    gram_bb = centred_bd @ centred_bd.T
+    norms_b = gram_bb.diagonal()
+    sums_bb = norms_b[:, None] + norms_b[None, :]
+    squares_bb = (sums_bb - 2 * gram_bb).clamp_min(0)
+    with torch.no_grad():
+        cancelled = (squares_bb <= _CANCELLED[exact.dtype] * sums_bb) & (sums_bb > 0)
+        rows, columns = cancelled.triu(1).nonzero(as_tuple=True)
+    patch = torch.cat([
+        (centred_bd[i] - centred_bd[j]).square().sum(-1)
+        for i, j in zip(rows.split(_PAIRS_AT_ONCE), columns.split(_PAIRS_AT_ONCE), strict=True)
+    ])
+    squares_bb = squares_bb.index_put((rows, columns), patch)
+    squares_bb = squares_bb.index_put((columns, rows), patch)
+    return _zero_diagonal(squares_bb)
+
+
+def _root(squares: Tensor) -> Tensor:
+    """Square root whose gradient is 0 where the square is 0, to every order; NaN stays NaN."""
+    zero = squares == 0
+    return squares.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
+
+
+def _unit(points: Tensor) -> Tensor:
+    """Points scaled to length 1; zero vectors stay 0."""
+    lengths = _root(points.double().square().sum(-1, keepdim=True)).to(points.dtype)
+    return points / lengths.masked_fill(lengths == 0, 1)
+
+
+def _zero_diagonal(values_bb: Tensor) -> Tensor:
+    """Set the diagonal to 0, but where it is NaN."""
+    diagonal = torch.eye(len(values_bb), dtype=torch.bool, device=values_bb.device)
+    return values_bb.masked_fill(diagonal & ~values_bb.isnan(), 0)
+
+
+def _neighbor_graph(edges_bb: Tensor, neighbors: int) -> Tensor:
+    """Boolean adjacency of the symmetric nearest-neighbour graph joined with a spanning tree."""
+    n = len(edges_bb)
+    nearest = edges_bb.argsort(dim=1)[:, : neighbors + 1]
+    adjacent = torch.zeros_like(edges_bb, dtype=torch.bool).scatter_(1, nearest, True)
+    reached = torch.zeros(n, dtype=torch.bool, device=edges_bb.device)
+    reached[:1] = True
+    parent, cost = torch.zeros_like(nearest[:, 0]), edges_bb[0].clone()
+    for _ in range(n - 1):  # Prim's algorithm, one row of distances a step
+        nearest_point = cost.masked_fill(reached, math.inf).argmin()
+        adjacent[parent[nearest_point], nearest_point] = True
+        reached[nearest_point] = True
+        closer = edges_bb[nearest_point] < cost
+        parent[closer] = nearest_point
+        cost = torch.minimum(cost, edges_bb[nearest_point])
+    return adjacent | adjacent.T
+
+
+def _shortest_paths(edges_bb: Tensor, adjacent: Tensor) -> Tensor:
+    """Floyd and Warshall: ``predecessors[i, j]`` is the point before j on the way from i."""
+    n = len(edges_bb)
+    lengths = edges_bb.masked_fill(~adjacent, math.inf)
+    lengths.fill_diagonal_(0)
+    predecessors = torch.arange(n, device=edges_bb.device)[:, None].repeat(1, n)
+    for k in range(n):
+        through_k = lengths[:, k, None] + lengths[None, k]
+        shorter = through_k < lengths
+        lengths = torch.where(shorter, through_k, lengths)
+        predecessors = torch.where(shorter, predecessors[None, k], predecessors)
+    return predecessors

@@ -1,0 +1,92 @@
+"""The errors that isoreg raises, and how their messages get the name of the called function."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+
+class IsoregError(Exception):
+    """Base of every error that isoreg raises on purpose.
+
+    Its text reads ``<callable>: <rule>, got <values>. <what to do>``. The callable is the public
+    one that the user called: inner functions raise without a name, the boundary adds it.
+
+    Example:
+        >>> try:
+        ...     import torch, isoreg
+        ...     isoreg.isometry_penalty(torch.ones(3, 2), torch.ones(4, 2))
+        ... except isoreg.IsoregError as error:
+        ...     print(type(error).__name__)
+        InputError
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.caller: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.caller}: {self.message}" if self.caller else self.message
+
+
+class InputError(IsoregError, ValueError):
+    """An argument has the wrong shape, type or value."""
+
+
+class LayerError(IsoregError, ValueError):
+    """A layer cannot be found, or gives nothing that distances can be measured in."""
+
+
+class RecordError(IsoregError, RuntimeError):
+    """The penalty was asked for when the forward pass that it needs was not recorded."""
+
+
+class MissingExtraError(IsoregError, ImportError):
+    """A package of one of isoreg's extras is not installed."""
+
+
+@contextmanager
+def called(name: str) -> Iterator[None]:
+    """Put ``name`` in front of the message of an `IsoregError` that leaves this block.
+
+    Blocks nest; the outermost wins, because that is the function which the user called.
+
+    Args:
+        name: The public callable, as the user wrote it.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except IsoregError as error:
+        error.caller = name
+        raise
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Import ``module``, or say which extra brings it.
+
+    Args:
+        module: Dotted name of the module to import.
+        extra: The extra of isoreg that installs it.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        MissingExtraError: If the module's package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise MissingExtraError(
+            f"{package} is not installed. It comes with the extra {extra!r}: "
+            f"pip install 'isoreg[{extra}]'"
+        ) from error

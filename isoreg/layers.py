@@ -1,0 +1,258 @@
+"""Names, globs, types and predicates -> modules of a model, and what their outputs count as."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+from isoreg.errors import LayerError
+
+Selector: TypeAlias = str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool]
+Layers: TypeAlias = Selector | Iterable[Selector] | Mapping[str, float] | None
+Pool: TypeAlias = str | Callable[[Tensor], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A place in a model where features are recorded.
+
+    Attributes:
+        name: Dotted name of the module in the model.
+        module: The module itself.
+        weight: Factor of its penalty.
+        at_input: Whether what enters the module is recorded, instead of what it returns.
+
+    Example:
+        >>> find_layers(nn.Sequential(nn.Linear(3, 2)), "0")[0].name
+        '0'
+    """
+
+    name: str
+    module: nn.Module
+    weight: float = 1.0
+    at_input: bool = False
+
+
+def find_layers(model: nn.Module, layers: Layers = None) -> list[Layer]:
+    """Choose layers of a model.
+
+    Args:
+        model: The model to search.
+        layers: None: what enters the classifier, see `classifier_input`. A dotted name, or a glob
+            whose wildcards stand within one dotted part (``"blocks.*.mlp"``). A module of the
+            model. A module type: all its instances. A predicate on (name, module). A sequence of
+            such. A mapping from names or globs to weights.
+
+    Returns:
+        The layers, each module once, in the order of the choices and of the model within one.
+
+    Raises:
+        LayerError: If a choice matches nothing, or a weight is negative or not finite.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2), nn.Tanh())
+        >>> [layer.name for layer in find_layers(model, nn.Tanh)]
+        ['1', '3']
+        >>> [(layer.name, layer.at_input) for layer in find_layers(model)]
+        [('2', True)]
+    """
+    if layers is None:
+        return [classifier_input(model)]
+    if isinstance(layers, Mapping):
+        weighted = [(selector, _checked_weight(selector, w)) for selector, w in layers.items()]
+    elif isinstance(layers, str | nn.Module) or not isinstance(layers, Iterable):
+        weighted = [(layers, 1.0)]
+    else:
+        weighted = [(selector, 1.0) for selector in layers]
+    if not weighted:
+        raise LayerError(f"layers must name at least one layer, got {layers!r}.")
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    found: dict[int, Layer] = {}
+    for selector, weight in weighted:
+        for name in _matches(modules, selector):
+            found.setdefault(id(modules[name]), Layer(name, modules[name], weight))
+    return list(found.values())
+
+
+def classifier_input(model: nn.Module) -> Layer:
+    """Find the default representation: what enters the classifier, the penultimate features.
+
+    The classifier is the module that timm's ``pretrained_cfg`` names, else the last `nn.Linear`.
+
+    Args:
+        model: The model to search.
+
+    Returns:
+        The classifier, marked to be recorded at its input.
+
+    Raises:
+        LayerError: If the model has no `nn.Linear`.
+
+    Example:
+        >>> classifier_input(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))).name
+        '2'
+    """
+    modules = dict(model.named_modules())
+    config = getattr(model, "pretrained_cfg", None)
+    named = config.get("classifier") if isinstance(config, Mapping) else None
+    for name in [named] if isinstance(named, str) else list(named or []):
+        if name in modules:
+            return Layer(name, modules[name], at_input=True)
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear) and name]
+    if linear:
+        return Layer(linear[-1], modules[linear[-1]], at_input=True)
+    candidates = [name for name, module in modules.items() if name and not list(module.children())]
+    raise LayerError(
+        f"{type(model).__name__} has no nn.Linear, so its penultimate features are unknown. "
+        f"Name them with layers=, for example one of {', '.join(map(repr, candidates[-5:]))}."
+    )
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """Tensors in nested tuples, lists, mappings and dataclasses, in order.
+
+    Args:
+        value: What a module takes or returns.
+
+    Yields:
+        Each tensor found.
+
+    Example:
+        >>> import torch
+        >>> [t.item() for t in tensors_in((None, {"logits": torch.tensor(1.0)}))]
+        [1.0]
+    """
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, field.name))
+
+
+def pool_flatten(features: Tensor) -> Tensor:
+    """Flatten features behind the batch axis.
+
+    Args:
+        features: (b, ...) features.
+
+    Returns:
+        (b, d) features.
+    """
+    return features.flatten(1)
+
+
+def pool_mean(features: Tensor) -> Tensor:
+    """Average over space or tokens.
+
+    Args:
+        features: (b, channels, ...) maps with at least two axes behind the channels,
+            (b, tokens, d) sequences or (b, d) vectors.
+
+    Returns:
+        (b, channels) or (b, d) features.
+    """
+    if features.ndim > 3:
+        return features.flatten(2).mean(2)
+    return features.mean(1) if features.ndim == 3 else features
+
+
+def pool_token(features: Tensor) -> Tensor:
+    """Take the first token, the class token of a transformer.
+
+    Args:
+        features: (b, tokens, d) sequences.
+
+    Returns:
+        (b, d) features.
+
+    Raises:
+        LayerError: If the features are no sequences of tokens.
+    """
+    if features.ndim != 3:
+        raise LayerError(
+            "pool='token' needs features of shape (batch, tokens, width), "
+            f"got {tuple(features.shape)}."
+        )
+    return features[:, 0]
+
+
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "flatten": pool_flatten,
+    "mean": pool_mean,
+    "token": pool_token,
+}
+
+
+def resolve_pool(pool: Pool) -> Callable[[Tensor], Tensor]:
+    """Turn the name of a pooling into its function; a callable is returned as it is.
+
+    Args:
+        pool: A name in `POOLS` or a callable.
+
+    Returns:
+        The pooling function.
+
+    Raises:
+        LayerError: If the name is unknown or the argument is neither.
+    """
+    if isinstance(pool, str) and pool in POOLS:
+        return POOLS[pool]
+    if callable(pool):
+        return pool
+    raise LayerError(
+        f"pool must be a callable or one of {', '.join(map(repr, POOLS))}, got {pool!r}."
+    )
+
+
+def _matches(modules: Mapping[str, nn.Module], selector: Selector) -> list[str]:
+    """Names of the modules that one choice selects; never empty."""
+    if isinstance(selector, str):
+        matched = [selector] if selector in modules else _glob(modules, selector)
+        if not matched:
+            near = get_close_matches(selector, modules, n=3, cutoff=0.5) or list(modules)[-3:]
+            raise LayerError(
+                f"no layer is called {selector!r}. Close matches: {', '.join(map(repr, near))}. "
+                "All names: [name for name, _ in model.named_modules()]."
+            )
+        return matched
+    if isinstance(selector, nn.Module):
+        matched = [name for name, module in modules.items() if module is selector]
+    elif isinstance(selector, type):
+        matched = [name for name, module in modules.items() if isinstance(module, selector)]
+    elif callable(selector):
+        matched = [name for name, module in modules.items() if selector(name, module)]
+    else:
+        raise LayerError(
+            "layers must be names, modules, module types or predicates, "
+            f"got {type(selector).__name__}."
+        )
+    if not matched:
+        raise LayerError(f"no layer of the model matches {selector!r}.")
+    return matched
+
+
+def _glob(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
+    parts = pattern.split(".")
+    return [
+        name
+        for name in modules
+        if len(split := name.split(".")) == len(parts) and all(map(fnmatchcase, split, parts))
+    ]
+
+
+def _checked_weight(name: str, weight: float) -> float:
+    if not (math.isfinite(weight) and weight >= 0):
+        raise LayerError(f"the weight of layer {name!r} must be finite and >= 0, got {weight}.")
+    return float(weight)

@@ -1,0 +1,175 @@
+"""The isometry penalty: the numbers, nothing about models. Axes: b = batch, d = dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from isoreg.distances import Metric, distances_by, flatten_points, resolve_metric
+from isoreg.errors import InputError, called
+from isoreg.masks import pair_weights
+
+Scale: TypeAlias = float | Tensor | Literal["fit"]
+REDUCTIONS = ("batch", "pairs")
+
+
+def isometry_penalty(
+    inputs: Tensor | None,
+    features: Tensor | Sequence[Tensor],
+    labels: Tensor | None = None,
+    *,
+    distance: Metric = "euclidean",
+    scale: Scale = 1.0,
+    reduction: str = "batch",
+    input_distances: Tensor | None = None,
+) -> Tensor:
+    r"""How far features are from keeping the distances of their inputs.
+
+    .. math::
+        \frac{1}{N^2} \sum_{ij} G_{ij} (d(x_i, x_j) - s\, d(\phi_i, \phi_j))^2
+
+    with x the inputs, phi the features, G the pair weights of the labels
+    (`isoreg.masks.pair_weights`), d the metric and s the scale. ``reduction="pairs"`` divides by
+    the sum of G_ij over i != j instead of N^2, so that the value does not shrink with the number
+    of classes. ``scale="fit"`` uses the s that makes the penalty smallest for each layer and
+    batch, sum(G d_x d_phi) / sum(G d_phi^2): any multiple of an isometry then costs nothing.
+
+    Computed in float32 or better whatever autocast says; twice differentiable. Pairs at distance
+    0 have gradient 0. A batch without pairs, or without samples, gives 0, still attached to the
+    graph. A NaN or infinite feature anywhere gives NaN.
+
+    Source: equation 2 of "Isometric Representations in Neural Networks Improve Robustness"
+    (Beshkov, Verhellen and Lepperød, 2022), which has Euclidean distances, the class mask and
+    s = 1; the released code multiplies the feature distances by a constant K, here ``scale``.
+
+    Args:
+        inputs: (N, ...) what the features are compared with; None if ``input_distances`` is given.
+        features: (N, ...), or a sequence of L such tensors, one a layer.
+        labels: None (all pairs), (N,) integers (pairs of equal label) or (N, C) probabilities.
+        distance: A name in `isoreg.distances.METRICS`, or a callable (N, D) -> (N, N).
+        scale: A positive number or 0-dimensional tensor, or "fit".
+        reduction: "batch" (divide by N^2, the paper's) or "pairs" (by the weight of the pairs).
+        input_distances: (N, N) distances to use in place of those between ``inputs``.
+
+    Returns:
+        A scalar for one tensor of features; shape (L,) for a sequence.
+
+    Raises:
+        InputError: If shapes disagree or an argument has a wrong type or value.
+
+    Example:
+        >>> inputs = torch.tensor([[0.0, 0.0], [3.0, 4.0], [9.0, 9.0]])
+        >>> isometry_penalty(inputs, 2 * inputs, torch.tensor([0, 0, 1]))  # 2 * (5 - 10)^2 / 9
+        tensor(5.5556)
+        >>> isometry_penalty(inputs, 2 * inputs, torch.tensor([0, 0, 1]), scale=0.5)
+        tensor(0.)
+    """
+    with called("isometry_penalty"):
+        metric = resolve_metric(distance)
+        check_scale(scale)
+        check_reduction(reduction)
+        layers = [features] if isinstance(features, Tensor) else list(features)
+        if not layers:
+            raise InputError("features must hold at least one tensor, got an empty sequence.")
+        names = ["features"] if isinstance(features, Tensor) else _numbered(len(layers))
+        points = [flatten_points(x, name) for x, name in zip(layers, names, strict=True)]
+        n = len(points[0])
+        for x, name in zip(points, names, strict=True):
+            _check_length(name, len(x), n, names[0])
+        targets_bb = _input_distances(inputs, input_distances, metric, points[0])
+        weights_bb = pair_weights(labels, n, dtype=targets_bb.dtype, device=targets_bb.device)
+        total = _total_weight(weights_bb, reduction)
+        penalties = torch.stack([
+            _stress(targets_bb, distances_by(metric, x), weights_bb, scale) / total for x in points
+        ])
+        return penalties[0] if isinstance(features, Tensor) else penalties
+
+
+def check_scale(scale: Scale) -> None:
+    """Refuse a scale that is neither a positive number nor "fit".
+
+    Args:
+        scale: The scale to check.
+
+    Raises:
+        InputError: If it is not usable.
+    """
+    number = scale.ndim == 0 if isinstance(scale, Tensor) else isinstance(scale, int | float)
+    if number and not isinstance(scale, str):
+        if isinstance(scale, Tensor) or (math.isfinite(scale) and scale > 0):
+            return
+    elif isinstance(scale, str) and scale == "fit":
+        return
+    raise InputError(
+        f"scale must be a positive number, a 0-dimensional tensor or 'fit', got {scale!r}."
+    )
+
+
+def check_reduction(reduction: str) -> None:
+    """Refuse an unknown reduction.
+
+    Args:
+        reduction: The reduction to check.
+
+    Raises:
+        InputError: If it is not in `REDUCTIONS`.
+    """
+    if reduction not in REDUCTIONS:
+        allowed = " or ".join(map(repr, REDUCTIONS))
+        raise InputError(f"reduction must be {allowed}, got {reduction!r}.")
+
+
+def _stress(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor, scale: Scale) -> Tensor:
+    """Weighted sum of the squared differences between distances: raw stress, in MDS's words."""
+    if isinstance(scale, str):
+        scale = _best_scale(targets_bb, distances_bb, weights_bb)
+    return (weights_bb * (targets_bb - scale * distances_bb).square()).sum()
+
+
+def _best_scale(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor) -> Tensor:
+    together = (weights_bb * targets_bb * distances_bb).sum()
+    alone = (weights_bb * distances_bb.square()).sum()
+    return together / alone.masked_fill(alone == 0, 1)
+
+
+def _total_weight(weights_bb: Tensor, reduction: str) -> Tensor:
+    if reduction == "batch":
+        return weights_bb.new_tensor(max(1, weights_bb.numel()))
+    total = weights_bb.sum() - weights_bb.diagonal().sum()
+    return total.masked_fill(total <= 0, 1)  # no pair: the stress is 0 as well
+
+
+def _input_distances(
+    inputs: Tensor | None,
+    given_bb: Tensor | None,
+    metric: Callable[[Tensor], Tensor],
+    like: Tensor,
+) -> Tensor:
+    n = len(like)
+    if given_bb is not None:
+        if given_bb.shape != (n, n) or not given_bb.is_floating_point():
+            raise InputError(
+                f"input_distances must be floating of shape ({n}, {n}) for {n} samples, "
+                f"got {given_bb.dtype} of shape {tuple(given_bb.shape)}."
+            )
+        return given_bb.to(like.device, torch.promote_types(given_bb.dtype, torch.float32))
+    if inputs is None:
+        raise InputError("inputs must be a tensor unless input_distances is given, got None.")
+    points = flatten_points(inputs, "inputs")
+    _check_length("inputs", len(points), n, "features")
+    return distances_by(metric, points.to(like.device))
+
+
+def _check_length(name: str, length: int, n: int, other: str) -> None:
+    if length != n:
+        raise InputError(
+            f"{name} and {other} must hold the same samples, got {length} and {n} of them."
+        )
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"features[{index}]" for index in range(count)]

@@ -1,0 +1,216 @@
+"""`IsometryRegularizer`: wires a model's layers, a recorder and the penalty together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from torch import Tensor, nn
+
+from isoreg.distances import Metric, resolve_metric
+from isoreg.errors import InputError, LayerError, called
+from isoreg.layers import Layers, Pool, find_layers, resolve_pool
+from isoreg.masks import check_labels
+from isoreg.penalty import Scale, check_reduction, check_scale, isometry_penalty
+from isoreg.recorder import Record, Recorder
+
+_NAME = "IsometryRegularizer"
+
+
+class IsometryRegularizer:
+    r"""Adds the isometry penalty of chosen layers to the loss of any model.
+
+    .. math::
+        \mathrm{iso}(y) = \sum_l \beta_l\, \frac{1}{N^2}
+        \sum_{ij} G_{ij} (d(x_i, x_j) - s\, d(\phi^l_i, \phi^l_j))^2
+
+    with x the batch that the model was called with last, phi^l the output of layer l and G the
+    pairs of equal label in y (see `isoreg.isometry_penalty`). The model is watched through
+    forward hooks and left as it was: same outputs, state dict, class and pickles. Forward passes
+    in eval mode, without gradients or inside ``with iso.paused():`` are not recorded.
+
+    Source: "Isometric Representations in Neural Networks Improve Robustness" (Beshkov, Verhellen
+    and Lepperød, 2022); the paper penalises the last hidden layer, which is the default here.
+
+    Args:
+        model: The model to regularise.
+        layers: None: what enters the classifier (timm's ``pretrained_cfg`` names it; else the last
+            `nn.Linear`). A name, a glob within dotted parts (``"blocks.*"``), a module, a module
+            type, a predicate on (name, module), a list of these, or a dict name -> weight.
+        beta: Weight of the penalty, finite and >= 0; beta_l is beta times the weight of l.
+        inputs: What the features are compared with. None: the first tensor that the model is
+            called with. A layer's name: its output, detached. A callable on the call's arguments.
+        pool: How a layer's output becomes one vector a sample: "flatten", "mean" (over space or
+            tokens), "token" (the first one) or a callable.
+        distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
+        scale: A positive number, a 0-dimensional tensor or "fit".
+        reduction: "batch" (divide by N^2) or "pairs" (by the weight of the pairs).
+
+    Raises:
+        IsoregError: If a layer is unknown, or an option has a wrong type or value.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+        >>> iso = IsometryRegularizer(model, beta=0.1)
+        >>> iso
+        IsometryRegularizer(beta=0.1, layers=['input of 2'], distance='euclidean', scale=1.0)
+        >>> x, y = torch.rand(16, 8), torch.randint(2, (16,))
+        >>> loss = nn.functional.cross_entropy(model(x), y) + iso(y)
+        >>> loss.backward()
+        >>> list(iso.penalties)
+        ['2']
+        >>> iso.detach()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers = None,
+        *,
+        beta: float = 1.0,
+        inputs: str | Callable[..., Tensor] | None = None,
+        pool: Pool = "flatten",
+        distance: Metric = "euclidean",
+        scale: Scale = 1.0,
+        reduction: str = "batch",
+    ) -> None:
+        with called(_NAME):
+            _check_model(model)
+            _check_beta(beta)
+            resolve_metric(distance)
+            check_scale(scale)
+            check_reduction(reduction)
+            pooling = resolve_pool(pool)
+            chosen = find_layers(model, layers)
+            reference = find_layers(model, inputs)[0] if isinstance(inputs, str) else inputs
+            if not (reference is None or isinstance(inputs, str) or callable(reference)):
+                raise InputError(f"inputs must be None, a name or a callable, got {inputs!r}.")
+        self.beta = float(beta)
+        self.distance = distance
+        self.scale = scale
+        self.reduction = reduction
+        self._layers = chosen
+        self._penalties: dict[str, Tensor] = {}
+        self._recorder = Recorder(model, chosen, pooling, reference)
+
+    def __call__(self, labels: Tensor | None) -> Tensor:
+        """Penalty of the last recorded forward pass; the record is dropped.
+
+        Args:
+            labels: (N,) integers or (N, C) probabilities of the batch that went through the
+                model last, or None to keep the distances of all pairs.
+
+        Returns:
+            Scalar ``sum_l beta_l * penalty_l``, to be added to the loss.
+
+        Raises:
+            IsoregError: If nothing is recorded, the labels do not fit, or the inputs have no
+                distances.
+        """
+        with called(_NAME):
+            record = self._recorder.take()
+            n = _batch_size(record)
+            _check_labels(labels, n)
+            penalties = isometry_penalty(
+                record.reference,
+                list(record.features.values()),
+                labels,
+                distance=self.distance,
+                scale=self.scale,
+                reduction=self.reduction,
+            )
+        self._penalties = dict(zip(record.features, penalties.detach().unbind(), strict=True))
+        return (penalties * penalties.new_tensor(self._betas(record))).sum()
+
+    @property
+    def penalties(self) -> dict[str, Tensor]:
+        """Penalty of each layer in the last call, detached and without its weight."""
+        return dict(self._penalties)
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers whose features are compared."""
+        return [layer.name for layer in self._layers]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave forward passes inside the block unrecorded, for attacks and evaluations.
+
+        Yields:
+            Nothing.
+        """
+        with self._recorder.paused():
+            yield
+
+    def detach(self) -> None:
+        """Take all hooks off the model and forget the record. May be called again."""
+        self._recorder.remove()
+
+    def __enter__(self) -> IsometryRegularizer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        places = [f"input of {x.name}" if x.at_input else x.name for x in self._layers]
+        return (
+            f"{_NAME}(beta={self.beta}, layers={places}, "
+            f"distance={self.distance!r}, scale={self.scale!r})"
+        )
+
+    def _betas(self, record: Record) -> list[float]:
+        """Weight of each recorded use of a layer; a use is called ``name`` or ``name:2``."""
+        weights = {layer.name: layer.weight for layer in self._layers}
+        return [
+            self.beta * (weights[use] if use in weights else weights[use.rpartition(":")[0]])
+            for use in record.features
+        ]
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+
+
+def _check_beta(beta: float) -> None:
+    if not isinstance(beta, int | float) or not (math.isfinite(beta) and beta >= 0):
+        raise InputError(f"beta must be a finite number >= 0, got {beta!r}.")
+
+
+def _batch_size(record: Record) -> int:
+    """Size of the recorded batch, once inputs and features agree on it."""
+    inputs = record.reference
+    if inputs is None or inputs.ndim == 0:
+        raise InputError("the model's inputs have no batch axis, got a 0-dimensional tensor.")
+    if not inputs.is_floating_point():
+        raise InputError(
+            f"the model's inputs must be floating to have distances, got {inputs.dtype}. For token "
+            "ids name the embedding, inputs='embedding'; for integer images convert them, "
+            "inputs=lambda x: x.float()."
+        )
+    for name, features in record.features.items():
+        if features.ndim == 0 or len(features) != len(inputs):
+            raise LayerError(
+                f"layer {name!r} gave features of shape {tuple(features.shape)} for a batch of "
+                f"{len(inputs)}. Give one row a sample, with pool= if need be."
+            )
+    return len(inputs)
+
+
+def _check_labels(labels: Tensor | None, n: int) -> None:
+    if isinstance(labels, Tensor) and labels.ndim > 0 and len(labels) != n:
+        raise InputError(
+            f"{len(labels)} labels for a recorded batch of {n}. Call it with the labels of the "
+            "batch that went through the model last, or run other forward passes inside "
+            "`with iso.paused():`."
+        )
+    if labels is not None:
+        check_labels(labels, n)
