@@ -54,6 +54,14 @@ class Results:
         return {"settings": self.settings, "environment": self.environment, "runs": self.runs}
 
 
+def figures_by(results: dict[str, Any], key: str, figure: str) -> dict[Any, list[Any]]:
+    """Values of one figure over all runs, grouped by one entry of their keys, in its order."""
+    groups: dict[Any, list[Any]] = {}
+    for run in results["runs"]:
+        groups.setdefault(run["key"][key], []).append(run["figures"][figure])
+    return dict(sorted(groups.items()))
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a text file in one step: a reader sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Examples of isoreg; each runs as ``python -m examples.NAME``."""

@@ -173,7 +173,7 @@ def geodesic(points: Tensor, *, neighbors: int = 10) -> Tensor:
     with torch.no_grad():
         predecessors_bb = _shortest_paths(edges_bb, _neighbor_graph(edges_bb, neighbors))
     at = torch.arange(len(points), device=points.device).expand_as(predecessors_bb)
-    lengths_bb = torch.zeros_like(edges_bb)
+    lengths_bb = 0 * edges_bb
     for _ in range(len(points) - 1):  # walk back from every end to every start, an edge a step
         before = predecessors_bb.gather(1, at)
         if bool((before == at).all()):

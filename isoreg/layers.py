@@ -7,15 +7,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from isoreg.errors import LayerError
+from isoreg.errors import InputError, LayerError
 
 Selector: TypeAlias = str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool]
 Layers: TypeAlias = Selector | Iterable[Selector] | Mapping[str, float] | None
-Pool: TypeAlias = str | Callable[[Tensor], Tensor]
+Pool: TypeAlias = str | Callable[[Any], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,8 @@ def find_layers(model: nn.Module, layers: Layers = None) -> list[Layer]:
         The layers, each module once, in the order of the choices and of the model within one.
 
     Raises:
-        LayerError: If a choice matches nothing, or a weight is negative or not finite.
+        LayerError: If a choice matches nothing.
+        InputError: If a weight is negative or not finite.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2), nn.Tanh())
@@ -104,7 +105,7 @@ def classifier_input(model: nn.Module) -> Layer:
     for name in [named] if isinstance(named, str) else list(named or []):
         if name in modules:
             return Layer(name, modules[name], at_input=True)
-    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear) and name]
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     if linear:
         return Layer(linear[-1], modules[linear[-1]], at_input=True)
     candidates = [name for name, module in modules.items() if name and not list(module.children())]
@@ -150,7 +151,7 @@ def pool_flatten(features: Tensor) -> Tensor:
     Returns:
         (b, d) features.
     """
-    return features.flatten(1)
+    return features.flatten(1) if features.ndim > 1 else features
 
 
 def pool_mean(features: Tensor) -> Tensor:
@@ -195,25 +196,36 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def resolve_pool(pool: Pool) -> Callable[[Tensor], Tensor]:
-    """Turn the name of a pooling into its function; a callable is returned as it is.
+def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
+    """Turn a pooling into a function on whatever a layer returns.
 
     Args:
-        pool: A name in `POOLS` or a callable.
+        pool: A name in `POOLS`, applied to the first tensor of what the layer returns, or a
+            callable, applied to all of it.
 
     Returns:
-        The pooling function.
+        Maps what a layer returns to features, or to None if it holds no tensor.
 
     Raises:
-        LayerError: If the name is unknown or the argument is neither.
+        InputError: If the name is unknown or the argument is neither.
+
+    Example:
+        >>> import torch
+        >>> resolve_pool("mean")((torch.ones(2, 5, 3), None)).shape
+        torch.Size([2, 3])
     """
-    if isinstance(pool, str) and pool in POOLS:
-        return POOLS[pool]
-    if callable(pool):
+    if not isinstance(pool, str) and callable(pool):
         return pool
-    raise LayerError(
-        f"pool must be a callable or one of {', '.join(map(repr, POOLS))}, got {pool!r}."
-    )
+    if pool not in POOLS:
+        allowed = ", ".join(map(repr, POOLS))
+        raise InputError(f"pool must be a callable or one of {allowed}, got {pool!r}.")
+    named = POOLS[pool]
+
+    def pool_first(value: object) -> Tensor | None:
+        tensor = next(tensors_in(value), None)
+        return None if tensor is None else named(tensor)
+
+    return pool_first
 
 
 def _matches(modules: Mapping[str, nn.Module], selector: Selector) -> list[str]:
@@ -253,6 +265,6 @@ def _glob(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
 
 
 def _checked_weight(name: str, weight: float) -> float:
-    if not (math.isfinite(weight) and weight >= 0):
-        raise LayerError(f"the weight of layer {name!r} must be finite and >= 0, got {weight}.")
+    if not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
+        raise InputError(f"the weight of layer {name!r} must be finite and >= 0, got {weight!r}.")
     return float(weight)

@@ -59,6 +59,7 @@ def pair_weights(
             wide = labels.to(torch.promote_types(labels.dtype, dtype))
             with torch.autocast(wide.device.type, enabled=False):
                 return (wide @ wide.T).to(dtype)
+        labels = labels.long()  # in uint8, class 156 equals IGNORED
         kept = labels != IGNORED
         return ((labels[:, None] == labels[None, :]) & kept[:, None]).to(dtype)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from isoreg.errors import LayerError, RecordError
+from isoreg.errors import IsoregError, LayerError, RecordError
 from isoreg.layers import Layer, tensors_in
 
 
@@ -22,16 +22,15 @@ class Record:
 
     Attributes:
         reference: What the features are compared with; None if it was never seen.
-        reference_version: Its in-place counter when it was seen, to notice an overwrite.
-        failure: Why some layer's features could not be recorded.
+        failure: Kind and text of the error that `Recorder.take` is to raise. (The error itself
+            would keep the features alive through its traceback.)
         features: (b, d) features by layer name, in the order of the forward pass. A layer that
             ran more than once has ``name``, ``name:2``, ``name:3``, ...
     """
 
     reference: Tensor | None = None
     features: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    reference_version: int = 0
-    failure: LayerError | None = None
+    failure: tuple[type[IsoregError], str] | None = None
 
     def add(self, name: str, features: Tensor) -> None:
         """Keep the features of one use of a layer.
@@ -54,14 +53,14 @@ class Recorder:
     Args:
         model: The model to watch.
         layers: Where to record.
-        pool: Maps a layer's tensor to (b, d) features.
+        pool: Maps what a layer returns to (b, d) features, or to None if there is no tensor.
         inputs: What to compare with: None (the first tensor that the model is called with), a
             layer (its output, detached), or a callable on the call's arguments.
 
     Example:
-        >>> from isoreg.layers import find_layers, pool_flatten
+        >>> from isoreg.layers import find_layers, resolve_pool
         >>> model = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
-        >>> recorder = Recorder(model, find_layers(model, "1"), pool_flatten)
+        >>> recorder = Recorder(model, find_layers(model, "1"), resolve_pool("flatten"))
         >>> _ = model(torch.ones(5, 3))
         >>> recorder.take().features["1"].shape
         torch.Size([5, 2])
@@ -72,7 +71,7 @@ class Recorder:
         self,
         model: nn.Module,
         layers: Sequence[Layer],
-        pool: Callable[[Tensor], Tensor],
+        pool: Callable[[Any], Tensor | None],
         inputs: Layer | Callable[..., Tensor] | None = None,
     ) -> None:
         self._names = [layer.name for layer in layers]
@@ -82,13 +81,13 @@ class Recorder:
         self._running: Record | None = None
         self._finished: Record | None = None
         self._why_missing = "the model was not called since the recorder was attached"
-        handles = [
-            model.register_forward_pre_hook(_Hook(self._begin), with_kwargs=True),
-            model.register_forward_hook(_Hook(self._end), always_call=True),
-            *[self._watch(layer, layer.name) for layer in layers],
-        ]
+        begin, end = _Hook(self._begin), _Hook(self._end)
+        begin.handle = model.register_forward_pre_hook(begin, with_kwargs=True)
+        end.handle = model.register_forward_hook(end, always_call=True)
+        hooks = [begin, end, *[self._watch(layer, layer.name) for layer in layers]]
         if isinstance(inputs, Layer):
-            handles.append(self._watch(inputs, None))
+            hooks.append(self._watch(inputs, None))
+        handles = [hook.handle for hook in hooks]
         self._finalizer = weakref.finalize(self, _remove_all, handles)
 
     def take(self) -> Record:
@@ -98,7 +97,7 @@ class Recorder:
             The record; every layer is in it.
 
         Raises:
-            RecordError: If there is none, a layer did not run, or the inputs were overwritten.
+            RecordError: If there is none, or a layer did not run or ran without gradients.
         """
         record, self._finished = self._finished, None
         if record is None:
@@ -108,7 +107,8 @@ class Recorder:
             )
         self._why_missing = "the last record was already used, and a record is read only once"
         if record.failure is not None:
-            raise record.failure
+            kind, message = record.failure
+            raise kind(message)
         missing = [name for name in self._names if name not in record.features]
         if missing:
             raise RecordError(
@@ -116,14 +116,14 @@ class Recorder:
                 "Choose layers that every training step uses."
             )
         if record.reference is None:
+            if isinstance(self._inputs, Layer):
+                raise RecordError(
+                    f"layer {self._inputs.name!r}, named as inputs, gave no tensor or did not run "
+                    "in the recorded forward pass."
+                )
             raise RecordError(
-                "the forward pass had no tensor to compare the features with. "
-                "Say what to compare with: inputs=lambda *args, **kwargs: ..."
-            )
-        if _version(record.reference) != record.reference_version:
-            raise RecordError(
-                "the model changed its inputs in place, so their distances are lost. "
-                "Pass inputs=lambda x, *rest: x.clone()."
+                "there is no tensor to compare the features with: the model was called without "
+                "one, or inputs= returned none. Give inputs=lambda *args, **kwargs: <a tensor>."
             )
         return record
 
@@ -160,11 +160,14 @@ class Recorder:
         if skipped:
             self._why_missing = skipped
             return
-        self._running = Record()
+        self._finished = None
+        reference: object = None
         if callable(self._inputs):
-            self._compare_with(self._inputs(*args, **kwargs))
+            reference = self._inputs(*args, **kwargs)  # may use layers of the model: not recorded
         elif self._inputs is None:
-            self._compare_with(next(tensors_in((args, kwargs)), None))
+            reference = next(tensors_in((args, kwargs)), None)
+        self._running = Record()
+        self._compare_with(reference)
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         if output is None:  # the forward pass raised
@@ -173,15 +176,18 @@ class Recorder:
             self._finished = self._running
         self._running = None
 
-    def _watch(self, layer: Layer, name: str | None) -> RemovableHandle:
+    def _watch(self, layer: Layer, name: str | None) -> _Hook:
         """Hook a layer; what it gives is recorded under a name, or as the reference for None."""
         if layer.at_input:
             hook = _Hook(self._entered, name)
-            return layer.module.register_forward_pre_hook(hook, with_kwargs=True)
-        return layer.module.register_forward_hook(_Hook(self._returned, name))
+            hook.handle = layer.module.register_forward_pre_hook(hook, with_kwargs=True)
+        else:
+            hook = _Hook(self._returned, name)
+            hook.handle = layer.module.register_forward_hook(hook)
+        return hook
 
     def _entered(self, name: str | None, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self._see(name, (args, kwargs))
+        self._see(name, args[0] if args else kwargs)
 
     def _returned(self, name: str | None, module: nn.Module, args: Any, output: Any) -> None:
         self._see(name, output)
@@ -189,29 +195,34 @@ class Recorder:
     def _see(self, name: str | None, value: Any) -> None:
         if self._running is None:
             return
-        tensor = next(tensors_in(value), None)
         if name is None:
-            self._compare_with(None if tensor is None else tensor.detach().clone())
+            tensor = next(tensors_in(value), None)
+            self._compare_with(None if tensor is None else tensor.detach())
             return
         try:
-            self._running.add(name, self._features(name, value, tensor))
-        except LayerError as error:  # raised by take(): the user's forward pass goes on
-            self._running.failure = error
+            self._running.add(name, self._features(value))
+        except IsoregError as error:  # raised by take(): the user's forward pass goes on
+            self._running.failure = type(error), f"layer {name!r}: {error.message}"
 
-    def _features(self, name: str, value: Any, tensor: Tensor | None) -> Tensor:
-        if tensor is None:
-            raise LayerError(
-                f"layer {name!r} gave {type(value).__name__}, which holds no tensor. "
-                "Choose a layer whose output is a tensor."
+    def _features(self, value: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            raise RecordError(
+                "it ran without gradients inside a forward pass with gradients, so its penalty "
+                "would do nothing. If it is checkpointed, use use_reentrant=False."
             )
-        features = self._pool(tensor)
-        shared = features is tensor or features._base is not None
-        return features.clone() if shared else features  # a following layer may work in place
+        if isinstance(value, Tensor):
+            value = value.clone()  # a following layer may work in place on it
+        features = self._pool(value)
+        if not isinstance(features, Tensor):
+            raise LayerError(
+                f"it gave {type(value).__name__}, which holds no tensor. "
+                "Choose a layer whose output is a tensor, or pick one with pool=."
+            )
+        return features if isinstance(value, Tensor) else features.clone()
 
-    def _compare_with(self, reference: Tensor | None) -> None:
-        if self._running is not None and reference is not None:
-            self._running.reference = reference
-            self._running.reference_version = _version(reference)
+    def _compare_with(self, reference: object) -> None:
+        if self._running is not None and isinstance(reference, Tensor):
+            self._running.reference = reference.clone()  # the model may work in place on it
 
 
 class _Hook:
@@ -219,12 +230,15 @@ class _Hook:
 
     A deep copy or a pickle of the model must neither write into this record nor need isoreg to
     load, so what is copied in the place of this object is a callable of the standard library
-    that accepts anything and does nothing.
+    that accepts anything and does nothing. It holds the handle, which reserves its number when
+    it is loaded: torch numbers hooks from 0 in every process, and a new hook would take the
+    place and the flags of the loaded one.
     """
 
     def __init__(self, method: Callable[..., None], *args: Any) -> None:
         self._method = weakref.WeakMethod(method)
         self._args = args
+        self.handle: RemovableHandle | None = None
 
     def __call__(self, *args: Any) -> None:
         method = self._method()
@@ -232,13 +246,10 @@ class _Hook:
             method(*self._args, *args)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return getattr, (contextlib.nullcontext(), "__exit__")
+        return getattr, (contextlib.nullcontext(self.handle), "__exit__")
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _remove_all(handles: Sequence[RemovableHandle]) -> None:
+def _remove_all(handles: Sequence[RemovableHandle | None]) -> None:
     for handle in handles:
-        handle.remove()
+        if handle is not None:
+            handle.remove()

@@ -10,7 +10,7 @@ from types import TracebackType
 from torch import Tensor, nn
 
 from isoreg.distances import Metric, resolve_metric
-from isoreg.errors import InputError, LayerError, called
+from isoreg.errors import InputError, called
 from isoreg.layers import Layers, Pool, find_layers, resolve_pool
 from isoreg.masks import check_labels
 from isoreg.penalty import Scale, check_reduction, check_scale, isometry_penalty
@@ -52,6 +52,7 @@ class IsometryRegularizer:
         IsoregError: If a layer is unknown, or an option has a wrong type or value.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
         >>> iso = IsometryRegularizer(model, beta=0.1)
         >>> iso
@@ -160,7 +161,9 @@ class IsometryRegularizer:
         self.detach()
 
     def __repr__(self) -> str:
-        places = [f"input of {x.name}" if x.at_input else x.name for x in self._layers]
+        places = [
+            f"input of {x.name or 'the model'}" if x.at_input else x.name for x in self._layers
+        ]
         return (
             f"{_NAME}(beta={self.beta}, layers={places}, "
             f"distance={self.distance!r}, scale={self.scale!r})"
@@ -189,7 +192,10 @@ def _batch_size(record: Record) -> int:
     """Size of the recorded batch, once inputs and features agree on it."""
     inputs = record.reference
     if inputs is None or inputs.ndim == 0:
-        raise InputError("the model's inputs have no batch axis, got a 0-dimensional tensor.")
+        raise InputError(
+            "the model's inputs must have a batch axis, got a 0-dimensional tensor. "
+            "Say what to compare with: inputs=lambda *args, **kwargs: ..."
+        )
     if not inputs.is_floating_point():
         raise InputError(
             f"the model's inputs must be floating to have distances, got {inputs.dtype}. For token "
@@ -198,9 +204,9 @@ def _batch_size(record: Record) -> int:
         )
     for name, features in record.features.items():
         if features.ndim == 0 or len(features) != len(inputs):
-            raise LayerError(
-                f"layer {name!r} gave features of shape {tuple(features.shape)} for a batch of "
-                f"{len(inputs)}. Give one row a sample, with pool= if need be."
+            raise InputError(
+                f"layer {name!r} gave features of shape {tuple(features.shape)} for "
+                f"{len(inputs)} inputs. Both need one row a sample: see pool= and inputs=."
             )
     return len(inputs)
 

@@ -45,7 +45,8 @@ def margin_loss(model: nn.Module, labels: Tensor) -> Loss:
         logits = model(x)
         right = logits.gather(1, labels[:, None])
         wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True)
-        return (wrong - right).sum()
+        total: Tensor = (wrong - right).sum()
+        return total
 
     return loss
 

@@ -1,0 +1,173 @@
+"""The benchmarks' own attacks, their saving and their command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torchattacks
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.mnist import experiment
+from benchmarks.mnist.attacks import ascend, combined_loss, margin_loss
+from benchmarks.mnist.settings import CONVENTIONS, Settings
+from benchmarks.mnist.training import mlp, train
+from benchmarks.results import Results
+from isoreg.datasets import mnist
+
+
+def batch(n: int = 20) -> tuple[Tensor, Tensor]:
+    return torch.rand(n, 1, 28, 28), torch.arange(n) % 10
+
+
+def net() -> nn.Sequential:
+    return mlp(100, CONVENTIONS["text"])
+
+
+def cross_entropy(model: nn.Module, y: Tensor):
+    return lambda x: F.cross_entropy(model(x), y)
+
+
+def test_one_step_of_the_ascent_is_torchattacks_fgsm() -> None:
+    model, (x, y) = net(), batch()
+    ours = ascend(cross_entropy(model, y), x, ball=0.1, step=0.1, steps=1)
+    torch.testing.assert_close(ours, torchattacks.FGSM(model, eps=0.1)(x, y))
+
+
+def test_many_steps_of_the_ascent_are_torchattacks_pgd() -> None:
+    model, (x, y) = net(), batch()
+    ours = ascend(cross_entropy(model, y), x, ball=0.1, step=0.03, steps=7)
+    theirs = torchattacks.PGD(model, eps=0.1, alpha=0.03, steps=7, random_start=False)(x, y)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_gradients_at_the_clean_image_make_pgd_an_fgsm_of_the_summed_steps() -> None:
+    model, (x, y) = net(), batch()
+    loss = cross_entropy(model, y)
+    for step, size in [(0.02, 0.2), (0.3, 0.5)]:
+        frozen = ascend(loss, x, ball=0.5, step=step, steps=10, leave_clean=False)
+        torch.testing.assert_close(frozen, ascend(loss, x, ball=size, step=size, steps=1))
+
+
+def test_the_combined_loss_is_the_training_loss_and_without_beta_cross_entropy() -> None:
+    model, (x, y) = net(), batch()
+    plain = F.cross_entropy(model(x), y)
+    torch.testing.assert_close(combined_loss(model, x, y, beta=0, scale=1)(x), plain)
+    same = y[:, None] == y[None, :]
+    features, pixels = model[:-1](x), x.flatten(1)
+    gaps = (torch.cdist(pixels, pixels) - 10 * torch.cdist(features, features)) * same
+    expected = plain + 0.5 * gaps.square().mean()
+    found = combined_loss(model, x, y, beta=0.5, scale=10)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_margin_is_positive_exactly_where_the_image_is_misclassified() -> None:
+    model, (x, y) = net(), batch(200)
+    wrong = model(x).argmax(1) != y
+    margins = torch.stack([margin_loss(model, y[i : i + 1])(x[i : i + 1]) for i in range(200)])
+    assert 0 < wrong.sum() < 200
+    assert torch.equal(margins > 0, wrong)
+
+
+def test_the_conventions_differ_as_the_text_and_the_released_code_do() -> None:
+    text, code = (mlp(100, CONVENTIONS[name]) for name in ("text", "code"))
+    linear = [[m for m in model if isinstance(m, nn.Linear)] for model in (text, code)]
+    assert [len(layers) for layers in linear] == [5, 6]
+    assert code[1].weight.dtype == torch.float64
+    inner = linear[1][2].weight.detach()
+    identity = torch.eye(100, dtype=torch.float64)
+    torch.testing.assert_close(inner @ inner.T, identity, rtol=0, atol=1e-5)
+
+
+def test_training_is_the_same_for_the_same_seed_and_leaves_no_hook() -> None:
+    settings = replace(Settings(), epochs=1)
+    images, labels = batch(200)
+    first, second = (train(images, labels, beta=0.1, seed=3, settings=settings) for _ in range(2))
+    torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in first.modules())
+
+
+def test_results_go_on_where_they_stopped_and_refuse_other_settings(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "r.json"
+    Results(path, {"a": (1, 2)}).add({"seed": 0}, {"clean": 0.5})
+    again = Results(path, {"a": (1, 2)})
+    assert again.has({"seed": 0})
+    assert not again.has({"seed": 1})
+    with pytest.raises(SystemExit, match="other settings"):
+        Results(path, {"a": (1, 3)})
+    assert [p.name for p in path.parent.iterdir()] == ["r.json"]
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_experiment_keeps_its_runs_and_ends_as_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(
+        Settings().quick(), train_images=300, test_images=100, attack_sizes=(0.03, 0.1), steps=3
+    )
+    data = batch(400)
+    monkeypatch.setattr(experiment, "mnist", lambda *_: data)
+    whole = experiment.run(
+        settings, seeds=1, data_dir=None, device="cpu", out=tmp_path / "whole.json"
+    )
+    real = experiment.train
+
+    def stop_at_second(*args: Tensor, beta: float, **options: object) -> nn.Sequential:
+        if beta > 0:
+            raise Stopped
+        return real(*args, beta=beta, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(experiment, "train", stop_at_second)
+    out = tmp_path / "stopped.json"
+    with pytest.raises(Stopped):
+        experiment.run(settings, seeds=1, data_dir=None, device="cpu", out=out)
+    assert len(json.loads(out.read_text())["runs"]) == 1
+    monkeypatch.setattr(experiment, "train", real)
+    resumed = experiment.run(settings, seeds=1, data_dir=None, device="cpu", out=out)
+
+    def figures(results: Results) -> list[dict[str, object]]:
+        kept = [dict(run["figures"]) for run in results.runs]
+        for run in kept:
+            run.pop("training seconds")
+        return kept
+
+    assert figures(resumed) == figures(whole)
+
+
+def test_the_command_line_prints_tables_and_saves_all_three_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(
+        Settings(), betas=(0.0, 0.1), epochs=1, train_images=300, test_images=100, steps=2
+    )
+    monkeypatch.setattr(Settings, "quick", lambda _self: small)
+    monkeypatch.setattr(experiment, "mnist", lambda *_: batch(400))
+    out = tmp_path / "m.json"
+    done = CliRunner().invoke(app, ["mnist", "--quick", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "Robust accuracy" in done.output
+    assert json.loads(out.read_text())["settings"] == json.loads(json.dumps(asdict(small)))
+    assert "| 0.1 |" in out.with_suffix(".md").read_text()
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_the_list_names_every_benchmark() -> None:
+    listed = CliRunner().invoke(app, ["list"]).output
+    names = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+    assert all(name in listed for name in names - {"list"})
+
+
+@pytest.mark.skipif("ISOREG_DATA" not in __import__("os").environ, reason="needs ISOREG_DATA")
+def test_the_real_mnist_is_read_whole() -> None:
+    images, labels = mnist("test")
+    assert images.shape == (10_000, 1, 28, 28)
+    assert labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

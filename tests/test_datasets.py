@@ -1,0 +1,115 @@
+"""Data sets: real, complete, and clear about what is missing."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from isoreg import InputError, MissingExtraError, errors
+from isoreg.datasets import digits, mnist
+
+FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")}
+
+
+def write_mnist(root: Path, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """Files in the format of yann.lecun.com: big-endian header, then bytes."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        header = struct.pack(">IIII", 2051, *images.shape)
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.numpy().tobytes())
+        header = struct.pack(">II", 2049, len(labels))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.numpy().tobytes())
+
+
+def test_digits_are_all_of_scikit_learns_once_and_real() -> None:
+    from sklearn.datasets import load_digits
+
+    splits = [digits(split) for split in ("train", "validation", "test")]
+    images = torch.cat([images for images, _ in splits]).flatten(1) * 16
+    labels = torch.cat([labels for _, labels in splits])
+    ours = sorted(map(tuple, torch.cat([images, labels[:, None]], 1).int().tolist()))
+    theirs = load_digits()
+    expected = sorted(
+        (*map(int, row), int(label)) for row, label in zip(theirs.data, theirs.target, strict=True)
+    )
+    assert ours == expected
+
+
+def test_digits_have_the_promised_shape_range_and_balance() -> None:
+    images, labels = digits("train")
+    assert images.shape == (1077, 1, 8, 8)
+    assert images.dtype == torch.float32
+    assert (images.min().item(), images.max().item()) == (0, 1)
+    assert labels.bincount().min() > 100
+
+
+def test_digits_come_in_the_same_order_every_time() -> None:
+    torch.testing.assert_close(digits("test"), digits("test"), rtol=0, atol=0)
+
+
+def test_an_unknown_split_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"^digits: split .*'validation'.*'dev'"):
+        digits("dev")
+    with pytest.raises(InputError, match=r"^mnist: split .*'train'.*'validation'"):
+        mnist("validation")
+
+
+def test_mnist_is_read_from_root_scaled_and_with_a_channel(tmp_path: Path) -> None:
+    pixels = torch.randint(256, (7, 28, 28), dtype=torch.uint8)
+    write_mnist(tmp_path, pixels, torch.arange(7, dtype=torch.uint8))
+    images, labels = mnist("test", tmp_path)
+    torch.testing.assert_close(images, pixels[:, None].float() / 255)
+    assert labels.tolist() == list(range(7))
+    assert labels.dtype == torch.int64
+
+
+def test_root_goes_before_the_environment_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = torch.zeros(2, 28, 28, dtype=torch.uint8)
+    write_mnist(tmp_path / "here", pixels, torch.ones(2, dtype=torch.uint8))
+    write_mnist(tmp_path / "there", pixels, torch.zeros(2, dtype=torch.uint8))
+    monkeypatch.setenv("ISOREG_DATA", str(tmp_path / "there"))
+    assert mnist("train", tmp_path / "here")[1].tolist() == [1, 1]
+    assert mnist("train")[1].tolist() == [0, 0]
+
+
+def test_a_missing_file_is_named_with_where_and_how(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        mnist("train", tmp_path)
+    text = str(caught.value)
+    assert text.startswith("mnist: train-images-idx3-ubyte is not in ")
+    assert str(tmp_path / "MNIST" / "raw") in text
+    assert "ISOREG_DATA" in text
+
+
+def test_a_failed_download_says_how_to_get_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("no network")
+
+    monkeypatch.delenv("ISOREG_DATA", raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr("torchvision.datasets.MNIST", refuse)
+    with pytest.raises(InputError, match=r"(?s)^mnist: .*no network.*MNIST/raw/.*root="):
+        mnist("test")
+
+
+def test_a_missing_package_is_an_error_that_names_its_extra() -> None:
+    with pytest.raises(MissingExtraError, match=r"nothing_like_it.*isoreg\[plots\]"):
+        errors.import_extra("nothing_like_it.inner", "plots")
+
+
+def test_an_error_inside_an_installed_package_is_not_called_a_missing_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_package.py").write_text("import nothing_like_it\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="nothing_like_it") as caught:
+        errors.import_extra("broken_package", "plots")
+    assert not isinstance(caught.value, MissingExtraError)

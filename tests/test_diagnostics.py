@@ -1,0 +1,75 @@
+"""Distortion of a map, against numbers worked out by hand and by scipy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isoreg import InputError
+from isoreg.diagnostics import distortion
+
+
+def test_an_isometry_has_no_stress_and_correlation_one() -> None:
+    x = torch.randn(20, 5, dtype=torch.float64)
+    rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
+    found = distortion(x, x @ rotation + 3)
+    assert found.pairs == 190
+    assert found.correlation == pytest.approx(1)
+    assert found.stress == pytest.approx(0, abs=1e-6)
+    assert found.expansion == pytest.approx(1)
+    assert found.contraction == pytest.approx(1)
+
+
+@given(factor=st.floats(0.01, 100))
+def test_scaling_is_read_back_in_every_figure(factor: float) -> None:
+    x = torch.randn(9, 4, dtype=torch.float64)
+    found = distortion(x, factor * x)
+    assert found.correlation == pytest.approx(1)
+    assert found.stress == pytest.approx(abs(1 - factor), rel=1e-6, abs=1e-9)
+    assert found.expansion == pytest.approx(factor)
+    assert found.contraction == pytest.approx(factor)
+    assert found.scale == pytest.approx(1 / factor)
+
+
+def test_figures_equal_plain_loops_over_same_class_pairs() -> None:
+    x, phi = torch.randn(11, 3, dtype=torch.float64), torch.randn(11, 2, dtype=torch.float64)
+    labels = torch.arange(11) % 3
+    pairs = [(i, j) for i in range(11) for j in range(i) if labels[i] == labels[j]]
+    dx = torch.stack([(x[i] - x[j]).norm() for i, j in pairs])
+    dphi = torch.stack([(phi[i] - phi[j]).norm() for i, j in pairs])
+    found = distortion(x, phi, labels)
+    assert found.pairs == len(pairs)
+    assert found.correlation == pytest.approx(torch.corrcoef(torch.stack([dx, dphi]))[0, 1].item())
+    assert found.stress == pytest.approx(((dx - dphi).norm() / dx.norm()).item())
+    assert found.expansion == pytest.approx((dphi / dx).max().item())
+    assert found.contraction == pytest.approx((dphi / dx).min().item())
+
+
+def test_collapsed_features_have_stress_one_and_no_correlation() -> None:
+    found = distortion(torch.randn(6, 3), torch.ones(6, 2))
+    assert found.stress == pytest.approx(1)
+    assert found.contraction == 0
+    assert math.isnan(found.correlation)
+    assert math.isnan(found.scale)
+
+
+def test_duplicate_inputs_do_not_make_the_expansion_infinite() -> None:
+    x = torch.tensor([[0.0], [0.0], [1.0]])
+    assert distortion(x, torch.tensor([[0.0], [1.0], [2.0]])).expansion == 2
+
+
+def test_no_pair_gives_zero_pairs_and_nan() -> None:
+    found = distortion(torch.randn(3, 2), torch.randn(3, 2), torch.arange(3))
+    assert found.pairs == 0
+    assert math.isnan(found.stress)
+
+
+def test_batches_of_different_length_and_soft_labels_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^distortion: .*3 and 4"):
+        distortion(torch.randn(3, 2), torch.randn(4, 2))
+    with pytest.raises(InputError, match=r"^distortion: .*probabilities"):
+        distortion(torch.randn(3, 2), torch.randn(3, 2), torch.eye(3))

@@ -1,0 +1,409 @@
+"""`isoreg.distances` against plain loops in float64, its invariances, its edges and its errors."""
+
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from isoreg.distances import METRICS, geodesic, pairwise_distances
+from isoreg.errors import InputError
+
+Point = list[float]
+NAMES = ["angular", "chebyshev", "cosine", "euclidean", "geodesic", "manhattan", "sqeuclidean"]
+FROM_ORIGIN = {"cosine", "angular"}  # measured at the origin, not between the points
+
+
+def cosine_by_loops(p: Point, q: Point) -> float:
+    norms = math.hypot(*p) * math.hypot(*q)
+    return sum(a * b for a, b in zip(p, q, strict=True)) / norms if norms else 0.0
+
+
+PAIR_ORACLES: dict[str, Callable[[Point, Point], float]] = {
+    "euclidean": math.dist,
+    "sqeuclidean": lambda p, q: sum((a - b) ** 2 for a, b in zip(p, q, strict=True)),
+    "manhattan": lambda p, q: sum(abs(a - b) for a, b in zip(p, q, strict=True)),
+    "chebyshev": lambda p, q: max(abs(a - b) for a, b in zip(p, q, strict=True)),
+    "cosine": lambda p, q: 1 - cosine_by_loops(p, q),
+    "angular": lambda p, q: math.acos(max(-1.0, min(1.0, cosine_by_loops(p, q)))),
+}
+
+
+def geodesic_by_loops(points: list[Point], neighbors: int) -> list[list[float]]:
+    """Floyd and Warshall over the kNN graph and the minimum spanning tree (Prim)."""
+    n = len(points)
+    length = [[math.dist(p, q) for q in points] for p in points]
+    path = [[0.0 if i == j else math.inf for j in range(n)] for i in range(n)]
+
+    def connect(i: int, j: int) -> None:
+        path[i][j] = path[j][i] = length[i][j]
+
+    for i in range(n):
+        others = sorted((j for j in range(n) if j != i), key=lambda j: length[i][j])
+        for j in others[:neighbors]:
+            connect(i, j)
+    tree = {0}
+    while len(tree) < n:
+        _, i, j = min((length[i][j], i, j) for i in tree for j in range(n) if j not in tree)
+        connect(i, j)
+        tree.add(j)
+    for k in range(n):
+        for i in range(n):
+            for j in range(n):
+                path[i][j] = min(path[i][j], path[i][k] + path[k][j])
+    return path
+
+
+def by_loops(points: Tensor, metric: str) -> Tensor:
+    rows = points.double().flatten(1).tolist()
+    if metric == "geodesic":
+        return torch.tensor(geodesic_by_loops(rows, neighbors=10), dtype=torch.float64)
+    pair = PAIR_ORACLES[metric]
+    table = [
+        [0.0 if i == j else pair(p, q) for j, q in enumerate(rows)] for i, p in enumerate(rows)
+    ]
+    return torch.tensor(table, dtype=torch.float64)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def rotation(size: int, seed: int) -> Tensor:
+    return torch.linalg.qr(normal(size, size, seed=seed)).Q
+
+
+@st.composite
+def clouds(draw: st.DrawFn) -> Tensor:
+    n, d = draw(st.integers(2, 14)), draw(st.integers(2, 5))
+    return normal(n, d, seed=draw(st.integers(0, 2**32)))
+
+
+any_metric = pytest.mark.parametrize("metric", NAMES)
+
+
+def test_the_named_metrics_are_the_documented_ones() -> None:
+    assert sorted(METRICS) == NAMES
+
+
+@any_metric
+@pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-9), (torch.float32, 2e-5)])
+def test_every_metric_equals_plain_loops(metric: str, dtype: torch.dtype, rtol: float) -> None:
+    points = normal(17, 2, 3, seed=1, dtype=dtype)
+    distances = pairwise_distances(points, metric)
+    assert distances.dtype == dtype
+    torch.testing.assert_close(distances.double(), by_loops(points, metric), rtol=rtol, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "manhattan", "chebyshev"])
+def test_many_points_in_many_dimensions_equal_broadcast_differences(metric: str) -> None:
+    points = normal(300, 40, seed=2)
+    differences = (points[:, None] - points[None]).abs()
+    expected = {
+        "euclidean": lambda: differences.square().sum(-1).sqrt(),
+        "sqeuclidean": lambda: differences.square().sum(-1),
+        "manhattan": lambda: differences.sum(-1),
+        "chebyshev": lambda: differences.amax(-1),
+    }[metric]()
+    torch.testing.assert_close(pairwise_distances(points, metric), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("neighbors", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_geodesic_equals_shortest_paths_over_neighbours_and_spanning_tree(
+    neighbors: int, seed: int
+) -> None:
+    points = normal(20, 3, seed=seed)
+    expected = torch.tensor(geodesic_by_loops(points.tolist(), neighbors), dtype=torch.float64)
+    torch.testing.assert_close(geodesic(points, neighbors=neighbors), expected)
+
+
+def test_geodesic_connects_clusters_that_no_neighbour_links() -> None:
+    points = torch.cat([normal(8, 2), normal(8, 2, seed=1) + 1000, normal(8, 2, seed=2) - 1000])
+    distances = geodesic(points, neighbors=2)
+    assert distances.isfinite().all()
+    assert (distances >= pairwise_distances(points) * (1 - 1e-12)).all()
+
+
+def test_geodesic_follows_the_curve() -> None:
+    angle = torch.linspace(0, 1.75 * math.pi, 60, dtype=torch.float64)
+    arc = geodesic(torch.stack([angle.cos(), angle.sin()], 1), neighbors=2)
+    torch.testing.assert_close(arc[0], angle, rtol=1e-2, atol=1e-9)
+
+
+def test_geodesic_among_few_points_is_euclidean() -> None:
+    points = normal(9, 3)
+    torch.testing.assert_close(pairwise_distances(points, "geodesic"), pairwise_distances(points))
+
+
+def test_metric_defaults_to_euclidean() -> None:
+    points = normal(5, 3)
+    assert torch.equal(pairwise_distances(points), pairwise_distances(points, "euclidean"))
+
+
+def test_callable_metric_receives_points_flattened_behind_the_batch_axis() -> None:
+    points = normal(4, 2, 3)
+    seen: list[Tensor] = []
+
+    def metric(flat: Tensor) -> Tensor:
+        seen.append(flat)
+        return torch.cdist(flat, flat, p=3.0)
+
+    distances = pairwise_distances(points, metric)
+    assert torch.equal(seen[0], points.flatten(1))
+    assert torch.equal(distances, torch.cdist(points.flatten(1), points.flatten(1), p=3.0))
+
+
+@any_metric
+def test_the_dictionary_holds_the_functions_that_names_stand_for(metric: str) -> None:
+    points = normal(13, 3)
+    assert torch.equal(METRICS[metric](points), pairwise_distances(points, metric))
+
+
+@any_metric
+def test_points_in_one_dimension_and_out_of_order_memory_give_the_same(metric: str) -> None:
+    line = normal(7)
+    assert torch.equal(pairwise_distances(line, metric), pairwise_distances(line[:, None], metric))
+    strided = normal(3, 14).T[::2]
+    torch.testing.assert_close(
+        pairwise_distances(strided, metric), pairwise_distances(strided.contiguous(), metric)
+    )
+
+
+# Derivatives
+
+
+@any_metric
+def test_first_and_second_derivatives_are_right(metric: str) -> None:
+    points = normal(5, 3, seed=3).requires_grad_()
+    assert gradcheck(lambda p: pairwise_distances(p, metric), points)
+    assert gradgradcheck(lambda p: pairwise_distances(p, metric), points)
+
+
+def test_geodesic_derivatives_run_along_the_shortest_path() -> None:
+    points = normal(8, 2, seed=4).requires_grad_()
+    assert gradcheck(lambda p: geodesic(p, neighbors=2), points)
+    assert gradgradcheck(lambda p: geodesic(p, neighbors=2), points)
+
+
+@any_metric
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_duplicates_are_at_zero_with_zero_gradient(metric: str, offset: float) -> None:
+    points = normal(6, 3, dtype=torch.float32) + offset
+    points[4] = points[1]
+    points.requires_grad_()
+    distances = pairwise_distances(points, metric)
+    assert distances[1, 4] == 0 == distances[4, 1]
+    (gradient,) = torch.autograd.grad(distances[1, 4], points)
+    assert torch.equal(gradient, torch.zeros_like(points))
+
+
+@any_metric
+def test_duplicates_leave_every_derivative_finite(metric: str) -> None:
+    points = normal(6, 3)
+    points[4] = points[1]
+    points.requires_grad_()
+    loss = pairwise_distances(points, metric).square().sum()
+    (gradient,) = torch.autograd.grad(loss, points, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), points)
+    assert gradient.isfinite().all()
+    assert second.isfinite().all()
+
+
+@any_metric
+def test_all_points_equal_give_zero_and_no_gradient(metric: str) -> None:
+    points = torch.full((13, 3), 0.7, requires_grad=True)
+    distances = pairwise_distances(points, metric)
+    assert torch.equal(distances, torch.zeros(13, 13))
+    distances.sum().backward()
+    assert torch.equal(points.grad, torch.zeros(13, 3))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "angular"])
+def test_parallel_and_opposite_vectors_leave_the_gradient_finite(metric: str) -> None:
+    points = torch.tensor([[1.0, 2.0], [2.0, 4.0], [-1.0, -2.0], [3.0, 1.0]], requires_grad=True)
+    distances = pairwise_distances(points, metric)
+    opposite = {"cosine": 2.0, "angular": math.pi}[metric]
+    assert distances[0, 1].item() == pytest.approx(0, abs=1e-3)
+    assert distances[0, 2].item() == pytest.approx(opposite, abs=1e-3)
+    assert (distances <= opposite * (1 + 1e-6)).all()
+    distances.sum().backward()
+    assert points.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("metric, right_angle", [("cosine", 1.0), ("angular", math.pi / 2)])
+def test_a_zero_vector_is_at_a_right_angle_to_all_but_itself(
+    metric: str, right_angle: float
+) -> None:
+    points = torch.tensor([[0.0, 0.0], [1.0, 2.0], [-3.0, 1.0], [0.0, 0.0]], requires_grad=True)
+    distances = pairwise_distances(points, metric)
+    assert distances[0].tolist() == pytest.approx([0.0] + [right_angle] * 3)
+    distances.sum().backward()
+    assert points.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "angular"])
+@pytest.mark.parametrize("length", [1e-12, 1e12])
+def test_directions_do_not_depend_on_the_lengths(metric: str, length: float) -> None:
+    points = normal(6, 3, dtype=torch.float32)
+    distances = pairwise_distances(length * points, metric).double()
+    torch.testing.assert_close(distances, by_loops(points, metric), rtol=1e-5, atol=1e-6)
+
+
+# Precision
+
+
+@any_metric
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_points_are_computed_in_float32(metric: str, dtype: torch.dtype) -> None:
+    points = normal(13, 4, seed=5).to(dtype)
+    distances = pairwise_distances(points, metric)
+    assert distances.dtype == torch.float32
+    torch.testing.assert_close(distances, pairwise_distances(points.float(), metric))
+
+
+@any_metric
+def test_autocast_changes_nothing(metric: str) -> None:
+    points = normal(13, 4, seed=6, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = pairwise_distances(points, metric)
+    assert torch.equal(under_autocast, pairwise_distances(points, metric))
+
+
+def test_autocast_does_not_reach_a_callable_metric() -> None:
+    points = normal(13, 4, seed=6, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = pairwise_distances(points, lambda p: p @ p.T)
+    assert torch.equal(under_autocast, points @ points.T)
+
+
+def test_double_precision_points_far_from_the_origin_keep_their_digits() -> None:
+    points = 3000 + normal(30, 8, seed=7)
+    distances = pairwise_distances(points)
+    torch.testing.assert_close(distances, by_loops(points, "euclidean"), rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("metric", sorted(set(NAMES) - FROM_ORIGIN))
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+def test_points_far_from_the_origin_keep_their_digits(metric: str, spread: float) -> None:
+    points = (100 + spread * normal(30, 8, seed=7)).float()
+    distances = pairwise_distances(points, metric).double()
+    torch.testing.assert_close(distances, by_loops(points, metric), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
+def test_close_pairs_in_far_clusters_keep_their_digits(metric: str) -> None:
+    centres = torch.tensor([[50.0, 0.0], [-50.0, 7.0]], dtype=torch.float64).repeat(6, 1)
+    points = (centres + 1e-3 * normal(12, 2, seed=8)).float()
+    distances = pairwise_distances(points, metric).double()
+    torch.testing.assert_close(distances, by_loops(points, metric), rtol=1e-5, atol=0)
+
+
+# Invariances
+
+
+@given(clouds(), st.sampled_from(NAMES))
+def test_distances_are_symmetric_and_not_negative_with_a_zero_diagonal(
+    points: Tensor, metric: str
+) -> None:
+    distances = pairwise_distances(points, metric)
+    torch.testing.assert_close(distances, distances.T)
+    assert (distances >= 0).all()
+    assert torch.equal(distances.diagonal(), torch.zeros(len(points), dtype=torch.float64))
+
+
+@given(clouds(), st.sampled_from(sorted(set(NAMES) - {"sqeuclidean", "cosine"})))
+def test_the_triangle_inequality_holds(points: Tensor, metric: str) -> None:
+    distances = pairwise_distances(points, metric)
+    detours = distances[:, :, None] + distances[None]  # (i, k, j): from i over k to j
+    assert (distances <= detours.amin(1) + 1e-7).all()
+
+
+@given(clouds(), st.integers(0, 999), st.sampled_from(NAMES))
+def test_rotation_changes_nothing(points: Tensor, seed: int, metric: str) -> None:
+    if metric in {"manhattan", "chebyshev"}:
+        rotated = points.roll(1, dims=1) * -1  # they only allow signed permutations of the axes
+    else:
+        rotated = points @ rotation(points.shape[1], seed)
+    torch.testing.assert_close(
+        pairwise_distances(rotated, metric), pairwise_distances(points, metric)
+    )
+
+
+@given(clouds(), st.floats(-10, 10), st.sampled_from(sorted(set(NAMES) - FROM_ORIGIN)))
+def test_translation_changes_nothing(points: Tensor, shift: float, metric: str) -> None:
+    torch.testing.assert_close(
+        pairwise_distances(points + shift, metric), pairwise_distances(points, metric)
+    )
+
+
+@given(clouds(), st.integers(0, 999), st.sampled_from(NAMES))
+def test_permuted_points_have_permuted_distances(points: Tensor, seed: int, metric: str) -> None:
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(
+        pairwise_distances(points[order], metric),
+        pairwise_distances(points, metric)[order][:, order],
+    )
+
+
+@given(clouds(), st.floats(0.01, 100), st.sampled_from(NAMES))
+def test_scaled_points_have_scaled_distances(points: Tensor, factor: float, metric: str) -> None:
+    power = {"sqeuclidean": 2, "cosine": 0, "angular": 0}.get(metric, 1)
+    torch.testing.assert_close(
+        pairwise_distances(factor * points, metric),
+        factor**power * pairwise_distances(points, metric),
+        rtol=1e-7,
+        atol=1e-7,
+    )
+
+
+# Edges and errors
+
+
+@any_metric
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_tiny_batches_give_square_matrices_with_a_graph(metric: str, n: int) -> None:
+    points = normal(n, 3).requires_grad_()
+    distances = pairwise_distances(points, metric)
+    assert distances.shape == (n, n)
+    torch.testing.assert_close(distances, by_loops(points.detach(), metric).reshape(n, n))
+    distances.sum().backward()
+    assert points.grad.isfinite().all()
+
+
+@any_metric
+def test_nan_in_a_point_is_nan_in_its_distances(metric: str) -> None:
+    points = normal(13, 3)
+    points[2, 1] = math.nan
+    others = torch.arange(13) != 2
+    distances = pairwise_distances(points, metric)
+    assert distances[2, others].isnan().all()
+    assert distances[others, 2].isnan().all()
+
+
+def test_an_unknown_metric_is_refused_with_the_names_that_exist() -> None:
+    with pytest.raises(InputError, match=r"^pairwise_distances: .*'?euclidian'?") as caught:
+        pairwise_distances(normal(3, 2), "euclidian")
+    assert all(name in str(caught.value) for name in METRICS)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_points_that_are_not_real_floats_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(InputError, match=rf"^pairwise_distances: .*{re.escape(str(dtype)[6:])}"):
+        pairwise_distances(torch.ones(3, 2, dtype=dtype))
+
+
+def test_points_without_a_batch_axis_are_refused() -> None:
+    with pytest.raises(InputError, match="^pairwise_distances: "):
+        pairwise_distances(torch.tensor(1.0))
+
+
+def test_a_callable_that_returns_another_shape_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^pairwise_distances: .*\(3, 3\).*\(3,\)"):
+        pairwise_distances(normal(3, 2), lambda points: points.sum(1))

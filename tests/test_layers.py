@@ -1,0 +1,242 @@
+"""Which modules `IsometryRegularizer(model, layers)` chooses, seen from outside."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg.errors import InputError, LayerError
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4), nn.Softmax(dim=1)
+    )
+
+
+@functools.cache
+def from_timm(name: str, **options: object) -> nn.Module:
+    return pytest.importorskip("timm").create_model(name, pretrained=False, **options)
+
+
+def resnet18(classes: int = 4) -> nn.Module:
+    return copy.deepcopy(from_timm("resnet18", num_classes=classes))
+
+
+def vit_tiny(name: str = "vit_tiny_patch16_224") -> nn.Module:
+    return copy.deepcopy(from_timm(name, num_classes=4, img_size=32))
+
+
+class HeadFirst(nn.Module):
+    """The classifier is registered before the body, so `the last nn.Linear` is the wrong one."""
+
+    def __init__(self, pretrained_cfg: dict[str, object] | None) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(8, 4)
+        self.body = nn.Linear(6, 8)
+        if pretrained_cfg is not None:
+            self.pretrained_cfg = pretrained_cfg
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(torch.tanh(self.body(x)))
+
+
+def hook_count(model: nn.Module) -> int:
+    return sum(
+        len(hooks)
+        for module in model.modules()
+        for name, hooks in vars(module).items()
+        if "hooks" in name and hooks is not None
+    )
+
+
+# The default representation
+
+
+def test_the_default_of_a_sequential_is_its_last_linear_layer() -> None:
+    assert IsometryRegularizer(mlp()).layers == ["4"]
+
+
+def test_the_default_finds_the_last_linear_layer_inside_submodules() -> None:
+    model = nn.Sequential(mlp()[:4], nn.Sequential(nn.Dropout(0.0), nn.Linear(8, 4)))
+    assert IsometryRegularizer(model).layers == ["1.1"]
+
+
+def test_a_model_that_is_one_linear_layer_is_its_own_classifier() -> None:
+    model, x, y = nn.Linear(6, 4), torch.randn(5, 6), torch.zeros(5, dtype=torch.long)
+    iso = IsometryRegularizer(model)
+    model(x)
+    assert iso(y).item() == pytest.approx(0.0, abs=1e-6)  # what enters it are the inputs
+    assert len(iso.layers) == len(iso.penalties) == 1
+
+
+def test_the_default_records_the_input_of_the_classifier_not_its_output() -> None:
+    model, x, y = mlp(), torch.randn(10, 6), torch.arange(10) % 2
+    iso = IsometryRegularizer(model)
+    model(x)
+    torch.testing.assert_close(iso(y), isometry_penalty(x, model[:4](x), y))
+
+
+def test_a_named_classifier_records_its_output() -> None:
+    model, x, y = mlp(), torch.randn(10, 6), torch.arange(10) % 2
+    iso = IsometryRegularizer(model, "4")
+    model(x)
+    torch.testing.assert_close(iso(y), isometry_penalty(x, model[:5](x), y))
+
+
+def test_the_default_of_a_timm_resnet_is_its_classifier_fc() -> None:
+    assert IsometryRegularizer(resnet18()).layers == ["fc"]
+
+
+def test_the_default_of_a_timm_vit_is_its_classifier_head() -> None:
+    assert IsometryRegularizer(vit_tiny()).layers == ["head"]
+
+
+def test_pretrained_cfg_names_the_classifier_even_where_another_linear_layer_comes_last() -> None:
+    assert IsometryRegularizer(HeadFirst({"classifier": "classifier"})).layers == ["classifier"]
+    assert IsometryRegularizer(HeadFirst(None)).layers == ["body"]
+
+
+def test_a_pretrained_cfg_without_a_usable_classifier_falls_back_to_the_last_linear_layer() -> None:
+    for cfg in ({}, {"classifier": None}, {"classifier": "no.such.module"}):
+        assert IsometryRegularizer(HeadFirst(cfg)).layers == ["body"]
+
+
+def test_a_timm_model_without_classes_is_recorded_where_its_classifier_was() -> None:
+    model, x, y = resnet18(classes=0), torch.randn(6, 3, 32, 32), torch.arange(6) % 2
+    iso = IsometryRegularizer(model)
+    features = model(x)
+    torch.testing.assert_close(iso(y), isometry_penalty(x, features, y))
+
+
+def test_a_timm_model_with_two_classifiers_works_by_default() -> None:
+    model = vit_tiny("deit_tiny_distilled_patch16_224")
+    iso = IsometryRegularizer(model)
+    assert iso.layers
+    assert set(iso.layers) <= {"head", "head_dist"}
+    model(torch.randn(4, 3, 32, 32))
+    assert iso(torch.tensor([0, 0, 1, 1])).item() > 0
+
+
+# Names, globs, lists, weights
+
+
+def test_a_name_chooses_that_module_however_deep() -> None:
+    assert IsometryRegularizer(resnet18(), "layer1.0.conv1").layers == ["layer1.0.conv1"]
+    assert IsometryRegularizer(vit_tiny(), "blocks.3.attn.qkv").layers == ["blocks.3.attn.qkv"]
+
+
+def test_a_name_does_not_choose_modules_that_merely_start_with_it() -> None:
+    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(12)])
+    assert IsometryRegularizer(model, "1").layers == ["1"]
+
+
+def test_a_glob_chooses_every_match_in_the_models_order() -> None:
+    stages = ["layer1", "layer2", "layer3", "layer4"]
+    assert IsometryRegularizer(resnet18(), "layer?").layers == stages
+    vit = vit_tiny()
+    assert IsometryRegularizer(vit, "blocks.[02]").layers == ["blocks.0", "blocks.2"]
+    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(12)])
+    assert IsometryRegularizer(model, "*").layers == [str(i) for i in range(12)]
+
+
+def test_a_wildcard_stays_within_one_dotted_part() -> None:
+    vit = vit_tiny()
+    assert IsometryRegularizer(vit, "blocks.*").layers == [f"blocks.{i}" for i in range(12)]
+    assert IsometryRegularizer(vit, "blocks.1?.attn.*").layers[0] == "blocks.10.attn.qkv"
+
+
+def test_modules_types_and_predicates_choose_layers_too() -> None:
+    model = mlp()
+    assert IsometryRegularizer(model, model[1]).layers == ["1"]
+    assert IsometryRegularizer(model, nn.Tanh).layers == ["1", "3"]
+    assert IsometryRegularizer(model, [nn.Softmax, "0"]).layers == ["5", "0"]
+    wide = IsometryRegularizer(model, lambda _name, module: getattr(module, "in_features", 0) == 8)
+    assert wide.layers == ["2", "4"]
+    for nothing in (nn.Conv2d, nn.Tanh(), lambda _name, _module: False):
+        with pytest.raises(LayerError, match=r"^IsometryRegularizer: "):
+            IsometryRegularizer(model, nothing)
+
+
+def test_a_module_registered_under_two_names_is_found_by_either_and_counted_once() -> None:
+    model = nn.Sequential()
+    model.a = model.b = nn.Linear(6, 6)
+    assert IsometryRegularizer(model, "a").layers == ["a"]
+    assert IsometryRegularizer(model, "b").layers == ["b"]
+    assert IsometryRegularizer(model, ["b", "a", "*"]).layers == ["b"]
+
+
+def test_a_list_may_mix_names_and_globs_and_counts_no_layer_twice() -> None:
+    model = resnet18()
+    layers = IsometryRegularizer(model, ["layer1", "layer[12]", "fc"]).layers
+    assert sorted(layers) == ["fc", "layer1", "layer2"]
+
+
+def test_a_dict_gives_each_layer_its_own_weight() -> None:
+    model, x, y = mlp(), torch.randn(10, 6), torch.arange(10) % 2
+    iso = IsometryRegularizer(model, {"0": 0.5, "2": 3.0}, beta=0.1)
+    assert sorted(iso.layers) == ["0", "2"]
+    model(x)
+    first, second = model[:1](x), model[:3](x)
+    expected = 0.1 * (0.5 * isometry_penalty(x, first, y) + 3 * isometry_penalty(x, second, y))
+    torch.testing.assert_close(iso(y), expected)
+
+
+def test_layers_is_what_the_penalties_are_named_after() -> None:
+    model = resnet18()
+    iso = IsometryRegularizer(model, ["bn1", "layer?", "fc"], pool="mean")
+    model(torch.randn(4, 3, 32, 32))
+    iso(torch.tensor([0, 0, 1, 1]))
+    assert sorted(iso.penalties) == sorted(iso.layers)
+
+
+# What is refused, and that nothing was attached by then
+
+
+@pytest.mark.parametrize(
+    ("build", "wrong", "near"),
+    [
+        (resnet18, "layer5", "layer4"),
+        (resnet18, "layer1.0.cov1", r"layer1\.0\.conv1"),
+        (vit_tiny, "heads", "head"),
+        (vit_tiny, "block.0.mlp", r"blocks\.0\.mlp"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_close_matches(build, wrong: str, near: str) -> None:
+    with pytest.raises(LayerError, match=rf"(?s)^IsometryRegularizer: .*{wrong}.*\b{near}\b"):
+        IsometryRegularizer(build(), wrong)
+
+
+def test_an_unknown_name_is_refused_wherever_it_is_given() -> None:
+    model = mlp()
+    for layers in ("9", ["0", "9"], {"0": 1.0, "9": 1.0}, "9*", ["0", "x?"]):
+        with pytest.raises(LayerError, match=r"^IsometryRegularizer: "):
+            IsometryRegularizer(model, layers)
+    with pytest.raises(LayerError, match=r"(?s)^IsometryRegularizer: .*9"):
+        IsometryRegularizer(model, "0", inputs="9")
+    assert hook_count(model) == 0
+
+
+def test_no_layer_at_all_is_refused() -> None:
+    for nothing in ([], {}, ""):
+        with pytest.raises(LayerError, match=r"^IsometryRegularizer: "):
+            IsometryRegularizer(mlp(), nothing)
+
+
+def test_a_model_without_linear_layers_needs_layers() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with pytest.raises(LayerError, match=r"(?s)^IsometryRegularizer: .*Linear.*layers"):
+        IsometryRegularizer(model)
+    assert hook_count(model) == 0
+    assert IsometryRegularizer(model, "0").layers == ["0"]
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "x", None])
+def test_a_weight_must_be_a_finite_number_from_zero_up(weight: object) -> None:
+    model = mlp()
+    with pytest.raises((InputError, LayerError), match=rf"(?s)^IsometryRegularizer: .*{weight}"):
+        IsometryRegularizer(model, {"0": 1.0, "2": weight})
+    assert hook_count(model) == 0

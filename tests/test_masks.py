@@ -1,0 +1,234 @@
+"""`isoreg.masks`: labels to pair weights, against plain loops."""
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from isoreg.errors import InputError, IsoregError
+from isoreg.masks import IGNORED, pair_weights, partition
+
+some_labels = st.lists(st.sampled_from([-1, 0, 1, 2, 7, IGNORED]), max_size=12).map(
+    lambda values: torch.tensor(values, dtype=torch.int64)
+)
+
+
+def hard_by_loops(labels: list[int]) -> Tensor:
+    n = len(labels)
+    weights = torch.zeros(n, n)
+    for i in range(n):
+        for j in range(n):
+            weights[i, j] = float(labels[i] == labels[j] != IGNORED)
+    return weights
+
+
+def soft_labels(n: int, classes: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, classes, generator=generator, dtype=torch.float64).softmax(1)
+
+
+def test_ignored_is_the_ignore_index_of_cross_entropy() -> None:
+    assert torch.nn.CrossEntropyLoss().ignore_index == IGNORED
+
+
+# pair_weights
+
+
+def test_no_labels_weigh_every_pair_one() -> None:
+    assert torch.equal(pair_weights(None, 4), torch.ones(4, 4))
+
+
+@given(some_labels)
+def test_integer_labels_weigh_pairs_of_one_class_and_never_ignored_samples(labels: Tensor) -> None:
+    weights = pair_weights(labels, len(labels))
+    assert torch.equal(weights, hard_by_loops(labels.tolist()))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_every_integer_type_names_classes(dtype: torch.dtype) -> None:
+    labels = torch.tensor([0, 1, 0, 3], dtype=dtype)
+    assert torch.equal(pair_weights(labels, 4), hard_by_loops([0, 1, 0, 3]))
+
+
+def test_small_integer_types_never_mistake_a_class_for_the_ignored_label() -> None:
+    labels = torch.arange(256).to(torch.uint8)  # IGNORED modulo 256 is a class like any other
+    assert torch.equal(pair_weights(labels, 256), torch.eye(256))
+    assert partition(torch.tensor([44], dtype=torch.uint8), [[300], [44]]).tolist() == [1]
+
+
+def test_soft_labels_weigh_pairs_by_the_inner_product_of_their_rows() -> None:
+    labels = soft_labels(6, 3)
+    rows = labels.tolist()
+    expected = [[sum(a * b for a, b in zip(p, q, strict=True)) for q in rows] for p in rows]
+    weights = pair_weights(labels, 6, dtype=torch.float64)
+    torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float64))
+
+
+@given(some_labels)
+def test_one_hot_rows_weigh_as_the_integers_they_encode(labels: Tensor) -> None:
+    classes = torch.tensor([-1, 0, 1, 2, 7])
+    one_hot = (labels[:, None] == classes).float()  # IGNORED becomes a row of zeros
+    n = len(labels)
+    assert torch.equal(pair_weights(one_hot, n), pair_weights(labels, n))
+
+
+@given(some_labels, st.permutations([-1, 0, 1, 2, 7]))
+def test_renaming_the_classes_changes_nothing(labels: Tensor, names: list[int]) -> None:
+    renamed = labels.clone()
+    for old, new in zip([-1, 0, 1, 2, 7], names, strict=True):
+        renamed[labels == old] = new + 10
+    n = len(labels)
+    assert torch.equal(pair_weights(renamed, n), pair_weights(labels, n))
+
+
+@given(st.integers(0, 10), st.integers(1, 4), st.integers(0, 999))
+def test_permuted_labels_permute_the_weights(n: int, classes: int, seed: int) -> None:
+    labels = soft_labels(n, classes, seed)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    weights = pair_weights(labels, n)
+    torch.testing.assert_close(pair_weights(labels[order], n), weights[order][:, order])
+
+
+def test_one_class_is_the_global_mask() -> None:
+    one_class = torch.full((5,), 3)
+    assert torch.equal(pair_weights(one_class, 5), pair_weights(None, 5))
+
+
+@pytest.mark.parametrize("labels", [None, torch.tensor([0, 1, 0]), torch.eye(3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_have_the_type_and_device_asked_for(
+    labels: Tensor | None, dtype: torch.dtype
+) -> None:
+    weights = pair_weights(labels, 3, dtype=dtype, device=torch.device("cpu"))
+    assert (weights.dtype, weights.shape, weights.device.type) == (dtype, (3, 3), "cpu")
+    assert pair_weights(labels, 3).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "labels", [None, torch.empty(0, dtype=torch.int64), torch.empty(0, 4)], ids=str
+)
+def test_an_empty_batch_has_an_empty_mask(labels: Tensor | None) -> None:
+    assert pair_weights(labels, 0).shape == (0, 0)
+
+
+def test_autocast_does_not_round_the_weights_of_soft_labels() -> None:
+    labels = soft_labels(6, 3).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = pair_weights(labels, 6)
+    assert torch.equal(under_autocast, pair_weights(labels, 6))
+
+
+def test_rows_that_sum_to_one_within_rounding_are_soft_labels() -> None:
+    labels = torch.tensor([[0.5, 0.5004], [0.2, 0.7996], [0.0, 0.0]])
+    torch.testing.assert_close(pair_weights(labels, 3), labels @ labels.T)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [0.5, 0.6],
+        [0.5, 0.498],
+        [1.5, -0.5],
+        [0.5, -0.5],
+        [0.01, 0.0],
+        [math.nan, 1.0],
+        [math.nan, math.nan],
+        [math.inf, 0.0],
+    ],
+    ids=str,
+)
+def test_floats_that_are_not_soft_labels_are_refused(row: list[float]) -> None:
+    labels = torch.tensor([[0.5, 0.5], row])
+    with pytest.raises(InputError, match=r"(?s)^pair_weights: .*sum"):
+        pair_weights(labels, 2)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 1, 0]), torch.eye(3)], ids=["hard", "soft"])
+def test_labels_of_another_length_are_refused_with_both_numbers(labels: Tensor) -> None:
+    with pytest.raises(InputError, match=r"(?s)^pair_weights: (?=.*\b3\b)(?=.*\b5\b)"):
+        pair_weights(labels, 5)
+
+
+@pytest.mark.parametrize(
+    "labels, fact",
+    [
+        (torch.zeros(3, 2, dtype=torch.int64), r"\(3, 2\)"),
+        (torch.tensor(1), r"\(\)"),
+        (torch.ones(3), r"\(3,\)"),
+        (torch.full((3, 2, 2), 0.5), r"\(3, 2, 2\)"),
+        (torch.ones(3, dtype=torch.complex64), "complex64"),
+    ],
+    ids=["integer matrix", "no axis", "float vector", "float cube", "complex"],
+)
+def test_labels_of_the_wrong_shape_or_type_are_refused(labels: Tensor, fact: str) -> None:
+    with pytest.raises(InputError, match=rf"(?s)^pair_weights: .*{fact}"):
+        pair_weights(labels, 3)
+
+
+def test_a_refusal_is_both_a_value_error_and_an_isoreg_error() -> None:
+    with pytest.raises(ValueError, match="pair_weights") as caught:
+        pair_weights(torch.zeros(2, dtype=torch.int64), 3)
+    assert isinstance(caught.value, IsoregError)
+
+
+def test_labels_are_left_as_they_were() -> None:
+    labels = torch.tensor([3, IGNORED, 3])
+    pair_weights(labels, 3)
+    partition(labels, [[3]])
+    assert labels.tolist() == [3, IGNORED, 3]
+
+
+# partition
+
+
+def test_partition_names_the_group_that_holds_each_label() -> None:
+    labels = torch.tensor([0, 1, 2, 3, 2, 9, IGNORED])
+    groups = partition(labels, [[0, 2], [1, 3]])
+    assert groups.dtype == torch.int64
+    assert groups.tolist() == [0, 1, 0, 1, 0, IGNORED, IGNORED]
+
+
+@given(some_labels, st.lists(st.sampled_from([-1, 0, 1, 2, 7]), unique=True), st.integers(0, 5))
+def test_partition_pairs_labels_whose_classes_share_a_group(
+    labels: Tensor, classes: list[int], cut: int
+) -> None:
+    groups = [classes[:cut], classes[cut:]]
+    weights = pair_weights(partition(labels, groups), len(labels))
+    for i, a in enumerate(labels.tolist()):
+        for j, b in enumerate(labels.tolist()):
+            assert weights[i, j] == any(a in group and b in group for group in groups)
+
+
+@given(some_labels)
+def test_a_partition_into_single_classes_is_the_class_mask(labels: Tensor) -> None:
+    single = partition(labels, [[-1], [0], [1], [2], [7]])
+    n = len(labels)
+    assert torch.equal(pair_weights(single, n), pair_weights(labels, n))
+
+
+@given(some_labels)
+def test_a_coarser_partition_keeps_every_pair_of_a_finer_one(labels: Tensor) -> None:
+    fine = pair_weights(partition(labels, [[0, 2], [1], [7]]), len(labels))
+    coarse = pair_weights(partition(labels, [[0, 2, 7], [1]]), len(labels))
+    assert (coarse >= fine).all()
+
+
+def test_partition_accepts_any_integer_type_and_an_empty_batch() -> None:
+    assert partition(torch.tensor([4, 5], dtype=torch.uint8), [[5], [4]]).tolist() == [1, 0]
+    assert partition(torch.empty(0, dtype=torch.int64), [[0]]).shape == (0,)
+
+
+def test_a_class_in_two_groups_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"(?s)^partition: .*\b17\b"):
+        partition(torch.tensor([0, 17]), [[0, 17], [3, 17]])
+
+
+@pytest.mark.parametrize("labels", [torch.eye(2), torch.ones(2), torch.ones(2, dtype=torch.cfloat)])
+def test_partition_refuses_labels_that_are_not_integers(labels: Tensor) -> None:
+    dtype = re.escape(str(labels.dtype)[6:])
+    with pytest.raises(InputError, match=rf"(?s)^partition: .*{dtype}"):
+        partition(labels, [[0], [1]])

@@ -1,0 +1,117 @@
+"""What DESIGN promises of the package as a whole: layering, a light import, documented names."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import isoreg
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "distances": {"errors"},
+    "masks": {"errors"},
+    "penalty": {"errors", "distances", "masks"},
+    "layers": {"errors"},
+    "recorder": {"errors", "layers"},
+    "regularizer": {"errors", "distances", "masks", "penalty", "layers", "recorder"},
+    "diagnostics": {"errors", "distances", "masks"},
+    "datasets": {"errors"},
+}
+MODULES = [name for _, name, _ in pkgutil.iter_modules(isoreg.__path__)]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of isoreg that a file imports, at its top or inside its functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    parts = [name.split(".") for name in found]
+    return {
+        part[1] for part in parts if part[0] == "isoreg" and len(part) > 1 and part[1] in MODULES
+    }
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_module_imports_only_what_stands_below_it(name: str) -> None:
+    assert imports_of(ROOT / "isoreg" / f"{name}.py") <= MAY_IMPORT[name]
+
+
+def test_the_allowed_imports_hold_no_circle() -> None:
+    order = list(MAY_IMPORT)
+    rest = set(order)
+    while rest:
+        free = {name for name in rest if not MAY_IMPORT[name] & rest}
+        assert free, f"a circle among {rest}"
+        rest -= free
+
+
+def test_importing_isoreg_loads_torch_and_no_other_installed_package() -> None:
+    code = (
+        "import sys, torch; before = set(sys.modules)\n"
+        "import isoreg\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) - set(sys.stdlib_module_names) == {"isoreg"}
+
+
+def documented() -> list[tuple[str, object]]:
+    """Public functions and classes, from every module of the package."""
+    names = []
+    for name in MODULES:
+        module = importlib.import_module(f"isoreg.{name}")
+        names += [(f"{name}.{key}", value) for key, value in public_members(module)]
+    return names
+
+
+def public_members(module: ModuleType) -> list[tuple[str, object]]:
+    return [
+        (key, value)
+        for key, value in vars(module).items()
+        if not key.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in isoreg.__all__ if name != "datasets"])
+def test_every_name_of_the_contents_page_has_a_docstring(name: str) -> None:
+    assert len(inspect.getdoc(getattr(isoreg, name)) or "") > 40
+
+
+@pytest.mark.parametrize("name", ["isometry_penalty", "IsometryRegularizer", "IsoregError"])
+def test_the_main_names_have_an_example_that_runs(name: str) -> None:
+    assert doctest.DocTestParser().get_examples(getattr(isoreg, name).__doc__)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [pair for pair in documented() if inspect.isfunction(pair[1])]
+)
+def test_public_functions_name_every_argument_in_their_docstring(name: str, value: object) -> None:
+    text = inspect.getdoc(value) or ""
+    for argument in inspect.signature(value).parameters:  # type: ignore[arg-type]
+        assert f"{argument}: " in text, f"{name} does not document {argument}"
+
+
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md"])
+def test_every_python_block_of_the_pages_runs(path: str) -> None:
+    blocks = (ROOT / path).read_text().split("```python\n")[1:]
+    for block in blocks:
+        code = block.partition("```")[0]
+        exec(compile(code, path, "exec"), {"__name__": "readme"})

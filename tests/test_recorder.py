@@ -1,0 +1,649 @@
+"""The life of the hooks: when they record, what they keep alive, how they leave the model."""
+
+import copy
+import functools
+import gc
+import io
+import pickle
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
+
+from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg.errors import InputError, LayerError, RecordError
+
+MODELS = ["mlp", "resnet18", "vit"]
+Y = torch.tensor([0, 1, 0, 1, 0, 2])
+
+
+@functools.cache
+def pristine(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    if kind == "mlp":
+        return nn.Sequential(
+            nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)
+        )
+    timm = pytest.importorskip("timm")
+    if kind == "resnet18":
+        return timm.create_model("resnet18", pretrained=False, num_classes=4)
+    return timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=4, img_size=32)
+
+
+def build(kind: str) -> nn.Module:
+    """The same model, weights included, at every call."""
+    return copy.deepcopy(pristine(kind))
+
+
+def batch(kind: str, seed: int = 1) -> Tensor:
+    shape = (6, 6) if kind == "mlp" else (6, 3, 32, 32)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def features(model: nn.Module, x: Tensor) -> Tensor:
+    """What enters the classifier, obtained without hooks."""
+    if isinstance(model, nn.Sequential):
+        return model[:-1](x)
+    return model.forward_head(model.forward_features(x), pre_logits=True)
+
+
+def expected(kind: str, x: Tensor) -> Tensor:
+    """The penalty of `x` in an untouched twin."""
+    return isometry_penalty(x, features(build(kind), x), Y)
+
+
+def hooks(model: nn.Module) -> dict[tuple[str, str], int]:
+    return {
+        (path, name): len(value)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if "hooks" in name and value is not None
+    }
+
+
+def assert_same_model(model: nn.Module, twin: nn.Module) -> None:
+    """Same class, attributes, hook dictionaries and state dict, module by module."""
+    pairs = list(zip(model.named_modules(), twin.named_modules(), strict=True))
+    for (name, module), (twin_name, twin_module) in pairs:
+        assert (name, type(module)) == (twin_name, type(twin_module))
+        assert vars(module).keys() == vars(twin_module).keys()
+        assert module.training == twin_module.training
+    assert hooks(model) == hooks(twin)
+    torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=0, atol=0)
+
+
+# When it records
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_record_is_dropped_once_read(kind: str) -> None:
+    model, x = build(kind), batch(kind)
+    iso = IsometryRegularizer(model)
+    model(x)
+    iso(Y)
+    with pytest.raises(RecordError, match=r"^IsometryRegularizer: "):
+        iso(Y)
+
+
+def test_nothing_recorded_is_an_error_that_says_so() -> None:
+    with pytest.raises(RecordError, match=r"^IsometryRegularizer: "):
+        IsometryRegularizer(build("mlp"))(Y)
+
+
+def evaluation(model: nn.Module, x: Tensor) -> None:
+    model.eval()
+    model(x)
+    model.train()
+
+
+def under_no_grad(model: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        model(x)
+
+
+def under_inference_mode(model: nn.Module, x: Tensor) -> None:
+    with torch.inference_mode():
+        model(x)
+
+
+SILENT = [evaluation, under_no_grad, under_inference_mode]
+
+
+@pytest.mark.parametrize(
+    ("silent", "why"),
+    [(evaluation, "eval"), (under_no_grad, "gradients"), (under_inference_mode, "gradients")],
+)
+def test_a_forward_outside_training_records_nothing_and_the_error_says_why(
+    silent: Callable[..., None], why: str
+) -> None:
+    model = build("mlp")
+    iso = IsometryRegularizer(model)
+    silent(model, batch("mlp"))
+    with pytest.raises(RecordError, match=rf"^IsometryRegularizer: .*{why}"):
+        iso(Y)
+
+
+@pytest.mark.parametrize("silent", SILENT)
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_forward_outside_training_does_not_replace_the_record(
+    kind: str, silent: Callable[..., None]
+) -> None:
+    model, x = build(kind), batch(kind)
+    iso = IsometryRegularizer(model)
+    model(x)
+    silent(model, batch(kind, seed=2)[:3])
+    torch.testing.assert_close(iso(Y), expected(kind, x))
+
+
+def test_the_last_training_forward_replaces_the_record() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model)
+    model(batch("mlp", seed=2)[:3])
+    model(x)
+    torch.testing.assert_close(iso(Y), expected("mlp", x))
+    assert list(iso.penalties) == ["4"]
+
+
+def test_calling_a_part_of_the_model_alone_leaves_the_record_as_it_is() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model, "0")
+    model(x)
+    model[0](batch("mlp", seed=2)[:3])
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, build("mlp")[:1](x), Y))
+    assert list(iso.penalties) == ["0"]
+
+
+def test_a_reference_computed_with_the_models_own_layer_is_not_a_use_of_that_layer() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model, ["0", "2"], inputs=lambda x: model[0](x).detach())
+    model(x)
+    iso(Y)
+    assert list(iso.penalties) == ["0", "2"]
+
+
+def test_the_models_mode_decides_not_the_layers_own() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model)
+    model.train()
+    model[4].eval()  # a frozen part, as in fine-tuning
+    model(x)
+    torch.testing.assert_close(iso(Y), expected("mlp", x))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_paused_forwards_neither_record_nor_replace(kind: str) -> None:
+    model, x = build(kind), batch(kind)
+    iso = IsometryRegularizer(model)
+    with iso.paused():
+        model(x)
+    with pytest.raises(RecordError, match=r"^IsometryRegularizer: .*paused"):
+        iso(Y)
+    model(x)
+    with iso.paused():
+        model(batch(kind, seed=2)[:3])
+    torch.testing.assert_close(iso(Y), expected(kind, x))
+
+
+def test_a_pause_ends_with_its_outermost_block_even_after_an_exception() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model)
+    with pytest.raises(KeyError), iso.paused():
+        raise KeyError
+    with iso.paused():
+        with iso.paused():
+            pass
+        model(x)
+    with pytest.raises(RecordError):
+        iso(Y)
+    model(x)
+    torch.testing.assert_close(iso(Y), expected("mlp", x))
+
+
+class Stumbling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 71), nn.Linear(71, 4)
+        self.stumble = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        if self.stumble:
+            raise FloatingPointError
+        return self.second(hidden)
+
+
+def test_a_normal_forward_after_one_that_raised_is_recorded_alone() -> None:
+    model, x = Stumbling(), batch("mlp")
+    iso = IsometryRegularizer(model, ["first", "second"])
+    model.stumble = True
+    for _ in range(2):
+        with pytest.raises(FloatingPointError):
+            model(batch("mlp", seed=2)[:3])
+    model.stumble = False
+    model(x)
+    total = iso(Y)
+    assert sorted(iso.penalties) == ["first", "second"]
+    hidden = model.first(x)
+    by_hand = isometry_penalty(x, hidden, Y) + isometry_penalty(x, model.second(hidden), Y)
+    torch.testing.assert_close(total, by_hand)
+
+
+def test_a_forward_that_raised_replaces_the_record_before_it() -> None:
+    model, x = Stumbling(), batch("mlp")
+    iso = IsometryRegularizer(model, "first")
+    model(x)
+    model.stumble = True
+    with pytest.raises(FloatingPointError):
+        model(x)
+    with pytest.raises(RecordError, match=r"^IsometryRegularizer: .*failed"):
+        iso(Y)
+
+
+def test_a_forward_in_eval_mode_after_one_that_raised_records_nothing() -> None:
+    model, x = Stumbling(), batch("mlp")
+    iso = IsometryRegularizer(model, "first")
+    model.stumble = True
+    with pytest.raises(FloatingPointError):
+        model(x)
+    model.stumble = False
+    evaluation(model, x)
+    with pytest.raises(RecordError):
+        iso(Y)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = checkpoint(self.body, x, use_reentrant=self.use_reentrant)
+        return self.head(hidden)
+
+
+def test_checkpointing_gives_the_same_gradients_and_leaves_no_record_behind() -> None:
+    torch.manual_seed(0)
+    model, x = Checkpointed(use_reentrant=False), batch("mlp")
+    twin = copy.deepcopy(model)
+    iso = IsometryRegularizer(model, "body")
+    (F.cross_entropy(model(x), Y) + iso(Y)).backward()
+    hidden = twin.body(x)
+    (F.cross_entropy(twin.head(hidden), Y) + isometry_penalty(x, hidden, Y)).backward()
+    torch.testing.assert_close(model.body.weight.grad, twin.body.weight.grad)
+    with pytest.raises(RecordError):
+        iso(Y)
+
+
+def test_reentrant_checkpointing_is_an_error_not_a_penalty_without_gradient() -> None:
+    model = Checkpointed(use_reentrant=True)
+    iso = IsometryRegularizer(model, "body")
+    model(batch("mlp").requires_grad_())
+    with pytest.raises(RecordError, match="body"):
+        iso(Y)
+
+
+class FrozenBody(Stumbling):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = self.first(x)
+        return self.second(hidden)
+
+
+def test_a_layer_that_ran_without_gradients_is_an_error_not_a_penalty_without_gradient() -> None:
+    model = FrozenBody()
+    iso = IsometryRegularizer(model, ["first", "second"])
+    model(batch("mlp"))
+    with pytest.raises(RecordError, match="first"):
+        iso(Y)
+
+
+def test_a_reference_layer_may_run_without_gradients() -> None:
+    model, x = FrozenBody(), batch("mlp")
+    iso = IsometryRegularizer(model, "second", inputs="first")
+    model(x)
+    hidden = model.first(x).detach()
+    torch.testing.assert_close(iso(Y), isometry_penalty(hidden, model.second(hidden), Y))
+
+
+# While attached, the model is what it was
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_outputs_and_state_dict_stay_the_same_while_attached(kind: str) -> None:
+    model, twin, x = build(kind), build(kind), batch(kind)
+    iso = IsometryRegularizer(model)
+    torch.testing.assert_close(model(x), twin(x), rtol=0, atol=0)
+    iso(Y)
+    torch.testing.assert_close(model.eval()(x), twin.eval()(x), rtol=0, atol=0)
+    torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=0, atol=0)
+    assert type(model) is type(twin)
+    assert [n for n, _ in model.named_modules()] == [n for n, _ in twin.named_modules()]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_deep_copy_after_a_forward_never_writes_to_the_originals_record(kind: str) -> None:
+    model, x = build(kind), batch(kind)
+    iso = IsometryRegularizer(model)
+    model(x)
+    duplicate = copy.deepcopy(model)
+    duplicate.train()
+    duplicate(batch(kind, seed=2)[:3])
+    torch.testing.assert_close(iso(Y), expected(kind, x))
+    duplicate(x)
+    with pytest.raises(RecordError):
+        iso(Y)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_deep_copy_computes_what_the_original_computes(kind: str) -> None:
+    model, x = build(kind), batch(kind)
+    iso = IsometryRegularizer(model)
+    model(x)
+    duplicate = copy.deepcopy(model)
+    torch.testing.assert_close(duplicate.eval()(x), model.eval()(x), rtol=0, atol=0)
+    iso.detach()
+    torch.testing.assert_close(duplicate(x), model(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_whole_model_can_be_saved_and_loaded_while_a_record_waits(kind: str) -> None:
+    model, x = build(kind), batch(kind)
+    iso = IsometryRegularizer(model)
+    model(x)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    for loaded in (pickle.loads(pickle.dumps(model)), torch.load(buffer, weights_only=False)):
+        torch.testing.assert_close(loaded.eval()(x), model.eval()(x), rtol=0, atol=0)
+        loaded.train()(batch(kind, seed=2)[:3])
+    torch.testing.assert_close(iso(Y), expected(kind, x))
+
+
+def test_a_model_saved_while_attached_takes_new_hooks_in_a_new_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(RemovableHandle, "next_id", 0)
+    model = build("mlp")
+    iso = IsometryRegularizer(model)
+    blob = pickle.dumps(model)
+    iso.detach()
+    monkeypatch.setattr(RemovableHandle, "next_id", 0)  # where a new process starts to count
+    loaded = pickle.loads(blob)
+    seen: list[int] = []
+    for module in (loaded, loaded[4]):
+        module.register_forward_pre_hook(lambda _module, args: seen.append(len(args)))
+        module.register_forward_hook(lambda _module, args, _out: seen.append(len(args)))
+    loaded(batch("mlp"))
+    assert seen == [1, 1, 1, 1]
+
+
+def test_neither_the_record_nor_the_library_is_pickled_with_the_model() -> None:
+    model, twin = build("mlp"), build("mlp")
+    iso = IsometryRegularizer(model)
+    model(torch.randn(10_000, 6))
+    blob = pickle.dumps(model)
+    assert len(blob) < len(pickle.dumps(twin)) + 5_000
+    assert b"isoreg" not in blob  # it can be loaded where isoreg is not installed
+    iso.detach()
+
+
+# After detaching, the model is an untouched twin
+
+
+def by_detach(model: nn.Module, x: Tensor) -> None:
+    iso = IsometryRegularizer(model)
+    model(x)
+    iso.detach()
+
+
+def by_context(model: nn.Module, x: Tensor) -> None:
+    with IsometryRegularizer(model):
+        model(x)
+
+
+def by_exception(model: nn.Module, x: Tensor) -> None:
+    with suppress(KeyError), IsometryRegularizer(model):
+        model(x)
+        raise KeyError
+
+
+def by_dropping_it(model: nn.Module, x: Tensor) -> None:
+    iso = IsometryRegularizer(model)
+    model(x)
+    del iso
+    gc.collect()
+
+
+@pytest.mark.parametrize("leave", [by_detach, by_context, by_exception, by_dropping_it])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_detached_model_equals_an_untouched_twin(
+    kind: str, leave: Callable[[nn.Module, Tensor], None]
+) -> None:
+    model, twin, x = build(kind), build(kind), batch(kind)
+    twin(x)  # what `leave` runs, without a regularizer
+    leave(model, x)
+    assert_same_model(model, twin)
+    duplicate, restored = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    assert_same_model(duplicate, copy.deepcopy(twin))
+    assert_same_model(restored, pickle.loads(pickle.dumps(twin)))
+    out = twin.eval()(x)
+    for same in (model, duplicate, restored):
+        torch.testing.assert_close(same.eval()(x), out, rtol=0, atol=0)
+
+
+def test_every_option_that_hooks_the_model_is_undone_by_detach() -> None:
+    model, twin = build("mlp"), build("mlp")
+    iso = IsometryRegularizer(model, ["0", "1", "4"], inputs="2")
+    assert hooks(model) != hooks(twin)
+    iso.detach()
+    assert_same_model(model, twin)
+
+
+def test_detach_keeps_the_hooks_of_others() -> None:
+    model, calls = build("mlp"), []
+    model[4].register_forward_hook(lambda *_: calls.append("before"))
+    iso = IsometryRegularizer(model)
+    model[4].register_forward_hook(lambda *_: calls.append("after"))
+    iso.detach()
+    model(batch("mlp"))
+    assert calls == ["before", "after"]
+
+
+def test_detaching_twice_is_harmless_and_a_detached_regularizer_records_nothing() -> None:
+    model = build("mlp")
+    iso = IsometryRegularizer(model)
+    model(batch("mlp"))
+    iso.detach()
+    iso.detach()
+    model(batch("mlp"))
+    with pytest.raises(RecordError):
+        iso(Y)
+
+
+def test_a_context_manager_hands_out_the_regularizer_attached() -> None:
+    model, x = build("mlp"), batch("mlp")
+    with IsometryRegularizer(model) as iso:
+        model(x)
+        torch.testing.assert_close(iso(Y), expected("mlp", x))
+
+
+def test_two_regularizers_on_one_model_know_nothing_of_each_other() -> None:
+    model, x = build("mlp"), batch("mlp")
+    first, second = IsometryRegularizer(model, "0"), IsometryRegularizer(model)
+    model(x)
+    torch.testing.assert_close(second(Y), expected("mlp", x))
+    torch.testing.assert_close(first(Y), isometry_penalty(x, model[:1](x), Y))
+    with first.paused():
+        model(x)
+    torch.testing.assert_close(second(Y), expected("mlp", x))
+    with pytest.raises(RecordError):
+        first(Y)
+    first.detach()
+    model(x)
+    torch.testing.assert_close(second(Y), expected("mlp", x))
+
+
+# Memory: no cycle keeps a tensor alive, so nothing waits for the garbage collector
+
+
+@pytest.fixture
+def no_gc() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def alive(size: int) -> int:
+    """Computed tensors whose last axis has this (deliberately odd) size."""
+    tensors = [o for o in gc.get_objects() if issubclass(type(o), Tensor)]
+    return sum(t.ndim > 1 and t.shape[-1] == size and not t.is_leaf for t in tensors)
+
+
+def odd(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, width), nn.Tanh(), nn.Linear(width, 4))
+
+
+def watch(module: nn.Module) -> list[weakref.ref[Tensor]]:
+    """Weak references to every output of `module` from now on."""
+    seen: list[weakref.ref[Tensor]] = []
+    module.register_forward_hook(lambda _module, _args, out: seen.append(weakref.ref(out)))
+    return seen
+
+
+@pytest.mark.parametrize("layers", [None, ["0", "1"]])
+@pytest.mark.usefixtures("no_gc")
+def test_a_read_record_is_freed_with_its_loss(layers: list[str] | None) -> None:
+    model = odd(37)
+    seen = watch(model[0]) + watch(model[1])
+    iso = IsometryRegularizer(model, layers)
+    for _ in range(3):
+        loss = F.cross_entropy(model(batch("mlp")), Y) + iso(Y)
+        loss.backward()
+        del loss
+        assert all(ref() is None for ref in seen)
+        assert alive(37) == 0
+    assert all(not p.requires_grad and p.grad_fn is None for p in iso.penalties.values())
+
+
+@pytest.mark.usefixtures("no_gc")
+def test_reading_drops_the_record_even_while_the_loss_is_not_kept() -> None:
+    model = odd(41)
+    iso = IsometryRegularizer(model)
+    model(batch("mlp"))
+    assert alive(41) > 0
+    iso(Y).item()
+    assert alive(41) == 0
+
+
+@pytest.mark.usefixtures("no_gc")
+def test_a_record_never_read_is_freed_by_the_next_forward() -> None:
+    model = odd(43)
+    iso = IsometryRegularizer(model)
+    counts = []
+    for _ in range(4):
+        model(batch("mlp"))
+        counts.append(alive(43))
+    assert counts == [counts[0]] * 4
+    assert counts[0] > 0
+    iso(Y)
+
+
+@pytest.mark.usefixtures("no_gc")
+def test_detach_frees_a_record_that_nobody_read() -> None:
+    model = odd(47)
+    seen, x = watch(model[1]), batch("mlp")
+    iso = IsometryRegularizer(model)
+    model(x)
+    assert alive(47) > 0
+    iso.detach()
+    assert seen[0]() is None
+    assert alive(47) == 0
+
+
+@pytest.mark.usefixtures("no_gc")
+def test_the_inputs_are_freed_with_the_record() -> None:
+    model = odd(53)
+    iso = IsometryRegularizer(model)
+    x = batch("mlp")
+    ref = weakref.ref(x)
+    model(x)
+    iso(Y).item()
+    del x
+    assert ref() is None
+
+
+@pytest.mark.usefixtures("no_gc")
+def test_a_forward_that_is_not_recorded_keeps_nothing_alive() -> None:
+    model, x = odd(61), batch("mlp")
+    seen = watch(model[1])
+    iso = IsometryRegularizer(model)
+    evaluation(model, x)
+    with iso.paused():
+        model(x)
+    under_no_grad(model, x)
+    assert len(seen) == 3
+    assert all(ref() is None for ref in seen)
+
+
+@pytest.mark.usefixtures("no_gc")
+def test_a_forward_that_raised_keeps_nothing_alive_and_is_no_record() -> None:
+    model = Stumbling()
+    model.stumble = True
+    iso = IsometryRegularizer(model, "first")
+    with pytest.raises(FloatingPointError):
+        model(batch("mlp"))
+    assert alive(71) == 0
+    with pytest.raises(RecordError):
+        iso(Y)
+
+
+class Describe(nn.Module):
+    def forward(self, x: Tensor) -> tuple[str, str]:
+        return "shape", str(x.shape)
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.describe, self.head = nn.Linear(6, 67), Describe(), nn.Linear(67, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x)
+        self.describe(hidden)
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize(
+    ("layers", "labels"),
+    [("body", Y[:3]), (["body", "describe"], Y), (["describe", "body"], Y)],
+)
+@pytest.mark.usefixtures("no_gc")
+def test_an_error_keeps_nothing_alive_once_it_is_handled(
+    layers: str | list[str], labels: Tensor
+) -> None:
+    model = Odd()
+    iso = IsometryRegularizer(model, layers)
+    model(batch("mlp"))
+    with pytest.raises((InputError, LayerError)):
+        iso(labels)
+    assert alive(67) == 0
+
+
+@pytest.mark.usefixtures("no_gc")
+def test_a_dropped_regularizer_needs_no_garbage_collector_to_free_model_and_record() -> None:
+    model = odd(59)
+    seen = watch(model[1])
+    iso = IsometryRegularizer(model)
+    model(batch("mlp"))
+    gone = weakref.ref(iso)
+    del iso
+    assert gone() is None
+    assert seen[0]() is None
