@@ -118,7 +118,8 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
     with called("partition"):
         if labels.is_floating_point() or labels.is_complex():
             raise InputError(f"labels must be integers, got {labels.dtype}.")
-        coarse = torch.full_like(labels, IGNORED, dtype=torch.long)
+        labels = labels.long()  # a small integer type would wrap large members around
+        coarse = torch.full_like(labels, IGNORED)
         seen: dict[int, int] = {}
         for index, group in enumerate(groups):
             for member in group:

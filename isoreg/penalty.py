@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from isoreg.distances import Metric, distances_by, flatten_points, resolve_metric
+from isoreg.blockwise import penalties_and_gradients
+from isoreg.dense import Scale, dense_penalty
+from isoreg.distances import Metric, distances_by, euclidean, flatten_points, resolve_metric
 from isoreg.errors import InputError, called
-from isoreg.masks import pair_weights
+from isoreg.masks import check_labels
+from isoreg.plan import Plan, plan_pairs
 
-Scale: TypeAlias = float | Tensor | Literal["fit"]
 REDUCTIONS = ("batch", "pairs")
 
 
@@ -80,12 +83,12 @@ def isometry_penalty(
         n = len(points[0])
         for x, name in zip(points, names, strict=True):
             _check_length(name, len(x), n, names[0])
-        targets_bb = _input_distances(inputs, input_distances, metric, points[0])
-        weights_bb = pair_weights(labels, n, dtype=targets_bb.dtype, device=targets_bb.device)
-        total = _total_weight(weights_bb, reduction)
-        penalties = torch.stack([
-            _stress(targets_bb, distances_by(metric, x), weights_bb, scale) / total for x in points
-        ])
+        reference = _reference(inputs, input_distances, points[0])
+        if _goes_by_blocks(metric, labels, scale, reference, input_distances):
+            penalties = _by_blocks(reference, points, labels, float(scale), reduction)
+        else:
+            targets_bb = distances_by(metric, reference) if input_distances is None else reference
+            penalties = dense_penalty(targets_bb, points, labels, metric, scale, reduction)
         return penalties[0] if isinstance(features, Tensor) else penalties
 
 
@@ -123,45 +126,89 @@ def check_reduction(reduction: str) -> None:
         raise InputError(f"reduction must be {allowed}, got {reduction!r}.")
 
 
-def _stress(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor, scale: Scale) -> Tensor:
-    """Weighted sum of the squared differences between distances: raw stress, in MDS's words."""
-    if isinstance(scale, str):
-        scale = _best_scale(targets_bb, distances_bb, weights_bb)
-    return (weights_bb * (targets_bb - scale * distances_bb).square()).sum()
-
-
-def _best_scale(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor) -> Tensor:
-    together = (weights_bb * targets_bb * distances_bb).sum()
-    alone = (weights_bb * distances_bb.square()).sum()
-    return together / alone.masked_fill(alone == 0, 1)
-
-
-def _total_weight(weights_bb: Tensor, reduction: str) -> Tensor:
-    if reduction == "batch":
-        return weights_bb.new_tensor(max(1, weights_bb.numel()))
-    total = weights_bb.sum() - weights_bb.diagonal().sum()
-    return total.masked_fill(total <= 0, 1)  # no pair: the stress is 0 as well
-
-
-def _input_distances(
-    inputs: Tensor | None,
-    given_bb: Tensor | None,
+def _goes_by_blocks(
     metric: Callable[[Tensor], Tensor],
-    like: Tensor,
+    labels: Tensor | None,
+    scale: Scale,
+    reference: Tensor,
+    input_distances: Tensor | None,
+) -> bool:
+    """Whether the fast way covers these options: all that most users ever call."""
+    return (
+        metric is euclidean
+        and isinstance(scale, int | float)
+        and (labels is None or not labels.is_floating_point())
+        and input_distances is None
+        and not reference.requires_grad
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _by_blocks(
+    inputs: Tensor, features: list[Tensor], labels: Tensor | None, scale: float, reduction: str
 ) -> Tensor:
+    n = len(inputs)
+    if labels is not None:
+        check_labels(labels, n)
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in [inputs, *features]))
+    plan = plan_pairs(labels, n, device=inputs.device, dtype=dtype)
+    total = max(1, n * n if reduction == "batch" else plan.count_pairs())
+    options = _Options(plan, labels, scale, reduction, total)
+    penalties: Tensor = _BlockwisePenalty.apply(
+        options, *(x.to(dtype) for x in [inputs, *features])
+    )
+    return penalties
+
+
+class _Options(NamedTuple):
+    plan: Plan
+    labels: Tensor | None
+    scale: float
+    reduction: str
+    total: int
+
+
+class _BlockwisePenalty(torch.autograd.Function):
+    """The penalties, whose gradients are computed beside them. Twice differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, options: _Options, inputs: Tensor, *features: Tensor) -> Tensor:
+        penalties, gradients = penalties_and_gradients(
+            inputs, features, options.plan, scale=options.scale, total=options.total
+        )
+        ctx.options, ctx.gradients = options, gradients
+        ctx.save_for_backward(inputs, *features)
+        return penalties
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (shares,) = grad_outputs
+        inputs, *features = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            pairs = zip(ctx.gradients, shares, strict=True)
+            return None, None, *(gradient * share for gradient, share in pairs)
+        # create_graph=True: the stored gradients are constants, so go by the dense way
+        o: _Options = ctx.options
+        targets_bb = distances_by(euclidean, inputs)
+        penalties = dense_penalty(targets_bb, features, o.labels, euclidean, o.scale, o.reduction)
+        return None, None, *torch.autograd.grad(penalties, features, shares, create_graph=True)
+
+
+def _reference(inputs: Tensor | None, distances_bb: Tensor | None, like: Tensor) -> Tensor:
+    """What features are compared with: the given distances, or the flattened inputs."""
     n = len(like)
-    if given_bb is not None:
-        if given_bb.shape != (n, n) or not given_bb.is_floating_point():
+    if distances_bb is not None:
+        if distances_bb.shape != (n, n) or not distances_bb.is_floating_point():
             raise InputError(
                 f"input_distances must be floating of shape ({n}, {n}) for {n} samples, "
-                f"got {given_bb.dtype} of shape {tuple(given_bb.shape)}."
+                f"got {distances_bb.dtype} of shape {tuple(distances_bb.shape)}."
             )
-        return given_bb.to(like.device, torch.promote_types(given_bb.dtype, torch.float32))
+        return distances_bb.to(like.device, torch.promote_types(distances_bb.dtype, torch.float32))
     if inputs is None:
         raise InputError("inputs must be a tensor unless input_distances is given, got None.")
     points = flatten_points(inputs, "inputs")
     _check_length("inputs", len(points), n, "features")
-    return distances_by(metric, points.to(like.device))
+    return points.to(like.device)
 
 
 def _check_length(name: str, length: int, n: int, other: str) -> None:

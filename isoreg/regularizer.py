@@ -9,11 +9,12 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
+from isoreg.dense import Scale
 from isoreg.distances import Metric, resolve_metric
 from isoreg.errors import InputError, called
 from isoreg.layers import Layers, Pool, find_layers, resolve_pool
 from isoreg.masks import check_labels
-from isoreg.penalty import Scale, check_reduction, check_scale, isometry_penalty
+from isoreg.penalty import check_reduction, check_scale, isometry_penalty
 from isoreg.recorder import Record, Recorder
 
 _NAME = "IsometryRegularizer"

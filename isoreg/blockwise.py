@@ -1,0 +1,246 @@
+"""Value and gradient of the Euclidean penalty from the pairs of equal label alone.
+
+Axes: l = inputs and layers, c = class of a bucket, m = member of a class, d = dimension.
+
+With D_ij = |x_i - x_j| and d_ij = |phi_i - phi_j| the sum over pairs is
+S = sum_ij (D_ij - s d_ij)^2, and its gradient is
+
+    dS / dphi_i = 4 sum_j W_ij (phi_i - phi_j),    W_ij = s^2 - s D_ij / d_ij  (0 where d_ij = 0),
+
+that is 4 (diag(W 1) - W) phi: one more matrix product, and no graph through the distances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from isoreg.plan import TILE, Bucket, Plan
+
+# Below this share of |a|^2 + |b|^2, the expansion of |a - b|^2 has lost digits that matter.
+_CANCELLED = {torch.float32: 1e-2, torch.float64: 1e-8}
+_DIRECT_AT_ONCE = 1 << 20
+
+# For the inputs and each layer: (p, 3) places (class, i, j) of pairs too near to be multiplied
+_Near: TypeAlias = list[Tensor | None]
+
+
+@torch.no_grad()
+def penalties_and_gradients(
+    inputs: Tensor, features: Sequence[Tensor], plan: Plan, *, scale: float, total: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Sums of (D_ij - s d_ij)^2 over the pairs of a plan divided by a number, and their gradients.
+
+    Memory beside the results is that of a few blocks of pairs.
+
+    Args:
+        inputs: (n, p) points.
+        features: L tensors (n, d), of the dtype of the inputs.
+        plan: The pairs.
+        scale: s.
+        total: What the sums are divided by.
+
+    Returns:
+        (L,) penalties, and for each its gradient (n, d).
+    """
+    points = [inputs, *features]
+    sums = inputs.new_zeros(len(features), dtype=torch.float64)
+    # the row behind the last takes what is computed for padding
+    gradients = [x.new_empty(len(x) + 1, x.shape[1]) for x in features]
+    with _full_precision(inputs.device):
+        for bucket in plan.buckets:
+            _add_bucket(bucket, points, scale, total, sums, gradients)
+        for members in plan.large:
+            _add_large(members, points, scale, total, sums, gradients)
+    if len(plan.alone):  # they have no pair, but what is not finite must not stay unseen
+        lost = torch.stack([(x[plan.alone] * 0).sum() for x in points])
+        sums += lost[1:] + lost[0]
+        for gradient in gradients:
+            gradient[plan.alone] = 0
+    return (sums / total).to(inputs.dtype), [gradient[:-1] for gradient in gradients]
+
+
+def _add_bucket(
+    bucket: Bucket,
+    points: list[Tensor],
+    scale: float,
+    total: int,
+    sums: Tensor,
+    gradients: list[Tensor],
+) -> None:
+    """Add the pairs of many small classes."""
+    members = [_members(x, bucket) for x in points]
+    distances, near = _within(members, points, bucket.rows, bucket.mask)
+    weights = _compare(distances, scale, total, sums, 1)
+    for index, (w, pairs) in enumerate(zip(weights, near[1:], strict=True)):
+        strengths = _take_out(w, pairs)
+        totals = w.sum(2)
+        w.neg_().diagonal(dim1=1, dim2=2).copy_(totals)
+        pulls = torch.bmm(w, members[1 + index])
+        _add_near(pulls, strengths, points[1 + index], bucket.rows, bucket.rows, pairs)
+        gradients[index].index_copy_(0, bucket.places, pulls.flatten(0, 1))
+
+
+def _add_large(
+    members: Tensor,
+    points: list[Tensor],
+    scale: float,
+    total: int,
+    sums: Tensor,
+    gradients: list[Tensor],
+) -> None:
+    """Add the pairs of one large class, a tile and its mirror at a time."""
+    layers = [x.index_select(0, members)[None] for x in points]
+    for x in layers:
+        x.sub_(x.mean(1, keepdim=True))
+    norms = torch.stack([x.square().sum(2) for x in layers])
+    pulls = [torch.zeros_like(x) for x in layers[1:]]
+    tiles = [slice(start, start + TILE) for start in range(0, len(members), TILE)]
+    for number, a in enumerate(tiles):
+        for b in tiles[number:]:
+            left, right, mirrored = members[None, a], members[None, b], b is not a
+            if mirrored:
+                distances, near = _between(layers, norms, points, (a, left), (b, right))
+            else:
+                distances, near = _within([x[:, a] for x in layers], points, left)
+            weights = _compare(distances, scale, total, sums, 2 if mirrored else 1)
+            for index, (w, pairs) in enumerate(zip(weights, near[1:], strict=True)):
+                x, original, pull = layers[1 + index], points[1 + index], pulls[index]
+                strengths = _take_out(w, pairs)
+                _pull(pull[:, a], w, x[:, a], x[:, b])
+                _add_near(pull[:, a], strengths, original, left, right, pairs)
+                if mirrored:
+                    turned = None if pairs is None else pairs[:, [0, 2, 1]]
+                    _pull(pull[:, b], w.mT, x[:, b], x[:, a])
+                    _add_near(pull[:, b], strengths, original, right, left, turned)
+    for gradient, pull in zip(gradients, pulls, strict=True):
+        gradient.index_copy_(0, members, pull[0])
+
+
+def _pull(total: Tensor, w: Tensor, own: Tensor, others: Tensor) -> None:
+    """Add sum_j W_ij (own_i - others_j) to each row of the total."""
+    total.addcmul_(w.sum(2, keepdim=True), own).baddbmm_(w, others, alpha=-1)
+
+
+def _take_out(w: Tensor, near: Tensor | None) -> Tensor | None:
+    """Set the weights of near pairs to 0 and return them."""
+    if near is None:
+        return None
+    where = near.unbind(1)
+    strengths = w[where]
+    w[where] = 0
+    return strengths
+
+
+def _add_near(
+    total: Tensor,
+    strengths: Tensor | None,
+    x: Tensor,
+    left: Tensor,
+    right: Tensor,
+    near: Tensor | None,
+) -> None:
+    """Add W_ij (x_i - x_j) of near pairs; in a product the difference would cancel."""
+    if near is None or strengths is None:
+        return
+    step = _at_once(x)
+    for where, strength in zip(near.split(step), strengths.split(step), strict=True):
+        c, i, j = where.unbind(1)
+        pulls = strength[:, None] * (x[left[c, i]] - x[right[c, j]])
+        total.index_put_((c, i), pulls, accumulate=True)
+
+
+def _at_once(x: Tensor) -> int:
+    """How many pairs of points of this width are subtracted at once, to bound the memory."""
+    return 1 + _DIRECT_AT_ONCE // max(1, x.shape[-1])
+
+
+def _members(x: Tensor, bucket: Bucket) -> Tensor:
+    """(c, m, d) members of each class, seen from one of them; padding is 0."""
+    # Distances do not change, but products of points seen from within their class keep their
+    # digits when the points are far from the origin, or a class has collapsed far from the others.
+    found = x.index_select(0, bucket.rows.flatten()).view(*bucket.rows.shape, x.shape[1])
+    origins = x.index_select(0, bucket.origins.flatten())
+    return found.sub_(origins.view(*bucket.origins.shape, x.shape[1]))
+
+
+def _within(
+    members: list[Tensor], points: list[Tensor], rows: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, _Near]:
+    """(l, c, m, m) distances within each class, 0 where masked; and the near pairs."""
+    c, m, _ = members[0].shape
+    products = members[0].new_empty(len(members), c, m, m)
+    for product, x in zip(products, members, strict=True):
+        torch.bmm(x, x.mT, out=product)
+    norms = products.diagonal(dim1=2, dim2=3).clone()  # so that equal points cancel exactly
+    sums = norms[..., :, None] + norms[..., None, :]
+    squares = torch.sub(sums, products, alpha=2, out=products)
+    squares.diagonal(dim1=2, dim2=3).copy_(norms)  # a point is not a near pair with itself
+    near = _recompute_near(squares, sums, points, rows, rows)
+    squares.diagonal(dim1=2, dim2=3).zero_()
+    if mask is not None:
+        squares.mul_(mask)
+    return squares.sqrt_(), near
+
+
+def _between(
+    layers: list[Tensor],
+    norms: Tensor,
+    points: list[Tensor],
+    left: tuple[slice, Tensor],
+    right: tuple[slice, Tensor],
+) -> tuple[Tensor, _Near]:
+    """(l, 1, a, b) distances between two tiles of one class, and the near pairs."""
+    (a, left_rows), (b, right_rows) = left, right
+    sums = norms[:, :, a, None] + norms[:, :, None, b]
+    squares = torch.empty_like(sums)
+    for square, norm, x in zip(squares, sums, layers, strict=True):
+        torch.baddbmm(norm, x[:, a], x[:, b].mT, alpha=-2, out=square)
+    near = _recompute_near(squares, sums, points, left_rows, right_rows)
+    return squares.sqrt_(), near
+
+
+def _recompute_near(
+    squares: Tensor, sums: Tensor, points: list[Tensor], left: Tensor, right: Tensor
+) -> _Near:
+    """Subtract near pairs directly, in place; ``sums`` is used up. Return where they are."""
+    # the original points, not the centred ones: those were rounded
+    near = squares < sums.mul_(_CANCELLED[squares.dtype])
+    if not near.any():
+        return [None] * len(near)
+    places: _Near = []
+    for square, where, x in zip(squares, near, points, strict=True):
+        pairs = where.nonzero()
+        places.append(pairs if len(pairs) else None)
+        for part in pairs.split(_at_once(x)):
+            c, i, j = part.unbind(1)
+            square[c, i, j] = (x[left[c, i]] - x[right[c, j]]).square_().sum(-1)
+    return places
+
+
+def _compare(distances: Tensor, scale: float, total: int, sums: Tensor, times: int) -> Tensor:
+    """Add the sums of (D - s d)^2; return 4 W / total, (l - 1, c, m, m), where d was."""
+    layers = distances[1:]
+    gaps = torch.sub(distances[:1], layers, alpha=scale)
+    sums.add_(gaps.square().sum((1, 2, 3)), alpha=times)
+    equal = layers == 0
+    return torch.div(gaps.mul_(-4 * scale / total), layers, out=layers).masked_fill_(equal, 0)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    # no autocast, no TF32 and no bf16 in matrix products inside the block
+    before = torch.get_float32_matmul_precision()
+    with torch.autocast(device.type, enabled=False):
+        if before == "highest":
+            yield
+            return
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
