@@ -21,7 +21,8 @@ Device = Annotated[str, typer.Option(help="A torch device.")]
 Out = Annotated[Path | None, typer.Option(help="JSON file; default: runs/NAME.json.")]
 
 _LIST = {
-    "mnist": ("MNIST", "35 minutes on one core", "the paper's table 1 and figure 3"),
+    "mnist": ("MNIST", "40 minutes on one core", "the paper's table 1 and figure 3"),
+    "speed": ("none", "an hour on one core", "time, memory and exactness of the penalty"),
 }
 
 
@@ -62,8 +63,36 @@ def mnist(
     report(results, Console())
 
 
+@app.command()
+def speed(
+    quick: Quick = False,
+    device: Device = "cpu",
+    out: Out = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only the cells with a limit; fail below it.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+) -> None:
+    """Time the penalty against the plain version and a metric-learning library."""
+    import torch
+
+    from benchmarks.speed.experiment import LIMITS, MEMORY_LIMITS, QUICK_CHECK, failures, grid, run
+    from benchmarks.speed.report import report
+
+    torch.set_num_threads(threads)
+    cases = [*dict.fromkeys([*LIMITS, *MEMORY_LIMITS])] if check else grid()
+    results = run(
+        [QUICK_CHECK] if quick else cases,
+        device=device,
+        out=out or _default_out("speed", check and "check", quick),
+    )
+    report(results, Console())
+    if check and (short := failures(results)):
+        raise SystemExit("below the limits:\n" + "\n".join(short))
+
+
 def _default_out(*parts: str | bool) -> Path:
-    name = "-".join("quick" if part is True else part for part in parts if part)
+    name = "-".join("quick" if part is True else part for part in parts if part is not False)
     return Path("runs") / f"{name}.json"
 
 

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -24,15 +23,16 @@ from torch.nn import functional as F  # noqa: N812
 from isoreg import IsometryRegularizer
 from isoreg.datasets import digits
 from isoreg.diagnostics import distortion
+from isoreg.distances import pairwise_distances
 
 BETA, EPS, SEEDS, EPOCHS = 0.3, 0.1, 3, 60
 PICTURE = Path("demo.png")
-COLUMNS = {
-    "even or odd, %": 1,
-    f"the same under PGD, eps {EPS}, %": 1,
-    "within-class distances, r": 2,
-    "which of ten digits, from ten examples each, %": 1,
-}
+COLUMNS = {"even or odd, %": 1, "attacked, %": 1, "distances, r": 2, "ten digits, %": 1}
+CAPTION = f"""\
+even or odd: what the networks learned; accuracy on 360 test images.
+attacked: the same under PGD-40 of L-inf radius {EPS}. Neither network is robust.
+distances: Pearson's r between pixels and features, within even and within odd.
+ten digits: a linear probe on the features that saw ten examples of each digit."""
 
 
 def train(beta: float, seed: int) -> nn.Sequential:
@@ -77,22 +77,27 @@ def few_shot(model: nn.Sequential, features: Tensor, labels: Tensor, examples: i
 
 
 def draw(models: dict[str, nn.Sequential], images: Tensor, labels: Tensor) -> None:
-    """The first two principal components of each network's features, colored by digit."""
-    figure = Figure(figsize=(9, 4.4), layout="constrained")
-    axes = figure.subplots(1, len(models))
+    """Distances of same-class pairs in pixels and in features (a Shepard diagram)."""
+    rows, columns = ((labels[:, None] - labels) % 2 == 0).triu(1).nonzero(as_tuple=True)
+    before = pairwise_distances(images)[rows, columns]
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(models), sharey=True)
     for axis, (name, model) in zip(axes, models.items(), strict=True):
         with torch.no_grad():
-            points = PCA(2).fit_transform(model[:-1](images))
-        dots = axis.scatter(*points.T, c=labels, cmap="tab10", s=12, vmin=-0.5, vmax=9.5)
-        axis.set(title=name, xticks=[], yticks=[], xlabel="1st component", ylabel="2nd component")
-    figure.suptitle("Features of networks trained on even/odd alone (test images)")
-    figure.colorbar(dots, ax=axes, ticks=range(10), label="digit (never a label)")
+            after = pairwise_distances(model[:-1](images))[rows, columns]
+        axis.hexbin(before, after, gridsize=60, mincnt=1, bins="log", cmap="viridis")
+        axis.axline((0, 0), slope=1, color="tab:red", linewidth=1, label="distance kept")
+        axis.set(title=name, xlabel="distance between two images (pixels)")
+        axis.set(xlim=(0, None), ylim=(0, None))
+    axes[0].set_ylabel("distance between their features")
+    axes[0].legend(loc="upper left")
+    figure.suptitle("Pairs of test images that are both even or both odd")
     figure.savefig(PICTURE, dpi=150)
 
 
 def main() -> None:
     """Train, measure, print the table, save the picture."""
-    names = {"plain": 0.0, f"isometry, beta {BETA:g}": BETA}
+    names = {"plain": 0.0, "isometry": BETA}
     images, labels = digits("test")
     figures: dict[str, list[list[float]]] = {name: [] for name in names}
     models: dict[str, nn.Sequential] = {}
@@ -100,14 +105,17 @@ def main() -> None:
     for name, beta, seed in track(jobs, "training six small networks"):
         models[name] = train(beta, seed)
         figures[name].append(measure(models[name], images, labels, seed))
-    table = Table("training", *COLUMNS, title=f"360 test images, {SEEDS} seeds: mean ± sd")
+    table = Table(
+        "training", *COLUMNS, title=f"beta {BETA:g}, {SEEDS} seeds, mean ± sd", caption=CAPTION
+    )
+    table.caption_justify = "left"
     for name, runs in figures.items():
         columns = zip(zip(*runs, strict=True), COLUMNS.values(), strict=True)
         table.add_row(name, *[f"{mean(c):.{n}f} ± {stdev(c):.{n}f}" for c, n in columns])
     draw(models, images, labels)
     console = Console()
     console.print(table)
-    console.print(f"Picture of the features: {PICTURE}")
+    console.print(f"\nThe distances of both networks are drawn in {PICTURE}")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,11 @@ def isometry_penalty(
         n = len(points[0])
         for x, name in zip(points, names, strict=True):
             _check_length(name, len(x), n, names[0])
+        if any(map(torch._C._functorch.is_batchedtensor, points)):
+            raise InputError(
+                "torch.vmap is not supported, because how pairs are computed depends on the data. "
+                "Pass several layers as a sequence instead."
+            )
         reference = _reference(inputs, input_distances, points[0])
         if _goes_by_blocks(metric, labels, scale, reference, input_distances):
             penalties = _by_blocks(reference, points, labels, float(scale), reduction)

@@ -19,6 +19,7 @@ from benchmarks.mnist.attacks import ascend, combined_loss, margin_loss
 from benchmarks.mnist.settings import CONVENTIONS, Settings
 from benchmarks.mnist.training import mlp, train
 from benchmarks.results import Results
+from benchmarks.speed.penalties import PENALTIES, Case
 from isoreg.datasets import mnist
 
 
@@ -171,3 +172,31 @@ def test_the_real_mnist_is_read_whole() -> None:
     images, labels = mnist("test")
     assert images.shape == (10_000, 1, 28, 28)
     assert labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_the_speed_check_passes_at_a_size_for_tests(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["speed", "--quick", "--check", "--out", str(tmp_path / "speed.json")]
+    )
+    assert done.exit_code == 0, done.output
+    figures = json.loads((tmp_path / "speed.json").read_text())["runs"][0]["figures"]
+    assert figures["gradient error"] < 1e-5
+    assert set(figures["ratio"]) == {"plain", "pytorch-metric-learning"}
+
+
+def test_the_speed_check_fails_below_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.speed.experiment.QUICK_LIMIT", 1e6)
+    done = CliRunner().invoke(
+        app, ["speed", "--quick", "--check", "--out", str(tmp_path / "speed.json")]
+    )
+    assert done.exit_code != 0
+    assert "times plain, limit" in str(done.exception)
+
+
+def test_the_rivals_of_the_speed_benchmark_compute_the_same_penalty() -> None:
+    inputs, features, labels = Case(60, 8, 4, 2, p=12).data()
+    expected = PENALTIES["isoreg"](inputs, features, labels)
+    for name in ("plain", "pytorch-metric-learning"):
+        torch.testing.assert_close(PENALTIES[name](inputs, features, labels), expected)

@@ -1,0 +1,77 @@
+"""The penalty as anybody would write it, as a metric-learning library gives it, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from isoreg import isometry_penalty
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the grid: n samples of p input and d feature dimensions, c classes, l layers."""
+
+    n: int
+    d: int
+    c: int
+    layers: int
+    p: int = 784
+    uneven: bool = False
+
+    def __str__(self) -> str:
+        classes = f"{self.c}, uneven" if self.uneven else f"{self.c}"
+        return f"N {self.n}, D {self.d}, C {classes}, L {self.layers}"
+
+    def data(self, device: str = "cpu") -> tuple[Tensor, list[Tensor], Tensor]:
+        """Random inputs, features and labels; uneven labels follow Zipf's law."""
+        torch.manual_seed(0)
+        shares = 1 / torch.arange(1, self.c + 1) if self.uneven else torch.ones(self.c)
+        labels = torch.multinomial(shares.float(), self.n, replacement=True)
+        inputs = torch.rand(self.n, self.p)
+        features = [torch.randn(self.n, self.d) for _ in range(self.layers)]
+        moved = [x.to(device).requires_grad_() for x in features]
+        return inputs.to(device), moved, labels.to(device)
+
+
+Penalty = Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
+
+
+def plain(inputs: Tensor, features: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """``torch.cdist`` twice, a mask and autograd; the layers share the input distances."""
+    mask = (labels[:, None] == labels[None, :]).to(inputs.dtype)
+    targets = torch.cdist(inputs, inputs)
+    stresses = [(mask * (targets - torch.cdist(x, x))).square().sum() for x in features]
+    return torch.stack(stresses) / len(labels) ** 2
+
+
+def metric_learning(inputs: Tensor, features: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """The distance of pytorch-metric-learning in the place of ``torch.cdist``."""
+    from pytorch_metric_learning.distances import LpDistance
+
+    distance = LpDistance(normalize_embeddings=False)
+    mask = (labels[:, None] == labels[None, :]).to(inputs.dtype)
+    targets = distance(inputs)
+    stresses = [(mask * (targets - distance(x))).square().sum() for x in features]
+    return torch.stack(stresses) / len(labels) ** 2
+
+
+PENALTIES: dict[str, Penalty] = {
+    "isoreg": isometry_penalty,
+    "plain": plain,
+    "pytorch-metric-learning": metric_learning,
+}
+
+
+def step(penalty: Penalty, case: Case, device: str = "cpu") -> Callable[[], list[Tensor]]:
+    """A function that computes the penalties of a case and their gradients."""
+    inputs, features, labels = case.data(device)
+
+    def run() -> list[Tensor]:
+        total = penalty(inputs, features, labels).sum()
+        return list(torch.autograd.grad(total, features))
+
+    return run

@@ -1,0 +1,58 @@
+"""Times as ratios: interleaved in one process, warmed up, as medians."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], *, device: str = "cpu", seconds: float = 1.0
+) -> dict[str, float]:
+    """Median seconds of each function; they are called in turn, at least three times."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    start = time.perf_counter()
+    rounds = 0
+    while rounds < 3 or (time.perf_counter() - start < seconds and rounds < 200):
+        for name, function in functions.items():
+            times[name].append(_seconds(function, device))
+        rounds += 1
+    return {name: median(values) for name, values in times.items()}
+
+
+def _seconds(function: Callable[[], object], device: str) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    function()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def peak_memory(code: str) -> int:
+    """Bytes by which the peak of a fresh process grows while ``measured()`` of this code runs.
+
+    The code defines ``measured`` and prepares its arguments before.
+    """
+    program = (
+        f"{code}\n"
+        "import resource\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "measured()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    return 1024 * int(done.stdout.split()[-1])

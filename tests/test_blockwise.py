@@ -1,0 +1,172 @@
+"""The plan covers each pair of equal label once; the blockwise way equals the dense one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from isoreg import InputError, blockwise, isometry_penalty, penalty
+from isoreg.dense import dense_penalty
+from isoreg.distances import euclidean
+from isoreg.masks import IGNORED
+from isoreg.plan import TILE, Plan, plan_pairs
+
+
+def plan(labels: Tensor | None, n: int) -> Plan:
+    return plan_pairs(labels, n, device=torch.device("cpu"), dtype=torch.float64)
+
+
+def covered(found: Plan, n: int) -> Tensor:
+    """How often each ordered pair is compared."""
+    times = torch.zeros(n + 1, n + 1, dtype=torch.long)
+    for bucket in found.buckets:
+        places = bucket.places.view(bucket.rows.shape)
+        mask = torch.ones(*places.shape, places.shape[1]) if bucket.mask is None else bucket.mask
+        for row, compared in zip(places, mask, strict=True):
+            times[row[:, None], row[None, :]] += compared.long()
+    for members in found.large:
+        times[members[:, None], members[None, :]] += 1
+    return times[:n, :n].fill_diagonal_(0)
+
+
+label_lists = st.lists(st.sampled_from([0, 1, 2, 7, -3, IGNORED]), max_size=300)
+
+
+@given(labels=label_lists, copies=st.integers(1, 3))
+def test_a_plan_compares_every_pair_of_equal_label_once(labels: list[int], copies: int) -> None:
+    y = torch.tensor(labels * copies, dtype=torch.long)
+    expected = (y[:, None] == y) & (y != IGNORED)
+    expected = expected.fill_diagonal_(False)
+    found = plan(y, len(y))
+    assert torch.equal(covered(found, len(y)), expected.long())
+    assert found.count_pairs() == expected.sum()
+
+
+@given(labels=label_lists)
+def test_a_plan_gives_every_sample_one_place(labels: list[int]) -> None:
+    n = len(labels)
+    found = plan(torch.tensor(labels, dtype=torch.long), n)
+    places = [bucket.places[bucket.places < n] for bucket in found.buckets]
+    every = torch.cat([*places, *found.large, found.alone]).sort().values
+    assert torch.equal(every, torch.arange(n))
+
+
+def test_padding_costs_at_most_thirty_percent_or_a_few_pairs() -> None:
+    torch.manual_seed(1)
+    for classes in (3, 10, 100, 700):
+        y = torch.randint(classes, (2000,))
+        for bucket in plan(y, 2000).buckets:
+            if bucket.mask is not None:
+                own = bucket.mask.sum().item()
+                assert bucket.mask.numel() <= max(1.3 * own, own + 2048)
+
+
+@pytest.mark.parametrize(
+    ("n", "classes"),
+    [(40, 4), (300, 7), (300, 200), (TILE + 1, 1), (2 * TILE + 300, 1), (2 * TILE + 300, 2)],
+)
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("reduction", ["batch", "pairs"])
+def test_value_and_gradients_equal_the_dense_way(
+    n: int, classes: int, scale: float, reduction: str
+) -> None:
+    x, y = torch.randn(n, 6, dtype=torch.float64), torch.randint(classes, (n,))
+    y[::17] = IGNORED
+    features = [torch.randn(n, d, dtype=torch.float64, requires_grad=True) for d in (3, 9)]
+    found = isometry_penalty(x, features, y, scale=scale, reduction=reduction)
+    expected = dense_penalty(euclidean(x), features, y, euclidean, scale, reduction)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    weights = torch.tensor([1.0, -2.5], dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, features, weights),
+        torch.autograd.grad(expected, features, weights),
+        rtol=1e-9,
+        atol=1e-12,
+    )
+
+
+def difficult(kind: str, n: int) -> tuple[Tensor, Tensor]:
+    """Float32 features on which the usual expansion of squared distances loses its digits."""
+    y = torch.arange(n) % 3
+    features = torch.randn(n, 20)
+    if kind == "offset":
+        features = features + 100
+    elif kind == "collapsed":
+        features = 1e-3 * features + 30 * torch.randn(3, 20)[y]
+    elif kind == "duplicates":
+        features[n // 2 :] = features[: n - n // 2]
+    return features, y
+
+
+@pytest.mark.parametrize("kind", ["offset", "collapsed", "duplicates"])
+@pytest.mark.parametrize("n", [60, 600, 3 * TILE + 100])
+def test_float32_gradients_keep_six_digits(kind: str, n: int) -> None:
+    x = torch.randn(n, 12)
+    phi, y = difficult(kind, n)
+    phi.requires_grad_()
+    exact = phi.detach().double().requires_grad_()
+    expected = dense_penalty(euclidean(x.double()), [exact], y, euclidean, 1.0, "batch")
+    (gradient,) = torch.autograd.grad(isometry_penalty(x, phi, y), phi)
+    (reference,) = torch.autograd.grad(expected, exact)
+    assert (gradient - reference).norm() / reference.norm() < 1e-6
+
+
+def test_duplicates_are_at_distance_zero_in_every_kind_of_block() -> None:
+    for n in (50, 400, TILE + 200):
+        phi = torch.randn(n, 30).repeat(2, 1)
+        y = torch.arange(n).repeat(2)
+        assert isometry_penalty(torch.zeros(2 * n, 2), phi, y).item() == 0
+
+
+def test_the_fast_way_is_taken_for_the_default_options_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+    real = blockwise.penalties_and_gradients
+
+    def counted(*args: object, **options: object) -> object:
+        calls.append(1)
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(penalty, "penalties_and_gradients", counted)
+    x, phi, y = torch.randn(8, 3), torch.randn(8, 2), torch.arange(8) % 2
+    for options in ({}, {"scale": 2.0}, {"reduction": "pairs"}, {"distance": euclidean}):
+        isometry_penalty(x, phi, y, **options)
+        assert calls.pop() == 1
+    for options in ({"scale": "fit"}, {"scale": torch.tensor(1.0)}, {"distance": "manhattan"}):
+        isometry_penalty(x, phi, y, **options)
+    isometry_penalty(x, phi, torch.eye(2)[y])
+    isometry_penalty(None, phi, y, input_distances=euclidean(x))
+    isometry_penalty(x.requires_grad_(), phi, y)
+    assert not calls
+
+
+def test_function_transforms_give_the_same_gradient() -> None:
+    x, phi, y = torch.randn(8, 3), torch.randn(8, 4), torch.arange(8) % 2
+    found = torch.func.grad(lambda features: isometry_penalty(x, features, y))(phi)
+    phi.requires_grad_()
+    (expected,) = torch.autograd.grad(isometry_penalty(x, phi, y), phi)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_a_lower_matmul_precision_is_not_used_and_is_put_back(precision: str) -> None:
+    x, phi, y = torch.randn(200, 64), torch.randn(200, 64), torch.arange(200) % 2
+    expected = isometry_penalty(x, phi, y)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert torch.equal(isometry_penalty(x, phi, y), expected)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_vmap_is_refused_with_what_to_do_instead() -> None:
+    x, phi, y = torch.randn(8, 3), torch.randn(2, 8, 4), torch.arange(8) % 2
+    with pytest.raises(
+        InputError, match=r"^isometry_penalty: torch.vmap is not supported.*sequence"
+    ):
+        torch.func.vmap(lambda features: isometry_penalty(x, features, y))(phi)
