@@ -12,6 +12,7 @@ that is 4 (diag(W 1) - W) phi: one more matrix product, and no graph through the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -23,6 +24,9 @@ from isoreg.plan import TILE, Bucket, Plan
 
 # Below this share of |a|^2 + |b|^2, the expansion of |a - b|^2 has lost digits that matter.
 _CANCELLED = {torch.float32: 1e-2, torch.float64: 1e-8}
+# The least square, for zero: the root of an exact 0 takes six times as long as any other.
+_ZERO = {torch.float32: 1e-37, torch.float64: 1e-300}
+_PAIRS_AT_ONCE = 1 << 16
 _DIRECT_AT_ONCE = 1 << 20
 
 # For the inputs and each layer: (p, 3) places (class, i, j) of pairs too near to be multiplied
@@ -72,17 +76,27 @@ def _add_bucket(
     sums: Tensor,
     gradients: list[Tensor],
 ) -> None:
-    """Add the pairs of many small classes."""
-    members = [_members(x, bucket) for x in points]
-    distances, near = _within(members, points, bucket.rows, bucket.mask)
-    weights = _compare(distances, scale, total, sums, 1)
-    for index, (w, pairs) in enumerate(zip(weights, near[1:], strict=True)):
-        strengths = _take_out(w, pairs)
-        totals = w.sum(2)
-        w.neg_().diagonal(dim1=1, dim2=2).copy_(totals)
-        pulls = torch.bmm(w, members[1 + index])
-        _add_near(pulls, strengths, points[1 + index], bucket.rows, bucket.rows, pairs)
-        gradients[index].index_copy_(0, bucket.places, pulls.flatten(0, 1))
+    """Add the pairs of many small classes, as many layers at once as fit in the cache."""
+    targets = None
+    step = max(1, _PAIRS_AT_ONCE // (bucket.rows.numel() * bucket.rows.shape[1]))
+    for start in range(0, len(points), step):
+        chunk = points[start : start + step]
+        members = [_members(x, bucket) for x in chunk]
+        distances, near = _within(members, chunk, bucket.rows, bucket.mask)
+        first = 0
+        if targets is None:
+            targets, distances, first = distances[:1], distances[1:], 1
+        layers = slice(start + first - 1, start + len(chunk) - 1)
+        weights = _compare(targets, distances, scale, total, sums[layers], 1)
+        for w, x, original, pairs, gradient in zip(
+            weights, members[first:], chunk[first:], near[first:], gradients[layers], strict=True
+        ):
+            strengths = _take_out(w, pairs)
+            totals = w.sum(2)
+            w.neg_().diagonal(dim1=1, dim2=2).copy_(totals)
+            pulls = torch.bmm(w, x)
+            _add_near(pulls, strengths, original, bucket.rows, bucket.rows, pairs)
+            gradient.index_copy_(0, bucket.places, pulls.flatten(0, 1))
 
 
 def _add_large(
@@ -107,7 +121,8 @@ def _add_large(
                 distances, near = _between(layers, norms, points, (a, left), (b, right))
             else:
                 distances, near = _within([x[:, a] for x in layers], points, left)
-            weights = _compare(distances, scale, total, sums, 2 if mirrored else 1)
+            times = 2 if mirrored else 1
+            weights = _compare(distances[:1], distances[1:], scale, total, sums, times)
             for index, (w, pairs) in enumerate(zip(weights, near[1:], strict=True)):
                 x, original, pull = layers[1 + index], points[1 + index], pulls[index]
                 strengths = _take_out(w, pairs)
@@ -181,10 +196,9 @@ def _within(
     squares = torch.sub(sums, products, alpha=2, out=products)
     squares.diagonal(dim1=2, dim2=3).copy_(norms)  # a point is not a near pair with itself
     near = _recompute_near(squares, sums, points, rows, rows)
-    squares.diagonal(dim1=2, dim2=3).zero_()
-    if mask is not None:
-        squares.mul_(mask)
-    return squares.sqrt_(), near
+    distances = squares.clamp_min_(_ZERO[squares.dtype]).sqrt_()
+    distances.diagonal(dim1=2, dim2=3).zero_()
+    return distances if mask is None else distances.mul_(mask), near
 
 
 def _between(
@@ -201,7 +215,7 @@ def _between(
     for square, norm, x in zip(squares, sums, layers, strict=True):
         torch.baddbmm(norm, x[:, a], x[:, b].mT, alpha=-2, out=square)
     near = _recompute_near(squares, sums, points, left_rows, right_rows)
-    return squares.sqrt_(), near
+    return squares.clamp_min_(_ZERO[squares.dtype]).sqrt_(), near
 
 
 def _recompute_near(
@@ -209,9 +223,10 @@ def _recompute_near(
 ) -> _Near:
     """Subtract near pairs directly, in place; ``sums`` is used up. Return where they are."""
     # the original points, not the centred ones: those were rounded
-    near = squares < sums.mul_(_CANCELLED[squares.dtype])
-    if not near.any():
-        return [None] * len(near)
+    excess = torch.sub(squares, sums, alpha=_CANCELLED[squares.dtype], out=sums)
+    if squares.numel() == 0 or not excess.min() < 0:
+        return [None] * len(points)
+    near = excess < 0
     places: _Near = []
     for square, where, x in zip(squares, near, points, strict=True):
         pairs = where.nonzero()
@@ -222,13 +237,14 @@ def _recompute_near(
     return places
 
 
-def _compare(distances: Tensor, scale: float, total: int, sums: Tensor, times: int) -> Tensor:
-    """Add the sums of (D - s d)^2; return 4 W / total, (l - 1, c, m, m), where d was."""
-    layers = distances[1:]
-    gaps = torch.sub(distances[:1], layers, alpha=scale)
+def _compare(
+    targets: Tensor, distances: Tensor, scale: float, total: int, sums: Tensor, times: int
+) -> Tensor:
+    """Add the sums of (D - s d)^2; return 4 W / total, (l, c, m, m), where d was."""
+    gaps = torch.sub(targets, distances, alpha=scale)
     sums.add_(gaps.square().sum((1, 2, 3)), alpha=times)
-    equal = layers == 0
-    return torch.div(gaps.mul_(-4 * scale / total), layers, out=layers).masked_fill_(equal, 0)
+    equal = distances <= math.sqrt(_ZERO[distances.dtype])
+    return torch.div(gaps.mul_(-4 * scale / total), distances, out=distances).masked_fill_(equal, 0)
 
 
 @contextmanager
