@@ -27,7 +27,7 @@ unit: setup
 
 # The core with torch alone: no other package may be needed to import and use it.
 core: $(CORE)/.installed
-	@$(CORE)/bin/python tests/core_alone.py
+	@$(CORE)/bin/python -W ignore tests/core_alone.py
 
 setup: $(VENV)/.installed
 
@@ -35,13 +35,13 @@ $(VENV)/.installed: pyproject.toml
 	@$(call check_python)
 	@echo "Setting up $(VENV): about three minutes and 6 GB, most of it PyTorch."
 	@$(PYTHON) -m venv $(VENV) || { $(venv_failed); }
-	@$(BIN)/python -m pip install --quiet -e '.[test]' || { $(install_failed); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' || { $(install_failed); }
 	@touch $@
 
 $(CORE)/.installed: pyproject.toml
 	@$(call check_python)
 	@$(PYTHON) -m venv $(CORE) || { $(venv_failed); }
-	@$(CORE)/bin/python -m pip install --quiet 'torch==2.13.0' || { $(install_failed); }
+	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' || { $(install_failed); }
 	@touch $@
 
 clean:
