@@ -45,9 +45,10 @@ def find_layers(model: nn.Module, layers: Layers = None) -> list[Layer]:
     Args:
         model: The model to search.
         layers: None: what enters the classifier, see `classifier_input`. A dotted name, or a glob
-            whose wildcards stand within one dotted part (``"blocks.*.mlp"``). A module of the
-            model. A module type: all its instances. A predicate on (name, module). A sequence of
-            such. A mapping from names or globs to weights.
+            whose wildcards stand within one dotted part (``"blocks.*.mlp"``). ``"stages"``: the
+            stages of a timm model, from its ``feature_info``. A module of the model. A module
+            type: all its instances. A predicate on (name, module). A sequence of such. A mapping
+            from names or globs to weights, in which a full name goes before a glob.
 
     Returns:
         The layers, each module once, in the order of the choices and of the model within one.
@@ -65,18 +66,19 @@ def find_layers(model: nn.Module, layers: Layers = None) -> list[Layer]:
     """
     if layers is None:
         return [classifier_input(model)]
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     if isinstance(layers, Mapping):
         weighted = [(selector, _checked_weight(selector, w)) for selector, w in layers.items()]
+        weighted.sort(key=lambda pair: pair[0] not in modules)
     elif isinstance(layers, str | nn.Module) or not isinstance(layers, Iterable):
         weighted = [(layers, 1.0)]
     else:
         weighted = [(selector, 1.0) for selector in layers]
     if not weighted:
         raise LayerError(f"layers must name at least one layer, got {layers!r}.")
-    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     found: dict[int, Layer] = {}
     for selector, weight in weighted:
-        for name in _matches(modules, selector):
+        for name in _matches(modules, selector, model):
             found.setdefault(id(modules[name]), Layer(name, modules[name], weight))
     return list(found.values())
 
@@ -169,6 +171,18 @@ def pool_mean(features: Tensor) -> Tensor:
     return features.mean(1) if features.ndim == 3 else features
 
 
+def pool_mean_last(features: Tensor) -> Tensor:
+    """Average maps whose channels come last, as those of Swin.
+
+    Args:
+        features: (b, ..., channels) maps.
+
+    Returns:
+        (b, channels) features.
+    """
+    return features.flatten(1, -2).mean(1) if features.ndim > 2 else features
+
+
 def pool_token(features: Tensor) -> Tensor:
     """Take the first token, the class token of a transformer.
 
@@ -192,6 +206,7 @@ def pool_token(features: Tensor) -> Tensor:
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "flatten": pool_flatten,
     "mean": pool_mean,
+    "mean_last": pool_mean_last,
     "token": pool_token,
 }
 
@@ -228,10 +243,12 @@ def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
     return pool_first
 
 
-def _matches(modules: Mapping[str, nn.Module], selector: Selector) -> list[str]:
+def _matches(modules: Mapping[str, nn.Module], selector: Selector, model: nn.Module) -> list[str]:
     """Names of the modules that one choice selects; never empty."""
     if isinstance(selector, str):
         matched = [selector] if selector in modules else _glob(modules, selector)
+        if selector == "stages" and not matched:
+            matched = _stages(modules, model)
         if not matched:
             near = get_close_matches(selector, modules, n=3, cutoff=0.5) or list(modules)[-3:]
             raise LayerError(
@@ -253,6 +270,14 @@ def _matches(modules: Mapping[str, nn.Module], selector: Selector) -> list[str]:
     if not matched:
         raise LayerError(f"no layer of the model matches {selector!r}.")
     return matched
+
+
+def _stages(modules: Mapping[str, nn.Module], model: nn.Module) -> list[str]:
+    """Modules of a timm model whose outputs are its stages."""
+    info = getattr(model, "feature_info", None)
+    entries = info if isinstance(info, list) else getattr(info, "info", [])
+    names = [entry["module"] for entry in entries]
+    return [name for name in names if name in modules]
 
 
 def _glob(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:

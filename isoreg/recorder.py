@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,6 +15,13 @@ from torch.utils.hooks import RemovableHandle
 
 from isoreg.errors import IsoregError, LayerError, RecordError
 from isoreg.layers import Layer, tensors_in
+
+_NEVER = "the model was not called since the recorder was attached"
+_IN_ORDER = "Call the model in training mode with gradients on, then the penalty, once each."
+_COMPILED = (
+    "If it is compiled, attach before its first call: torch.compile ignores hooks that come later, "
+    "also on a second model of the same class; torch._dynamo.reset() forgets earlier calls."
+)
 
 
 @dataclasses.dataclass
@@ -41,6 +49,15 @@ class Record:
         """
         uses = sum(key == name or key.startswith(f"{name}:") for key in self.features)
         self.features[f"{name}:{uses + 1}" if uses else name] = features
+
+
+@dataclasses.dataclass
+class _State:
+    """What a thread's forward passes left: threads share a model, not their records."""
+
+    running: Record | None = None
+    finished: Record | None = None
+    why_missing: str = _NEVER
 
 
 class Recorder:
@@ -78,9 +95,8 @@ class Recorder:
         self._pool = pool
         self._inputs = inputs
         self._pauses = 0
-        self._running: Record | None = None
-        self._finished: Record | None = None
-        self._why_missing = "the model was not called since the recorder was attached"
+        self._model = weakref.ref(model)
+        self._states: dict[int, _State] = {}
         begin, end = _Hook(self._begin), _Hook(self._end)
         begin.handle = model.register_forward_pre_hook(begin, with_kwargs=True)
         end.handle = model.register_forward_hook(end, always_call=True)
@@ -99,13 +115,12 @@ class Recorder:
         Raises:
             RecordError: If there is none, or a layer did not run or ran without gradients.
         """
-        record, self._finished = self._finished, None
+        state = self._state()
+        record, state.finished = state.finished, None
         if record is None:
-            raise RecordError(
-                f"no forward pass is recorded: {self._why_missing}. "
-                "Call the model in training mode with gradients on, then the penalty, once each."
-            )
-        self._why_missing = "the last record was already used, and a record is read only once"
+            advice = f"{_IN_ORDER} {_COMPILED}" if state.why_missing == _NEVER else _IN_ORDER
+            raise RecordError(f"no forward pass is recorded: {state.why_missing}. {advice}")
+        state.why_missing = "the last record was already used, and a record is read only once"
         if record.failure is not None:
             kind, message = record.failure
             raise kind(message)
@@ -113,7 +128,7 @@ class Recorder:
         if missing:
             raise RecordError(
                 f"layer {missing[0]!r} did not run in the recorded forward pass. "
-                "Choose layers that every training step uses."
+                f"Choose layers that every training step uses. {_COMPILED}"
             )
         if record.reference is None:
             if isinstance(self._inputs, Layer):
@@ -143,13 +158,22 @@ class Recorder:
     def remove(self) -> None:
         """Take all hooks off the model and drop what is recorded. May be called again."""
         self._finalizer()
-        self._running = self._finished = None
-        self._why_missing = "the recorder is detached from the model"
+        self._states.clear()
+        self._state().why_missing = "the recorder is detached from the model"
+
+    def _state(self) -> _State:
+        """The state of this thread."""
+        # by number, because torch.compile loses what a hook writes to a threading.local
+        return self._states.setdefault(threading.get_ident(), _State())
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self._running = None
+        state = self._state()
+        state.running = None
         skipped = (
-            "recording was paused during the last forward pass"
+            "the last forward pass ran in a copy of the model. nn.DataParallel makes such copies: "
+            "use DistributedDataParallel"
+            if module is not self._model()
+            else "recording was paused during the last forward pass"
             if self._pauses
             else "the last forward pass ran in eval mode"
             if not module.training
@@ -158,23 +182,23 @@ class Recorder:
             else ""
         )
         if skipped:
-            self._why_missing = skipped
+            state.why_missing = skipped
             return
-        self._finished = None
+        state.finished = None
         reference: object = None
         if callable(self._inputs):
             reference = self._inputs(*args, **kwargs)  # may use layers of the model: not recorded
         elif self._inputs is None:
             reference = next(tensors_in((args, kwargs)), None)
-        self._running = Record()
+        state.running = Record()
         self._compare_with(reference)
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         if output is None:  # the forward pass raised
-            self._why_missing = "the last forward pass failed"
-        elif self._running is not None:
-            self._finished = self._running
-        self._running = None
+            self._state().why_missing = "the last forward pass failed"
+        elif self._state().running is not None:
+            self._state().finished = self._state().running
+        self._state().running = None
 
     def _watch(self, layer: Layer, name: str | None) -> _Hook:
         """Hook a layer; what it gives is recorded under a name, or as the reference for None."""
@@ -193,16 +217,17 @@ class Recorder:
         self._see(name, output)
 
     def _see(self, name: str | None, value: Any) -> None:
-        if self._running is None:
+        running = self._state().running
+        if running is None:
             return
         if name is None:
             tensor = next(tensors_in(value), None)
             self._compare_with(None if tensor is None else tensor.detach())
             return
         try:
-            self._running.add(name, self._features(value))
+            running.add(name, self._features(value))
         except IsoregError as error:  # raised by take(): the user's forward pass goes on
-            self._running.failure = type(error), f"layer {name!r}: {error.message}"
+            running.failure = type(error), f"layer {name!r}: {error.message}"
 
     def _features(self, value: Any) -> Tensor:
         if not torch.is_grad_enabled():
@@ -221,8 +246,9 @@ class Recorder:
         return features if isinstance(value, Tensor) else features.clone()
 
     def _compare_with(self, reference: object) -> None:
-        if self._running is not None and isinstance(reference, Tensor):
-            self._running.reference = reference.clone()  # the model may work in place on it
+        running = self._state().running
+        if running is not None and isinstance(reference, Tensor):
+            running.reference = reference.clone()  # the model may work in place on it
 
 
 class _Hook:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from isoreg.dense import Scale
 from isoreg.distances import Metric, resolve_metric
 from isoreg.errors import InputError, called
-from isoreg.layers import Layers, Pool, find_layers, resolve_pool
+from isoreg.layers import Layer, Layers, Pool, find_layers, resolve_pool
 from isoreg.masks import check_labels
 from isoreg.penalty import check_reduction, check_scale, isometry_penalty
 from isoreg.recorder import Record, Recorder
@@ -39,12 +40,14 @@ class IsometryRegularizer:
         model: The model to regularise.
         layers: None: what enters the classifier (timm's ``pretrained_cfg`` names it; else the last
             `nn.Linear`). A name, a glob within dotted parts (``"blocks.*"``), a module, a module
-            type, a predicate on (name, module), a list of these, or a dict name -> weight.
+            type, a predicate on (name, module), ``"stages"`` of a timm model, a list of these, or
+            a dict name -> weight.
         beta: Weight of the penalty, finite and >= 0; beta_l is beta times the weight of l.
         inputs: What the features are compared with. None: the first tensor that the model is
             called with. A layer's name: its output, detached. A callable on the call's arguments.
-        pool: How a layer's output becomes one vector a sample: "flatten", "mean" (over space or
-            tokens), "token" (the first one) or a callable.
+        pool: How a layer's output becomes one vector a sample: "flatten", "mean" (over tokens, or
+            over the space of maps with channels first), "mean_last" (channels last), "token" (the
+            first one) or a callable on what the layer returns.
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
         scale: A positive number, a 0-dimensional tensor or "fit".
         reduction: "batch" (divide by N^2) or "pairs" (by the weight of the pairs).
@@ -86,15 +89,15 @@ class IsometryRegularizer:
             check_reduction(reduction)
             pooling = resolve_pool(pool)
             chosen = find_layers(model, layers)
-            reference = find_layers(model, inputs)[0] if isinstance(inputs, str) else inputs
-            if not (reference is None or isinstance(inputs, str) or callable(reference)):
-                raise InputError(f"inputs must be None, a name or a callable, got {inputs!r}.")
+            reference = _find_reference(model, inputs)
         self.beta = float(beta)
         self.distance = distance
         self.scale = scale
         self.reduction = reduction
         self._layers = chosen
         self._penalties: dict[str, Tensor] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._warned = False
         self._recorder = Recorder(model, chosen, pooling, reference)
 
     def __call__(self, labels: Tensor | None) -> Tensor:
@@ -114,6 +117,8 @@ class IsometryRegularizer:
         with called(_NAME):
             record = self._recorder.take()
             n = _batch_size(record)
+            self._shapes = {name: tuple(x.shape) for name, x in record.features.items()}
+            self._warn_of_frozen(record)
             _check_labels(labels, n)
             penalties = isometry_penalty(
                 record.reference,
@@ -162,13 +167,26 @@ class IsometryRegularizer:
         self.detach()
 
     def __repr__(self) -> str:
-        places = [
-            f"input of {x.name or 'the model'}" if x.at_input else x.name for x in self._layers
-        ]
+        places = [self._place(layer) for layer in self._layers]
         return (
             f"{_NAME}(beta={self.beta}, layers={places}, "
             f"distance={self.distance!r}, scale={self.scale!r})"
         )
+
+    def _place(self, layer: Layer) -> str:
+        name = f"input of {layer.name or 'the model'}" if layer.at_input else layer.name
+        shape = self._shapes.get(layer.name)
+        return f"{name} {shape}" if shape else name
+
+    def _warn_of_frozen(self, record: Record) -> None:
+        frozen = [name for name, x in record.features.items() if not x.requires_grad]
+        if frozen and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{_NAME}: the features of layer {frozen[0]!r} need no gradient, so their penalty "
+                "changes nothing. Are all parameters up to it frozen?",
+                stacklevel=3,
+            )
 
     def _betas(self, record: Record) -> list[float]:
         """Weight of each recorded use of a layer; a use is called ``name`` or ``name:2``."""
@@ -182,6 +200,26 @@ class IsometryRegularizer:
 def _check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    if isinstance(model, nn.DataParallel):
+        raise InputError(
+            "nn.DataParallel runs copies of the model whose features are lost. "
+            "Use DistributedDataParallel, one process a device."
+        )
+
+
+def _find_reference(
+    model: nn.Module, inputs: str | Callable[..., Tensor] | None
+) -> Layer | Callable[..., Tensor] | None:
+    """What `Recorder` is to compare with."""
+    if inputs is None or callable(inputs):
+        return inputs
+    if not isinstance(inputs, str):
+        raise InputError(f"inputs must be None, a name or a callable, got {inputs!r}.")
+    layers = find_layers(model, inputs)
+    if len(layers) > 1:
+        names = ", ".join(repr(layer.name) for layer in layers)
+        raise InputError(f"inputs must name one layer, got {inputs!r}, which matches {names}.")
+    return layers[0]
 
 
 def _check_beta(beta: float) -> None:

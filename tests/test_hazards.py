@@ -1,0 +1,307 @@
+"""What breaks plug-ins of this kind: compilers, replicas, threads, processes, frozen layers."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from isoreg import InputError, IsometryRegularizer, LayerError, RecordError, isometry_penalty
+
+Y = torch.arange(12) % 3
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.body(x)))
+
+
+def expected(model: Net, x: Tensor, y: Tensor = Y) -> Tensor:
+    return isometry_penalty(x, torch.tanh(model.body(x)), y)
+
+
+@pytest.fixture
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    return torch.compile(model, backend="eager")  # type: ignore[return-value]
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("first", ["attach", "compile", "compile and attach to the compiled"])
+def test_a_compiled_model_is_recorded_when_attached_before_its_first_call(first: str) -> None:
+    model, x = Net(), torch.randn(12, 6)
+    if first == "attach":
+        iso = IsometryRegularizer(model)
+        run = compiled(model)
+    else:
+        run = compiled(model)
+        iso = IsometryRegularizer(run if "to the" in first else model)  # type: ignore[arg-type]
+    for _ in range(2):
+        run(x)
+        torch.testing.assert_close(iso(Y), expected(model, x))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_attaching_after_a_compiled_call_is_an_error_that_says_how() -> None:
+    model, x = Net(), torch.randn(12, 6)
+    run = compiled(model)
+    run(x)
+    for target in (model, run):
+        iso = IsometryRegularizer(target)  # type: ignore[arg-type]
+        run(x)
+        with pytest.raises(RecordError, match=r"attach before its first call.*_dynamo\.reset"):
+            iso(Y)
+        iso.detach()
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_a_second_model_of_a_compiled_class_is_an_error_and_the_advice_works() -> None:
+    x = torch.randn(12, 6)
+    compiled(Net())(x)
+    model = Net()
+    iso = IsometryRegularizer(model)
+    run = compiled(model)
+    run(x)
+    with pytest.raises(RecordError, match=r"second model of the same class.*_dynamo\.reset"):
+        iso(Y)
+    torch._dynamo.reset()
+    run(x)
+    torch.testing.assert_close(iso(Y), expected(model, x))
+
+
+def test_data_parallel_is_refused_with_its_replacement() -> None:
+    with pytest.raises(InputError, match=r"DataParallel.*DistributedDataParallel"):
+        IsometryRegularizer(nn.DataParallel(Net()))
+
+
+def test_threads_keep_their_records_apart() -> None:
+    model, wrong = Net(), []
+    iso = IsometryRegularizer(model)
+
+    def train(seed: int) -> None:
+        x = torch.randn(12, 6, generator=torch.Generator().manual_seed(seed))
+        twin = Net()
+        twin.load_state_dict(model.state_dict())
+        value = expected(twin, x)
+        for _ in range(30):
+            model(x)
+            if not torch.allclose(iso(Y), value):
+                wrong.append(seed)
+
+    workers = [threading.Thread(target=train, args=(seed,)) for seed in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_frozen_features_are_warned_of_once() -> None:
+    model, x = Net(), torch.randn(12, 6)
+    model.body.requires_grad_(False)
+    iso = IsometryRegularizer(model)
+    model(x)
+    with pytest.warns(UserWarning, match="need no gradient"):
+        iso(Y)
+    model(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        iso(Y)
+
+
+def test_parametrized_layers_get_the_gradient_of_the_penalty() -> None:
+    model, x = Net(), torch.randn(12, 6)
+    nn.utils.parametrizations.weight_norm(model.body)
+    iso = IsometryRegularizer(model)
+    model(x)
+    found = torch.autograd.grad(iso(Y), tuple(model.body.parameters()))
+    reference = torch.autograd.grad(expected(model, x), tuple(model.body.parameters()))
+    torch.testing.assert_close(found, reference)
+
+
+def test_functional_call_is_penalised_for_the_parameters_that_it_was_given() -> None:
+    model, x = Net(), torch.randn(12, 6)
+    iso = IsometryRegularizer(model)
+    given_ = {name: (2 * p).detach().requires_grad_() for name, p in model.named_parameters()}
+    torch.func.functional_call(model, given_, (x,))
+    (found,) = torch.autograd.grad(iso(Y), given_["body.weight"])
+    features = torch.tanh(F.linear(x, given_["body.weight"], given_["body.bias"]))
+    (reference,) = torch.autograd.grad(isometry_penalty(x, features, Y), given_["body.weight"])
+    torch.testing.assert_close(found, reference)
+
+
+def test_gradient_accumulation_adds_the_penalties_of_the_parts() -> None:
+    model = Net()
+    iso = IsometryRegularizer(model)
+    parts = [torch.randn(12, 6) for _ in range(3)]
+    for x in parts:
+        model(x)
+        iso(Y).backward()
+    found = model.body.weight.grad.clone()  # type: ignore[union-attr]
+    total = torch.stack([expected(model, x) for x in parts]).sum()
+    torch.testing.assert_close(found, torch.autograd.grad(total, model.body.weight)[0])
+
+
+def train_in_two_processes(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    torch.manual_seed(0)
+    model = Net()
+    wrapped = DistributedDataParallel(model)
+    iso = IsometryRegularizer(model if rank else wrapped)
+    x = torch.randn(12, 6, generator=torch.Generator().manual_seed(rank))
+    (F.cross_entropy(wrapped(x), Y) + iso(Y)).backward()
+    torch.save(model.body.weight.grad, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_under_ddp_each_rank_penalises_its_own_batch_and_gradients_are_averaged(
+    tmp_path: Path,
+) -> None:
+    mp.spawn(train_in_two_processes, args=(str(tmp_path),), nprocs=2)
+    torch.manual_seed(0)
+    model = Net()
+    losses = []
+    for rank in range(2):
+        x = torch.randn(12, 6, generator=torch.Generator().manual_seed(rank))
+        losses.append(F.cross_entropy(model(x), Y) + expected(model, x))
+    (reference,) = torch.autograd.grad(sum(losses) / 2, model.body.weight)
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), reference)
+
+
+def test_stages_are_those_of_timms_feature_info() -> None:
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("resnet18", num_classes=4)
+    assert IsometryRegularizer(model, "stages").layers == [
+        info["module"] for info in model.feature_info
+    ]
+    with pytest.raises(LayerError, match="stages"):
+        IsometryRegularizer(Net(), "stages")
+
+
+def test_a_full_name_goes_before_a_glob_in_a_dict_of_weights() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), torch.randn(12, 6)
+    for weights in ({"?": 0.1, "1": 1.0}, {"1": 1.0, "?": 0.1}):
+        iso = IsometryRegularizer(model, weights)
+        model(x)
+        value = iso(Y)
+        torch.testing.assert_close(value, 0.1 * iso.penalties["0"] + iso.penalties["1"])
+        iso.detach()
+
+
+def test_inputs_that_match_several_layers_are_refused() -> None:
+    with pytest.raises(InputError, match=r"must name one layer.*'body', 'head'"):
+        IsometryRegularizer(Net(), inputs="*")
+
+
+def test_maps_with_channels_last_are_averaged_over_space() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.maps, self.head = nn.Linear(3, 5), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.maps(x).mean((1, 2)))
+
+    model, x = Last(), torch.randn(12, 7, 7, 3)
+    iso = IsometryRegularizer(model, "maps", pool="mean_last")
+    model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.maps(x).mean((1, 2)), Y))
+
+
+def test_the_repr_shows_shapes_after_the_first_penalty() -> None:
+    model = Net()
+    iso = IsometryRegularizer(model)
+    assert "'input of head'" in repr(iso)
+    model(torch.randn(12, 6))
+    iso(Y)
+    assert "'input of head (12, 8)'" in repr(iso)
+
+
+class Residual(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mix = nn.MultiheadAttention(width // 2, 1, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.unflatten(1, (2, -1))
+        return self.mix(tokens, tokens, tokens)[0].flatten(1)
+
+
+class Convolution(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.filter = nn.Conv1d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.filter(x[:, None])[:, 0]
+
+
+BLOCKS: dict[str, Callable[[int], nn.Module]] = {
+    "linear": lambda width: nn.Linear(width, width),
+    "convolution": Convolution,
+    "attention": Attention,
+    "residual": lambda width: Residual(nn.Linear(width, width)),
+    "in place": lambda _width: nn.LeakyReLU(0.3, inplace=True),
+    "norm": nn.LayerNorm,
+}
+
+
+@settings(max_examples=40)
+@given(
+    kinds=st.lists(st.sampled_from([*BLOCKS, "shared"]), min_size=1, max_size=5),
+    chosen=st.integers(0, 4),
+    labels=st.lists(st.integers(0, 3), min_size=2, max_size=10),
+    seed=st.integers(0, 1000),
+)
+def test_any_network_gets_the_gradient_that_a_loss_by_hand_would_give(
+    kinds: list[str], chosen: int, labels: list[int], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    shared = nn.Linear(6, 6)
+    blocks = [shared if kind == "shared" else BLOCKS[kind](6) for kind in kinds]
+    model = nn.Sequential(nn.Linear(4, 6), *blocks, nn.Linear(6, 3)).double()
+    x, y = torch.randn(len(labels), 4, dtype=torch.float64), torch.tensor(labels) % 3
+    layer = model[1 + chosen % len(blocks)]
+    hidden, features = x, []
+    for module in model:
+        hidden = module(hidden)
+        if module is layer:
+            features.append(hidden.clone())
+    by_hand = F.cross_entropy(hidden, y) + 0.3 * isometry_penalty(x, features, y).sum()
+    reference = torch.autograd.grad(by_hand, tuple(model.parameters()))
+    iso = IsometryRegularizer(model, layer, beta=0.3)
+    loss = F.cross_entropy(model(x), y) + iso(y)
+    found = torch.autograd.grad(loss, tuple(model.parameters()))
+    torch.testing.assert_close(found, reference)
