@@ -22,6 +22,7 @@ Out = Annotated[Path | None, typer.Option(help="JSON file; default: runs/NAME.js
 
 _LIST = {
     "mnist": ("MNIST", "40 minutes on one core", "the paper's table 1 and figure 3"),
+    "census": ("none", "half an hour", "attaching to every module of timm, and to transformers"),
     "speed": ("none", "an hour on one core", "time, memory and exactness of the penalty"),
 }
 
@@ -81,14 +82,22 @@ def speed(
 
     torch.set_num_threads(threads)
     cases = [*dict.fromkeys([*LIMITS, *MEMORY_LIMITS])] if check else grid()
-    results = run(
-        [QUICK_CHECK] if quick else cases,
-        device=device,
-        out=out or _default_out("speed", check and "check", quick),
-    )
+    path = out or _default_out("speed", check and "check", quick)
+    if check:
+        path.unlink(missing_ok=True)  # a check measures, it does not resume
+    results = run([QUICK_CHECK] if quick else cases, device=device, out=path)
     report(results, Console())
     if check and (short := failures(results)):
         raise SystemExit("below the limits:\n" + "\n".join(short))
+
+
+@app.command()
+def census(quick: Quick = False, out: Out = None) -> None:
+    """Attach to the smallest model of every timm module and to small transformers."""
+    from benchmarks.census.experiment import SAMPLE, report, run
+
+    path = out or _default_out("census", quick)
+    report(run(out=path, modules=list(SAMPLE) if quick else None), Console())
 
 
 def _default_out(*parts: str | bool) -> Path:

@@ -20,12 +20,22 @@ def environment() -> dict[str, object]:
     return {
         "python": platform.python_version(),
         "packages": {"isoreg": isoreg.__version__} | {name: _version(name) for name in _PACKAGES},
-        "machine": platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _commit(),
     }
+
+
+def _processor() -> str:
+    """Model of the processor, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{platform.machine()}, {names[0]}" if names else platform.machine()
 
 
 def _version(package: str) -> str | None:
@@ -40,7 +50,7 @@ def _commit() -> str | None:
     here = Path(__file__).parent
     try:
         commit = _git(here, "rev-parse", "--short", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", ":/*.py")
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit} with changes" if changed else commit

@@ -46,7 +46,8 @@ class Results:
 
     def add(self, key: dict[str, Any], figures: dict[str, Any]) -> None:
         """Add a run and save."""
-        self.runs.append({"key": key, "figures": figures})
+        commit = environment()["commit"]
+        self.runs.append({"key": key, "figures": figures, "commit": commit})
         write_atomically(self.path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     def to_dict(self) -> dict[str, Any]:

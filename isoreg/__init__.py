@@ -8,7 +8,7 @@
 >>> loss = torch.nn.functional.cross_entropy(model(x), y) + iso(y)
 """
 
-from isoreg import datasets
+from isoreg import datasets, diagnostics, distances, masks
 from isoreg.errors import InputError, IsoregError, LayerError, MissingExtraError, RecordError
 from isoreg.penalty import isometry_penalty
 from isoreg.regularizer import IsometryRegularizer
@@ -23,5 +23,8 @@ __all__ = [
     "MissingExtraError",
     "RecordError",
     "datasets",
+    "diagnostics",
+    "distances",
     "isometry_penalty",
+    "masks",
 ]

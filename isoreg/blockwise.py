@@ -15,15 +15,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from isoreg.distances import exact_dtype
 from isoreg.plan import TILE, Bucket, Plan
 
 # Below this share of |a|^2 + |b|^2, the expansion of |a - b|^2 has lost digits that matter.
 _CANCELLED = {torch.float32: 1e-2, torch.float64: 1e-8}
+# With a larger share of near pairs in a block, float64 is faster: there, few are near.
+_NEAR_SHARE = 0.01
 # The least square, for zero: the root of an exact 0 takes six times as long as any other.
 _ZERO = {torch.float32: 1e-37, torch.float64: 1e-300}
 _PAIRS_AT_ONCE = 1 << 16
@@ -51,8 +54,23 @@ def penalties_and_gradients(
     Returns:
         (L,) penalties, and for each its gradient (n, d).
     """
-    points = [inputs, *features]
-    sums = inputs.new_zeros(len(features), dtype=torch.float64)
+    try:
+        return _penalties_and_gradients([inputs, *features], plan, scale, total)
+    except _TooManyNearError:
+        points = [x.double() for x in (inputs, *features)]
+        penalties, gradients = _penalties_and_gradients(points, plan, scale, total)
+        return penalties.to(inputs.dtype), [gradient.to(inputs.dtype) for gradient in gradients]
+
+
+class _TooManyNearError(Exception):
+    """Too many pairs of a block would have to be subtracted directly."""
+
+
+def _penalties_and_gradients(
+    points: list[Tensor], plan: Plan, scale: float, total: int
+) -> tuple[Tensor, list[Tensor]]:
+    inputs, *features = points
+    sums = inputs.new_zeros(len(features), dtype=exact_dtype(inputs.device))
     # the row behind the last takes what is computed for padding
     gradients = [x.new_empty(len(x) + 1, x.shape[1]) for x in features]
     with _full_precision(inputs.device):
@@ -77,7 +95,7 @@ def _add_bucket(
     gradients: list[Tensor],
 ) -> None:
     """Add the pairs of many small classes, as many layers at once as fit in the cache."""
-    targets = None
+    targets: Tensor | None = None
     step = max(1, _PAIRS_AT_ONCE // (bucket.rows.numel() * bucket.rows.shape[1]))
     for start in range(0, len(points), step):
         chunk = points[start : start + step]
@@ -227,6 +245,8 @@ def _recompute_near(
     if squares.numel() == 0 or not excess.min() < 0:
         return [None] * len(points)
     near = excess < 0
+    if squares.dtype != exact_dtype(squares.device) and near.sum() > _NEAR_SHARE * near.numel():
+        raise _TooManyNearError
     places: _Near = []
     for square, where, x in zip(squares, near, points, strict=True):
         pairs = where.nonzero()
@@ -250,13 +270,19 @@ def _compare(
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
     # no autocast, no TF32 and no bf16 in matrix products inside the block
-    before = torch.get_float32_matmul_precision()
     with torch.autocast(device.type, enabled=False):
-        if before == "highest":
-            yield
-            return
-        torch.set_float32_matmul_precision("highest")
+        backends: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
+        matmuls: list[Any] = [getattr(backend, "matmul", None) for backend in backends]
+        before = [(m, m.fp32_precision) for m in matmuls if hasattr(m, "fp32_precision")]
+        legacy = None if before else torch.get_float32_matmul_precision()
         try:
+            for matmul, _ in before:
+                matmul.fp32_precision = "ieee"
+            if legacy is not None:
+                torch.set_float32_matmul_precision("highest")
             yield
         finally:
-            torch.set_float32_matmul_precision(before)
+            for matmul, precision in before:
+                matmul.fp32_precision = precision
+            if legacy is not None:
+                torch.set_float32_matmul_precision(legacy)

@@ -288,9 +288,21 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     return distances_bb
 
 
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """The widest floating dtype of a device: float64, but float32 on Apple's MPS.
+
+    Args:
+        device: A device.
+
+    Returns:
+        The dtype.
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _squares(points: Tensor) -> Tensor:
     """`sqeuclidean` in the precision that it is computed in."""
-    exact = points.to(torch.float32 if points.device.type == "mps" else torch.float64)
+    exact = points.to(exact_dtype(points.device))
     shifted_bd = exact - exact[:1]  # equal points become exact zeros, whatever the mean rounds to
     centred_bd = shifted_bd - shifted_bd.mean(0)
     gram_bb = centred_bd @ centred_bd.T
@@ -317,7 +329,9 @@ def _root(squares: Tensor) -> Tensor:
 
 def _unit(points: Tensor) -> Tensor:
     """Points scaled to length 1; zero vectors stay 0."""
-    lengths = _root(points.double().square().sum(-1, keepdim=True)).to(points.dtype)
+    lengths = _root(points.to(exact_dtype(points.device)).square().sum(-1, keepdim=True)).to(
+        points.dtype
+    )
     return points / lengths.masked_fill(lengths == 0, 1)
 
 

@@ -160,8 +160,9 @@ def pool_mean(features: Tensor) -> Tensor:
     """Average over space or tokens.
 
     Args:
-        features: (b, channels, ...) maps with at least two axes behind the channels,
-            (b, tokens, d) sequences or (b, d) vectors.
+        features: (b, channels, ...) maps with at least two axes behind the channels, which come
+            first; (b, tokens, d) sequences; or (b, d) vectors. For maps with channels last there
+            is `pool_mean_last`.
 
     Returns:
         (b, channels) or (b, d) features.

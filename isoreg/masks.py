@@ -116,8 +116,9 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         [0, 1, 0, 1, -100]
     """
     with called("partition"):
-        if labels.is_floating_point() or labels.is_complex():
-            raise InputError(f"labels must be integers, got {labels.dtype}.")
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+            kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+            raise InputError(f"labels must be a tensor of integers, got {kind}.")
         labels = labels.long()  # a small integer type would wrap large members around
         coarse = torch.full_like(labels, IGNORED)
         seen: dict[int, int] = {}
@@ -136,7 +137,8 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
 def _check_probabilities(labels: Tensor) -> None:
     with torch.no_grad():
         sums = labels.float().sum(1)
-        one_or_none = ((sums - 1).abs() <= 1e-3) | (sums == 0)
+        rounding = max(1e-3, torch.finfo(labels.dtype).eps)
+        one_or_none = ((sums - 1).abs() <= rounding) | (sums == 0)
         valid = (labels >= 0).all(1) & one_or_none
     if not bool(valid.all()):
         row = int((~valid).nonzero()[0])

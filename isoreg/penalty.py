@@ -83,7 +83,8 @@ def isometry_penalty(
         n = len(points[0])
         for x, name in zip(points, names, strict=True):
             _check_length(name, len(x), n, names[0])
-        if any(map(torch._C._functorch.is_batchedtensor, points)):
+        given = [x for x in (inputs, input_distances, *points) if isinstance(x, Tensor)]
+        if any(map(torch._C._functorch.is_batchedtensor, given)):
             raise InputError(
                 "torch.vmap is not supported, because how pairs are computed depends on the data. "
                 "Pass several layers as a sequence instead."
@@ -108,7 +109,7 @@ def check_scale(scale: Scale) -> None:
     """
     number = scale.ndim == 0 if isinstance(scale, Tensor) else isinstance(scale, int | float)
     if number and not isinstance(scale, str):
-        if isinstance(scale, Tensor) or (math.isfinite(scale) and scale > 0):
+        if math.isfinite(scale) and scale > 0:
             return
     elif isinstance(scale, str) and scale == "fit":
         return
@@ -188,15 +189,17 @@ class _BlockwisePenalty(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (shares,) = grad_outputs
-        inputs, *features = ctx.saved_tensors
         if not torch.is_grad_enabled():
             pairs = zip(ctx.gradients, shares, strict=True)
             return None, None, *(gradient * share for gradient, share in pairs)
         # create_graph=True: the stored gradients are constants, so go by the dense way
         o: _Options = ctx.options
+        inputs, *features = ctx.saved_tensors
         targets_bb = distances_by(euclidean, inputs)
         penalties = dense_penalty(targets_bb, features, o.labels, euclidean, o.scale, o.reduction)
-        return None, None, *torch.autograd.grad(penalties, features, shares, create_graph=True)
+        wanted = [x for x in features if x.requires_grad]
+        found = iter(torch.autograd.grad(penalties, wanted, shares, create_graph=True))
+        return None, None, *(next(found) if x.requires_grad else None for x in features)
 
 
 def _reference(inputs: Tensor | None, distances_bb: Tensor | None, like: Tensor) -> Tensor:

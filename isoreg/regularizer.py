@@ -44,7 +44,8 @@ class IsometryRegularizer:
             a dict name -> weight.
         beta: Weight of the penalty, finite and >= 0; beta_l is beta times the weight of l.
         inputs: What the features are compared with. None: the first tensor that the model is
-            called with. A layer's name: its output, detached. A callable on the call's arguments.
+            called with. A layer, or its name: its output, detached. A callable on the call's
+            arguments, whose result is not detached.
         pool: How a layer's output becomes one vector a sample: "flatten", "mean" (over tokens, or
             over the space of maps with channels first), "mean_last" (channels last), "token" (the
             first one) or a callable on what the layer returns.
@@ -75,7 +76,7 @@ class IsometryRegularizer:
         layers: Layers = None,
         *,
         beta: float = 1.0,
-        inputs: str | Callable[..., Tensor] | None = None,
+        inputs: str | nn.Module | Callable[..., Tensor] | None = None,
         pool: Pool = "flatten",
         distance: Metric = "euclidean",
         scale: Scale = 1.0,
@@ -208,12 +209,13 @@ def _check_model(model: nn.Module) -> None:
 
 
 def _find_reference(
-    model: nn.Module, inputs: str | Callable[..., Tensor] | None
+    model: nn.Module, inputs: str | nn.Module | Callable[..., Tensor] | None
 ) -> Layer | Callable[..., Tensor] | None:
     """What `Recorder` is to compare with."""
-    if inputs is None or callable(inputs):
+    own = isinstance(inputs, nn.Module) and any(inputs is module for module in model.modules())
+    if inputs is None or (callable(inputs) and not own):
         return inputs
-    if not isinstance(inputs, str):
+    if not isinstance(inputs, str | nn.Module):
         raise InputError(f"inputs must be None, a name or a callable, got {inputs!r}.")
     layers = find_layers(model, inputs)
     if len(layers) > 1:

@@ -170,3 +170,52 @@ def test_vmap_is_refused_with_what_to_do_instead() -> None:
         InputError, match=r"^isometry_penalty: torch.vmap is not supported.*sequence"
     ):
         torch.func.vmap(lambda features: isometry_penalty(x, features, y))(phi)
+
+
+def test_a_precision_set_through_the_newer_switch_is_put_back_too() -> None:
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("this torch has the older switch only")
+    x, y = torch.randn(200, 8), torch.arange(200) % 2
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
+    try:
+        isometry_penalty(x, x.clone().requires_grad_(), y).backward()
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
+
+
+def test_second_derivatives_do_not_need_every_layer_to_need_them() -> None:
+    x, y = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 2
+    trained = torch.randn(12, 4, dtype=torch.float64, requires_grad=True)
+    frozen = torch.randn(12, 4, dtype=torch.float64)
+    total = isometry_penalty(x, [frozen, trained], y).sum()
+    (slope,) = torch.autograd.grad(total, trained, create_graph=True)
+    (found,) = torch.autograd.grad(slope.square().sum(), trained)
+    alone = isometry_penalty(x, trained, y)
+    (slope,) = torch.autograd.grad(alone, trained, create_graph=True)
+    torch.testing.assert_close(found, torch.autograd.grad(slope.square().sum(), trained)[0])
+
+
+def test_features_may_be_changed_in_place_after_the_penalty() -> None:
+    x, y = torch.randn(8, 3), torch.arange(8) % 2
+    hidden = torch.randn(8, 4, requires_grad=True) * 1
+    penalty_ = isometry_penalty(x, hidden, y)
+    hidden.mul_(2)
+    (penalty_ + hidden.sum()).backward()
+
+
+def clustered(n: int, clusters: int) -> Tensor:
+    return 0.05 * torch.randn(n, 40) + torch.randn(clusters, 40)[torch.arange(n) % clusters]
+
+
+@pytest.mark.parametrize("labels", [None, torch.arange(700) % 2])
+def test_classes_of_tight_clusters_keep_six_digits(labels: Tensor | None) -> None:
+    x, phi = torch.randn(700, 12), clustered(700, 10).requires_grad_()
+    exact = phi.detach().double().requires_grad_()
+    expected = dense_penalty(euclidean(x.double()), [exact], labels, euclidean, 1.0, "batch")
+    (gradient,) = torch.autograd.grad(isometry_penalty(x, phi, labels), phi)
+    (reference,) = torch.autograd.grad(expected, exact)
+    assert gradient.dtype == torch.float32
+    assert (gradient - reference).norm() / reference.norm() < 1e-6

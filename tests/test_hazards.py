@@ -273,7 +273,7 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
     "convolution": Convolution,
     "attention": Attention,
     "residual": lambda width: Residual(nn.Linear(width, width)),
-    "in place": lambda _width: nn.LeakyReLU(0.3, inplace=True),
+    "in place": lambda width: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(width, width)),
     "norm": nn.LayerNorm,
 }
 
@@ -305,3 +305,17 @@ def test_any_network_gets_the_gradient_that_a_loss_by_hand_would_give(
     loss = F.cross_entropy(model(x), y) + iso(y)
     found = torch.autograd.grad(loss, tuple(model.parameters()))
     torch.testing.assert_close(found, reference)
+
+
+def test_inputs_may_be_a_layer_of_the_model_itself_or_another_network() -> None:
+    model, x = Net(), torch.randn(12, 6)
+    iso = IsometryRegularizer(model, inputs=model.body)
+    model(x)
+    reference = isometry_penalty(model.body(x).detach(), torch.tanh(model.body(x)), Y)
+    torch.testing.assert_close(iso(Y), reference)
+    iso.detach()
+    teacher = nn.Linear(6, 3).requires_grad_(False)
+    iso = IsometryRegularizer(model, inputs=teacher)
+    model(x)
+    reference = isometry_penalty(teacher(x), torch.tanh(model.body(x)), Y)
+    torch.testing.assert_close(iso(Y), reference)

@@ -232,3 +232,10 @@ def test_partition_refuses_labels_that_are_not_integers(labels: Tensor) -> None:
     dtype = re.escape(str(labels.dtype)[6:])
     with pytest.raises(InputError, match=rf"(?s)^partition: .*{dtype}"):
         partition(labels, [[0], [1]])
+
+
+def test_label_smoothing_in_bf16_is_accepted() -> None:
+    smoothed = torch.full((4, 10), 0.1 / 9)
+    smoothed[:, 0] = 0.9
+    weights = pair_weights(smoothed.bfloat16(), 4)
+    torch.testing.assert_close(weights, smoothed @ smoothed.T, rtol=2e-2, atol=0)

@@ -18,15 +18,15 @@ from isoreg import isometry_penalty
 
 # The slowest ratio to the plain version that is accepted, cell by cell.
 LIMITS: dict[Case, float] = {
-    Case(100, 100, 10, 1): 0.9,
-    Case(256, 512, 10, 6): 2.5,
-    Case(1024, 512, 10, 6): 6.0,
-    Case(1024, 512, 1000, 6): 9.0,
-    Case(4096, 512, 10, 1): 11.0,
-    Case(1024, 512, 1, 1): 1.3,
-    Case(4096, 512, 1, 1): 2.3,
+    Case(100, 100, 10, 1): 0.5,
+    Case(256, 512, 10, 6): 2.0,
+    Case(1024, 512, 10, 6): 5.5,
+    Case(1024, 512, 1000, 6): 8.0,
+    Case(4096, 512, 10, 1): 10.0,
+    Case(1024, 512, 1, 1): 1.2,
+    Case(4096, 512, 1, 1): 2.0,
 }
-MEMORY_LIMITS: dict[Case, float] = {Case(4096, 512, 10, 6): 0.1, Case(4096, 100, 1, 1): 0.1}
+MEMORY_LIMITS: dict[Case, float] = {Case(4096, 512, 10, 6): 0.13, Case(4096, 100, 1, 1): 0.1}
 QUICK_CHECK = Case(1024, 100, 100, 1)
 QUICK_LIMIT = 2.0
 _MEMORY_FROM = 4096

@@ -1,0 +1,1 @@
+"""Whether the regularizer attaches to every architecture of timm, and to transformers."""
