@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
+from benchmarks.census.check import Subject, check
+from benchmarks.census.experiment import SAMPLE
+from benchmarks.census.subjects import timm_subject, transformers_subjects
 from benchmarks.mnist import experiment
 from benchmarks.mnist.attacks import ascend, combined_loss, margin_loss
 from benchmarks.mnist.settings import CONVENTIONS, Settings
@@ -200,3 +203,36 @@ def test_the_rivals_of_the_speed_benchmark_compute_the_same_penalty() -> None:
     expected = PENALTIES["isoreg"](inputs, features, labels)
     for name in ("plain", "pytorch-metric-learning"):
         torch.testing.assert_close(PENALTIES[name](inputs, features, labels), expected)
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 10))
+
+
+def test_the_census_says_ok_for_a_model_that_is_left_as_it_was() -> None:
+    row = check(Subject("mlp", small, lambda: torch.randn(4, 6), {}))
+    assert row["result"] == "ok", row
+    assert row["layer"] == "2"
+    assert row["features"] == "(4, 5)"
+
+
+def test_the_census_quotes_what_went_wrong_and_when() -> None:
+    row = check(Subject("mlp", small, lambda: torch.randn(4, 7), {}))
+    assert row["result"] == "failed while training without isoreg"
+    row = check(Subject("mlp", small, lambda: torch.randn(4, 6), {"layers": "nowhere"}))
+    assert row["result"] == "failed while training"
+    assert "nowhere" in row["reason"]
+    frozen = Subject("mlp", lambda: small().requires_grad_(False), lambda: torch.randn(4, 6), {})
+    assert check(frozen)["result"].startswith("failed while training")
+
+
+@pytest.mark.parametrize("module", SAMPLE)
+def test_the_regularizer_attaches_to_a_small_model_of_a_dozen_timm_modules(module: str) -> None:
+    row = check(timm_subject(module))
+    assert row["result"] == "ok", row
+
+
+def test_the_regularizer_attaches_to_transformers() -> None:
+    rows = [check(subject) for subject in transformers_subjects()]
+    assert len(rows) == 5
+    assert [row for row in rows if row["result"] != "ok"] == []

@@ -17,15 +17,15 @@ from benchmarks.tables import markdown_table
 SAMPLE = (
     "byobnet",
     "convnext",
-    "deit",
-    "densenet",
+    "edgenext",
     "efficientnet",
+    "ghostnet",
     "levit",
-    "mlp_mixer",
+    "mobilenetv3",
     "mobilevit",
+    "regnet",
     "resnet",
-    "swin_transformer",
-    "vgg",
+    "tiny_vit",
     "vision_transformer",
 )
 

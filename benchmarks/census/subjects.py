@@ -29,9 +29,12 @@ def timm_subject(module: str) -> Subject:
     config = timm.get_pretrained_cfg(smallest)
     size = config.input_size if config else (3, 224, 224)
     build = partial(timm.create_model, smallest, num_classes=10)
+    if size[-1] > _LARGE and module.endswith("vit"):  # tokens grow with the square of the side
+        build, size = partial(build, img_size=224), (3, 224, 224)
     return Subject(f"{module}: {smallest}", build, lambda: torch.randn(4, *size), {})
 
 
+_LARGE = 448
 _SMALL = ("test_", "tiny", "nano", "atto", "pico", "femto", "xx", "xs", "small", "mini", "micro")
 
 
