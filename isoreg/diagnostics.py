@@ -27,6 +27,10 @@ class Distortion:
         scale: The factor on :math:`d_\phi` that makes the stress smallest.
 
     Values that the batch does not determine are NaN.
+
+    Example:
+        >>> distortion(torch.eye(3), 2 * torch.eye(3)).pairs
+        3
     """
 
     pairs: int

@@ -226,6 +226,10 @@ def resolve_metric(metric: Metric) -> Callable[[Tensor], Tensor]:
 
     Raises:
         InputError: If the name is unknown or the argument is neither.
+
+    Example:
+        >>> resolve_metric("cosine") is cosine
+        True
     """
     if isinstance(metric, str) and metric in METRICS:
         return METRICS[metric]
@@ -248,6 +252,10 @@ def flatten_points(points: Tensor, name: str) -> Tensor:
 
     Raises:
         InputError: If the points are no floating tensor or have no batch axis.
+
+    Example:
+        >>> flatten_points(torch.ones(2, 3, 4, dtype=torch.bfloat16), "inputs").shape
+        torch.Size([2, 12])
     """
     if not isinstance(points, Tensor):
         raise InputError(f"{name} must be a tensor, got {type(points).__name__}.")
@@ -274,6 +282,10 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
 
     Raises:
         InputError: If the metric returns another shape.
+
+    Example:
+        >>> distances_by(manhattan, torch.tensor([[0.0, 0.0], [3.0, 4.0]]))[0, 1]
+        tensor(7.)
     """
     n = len(points)
     if n == 0 or points.shape[1] == 0:
@@ -296,6 +308,10 @@ def exact_dtype(device: torch.device) -> torch.dtype:
 
     Returns:
         The dtype.
+
+    Example:
+        >>> exact_dtype(torch.device("cpu"))
+        torch.float64
     """
     return torch.float32 if device.type == "mps" else torch.float64
 

@@ -33,19 +33,46 @@ class IsoregError(Exception):
 
 
 class InputError(IsoregError, ValueError):
-    """An argument has the wrong shape, type or value."""
+    """An argument has the wrong shape, type or value.
+
+    Example:
+        >>> import torch, isoreg
+        >>> isoreg.masks.partition(torch.tensor([0, 1]), [[0, 1], [1]])
+        Traceback (most recent call last):
+        isoreg.errors.InputError: partition: each class must stand in one group, got class 1 ...
+    """
 
 
 class LayerError(IsoregError, ValueError):
-    """A layer cannot be found, or gives nothing that distances can be measured in."""
+    """A layer cannot be found, or gives nothing that distances can be measured in.
+
+    Example:
+        >>> import torch, isoreg
+        >>> isoreg.IsometryRegularizer(torch.nn.Sequential(torch.nn.Linear(2, 2)), "l")
+        Traceback (most recent call last):
+        isoreg.errors.LayerError: IsometryRegularizer: no layer is called 'l'. ...
+    """
 
 
 class RecordError(IsoregError, RuntimeError):
-    """The penalty was asked for when the forward pass that it needs was not recorded."""
+    """The penalty was asked for when the forward pass that it needs was not recorded.
+
+    Example:
+        >>> import torch, isoreg
+        >>> isoreg.IsometryRegularizer(torch.nn.Linear(2, 2))(torch.tensor([0]))
+        Traceback (most recent call last):
+        isoreg.errors.RecordError: IsometryRegularizer: no forward pass is recorded: ...
+    """
 
 
 class MissingExtraError(IsoregError, ImportError):
-    """A package of one of isoreg's extras is not installed."""
+    """A package of one of isoreg's extras is not installed.
+
+    Example:
+        >>> import_extra("no_such_package", "plots")
+        Traceback (most recent call last):
+        isoreg.errors.MissingExtraError: no_such_package is not installed. ...
+    """
 
 
 @contextmanager

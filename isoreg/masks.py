@@ -73,6 +73,11 @@ def check_labels(labels: Tensor, n: int) -> None:
 
     Raises:
         InputError: If there are not n labels, or they are neither integers nor probabilities.
+
+    Example:
+        >>> check_labels(torch.tensor([0, 1]), 3)
+        Traceback (most recent call last):
+        isoreg.errors.InputError: 2 labels for a batch of 3.
     """
     if not isinstance(labels, Tensor):
         raise InputError(f"labels must be a tensor or None, got {type(labels).__name__}.")

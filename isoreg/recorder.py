@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from isoreg.errors import IsoregError, LayerError, RecordError
-from isoreg.layers import Layer, tensors_in
+from isoreg.layers import Layer
+from isoreg.pooling import tensors_in
 
 _NEVER = "the model was not called since the recorder was attached"
 _IN_ORDER = "Call the model in training mode with gradients on, then the penalty, once each."
@@ -75,7 +76,8 @@ class Recorder:
             layer (its output, detached), or a callable on the call's arguments.
 
     Example:
-        >>> from isoreg.layers import find_layers, resolve_pool
+        >>> from isoreg.layers import find_layers
+        >>> from isoreg.pooling import resolve_pool
         >>> model = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
         >>> recorder = Recorder(model, find_layers(model, "1"), resolve_pool("flatten"))
         >>> _ = model(torch.ones(5, 3))

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from isoreg.dense import Scale
 from isoreg.distances import Metric, resolve_metric
 from isoreg.errors import InputError, called
-from isoreg.layers import Layer, Layers, Pool, find_layers, resolve_pool
+from isoreg.layers import Layer, Layers, find_layers
 from isoreg.masks import check_labels
 from isoreg.penalty import check_reduction, check_scale, isometry_penalty
+from isoreg.pooling import Pool, resolve_pool
 from isoreg.recorder import Record, Recorder
 
 _NAME = "IsometryRegularizer"

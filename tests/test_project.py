@@ -26,8 +26,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dense": {"distances", "masks"},
     "penalty": {"errors", "distances", "masks", "plan", "blockwise", "dense"},
     "layers": {"errors"},
-    "recorder": {"errors", "layers"},
-    "regularizer": {"errors", "distances", "masks", "dense", "penalty", "layers", "recorder"},
+    "pooling": {"errors"},
+    "recorder": {"errors", "layers", "pooling"},
+    "regularizer": {
+        "errors",
+        "distances",
+        "masks",
+        "dense",
+        "penalty",
+        "layers",
+        "pooling",
+        "recorder",
+    },
     "diagnostics": {"errors", "distances", "masks"},
     "datasets": {"errors"},
 }
@@ -98,9 +108,22 @@ def test_every_name_of_the_contents_page_has_a_docstring(name: str) -> None:
     assert len(inspect.getdoc(getattr(isoreg, name)) or "") > 40
 
 
-@pytest.mark.parametrize("name", ["isometry_penalty", "IsometryRegularizer", "IsoregError"])
-def test_the_main_names_have_an_example_that_runs(name: str) -> None:
-    assert doctest.DocTestParser().get_examples(getattr(isoreg, name).__doc__)
+NEEDS_DATA = {"datasets.mnist"}
+EXAMPLES = [
+    *(getattr(isoreg, name) for name in isoreg.__all__ if name not in MODULES),
+    *isoreg.distances.METRICS.values(),
+    *(
+        value
+        for module in (isoreg.distances, isoreg.masks, isoreg.diagnostics, isoreg.datasets)
+        for name, value in public_members(module)
+        if f"{module.__name__.partition('.')[2]}.{name}" not in NEEDS_DATA
+    ),
+]
+
+
+@pytest.mark.parametrize("value", EXAMPLES, ids=lambda value: value.__qualname__)
+def test_every_public_name_has_an_example_that_runs(value: object) -> None:
+    assert doctest.DocTestParser().get_examples(value.__doc__ or "")
 
 
 @pytest.mark.parametrize(

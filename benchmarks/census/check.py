@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from isoreg import IsometryRegularizer
-from isoreg.layers import tensors_in
+from isoreg.pooling import tensors_in
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def timm_subject(module: str) -> Subject:
     size = config.input_size if config else (3, 224, 224)
     build = partial(timm.create_model, smallest, num_classes=10)
     if size[-1] > _LARGE and module.endswith("vit"):  # tokens grow with the square of the side
-        build, size = partial(build, img_size=224), (3, 224, 224)
+        build, size = partial(build, img_size=336), (3, 336, 336)
     return Subject(f"{module}: {smallest}", build, lambda: torch.randn(4, *size), {})
 
 

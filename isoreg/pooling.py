@@ -1,0 +1,140 @@
+"""What a layer returns -> one vector a sample."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from isoreg.errors import InputError, LayerError
+
+Pool: TypeAlias = str | Callable[[Any], Tensor]
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """Tensors in nested tuples, lists, mappings and dataclasses, in order.
+
+    Args:
+        value: What a module takes or returns.
+
+    Yields:
+        Each tensor found.
+
+    Example:
+        >>> import torch
+        >>> [t.item() for t in tensors_in((None, {"logits": torch.tensor(1.0)}))]
+        [1.0]
+    """
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, field.name))
+
+
+def pool_flatten(features: Tensor) -> Tensor:
+    """Flatten features behind the batch axis.
+
+    Args:
+        features: (b, ...) features.
+
+    Returns:
+        (b, d) features.
+    """
+    return features.flatten(1) if features.ndim > 1 else features
+
+
+def pool_mean(features: Tensor) -> Tensor:
+    """Average over space or tokens.
+
+    Args:
+        features: (b, channels, ...) maps with at least two axes behind the channels, which come
+            first; (b, tokens, d) sequences; or (b, d) vectors. For maps with channels last there
+            is `pool_mean_last`.
+
+    Returns:
+        (b, channels) or (b, d) features.
+    """
+    if features.ndim > 3:
+        return features.flatten(2).mean(2)
+    return features.mean(1) if features.ndim == 3 else features
+
+
+def pool_mean_last(features: Tensor) -> Tensor:
+    """Average maps whose channels come last, as those of Swin.
+
+    Args:
+        features: (b, ..., channels) maps.
+
+    Returns:
+        (b, channels) features.
+    """
+    return features.flatten(1, -2).mean(1) if features.ndim > 2 else features
+
+
+def pool_token(features: Tensor) -> Tensor:
+    """Take the first token, the class token of a transformer.
+
+    Args:
+        features: (b, tokens, d) sequences.
+
+    Returns:
+        (b, d) features.
+
+    Raises:
+        LayerError: If the features are no sequences of tokens.
+    """
+    if features.ndim != 3:
+        raise LayerError(
+            "pool='token' needs features of shape (batch, tokens, width), "
+            f"got {tuple(features.shape)}."
+        )
+    return features[:, 0]
+
+
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "flatten": pool_flatten,
+    "mean": pool_mean,
+    "mean_last": pool_mean_last,
+    "token": pool_token,
+}
+
+
+def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
+    """Turn a pooling into a function on whatever a layer returns.
+
+    Args:
+        pool: A name in `POOLS`, applied to the first tensor of what the layer returns, or a
+            callable, applied to all of it.
+
+    Returns:
+        Maps what a layer returns to features, or to None if it holds no tensor.
+
+    Raises:
+        InputError: If the name is unknown or the argument is neither.
+
+    Example:
+        >>> import torch
+        >>> resolve_pool("mean")((torch.ones(2, 5, 3), None)).shape
+        torch.Size([2, 3])
+    """
+    if not isinstance(pool, str) and callable(pool):
+        return pool
+    if pool not in POOLS:
+        allowed = ", ".join(map(repr, POOLS))
+        raise InputError(f"pool must be a callable or one of {allowed}, got {pool!r}.")
+    named = POOLS[pool]
+
+    def pool_first(value: object) -> Tensor | None:
+        tensor = next(tensors_in(value), None)
+        return None if tensor is None else named(tensor)
+
+    return pool_first
