@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 from collections import namedtuple
 from collections.abc import Callable
 
@@ -10,45 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import MODELS, Y, batch, build, features
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import isoreg
 from isoreg import IsometryRegularizer, isometry_penalty
 from isoreg.errors import InputError, IsoregError, LayerError, RecordError
-
-MODELS = ["mlp", "resnet18", "vit"]
-Y = torch.tensor([0, 1, 0, 1, 0, 2])
-
-
-@functools.cache
-def pristine(kind: str) -> nn.Module:
-    torch.manual_seed(0)
-    if kind == "mlp":
-        return nn.Sequential(
-            nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)
-        )
-    timm = pytest.importorskip("timm")
-    if kind == "resnet18":
-        return timm.create_model("resnet18", pretrained=False, num_classes=4)
-    return timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=4, img_size=32)
-
-
-def build(kind: str) -> nn.Module:
-    """The same model, weights included, at every call."""
-    return copy.deepcopy(pristine(kind))
-
-
-def batch(kind: str, seed: int = 1) -> Tensor:
-    shape = (6, 6) if kind == "mlp" else (6, 3, 32, 32)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def features(model: nn.Module, x: Tensor) -> Tensor:
-    """What enters the classifier, obtained without hooks."""
-    if isinstance(model, nn.Sequential):
-        return model[:-1](x)
-    return model.forward_head(model.forward_features(x), pre_logits=True)
 
 
 def classifier(model: nn.Module) -> nn.Module:

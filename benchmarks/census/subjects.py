@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -83,6 +84,10 @@ def transformers_subjects() -> Iterator[Subject]:
         tokens,
         {"inputs": "model.embed_tokens"},
     )
+    yield from _pixels_and_sound(hf, small)
+
+
+def _pixels_and_sound(hf: ModuleType, small: dict[str, int]) -> Iterator[Subject]:
     yield Subject(
         "transformers: ViT",
         lambda: hf.ViTForImageClassification(hf.ViTConfig(**small, image_size=32, patch_size=8)),
