@@ -38,7 +38,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "pooling",
         "recorder",
     },
+    "lil": {"errors", "masks", "penalty"},
+    "local": {"errors"},
+    "distributed": {"errors", "masks", "plan", "blockwise", "penalty"},
     "diagnostics": {"errors", "distances", "masks"},
+    "robustness": {"errors"},
+    "plots": {"errors", "diagnostics", "robustness"},
     "datasets": {"errors"},
 }
 MODULES = [name for _, name, _ in pkgutil.iter_modules(isoreg.__path__)]
