@@ -13,18 +13,17 @@ that is 4 (diag(W 1) - W) phi: one more matrix product, and no graph through the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from isoreg.distances import exact_dtype
 from isoreg.plan import TILE, Bucket, Plan
+from isoreg.precision import CANCELLED, full_precision
+from isoreg.small import small_batch
 
-# Below this share of |a|^2 + |b|^2, the expansion of |a - b|^2 has lost digits that matter.
-_CANCELLED = {torch.float32: 1e-2, torch.float64: 1e-8}
 # With a larger share of near pairs in a block, float64 is faster: there, few are near.
 _NEAR_SHARE = 0.01
 # The least square, for zero: the root of an exact 0 takes six times as long as any other.
@@ -38,7 +37,13 @@ _Near: TypeAlias = list[Tensor | None]
 
 @torch.no_grad()
 def penalties_and_gradients(
-    inputs: Tensor, features: Sequence[Tensor], plan: Plan, *, scale: float, total: int
+    inputs: Tensor,
+    features: Sequence[Tensor],
+    plan: Plan,
+    *,
+    scale: float,
+    total: int,
+    wanted: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """Sums of (D_ij - s d_ij)^2 over the pairs of a plan divided by a number, and their gradients.
 
@@ -50,15 +55,16 @@ def penalties_and_gradients(
         plan: The pairs.
         scale: s.
         total: What the sums are divided by.
+        wanted: Whether to compute gradients.
 
     Returns:
-        (L,) penalties, and for each its gradient (n, d).
+        (L,) penalties, and for each its gradient (n, d), if wanted.
     """
     try:
-        return _penalties_and_gradients([inputs, *features], plan, scale, total)
+        return _penalties_and_gradients([inputs, *features], plan, scale, total, wanted)
     except _TooManyNearError:
         points = [x.double() for x in (inputs, *features)]
-        penalties, gradients = _penalties_and_gradients(points, plan, scale, total)
+        penalties, gradients = _penalties_and_gradients(points, plan, scale, total, wanted)
         return penalties.to(inputs.dtype), [gradient.to(inputs.dtype) for gradient in gradients]
 
 
@@ -67,13 +73,17 @@ class _TooManyNearError(Exception):
 
 
 def _penalties_and_gradients(
-    points: list[Tensor], plan: Plan, scale: float, total: int
+    points: list[Tensor], plan: Plan, scale: float, total: int, wanted: bool
 ) -> tuple[Tensor, list[Tensor]]:
     inputs, *features = points
-    sums = inputs.new_zeros(len(features), dtype=exact_dtype(inputs.device))
-    # the row behind the last takes what is computed for padding
-    gradients = [x.new_empty(len(x) + 1, x.shape[1]) for x in features]
-    with _full_precision(inputs.device):
+    with full_precision(inputs.device):
+        if plan.small is not None:
+            found = small_batch(points, plan.small, scale, total, wanted=wanted)
+            if found is not None:
+                return found
+        sums = inputs.new_zeros(len(features), dtype=exact_dtype(inputs.device))
+        # the row behind the last takes what is computed for padding
+        gradients = [x.new_empty(len(x) + 1, x.shape[1]) for x in features if wanted]
         for bucket in plan.buckets:
             _add_bucket(bucket, points, scale, total, sums, gradients)
         for members in plan.large:
@@ -106,6 +116,8 @@ def _add_bucket(
             targets, distances, first = distances[:1], distances[1:], 1
         layers = slice(start + first - 1, start + len(chunk) - 1)
         weights = _compare(targets, distances, scale, total, sums[layers], 1)
+        if not gradients:
+            continue
         for w, x, original, pairs, gradient in zip(
             weights, members[first:], chunk[first:], near[first:], gradients[layers], strict=True
         ):
@@ -141,6 +153,8 @@ def _add_large(
                 distances, near = _within([x[:, a] for x in layers], points, left)
             times = 2 if mirrored else 1
             weights = _compare(distances[:1], distances[1:], scale, total, sums, times)
+            if not gradients:
+                continue
             for index, (w, pairs) in enumerate(zip(weights, near[1:], strict=True)):
                 x, original, pull = layers[1 + index], points[1 + index], pulls[index]
                 strengths = _take_out(w, pairs)
@@ -150,7 +164,7 @@ def _add_large(
                     turned = None if pairs is None else pairs[:, [0, 2, 1]]
                     _pull(pull[:, b], w.mT, x[:, b], x[:, a])
                     _add_near(pull[:, b], strengths, original, right, left, turned)
-    for gradient, pull in zip(gradients, pulls, strict=True):
+    for gradient, pull in zip(gradients, pulls, strict=False):  # none, or one for each
         gradient.index_copy_(0, members, pull[0])
 
 
@@ -241,7 +255,7 @@ def _recompute_near(
 ) -> _Near:
     """Subtract near pairs directly, in place; ``sums`` is used up. Return where they are."""
     # the original points, not the centred ones: those were rounded
-    excess = torch.sub(squares, sums, alpha=_CANCELLED[squares.dtype], out=sums)
+    excess = torch.sub(squares, sums, alpha=CANCELLED[squares.dtype], out=sums)
     if squares.numel() == 0 or not excess.min() < 0:
         return [None] * len(points)
     near = excess < 0
@@ -265,24 +279,3 @@ def _compare(
     sums.add_(gaps.square().sum((1, 2, 3)), alpha=times)
     equal = distances <= math.sqrt(_ZERO[distances.dtype])
     return torch.div(gaps.mul_(-4 * scale / total), distances, out=distances).masked_fill_(equal, 0)
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    # no autocast, no TF32 and no bf16 in matrix products inside the block
-    with torch.autocast(device.type, enabled=False):
-        backends: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
-        matmuls: list[Any] = [getattr(backend, "matmul", None) for backend in backends]
-        before = [(m, m.fp32_precision) for m in matmuls if hasattr(m, "fp32_precision")]
-        legacy = None if before else torch.get_float32_matmul_precision()
-        try:
-            for matmul, _ in before:
-                matmul.fp32_precision = "ieee"
-            if legacy is not None:
-                torch.set_float32_matmul_precision("highest")
-            yield
-        finally:
-            for matmul, precision in before:
-                matmul.fp32_precision = precision
-            if legacy is not None:
-                torch.set_float32_matmul_precision(legacy)

@@ -159,10 +159,11 @@ def _by_blocks(
     dtype = functools.reduce(torch.promote_types, (x.dtype for x in [inputs, *features]))
     plan = plan_pairs(labels, n, device=inputs.device, dtype=dtype)
     total = max(1, n * n if reduction == "batch" else plan.count_pairs())
-    options = _Options(plan, labels, scale, reduction, total)
-    penalties: Tensor = _BlockwisePenalty.apply(
-        options, *(x.to(dtype) for x in [inputs, *features])
-    )
+    # inside the function, autograd no longer says whether it is on
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in features)
+    options = _Options(plan, labels, scale, reduction, total, wanted)
+    points = [x.to(dtype) for x in [inputs, *features]]
+    penalties: Tensor = _BlockwisePenalty.apply(options, *points)
     return penalties
 
 
@@ -172,6 +173,7 @@ class _Options(NamedTuple):
     scale: float
     reduction: str
     total: int
+    wanted: bool
 
 
 class _BlockwisePenalty(torch.autograd.Function):
@@ -180,7 +182,12 @@ class _BlockwisePenalty(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: _Options, inputs: Tensor, *features: Tensor) -> Tensor:
         penalties, gradients = penalties_and_gradients(
-            inputs, features, options.plan, scale=options.scale, total=options.total
+            inputs,
+            features,
+            options.plan,
+            scale=options.scale,
+            total=options.total,
+            wanted=options.wanted,
         )
         ctx.options, ctx.gradients = options, gradients
         ctx.save_for_backward(inputs, *features)
@@ -190,7 +197,7 @@ class _BlockwisePenalty(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (shares,) = grad_outputs
         if not torch.is_grad_enabled():
-            pairs = zip(ctx.gradients, shares, strict=True)
+            pairs = zip(ctx.gradients, shares.unbind(), strict=True)
             return None, None, *(gradient * share for gradient, share in pairs)
         # create_graph=True: the stored gradients are constants, so go by the dense way
         o: _Options = ctx.options

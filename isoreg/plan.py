@@ -25,7 +25,7 @@ class Bucket:
         rows: (c, m) positions in the batch; padding repeats the first of its class.
         origins: (c, m) or (c, 1) a member of the same class for each row.
         places: (c * m) where results belong; those of padding go to row N, behind the last.
-        mask: (c, m, m) 1 for the pairs that are compared, else 0; None if all are.
+        mask: (c, m, m) 1 for the pairs that are compared, else 0; None if all i != j are.
     """
 
     rows: Tensor
@@ -38,7 +38,7 @@ class Bucket:
         c, m = self.rows.shape
         if self.mask is None:
             return c * m * (m - 1)
-        return int((self.mask.sum() - self.mask.diagonal(dim1=1, dim2=2).sum()).item())
+        return int(self.mask.sum().item())
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,13 @@ class Plan:
         buckets: Small classes, compared many at a time.
         large: Positions of the members of each class that is compared tile by tile.
         alone: Positions of the samples that pair with nobody.
+        small: The only bucket, if it holds the whole batch in its order.
     """
 
     buckets: list[Bucket]
     large: list[Tensor]
     alone: Tensor
+    small: Bucket | None = None
 
     def count_pairs(self) -> int:
         """Number of ordered pairs i != j."""
@@ -102,9 +104,9 @@ def _masked_plan(labels: Tensor, dtype: torch.dtype) -> Plan:
     labels = labels.long()  # in uint8, class 156 equals IGNORED
     equal = labels[:, None] == labels
     firsts = equal.to(dtype).argmax(1)
-    mask = equal.logical_and_(labels != IGNORED).to(dtype)
-    bucket = Bucket(rows[None], firsts[None], rows, mask[None])
-    return Plan([bucket], [], rows[:0])
+    pairs = equal.logical_and_(labels != IGNORED).to(dtype).fill_diagonal_(0)
+    bucket = Bucket(rows[None], firsts[None], rows, pairs[None])
+    return Plan([bucket], [], rows[:0], small=bucket)
 
 
 def _classes(labels: Tensor | None, n: int, device: torch.device) -> list[Tensor]:
@@ -148,5 +150,5 @@ def _bucket(groups: list[Tensor], n: int, dtype: torch.dtype) -> Bucket:
         rows=torch.where(padding, rows[:, :1], rows),
         origins=rows[:, :1],
         places=rows.masked_fill(padding, n).flatten(),
-        mask=keep * keep.mT,
+        mask=keep * keep.mT * (1 - torch.eye(rows.shape[1], dtype=dtype, device=rows.device)),
     )

@@ -13,6 +13,7 @@ from isoreg.dense import dense_penalty
 from isoreg.distances import euclidean
 from isoreg.masks import IGNORED
 from isoreg.plan import TILE, Plan, plan_pairs
+from isoreg.small import small_batch
 
 
 def plan(labels: Tensor | None, n: int) -> Plan:
@@ -60,7 +61,7 @@ def test_padding_costs_at_most_thirty_percent_or_a_few_pairs() -> None:
         y = torch.randint(classes, (2000,))
         for bucket in plan(y, 2000).buckets:
             if bucket.mask is not None:
-                own = bucket.mask.sum().item()
+                own = bucket.count_pairs() + (bucket.places < 2000).sum().item()
                 assert bucket.mask.numel() <= max(1.3 * own, own + 2048)
 
 
@@ -112,6 +113,58 @@ def test_float32_gradients_keep_six_digits(kind: str, n: int) -> None:
     (gradient,) = torch.autograd.grad(isometry_penalty(x, phi, y), phi)
     (reference,) = torch.autograd.grad(expected, exact)
     assert (gradient - reference).norm() / reference.norm() < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_small_batch_goes_the_short_way_and_equals_the_dense_one(
+    layers: int, scale: float
+) -> None:
+    x, y = torch.rand(60, 9).double(), torch.randint(5, (60,))
+    y[::7] = IGNORED
+    phi = [torch.randn(60, d).double().requires_grad_() for d in (3, 8, 20)[:layers]]
+    bucket = plan(y, 60).small
+    assert bucket is not None
+    found = small_batch([x, *[f.detach() for f in phi]], bucket, scale, 60**2)
+    assert found is not None, "random points are not near each other"
+    expected = dense_penalty(euclidean(x), phi, y, euclidean, scale, "batch")
+    torch.testing.assert_close(found[0], expected)
+    for gradient, reference in zip(found[1], torch.autograd.grad(expected.sum(), phi), strict=True):
+        torch.testing.assert_close(gradient, reference)
+
+
+def test_a_small_batch_with_near_pairs_does_not_go_the_short_way() -> None:
+    x, y = torch.rand(60, 9), torch.arange(60) % 2
+    bucket = plan_pairs(y, 60, device=x.device, dtype=x.dtype).small
+    assert bucket is not None
+    apart = torch.randn(60, 4)
+    near = apart.clone()
+    near[8] = near[2] + 1e-4
+    first = apart.clone()
+    first[2] = first[0]  # both are their class's origin: no term of their square is above 0
+    for features, taken in ((apart, True), (near, False), (first, False)):
+        assert (small_batch([x, features], bucket, 1.0, 1) is not None) is taken
+
+
+def test_without_a_gradient_to_give_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[bool] = []
+    real = blockwise.penalties_and_gradients
+
+    def watched(*args: object, **options: bool) -> object:
+        wanted.append(options["wanted"])
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(penalty, "penalties_and_gradients", watched)
+    for n in (30, 300, TILE + 50):
+        x, phi, y = torch.rand(n, 5), torch.randn(n, 4), torch.arange(n) % 3
+        y = y if n < TILE else torch.zeros(n).long()
+        expected = isometry_penalty(x, phi, y)
+        phi.requires_grad_()
+        torch.testing.assert_close(isometry_penalty(x, phi, y).detach(), expected)
+        with torch.no_grad():
+            torch.testing.assert_close(isometry_penalty(x, phi, y), expected)
+        assert wanted == [False, True, False]
+        wanted.clear()
 
 
 def test_duplicates_are_at_distance_zero_in_every_kind_of_block() -> None:
