@@ -8,7 +8,7 @@
 >>> loss = torch.nn.functional.cross_entropy(model(x), y) + iso(y)
 """
 
-from isoreg import datasets, diagnostics, distances, masks
+from isoreg import datasets, diagnostics, distances, lil, masks
 from isoreg.errors import InputError, IsoregError, LayerError, MissingExtraError, RecordError
 from isoreg.penalty import isometry_penalty
 from isoreg.regularizer import IsometryRegularizer
@@ -26,5 +26,6 @@ __all__ = [
     "diagnostics",
     "distances",
     "isometry_penalty",
+    "lil",
     "masks",
 ]

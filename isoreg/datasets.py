@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from isoreg.errors import InputError, called, import_extra
+from isoreg.shapes import entangled_rings, torus
+
+__all__ = ["digits", "entangled_rings", "mnist", "torus"]
 
 DATA_VARIABLE = "ISOREG_DATA"
 _DIGITS_SPLITS = ("train", "validation", "test")

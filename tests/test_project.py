@@ -40,13 +40,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "pooling",
         "recorder",
     },
-    "lil": {"errors", "masks", "penalty"},
+    "lil": {"errors", "penalty"},
+    "shapes": {"errors", "masks"},
     "local": {"errors"},
     "distributed": {"errors", "masks", "plan", "blockwise", "penalty"},
     "diagnostics": {"errors", "distances", "masks"},
     "robustness": {"errors"},
     "plots": {"errors", "diagnostics", "robustness"},
-    "datasets": {"errors"},
+    "datasets": {"errors", "shapes"},
 }
 MODULES = [name for _, name, _ in pkgutil.iter_modules(isoreg.__path__)]
 

@@ -1,0 +1,239 @@
+"""The paper's own architecture: locally isometric layers, and a stack of them over a hierarchy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from isoreg.errors import InputError, called
+from isoreg.penalty import isometry_penalty
+
+# how many LILs a level's loss reaches; None: all before it
+GRADIENTS: dict[str, int | None] = {"own": 1, "preceding": 2, "full": None}
+REFERENCES = ("inputs", "preceding")
+HEADS = ("shared", "own")
+
+
+class LocallyIsometricLayer(nn.Sequential):
+    r"""A stack of linear layers and activations, trained to keep distances within each class.
+
+    .. math::
+        L = \alpha\, \text{CE} + \beta\, \frac{1}{N^2} \| G \odot D_M - G \odot D_\Phi \|_F^2
+
+    This module is the map to Phi; `isometry` is the second term.
+
+    Source: section 2.2 of "Isometric Representations in Neural Networks Improve Robustness"
+    (Beshkov, Verhellen and Lepperød, 2022), whose layers are tanh.
+
+    Args:
+        in_features: Dimensions of a point.
+        width: Units of each layer, and dimensions of a feature.
+        depth: Number of linear layers.
+        activation: Makes the module behind each of them.
+
+    Raises:
+        InputError: If a number is below 1.
+
+    Example:
+        >>> import torch
+        >>> layer = LocallyIsometricLayer(3, width=20)
+        >>> points, labels = torch.rand(10, 3), torch.arange(10) % 2
+        >>> features = layer(points)
+        >>> features.shape, layer.isometry(points, features, labels).shape
+        (torch.Size([10, 20]), torch.Size([]))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        width: int = 20,
+        depth: int = 4,
+        activation: Callable[[], nn.Module] = nn.Tanh,
+    ) -> None:
+        with called("LocallyIsometricLayer"):
+            for name, number in (("in_features", in_features), ("width", width), ("depth", depth)):
+                if number < 1:
+                    raise InputError(f"{name} must be at least 1, got {number}.")
+        modules: list[nn.Module] = []
+        for index in range(depth):
+            modules += [nn.Linear(width if index else in_features, width), activation()]
+        super().__init__(*modules)
+
+    def isometry(self, reference: Tensor, features: Tensor, labels: Tensor | None) -> Tensor:
+        """The penalty of features against what they should keep the distances of.
+
+        Args:
+            reference: (N, ...) points.
+            features: (N, width) what this layer made of them.
+            labels: As in `isoreg.isometry_penalty`.
+
+        Returns:
+            A scalar.
+        """
+        return isometry_penalty(reference, features, labels)
+
+
+class StackedLIL(nn.Module):
+    r"""Locally isometric layers on top of each other, one for each level of a label hierarchy.
+
+    The loss is the sum over levels k of
+
+    .. math::
+        \alpha\, \text{CE}(\text{head}(\Phi_k), y_k) +
+        \beta\, \frac{1}{N^2} \| G_k \odot D_M - G_k \odot D_{\Phi_k} \|_F^2
+
+    A shared head has one output for each class of the largest level; a level uses the first of
+    them. With ``heads="own"`` each level has a linear head of its own.
+
+    Source: section 2.3 and figure 4 of the paper: 4 layers of 20 tanh units, one shared head,
+    each level's loss kept from the levels before it.
+
+    Args:
+        in_features: Dimensions of a point.
+        classes: Number of classes of each level, from the first LIL to the last.
+        width: Units of each layer.
+        depth: Layers of each LIL.
+        gradients: How far the loss of a level reaches: "own" (its LIL alone), "preceding" (also
+            the LIL before it) or "full" (all before it).
+        heads: "shared" or "own".
+        reference: What the features of a level are compared with: "inputs" (the original points)
+            or "preceding" (the features of the LIL before it, as constants).
+
+    Raises:
+        InputError: If an option is unknown, or ``classes`` is empty or holds a number below 2.
+
+    Example:
+        >>> from isoreg.datasets import torus
+        >>> points, levels = torus(100)
+        >>> model = StackedLIL(3, [2, 4, 8])
+        >>> [tuple(logits.shape) for logits in model(points)]
+        [(100, 2), (100, 4), (100, 8)]
+        >>> model.loss(points, levels, beta=100.0).backward()
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        classes: Sequence[int],
+        *,
+        width: int = 20,
+        depth: int = 4,
+        gradients: str = "own",
+        heads: str = "shared",
+        reference: str = "inputs",
+    ) -> None:
+        super().__init__()
+        with called("StackedLIL"):
+            _check_choice("gradients", gradients, GRADIENTS)
+            _check_choice("heads", heads, HEADS)
+            _check_choice("reference", reference, REFERENCES)
+            if not classes or min(classes) < 2:
+                raise InputError(f"classes must hold numbers of at least 2, got {list(classes)}.")
+            self.lils = nn.ModuleList(
+                LocallyIsometricLayer(width if index else in_features, width=width, depth=depth)
+                for index in range(len(classes))
+            )
+        outputs = [max(classes)] if heads == "shared" else list(classes)
+        self.heads = nn.ModuleList(nn.Linear(width, number) for number in outputs)
+        self.classes = tuple(classes)
+        self.gradients = gradients
+        self.reference = reference
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Representations after each LIL; their graphs reach as far as ``gradients`` says.
+
+        Args:
+            x: (N, in_features) points.
+
+        Returns:
+            A tensor (N, width) for each level.
+        """
+        reach = GRADIENTS[self.gradients]
+        found: list[Tensor] = []
+        entering = [x]
+        for level in range(len(self.lils)):
+            # a level that reaches further than itself goes through the LILs before it once more
+            first = level if reach is None else max(0, level + 1 - reach)
+            h = entering[first]
+            for lil in self.lils[first : level + 1]:
+                h = lil(h)
+            found.append(h)
+            entering.append(h if reach is None else h.detach())
+        return found
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Logits of each level.
+
+        Args:
+            x: (N, in_features) points.
+
+        Returns:
+            A tensor (N, classes) for each level.
+        """
+        return self._logits(self.features(x))
+
+    def loss(
+        self, x: Tensor, levels: Sequence[Tensor], *, alpha: float = 1.0, beta: float = 1.0
+    ) -> Tensor:
+        """Sum over levels of cross-entropy and isometry penalty.
+
+        Args:
+            x: (N, in_features) points.
+            levels: Labels (N,) of each level.
+            alpha: Weight of the cross-entropy.
+            beta: Weight of the penalty.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            InputError: If there are not as many levels as LILs, or a label is out of range.
+        """
+        with called("StackedLIL.loss"):
+            self._check_levels(x, levels)
+            features = self.features(x)
+            references = [x, *[h.detach() for h in features[:-1]]]
+            total = x.new_zeros(())
+            for index, (h, y) in enumerate(zip(features, levels, strict=True)):
+                against = references[index] if self.reference == "preceding" else x
+                logits = self._head(index)(h)[:, : self.classes[index]]
+                penalty = isometry_penalty(against, h, y)
+                total = total + alpha * F.cross_entropy(logits, y) + beta * penalty
+        return total
+
+    def extra_repr(self) -> str:
+        """The options, for ``repr``."""
+        return f"classes={self.classes}, gradients={self.gradients!r}, reference={self.reference!r}"
+
+    def _logits(self, features: list[Tensor]) -> list[Tensor]:
+        pairs = zip(features, self.classes, strict=True)
+        return [self._head(k)(h)[:, :classes] for k, (h, classes) in enumerate(pairs)]
+
+    def _head(self, level: int) -> nn.Module:
+        return self.heads[level if len(self.heads) > 1 else 0]
+
+    def _check_levels(self, x: Tensor, levels: Sequence[Tensor]) -> None:
+        if len(levels) != len(self.classes):
+            raise InputError(
+                f"one tensor of labels for each of {len(self.classes)} levels is needed, "
+                f"got {len(levels)}."
+            )
+        for index, (y, classes) in enumerate(zip(levels, self.classes, strict=True)):
+            if y.shape != (len(x),):
+                raise InputError(
+                    f"levels[{index}] must hold {len(x)} labels, got shape {tuple(y.shape)}."
+                )
+            if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+                raise InputError(
+                    f"levels[{index}] must hold classes from 0 to {classes - 1}, "
+                    f"got {int(y.min())} to {int(y.max())}."
+                )
+
+
+def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:
+    choices = list(allowed)
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")

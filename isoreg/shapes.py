@@ -1,0 +1,127 @@
+"""Curves and surfaces in space on which a representation's geometry can be seen."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from isoreg.errors import InputError, called
+from isoreg.masks import partition
+
+REGIONS = ("cylinders", "bands")
+_EIGHT_TO = {
+    2: [[0, 1, 2, 3], [4, 5, 6, 7]],
+    4: [[0, 1], [2, 3], [4, 5], [6, 7]],
+    8: [[k] for k in range(8)],
+}
+
+
+def entangled_rings(n: int, *, noise: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two linked circles of radius 1, each through the centre of the other.
+
+    No continuous map of space separates them without a cut, and a classifier has to. Their
+    linking number is 1 in absolute value. The points of each ring lie at equal angles.
+
+    Source: the entangled rings of section 3.1 of the paper.
+
+    Args:
+        n: Number of points of both rings together; the first has one more if n is odd.
+        noise: Standard deviation of normal noise on each coordinate, in radii.
+        seed: Of the noise.
+
+    Returns:
+        Points (n, 3), float32, and labels (n,), 0 and 1, one a ring.
+
+    Raises:
+        InputError: If n is below 2, or the noise negative.
+
+    Example:
+        >>> points, labels = entangled_rings(400)
+        >>> points.shape, labels.bincount().tolist()
+        (torch.Size([400, 3]), [200, 200])
+    """
+    with called("entangled_rings"):
+        _check(n, 2, noise)
+    halves = (n + 1) // 2, n // 2
+    first, second = (torch.arange(half) * (2 * math.pi / half) for half in halves)
+    zero, one = torch.zeros(halves[0]), torch.ones(halves[1])
+    points = torch.cat([
+        torch.stack([first.cos(), first.sin(), zero], dim=1),
+        torch.stack([1 + second.cos(), 0 * one, second.sin()], dim=1),
+    ])
+    labels = torch.cat([zero.long(), one.long()])
+    return points + _normal(points, noise, seed), labels
+
+
+def torus(
+    n: int = 1600,
+    *,
+    radius: float = 0.67,
+    tube: float = 0.33,
+    noise: float = 0.001,
+    regions: str = "cylinders",
+    seed: int = 0,
+) -> tuple[Tensor, list[Tensor]]:
+    r"""Points of a torus with a hierarchy of 2, 4 and 8 classes, each inside one above it.
+
+    .. math::
+        ((R + r \cos v) \cos u,\ (R + r \cos v) \sin u,\ r \sin v)
+
+    with both angles uniform, so that points are a little denser on the inside. Cylinders are
+    sectors of the angle u around the axis (pieces of the tube, cut across), bands are sectors of
+    the angle v around the tube.
+
+    Source: the torus of section 3.3 of the paper, R = .67, r = .33.
+
+    Args:
+        n: Number of points.
+        radius: R, from the centre to the middle of the tube.
+        tube: r, of the tube.
+        noise: Standard deviation of normal noise on each coordinate.
+        regions: "cylinders" (the paper's text) or "bands".
+        seed: Of the points and their noise.
+
+    Returns:
+        Points (n, 3), float32, and three tensors of labels (n,): of 2, 4 and 8 classes.
+
+    Raises:
+        InputError: If n is below 1, a radius is not positive, the tube as wide as the radius, the
+            noise negative, or the regions unknown.
+
+    Example:
+        >>> points, (two, four, eight) = torus(1600)
+        >>> [level.max().item() + 1 for level in (two, four, eight)]
+        [2, 4, 8]
+        >>> bool((eight // 2 == four).all())
+        True
+    """
+    with called("torus"):
+        _check(n, 1, noise)
+        if not 0 < tube < radius:
+            raise InputError(f"tube and radius must be 0 < tube < radius, got {tube} and {radius}.")
+        if regions not in REGIONS:
+            allowed = " or ".join(map(repr, REGIONS))
+            raise InputError(f"regions must be {allowed}, got {regions!r}.")
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.rand(2, n, generator=generator)
+    around, along = shares * (2 * math.pi)
+    distance = radius + tube * along.cos()
+    points = torch.stack([distance * around.cos(), distance * around.sin(), tube * along.sin()], 1)
+    cut = shares[0] if regions == "cylinders" else shares[1]
+    eight = (8 * cut).long().clamp_max(7)
+    labels = [partition(eight, groups) for groups in _EIGHT_TO.values()]
+    return points + _normal(points, noise, seed + 1), labels
+
+
+def _check(n: int, least: int, noise: float) -> None:
+    if n < least:
+        raise InputError(f"n must be at least {least}, got {n}.")
+    if not (math.isfinite(noise) and noise >= 0):
+        raise InputError(f"noise must be finite and >= 0, got {noise}.")
+
+
+def _normal(like: Tensor, deviation: float, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return deviation * torch.randn(like.shape, generator=generator)

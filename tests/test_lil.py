@@ -1,0 +1,152 @@
+"""Stacked locally isometric layers: their loss, and how far its gradient reaches."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from isoreg import InputError, isometry_penalty
+from isoreg.datasets import torus
+from isoreg.lil import GRADIENTS, LocallyIsometricLayer, StackedLIL
+
+CLASSES = [2, 4, 8]
+
+
+def data(n: int = 40) -> tuple[Tensor, list[Tensor]]:
+    points, levels = torus(n)
+    return points.double(), levels
+
+
+def stack(**options: str) -> StackedLIL:
+    torch.manual_seed(0)
+    return StackedLIL(3, CLASSES, width=6, depth=2, **options).double()
+
+
+def by_hand(model: StackedLIL, x: Tensor, levels: list[Tensor], alpha: float, beta: float):
+    """The three losses, each with its whole graph."""
+    h, losses = x, []
+    previous = x
+    for k, (lil, y) in enumerate(zip(model.lils, levels, strict=True)):
+        h = lil(h)
+        head = model.heads[k if len(model.heads) > 1 else 0]
+        against = previous.detach() if model.reference == "preceding" else x
+        cross = F.cross_entropy(head(h)[:, : CLASSES[k]], y)
+        losses.append(alpha * cross + beta * isometry_penalty(against, h, y))
+        previous = h
+    return losses
+
+
+@pytest.mark.parametrize("heads", ["shared", "own"])
+@pytest.mark.parametrize("reference", ["inputs", "preceding"])
+@pytest.mark.parametrize("gradients", list(GRADIENTS))
+def test_the_loss_and_its_gradient_are_those_computed_by_hand(
+    gradients: str, reference: str, heads: str
+) -> None:
+    x, levels = data()
+    model = stack(gradients=gradients, reference=reference, heads=heads)
+    loss = model.loss(x, levels, alpha=0.7, beta=3.0)
+    losses = by_hand(model, x, levels, 0.7, 3.0)
+    torch.testing.assert_close(loss, torch.stack(losses).sum())
+    loss.backward()
+    reach = GRADIENTS[gradients] or len(CLASSES)
+    for k, lil in enumerate(model.lils):
+        reaching = torch.stack(losses[k : k + reach]).sum()  # losses of later levels that come here
+        expected = torch.autograd.grad(reaching, list(lil.parameters()), retain_graph=True)
+        for parameter, gradient in zip(lil.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_features_are_those_of_the_layers_one_after_the_other() -> None:
+    x, _ = data()
+    for gradients in GRADIENTS:
+        model = stack(gradients=gradients)
+        h = x
+        for lil, features in zip(model.lils, model.features(x), strict=True):
+            h = lil(h)
+            torch.testing.assert_close(features, h)
+
+
+def test_logits_of_a_shared_head_are_its_first_outputs() -> None:
+    x, _ = data()
+    model = stack()
+    assert len(model.heads) == 1
+    for logits, features, classes in zip(model(x), model.features(x), CLASSES, strict=True):
+        torch.testing.assert_close(logits, model.heads[0](features)[:, :classes])
+
+
+def test_a_single_lil_is_the_plain_loss_of_the_paper() -> None:
+    x, levels = data()
+    model = StackedLIL(3, [2], width=5, depth=2).double()
+    h = model.lils[0](x)
+    expected = F.cross_entropy(model.heads[0](h), levels[0]) + isometry_penalty(x, h, levels[0])
+    torch.testing.assert_close(model.loss(x, levels[:1]), expected)
+
+
+def test_training_lowers_the_loss_and_leaves_the_labels_learnt() -> None:
+    x, levels = torus(200)
+    torch.manual_seed(0)
+    model = StackedLIL(3, CLASSES)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    before = model.loss(x, levels).item()
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = model.loss(x, levels)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.5 * before
+    assert (model(x)[0].argmax(1) == levels[0]).float().mean() > 0.95
+
+
+def test_it_copies_and_its_state_dict_loads() -> None:
+    x, _ = data()
+    model = stack()
+    other = stack()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    other.load_state_dict(model.state_dict())
+    for a, b, c in zip(model(x), other(x), copy.deepcopy(model)(x), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+def test_a_layer_has_the_asked_shape() -> None:
+    layer = LocallyIsometricLayer(3, width=7, depth=3, activation=torch.nn.ReLU)
+    assert [type(m).__name__ for m in layer] == ["Linear", "ReLU"] * 3
+    assert layer(torch.rand(4, 3)).shape == (4, 7)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: LocallyIsometricLayer(0), "LocallyIsometricLayer: in_features must be at least 1"),
+        (lambda: StackedLIL(3, []), "StackedLIL: classes must hold numbers of at least 2, got []"),
+        (lambda: StackedLIL(3, [2], width=0), "StackedLIL: width must be at least 1, got 0."),
+        (
+            lambda: StackedLIL(3, [2], gradients="none"),
+            "StackedLIL: gradients must be one of 'own', 'preceding', 'full', got 'none'.",
+        ),
+        (lambda: StackedLIL(3, [2], heads="two"), "StackedLIL: heads must be one of"),
+        (lambda: StackedLIL(3, [2], reference="x"), "StackedLIL: reference must be one of"),
+        (
+            lambda: StackedLIL(3, [2, 4]).loss(torch.rand(4, 3), [torch.zeros(4).long()]),
+            "StackedLIL.loss: one tensor of labels for each of 2 levels is needed, got 1.",
+        ),
+        (
+            lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.zeros(5).long()]),
+            "StackedLIL.loss: levels[0] must hold 4 labels, got shape (5,).",
+        ),
+        (
+            lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.full((4,), 2)]),
+            "StackedLIL.loss: levels[0] must hold classes from 0 to 1, got 2 to 2.",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(call, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value).startswith(message)

@@ -1,0 +1,97 @@
+"""The rings are linked, the torus is a torus, and its classes nest."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from isoreg import InputError
+from isoreg.datasets import entangled_rings, torus
+
+
+def linking_number(a: Tensor, b: Tensor) -> float:
+    """Gauss' double integral over two closed polygons, by their midpoints."""
+    da, db = a.roll(-1, 0) - a, b.roll(-1, 0) - b
+    gaps = (a + da / 2)[:, None] - (b + db / 2)[None]
+    cross = torch.linalg.cross(da[:, None].expand_as(gaps), db[None].expand_as(gaps))
+    return float(((gaps * cross).sum(-1) / gaps.norm(dim=-1) ** 3).sum() / (4 * math.pi))
+
+
+def test_the_rings_are_linked() -> None:
+    points, labels = entangled_rings(800)
+    first, second = (points[labels == k].double() for k in (0, 1))
+    assert abs(linking_number(first, second)) == pytest.approx(1, abs=1e-3)
+    apart = second + torch.tensor([5.0, 0, 0])
+    assert linking_number(first, apart) == pytest.approx(0, abs=1e-3)
+
+
+def test_each_ring_is_a_circle_through_the_centre_of_the_other() -> None:
+    points, labels = entangled_rings(200)
+    for k, centre in ((0, [0.0, 0, 0]), (1, [1.0, 0, 0])):
+        radii = (points[labels == k] - torch.tensor(centre)).norm(dim=1)
+        torch.testing.assert_close(radii, torch.ones(100))
+
+
+@given(n=st.integers(2, 60), noise=st.floats(0, 0.3), seed=st.integers(0, 5))
+def test_rings_have_the_asked_number_of_points_and_their_seed_fixes_the_noise(
+    n: int, noise: float, seed: int
+) -> None:
+    points, labels = entangled_rings(n, noise=noise, seed=seed)
+    assert points.shape == (n, 3)
+    assert labels.bincount().tolist() == [(n + 1) // 2, n // 2]
+    assert torch.equal(points, entangled_rings(n, noise=noise, seed=seed)[0])
+
+
+def test_noise_has_the_asked_size() -> None:
+    clean, noisy = entangled_rings(20_000)[0], entangled_rings(20_000, noise=0.1)[0]
+    assert (noisy - clean).std().item() == pytest.approx(0.1, rel=0.02)
+
+
+def test_points_of_the_torus_satisfy_its_equation() -> None:
+    points, _ = torus(500, noise=0.0)
+    x, y, z = points.unbind(1)
+    tube = ((x**2 + y**2).sqrt() - 0.67) ** 2 + z**2
+    torch.testing.assert_close(tube, torch.full((500,), 0.33**2), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("regions", ["cylinders", "bands"])
+def test_each_class_lies_inside_one_class_of_the_level_above(regions: str) -> None:
+    _, levels = torus(1600, regions=regions)
+    assert [int(level.max()) + 1 for level in levels] == [2, 4, 8]
+    for coarse, fine in itertools.pairwise(levels):
+        for k in fine.unique():
+            assert len(coarse[fine == k].unique()) == 1
+    assert levels[2].bincount().min() > 150, "all classes are of similar size"
+
+
+def test_cylinders_are_cut_around_the_axis_and_bands_around_the_tube() -> None:
+    points, (_, _, eight) = torus(800, noise=0.0)
+    x, y, z = points.unbind(1)
+    around = (torch.atan2(y, x) % (2 * math.pi)) * 8 / (2 * math.pi)
+    assert ((around.long() - eight).abs() % 7 == 0).all()
+    points, (_, _, eight) = torus(800, noise=0.0, regions="bands")
+    x, y, z = points.unbind(1)
+    along = (torch.atan2(z, (x**2 + y**2).sqrt() - 0.67) % (2 * math.pi)) * 8 / (2 * math.pi)
+    assert ((along.long() - eight).abs() % 7 == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: entangled_rings(1), "entangled_rings: n must be at least 2, got 1."),
+        (lambda: entangled_rings(9, noise=-1), "entangled_rings: noise must be finite and >= 0"),
+        (lambda: torus(0), "torus: n must be at least 1, got 0."),
+        (lambda: torus(9, tube=0.7), "torus: tube and radius must be 0 < tube < radius"),
+        (lambda: torus(9, regions="bars"), "torus: regions must be 'cylinders' or 'bands'"),
+    ],
+)
+def test_bad_shapes_are_refused(call, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value).startswith(message)
