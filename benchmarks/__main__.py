@@ -10,13 +10,17 @@ from rich.table import Table
 
 from benchmarks.census.command import census
 from benchmarks.mnist.command import mnist
+from benchmarks.rings.command import rings
 from benchmarks.speed.command import speed
+from benchmarks.torus.command import torus
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 # command: its data, its time, what it shows
 BENCHMARKS: dict[Callable[..., None], tuple[str, str, str]] = {
     mnist: ("MNIST", "40 minutes on one core", "the paper's table 1 and figure 3"),
+    rings: ("none", "10 minutes on one core", "the paper's figures 1A and 2"),
+    torus: ("none", "40 minutes on one core", "the paper's figure 4"),
     census: ("none", "half an hour", "attaching to every module of timm, and to transformers"),
     speed: ("none", "an hour on one core", "time, memory and exactness of the penalty"),
 }

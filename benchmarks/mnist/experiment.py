@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from benchmarks.mnist.evaluation import evaluate
 from benchmarks.mnist.settings import Settings
 from benchmarks.mnist.training import train
+from benchmarks.progress import progress_bar
 from benchmarks.results import Results
 from isoreg.datasets import mnist
 
@@ -29,13 +29,7 @@ def run(
     train_set = _load("train", settings.train_images, settings, data_dir, device)
     test_set = _load("test", settings.test_images, settings, data_dir, device)
     figures_each = 2 + 5 + 3 * len(settings.eps)
-    columns = (
-        TextColumn("[bold]{task.description:<46}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns) as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("", total=len(todo) * (1 + figures_each))
         for seed, beta in todo:
             name = f"seed {seed}, beta {beta:g}: "

@@ -1,0 +1,1 @@
+"""The paper's entangled rings: figures 1A and 2."""

@@ -1,0 +1,1 @@
+"""The paper's torus with its label hierarchy: figure 4."""
