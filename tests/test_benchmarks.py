@@ -236,3 +236,19 @@ def test_the_regularizer_attaches_to_transformers() -> None:
     rows = [check(subject) for subject in transformers_subjects()]
     assert len(rows) == 5
     assert [row for row in rows if row["result"] != "ok"] == []
+
+
+@pytest.mark.parametrize("name", ["rings", "torus"])
+def test_the_paper_s_shapes_run_resume_and_leave_table_and_figure(
+    name: str, tmp_path: Path
+) -> None:
+    out = tmp_path / f"{name}.json"
+    assert CliRunner().invoke(app, [name, "--quick", "--out", str(out)]).exit_code == 0
+    first = out.read_text()
+    runs = json.loads(first)["runs"]
+    assert len(runs) == {"rings": 3, "torus": 2}[name]
+    assert out.with_suffix(".png").stat().st_size > 20_000
+    table = out.with_suffix(".md").read_text()
+    assert all(run["key"]["variant"] in table for run in runs)
+    assert CliRunner().invoke(app, [name, "--quick", "--out", str(out)]).exit_code == 0
+    assert out.read_text() == first, "a finished benchmark measures nothing again"

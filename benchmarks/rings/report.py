@@ -28,7 +28,8 @@ def tables(results: dict[str, Any]) -> str:
     return (
         "\n\n".join([
             "# Entangled rings",
-            f"{settings['points']} points, {settings['epochs']:,} epochs, {seeds} seeds; mean ± "
+            f"{settings['points']} points, {settings['epochs']:,} epochs, "
+            f"{seeds} seed{'s' if seeds > 1 else ''}; mean ± "
             "standard deviation over seeds. Distances within each ring; 'stress of all pairs' "
             "also counts those between the rings.",
             _distances(results),
