@@ -8,8 +8,9 @@
 >>> loss = torch.nn.functional.cross_entropy(model(x), y) + iso(y)
 """
 
-from isoreg import datasets, diagnostics, distances, lil, masks
+from isoreg import datasets, diagnostics, distances, lil, masks, robustness
 from isoreg.errors import InputError, IsoregError, LayerError, MissingExtraError, RecordError
+from isoreg.local import RobustLoss
 from isoreg.penalty import isometry_penalty
 from isoreg.regularizer import IsometryRegularizer
 
@@ -22,10 +23,12 @@ __all__ = [
     "LayerError",
     "MissingExtraError",
     "RecordError",
+    "RobustLoss",
     "datasets",
     "diagnostics",
     "distances",
     "isometry_penalty",
     "lil",
     "masks",
+    "robustness",
 ]

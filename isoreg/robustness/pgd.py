@@ -1,0 +1,151 @@
+"""Projected gradient descent on the classifier, in pixels from 0 to 1. Axes: n = images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+Classifier: TypeAlias = Callable[[Tensor], Tensor]
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+NORMS = ("Linf", "L2")
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax of the label, (n).
+
+    Args:
+        logits: (n, classes).
+        labels: (n).
+
+    Returns:
+        The loss of each image.
+    """
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Largest other logit minus that of the label, (n): above 0 where the image is misclassified.
+
+    Its gradient does not vanish when logits are large, as that of cross-entropy does.
+
+    Args:
+        logits: (n, classes).
+        labels: (n).
+
+    Returns:
+        The loss of each image.
+
+    Example:
+        >>> margin(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1]))
+        tensor([-1.])
+    """
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.amax(1) - own
+
+
+def project(x: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
+    """The point of the ball around each image, and of the pixels' range, that is next to x.
+
+    For L2 the ball comes first and the range second, which stays inside the ball.
+
+    Args:
+        x: (n, ...) candidates.
+        images: (n, ...) centres.
+        eps: Radius.
+        norm: "Linf" or "L2".
+
+    Returns:
+        (n, ...) points.
+
+    Example:
+        >>> project(torch.tensor([[0.9, 0.2]]), torch.tensor([[0.5, 0.2]]), 0.1, "Linf")
+        tensor([[0.6000, 0.2000]])
+    """
+    change = torch.nan_to_num(x - images)
+    if norm == "Linf":
+        change = change.clamp(-eps, eps)
+    else:
+        length = _lengths(change)
+        change = change * (eps / length.clamp_min(1e-12)).clamp_max(1)
+    return (images + change).clamp(0, 1)
+
+
+def pgd(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: str = "Linf",
+    loss: Loss = margin,
+    steps: int = 40,
+    restarts: int = 1,
+    random_start: bool = True,
+    step_size: float | None = None,
+) -> tuple[Tensor, list[int]]:
+    """Climb a loss from random points of the ball; keep for each image what fools the classifier.
+
+    Source: Madry et al. (2018), "Towards Deep Learning Models Resistant to Adversarial Attacks".
+    Any step that is misclassified counts, not only the last.
+
+    Args:
+        classifier: Pixels to logits.
+        images: (n, ...) from 0 to 1.
+        labels: (n).
+        eps: Radius of the ball.
+        norm: "Linf" or "L2".
+        loss: Logits and labels to (n) values.
+        steps: Steps of each restart.
+        restarts: Number of starts.
+        random_start: Whether the first start is random; later ones always are.
+        step_size: Length of a step; by default 2.5 eps / steps.
+
+    Returns:
+        Adversarial images (n, ...), the clean one where none was found, and how many images were
+        misclassified after each restart.
+    """
+    size = 2.5 * eps / steps if step_size is None else step_size
+    found = images.clone()
+    fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    history = []
+    for restart in range(restarts):
+        x = images
+        if random_start or restart:
+            x = project(images + _random(images, eps, norm), images, eps, norm)
+        for _ in range(steps + 1):
+            x = x.detach().requires_grad_()
+            logits = classifier(x)
+            new = (logits.argmax(1) != labels) & ~fooled
+            found[new] = x.detach()[new]
+            fooled |= new
+            value = loss(logits, labels).sum()
+            if not value.requires_grad:  # the model cuts the graph: there is nothing to climb
+                break
+            (gradient,) = torch.autograd.grad(value, x)
+            gradient = torch.nan_to_num(gradient)
+            if norm == "Linf":
+                step = gradient.sign()
+            else:
+                step = gradient / _lengths(gradient).clamp_min(1e-30)
+            x = project(x.detach() + size * step, images, eps, norm)
+        history.append(int(fooled.sum()))
+    return found, history
+
+
+def _random(images: Tensor, eps: float, norm: str) -> Tensor:
+    if norm == "Linf":
+        return torch.empty_like(images).uniform_(-eps, eps)
+    direction = torch.randn_like(images)
+    radius = torch.rand(len(images), *[1] * (images.ndim - 1), device=images.device)
+    return eps * radius * direction / _lengths(direction)
+
+
+def _lengths(x: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return lengths.view(-1, *[1] * (x.ndim - 1))
