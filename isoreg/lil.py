@@ -200,8 +200,9 @@ class StackedLIL(nn.Module):
             for index, (h, y) in enumerate(zip(features, levels, strict=True)):
                 against = references[index] if self.reference == "preceding" else x
                 logits = self._head(index)(h)[:, : self.classes[index]]
-                penalty = isometry_penalty(against, h, y)
-                total = total + alpha * F.cross_entropy(logits, y) + beta * penalty
+                total = total + alpha * F.cross_entropy(logits, y)
+                if beta:  # of collapsed features it is slow, and for nothing
+                    total = total + beta * isometry_penalty(against, h, y)
         return total
 
     def extra_repr(self) -> str:

@@ -197,7 +197,7 @@ class Recorder:
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         if output is None:  # the forward pass raised
-            self._state().why_missing = "the last forward pass failed"
+            self._state().why_missing = "the last forward pass failed, or returned None"
         elif self._state().running is not None:
             self._state().finished = self._state().running
         self._state().running = None
