@@ -1,0 +1,114 @@
+"""One step of training, and the parts that a method contributes to its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+
+class Step:
+    """A batch on its way through the parts of an objective.
+
+    Args:
+        model: Images to logits.
+        images: (n, ...) pixels from 0 to 1.
+        labels: (n).
+        progress: Share of training that is done.
+        track_input: Whether gradients with respect to the images will be asked for.
+    """
+
+    def __init__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, progress: float, track_input: bool
+    ) -> None:
+        self.model = model
+        self.images = images.detach().requires_grad_() if track_input else images
+        self.labels = labels
+        self.progress = progress
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Of the clean images; computed when first asked for, and once."""
+        logits: Tensor = self.model(self.images)
+        return logits
+
+    def radius(self, eps: float, ramp: float) -> float:
+        """Eps, or less while progress is below ``ramp``."""
+        return eps if self.progress >= ramp else eps * self.progress / ramp
+
+
+Value = Callable[[Step], Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one method contributes.
+
+    Attributes:
+        criterion: In place of cross-entropy, or None.
+        term: Added to the criterion, or None.
+        track_input: Whether a term needs gradients with respect to the images.
+        after_step: Called after each step of the optimizer.
+        finish: Called at the end; leaves a plain model.
+    """
+
+    criterion: Value | None = None
+    term: Value | None = None
+    track_input: bool = False
+    after_step: Callable[[], None] | None = None
+    finish: Callable[[], None] | None = None
+
+
+class Objective:
+    """The loss of a recipe, and what it does after each step of the optimizer.
+
+    Args:
+        model: Images to logits.
+        parts: What the recipe's methods contribute.
+
+    Raises:
+        ValueError: If two parts replace cross-entropy.
+    """
+
+    def __init__(self, model: nn.Module, parts: Sequence[Part]) -> None:
+        criteria = [part.criterion for part in parts if part.criterion]
+        if len(criteria) > 1:
+            raise ValueError("one method of a recipe may replace cross-entropy, got two or more")
+        self._model = model
+        self._criterion = criteria[0] if criteria else _cross_entropy
+        self._terms = [part.term for part in parts if part.term]
+        self._projections = [part.after_step for part in parts if part.after_step]
+        self._track_input = any(part.track_input for part in parts)
+
+    def __call__(self, images: Tensor, labels: Tensor, progress: float = 1.0) -> Tensor:
+        """The loss of a batch; ``progress`` is the share of training that is done."""
+        step = Step(self._model, images, labels, progress, self._track_input)
+        loss = self._criterion(step)
+        for term in self._terms:
+            loss = loss + term(step)
+        return loss
+
+    def after_step(self) -> None:
+        """Project the parameters, for the methods that do."""
+        for project in self._projections:
+            project()
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; each module's own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _cross_entropy(step: Step) -> Tensor:
+    return F.cross_entropy(step.logits, step.labels)
