@@ -72,8 +72,8 @@ class Recorder:
         model: The model to watch.
         layers: Where to record.
         pool: Maps what a layer returns to (b, d) features, or to None if there is no tensor.
-        inputs: What to compare with: None (the first tensor that the model is called with), a
-            layer (its output, detached), or a callable on the call's arguments.
+        inputs: What to compare with: None (the first tensor that the model is called with,
+            detached), a layer (its output, detached), or a callable on the call's arguments.
 
     Example:
         >>> from isoreg.layers import find_layers
@@ -191,7 +191,9 @@ class Recorder:
         if callable(self._inputs):
             reference = self._inputs(*args, **kwargs)  # may use layers of the model: not recorded
         elif self._inputs is None:
-            reference = next(tensors_in((args, kwargs)), None)
+            # an attack's or a margin loss's images need a gradient, the distances between them none
+            first = next(tensors_in((args, kwargs)), None)
+            reference = None if first is None else first.detach()
         state.running = Record()
         self._compare_with(reference)
 

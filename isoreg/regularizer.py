@@ -45,8 +45,9 @@ class IsometryRegularizer:
             a dict name -> weight.
         beta: Weight of the penalty, finite and >= 0; beta_l is beta times the weight of l.
         inputs: What the features are compared with. None: the first tensor that the model is
-            called with. A layer, or its name: its output, detached. A callable on the call's
-            arguments, whose result is not detached.
+            called with, detached. A layer, or its name: its output, detached. A callable on the
+            call's arguments, whose result is not detached: ``inputs=lambda x: x`` lets the penalty
+            reach an input that requires a gradient, as a learned one does.
         pool: How a layer's output becomes one vector a sample: "flatten", "mean" (over tokens, or
             over the space of maps with channels first), "mean_last" (channels last), "token" (the
             first one) or a callable on what the layer returns.

@@ -527,6 +527,33 @@ def test_a_reference_layer_overwritten_in_place_is_compared_as_it_was() -> None:
     torch.testing.assert_close(iso(Y), isometry_penalty(before, before.relu(), Y))
 
 
+@pytest.mark.parametrize("attached", ["default", "by hand"])
+def test_an_input_that_requires_a_gradient_gets_the_penaltys_only_where_it_is_asked_for(
+    attached: str,
+) -> None:
+    model, x = build("mlp"), batch("mlp").requires_grad_()
+    inputs = None if attached == "default" else (lambda x: x)
+    iso = IsometryRegularizer(model, inputs=inputs)
+    model(x)
+    (found,) = torch.autograd.grad(iso(Y), x)
+    reference = x.detach() if attached == "default" else x
+    (expected,) = torch.autograd.grad(isometry_penalty(reference, features(model, x), Y), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_under_a_margin_loss_the_penalty_still_goes_the_fast_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("all N^2 distances were computed")
+
+    monkeypatch.setattr(isoreg.penalty, "dense_penalty", refuse)
+    model, x = build("mlp"), batch("mlp")
+    criterion = isoreg.RobustLoss(model, eps=0.1)
+    iso = IsometryRegularizer(model)
+    (criterion(x, Y) + iso(Y)).backward()
+
+
 # Errors: every one says who speaks, what is wrong and what to do
 
 
