@@ -1,19 +1,21 @@
-# make demo: see the effect on real digits. make test: lint, types, all tests.
+# make demo: see the effect on real digits. make test: lint, types, all tests, the site, the distribution.
 # Both set up what they need, with nothing but git, make and Python on the machine.
 
 PYTHON ?= python3
 VENV := .venv
 CORE := .venv-core
+DOCS := .venv-docs
 BIN := $(VENV)/bin
+SITE := build/site
 TESTS ?=
 
-.PHONY: demo test lint types unit core setup clean
+.PHONY: demo test lint types unit core docs dist setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
 	@$(BIN)/python -m examples.demo
 
-test: lint types unit core
+test: lint types unit core docs dist
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -27,7 +29,22 @@ unit: setup
 
 # The core with torch alone: no other package may be needed to import and use it.
 core: $(CORE)/.installed
-	@$(CORE)/bin/python -W ignore tests/core_alone.py
+	@PYTHONPATH=. $(CORE)/bin/python -W ignore tests/core_alone.py
+
+# The site, with warnings as errors. It imports isoreg beside the torch of $(CORE).
+docs: $(DOCS)/.installed $(CORE)/.installed
+	@$(DOCS)/bin/python -W ignore -m sphinx --quiet --fail-on-warning --keep-going -c docs . $(SITE)
+	@echo "The site is in $(SITE)/index.html"
+
+# Wheel and sdist, checked; then the wheel is installed beside a torch and nothing else, and tried from outside.
+dist: $(DOCS)/.installed $(CORE)/.installed
+	@rm -rf dist build/clean && mkdir -p build
+	@$(DOCS)/bin/python -m build --outdir dist . > build/dist.log 2>&1 || { cat build/dist.log; exit 1; }
+	@$(DOCS)/bin/python -m twine check --strict dist/*
+	@$(CORE)/bin/python -m venv build/clean
+	@ls -d $(CURDIR)/$(CORE)/lib/python*/site-packages > "$$(ls -d build/clean/lib/python*/site-packages)/torch.pth"
+	@build/clean/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	@cd build && clean/bin/python -W ignore ../tests/installed.py
 
 setup: $(VENV)/.installed
 
@@ -44,8 +61,14 @@ $(CORE)/.installed: pyproject.toml
 	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' || { $(install_failed); }
 	@touch $@
 
+$(DOCS)/.installed: docs/requirements.txt
+	@$(call check_python)
+	@$(PYTHON) -m venv $(DOCS) || { $(venv_failed); }
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt || { $(install_failed); }
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(CORE) runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CORE) $(DOCS) build dist runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 check_python = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	echo "isoreg needs Python 3.10 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo not there)."; \

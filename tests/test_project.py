@@ -143,11 +143,3 @@ def test_public_functions_name_every_argument_in_their_docstring(name: str, valu
     text = inspect.getdoc(value) or ""
     for argument in inspect.signature(value).parameters:  # type: ignore[arg-type]
         assert f"{argument}: " in text, f"{name} does not document {argument}"
-
-
-@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", "docs/evaluating.md"])
-def test_every_python_block_of_the_pages_runs(path: str) -> None:
-    blocks = (ROOT / path).read_text().split("```python\n")[1:]
-    for block in blocks:
-        code = block.partition("```")[0]
-        exec(compile(code, path, "exec"), {"__name__": "readme"})

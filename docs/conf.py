@@ -1,0 +1,81 @@
+"""How the site is built: ``make docs``.
+
+The source is the root of the repository, so that a page's links to figures and files work in the
+repository's own view and on the site alike. Formulas become MathML while building: nothing that a
+page needs comes from another server.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.writers.html5 import HTML5Translator
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+# the package is imported beside the torch of the environment that holds nothing else
+sys.path += map(str, ROOT.glob(".venv-core/lib/python*/site-packages"))
+
+import isoreg  # noqa: E402
+
+project = "isoreg"
+author = "The isoreg authors"
+release = isoreg.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+
+root_doc = "docs/index"
+include_patterns = [
+    "docs/**",
+    "benchmarks/README.md",
+    "benchmarks/results/*.md",
+    "examples/*.ipynb",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+]
+exclude_patterns = [".*", "build", "dist", "runs", "isoreg", "tests", "docs/requirements.txt"]
+
+html_theme = "furo"
+html_title = "isoreg"
+html_static_path = ["static"]
+html_css_files = ["isoreg.css"]
+html_extra_path = ["front"]
+html_math_renderer = "mathml"
+html_copy_source = False
+html_show_copyright = False
+html_show_sourcelink = False
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the tests execute the notebook; its outputs are committed
+
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_mock_imports = ["accelerate", "lightning", "transformers"]
+python_maximum_signature_line_length = 88
+add_module_names = False
+napoleon_preprocess_types = True
+napoleon_use_ivar = True
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+def visit_formula(self: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
+    """Write a formula as MathML, which browsers draw by themselves."""
+    block = isinstance(node, nodes.math_block)
+    try:
+        self.body.append(tex2mathml(node.astext(), as_block=block))
+    except MathError as error:
+        logging.getLogger(__name__).warning("%s", error, location=node)
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Name the way formulas are drawn."""
+    app.add_html_math_renderer("mathml", (visit_formula, None), (visit_formula, None))
