@@ -9,6 +9,7 @@
 """
 
 from isoreg import datasets, diagnostics, distances, lil, masks, robustness
+from isoreg.balance import AutoBeta
 from isoreg.errors import InputError, IsoregError, LayerError, MissingExtraError, RecordError
 from isoreg.local import RobustLoss
 from isoreg.penalty import isometry_penalty
@@ -17,6 +18,7 @@ from isoreg.regularizer import IsometryRegularizer
 __version__ = "0.1.0"
 
 __all__ = [
+    "AutoBeta",
     "InputError",
     "IsometryRegularizer",
     "IsoregError",

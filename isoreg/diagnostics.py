@@ -90,6 +90,23 @@ def distortion(
             distances_by(metric, x)[compared].double(),
             distances_by(metric, phi)[compared].double(),
         )
+    return distortion_of(dx, dphi)
+
+
+def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:
+    """The distortion of pairs whose distances are known.
+
+    Args:
+        dx: (P,) distances between inputs.
+        dphi: (P,) distances between their features.
+
+    Returns:
+        The distortion; without pairs, ``pairs`` is 0 and the rest NaN.
+
+    Example:
+        >>> distortion_of(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])).scale
+        0.5
+    """
     if not len(dx):
         return Distortion(0, *[math.nan] * 5)
     ratios = (dphi / dx)[dx > 0]

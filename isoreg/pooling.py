@@ -108,6 +108,27 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class FirstTensor:
+    """Applies a pooling to the first tensor of what a layer returns.
+
+    Attributes:
+        pool: Maps a tensor to (b, d) features.
+
+    Example:
+        >>> import torch
+        >>> FirstTensor(pool_flatten)({"maps": torch.ones(2, 3, 4)}).shape
+        torch.Size([2, 12])
+    """
+
+    pool: Callable[[Tensor], Tensor]
+
+    def __call__(self, value: object) -> Tensor | None:
+        """The pooled first tensor, or None if there is none."""
+        tensor = next(tensors_in(value), None)
+        return None if tensor is None else self.pool(tensor)
+
+
 def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
     """Turn a pooling into a function on whatever a layer returns.
 
@@ -131,10 +152,4 @@ def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
     if pool not in POOLS:
         allowed = ", ".join(map(repr, POOLS))
         raise InputError(f"pool must be a callable or one of {allowed}, got {pool!r}.")
-    named = POOLS[pool]
-
-    def pool_first(value: object) -> Tensor | None:
-        tensor = next(tensors_in(value), None)
-        return None if tensor is None else named(tensor)
-
-    return pool_first
+    return FirstTensor(POOLS[pool])

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from isoreg.errors import IsoregError, LayerError, RecordError
 from isoreg.layers import Layer
-from isoreg.pooling import tensors_in
+from isoreg.pooling import FirstTensor, tensors_in
 
 _NEVER = "the model was not called since the recorder was attached"
 _IN_ORDER = "Call the model in training mode with gradients on, then the penalty, once each."
@@ -31,6 +31,7 @@ class Record:
 
     Attributes:
         reference: What the features are compared with; None if it was never seen.
+        unwatched: Layers whose gradient could not be watched, though it was wanted.
         failure: Kind and text of the error that `Recorder.take` is to raise. (The error itself
             would keep the features alive through its traceback.)
         features: (b, d) features by layer name, in the order of the forward pass. A layer that
@@ -39,17 +40,20 @@ class Record:
 
     reference: Tensor | None = None
     features: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    unwatched: list[str] = dataclasses.field(default_factory=list)
     failure: tuple[type[IsoregError], str] | None = None
 
-    def add(self, name: str, features: Tensor) -> None:
-        """Keep the features of one use of a layer.
+    def next_name(self, name: str) -> str:
+        """What the next use of a layer is called.
 
         Args:
             name: The layer's name.
-            features: (b, d) features.
+
+        Returns:
+            The name itself for the first use, then ``name:2``, ...
         """
         uses = sum(key == name or key.startswith(f"{name}:") for key in self.features)
-        self.features[f"{name}:{uses + 1}" if uses else name] = features
+        return f"{name}:{uses + 1}" if uses else name
 
 
 @dataclasses.dataclass
@@ -75,6 +79,10 @@ class Recorder:
         inputs: What to compare with: None (the first tensor that the model is called with,
             detached), a layer (its output, detached), or a callable on the call's arguments.
 
+    Attributes:
+        watch: Unless it is None, it is called with a layer's name, the tensor that it returned and
+            the clone of it that the record is made of.
+
     Example:
         >>> from isoreg.layers import find_layers
         >>> from isoreg.pooling import resolve_pool
@@ -93,6 +101,7 @@ class Recorder:
         pool: Callable[[Any], Tensor | None],
         inputs: Layer | Callable[..., Tensor] | None = None,
     ) -> None:
+        self.watch: Callable[[str, Tensor, Tensor], None] | None = None
         self._names = [layer.name for layer in layers]
         self._pool = pool
         self._inputs = inputs
@@ -229,18 +238,26 @@ class Recorder:
             self._compare_with(None if tensor is None else tensor.detach())
             return
         try:
-            running.add(name, self._features(value))
+            use = running.next_name(name)
+            running.features[use] = self._features(value, use, running)
         except IsoregError as error:  # raised by take(): the user's forward pass goes on
             running.failure = type(error), f"layer {name!r}: {error.message}"
 
-    def _features(self, value: Any) -> Tensor:
+    def _features(self, value: Any, use: str, running: Record) -> Tensor:
         if not torch.is_grad_enabled():
             raise RecordError(
                 "it ran without gradients inside a forward pass with gradients, so its penalty "
                 "would do nothing. If it is checkpointed, use use_reentrant=False."
             )
+        if isinstance(self._pool, FirstTensor):
+            value = next(tensors_in(value), value)
         if isinstance(value, Tensor):
-            value = value.clone()  # a following layer may work in place on it
+            copy = value.clone()  # a following layer may work in place on it
+            if self.watch is not None:
+                self.watch(use, value, copy)
+            value = copy
+        elif self.watch is not None:
+            running.unwatched.append(use)
         features = self._pool(value)
         if not isinstance(features, Tensor):
             raise LayerError(

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from isoreg.balance import AutoBeta, GradientNorms, check_beta
 from isoreg.dense import Scale
 from isoreg.distances import Metric, resolve_metric
 from isoreg.errors import InputError, called
 from isoreg.layers import Layer, Layers, find_layers
 from isoreg.masks import check_labels
+from isoreg.monitor import Monitor
 from isoreg.penalty import check_reduction, check_scale, isometry_penalty
 from isoreg.pooling import Pool, resolve_pool
 from isoreg.recorder import Record, Recorder
+from isoreg.report import IsometryReport
 
 _NAME = "IsometryRegularizer"
 
@@ -43,7 +47,9 @@ class IsometryRegularizer:
             `nn.Linear`). A name, a glob within dotted parts (``"blocks.*"``), a module, a module
             type, a predicate on (name, module), ``"stages"`` of a timm model, a list of these, or
             a dict name -> weight.
-        beta: Weight of the penalty, finite and >= 0; beta_l is beta times the weight of l.
+        beta: Weight of the penalty, finite and >= 0; beta_l is beta times the weight of l. "auto",
+            or an `isoreg.AutoBeta`: the weight that keeps the penalty's gradient at a share of the
+            loss's, 0.1 by default.
         inputs: What the features are compared with. None: the first tensor that the model is
             called with, detached. A layer, or its name: its output, detached. A callable on the
             call's arguments, whose result is not detached: ``inputs=lambda x: x`` lets the penalty
@@ -77,7 +83,7 @@ class IsometryRegularizer:
         model: nn.Module,
         layers: Layers = None,
         *,
-        beta: float = 1.0,
+        beta: float | str | AutoBeta = 1.0,
         inputs: str | nn.Module | Callable[..., Tensor] | None = None,
         pool: Pool = "flatten",
         distance: Metric = "euclidean",
@@ -86,22 +92,26 @@ class IsometryRegularizer:
     ) -> None:
         with called(_NAME):
             _check_model(model)
-            _check_beta(beta)
+            weight = check_beta(beta)
             resolve_metric(distance)
             check_scale(scale)
             check_reduction(reduction)
             pooling = resolve_pool(pool)
             chosen = find_layers(model, layers)
             reference = _find_reference(model, inputs)
-        self.beta = float(beta)
+        self._beta = weight
         self.distance = distance
         self.scale = scale
         self.reduction = reduction
         self._layers = chosen
         self._penalties: dict[str, Tensor] = {}
+        self._total: Tensor | None = None
+        self._gradients = GradientNorms()
+        self._monitor = Monitor(distance)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._warned = False
         self._recorder = Recorder(model, chosen, pooling, reference)
+        self._recorder.watch = self._gradients.watch
 
     def __call__(self, labels: Tensor | None) -> Tensor:
         """Penalty of the last recorded forward pass; the record is dropped.
@@ -123,6 +133,7 @@ class IsometryRegularizer:
             self._shapes = {name: tuple(x.shape) for name, x in record.features.items()}
             self._warn_of_frozen(record)
             _check_labels(labels, n)
+            _check_watched(record, self._beta)
             penalties = isometry_penalty(
                 record.reference,
                 list(record.features.values()),
@@ -132,12 +143,104 @@ class IsometryRegularizer:
                 reduction=self.reduction,
             )
         self._penalties = dict(zip(record.features, penalties.detach().unbind(), strict=True))
-        return (penalties * penalties.new_tensor(self._betas(record))).sum()
+        self._read_gradients()
+        total = (penalties * penalties.new_tensor(self._weights(record))).sum()
+        total = total * (beta.weigh(total) if isinstance(beta := self._beta, AutoBeta) else beta)
+        self._total = total.detach()
+        self._look(record, labels, penalties)
+        return total
 
     @property
     def penalties(self) -> dict[str, Tensor]:
         """Penalty of each layer in the last call, detached and without its weight."""
         return dict(self._penalties)
+
+    @property
+    def beta(self) -> float:
+        """Weight of the penalty; with "auto" that of the last call. Can be set, also to "auto"."""
+        return float(self._beta.beta if isinstance(self._beta, AutoBeta) else self._beta)
+
+    @beta.setter
+    def beta(self, beta: float | str | AutoBeta) -> None:
+        with called(_NAME):
+            self._beta = check_beta(beta)
+
+    def log_dict(self, prefix: str = "isometry/") -> dict[str, float]:
+        """The last call as a flat dict for TensorBoard, W&B, CSV or any other logger.
+
+        Args:
+            prefix: In front of each name.
+
+        Returns:
+            ``penalty`` (what the call returned, weights included), ``beta``, and ``penalty/NAME``
+            of each layer without its weight. Empty before the first call. Waits for the device
+            once; `penalties` does not.
+
+        Example:
+            >>> model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+            >>> iso = IsometryRegularizer(model, beta=0.1)
+            >>> x, y = torch.rand(16, 8), torch.randint(2, (16,))
+            >>> loss = nn.functional.cross_entropy(model(x), y) + iso(y)
+            >>> list(iso.log_dict())
+            ['isometry/penalty', 'isometry/beta', 'isometry/penalty/2']
+        """
+        if self._total is None:
+            return {}
+        beta = self._beta.beta if isinstance(self._beta, AutoBeta) else self._beta
+        named = {f"penalty/{name}": value for name, value in self._penalties.items()}
+        found = {"penalty": self._total, "beta": torch.as_tensor(beta).to(self._total), **named}
+        values = torch.stack([value.to(self._total) for value in found.values()]).tolist()
+        return {prefix + name: value for name, value in zip(found, values, strict=True)}
+
+    def report(self) -> IsometryReport:
+        """How the layers fare, with warnings that say what to do. Print it.
+
+        Distances are those of the last step that was looked at closely, which is one in 32, from
+        the first on. The gradients are known after ``backward()``.
+
+        Returns:
+            By layer the pairs, Pearson's r, stress, contraction and expansion, scale, penalty and
+            the ratio of the penalty's gradient to the loss's.
+
+        Example:
+            >>> model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+            >>> iso = IsometryRegularizer(model, beta=0.1)
+            >>> x, y = torch.rand(16, 8), torch.randint(2, (16,))
+            >>> (nn.functional.cross_entropy(model(x), y) + iso(y)).backward()
+            >>> print(iso.report())
+            beta 0.1, 1 steps, 0 of them without pairs
+            layer ...
+            2 ...
+        """
+        self._read_gradients()
+        return self._monitor.report(self.beta)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs: the weight, and with "auto" its running average."""
+        self._read_gradients()
+        return {"beta": self._beta.state_dict() if isinstance(self._beta, AutoBeta) else self._beta}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the checkpoint was.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            InputError: If the checkpoint had a number for beta and this one has "auto", or the
+                other way round.
+        """
+        beta, auto = state["beta"], isinstance(self._beta, AutoBeta)
+        if isinstance(beta, Mapping) != auto:
+            found, wanted = ("a number", "'auto'") if auto else ("'auto'", "a number")
+            raise InputError(
+                f"{_NAME}.load_state_dict: the checkpoint was made with beta as {found}, this "
+                f"regularizer with {wanted}. Build it with the same kind of beta."
+            )
+        if isinstance(self._beta, AutoBeta):
+            self._beta.load_state_dict(beta)
+        else:
+            self.beta = beta
 
     @property
     def layers(self) -> list[str]:
@@ -172,7 +275,7 @@ class IsometryRegularizer:
     def __repr__(self) -> str:
         places = [self._place(layer) for layer in self._layers]
         return (
-            f"{_NAME}(beta={self.beta}, layers={places}, "
+            f"{_NAME}(beta={self._beta}, layers={places}, "
             f"distance={self.distance!r}, scale={self.scale!r})"
         )
 
@@ -191,13 +294,29 @@ class IsometryRegularizer:
                 stacklevel=3,
             )
 
-    def _betas(self, record: Record) -> list[float]:
+    def _weights(self, record: Record) -> list[float]:
         """Weight of each recorded use of a layer; a use is called ``name`` or ``name:2``."""
         weights = {layer.name: layer.weight for layer in self._layers}
         return [
-            self.beta * (weights[use] if use in weights else weights[use.rpartition(":")[0]])
+            weights[use] if use in weights else weights[use.rpartition(":")[0]]
             for use in record.features
         ]
+
+    def _read_gradients(self) -> None:
+        """Take in what the last backward pass brought to the watched layers."""
+        norms = self._gradients.take()
+        self._monitor.saw_gradients(norms)
+        if isinstance(self._beta, AutoBeta):
+            self._beta.update(norms)
+
+    def _look(self, record: Record, labels: Tensor | None, penalties: Tensor) -> None:
+        """Keep what `report` needs of this step, and watch the next one if it is due."""
+        assert record.reference is not None
+        self._monitor.saw(record.reference, record.features, labels, penalties, scale=self.scale)
+        if self._monitor.wants_to_warn:
+            self._monitor.warn(self.report(), stacklevel=3)
+        watch = self._monitor.due or isinstance(self._beta, AutoBeta)
+        self._recorder.watch = self._gradients.watch if watch else None
 
 
 def _check_model(model: nn.Module) -> None:
@@ -226,9 +345,13 @@ def _find_reference(
     return layers[0]
 
 
-def _check_beta(beta: float) -> None:
-    if not isinstance(beta, int | float) or not (math.isfinite(beta) and beta >= 0):
-        raise InputError(f"beta must be a finite number >= 0, got {beta!r}.")
+def _check_watched(record: Record, beta: float | AutoBeta) -> None:
+    if isinstance(beta, AutoBeta) and record.unwatched:
+        raise InputError(
+            f"beta='auto' cannot see the gradient of layer {record.unwatched[0]!r}, which returns "
+            "no tensor but a structure that pool= picks from. Name the layer inside that makes "
+            "the tensor, or give beta a number."
+        )
 
 
 def _batch_size(record: Record) -> int:

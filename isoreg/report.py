@@ -1,0 +1,132 @@
+"""What a regularizer reports of its layers, and what its warnings say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from isoreg.diagnostics import Distortion
+
+# A penalty that pulls this many times harder than the loss, or less than this share of it
+DROWNS, IDLE = 3.0, 1e-3
+# Features whose distances are this small a part of the inputs' have collapsed
+COLLAPSED = 0.01
+_COLUMNS = "pairs  Pearson r   stress  contraction  expansion    scale   penalty  gradient"
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer on the last sampled batch.
+
+    Attributes:
+        distortion: What the map from the inputs to the features did to the compared pairs, of at
+            most 256 samples. Feature distances are multiplied by the regularizer's ``scale``;
+            the distortion's own ``scale`` is the factor that would make the stress smallest.
+        penalty: The layer's penalty in the last call, without its weight.
+        gradient: Norm of the penalty's gradient at the layer over that of the rest of the loss's:
+            the median over the sampled steps, NaN before the first backward pass.
+
+    Example:
+        >>> import torch
+        >>> from isoreg.diagnostics import distortion
+        >>> LayerReport(distortion(torch.eye(3), torch.eye(3)), 0.0, 0.1).gradient
+        0.1
+    """
+
+    distortion: Distortion
+    penalty: float
+    gradient: float
+
+
+@dataclass(frozen=True)
+class IsometryReport:
+    """How a regularizer fares: by layer, and what should be done about it.
+
+    Attributes:
+        beta: Weight of the penalty in the last call.
+        steps: Calls of the regularizer so far.
+        without_pairs: How many of them found no penalty, almost always for want of pairs.
+        layers: A `LayerReport` by name.
+
+    Example:
+        >>> print(IsometryReport(beta=0.1, steps=0, without_pairs=0))
+        beta 0.1, 0 steps, 0 of them without pairs
+    """
+
+    beta: float
+    steps: int
+    without_pairs: int
+    layers: Mapping[str, LayerReport] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What goes wrong, each a sentence with what to do."""
+        return [text for _, text in self.problems()]
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield kind and text of each warning."""
+        if 2 * self.without_pairs > self.steps:
+            yield (
+                "pairs",
+                f"{self.without_pairs} of {self.steps} batches held no two samples of one class, "
+                "so nothing was penalised there. Use larger batches, a sampler that draws several "
+                "samples of a class, or coarser labels (isoreg.masks.partition).",
+            )
+        for name, layer in self.layers.items():
+            yield from _problems(name, layer, self.beta)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {**asdict(self), "warnings": self.warnings}
+
+    def __str__(self) -> str:
+        width = max([12, *map(len, self.layers)])
+        lines = [
+            f"beta {self.beta:.4g}, {self.steps} steps, {self.without_pairs} of them without pairs"
+        ]
+        if self.layers:
+            lines.append("layer".ljust(width) + _COLUMNS.rjust(len(_COLUMNS) + 2))
+        for name, layer in self.layers.items():
+            d = layer.distortion
+            lines.append(
+                f"{name:<{width}}{d.pairs:>7}{d.correlation:>11.3f}{d.stress:>9.3f}"
+                f"{d.contraction:>13.3g}{d.expansion:>11.3g}{d.scale:>9.3g}"
+                f"{layer.penalty:>10.3g}{layer.gradient:>10.2g}"
+            )
+        return "\n".join([*lines, *[f"WARNING: {warning}" for warning in self.warnings]])
+
+
+def _problems(name: str, layer: LayerReport, beta: float) -> Iterator[tuple[str, str]]:
+    found, gradient = layer.distortion, layer.gradient
+    if found.pairs and found.expansion < COLLAPSED:
+        advice = f"Give scale={found.scale:.3g} or scale='fit', or" if found.expansion else "Do"
+        yield (
+            "collapsed",
+            f"the features of layer {name!r} have collapsed, or are on another scale than the "
+            f"inputs: their distances are at most {found.expansion:.2g} times as large. {advice} "
+            "raise beta.",
+        )
+    if not math.isfinite(gradient) or beta == 0:
+        return
+    if gradient == 0 and found.pairs and layer.penalty > 0:
+        yield (
+            "gradient",
+            f"the penalty of layer {name!r} is {layer.penalty:.2g} and gives no gradient. Are all "
+            "its features equal, or is everything up to it frozen or detached?",
+        )
+    elif gradient > DROWNS:
+        yield (
+            "drowns",
+            f"at layer {name!r} the penalty's gradient is {gradient:.2g} times the loss's, so it "
+            f"drowns the loss. A tenth of it takes beta={beta * 0.1 / gradient:.2g}; beta='auto' "
+            "keeps it there.",
+        )
+    elif 0 < gradient < IDLE:
+        yield (
+            "idle",
+            f"at layer {name!r} the penalty's gradient is {gradient:.2g} times the loss's, so it "
+            f"changes next to nothing. A tenth of it takes beta={beta * 0.1 / gradient:.2g}; "
+            "beta='auto' keeps it there.",
+        )

@@ -1,0 +1,190 @@
+"""`iso.report()`: its numbers, its warnings, what it keeps, and the flat dict for loggers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg.diagnostics import Distortion, distortion
+from isoreg.monitor import EVERY, WARN_AT
+from isoreg.report import IsometryReport, LayerReport
+
+GOOD = Distortion(10, 0.9, 0.2, 1.2, 0.8, 1.0)
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def batch(n: int = 16) -> tuple[Tensor, Tensor]:
+    return torch.rand(n, 5, generator=torch.Generator().manual_seed(1)), torch.arange(n) % 3
+
+
+def step(model: nn.Module, iso: IsometryRegularizer, x: Tensor, y: Tensor | None) -> None:
+    (F.cross_entropy(model(x), torch.zeros(len(x), dtype=torch.long)) + iso(y)).backward()
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0, "fit"])
+def test_each_layer_is_measured_as_by_distortion(scale: float | str) -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model, ["1", "3"], beta=0.3, scale=scale)
+    step(model, iso, x, y)
+    report = iso.report()
+    assert (report.beta, report.steps, report.without_pairs) == (0.3, 1, 0)
+    for name, layer in report.layers.items():
+        phi = model[: int(name) + 1](x)
+        plain = distortion(x, phi, y)
+        factor = plain.scale if scale == "fit" else scale
+        expected = dataclasses.replace(distortion(x, factor * phi, y), scale=plain.scale)
+        for field, value in dataclasses.asdict(expected).items():
+            assert getattr(layer.distortion, field) == pytest.approx(value, rel=1e-4), field
+        penalty = isometry_penalty(x, phi, y, scale=scale)
+        assert layer.penalty == pytest.approx(penalty.item(), rel=1e-4)
+
+
+def test_the_gradients_ratio_is_that_of_the_weighted_penalty_to_the_loss() -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model, beta=0.3)
+    (F.cross_entropy(model(x), y) + iso(y)).backward()
+    phi = model[:-1](x).detach().requires_grad_()
+    (by_loss,) = torch.autograd.grad(F.cross_entropy(model[-1](phi), y), phi)
+    (by_penalty,) = torch.autograd.grad(0.3 * isometry_penalty(x, phi, y), phi)
+    expected = float(by_penalty.norm() / by_loss.norm())
+    assert iso.report().layers["4"].gradient == pytest.approx(expected, rel=1e-4)
+
+
+def test_soft_labels_are_reported_by_their_largest_class() -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model)
+    step(model, iso, x, 0.8 * F.one_hot(y, 3).float() + 0.2 / 3)
+    assert iso.report().layers["4"].distortion == distortion(x, model[:-1](x), y)
+
+
+def test_only_one_step_in_many_is_looked_at_closely_and_large_batches_are_sampled() -> None:
+    model = net()
+    x = batch(300)[0]
+    iso = IsometryRegularizer(model)
+    step(model, iso, x, None)
+    first = iso.report().layers["4"].distortion
+    assert first.pairs == 256 * 255 // 2
+    for _ in range(EVERY - 1):
+        step(model, iso, x[:10], None)
+    assert iso.report().layers["4"].distortion == first
+    step(model, iso, x[:10], None)
+    assert iso.report().layers["4"].distortion.pairs == 45
+
+
+def test_a_new_regularizer_and_a_detached_one_can_be_asked() -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model)
+    assert iso.report().layers == {}
+    assert iso.log_dict() == {}
+    step(model, iso, x, y)
+    before = str(iso.report())
+    iso.detach()
+    assert str(iso.report()) == before
+
+
+def test_the_report_goes_through_json_and_prints_a_row_a_layer() -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model, ["1", "3"])
+    step(model, iso, x, y)
+    report = iso.report()
+    assert json.loads(json.dumps(report.to_dict()))["layers"]["3"]["distortion"]["pairs"] == 35
+    lines = str(report).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["layer", "1", "3"]
+    assert len(lines[1]) == len(lines[2]) == len(lines[3])
+
+
+# Warnings
+
+
+def test_batches_without_pairs_are_counted_and_warned_of() -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model)
+    for labels in (y[:3], y[:3], y[:6]):
+        step(model, iso, x[: len(labels)], labels)
+    report = iso.report()
+    assert report.without_pairs == 2
+    assert "2 of 3 batches held no two samples of one class" in report.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind", "text"),
+    [
+        (LayerReport(GOOD, 0.5, 7.0), "drowns", "7 times the loss's.*takes beta=0.014;"),
+        (LayerReport(GOOD, 0.5, 1e-5), "idle", "next to nothing.*takes beta=1e\\+04;"),
+        (LayerReport(GOOD, 0.5, 0.0), "gradient", "penalty of layer 'a' is 0.5 and gives no grad"),
+        (
+            LayerReport(dataclasses.replace(GOOD, expansion=0.003, scale=500.0), 0.5, 0.1),
+            "collapsed",
+            "at most 0.003 times as large. Give scale=500 or scale='fit', or raise beta.",
+        ),
+    ],
+)
+def test_a_warning_says_what_is_wrong_and_what_to_do(
+    layer: LayerReport, kind: str, text: str
+) -> None:
+    report = IsometryReport(1.0, 10, 0, {"a": layer})
+    assert [found for found, _ in report.problems()] == [kind]
+    (warning,) = report.warnings
+    assert re.search(text, warning), warning
+    assert f"WARNING: {warning}" in str(report)
+
+
+def test_a_layer_that_fares_well_gives_no_warning() -> None:
+    assert IsometryReport(1.0, 10, 5, {"a": LayerReport(GOOD, 0.5, 0.1)}).warnings == []
+
+
+def test_collapsed_features_and_a_weight_that_drowns_the_loss_are_seen_in_a_real_run() -> None:
+    model, (x, y) = net(), batch()
+    with torch.no_grad():
+        model[2].weight.mul_(1e-4)
+    iso = IsometryRegularizer(model, beta=1e6)
+    step(model, iso, x, y)
+    kinds = [kind for kind, _ in iso.report().problems()]
+    assert kinds == ["collapsed", "drowns"]
+
+
+def test_warnings_come_unasked_once_early_in_training() -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model, beta=1e6)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(WARN_AT[0] - 1):
+            step(model, iso, x, y)
+        assert caught == []
+        for _ in range(WARN_AT[1] - WARN_AT[0] + 1):
+            step(model, iso, x, y)
+    (warning,) = caught
+    assert "IsometryRegularizer: at layer '4' the penalty's gradient" in str(warning.message)
+    assert warning.filename == __file__
+
+
+# For loggers
+
+
+def test_the_flat_dict_holds_floats_of_the_last_call() -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model, {"1": 2.0, "3": 1.0}, beta=0.1)
+    model(x)
+    value = iso(y)
+    found = iso.log_dict("train/iso/")
+    first, second = (p.item() for p in iso.penalties.values())
+    assert found == {
+        "train/iso/penalty": pytest.approx(value.item()),
+        "train/iso/beta": pytest.approx(0.1),
+        "train/iso/penalty/1": pytest.approx(first),
+        "train/iso/penalty/3": pytest.approx(second),
+    }
+    assert all(type(number) is float for number in found.values())
+    assert value.item() == pytest.approx(0.1 * (2 * first + second))
