@@ -10,8 +10,16 @@
 
 from isoreg import datasets, diagnostics, distances, lil, masks, robustness
 from isoreg.balance import AutoBeta
-from isoreg.errors import InputError, IsoregError, LayerError, MissingExtraError, RecordError
+from isoreg.errors import (
+    InputError,
+    IsoregError,
+    LayerError,
+    MissingExtraError,
+    RankError,
+    RecordError,
+)
 from isoreg.local import RobustLoss
+from isoreg.memory import FeatureQueue
 from isoreg.penalty import isometry_penalty
 from isoreg.regularizer import IsometryRegularizer
 
@@ -19,11 +27,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AutoBeta",
+    "FeatureQueue",
     "InputError",
     "IsometryRegularizer",
     "IsoregError",
     "LayerError",
     "MissingExtraError",
+    "RankError",
     "RecordError",
     "RobustLoss",
     "datasets",

@@ -97,7 +97,8 @@ class AutoBeta:
     gradients are zero (no pairs) or not finite do not count.
 
     The loss's gradient shrinks as a network fits its data, and beta with it. Gradients taken with
-    ``create_graph=True`` are not seen. Each process of a distributed run measures its own.
+    ``create_graph=True`` are not seen. Each process of a distributed run measures its own; with a
+    ``process_group`` all use the mean.
 
     Args:
         share: The penalty's gradient norm as a share of the loss's, positive.
@@ -136,6 +137,10 @@ class AutoBeta:
     def beta(self) -> Tensor:
         """The weight of the last batch, 0-dimensional."""
         return self._used
+
+    @beta.setter
+    def beta(self, beta: Tensor) -> None:
+        self._used = beta
 
     @torch.no_grad()
     def weigh(self, penalty: Tensor) -> Tensor:

@@ -272,7 +272,7 @@ def _recompute_near(
 
 
 def _compare(
-    targets: Tensor, distances: Tensor, scale: float, total: int, sums: Tensor, times: int
+    targets: Tensor, distances: Tensor, scale: float, total: float, sums: Tensor, times: int
 ) -> Tensor:
     """Add the sums of (D - s d)^2; return 4 W / total, (l, c, m, m), where d was."""
     gaps = torch.sub(targets, distances, alpha=scale)

@@ -65,6 +65,17 @@ class RecordError(IsoregError, RuntimeError):
     """
 
 
+class RankError(IsoregError, RuntimeError):
+    """The ranks of a process group disagree, or one of them no longer answers.
+
+    Example:
+        >>> from isoreg.distributed import check_same
+        >>> check_same(["scale 1.0", "scale 2.0"])
+        Traceback (most recent call last):
+        isoreg.errors.RankError: every rank must give the same kinds of values, ...
+    """
+
+
 class MissingExtraError(IsoregError, ImportError):
     """A package of one of isoreg's extras is not installed.
 

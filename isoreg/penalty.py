@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from isoreg.across import Options, penalty_across
 from isoreg.blockwise import penalties_and_gradients
 from isoreg.dense import Scale, dense_penalty
 from isoreg.distances import Metric, distances_by, euclidean, flatten_points, resolve_metric
+from isoreg.distributed import Group, resolve_group
 from isoreg.errors import InputError, called
 from isoreg.masks import check_labels
+from isoreg.memory import FeatureQueue
 from isoreg.plan import Plan, plan_pairs
 
 REDUCTIONS = ("batch", "pairs")
@@ -29,6 +32,8 @@ def isometry_penalty(
     scale: Scale = 1.0,
     reduction: str = "batch",
     input_distances: Tensor | None = None,
+    process_group: Group = None,
+    queue: FeatureQueue | None = None,
 ) -> Tensor:
     r"""How far features are from keeping the distances of their inputs.
 
@@ -45,6 +50,16 @@ def isometry_penalty(
     0 have gradient 0. A batch without pairs, or without samples, gives 0, still attached to the
     graph. A NaN or infinite feature anywhere gives NaN.
 
+    With a ``process_group`` of R ranks the batch is that of all ranks, of any sizes, also 0, and
+    every rank must call this in every step. Rank r returns V_r, whose **mean over the ranks is the
+    penalty** of the whole batch, with R times its gradient by the own features: averaging
+    gradients over the ranks, as `DistributedDataParallel` and FSDP do, then gives what one
+    process would have had. V_r is R times the sum over i in the own batch and all j; with an
+    option that only the plain way covers (another distance, ``scale="fit"`` or a tensor, soft
+    labels, ``input_distances``, inputs that need a gradient) every rank computes all pairs and
+    V_r is the penalty itself. Features are gathered once; nothing is communicated in the backward
+    pass. There are no second derivatives.
+
     Source: equation 2 of "Isometric Representations in Neural Networks Improve Robustness"
     (Beshkov, Verhellen and Lepperød, 2022), which has Euclidean distances, the class mask and
     s = 1; the released code multiplies the feature distances by a constant K, here ``scale``.
@@ -56,13 +71,18 @@ def isometry_penalty(
         distance: A name in `isoreg.distances.METRICS`, or a callable (N, D) -> (N, N).
         scale: A positive number or 0-dimensional tensor, or "fit".
         reduction: "batch" (divide by N^2, the paper's) or "pairs" (by the weight of the pairs).
-        input_distances: (N, N) distances to use in place of those between ``inputs``.
+        input_distances: (N, N) distances to use in place of those between ``inputs``; across
+            ranks (n, N), of the own samples to those of all ranks in their order.
+        process_group: None (this process alone), a `torch.distributed` group, or "world" (the
+            default group when this is called; alone if there is none).
+        queue: Past samples to compare with too (`isoreg.FeatureQueue`); the batch is added to it.
 
     Returns:
         A scalar for one tensor of features; shape (L,) for a sequence.
 
     Raises:
         InputError: If shapes disagree or an argument has a wrong type or value.
+        RankError: If the ranks disagree, or one does not answer within the group's timeout.
 
     Example:
         >>> inputs = torch.tensor([[0.0, 0.0], [3.0, 4.0], [9.0, 9.0]])
@@ -76,21 +96,25 @@ def isometry_penalty(
         check_scale(scale)
         check_reduction(reduction)
         layers = [features] if isinstance(features, Tensor) else list(features)
-        if not layers:
-            raise InputError("features must hold at least one tensor, got an empty sequence.")
-        names = ["features"] if isinstance(features, Tensor) else _numbered(len(layers))
-        points = [flatten_points(x, name) for x, name in zip(layers, names, strict=True)]
-        n = len(points[0])
-        for x, name in zip(points, names, strict=True):
-            _check_length(name, len(x), n, names[0])
-        given = [x for x in (inputs, input_distances, *points) if isinstance(x, Tensor)]
-        if any(map(torch._C._functorch.is_batchedtensor, given)):
-            raise InputError(
-                "torch.vmap is not supported, because how pairs are computed depends on the data. "
-                "Pass several layers as a sequence instead."
+        points = _points(layers, single=isinstance(features, Tensor))
+        _refuse_vmap(inputs, input_distances, *points)
+        group = resolve_group(process_group)
+        reference = _reference(inputs, input_distances, points[0], square=group is None)
+        fast = _goes_by_blocks(metric, labels, scale, reference, input_distances)
+        if group is not None or queue is not None:
+            if labels is not None:
+                check_labels(labels, len(points[0]))
+            first = inputs if input_distances is None else reference
+            penalties = penalty_across(
+                reference,
+                points,
+                labels,
+                Options(metric, scale, reduction, input_distances is not None, fast),
+                narrow=[x.dtype for x in (first, *layers) if x is not None],
+                group=group,
+                queue=queue,
             )
-        reference = _reference(inputs, input_distances, points[0])
-        if _goes_by_blocks(metric, labels, scale, reference, input_distances):
+        elif fast:
             penalties = _by_blocks(reference, points, labels, float(scale), reduction)
         else:
             targets_bb = distances_by(metric, reference) if input_distances is None else reference
@@ -109,7 +133,7 @@ def check_scale(scale: Scale) -> None:
     """
     number = scale.ndim == 0 if isinstance(scale, Tensor) else isinstance(scale, int | float)
     if number and not isinstance(scale, str):
-        if math.isfinite(scale) and scale > 0:
+        if 0 < (scale.item() if isinstance(scale, Tensor) else scale) < math.inf:
             return
     elif isinstance(scale, str) and scale == "fit":
         return
@@ -209,13 +233,38 @@ class _BlockwisePenalty(torch.autograd.Function):
         return None, None, *(next(found) if x.requires_grad else None for x in features)
 
 
-def _reference(inputs: Tensor | None, distances_bb: Tensor | None, like: Tensor) -> Tensor:
+def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:
+    """The flattened features of each layer, once they agree on the number of samples."""
+    if not layers:
+        raise InputError("features must hold at least one tensor, got an empty sequence.")
+    names = ["features"] if single else [f"features[{index}]" for index in range(len(layers))]
+    points = [flatten_points(x, name) for x, name in zip(layers, names, strict=True)]
+    for x, name in zip(points, names, strict=True):
+        _check_length(name, len(x), len(points[0]), names[0])
+    return points
+
+
+def _refuse_vmap(*tensors: Tensor | None) -> None:
+    given = [x for x in tensors if isinstance(x, Tensor)]
+    if any(map(torch._C._functorch.is_batchedtensor, given)):
+        raise InputError(
+            "torch.vmap is not supported, because how pairs are computed depends on the data. "
+            "Pass several layers as a sequence instead."
+        )
+
+
+def _reference(
+    inputs: Tensor | None, distances_bb: Tensor | None, like: Tensor, *, square: bool
+) -> Tensor:
     """What features are compared with: the given distances, or the flattened inputs."""
     n = len(like)
     if distances_bb is not None:
-        if distances_bb.shape != (n, n) or not distances_bb.is_floating_point():
+        fits = distances_bb.ndim == 2 and len(distances_bb) == n
+        fits = fits and (not square or distances_bb.shape[1] == n)
+        if not fits or not distances_bb.is_floating_point():
+            wanted = f"({n}, {n})" if square else f"({n}, samples of all ranks)"
             raise InputError(
-                f"input_distances must be floating of shape ({n}, {n}) for {n} samples, "
+                f"input_distances must be floating of shape {wanted} for {n} samples, "
                 f"got {distances_bb.dtype} of shape {tuple(distances_bb.shape)}."
             )
         return distances_bb.to(like.device, torch.promote_types(distances_bb.dtype, torch.float32))
@@ -231,7 +280,3 @@ def _check_length(name: str, length: int, n: int, other: str) -> None:
         raise InputError(
             f"{name} and {other} must hold the same samples, got {length} and {n} of them."
         )
-
-
-def _numbered(count: int) -> list[str]:
-    return [f"features[{index}]" for index in range(count)]

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from isoreg.balance import AutoBeta, GradientNorms, check_beta
 from isoreg.dense import Scale
 from isoreg.distances import Metric, resolve_metric
+from isoreg.distributed import Group, check_group, mean_over_ranks
 from isoreg.errors import InputError, called
 from isoreg.layers import Layer, Layers, find_layers
 from isoreg.masks import check_labels
+from isoreg.memory import FeatureQueue
 from isoreg.monitor import Monitor
 from isoreg.penalty import check_reduction, check_scale, isometry_penalty
 from isoreg.pooling import Pool, resolve_pool
@@ -60,6 +62,12 @@ class IsometryRegularizer:
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
         scale: A positive number, a 0-dimensional tensor or "fit".
         reduction: "batch" (divide by N^2) or "pairs" (by the weight of the pairs).
+        process_group: The ranks whose batches are one batch: None (this process alone), "world",
+            or a `torch.distributed` group. The mean of the value over the ranks is the penalty of
+            the whole batch, and averaging gradients, as `DistributedDataParallel` and FSDP do,
+            gives its gradient. Every rank must call this in every step.
+        queue: How many past samples to compare with too (`isoreg.FeatureQueue` says what is then
+            minimised); None for none.
 
     Raises:
         IsoregError: If a layer is unknown, or an option has a wrong type or value.
@@ -89,6 +97,8 @@ class IsometryRegularizer:
         distance: Metric = "euclidean",
         scale: Scale = 1.0,
         reduction: str = "batch",
+        process_group: Group = None,
+        queue: int | None = None,
     ) -> None:
         with called(_NAME):
             _check_model(model)
@@ -96,6 +106,8 @@ class IsometryRegularizer:
             resolve_metric(distance)
             check_scale(scale)
             check_reduction(reduction)
+            check_group(process_group)
+            memory = None if queue is None else FeatureQueue(queue)
             pooling = resolve_pool(pool)
             chosen = find_layers(model, layers)
             reference = _find_reference(model, inputs)
@@ -103,6 +115,8 @@ class IsometryRegularizer:
         self.distance = distance
         self.scale = scale
         self.reduction = reduction
+        self.process_group = process_group
+        self._queue = memory
         self._layers = chosen
         self._penalties: dict[str, Tensor] = {}
         self._total: Tensor | None = None
@@ -141,11 +155,13 @@ class IsometryRegularizer:
                 distance=self.distance,
                 scale=self.scale,
                 reduction=self.reduction,
+                process_group=self.process_group,
+                queue=self._queue,
             )
         self._penalties = dict(zip(record.features, penalties.detach().unbind(), strict=True))
         self._read_gradients()
         total = (penalties * penalties.new_tensor(self._weights(record))).sum()
-        total = total * (beta.weigh(total) if isinstance(beta := self._beta, AutoBeta) else beta)
+        total = total * self._weigh(total)
         self._total = total.detach()
         self._look(record, labels, penalties)
         return total
@@ -216,9 +232,12 @@ class IsometryRegularizer:
         return self._monitor.report(self.beta)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: the weight, and with "auto" its running average."""
+        """What a checkpoint needs: the weight, with "auto" its running average, and the queue."""
         self._read_gradients()
-        return {"beta": self._beta.state_dict() if isinstance(self._beta, AutoBeta) else self._beta}
+        state = {
+            "beta": self._beta.state_dict() if isinstance(self._beta, AutoBeta) else self._beta
+        }
+        return state if self._queue is None else state | {"queue": self._queue.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the checkpoint was.
@@ -227,8 +246,8 @@ class IsometryRegularizer:
             state: What `state_dict` returned.
 
         Raises:
-            InputError: If the checkpoint had a number for beta and this one has "auto", or the
-                other way round.
+            InputError: If the checkpoint had a number for beta and this one has "auto", or a
+                queue and this one has none or another size, or the other way round.
         """
         beta, auto = state["beta"], isinstance(self._beta, AutoBeta)
         if isinstance(beta, Mapping) != auto:
@@ -237,10 +256,19 @@ class IsometryRegularizer:
                 f"{_NAME}.load_state_dict: the checkpoint was made with beta as {found}, this "
                 f"regularizer with {wanted}. Build it with the same kind of beta."
             )
+        if ("queue" in state) != (self._queue is not None):
+            found, wanted = ("with", "without") if "queue" in state else ("without", "with")
+            raise InputError(
+                f"{_NAME}.load_state_dict: the checkpoint was made {found} a queue, this "
+                f"regularizer {wanted}. Build it with the same queue=."
+            )
         if isinstance(self._beta, AutoBeta):
             self._beta.load_state_dict(beta)
         else:
             self.beta = beta
+        if self._queue is not None:
+            with called(f"{_NAME}.load_state_dict"):
+                self._queue.load_state_dict(state["queue"])
 
     @property
     def layers(self) -> list[str]:
@@ -301,6 +329,15 @@ class IsometryRegularizer:
             weights[use] if use in weights else weights[use.rpartition(":")[0]]
             for use in record.features
         ]
+
+    def _weigh(self, penalty: Tensor) -> Tensor | float:
+        """Beta, the same on all ranks of the group."""
+        if not isinstance(self._beta, AutoBeta):
+            return self._beta
+        beta = self._beta.weigh(penalty)
+        if self.process_group is not None:
+            self._beta.beta = beta = mean_over_ranks(beta, self.process_group)
+        return beta
 
     def _read_gradients(self) -> None:
         """Take in what the last backward pass brought to the watched layers."""

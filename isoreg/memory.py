@@ -1,0 +1,157 @@
+"""A memory of past samples: more pairs for small batches and many classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isoreg.errors import InputError
+
+
+class FeatureQueue:
+    r"""The last samples that were compared: what their features were, without gradient.
+
+    A batch B is compared with itself and with the queue Q. What is then minimised is
+
+    .. math::
+        F = \frac{1}{T} \Big( \sum_{i, j \in B} + 2 \sum_{i \in B, j \in Q} \Big)
+            G_{ij} (d(x_i, x_j) - s\, d(\phi_i, \phi_j))^2
+
+    by the features of B alone; those of Q are constants, as they were when their sample was last
+    seen, by older weights. T = \|B\| (\|B\| + \|Q\|), or with ``reduction="pairs"`` the sum of
+    G_ij over i in B, j in B and Q, i != j. The returned value counts each pair of B and Q once,
+    so it estimates the penalty of a batch of \|B\| + \|Q\| samples, and the gradient estimates
+    that of such a batch. Then B takes the place of the oldest samples. Across ranks B is the
+    batch of all ranks, so every rank holds the same queue, that of one process.
+
+    The queue is as wide as inputs and features together, and old features lag behind the
+    weights: keep it to the last few hundred steps, or shorter while the learning rate is high.
+
+    Source: the idea is the cross-batch memory of Wang, Zhang, Huang and Scott (2020).
+
+    Args:
+        size: How many samples are kept, positive.
+
+    Raises:
+        InputError: If the size is not a positive integer.
+
+    Example:
+        >>> import isoreg
+        >>> queue = FeatureQueue(100)
+        >>> for _ in range(3):
+        ...     x, y = torch.rand(40, 5), torch.randint(10, (40,))
+        ...     penalty = isoreg.isometry_penalty(x, 2 * x, y, queue=queue)
+        >>> len(queue)
+        100
+    """
+
+    def __init__(self, size: int) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InputError(f"queue must be a positive number of samples, got {size!r}.")
+        self.size = size
+        self.clear()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __repr__(self) -> str:
+        return f"FeatureQueue({self.size})"
+
+    def __str__(self) -> str:
+        return f"of {self.size}, {self._count} held"
+
+    def clear(self) -> None:
+        """Forget all samples."""
+        self._count = self._next = 0
+        self._tensors: list[Tensor] = []
+        self._labels: Tensor | None = None
+
+    def recall(
+        self, like: Sequence[Tensor], labels: Tensor | None
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """What is held, in no particular order.
+
+        Args:
+            like: Inputs and features of the batch to compare with.
+            labels: (n,) int64 labels of that batch, or None.
+
+        Returns:
+            Inputs and features of the samples held, and their labels.
+
+        Raises:
+            InputError: If what is held cannot be compared with this batch.
+        """
+        if not self._tensors:
+            return [x[:0] for x in like], None if labels is None else labels[:0]
+        here, there = _widths(like), _widths(self._tensors)
+        if here != there or (labels is None) != (self._labels is None):
+            raise InputError(
+                "the queue must hold samples like those of the batch, got widths "
+                f"{there} {'without' if self._labels is None else 'with'} labels in the queue and "
+                f"{here} {'without' if labels is None else 'with'} labels now. Use one queue for "
+                "each model and kind of labels, or clear() it."
+            )
+        held = [
+            x[: self._count].to(now.device, now.dtype)
+            for x, now in zip(self._tensors, like, strict=True)
+        ]
+        device = like[0].device
+        return held, None if self._labels is None else self._labels[: self._count].to(device)
+
+    def append(self, tensors: Sequence[Tensor], labels: Tensor | None) -> None:
+        """Put a batch in the place of the oldest samples.
+
+        Args:
+            tensors: Inputs and features, (n, d) each.
+            labels: (n,) int64 labels, or None.
+        """
+        tensors = [x.detach()[-self.size :] for x in tensors]
+        new = len(tensors[0])
+        if not self._tensors:
+            self._tensors = [x.new_zeros(self.size, x.shape[1]) for x in tensors]
+            self._labels = None if labels is None else labels.new_zeros(self.size)
+        places = (self._next + torch.arange(new)) % self.size
+        for held, x in zip(self._tensors, tensors, strict=True):
+            held[places.to(held.device)] = x.to(held.device, held.dtype)
+        if self._labels is not None and labels is not None:
+            self._labels[places.to(self._labels.device)] = labels.detach()[-self.size :]
+        self._next = (self._next + new) % self.size
+        self._count = min(self.size, self._count + new)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of what is held, for `torch.save`.
+
+        Returns:
+            Tensors and numbers.
+        """
+        return {
+            "size": self.size,
+            "count": self._count,
+            "next": self._next,
+            "tensors": [x.clone() for x in self._tensors],
+            "labels": None if self._labels is None else self._labels.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what another queue held.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            InputError: If that queue was of another size.
+        """
+        if state["size"] != self.size:
+            raise InputError(
+                f"the saved queue must be of {self.size} samples, got one of {state['size']}."
+            )
+        self._count, self._next = state["count"], state["next"]
+        self._tensors = [x.clone() for x in state["tensors"]]
+        self._labels = None if state["labels"] is None else state["labels"].clone()
+
+
+def _widths(tensors: Sequence[Tensor]) -> list[int]:
+    return [x.shape[1] for x in tensors]

@@ -1,0 +1,247 @@
+"""The penalty of some rows of a batch: their pairs with all rows, in closed form.
+
+Axes: c = class or a piece of one, a = own member, m = member, d = dimension.
+
+The own rows are those of this rank; the batch is what all ranks hold, or remember. Value and
+gradient are those of `isoreg.blockwise`, with the sum over i left to the own rows:
+
+    S = sum_{i own} sum_j (D_ij - s d_ij)^2,    4 sum_j W_ij (phi_i - phi_j) for each own i.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from isoreg.blockwise import (
+    _ZERO,
+    _add_near,
+    _compare,
+    _Near,
+    _recompute_near,
+    _take_out,
+    _TooManyNearError,
+)
+from isoreg.distances import exact_dtype
+from isoreg.masks import IGNORED
+from isoreg.plan import TILE
+from isoreg.precision import full_precision
+
+_PADDING = 1.3
+_FREE_PADDING = 2048
+_PAIRS_AT_ONCE = 1 << 18
+_NUMBERS_AT_ONCE = 1 << 22
+
+
+class Block(NamedTuple):
+    """Pieces of classes of similar size.
+
+    Attributes:
+        rows: (c, a) positions of own samples in the batch; padding repeats the first.
+        columns: (c, m) positions of samples of the same class; padding repeats the first.
+        places: (c * a) rows among the own; those of padding are one behind the last.
+        mask: (c, a, m) whether a pair is compared: none of a sample with itself, nor padding.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    places: Tensor
+    mask: Tensor
+
+
+def count_pairs(labels: Tensor | None, rows: int, n: int) -> int:
+    """Number of ordered pairs i != j of equal label whose i is among the first rows.
+
+    Args:
+        labels: (n,) int64, or None for one class.
+        rows: How many rows i runs over.
+        n: How many samples j runs over.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> count_pairs(torch.tensor([0, 1, 0, 0]), 2, 4)
+        2
+    """
+    if labels is None:
+        return rows * (n - 1)
+    _, which, counts = labels.unique(return_inverse=True, return_counts=True)
+    others = counts[which[:rows]] - 1
+    return int(others[labels[:rows] != IGNORED].sum())
+
+
+def plan_rows(
+    labels: Tensor | None, own: slice, n: int, *, device: torch.device, width: int
+) -> list[Block]:
+    """Cut the pairs of the own samples with all samples of their class into blocks.
+
+    Args:
+        labels: (n,) int64 labels of the whole batch, or None for one class.
+        own: The own samples.
+        n: Number of samples.
+        device: Where the positions are wanted.
+        width: Numbers in the widest row, which bounds how many are copied at once.
+
+    Returns:
+        Blocks that hold each pair once.
+
+    Example:
+        >>> labels = torch.tensor([0, 1, 0, 1, 1, 2])
+        >>> blocks = plan_rows(labels, slice(0, 2), 6, device=labels.device, width=1)
+        >>> [(tuple(b.rows.shape), tuple(b.columns.shape)) for b in blocks]
+        [((2, 1), (2, 3))]
+    """
+    pieces = [
+        piece
+        for mine, members in _classes(labels, own, n, device)
+        for piece in itertools.product(mine.split(TILE), members.split(TILE))
+    ]
+    pieces.sort(key=lambda piece: (len(piece[0]), len(piece[1])))
+    return [_block(run, own) for run in _similar(pieces, max(TILE, _NUMBERS_AT_ONCE // width))]
+
+
+@torch.no_grad()
+def rows_and_gradients(
+    points: list[Tensor],
+    own: slice,
+    blocks: list[Block],
+    *,
+    scale: float,
+    total: float,
+    wanted: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """Sums of (D_ij - s d_ij)^2 over own i and all j divided by a number, and the gradients.
+
+    Args:
+        points: Inputs and L layers of the whole batch, (n, d) each, of one dtype.
+        own: The own samples.
+        blocks: Their pairs.
+        scale: s.
+        total: What the sums are divided by.
+        wanted: Whether to compute gradients.
+
+    Returns:
+        (L,) sums, and for each the gradient of the whole batch's sum by the own rows, if wanted.
+    """
+    try:
+        return _rows_and_gradients(points, own, blocks, scale, total, wanted)
+    except _TooManyNearError:
+        wide = [x.double() for x in points]
+        sums, gradients = _rows_and_gradients(wide, own, blocks, scale, total, wanted)
+        dtype = points[0].dtype
+        return sums.to(dtype), [gradient.to(dtype) for gradient in gradients]
+
+
+def _rows_and_gradients(
+    points: list[Tensor],
+    own: slice,
+    blocks: list[Block],
+    scale: float,
+    total: float,
+    wanted: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    # what is not finite must be seen also where it has no pair
+    lost = torch.stack([(x[own] * 0).sum() for x in points]).to(exact_dtype(points[0].device))
+    sums = lost[1:] + lost[0]
+    # the row behind the last takes what is computed for padding
+    count = own.stop - own.start + 1
+    gradients = [x.new_zeros(count, x.shape[1]) for x in points[1:] if wanted]
+    with full_precision(points[0].device):
+        for block in blocks:
+            _add_block(block, points, scale, total, sums, gradients)
+    dtype = points[0].dtype
+    return (sums / total).to(dtype), [gradient[:-1] for gradient in gradients]
+
+
+def _add_block(
+    block: Block,
+    points: list[Tensor],
+    scale: float,
+    total: float,
+    sums: Tensor,
+    gradients: list[Tensor],
+) -> None:
+    targets: Tensor | None = None
+    for index, x in enumerate(points):
+        # seen from a member of the class, products keep their digits far from the origin
+        origins = x[block.columns[:, :1]]
+        left, right = x[block.rows] - origins, x[block.columns] - origins
+        distances, near = _distances(left, right, x, block)
+        if targets is None:
+            targets = distances
+            continue
+        layer = slice(index - 1, index)
+        weights = _compare(targets, distances, scale, total, sums[layer], 1)[0]
+        for gradient in gradients[layer]:
+            strengths = _take_out(weights, near)
+            pulls = weights.sum(2, keepdim=True) * left
+            pulls.baddbmm_(weights, right, alpha=-1)
+            _add_near(pulls, strengths, x, block.rows, block.columns, near)
+            gradient.index_add_(0, block.places, pulls.flatten(0, 1))
+
+
+def _distances(
+    left: Tensor, right: Tensor, points: Tensor, block: Block
+) -> tuple[Tensor, Tensor | None]:
+    """(1, c, a, m) distances, 0 where masked; and the pairs that were subtracted directly."""
+    sums = left.square().sum(2)[:, :, None] + right.square().sum(2)[:, None]
+    squares = torch.baddbmm(sums, left, right.mT, alpha=-2)
+    squares = torch.where(block.mask, squares, sums)[None]  # what is masked counts as far apart
+    near: _Near = _recompute_near(squares, sums[None], [points], block.rows, block.columns)
+    return squares.clamp_min_(_ZERO[squares.dtype]).sqrt_().mul_(block.mask), near[0]
+
+
+def _classes(
+    labels: Tensor | None, own: slice, n: int, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """The own members and all members of each class in which an own sample has a pair."""
+    if labels is None:
+        everything = torch.arange(n, device=device)
+        return [(everything[own], everything)] if n > 1 and own.start < own.stop else []
+    ordered, order = labels.to(device).sort(stable=True)
+    values, which, counts = ordered.unique_consecutive(return_inverse=True, return_counts=True)
+    is_own = (order >= own.start) & (order < own.stop)
+    shares = torch.zeros_like(counts).index_add_(0, which, is_own.to(counts.dtype))
+    mine = order[is_own].split(shares.tolist())
+    members = order.split(counts.tolist())
+    return [
+        (a, b)
+        for value, a, b in zip(values.tolist(), mine, members, strict=True)
+        if len(a) > 0 and len(b) > 1 and value != IGNORED
+    ]
+
+
+def _similar(
+    pieces: list[tuple[Tensor, Tensor]], columns_at_once: int
+) -> list[list[tuple[Tensor, Tensor]]]:
+    """Cut pieces, sorted by size, into runs that are cheap to pad and small enough to cache."""
+    runs: list[list[tuple[Tensor, Tensor]]] = []
+    pairs = most = 0
+    for mine, members in pieces:
+        new = len(mine) * len(members)
+        count, widest = len(runs[-1]) + 1 if runs else 1, max(most, len(members))
+        padded = count * len(mine) * widest
+        cheap = padded <= max(_PADDING * (pairs + new), pairs + new + _FREE_PADDING)
+        fits = padded <= _PAIRS_AT_ONCE and count * widest <= columns_at_once
+        if runs and cheap and fits:
+            runs[-1].append((mine, members))
+            pairs, most = pairs + new, widest
+        else:
+            runs.append([(mine, members)])
+            pairs, most = new, len(members)
+    return runs
+
+
+def _block(run: list[tuple[Tensor, Tensor]], own: slice) -> Block:
+    rows, columns = (
+        torch.nn.utils.rnn.pad_sequence(list(side), batch_first=True, padding_value=-1)
+        for side in zip(*run, strict=True)
+    )
+    real = (rows >= 0)[:, :, None] & (columns >= 0)[:, None]
+    places = torch.where(rows < 0, own.stop, rows) - own.start
+    rows, columns = (torch.where(x < 0, x[:, :1], x) for x in (rows, columns))
+    return Block(rows, columns, places.flatten(), real & (rows[:, :, None] != columns[:, None]))

@@ -1,0 +1,177 @@
+"""The queue of past samples: what is minimised with it, and that it can be saved."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isoreg import FeatureQueue, InputError, IsometryRegularizer, isometry_penalty
+
+
+def samples(n: int, seed: int, classes: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x, features = (torch.randn(n, d, generator=generator, dtype=torch.float64) for d in (4, 3))
+    return x, features, torch.randint(classes, (n,), generator=generator)
+
+
+def filled(size: int, batches: list[int]) -> tuple[FeatureQueue, list[Tensor]]:
+    """A queue, and all that was put into it in the order of time."""
+    queue, past = FeatureQueue(size), [samples(n, seed) for seed, n in enumerate(batches)]
+    for x, features, y in past:
+        isometry_penalty(x, features, y, queue=queue)
+    return queue, [torch.cat(part) for part in zip(*past, strict=True)]
+
+
+def objective(
+    now: tuple[Tensor, Tensor, Tensor],
+    past: list[Tensor],
+    scale: float,
+    reduction: str,
+    twice: int = 2,
+) -> Tensor:
+    """F of the docstring, one pair at a time; with ``twice=1`` the value that is returned."""
+    (x, features, y), (old_x, old_features, old_y) = now, past
+    n, total = len(y), features.sum() * 0
+    every = torch.cat([x, old_x]), torch.cat([features, old_features.detach()])
+    labels, pairs = torch.cat([y, old_y]), 0
+    for i in range(n):
+        for j in range(len(labels)):
+            if i != j and labels[i] == labels[j]:
+                gap = (every[0][i] - every[0][j]).norm()
+                gap = gap - scale * (every[1][i] - every[1][j]).norm()
+                total = total + gap**2 * (1 if j < n else twice)
+                pairs += 1
+    return total / max(1, n * len(labels) if reduction == "batch" else pairs)
+
+
+@given(
+    batches=st.lists(st.integers(0, 6), max_size=4),
+    n=st.integers(0, 7),
+    size=st.integers(1, 20),
+    scale=st.sampled_from([1.0, 0.4]),
+    reduction=st.sampled_from(["batch", "pairs"]),
+)
+def test_value_and_gradient_are_those_of_the_documented_formula(
+    batches: list[int], n: int, size: int, scale: float, reduction: str
+) -> None:
+    queue, past = filled(size, batches) if batches else (FeatureQueue(size), list(samples(0, 0)))
+    x, features, y = samples(n, 99)
+    kept = [part[-size:] for part in past]
+    assert len(queue) == len(kept[0])
+    leaf = features.clone().requires_grad_()
+    value = isometry_penalty(x, leaf, y, queue=queue, scale=scale, reduction=reduction)
+    expected = objective((x, leaf, y), kept, scale, reduction)
+    torch.testing.assert_close(value, objective((x, leaf, y), kept, scale, reduction, twice=1))
+    found = torch.autograd.grad(value, leaf)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, leaf))
+
+
+def test_an_empty_queue_changes_nothing_and_an_old_batch_is_forgotten() -> None:
+    x, features, y = samples(20, 1)
+    queue = FeatureQueue(20)
+    plain = isometry_penalty(x, features, y)
+    torch.testing.assert_close(isometry_penalty(x, features, y, queue=queue), plain)
+    for seed in (2, 3):
+        isometry_penalty(*samples(20, seed), queue=queue)
+    again = FeatureQueue(20)
+    isometry_penalty(*samples(20, 3), queue=again)
+    found, expected = (isometry_penalty(x, features, y, queue=q) for q in (queue, again))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    queue.clear()
+    assert len(queue) == 0
+    torch.testing.assert_close(isometry_penalty(x, features, y, queue=queue), plain)
+
+
+def test_a_queue_works_without_labels_and_for_several_layers() -> None:
+    x, features, _ = samples(6, 1)
+    queue = FeatureQueue(4)
+    isometry_penalty(x, [features, x], None, queue=queue)
+    old = [part[2:] for part in (x, features, torch.zeros(6))]
+    now = x + 1, features * 2, torch.zeros(6)
+    found = isometry_penalty(now[0], [now[1], x], None, queue=queue)
+    torch.testing.assert_close(found[0], objective(now, old, 1.0, "batch", twice=1))
+
+
+def train(
+    model: nn.Module, iso: IsometryRegularizer, steps: range, check: dict[int, Tensor]
+) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in steps:
+        x = torch.rand(8, 5, generator=torch.Generator().manual_seed(step))
+        y = torch.arange(8) % 5
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y) + iso(y)
+        loss.backward()
+        optimizer.step()
+        check[step] = loss.detach()
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 5))
+
+
+def test_training_goes_on_from_a_saved_state_as_if_it_had_not_stopped() -> None:
+    model, whole, resumed = net(), {}, {}
+    iso = IsometryRegularizer(model, queue=30)
+    train(model, iso, range(8), whole)
+    model = net()
+    iso = IsometryRegularizer(model, queue=30)
+    train(model, iso, range(5), resumed)
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "iso": iso.state_dict()}, file)
+    train(model, iso, range(5, 7), {})  # what was saved is a copy
+    file.seek(0)
+    state = torch.load(file)
+    model = net()
+    model.load_state_dict(state["model"])
+    iso = IsometryRegularizer(model, queue=30)
+    iso.load_state_dict(state["iso"])
+    train(model, iso, range(5, 8), resumed)
+    assert whole == resumed
+
+
+def test_without_a_queue_there_is_nothing_to_save() -> None:
+    model = net()
+    iso = IsometryRegularizer(model)
+    assert "queue" not in iso.state_dict()
+    iso.load_state_dict(iso.state_dict())
+    other = IsometryRegularizer(model, queue=3)
+    with pytest.raises(
+        InputError, match="checkpoint was made without a queue, this regularizer with"
+    ):
+        other.load_state_dict(iso.state_dict())
+    with pytest.raises(InputError, match="made with a queue, this regularizer without"):
+        iso.load_state_dict(other.state_dict())
+    with pytest.raises(
+        InputError, match="load_state_dict: the saved queue .* of 4 samples, got one of 3"
+    ):
+        IsometryRegularizer(model, queue=4).load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, "many"])
+def test_a_queue_of_no_size_is_refused(size: object) -> None:
+    with pytest.raises(InputError, match="IsometryRegularizer: queue must be a positive number"):
+        IsometryRegularizer(net(), queue=size)  # type: ignore[arg-type]
+
+
+def test_what_a_queue_cannot_do_is_refused() -> None:
+    x, features, y = samples(6, 1)
+    queue = FeatureQueue(4)
+    for options in ({"scale": "fit"}, {"distance": "cosine"}):
+        with pytest.raises(InputError, match="isometry_penalty: queue needs the Euclidean"):
+            isometry_penalty(x, features, y, queue=queue, **options)
+    with pytest.raises(InputError, match="queue needs"):
+        isometry_penalty(x, features, F.one_hot(y).double(), queue=queue)
+    assert len(queue) == 0
+    isometry_penalty(x, features, y, queue=queue)
+    with pytest.raises(InputError, match=r"widths \[4, 3\] with labels in the queue and \[4, 4\]"):
+        isometry_penalty(x, x, y, queue=queue)
+    with pytest.raises(InputError, match="without labels now"):
+        isometry_penalty(x, features, None, queue=queue)
