@@ -29,9 +29,14 @@ def spectral_norm(model: nn.Module, *, temperature: float) -> Part:
 def orthogonal(model: nn.Module, *, temperature: float) -> Part:
     """Every weight matrix with orthonormal rows or columns; kernels are left alone.
 
-    Source: Lezcano-Casado and Martinez-Rubio (2019), "Cheap Orthogonal Constraints".
+    The weight is the Q of a QR decomposition. torch's own `parametrizations.orthogonal` keeps the
+    same constraint, but its Householder products take some 50 times as long at 100 x 784.
     """
-    return _parametrized(model, (nn.Linear,), parametrizations.orthogonal, temperature)
+
+    def register(layer: nn.Module) -> nn.Module:
+        return parametrize.register_parametrization(layer, "weight", _Orthonormal())
+
+    return _parametrized(model, (nn.Linear,), register, temperature)
 
 
 def parseval(model: nn.Module, *, temperature: float, pull: float = 0.01) -> Part:
@@ -51,6 +56,21 @@ def parseval(model: nn.Module, *, temperature: float, pull: float = 0.01) -> Par
             weight.copy_(((1 + pull) * w - pull * cube).view_as(weight))
 
     return Part(criterion=_sharpened(temperature), after_step=project)
+
+
+class _Orthonormal(nn.Module):
+    """The orthonormal factor of a matrix, of its rows if it is wide, and of its columns if tall."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Q, with the signs that make the diagonal of R positive: then it is unique."""
+        wide = weight.shape[0] <= weight.shape[1]
+        q, r = torch.linalg.qr(weight.mT if wide else weight)
+        q = torch.where(r.diagonal() < 0, -q, q)
+        return q.mT if wide else q
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Where training starts: at Q itself, which is well conditioned."""
+        return self.forward(weight)
 
 
 def _parametrized(

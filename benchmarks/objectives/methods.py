@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -40,10 +41,11 @@ _TEMPERATURES = (1.0, 3.0, 10.0, 30.0)
 _RADII = (0.1, 0.15, 0.2, 0.3)
 
 METHODS: dict[str, Method] = {
-    "isometry": Method(
-        "isometry",
-        distances.isometry,
-        (*_grid("beta", *_BETAS), *_grid("beta", *_BETAS, layers="activations")),
+    "isometry": Method("isometry", distances.isometry, _grid("beta", *_BETAS)),
+    "isometry-every-layer": Method(
+        "isometry, every layer",
+        partial(distances.isometry, layers="activations"),
+        _grid("beta", *_BETAS),
     ),
     "weight-decay": Method(
         "weight decay", plain.weight_decay, _grid("weight", 1e-5, 1e-4, 1e-3, 1e-2)
@@ -80,7 +82,11 @@ METHODS: dict[str, Method] = {
     "first-order-margin": Method("RobustLoss", gradients.first_order_margin, _grid("eps", *_RADII)),
     "fgsm": Method("FGSM training", adversarial.fgsm, _grid("eps", *_RADII)),
     "pgd": Method("PGD-7 training", adversarial.pgd, _grid("eps", *_RADII)),
-    "trades": Method("TRADES", adversarial.trades, _grid("eps", *_RADII)),
+    "trades": Method(
+        "TRADES",
+        adversarial.trades,
+        (*_grid("eps", 0.1, 0.2, beta=6.0), *_grid("eps", 0.1, 0.2, 0.3, beta=1.0)),
+    ),
 }
 
 
