@@ -53,6 +53,7 @@ html_show_sourcelink = False
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests execute the notebook; its outputs are committed
+nb_merge_streams = True
 
 default_role = "py:obj"
 autodoc_member_order = "bysource"

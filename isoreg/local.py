@@ -38,7 +38,7 @@ def first_order_margin_loss(
     Args:
         model: Images to logits (n, classes), called once.
         images: (n, ...) what the model takes.
-        labels: (n) integers.
+        labels: (n,) integers.
         eps: Radius in the units of the images that the model takes (divide by its std if they are
             normalised); 0 gives cross-entropy.
         norm: "Linf" or "L2".

@@ -10,7 +10,7 @@ from torch import Tensor
 from isoreg.errors import InputError, called
 
 IGNORED = -100
-"""The label of samples that pair with nobody: the default ``ignore_index`` of cross-entropy."""
+"""Label of samples that pair with nobody, the default ``ignore_index`` of cross-entropy."""
 
 
 def pair_weights(

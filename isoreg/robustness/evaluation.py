@@ -47,7 +47,7 @@ def evaluate(
     Args:
         model: Images to logits (n, classes).
         images: (n, ...) within the bounds, as the user has them, not normalised.
-        labels: (n) integers.
+        labels: (n,) integers.
         eps: Radius or radii, in the units of the images.
         norm: "Linf" or "L2".
         attacks: "quick", "standard", "full", "paper" (the seed paper's, no measure of
