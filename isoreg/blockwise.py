@@ -12,8 +12,9 @@ that is 4 (diag(W 1) - W) phi: one more matrix product, and no graph through the
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -33,6 +34,8 @@ _DIRECT_AT_ONCE = 1 << 20
 
 # For the inputs and each layer: (p, 3) places (class, i, j) of pairs too near to be multiplied
 _Near: TypeAlias = list[Tensor | None]
+# (1, c, a, b) D and (l, c, a, b) d of these layers, and how often they count -> (l, c, a, b)
+Comparison: TypeAlias = Callable[[Tensor, Tensor, slice, int], Tensor]
 
 
 @torch.no_grad()
@@ -41,7 +44,7 @@ def penalties_and_gradients(
     features: Sequence[Tensor],
     plan: Plan,
     *,
-    scale: float,
+    scales: Tensor,
     total: int,
     wanted: bool,
 ) -> tuple[Tensor, list[Tensor]]:
@@ -53,7 +56,7 @@ def penalties_and_gradients(
         inputs: (n, p) points.
         features: L tensors (n, d), of the dtype of the inputs.
         plan: The pairs.
-        scale: s.
+        scales: (L,) factors s.
         total: What the sums are divided by.
         wanted: Whether to compute gradients.
 
@@ -61,11 +64,33 @@ def penalties_and_gradients(
         (L,) penalties, and for each its gradient (n, d), if wanted.
     """
     try:
-        return _penalties_and_gradients([inputs, *features], plan, scale, total, wanted)
+        return _penalties_and_gradients([inputs, *features], plan, scales, total, wanted)
     except _TooManyNearError:
         points = [x.double() for x in (inputs, *features)]
-        penalties, gradients = _penalties_and_gradients(points, plan, scale, total, wanted)
+        penalties, gradients = _penalties_and_gradients(points, plan, scales, total, wanted)
         return penalties.to(inputs.dtype), [gradient.to(inputs.dtype) for gradient in gradients]
+
+
+@torch.no_grad()
+def scale_moments(inputs: Tensor, features: Sequence[Tensor], plan: Plan) -> Tensor:
+    """Sums of D_ij d_ij and of d_ij^2 over the pairs of a plan: what the best scale is made of.
+
+    Args:
+        inputs: (n, p) points.
+        features: L tensors (n, d), of the dtype of the inputs.
+        plan: The pairs.
+
+    Returns:
+        (2, L) both sums for each layer.
+    """
+    points = [inputs, *features]
+    sums = inputs.new_zeros(2, len(features), dtype=exact_dtype(inputs.device))
+    try:
+        with full_precision(inputs.device):
+            _add_all(points, plan, functools.partial(_add_moments, sums), [])
+    except _TooManyNearError:
+        return scale_moments(inputs.double(), [x.double() for x in features], plan)
+    return sums
 
 
 class _TooManyNearError(Exception):
@@ -73,21 +98,19 @@ class _TooManyNearError(Exception):
 
 
 def _penalties_and_gradients(
-    points: list[Tensor], plan: Plan, scale: float, total: int, wanted: bool
+    points: list[Tensor], plan: Plan, scales: Tensor, total: int, wanted: bool
 ) -> tuple[Tensor, list[Tensor]]:
     inputs, *features = points
+    scales = scales.to(inputs)
     with full_precision(inputs.device):
         if plan.small is not None:
-            found = small_batch(points, plan.small, scale, total, wanted=wanted)
+            found = small_batch(points, plan.small, scales, total, wanted=wanted)
             if found is not None:
                 return found
         sums = inputs.new_zeros(len(features), dtype=exact_dtype(inputs.device))
         # the row behind the last takes what is computed for padding
         gradients = [x.new_empty(len(x) + 1, x.shape[1]) for x in features if wanted]
-        for bucket in plan.buckets:
-            _add_bucket(bucket, points, scale, total, sums, gradients)
-        for members in plan.large:
-            _add_large(members, points, scale, total, sums, gradients)
+        _add_all(points, plan, functools.partial(_compare, sums, scales, total), gradients)
     if len(plan.alone):  # they have no pair, but what is not finite must not stay unseen
         lost = torch.stack([(x[plan.alone] * 0).sum() for x in points])
         sums += lost[1:] + lost[0]
@@ -96,12 +119,19 @@ def _penalties_and_gradients(
     return (sums / total).to(inputs.dtype), [gradient[:-1] for gradient in gradients]
 
 
+def _add_all(
+    points: list[Tensor], plan: Plan, compare: Comparison, gradients: list[Tensor]
+) -> None:
+    for bucket in plan.buckets:
+        _add_bucket(bucket, points, compare, gradients)
+    for members in plan.large:
+        _add_large(members, points, compare, gradients)
+
+
 def _add_bucket(
     bucket: Bucket,
     points: list[Tensor],
-    scale: float,
-    total: int,
-    sums: Tensor,
+    compare: Comparison,
     gradients: list[Tensor],
 ) -> None:
     """Add the pairs of many small classes, as many layers at once as fit in the cache."""
@@ -115,7 +145,7 @@ def _add_bucket(
         if targets is None:
             targets, distances, first = distances[:1], distances[1:], 1
         layers = slice(start + first - 1, start + len(chunk) - 1)
-        weights = _compare(targets, distances, scale, total, sums[layers], 1)
+        weights = compare(targets, distances, layers, 1)
         if not gradients:
             continue
         for w, x, original, pairs, gradient in zip(
@@ -132,9 +162,7 @@ def _add_bucket(
 def _add_large(
     members: Tensor,
     points: list[Tensor],
-    scale: float,
-    total: int,
-    sums: Tensor,
+    compare: Comparison,
     gradients: list[Tensor],
 ) -> None:
     """Add the pairs of one large class, a tile and its mirror at a time."""
@@ -152,7 +180,7 @@ def _add_large(
             else:
                 distances, near = _within([x[:, a] for x in layers], points, left)
             times = 2 if mirrored else 1
-            weights = _compare(distances[:1], distances[1:], scale, total, sums, times)
+            weights = compare(distances[:1], distances[1:], slice(None), times)
             if not gradients:
                 continue
             for index, (w, pairs) in enumerate(zip(weights, near[1:], strict=True)):
@@ -272,10 +300,33 @@ def _recompute_near(
 
 
 def _compare(
-    targets: Tensor, distances: Tensor, scale: float, total: float, sums: Tensor, times: int
+    sums: Tensor,
+    scales: Tensor,
+    total: float,
+    targets: Tensor,
+    distances: Tensor,
+    layers: slice,
+    times: int,
 ) -> Tensor:
     """Add the sums of (D - s d)^2; return 4 W / total, (l, c, m, m), where d was."""
-    gaps = torch.sub(targets, distances, alpha=scale)
-    sums.add_(gaps.square().sum((1, 2, 3)), alpha=times)
-    equal = distances <= math.sqrt(_ZERO[distances.dtype])
-    return torch.div(gaps.mul_(-4 * scale / total), distances, out=distances).masked_fill_(equal, 0)
+    scale = scales[layers, None, None, None]
+    gaps = torch.addcmul(targets, distances, scale, value=-1)
+    sums[layers].add_(gaps.square().sum((1, 2, 3)), alpha=times)
+    equal = _equal(distances)
+    gaps.mul_(scale * (-4 / total))
+    return torch.div(gaps, distances, out=distances).masked_fill_(equal, 0)
+
+
+def _add_moments(
+    sums: Tensor, targets: Tensor, distances: Tensor, layers: slice, times: int
+) -> Tensor:
+    """Add the sums of D d and of d^2."""
+    distances.masked_fill_(_equal(distances), 0)
+    sums[0, layers].add_((targets * distances).sum((1, 2, 3)), alpha=times)
+    sums[1, layers].add_(distances.square().sum((1, 2, 3)), alpha=times)
+    return distances
+
+
+def _equal(distances: Tensor) -> Tensor:
+    """Where the distance is that of equal points."""
+    return distances <= math.sqrt(_ZERO[distances.dtype])

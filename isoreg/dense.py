@@ -48,13 +48,21 @@ def dense_penalty(
 def _stress(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor, scale: Scale) -> Tensor:
     """Weighted sum of the squared differences between distances: raw stress, in MDS's words."""
     if isinstance(scale, str):
-        scale = _best_scale(targets_bb, distances_bb, weights_bb)
+        together = (weights_bb * targets_bb * distances_bb).sum()
+        scale = best_scale(together, (weights_bb * distances_bb.square()).sum())
     return (weights_bb * (targets_bb - scale * distances_bb).square()).sum()
 
 
-def _best_scale(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor) -> Tensor:
-    together = (weights_bb * targets_bb * distances_bb).sum()
-    alone = (weights_bb * distances_bb.square()).sum()
+def best_scale(together: Tensor, alone: Tensor) -> Tensor:
+    """The scale that makes the stress smallest; 0 where all features are equal.
+
+    Args:
+        together: Weighted sum of the input distances times the feature distances.
+        alone: Weighted sum of the squared feature distances.
+
+    Returns:
+        Their ratio.
+    """
     return together / alone.masked_fill(alone == 0, 1)
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from isoreg.across import Options, penalty_across
-from isoreg.blockwise import penalties_and_gradients
 from isoreg.dense import Scale, dense_penalty
 from isoreg.distances import Metric, distances_by, euclidean, flatten_points, resolve_metric
 from isoreg.distributed import Group, resolve_group
 from isoreg.errors import InputError, called
+from isoreg.fast import fast_penalty
 from isoreg.masks import check_labels
 from isoreg.memory import FeatureQueue
-from isoreg.plan import Plan, plan_pairs
 
 REDUCTIONS = ("batch", "pairs")
 
@@ -100,7 +97,7 @@ def isometry_penalty(
         _refuse_vmap(inputs, input_distances, *points)
         group = resolve_group(process_group)
         reference = _reference(inputs, input_distances, points[0], square=group is None)
-        fast = _goes_by_blocks(metric, labels, scale, reference, input_distances)
+        fast = _is_common(metric, labels, reference, input_distances)
         if group is not None or queue is not None:
             if labels is not None:
                 check_labels(labels, len(points[0]))
@@ -109,13 +106,21 @@ def isometry_penalty(
                 reference,
                 points,
                 labels,
-                Options(metric, scale, reduction, input_distances is not None, fast),
+                Options(
+                    metric,
+                    scale,
+                    reduction,
+                    given=input_distances is not None,
+                    fast=fast and isinstance(scale, int | float),
+                ),
                 narrow=[x.dtype for x in (first, *layers) if x is not None],
                 group=group,
                 queue=queue,
             )
         elif fast:
-            penalties = _by_blocks(reference, points, labels, float(scale), reduction)
+            if labels is not None:
+                check_labels(labels, len(points[0]))
+            penalties = fast_penalty(reference, points, labels, scale, reduction)
         else:
             targets_bb = distances_by(metric, reference) if input_distances is None else reference
             penalties = dense_penalty(targets_bb, points, labels, metric, scale, reduction)
@@ -133,7 +138,7 @@ def check_scale(scale: Scale) -> None:
     """
     number = scale.ndim == 0 if isinstance(scale, Tensor) else isinstance(scale, int | float)
     if number and not isinstance(scale, str):
-        if 0 < (scale.item() if isinstance(scale, Tensor) else scale) < math.inf:
+        if 0 < (scale.detach().item() if isinstance(scale, Tensor) else scale) < math.inf:
             return
     elif isinstance(scale, str) and scale == "fit":
         return
@@ -156,81 +161,20 @@ def check_reduction(reduction: str) -> None:
         raise InputError(f"reduction must be {allowed}, got {reduction!r}.")
 
 
-def _goes_by_blocks(
+def _is_common(
     metric: Callable[[Tensor], Tensor],
     labels: Tensor | None,
-    scale: Scale,
     reference: Tensor,
     input_distances: Tensor | None,
 ) -> bool:
     """Whether the fast way covers these options: all that most users ever call."""
     return (
         metric is euclidean
-        and isinstance(scale, int | float)
         and (labels is None or not labels.is_floating_point())
         and input_distances is None
         and not reference.requires_grad
         and not torch._C._are_functorch_transforms_active()
     )
-
-
-def _by_blocks(
-    inputs: Tensor, features: list[Tensor], labels: Tensor | None, scale: float, reduction: str
-) -> Tensor:
-    n = len(inputs)
-    if labels is not None:
-        check_labels(labels, n)
-    dtype = functools.reduce(torch.promote_types, (x.dtype for x in [inputs, *features]))
-    plan = plan_pairs(labels, n, device=inputs.device, dtype=dtype)
-    total = max(1, n * n if reduction == "batch" else plan.count_pairs())
-    # inside the function, autograd no longer says whether it is on
-    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in features)
-    options = _Options(plan, labels, scale, reduction, total, wanted)
-    points = [x.to(dtype) for x in [inputs, *features]]
-    penalties: Tensor = _BlockwisePenalty.apply(options, *points)
-    return penalties
-
-
-class _Options(NamedTuple):
-    plan: Plan
-    labels: Tensor | None
-    scale: float
-    reduction: str
-    total: int
-    wanted: bool
-
-
-class _BlockwisePenalty(torch.autograd.Function):
-    """The penalties, whose gradients are computed beside them. Twice differentiable."""
-
-    @staticmethod
-    def forward(ctx: Any, options: _Options, inputs: Tensor, *features: Tensor) -> Tensor:
-        penalties, gradients = penalties_and_gradients(
-            inputs,
-            features,
-            options.plan,
-            scale=options.scale,
-            total=options.total,
-            wanted=options.wanted,
-        )
-        ctx.options, ctx.gradients = options, gradients
-        ctx.save_for_backward(inputs, *features)
-        return penalties
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (shares,) = grad_outputs
-        if not torch.is_grad_enabled():
-            pairs = zip(ctx.gradients, shares.unbind(), strict=True)
-            return None, None, *(gradient * share for gradient, share in pairs)
-        # create_graph=True: the stored gradients are constants, so go by the dense way
-        o: _Options = ctx.options
-        inputs, *features = ctx.saved_tensors
-        targets_bb = distances_by(euclidean, inputs)
-        penalties = dense_penalty(targets_bb, features, o.labels, euclidean, o.scale, o.reduction)
-        wanted = [x for x in features if x.requires_grad]
-        found = iter(torch.autograd.grad(penalties, wanted, shares, create_graph=True))
-        return None, None, *(next(found) if x.requires_grad else None for x in features)
 
 
 def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:

@@ -10,6 +10,7 @@ gradient are those of `isoreg.blockwise`, with the sum over i left to the own ro
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from isoreg.blockwise import (
     _ZERO,
+    Comparison,
     _add_near,
     _compare,
     _Near,
@@ -150,9 +152,11 @@ def _rows_and_gradients(
     # the row behind the last takes what is computed for padding
     count = own.stop - own.start + 1
     gradients = [x.new_zeros(count, x.shape[1]) for x in points[1:] if wanted]
+    scales = points[0].new_full((len(points) - 1,), scale)
+    compare = functools.partial(_compare, sums, scales, total)
     with full_precision(points[0].device):
         for block in blocks:
-            _add_block(block, points, scale, total, sums, gradients)
+            _add_block(block, points, compare, gradients)
     dtype = points[0].dtype
     return (sums / total).to(dtype), [gradient[:-1] for gradient in gradients]
 
@@ -160,9 +164,7 @@ def _rows_and_gradients(
 def _add_block(
     block: Block,
     points: list[Tensor],
-    scale: float,
-    total: float,
-    sums: Tensor,
+    compare: Comparison,
     gradients: list[Tensor],
 ) -> None:
     targets: Tensor | None = None
@@ -175,7 +177,7 @@ def _add_block(
             targets = distances
             continue
         layer = slice(index - 1, index)
-        weights = _compare(targets, distances, scale, total, sums[layer], 1)[0]
+        weights = compare(targets, distances, layer, 1)[0]
         for gradient in gradients[layer]:
             strengths = _take_out(weights, near)
             pulls = weights.sum(2, keepdim=True) * left

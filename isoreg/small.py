@@ -13,7 +13,7 @@ from isoreg.precision import CANCELLED
 
 
 def small_batch(
-    points: list[Tensor], bucket: Bucket, scale: float, total: int, *, wanted: bool = True
+    points: list[Tensor], bucket: Bucket, scales: Tensor, total: int, *, wanted: bool = True
 ) -> tuple[Tensor, list[Tensor]] | None:
     """Penalties and gradients as in `isoreg.blockwise`, in as few operations as can be.
 
@@ -23,7 +23,7 @@ def small_batch(
     Args:
         points: Inputs and L layers, (b, d) each.
         bucket: The whole batch in its order, with a mask.
-        scale: s.
+        scales: (L,) factors s.
         total: What the sums are divided by.
         wanted: Whether to compute gradients.
 
@@ -45,11 +45,12 @@ def small_batch(
         return None
     distances = squares.sqrt_()
     found = distances[1:]
-    gaps = torch.sub(distances[:1], found, alpha=scale).mul_(pairs_bb)
+    scale = scales[:, None, None]
+    gaps = torch.addcmul(distances[:1], found, scale, value=-1).mul_(pairs_bb)
     penalties = gaps.square().sum((1, 2)).div_(total)
     if not wanted:
         return penalties, []
-    weights = gaps.mul_(4 * scale / total).div_(found)
+    weights = gaps.mul_(scale * (4 / total)).div_(found)
     weights.diagonal(dim1=1, dim2=2).copy_(weights.sum(2).neg_())
     gradients = [torch.mm(w, x) for w, x in zip(weights.unbind(), centred[1:], strict=True)]
     return penalties, gradients

@@ -1,6 +1,8 @@
-"""The plan covers each pair of equal label once; the blockwise way equals the dense one."""
+"""The plan covers each pair of equal label once; both fast ways equal the dense one."""
 
 from __future__ import annotations
+
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from isoreg import InputError, blockwise, isometry_penalty, penalty
+from isoreg import InputError, isometry_penalty
 from isoreg.dense import dense_penalty
 from isoreg.distances import euclidean
 from isoreg.masks import IGNORED
 from isoreg.plan import TILE, Plan, plan_pairs
 from isoreg.small import small_batch
+
+pytestmark = pytest.mark.usefixtures("way")
 
 
 def plan(labels: Tensor | None, n: int) -> Plan:
@@ -69,10 +73,10 @@ def test_padding_costs_at_most_thirty_percent_or_a_few_pairs() -> None:
     ("n", "classes"),
     [(40, 4), (300, 7), (300, 200), (TILE + 1, 1), (2 * TILE + 300, 1), (2 * TILE + 300, 2)],
 )
-@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("scale", [1.0, 0.3, "fit"])
 @pytest.mark.parametrize("reduction", ["batch", "pairs"])
 def test_value_and_gradients_equal_the_dense_way(
-    n: int, classes: int, scale: float, reduction: str
+    n: int, classes: int, scale: float | str, reduction: str
 ) -> None:
     x, y = torch.randn(n, 6, dtype=torch.float64), torch.randint(classes, (n,))
     y[::17] = IGNORED
@@ -125,7 +129,9 @@ def test_a_small_batch_goes_the_short_way_and_equals_the_dense_one(
     phi = [torch.randn(60, d).double().requires_grad_() for d in (3, 8, 20)[:layers]]
     bucket = plan(y, 60).small
     assert bucket is not None
-    found = small_batch([x, *[f.detach() for f in phi]], bucket, scale, 60**2)
+    found = small_batch(
+        [x, *[f.detach() for f in phi]], bucket, torch.full((layers,), scale).double(), 60**2
+    )
     assert found is not None, "random points are not near each other"
     expected = dense_penalty(euclidean(x), phi, y, euclidean, scale, "batch")
     torch.testing.assert_close(found[0], expected)
@@ -143,18 +149,20 @@ def test_a_small_batch_with_near_pairs_does_not_go_the_short_way() -> None:
     first = apart.clone()
     first[2] = first[0]  # both are their class's origin: no term of their square is above 0
     for features, taken in ((apart, True), (near, False), (first, False)):
-        assert (small_batch([x, features], bucket, 1.0, 1) is not None) is taken
+        assert (small_batch([x, features], bucket, torch.ones(1), 1) is not None) is taken
 
 
-def test_without_a_gradient_to_give_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gradient_to_give_none_is_computed(
+    way: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted: list[bool] = []
-    real = blockwise.penalties_and_gradients
+    real = way.penalties_and_gradients
 
     def watched(*args: object, **options: bool) -> object:
         wanted.append(options["wanted"])
         return real(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(penalty, "penalties_and_gradients", watched)
+    monkeypatch.setattr(way, "penalties_and_gradients", watched)
     for n in (30, 300, TILE + 50):
         x, phi, y = torch.rand(n, 5), torch.randn(n, 4), torch.arange(n) % 3
         y = y if n < TILE else torch.zeros(n).long()
@@ -174,23 +182,30 @@ def test_duplicates_are_at_distance_zero_in_every_kind_of_block() -> None:
         assert isometry_penalty(torch.zeros(2 * n, 2), phi, y).item() == 0
 
 
-def test_the_fast_way_is_taken_for_the_default_options_only(
+def test_the_fast_way_is_taken_for_the_common_options_only(
+    way: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[int] = []
-    real = blockwise.penalties_and_gradients
+    real = way.penalties_and_gradients
 
     def counted(*args: object, **options: object) -> object:
         calls.append(1)
         return real(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(penalty, "penalties_and_gradients", counted)
+    monkeypatch.setattr(way, "penalties_and_gradients", counted)
     x, phi, y = torch.randn(8, 3), torch.randn(8, 2), torch.arange(8) % 2
-    for options in ({}, {"scale": 2.0}, {"reduction": "pairs"}, {"distance": euclidean}):
+    for options in (
+        {},
+        {"scale": 2.0},
+        {"scale": "fit"},
+        {"scale": torch.tensor(1.0)},
+        {"reduction": "pairs"},
+        {"distance": euclidean},
+    ):
         isometry_penalty(x, phi, y, **options)
         assert calls.pop() == 1
-    for options in ({"scale": "fit"}, {"scale": torch.tensor(1.0)}, {"distance": "manhattan"}):
-        isometry_penalty(x, phi, y, **options)
+    isometry_penalty(x, phi, y, distance="manhattan")
     isometry_penalty(x, phi, torch.eye(2)[y])
     isometry_penalty(None, phi, y, input_distances=euclidean(x))
     isometry_penalty(x.requires_grad_(), phi, y)

@@ -24,6 +24,8 @@ Table = list[list[float]]
 METRIC_NAMES = ["angular", "chebyshev", "cosine", "euclidean", "geodesic", "manhattan"]
 METRIC_NAMES += ["sqeuclidean"]
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,174 @@
+"""The fast way on a processor where numba is installed: what `isoreg.kernel` needs, prepared.
+
+Without numba (the extra `fast`), on other devices and wherever else `plan_blocks` returns None
+`isoreg.blockwise` computes the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isoreg.masks import IGNORED
+from isoreg.precision import CANCELLED
+
+_TILE_NUMBERS = 1 << 17
+"""Points of a block are as many as hold this many numbers, so that two blocks stay in the cache."""
+_TILES = (32, 256)
+_PAIRS_AT_ONCE = 1 << 18
+_ONE_THREAD = 1 << 26
+"""A batch of more multiplications goes to the matrix products of several threads, if there are."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Every pair of equal label once, as `isoreg.kernel` takes them.
+
+    Attributes:
+        kernel: The compiled functions.
+        order: (n,) positions in the batch, those of a class together.
+        blocks: (k, 4) from and to where in ``order`` both sides of a block reach.
+        pairs: (k,) pairs that a block holds, its own points' diagonal included.
+    """
+
+    kernel: ModuleType
+    order: Any
+    blocks: Any
+    pairs: Any
+
+    def count_pairs(self) -> int:
+        """Number of ordered pairs i != j."""
+        own = self.blocks[:, 0] == self.blocks[:, 2]
+        diagonal = (self.blocks[:, 1] - self.blocks[:, 0])[own].sum()
+        return int(self.pairs[own].sum() + 2 * self.pairs[~own].sum() - diagonal)
+
+    def chunks(self) -> Iterator[tuple[Any, int]]:
+        """Blocks, as many at once as have distances that stay in the cache; and their pairs."""
+        ends = self.pairs.cumsum()
+        if not len(ends) or ends[-1] <= _PAIRS_AT_ONCE:
+            yield self.blocks, int(self.pairs.sum())
+            return
+        numbers = ends // _PAIRS_AT_ONCE
+        for number in range(int(numbers[-1]) + 1):
+            chosen = numbers == number
+            yield self.blocks[chosen], int(self.pairs[chosen].sum())
+
+
+def plan_blocks(points: Sequence[Tensor], labels: Tensor | None) -> Blocks | None:
+    """The blocks of a batch, if the compiled way can and should compute it.
+
+    Args:
+        points: Inputs and features, (n, d) each, of one dtype.
+        labels: (n,) integers, or None for one class that holds everything.
+
+    Returns:
+        The blocks; None if numba is missing or switched off (``NUMBA_DISABLE_JIT=1``), if the
+        tensors are not plain ones on the processor, while `torch.compile` traces, and for large
+        batches where torch may use more than two threads.
+    """
+    kernel = None if torch.compiler.is_compiling() else load_kernel()
+    if kernel is None or not all(type(x) is Tensor and x.device.type == "cpu" for x in points):
+        return None
+    n, width = len(points[0]), max(1, *(x.shape[1] for x in points))
+    side = min(max(_TILES[0], _TILE_NUMBERS // width), _TILES[1])
+    known = torch.zeros(n, dtype=torch.long) if labels is None else labels.cpu().long()
+    numbers = known.numpy()
+    order = numbers.argsort(kind="stable")
+    blocks = kernel.blocks_of(numbers, order, IGNORED, side)
+    pairs = (blocks[:, 1] - blocks[:, 0]) * (blocks[:, 3] - blocks[:, 2])
+    found = Blocks(kernel, order, blocks, pairs)
+    work = int(pairs.sum()) * (3 * sum(x.shape[1] for x in points))
+    return found if torch.get_num_threads() <= 2 or work <= _ONE_THREAD else None
+
+
+@functools.cache
+def load_kernel() -> ModuleType | None:
+    """The compiled functions, loaded when first needed: importing numba takes half a second.
+
+    Returns:
+        `isoreg.kernel`, or None where it cannot be had.
+    """
+    try:
+        from isoreg import kernel
+    except (ImportError, RuntimeError):  # not installed, or no place for what it compiles
+        return None
+    return kernel if kernel.AVAILABLE else None
+
+
+@torch.no_grad()
+def penalties_and_gradients(
+    inputs: Tensor,
+    features: Sequence[Tensor],
+    blocks: Blocks,
+    *,
+    scales: Sequence[float],
+    total: int,
+    wanted: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """As `isoreg.blockwise.penalties_and_gradients`.
+
+    Args:
+        inputs: (n, p) points.
+        features: L tensors (n, d), of the dtype of the inputs.
+        blocks: The pairs.
+        scales: L factors s.
+        total: What the sums are divided by.
+        wanted: Whether to compute gradients.
+
+    Returns:
+        (L,) penalties, and for each its gradient (n, d), if wanted.
+    """
+    layers, kernel = _arrays(features), blocks.kernel
+    number = layers[0].dtype.type
+    gradients = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in features]
+    into = [x.numpy() if wanted else x[:0].numpy() for x in gradients]
+    sums = [0.0] * len(layers)
+    for part, near, targets in _input_distances(inputs, blocks):
+        for index, (x, scale, gradient) in enumerate(zip(layers, scales, into, strict=True)):
+            strength = number(4 * scale / total)
+            s = number(scale)
+            sums[index] += kernel.penalty_and_gradient(
+                x, blocks.order, part, near, targets, s, strength, gradient
+            )
+    penalties = torch.tensor(sums, dtype=torch.float64).div_(total).to(inputs.dtype)
+    return penalties, gradients if wanted else []
+
+
+@torch.no_grad()
+def scale_moments(inputs: Tensor, features: Sequence[Tensor], blocks: Blocks) -> Tensor:
+    """As `isoreg.blockwise.scale_moments`.
+
+    Args:
+        inputs: (n, p) points.
+        features: L tensors (n, d), of the dtype of the inputs.
+        blocks: The pairs.
+
+    Returns:
+        (2, L) float64 sums of D d and of d^2.
+    """
+    layers = _arrays(features)
+    sums = torch.zeros(len(layers), 2, dtype=torch.float64)
+    for part, near, targets in _input_distances(inputs, blocks):
+        found = [blocks.kernel.scale_moments(x, blocks.order, part, near, targets) for x in layers]
+        sums += torch.tensor(found, dtype=torch.float64)
+    return sums.T
+
+
+def _input_distances(inputs: Tensor, blocks: Blocks) -> Iterator[tuple[Any, Any, Any]]:
+    """Chunks of blocks, what is near in their dtype, and the distances of their inputs."""
+    (x,) = _arrays([inputs])
+    near = x.dtype.type(CANCELLED[inputs.dtype])
+    for part, pairs in blocks.chunks():
+        targets = torch.empty(pairs, dtype=inputs.dtype).numpy()
+        blocks.kernel.input_distances(x, blocks.order, part, near, targets)
+        yield part, near, targets
+
+
+def _arrays(points: Sequence[Tensor]) -> list[Any]:
+    return [x.contiguous().numpy(force=True) for x in points]

@@ -1,0 +1,324 @@
+"""The compiled loops behind `isoreg.compiled`: distances, penalty and gradient of blocks of pairs.
+
+A block compares the points at some places of a batch, called a, with those at others, called b:
+the members of a class with themselves, or one tile of a large class with another. Points are
+gathered into small arrays that stay in the cache, and seen from the mean of a. Behind the last
+point the arrays are filled with 0 up to a multiple of four, so that products go four by four.
+
+Needs numba: only `isoreg.compiled` imports this file, when it is there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numba
+import numpy as np
+
+# Sums may be reordered, as vectorising them does; NaN and infinity keep their meaning.
+_compiled = numba.njit(
+    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
+)
+Array: TypeAlias = Any  # a numpy array; numba infers and checks the types of all that follows
+
+AVAILABLE = not getattr(numba.config, "DISABLE_JIT", False)
+"""False where numba is told to interpret: that would be slower than all else."""
+
+
+@_compiled
+def blocks_of(labels: Array, order: Array, ignored: int, side: int) -> Array:
+    """Cut a batch into blocks of pairs of equal label.
+
+    Args:
+        labels: (n,) integers.
+        order: (n,) positions that sort them.
+        ignored: The label of samples that pair with nobody; each becomes a block of its own.
+        side: Longer classes are cut into tiles of at most this length.
+
+    Returns:
+        (k, 4) blocks as `input_distances` takes them.
+    """
+    n = len(order)
+    tiles = n // side + 1
+    blocks, count, start = np.empty((n + tiles * tiles, 4), np.int64), 0, 0
+    while start < n:
+        label, stop = labels[order[start]], start + 1
+        while label != ignored and stop < n and labels[order[stop]] == label:
+            stop += 1
+        length = stop - start
+        parts = (length + side - 1) // side
+        for i in range(parts):
+            for j in range(i, parts):
+                blocks[count, 0] = start + length * i // parts
+                blocks[count, 1] = start + length * (i + 1) // parts
+                blocks[count, 2] = start + length * j // parts
+                blocks[count, 3] = start + length * (j + 1) // parts
+                count += 1
+        start = stop
+    return blocks[:count].copy()
+
+
+@_compiled
+def input_distances(x: Array, order: Array, blocks: Array, near: float, found: Array) -> None:
+    """Distances between the inputs of each block.
+
+    Args:
+        x: (n, p) inputs.
+        order: (n,) positions in the batch, those of a class together.
+        blocks: (k, 4) from and to where in ``order`` a and b reach.
+        near: Share of |a|^2 + |b|^2 below which a squared distance is subtracted directly.
+        found: Takes the (a, b) distances of all blocks, one block behind the other.
+    """
+    points, others, distances, is_near = _workspace(x, blocks)
+    begin = 0
+    for start, stop, other, end in blocks:
+        a, b = order[start:stop], order[other:end]
+        _distances(x, a, b, start == other, near, points, others, distances, is_near)
+        for i in range(len(a)):
+            for j in range(len(b)):
+                found[begin + j] = distances[i, j]
+            begin += len(b)
+
+
+@_compiled
+def penalty_and_gradient(
+    x: Array,
+    order: Array,
+    blocks: Array,
+    near: float,
+    targets: Array,
+    scale: float,
+    strength: float,
+    gradient: Array,
+) -> float:
+    """Sum of (D_ij - s d_ij)^2 over the ordered pairs of all blocks and their mirrors.
+
+    Args:
+        x: (n, d) features.
+        order: As in `input_distances`.
+        blocks: As in `input_distances`.
+        near: As in `input_distances`.
+        targets: What `input_distances` found.
+        scale: s.
+        strength: What the derivative of (D - s d)^2 / 4 s with respect to d is multiplied with.
+        gradient: (n, d) what the gradient is added to; (0, d) if none is wanted.
+
+    Returns:
+        The sum.
+    """
+    points, others, weights, is_near = _workspace(x, blocks)
+    total, begin = 0.0, 0
+    for start, stop, other, end in blocks:
+        a, b, same = order[start:stop], order[other:end], start == other
+        many_near = _distances(x, a, b, same, near, points, others, weights, is_near)
+        wanted = targets[begin : begin + len(a) * len(b)].reshape(len(a), len(b))
+        begin += len(a) * len(b)
+        total += 2 * _compare(wanted, weights, same, scale, strength)
+        if len(gradient) == 0:
+            continue
+        if many_near:
+            _add_near(x, a, b, same, weights, is_near, gradient)
+        if same:
+            for i in range(len(a)):
+                for j in range(i):
+                    weights[j, i] = weights[i, j]
+            _add_pull(weights, points, points, a, len(b), gradient)
+        else:
+            _add_pull(weights, points, others, a, len(b), gradient)
+            _add_pull(weights.T.copy(), others, points, b, len(a), gradient)
+    return total
+
+
+@_compiled
+def scale_moments(
+    x: Array, order: Array, blocks: Array, near: float, targets: Array
+) -> tuple[float, float]:
+    """Sums of D_ij d_ij and of d_ij^2 over the ordered pairs of all blocks and their mirrors.
+
+    Args:
+        x: (n, d) features.
+        order: As in `input_distances`.
+        blocks: As in `input_distances`.
+        near: As in `input_distances`.
+        targets: What `input_distances` found.
+
+    Returns:
+        Both sums.
+    """
+    points, others, distances, is_near = _workspace(x, blocks)
+    mixed, squared, begin = 0.0, 0.0, 0
+    for start, stop, other, end in blocks:
+        a, b, same = order[start:stop], order[other:end], start == other
+        _distances(x, a, b, same, near, points, others, distances, is_near)
+        for i in range(len(a)):
+            row, square = x.dtype.type(0), x.dtype.type(0)
+            for j in range(i + 1 if same else len(b)):
+                row += targets[begin + j] * distances[i, j]
+                square += distances[i, j] * distances[i, j]
+            mixed, squared = mixed + 2 * row, squared + 2 * square
+            begin += len(b)
+    return mixed, squared
+
+
+@_compiled
+def _workspace(x: Array, blocks: Array) -> tuple[Array, Array, Array, Array]:
+    """Arrays for the points a and b of the longest block and for what is between them."""
+    longest = 0
+    for start, stop, other, end in blocks:
+        longest = max(longest, stop - start, end - other)
+    side = _padded(longest)
+    points, others = np.empty((side, x.shape[1]), x.dtype), np.empty((side, x.shape[1]), x.dtype)
+    return points, others, np.empty((side, side), x.dtype), np.empty((side, side), np.bool_)
+
+
+@_compiled
+def _padded(count: int) -> int:
+    return (count + 3) // 4 * 4
+
+
+@_compiled
+def _distances(
+    x: Array,
+    a: Array,
+    b: Array,
+    same: bool,
+    near: float,
+    points: Array,
+    others: Array,
+    found: Array,
+    is_near: Array,
+) -> int:
+    """Fill in the distances, for j <= i alone if a is b; return how many pairs are near."""
+    zero = x.dtype.type(0)
+    centre = np.zeros(x.shape[1], x.dtype)
+    for i in a:
+        for k in range(x.shape[1]):
+            centre[k] += x[i, k]
+    for k in range(x.shape[1]):
+        centre[k] /= x.dtype.type(len(a))
+    norms = _gather(x, a, centre, points)
+    other_norms = norms if same else _gather(x, b, centre, others)
+    _multiply(points, points if same else others, len(a), len(b), same, found)
+    count = 0
+    for i in range(len(a)):
+        row = 0
+        for j in range(i if same else len(b)):
+            both = norms[i] + other_norms[j]
+            square = both - (found[i, j] + found[i, j])
+            is_near[i, j] = not square > near * both
+            row += is_near[i, j]
+            found[i, j] = square
+        if row:
+            count += row
+            for j in range(i if same else len(b)):
+                if is_near[i, j]:
+                    square = zero
+                    for k in range(x.shape[1]):
+                        difference = x[a[i], k] - x[b[j], k]
+                        square += difference * difference
+                    found[i, j] = square
+        for j in range(i if same else len(b)):
+            found[i, j] = np.sqrt(found[i, j])
+        if same:
+            found[i, i] = norms[i] * zero  # NaN if the point is not finite
+    return count
+
+
+@_compiled
+def _gather(x: Array, rows: Array, centre: Array, points: Array) -> Array:
+    """Copy rows, seen from the centre, and return their squared lengths."""
+    norms = np.zeros(len(rows), x.dtype)
+    for i in range(len(rows)):
+        norm, source, point = x.dtype.type(0), x[rows[i]], points[i]
+        for k in range(len(centre)):
+            value = source[k] - centre[k]
+            point[k] = value
+            norm += value * value
+        norms[i] = norm
+    points[len(rows) : _padded(len(rows))] = 0
+    return norms
+
+
+@_compiled
+def _multiply(x: Array, y: Array, a: int, b: int, same: bool, found: Array) -> None:
+    """Inner products of rows of x with rows of y, sixteen at a time, for the registers' sake."""
+    for i in range(0, a, 4):
+        for j in range(0, i + 4 if same else b, 4):
+            s00 = s01 = s02 = s03 = x.dtype.type(0)
+            s10 = s11 = s12 = s13 = x.dtype.type(0)
+            s20 = s21 = s22 = s23 = x.dtype.type(0)
+            s30 = s31 = s32 = s33 = x.dtype.type(0)
+            for k in range(x.shape[1]):
+                x0, x1, x2, x3 = x[i, k], x[i + 1, k], x[i + 2, k], x[i + 3, k]
+                y0, y1, y2, y3 = y[j, k], y[j + 1, k], y[j + 2, k], y[j + 3, k]
+                s00, s01, s02, s03 = s00 + x0 * y0, s01 + x0 * y1, s02 + x0 * y2, s03 + x0 * y3
+                s10, s11, s12, s13 = s10 + x1 * y0, s11 + x1 * y1, s12 + x1 * y2, s13 + x1 * y3
+                s20, s21, s22, s23 = s20 + x2 * y0, s21 + x2 * y1, s22 + x2 * y2, s23 + x2 * y3
+                s30, s31, s32, s33 = s30 + x3 * y0, s31 + x3 * y1, s32 + x3 * y2, s33 + x3 * y3
+            found[i, j], found[i, j + 1], found[i, j + 2], found[i, j + 3] = s00, s01, s02, s03
+            i1, i2, i3 = i + 1, i + 2, i + 3
+            found[i1, j], found[i1, j + 1], found[i1, j + 2], found[i1, j + 3] = s10, s11, s12, s13
+            found[i2, j], found[i2, j + 1], found[i2, j + 2], found[i2, j + 3] = s20, s21, s22, s23
+            found[i3, j], found[i3, j + 1], found[i3, j + 2], found[i3, j + 3] = s30, s31, s32, s33
+
+
+@_compiled
+def _compare(targets: Array, weights: Array, same: bool, scale: float, strength: float) -> float:
+    """Replace distances d by strength (D - s d) / d, 0 where d is 0; return sum (D - s d)^2."""
+    zero = targets.dtype.type(0)
+    total = 0.0
+    for i in range(targets.shape[0]):
+        row = zero
+        for j in range(i + 1 if same else targets.shape[1]):
+            distance = weights[i, j]
+            gap = targets[i, j] - scale * distance
+            row += gap * gap
+            weights[i, j] = zero if distance == zero else strength * gap / distance
+        total += row
+    return total
+
+
+@_compiled
+def _add_near(
+    x: Array, a: Array, b: Array, same: bool, weights: Array, is_near: Array, gradient: Array
+) -> None:
+    """Move near pairs from the weights to the gradient; in a product their difference cancels."""
+    for i in range(len(a)):
+        for j in range(i if same else len(b)):
+            if is_near[i, j]:
+                for k in range(x.shape[1]):
+                    pull = weights[i, j] * (x[b[j], k] - x[a[i], k])
+                    gradient[a[i], k] += pull
+                    gradient[b[j], k] -= pull
+                weights[i, j] = 0
+
+
+@_compiled
+def _add_pull(
+    weights: Array, own: Array, others: Array, rows: Array, count: int, gradient: Array
+) -> None:
+    """Add sum_j W_ij (others_j - own_i) to the gradient's rows."""
+    pulls = np.empty((4, own.shape[1]), own.dtype)
+    p0, p1, p2, p3 = pulls[0], pulls[1], pulls[2], pulls[3]
+    for i in range(0, len(rows), 4):
+        pulls[:] = 0
+        weights[i : i + 4, count : _padded(count)] = 0
+        w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        for j in range(0, count, 4):
+            w00, w01, w02, w03 = w0[j], w0[j + 1], w0[j + 2], w0[j + 3]
+            w10, w11, w12, w13 = w1[j], w1[j + 1], w1[j + 2], w1[j + 3]
+            w20, w21, w22, w23 = w2[j], w2[j + 1], w2[j + 2], w2[j + 3]
+            w30, w31, w32, w33 = w3[j], w3[j + 1], w3[j + 2], w3[j + 3]
+            o0, o1, o2, o3 = others[j], others[j + 1], others[j + 2], others[j + 3]
+            for k in range(own.shape[1]):
+                x0, x1, x2, x3 = o0[k], o1[k], o2[k], o3[k]
+                p0[k] += w00 * x0 + w01 * x1 + w02 * x2 + w03 * x3
+                p1[k] += w10 * x0 + w11 * x1 + w12 * x2 + w13 * x3
+                p2[k] += w20 * x0 + w21 * x1 + w22 * x2 + w23 * x3
+                p3[k] += w30 * x0 + w31 * x1 + w32 * x2 + w33 * x3
+        for s in range(min(4, len(rows) - i)):
+            row, pull, point, total = gradient[rows[i + s]], pulls[s], own[i + s], own.dtype.type(0)
+            for j in range(count):
+                total += weights[i + s, j]
+            for k in range(len(point)):
+                row[k] += pull[k] - total * point[k]
