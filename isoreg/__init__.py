@@ -8,7 +8,7 @@
 >>> loss = torch.nn.functional.cross_entropy(model(x), y) + iso(y)
 """
 
-from isoreg import datasets, diagnostics, distances, lil, masks, robustness
+from isoreg import datasets, diagnostics, distances, lil, masks, references, robustness
 from isoreg.balance import AutoBeta
 from isoreg.errors import (
     InputError,
@@ -42,5 +42,6 @@ __all__ = [
     "isometry_penalty",
     "lil",
     "masks",
+    "references",
     "robustness",
 ]

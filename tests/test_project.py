@@ -69,6 +69,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shapes": {"errors", "masks"},
     "local": {"errors"},
     "diagnostics": {"errors", "distances", "masks"},
+    "walks": {"distances"},
+    "patterns": {"errors", "distances"},
+    "references": {"errors", "distances", "patterns", "walks"},
     "robustness": {"errors"},
     "plots": {"errors", "diagnostics", "robustness"},
     "datasets": {"errors", "shapes"},
@@ -148,7 +151,13 @@ EXAMPLES = [
     *isoreg.distances.METRICS.values(),
     *(
         value
-        for module in (isoreg.distances, isoreg.masks, isoreg.diagnostics, isoreg.datasets)
+        for module in (
+            isoreg.distances,
+            isoreg.masks,
+            isoreg.diagnostics,
+            isoreg.datasets,
+            isoreg.references,
+        )
         for name, value in public_members(module)
         if f"{module.__name__.partition('.')[2]}.{name}" not in NEEDS_DATA
     ),

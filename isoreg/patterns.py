@@ -1,0 +1,120 @@
+"""Small patterns that images are made of, learnt by k-means, and where images show them.
+
+Axes: n = images, b = batch, p = patches of an image, d = pixels of a patch, f = patterns.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from isoreg.distances import exact_dtype
+from isoreg.errors import InputError
+
+_AT_ONCE = 500
+_PATCHES = 100_000
+_KMEANS_STEPS = 10
+
+
+class Patterns(NamedTuple):
+    """Centres (f, d) of whitened patches, and how patches are whitened: (x - mean) @ white."""
+
+    mean: Tensor
+    white: Tensor
+    centres: Tensor
+
+
+def learn_patterns(images: Tensor, size: int, filters: int, seed: int) -> Patterns:
+    """Learns patterns from patches of images, see `isoreg.references.patches`.
+
+    Args:
+        images: (n, c, h, w).
+        size: Side of a patch.
+        filters: Number of patterns.
+        seed: Of the choice of patches and of the first centres.
+
+    Returns:
+        The patterns.
+
+    Raises:
+        InputError: If fewer patches than patterns show anything.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = _sample_patches(images, size, generator)
+    if len(chosen) < filters:
+        raise InputError(
+            f"images must show {filters} patches with contrast, got {len(chosen)}. "
+            "Give more images, or ask for fewer filters."
+        )
+    mean, white = _whitening(chosen)
+    return Patterns(mean, white, _kmeans((chosen - mean) @ white, filters, generator))
+
+
+def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -> Tensor:
+    """How much each cell of an image shows of each pattern.
+
+    Args:
+        images: (b, c, h, w).
+        size: Side of a patch.
+        grid: Cells in each direction.
+        patterns: Learnt from images with as many channels.
+
+    Returns:
+        Activations (b, f * grid * grid).
+    """
+    height, width = (side - size + 1 for side in images.shape[2:])
+    mean, white, centres = (part.to(images) for part in patterns)
+    found = []
+    with torch.no_grad():
+        for part in images.split(_AT_ONCE):
+            points_bpd = (_normalised_patches(part, size) - mean) @ white
+            distances_bpf = torch.cdist(points_bpd.flatten(0, 1), centres)
+            distances_bpf = distances_bpf.unflatten(0, (len(part), -1))
+            shown_bpf = (distances_bpf.mean(2, keepdim=True) - distances_bpf).clamp_min(0)
+            maps = shown_bpf.transpose(1, 2).unflatten(2, (height, width))
+            found.append(F.adaptive_avg_pool2d(maps, grid).flatten(1))
+    return torch.cat(found)
+
+
+def _normalised_patches(images: Tensor, size: int) -> Tensor:
+    """(b, p, d) patches without their mean, divided by their standard deviation."""
+    found = F.unfold(images, size).transpose(1, 2)
+    centred = found - found.mean(2, keepdim=True)
+    return centred / (centred.square().mean(2, keepdim=True) + 0.01).sqrt()
+
+
+def _sample_patches(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Up to 100,000 patches that show something, of random images."""
+    each = (images.shape[2] - size + 1) * (images.shape[3] - size + 1)
+    order = torch.randperm(len(images), generator=generator)[: max(1, 20 * _PATCHES // each)]
+    kept = []
+    for part in images[order.to(images.device)].split(_AT_ONCE):
+        found = _normalised_patches(part, size).flatten(0, 1)
+        found = found[found.square().mean(1) > 0.2]  # 1 but for patches with little contrast
+        share = torch.rand(len(found), generator=generator).to(found.device)
+        kept.append(found[share < 2 * _PATCHES / (each * len(order))])
+    return torch.cat(kept)[:_PATCHES]
+
+
+def _whitening(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean, and the symmetric matrix that takes the correlations off (ZCA), floored at 0.1."""
+    mean = chosen.mean(0)
+    centred = (chosen - mean).to(exact_dtype(chosen.device))
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(chosen))
+    white = vectors * (values.clamp_min(0) + 0.1).rsqrt() @ vectors.T
+    return mean, white.to(chosen.dtype)
+
+
+def _kmeans(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Centres (count, d) after a few of Lloyd's steps; an empty cluster keeps its centre."""
+    order = torch.randperm(len(points), generator=generator)[:count].to(points.device)
+    centres = points[order]
+    for _ in range(_KMEANS_STEPS):
+        nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in points.split(10_000)])
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        sizes = nearest.bincount(minlength=len(centres))[:, None]
+        centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
+    return centres

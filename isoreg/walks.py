@@ -1,0 +1,90 @@
+"""Random walks over samples: where they place them, and new points among them.
+
+Axes: n = samples, b = batch, k = neighbours, d = dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from isoreg.distances import exact_dtype
+
+_AT_ONCE = 500
+_EIGEN_STEPS = 200
+_JUMP = 1e-3
+
+
+def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Tensor, Tensor]:
+    """Places samples by the commute times of a walk, see `isoreg.references.manifold`.
+
+    Args:
+        points: (n, d) samples.
+        neighbors: Of each sample in the graph.
+        dimensions: Of the places.
+
+    Returns:
+        Places (n, dimensions), and the distance of each sample to its last neighbour, (n,).
+    """
+    n = len(points)
+    distances_nk, indices_nk = _nearest(points, points, neighbors + 1)  # itself among them
+    scales = distances_nk[:, -1].clamp_min(1e-12)
+    weights_nk = _exponents(distances_nk, scales, scales[indices_nk]).exp()
+    rows_nk = torch.arange(n, device=points.device)[:, None].expand_as(indices_nk)
+    other = rows_nk != indices_nk
+    rows, columns, values = rows_nk[other], indices_nk[other], weights_nk[other] / 2
+    degrees = torch.zeros(n, dtype=values.dtype, device=points.device)
+    degrees = degrees.index_add_(0, rows, values).index_add_(0, columns, values).clamp_min(1e-12)
+    values = values * (degrees[rows] * degrees[columns]).rsqrt()
+    pairs = torch.cat([torch.stack([rows, columns]), torch.stack([columns, rows])], 1)
+    walk = torch.sparse_coo_tensor(
+        pairs, values.repeat(2), (n, n), check_invariants=False
+    ).coalesce()
+    modes, vectors = _slowest_modes(walk, degrees.sqrt(), dimensions)
+    places = vectors / degrees.sqrt()[:, None] / (1 - (1 - _JUMP) * modes).sqrt()
+    return places.to(points.dtype), scales
+
+
+def place_among(
+    points: Tensor, known: Tensor, scales: Tensor, places: Tensor, neighbors: int
+) -> Tensor:
+    """Weighted means of the places of the nearest samples.
+
+    Args:
+        points: (b, d) new points.
+        known: (n, d) samples.
+        scales: (n,) distance of each sample to its last neighbour.
+        places: (n, dimensions) of the samples.
+        neighbors: Number of samples in each mean, less one.
+
+    Returns:
+        Places (b, dimensions).
+    """
+    distances_bk, indices_bk = _nearest(points, known, neighbors + 1)
+    own = distances_bk[:, -1].clamp_min(1e-12)
+    weights_bk = _exponents(distances_bk, own, scales[indices_bk]).softmax(1).to(places.dtype)
+    return (weights_bk[:, :, None] * places[indices_bk]).sum(1)
+
+
+def _nearest(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices (b, count) of the nearest known points, nearest first."""
+    found = [torch.cdist(part, known).topk(count, largest=False) for part in points.split(_AT_ONCE)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+def _exponents(distances_bk: Tensor, own_b: Tensor, theirs_bk: Tensor) -> Tensor:
+    exponents_bk = -distances_bk.square() / (own_b[:, None] * theirs_bk)
+    return exponents_bk.to(exact_dtype(distances_bk.device))
+
+
+def _slowest_modes(walk: Tensor, constant: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues (count) and eigenvectors (n, count), without the constant one."""
+    n = len(constant)
+    start = torch.randn(n, count + 1, generator=torch.Generator().manual_seed(0), dtype=walk.dtype)
+    _, found = torch.lobpcg(walk, X=start.to(walk.device), largest=True, niter=_EIGEN_STEPS)
+    constant = constant / constant.norm()
+    rest = torch.linalg.svd(found - constant[:, None] * (constant @ found), full_matrices=False).U[
+        :, :count
+    ]
+    modes, turn = torch.linalg.eigh(rest.T @ (walk @ rest))
+    return modes.flip(0), (rest @ turn).flip(1)

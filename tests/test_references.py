@@ -1,0 +1,247 @@
+"""What features may be compared with in place of raw inputs."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import isoreg
+from isoreg import references
+from isoreg.errors import InputError
+from isoreg.walks import commute_places
+
+
+def images(n: int = 60, *, seed: int = 0, side: int = 12, channels: int = 1) -> Tensor:
+    """Bars at random places: something to learn patterns from."""
+    generator = torch.Generator().manual_seed(seed)
+    found = 0.05 * torch.rand(n, channels, side, side, generator=generator)
+    for index, place in enumerate(torch.randint(1, side - 2, (n,), generator=generator).tolist()):
+        rows = index % 2 == 0
+        found[index, :, place : place + 2 if rows else None, None if rows else place] += 1
+    return found
+
+
+def rings(n: int, *, gap: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two circles around each other, so near that Euclidean distance mixes them."""
+    angles = 2 * math.pi * torch.rand(n, generator=torch.Generator().manual_seed(seed))
+    ring = torch.arange(n) % 2
+    radius = 1 + gap * ring
+    return torch.stack([radius * angles.cos(), radius * angles.sin()], 1), ring
+
+
+def test_blurring_is_the_convolution_of_its_formula() -> None:
+    x, sigma, reach = torch.rand(2, 3, 6, 7), 0.6, 2
+    weights = [math.exp(-(a**2) / (2 * sigma**2)) for a in range(-reach, reach + 1)]
+    expected = torch.zeros_like(x)
+    for u in range(6):
+        for v in range(7):
+            for a in range(-reach, reach + 1):
+                for b in range(-reach, reach + 1):
+                    if 0 <= u + a < 6 and 0 <= v + b < 7:
+                        g = weights[a + reach] * weights[b + reach] / sum(weights) ** 2
+                        expected[:, :, u, v] += g * x[:, :, u + a, v + b]
+    torch.testing.assert_close(references.blurred(sigma)(x), expected)
+
+
+def test_blurring_brings_a_shifted_stroke_nearer_than_pixels_say() -> None:
+    x = torch.zeros(3, 1, 20, 20)
+    x[0, 0, 5:15, 8], x[1, 0, 5:15, 9], x[2, 0, 5:15, 14] = 1, 1, 1
+    plain, soft = torch.cdist(x.flatten(1), x.flatten(1)), references.blurred(2.0)(x).flatten(1)
+    blurred = torch.cdist(soft, soft)
+    assert plain[0, 1] == plain[0, 2]
+    assert blurred[0, 1] < 0.5 * blurred[0, 2]
+
+
+def test_patches_tell_apart_what_small_patterns_tell_apart() -> None:
+    known, new = images(80), images(40, seed=1)
+    reference = references.patches(known, size=3, filters=6, grid=1)
+    features = reference(new)
+    assert features.shape == (40, 6)
+    assert (features >= 0).all()
+    even = torch.arange(40) % 2 == 0
+    distances = torch.cdist(features, features).fill_diagonal_(math.inf)
+    assert (even[distances.argmin(1)] == even).all(), "bars across and bars down are mixed up"
+
+
+def test_patch_activations_are_those_of_the_formula() -> None:
+    x = images(40, channels=2)
+    reference = references.patches(x, size=3, filters=4, grid=2)
+    mean, white, centres = (part.double() for part in reference.keywords["patterns"])  # type: ignore[attr-defined]
+    maps = torch.zeros(4, 10, 10, dtype=torch.float64)
+    for u in range(10):
+        for v in range(10):
+            patch = x[0, :, u : u + 3, v : v + 3].double().flatten()
+            patch = patch - patch.mean()
+            patch = patch / (patch.square().mean() + 0.01).sqrt()
+            distances = (((patch - mean) @ white) - centres).norm(dim=1)
+            maps[:, u, v] = (distances.mean() - distances).clamp_min(0)
+    cells = [maps[:, a : a + 5, b : b + 5].mean((1, 2)) for a in (0, 5) for b in (0, 5)]
+    expected = torch.stack(cells, 1).flatten()
+    torch.testing.assert_close(reference(x[:1])[0].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_patches_do_not_see_brightness() -> None:
+    x = images(40)
+    reference = references.patches(x, size=3, filters=4)
+    torch.testing.assert_close(reference(x + 3), reference(x), rtol=1e-3, atol=1e-3)
+
+
+def test_patches_are_the_same_for_the_same_seed_and_others_for_another() -> None:
+    x = images(40)
+    first, again, other = (
+        references.patches(x, size=3, filters=4, seed=seed)(x) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_the_walk_s_places_have_its_commute_times() -> None:
+    """With all modes, squared distances are the commute times of the walk's Laplacian."""
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    places, scales = commute_places(x, 6, 12)
+    distances = torch.cdist(x, x)
+    near, order = distances.sort(1)
+    torch.testing.assert_close(scales, near[:, 6])
+    weights = torch.zeros(40, 40, dtype=torch.float64)
+    for i in range(40):
+        for j in order[i, 1:7].tolist():
+            weight = math.exp(-(float(distances[i, j]) ** 2) / float(scales[i] * scales[j]))
+            weights[i, j] += weight / 2
+            weights[j, i] += weight / 2
+    degrees = weights.sum(1)
+    values, vectors = torch.linalg.eigh(weights / (degrees[:, None] * degrees).sqrt())
+    values, vectors = values.flip(0)[1:13], vectors.flip(1)[:, 1:13]
+    expected = vectors / degrees.sqrt()[:, None] / (1 - 0.999 * values).sqrt()
+    torch.testing.assert_close(
+        torch.cdist(places, places), torch.cdist(expected, expected), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_the_manifold_keeps_two_rings_apart_that_euclidean_distance_mixes() -> None:
+    x, ring = rings(400, gap=0.5)
+    new, new_ring = rings(100, gap=0.5, seed=1)
+    reference = references.manifold(x, neighbors=8, dimensions=4)
+    known, placed = reference(x), reference(new)
+    for points, expected in ((known, ring), (placed, new_ring)):
+        centres = torch.stack([known[ring == r].mean(0) for r in (0, 1)])
+        assert (torch.cdist(points, centres).argmin(1) == expected).float().mean() == 1
+    plain = torch.stack([x[ring == r].mean(0) for r in (0, 1)])
+    assert (torch.cdist(x, plain).argmin(1) == ring).float().mean() < 0.7
+
+
+def test_unconnected_parts_of_the_manifold_stay_at_a_finite_distance() -> None:
+    x = torch.cat([torch.randn(40, 2), 1000 + torch.randn(40, 2), torch.randn(40, 2) - 1000])
+    placed = references.manifold(x, neighbors=8, dimensions=2)(x)
+    assert placed.isfinite().all()
+    centres = torch.stack([part.mean(0) for part in placed.split(40)])
+    assert torch.pdist(centres).min() > 5 * placed[:40].std(0).max()
+
+
+def test_duplicates_have_one_place_and_no_nan() -> None:
+    x = torch.randn(30, 2).repeat(3, 1)
+    placed = references.manifold(x, neighbors=4, dimensions=3)(x)
+    assert placed.isfinite().all()
+    torch.testing.assert_close(placed[:30], placed[30:60])
+
+
+@given(st.floats(0.01, 100.0), st.integers(0, 5))
+def test_the_manifold_does_not_know_the_unit_or_the_origin_of_its_samples(
+    unit: float, seed: int
+) -> None:
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    first = references.manifold(x, neighbors=5, dimensions=3)(x)
+    second = references.manifold(unit * x + 5, neighbors=5, dimensions=3)(unit * x + 5)
+    torch.testing.assert_close(
+        torch.cdist(first, first), torch.cdist(second, second), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("spread", [1.0, 10.0])
+def test_the_spread_is_the_root_mean_squared_distance_of_samples(spread: float) -> None:
+    x = torch.randn(200, 4)
+    placed = references.scaled(None, x, spread=spread)(x)
+    torch.testing.assert_close(torch.cdist(placed, placed).square().mean().sqrt().item(), spread)
+    walk = references.manifold(x, dimensions=3, spread=spread).keywords["places"]  # type: ignore[attr-defined]
+    torch.testing.assert_close(torch.cdist(walk, walk).square().mean().sqrt().item(), spread)
+
+
+def test_references_go_into_the_regularizer_and_through_pickle() -> None:
+    x, y = images(40), torch.arange(40) % 2
+    patches = references.patches(x, size=3, filters=4)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.Tanh(), nn.Linear(8, 2))
+    for reference in (
+        references.blurred(1.0),
+        references.scaled(patches, x),
+        references.manifold(x, reference=patches, neighbors=5, dimensions=4),
+    ):
+        again = pickle.loads(pickle.dumps(reference))
+        torch.testing.assert_close(again(x[:5], "ignored"), reference(x[:5]))
+        with isoreg.IsometryRegularizer(model, inputs=reference) as iso:
+            model(x)
+            expected = isoreg.isometry_penalty(reference(x), model[:-1](x), y)
+            torch.testing.assert_close(iso(y), expected)
+
+
+def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
+    x = images(60)
+    patches = references.patches(x, size=3, filters=4)
+    of_images = references.manifold(x, reference=patches, neighbors=5, dimensions=4)(x)
+    of_values = references.manifold(patches(x), neighbors=5, dimensions=4)(patches(x))
+    torch.testing.assert_close(of_images, of_values)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: references.blurred(0.0), "blurred: sigma must be a positive number, got 0.0."),
+        (
+            lambda: references.blurred(1.0)(torch.rand(3, 4)),
+            "blurred: images must be (b, c, h, w), got (3, 4).",
+        ),
+        (
+            lambda: references.patches(torch.rand(4, 12)),
+            "patches: images must be (n, c, h, w) floating points with n >= 1, got torch.float32 "
+            "of shape (4, 12).",
+        ),
+        (
+            lambda: references.patches(torch.rand(4, 1, 8, 8), size=7),
+            "patches: images of (8, 8) must hold 3 by 3 patches of 7 by 7 pixels. Choose a "
+            "smaller size or grid.",
+        ),
+        (
+            lambda: references.patches(torch.ones(4, 1, 12, 12)),
+            "patches: images must show 32 patches with contrast, got 0. Give more images, or ask "
+            "for fewer filters.",
+        ),
+        (
+            lambda: references.patches(images(), filters=1),
+            "patches: filters must be an integer of at least 2, got 1.",
+        ),
+        (
+            lambda: references.manifold(torch.rand(20, 2)),
+            "manifold: 10 neighbors and 30 dimensions need at least 93 samples, got 20.",
+        ),
+        (
+            lambda: references.manifold(torch.rand(200, 2), spread=0.0),
+            "manifold: spread must be a positive number, got 0.0.",
+        ),
+        (
+            lambda: references.scaled(None, torch.ones(5, 2)),
+            "scaled: samples must differ from each other, got 5 equal ones.",
+        ),
+        (
+            lambda: references.scaled(None, torch.arange(5)),
+            "scaled: samples must be floating, got torch.int64.",
+        ),
+    ],
+)
+def test_errors_say_what_is_wrong_and_what_to_do(call, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value).startswith(message)
