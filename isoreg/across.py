@@ -9,7 +9,7 @@ is what rank r gets, with T = |B| |U|, or the sum of G_ij over i in B, j in U, i
 ``reduction="pairs"``. Its gradient by the own features is R times that of
 
 .. math::
-    F = \frac{1}{T} \Big( \sum_{i, j \in B} + 2 \sum_{i \in B, j \in U \setminus B} \Big)
+    F = \frac{1}{T} \Bigl( \sum_{i, j \in B} + 2 \sum_{i \in B, j \in U \setminus B} \Bigr)
         G_{ij} (d(x_i, x_j) - s\, d(\phi_i, \phi_j))^2,
 
 in which the features of the queue are constants. Without a queue F is the penalty of B in one

@@ -17,7 +17,7 @@ class FeatureQueue:
     A batch B is compared with itself and with the queue Q. What is then minimised is
 
     .. math::
-        F = \frac{1}{T} \Big( \sum_{i, j \in B} + 2 \sum_{i \in B, j \in Q} \Big)
+        F = \frac{1}{T} \Bigl( \sum_{i, j \in B} + 2 \sum_{i \in B, j \in Q} \Bigr)
             G_{ij} (d(x_i, x_j) - s\, d(\phi_i, \phi_j))^2
 
     by the features of B alone; those of Q are constants, as they were when their sample was last
