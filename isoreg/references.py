@@ -62,7 +62,7 @@ def patches(
 
     Every patch of ``size`` by ``size`` pixels has its mean taken off, is divided by its standard
     deviation and whitened; k-means of such patches gives the ``filters`` patterns c_f. With
-    z_f = |patch - c_f| a patch shows pattern f by
+    ``z_f = |patch - c_f|`` a patch shows pattern f by
 
     .. math::
         a_f = \max(0,\ \mathrm{mean}_g\, z_g - z_f)
