@@ -85,7 +85,8 @@ def find_layers(model: nn.Module, layers: Layers = None) -> list[Layer]:
 def classifier_input(model: nn.Module) -> Layer:
     """Find the default representation: what enters the classifier, the penultimate features.
 
-    The classifier is the module that timm's ``pretrained_cfg`` names, else the last `nn.Linear`.
+    The classifier is the module that timm's ``pretrained_cfg`` names, of the model itself or of
+    the timm model in it that holds the last `nn.Linear`; else it is the last `nn.Linear`.
 
     Args:
         model: The model to search.
@@ -101,12 +102,19 @@ def classifier_input(model: nn.Module) -> Layer:
         '2'
     """
     modules = dict(model.named_modules())
-    config = getattr(model, "pretrained_cfg", None)
-    named = config.get("classifier") if isinstance(config, Mapping) else None
-    for name in [named] if isinstance(named, str) else list(named or []):
-        if name in modules:
-            return Layer(name, modules[name], at_input=True)
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    # the model itself, else the timm model that holds the last nn.Linear
+    holders = [
+        "",
+        *(name for name in modules if linear and f"{linear[-1]}.".startswith(f"{name}.")),
+    ]
+    for holder in holders:
+        config = getattr(modules[holder], "pretrained_cfg", None)
+        named = config.get("classifier") if isinstance(config, Mapping) else None
+        for part in [named] if isinstance(named, str) else list(named or []):
+            name = f"{holder}.{part}" if holder else part
+            if name in modules:
+                return Layer(name, modules[name], at_input=True)
     if linear:
         return Layer(linear[-1], modules[linear[-1]], at_input=True)
     candidates = [name for name, module in modules.items() if name and not list(module.children())]

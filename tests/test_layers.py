@@ -240,3 +240,18 @@ def test_a_weight_must_be_a_finite_number_from_zero_up(weight: object) -> None:
     with pytest.raises((InputError, LayerError), match=rf"(?s)^IsometryRegularizer: .*{weight}"):
         IsometryRegularizer(model, {"0": 1.0, "2": weight})
     assert hook_count(model) == 0
+
+
+def test_of_a_timm_model_within_another_its_own_classifier_counts() -> None:
+    class Config(nn.Module):
+        pretrained_cfg = {"classifier": "head"}  # noqa: RUF012
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.auxiliary = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    wrapper = nn.Module()
+    wrapper.backbone = Config()
+    assert IsometryRegularizer(wrapper).layers == ["backbone.head"]
+    wrapper.top = nn.Linear(2, 2)  # the timm model is no longer what classifies
+    assert IsometryRegularizer(wrapper).layers == ["top"]

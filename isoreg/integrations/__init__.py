@@ -1,0 +1,10 @@
+"""Thin adapters to trainers: `lightning.IsometryCallback` and `transformers.IsometryTrainer`.
+
+A loop of your own, and one with Accelerate, need none: there the two lines are two lines.
+
+With Accelerate, attach to the model before ``accelerator.prepare`` (so that compiling and wrapping
+come later) and write ``accelerator.backward(F.cross_entropy(model(x), y) + iso(y))``: it divides
+for gradient accumulation and scales for float16 itself.
+``accelerator.register_for_checkpointing(iso)`` puts the average of ``beta="auto"`` into its
+checkpoints.
+"""

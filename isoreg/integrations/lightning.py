@@ -1,0 +1,96 @@
+"""The isometry penalty in any LightningModule, by a callback."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from isoreg.errors import InputError, called, import_extra
+from isoreg.integrations.batches import find_labels
+from isoreg.integrations.steps import Step, penalised
+from isoreg.layers import Layers, find_layers
+from isoreg.regularizer import IsometryRegularizer
+
+pl: Any = import_extra("lightning.pytorch", "lightning")
+_NAME = "IsometryCallback"
+
+
+class IsometryCallback(pl.Callback):  # type: ignore[misc]
+    """Adds the isometry penalty to what ``training_step`` returns; the module stays as it is.
+
+    While it trains, the module's ``__dict__`` holds a wrapped ``training_step``, as Lightning does
+    for compiled steps: its hooks before ``backward`` cannot replace the loss. Afterwards, also
+    after an error, all is taken off. Accumulation and float16 are Lightning's as usual. Logged as
+    ``isometry/...``; ``callback.iso`` is the `isoreg.IsometryRegularizer`.
+
+    Args:
+        layers: As in `isoreg.IsometryRegularizer`; names are those in the LightningModule.
+        model: None: features are compared with the first tensor of the batch. The name of a
+            submodule: with what this network is called with, and layers are named within it.
+        labels: Finds the labels in a batch, or None for all pairs. By default they are its second
+            entry, or under the key labels, label, targets, target or y.
+        options: Of `isoreg.IsometryRegularizer`. A callable ``inputs`` gets the arguments of
+            ``training_step``, or of the named model.
+
+    Raises:
+        InputError: When training starts, if optimization is manual or a name is unknown.
+
+    Example:
+        >>> callback = IsometryCallback(beta=0.1)
+        >>> trainer = pl.Trainer(callbacks=[callback], logger=False, enable_checkpointing=False)
+    """
+
+    def __init__(
+        self,
+        layers: Layers = None,
+        *,
+        model: str | None = None,
+        labels: Callable[[Any], Tensor | None] = find_labels,
+        **options: Any,
+    ) -> None:
+        self._build: Any = functools.partial(IsometryRegularizer, layers=layers, **options)
+        self._model, self._labels = model, labels
+        self._restore: dict[str, Any] | None = None
+        self._state: dict[str, Any] = {}
+        self.iso: IsometryRegularizer | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Attach to the module and wrap its step."""
+        step = Step(pl_module, pl_module.training_step)
+        with called(_NAME):
+            if not pl_module.automatic_optimization:
+                raise InputError(
+                    "optimization must be automatic, got a module that does it by hand. Add the "
+                    "penalty to its loss there: an IsometryRegularizer is two lines."
+                )
+            named = find_layers(pl_module, self._model)[0].module if self._model else step
+            self.iso = self._build(named)
+            if self._state:
+                self.iso.load_state_dict(self._state)
+        self._restore = {k: v for k, v in vars(pl_module).items() if k == "training_step"}
+        vars(pl_module)["training_step"] = penalised(
+            _NAME, step, self.iso, self._labels, pl_module.log_dict
+        )
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Leave the module as it was."""
+        if self.iso is not None and self._restore is not None:
+            self.iso.detach()
+            del vars(pl_module)["training_step"]
+            vars(pl_module).update(self._restore)
+            self._restore = None
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave the module as it was."""
+        self.on_train_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the regularizer needs to go on."""
+        return self.iso.state_dict() if self.iso is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep it until training starts."""
+        self._state = state_dict

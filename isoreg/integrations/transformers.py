@@ -1,0 +1,114 @@
+"""The isometry penalty in the Trainer of Hugging Face transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isoreg.errors import called, import_extra
+from isoreg.integrations.batches import find_labels
+from isoreg.regularizer import IsometryRegularizer
+
+transformers: Any = import_extra("transformers", "transformers")
+_FILE = "isometry.pt"
+
+
+class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
+    """A Trainer that adds the isometry penalty to the loss; all else is as in transformers.
+
+    The penalty is the mean over the batches of an accumulation, whether or not the model divides
+    its loss by ``num_items_in_batch``. It is logged beside the loss as ``isometry/...``; hooks are
+    off again when ``train`` ends; ``trainer.iso`` is the `isoreg.IsometryRegularizer`. For another
+    Trainer class: ``class Mine(IsometryTrainer, Other)``.
+
+    Args:
+        args: Of the Trainer.
+        isometry: Options of `isoreg.IsometryRegularizer`: ``layers``, ``beta``, ... Features are
+            compared with the model's main input, token ids with their embeddings, unless
+            ``inputs`` says otherwise.
+        isometry_labels: Finds the labels (N,) in a batch, a mapping; or None for all pairs. By
+            default they are under labels, label, targets, target or y.
+        kwargs: Of the Trainer.
+
+    Example:
+        >>> class Mine(IsometryTrainer): ...
+        >>> # Mine(model, args, train_dataset=..., isometry={"beta": 0.1}).train()
+    """
+
+    iso: IsometryRegularizer | None = None
+
+    def __init__(
+        self,
+        *args: Any,
+        isometry: Mapping[str, Any] | None = None,
+        isometry_labels: Callable[[Any], Tensor | None] = find_labels,
+        **kwargs: Any,
+    ) -> None:
+        self._isometry, self._isometry_labels = dict(isometry or {}), isometry_labels
+        self._attached = False
+        super().__init__(*args, **kwargs)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; the penalty is attached meanwhile, and resumed with the rest."""
+        found = resume_from_checkpoint
+        if found is True:
+            found = transformers.trainer_utils.get_last_checkpoint(self.args.output_dir)
+        self._resumed = Path(found) / _FILE if found else None
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            if self.iso is not None:
+                self.iso.detach()
+            self._attached = False
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The Trainer's loss, in training with the penalty."""
+        options: Any = {"num_items_in_batch": num_items_in_batch}
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, **options)
+        with called("IsometryTrainer"):
+            if not self._attached:
+                self._attach(self.accelerator.unwrap_model(model))
+            assert self.iso is not None
+            labels = self._isometry_labels(inputs)  # the Trainer may take them out of the batch
+            loss, outputs = super().compute_loss(model, inputs, True, **options)
+            penalty = self.iso(labels)
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)
+        if scaled is None:
+            scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            scaled = scaled or self.compute_loss_func is not None
+        if scaled:  # the Trainer does not divide this loss any more
+            penalty = penalty / self.current_gradient_accumulation_steps
+        return (loss + penalty, outputs) if return_outputs else loss + penalty
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log the penalties beside the loss."""
+        if self._attached and "loss" in logs and self.iso is not None:
+            logs.update(self.iso.log_dict())
+        super().log(logs, *args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save and self.iso is not None:
+            torch.save(self.iso.state_dict(), Path(output_dir) / _FILE)
+
+    def _attach(self, model: Any) -> None:
+        name = getattr(model, "main_input_name", "")
+        if name == "input_ids":
+            default: Any = model.get_input_embeddings()
+        else:
+            default = (lambda **inputs: inputs[name]) if name else None
+        self.iso = IsometryRegularizer(model, **{"inputs": default, **self._isometry})
+        self._attached = True
+        if self._resumed is not None and self._resumed.exists():
+            self.iso.load_state_dict(torch.load(self._resumed, weights_only=True))

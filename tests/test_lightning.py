@@ -1,0 +1,241 @@
+"""`IsometryCallback` with the real Lightning: same updates as by hand, and nothing left behind."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from isoreg import AutoBeta, InputError, IsometryRegularizer, LayerError
+
+pl = pytest.importorskip("lightning.pytorch")
+callbacks = pytest.importorskip("isoreg.integrations.lightning")
+
+X = torch.rand(24, 5, generator=torch.Generator().manual_seed(1))
+Y = torch.arange(24) % 3
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+class Direct(pl.LightningModule):
+    """Calls a submodule, never itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Forward(Direct):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return {"loss": F.cross_entropy(self(batch[0]), batch[1]), "extra": 1}
+
+
+class Keys(Direct):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net(batch["image"]), batch["label"])
+
+
+class Augmented(Direct):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net(batch[0] * 2), batch[1])
+
+
+class Validated(Direct):
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("val_loss", F.cross_entropy(self.net(batch[0]), batch[1]))
+
+
+def loader(module: Any) -> DataLoader[Any]:
+    if isinstance(module, Keys):
+        rows = [{"image": x, "label": y} for x, y in zip(X, Y, strict=True)]
+        return DataLoader(rows, batch_size=8)  # type: ignore[arg-type]
+    return DataLoader(TensorDataset(X, Y), batch_size=8)
+
+
+def trainer(*found: Any, **options: Any) -> Any:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return pl.Trainer(
+        callbacks=list(found),
+        accelerator="cpu",
+        enable_model_summary=False,
+        **{"max_epochs": 1, **quiet, **options},
+    )
+
+
+def fit(module: Any, callback: Any, **options: Any) -> Any:
+    found = trainer(callback, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found.fit(module, loader(module))
+    return found
+
+
+def by_hand(*, factor: float = 1.0, accumulate: int = 1, **options: Any) -> list[Tensor]:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    iso = IsometryRegularizer(model, **options)
+    batches = list(zip(X.split(8), Y.split(8), strict=True))
+    for number, (x, y) in enumerate(batches, start=1):
+        ((F.cross_entropy(model(x * factor), y) + iso(y)) / accumulate).backward()
+        if number % accumulate == 0 or number == len(batches):
+            optimizer.step()
+            optimizer.zero_grad()
+    return list(model.parameters())
+
+
+def same(module: nn.Module, expected: list[Tensor]) -> None:
+    for found, wanted in zip(module.parameters(), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("kind", [Direct, Forward, Keys])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_training_is_that_of_a_loop_by_hand(kind: type[Any], accumulate: int) -> None:
+    module = kind()
+    callback = callbacks.IsometryCallback(beta=0.5)
+    fit(module, callback, accumulate_grad_batches=accumulate)
+    same(module, by_hand(beta=0.5, accumulate=accumulate))
+
+
+def test_layers_are_named_as_in_the_module_or_within_the_named_model() -> None:
+    for options in ({"layers": "net.1"}, {"layers": "1", "model": "net"}):
+        module = Direct()
+        fit(module, callbacks.IsometryCallback(beta=0.5, **options))
+        same(module, by_hand(beta=0.5, layers="1"))
+
+
+def test_a_named_model_is_compared_with_what_it_is_called_with() -> None:
+    module = Augmented()
+    fit(module, callbacks.IsometryCallback(beta=0.5, model="net"))
+    same(module, by_hand(beta=0.5, factor=2.0))
+
+
+def test_labels_may_be_found_by_a_function() -> None:
+    module = Direct()
+    fit(module, callbacks.IsometryCallback(beta=0.5, labels=lambda batch: None))
+    model = net()
+    iso = IsometryRegularizer(model, beta=0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x, y in zip(X.split(8), Y.split(8), strict=True):
+        optimizer.zero_grad()
+        (F.cross_entropy(model(x), y) + iso(None)).backward()
+        optimizer.step()
+    same(module, list(model.parameters()))
+
+
+def test_penalties_are_logged() -> None:
+    found = fit(Direct(), callbacks.IsometryCallback(beta=0.5)).callback_metrics
+    assert found["isometry/penalty"] == pytest.approx(0.5 * found["isometry/penalty/net.2"])
+    assert found["isometry/penalty"] > 0
+
+
+def test_the_module_is_as_it_was_after_the_fit_and_after_an_error() -> None:
+    class Failing(Direct):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return 1 / 0 if batch_idx == 1 else loss
+
+    for kind in (Direct, Failing):
+        module, callback = kind(), callbacks.IsometryCallback(beta=0.5)
+        if kind is Failing:
+            with pytest.raises(ZeroDivisionError):
+                fit(module, callback)
+        else:
+            fit(module, callback)
+        assert "training_step" not in vars(module)
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+        assert list(module.state_dict()) == list(kind().state_dict())
+        assert callback.iso.report().steps == (1 if kind is Failing else 3)
+
+
+def test_a_step_that_stood_in_the_modules_dict_is_put_back() -> None:
+    module = Direct()
+    own = vars(module)["training_step"] = lambda batch, batch_idx: Direct.training_step(
+        module, batch, batch_idx
+    )
+    fit(module, callbacks.IsometryCallback(beta=0.5))
+    assert vars(module)["training_step"] is own
+    same(module, by_hand(beta=0.5))
+
+
+def test_validation_between_epochs_is_not_recorded() -> None:
+    module, callback = Validated(), callbacks.IsometryCallback(beta=0.5)
+    found = trainer(callback)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found.fit(module, loader(module), loader(module))
+    assert callback.iso.report().steps == 3
+    same(module, by_hand(beta=0.5))
+
+
+def test_mixed_precision_and_auto_beta_work() -> None:
+    callback = callbacks.IsometryCallback(beta="auto")
+    fit(Direct(), callback, precision="bf16-mixed")
+    assert 0.01 < callback.iso.report().layers["net.2"].gradient < 1
+
+
+def test_a_run_resumed_with_auto_beta_is_that_of_one_piece(tmp_path: Any) -> None:
+    whole, broken = Direct(), Direct()
+    expected = callbacks.IsometryCallback(beta=AutoBeta(0.3))
+    fit(whole, expected, max_epochs=2)
+    first = fit(broken, callbacks.IsometryCallback(beta=AutoBeta(0.3)))
+    first.save_checkpoint(path := tmp_path / "last.ckpt")
+    again = callbacks.IsometryCallback(beta=AutoBeta(0.3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer(again, max_epochs=2).fit(broken, loader(broken), ckpt_path=path)
+    assert again.iso.report().steps == 3
+    assert again.iso.beta == expected.iso.beta
+    same(broken, list(whole.parameters()))
+
+
+class Manual(Direct):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "kind", "text"),
+    [
+        (Manual, {}, InputError, "IsometryCallback: optimization must be automatic"),
+        (Direct, {"model": "nett"}, LayerError, "IsometryCallback: no layer is called 'nett'"),
+        (Direct, {"beta": -1}, InputError, "IsometryCallback: beta must be"),
+        (Forward, {"model": "net.0", "layers": "1"}, LayerError, "IsometryCallback: no layer"),
+    ],
+)
+def test_errors_come_when_training_starts(
+    module: type[Any], options: dict[str, Any], kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(kind, match=text):
+        fit(module(), callbacks.IsometryCallback(**options))
+
+
+def test_a_batch_without_labels_is_named() -> None:
+    class Alone(Direct):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.net(batch[0]).square().mean()
+
+    module = Alone()
+    found = trainer(callbacks.IsometryCallback())
+    with pytest.raises(InputError, match="IsometryCallback: labels are looked for in .*got list"):
+        found.fit(module, DataLoader(TensorDataset(X), batch_size=8))

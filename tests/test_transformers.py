@@ -1,0 +1,258 @@
+"""`IsometryTrainer` and Accelerate with the real libraries: right scale, nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isoreg import AutoBeta, InputError, IsometryRegularizer
+
+transformers = pytest.importorskip("transformers")
+adapter = pytest.importorskip("isoreg.integrations.transformers")
+accelerate = pytest.importorskip("accelerate")
+
+N = 12
+Y = torch.arange(N) % 3
+PIXELS = torch.rand(N, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+IDS = torch.randint(1, 20, (N, 6), generator=torch.Generator().manual_seed(1))
+
+
+def vit() -> Any:
+    torch.manual_seed(0)
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = transformers.ViTConfig(
+        image_size=8, patch_size=4, intermediate_size=8, num_labels=3, **small, **none
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+def bert() -> Any:
+    torch.manual_seed(0)
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = transformers.BertConfig(
+        vocab_size=20, intermediate_size=8, num_labels=3, **small, **none
+    )
+    return transformers.BertForSequenceClassification(config)
+
+
+class Plain(nn.Module):
+    """A model that takes no loss arguments: the Trainer divides its loss itself."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.net(pixel_values)
+        found = {"logits": logits}
+        return found if labels is None else {"loss": F.cross_entropy(logits, labels), **found}
+
+
+def rows(name: str, values: Tensor) -> list[dict[str, Any]]:
+    return [{"labels": int(y), name: v} for v, y in zip(values, Y, strict=True)]
+
+
+IMAGES = rows("pixel_values", PIXELS)
+
+
+def trainer(model: Any, folder: Path, data: Any = IMAGES, kind: Any = None, **options: Any) -> Any:
+    names = ("isometry", "isometry_labels", "compute_loss_func", "eval_dataset")
+    given = {name: options.pop(name) for name in names if name in options}
+    args = transformers.TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        **{
+            "per_device_train_batch_size": 6,
+            "max_steps": 1,
+            "learning_rate": 0.1,
+            "optim": "sgd",
+            "max_grad_norm": 0.0,
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "lr_scheduler_type": "constant",
+            **options,
+        },
+    )
+    kind = kind or adapter.IsometryTrainer
+    return kind(model, args, train_dataset=data, **given)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """The batches that a Trainer trains on from now on."""
+    seen: list[dict[str, Tensor]] = []
+    original = adapter.IsometryTrainer.compute_loss
+
+    def compute_loss(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if model.training:
+            seen.append({k: v.clone() for k, v in inputs.items()})
+        return original(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(adapter.IsometryTrainer, "compute_loss", compute_loss)
+    return seen
+
+
+def loss_func(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    return F.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["vit", "plain", "function"])
+def test_an_update_is_that_of_mean_loss_and_mean_penalty_whatever_scales_the_loss(
+    kind: str, accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build: Any = vit if kind == "vit" else Plain
+    options = {"compute_loss_func": loss_func} if kind == "function" else {}
+    seen, model, twin = recorded(monkeypatch), build(), build()
+    found = trainer(
+        model,
+        tmp_path,
+        isometry={"beta": 0.5},
+        gradient_accumulation_steps=accumulate,
+        per_device_train_batch_size=N // accumulate,
+        **options,
+    )
+    assert found.model_accepts_loss_kwargs == (kind == "vit")
+    found.train()
+    assert len(seen) == accumulate
+    twin.train()
+    iso = IsometryRegularizer(twin, beta=0.5, inputs=lambda **kw: kw["pixel_values"])
+    for batch in seen:
+        logits = twin(pixel_values=batch["pixel_values"])
+        logits = logits["logits"]
+        loss = F.cross_entropy(logits, batch["labels"]) + iso(batch["labels"])
+        (loss / accumulate).backward()
+    for p in twin.parameters():
+        if p.grad is not None:
+            p.data -= 0.1 * p.grad
+    for (name, p), q in zip(model.named_parameters(), twin.named_parameters(), strict=True):
+        torch.testing.assert_close(p, q[1], msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_token_ids_are_compared_by_their_embeddings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, model, twin = recorded(monkeypatch), bert(), bert()
+    found = trainer(model, tmp_path, rows("input_ids", IDS), isometry={"beta": 1.0})
+    found.train()
+    (batch,) = seen
+    embed = twin.get_input_embeddings()
+    iso = IsometryRegularizer(twin, inputs=lambda input_ids, **_: embed(input_ids))
+    twin.train()(**batch)
+    (entry,) = [entry for entry in found.state.log_history if "loss" in entry]
+    assert entry["isometry/penalty"] == pytest.approx(iso(batch["labels"]).item(), rel=1e-5)
+
+
+def test_penalties_are_in_the_log_and_the_model_is_as_it_was(tmp_path: Path) -> None:
+    model = vit()
+    found = trainer(model, tmp_path, max_steps=3, isometry={"beta": 0.5}, eval_dataset=IMAGES)
+    found.train()
+    logs = [entry for entry in found.state.log_history if "loss" in entry]
+    assert len(logs) == 3
+    for entry in logs:
+        assert entry["isometry/penalty"] == pytest.approx(
+            0.5 * entry["isometry/penalty/classifier"], rel=1e-5
+        )
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    before = found.iso.report().steps
+    assert found.evaluate()["eval_loss"] > 0
+    assert found.iso.report().steps == before
+
+
+def test_an_error_in_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model = vit()
+    found = trainer(model, tmp_path, isometry_labels=lambda batch: batch["labels"][:2])
+    with pytest.raises(InputError, match="IsometryTrainer: 2 labels for a recorded batch of 6"):
+        found.train()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_evaluation_during_training_is_without_penalty(tmp_path: Path) -> None:
+    found = trainer(
+        vit(), tmp_path, isometry={"beta": 50.0}, eval_dataset=IMAGES, eval_strategy="steps",
+        eval_steps=1, learning_rate=0.0,
+    )  # fmt: skip
+    found.train()
+    (entry,) = [entry for entry in found.state.log_history if "eval_loss" in entry]
+    model = vit().eval()
+    expected = F.cross_entropy(model(PIXELS).logits, Y).item()
+    assert entry["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_resumed_with_auto_beta_is_that_of_one_piece(tmp_path: Path) -> None:
+    options = {"isometry": {"beta": AutoBeta(0.3)}, "save_strategy": "steps", "save_steps": 2}
+    whole = trainer(Plain(), tmp_path / "whole", max_steps=4, **options)
+    whole.train()
+    broken = trainer(Plain(), tmp_path / "broken", max_steps=2, **options)
+    broken.train()
+    resumed = trainer(Plain(), tmp_path / "broken", max_steps=4, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.iso.report().steps == 2
+    assert resumed.iso.beta == pytest.approx(whole.iso.beta, rel=1e-6)
+
+
+def test_a_trainer_can_train_twice(tmp_path: Path) -> None:
+    found = trainer(vit(), tmp_path, isometry={"beta": 0.5})
+    found.train()
+    first = found.iso
+    found.train()
+    assert found.iso is not first
+    assert found.iso.report().steps == 1
+
+
+# Accelerate: nothing to adapt
+
+
+def test_accelerate_accumulates_the_two_lines_as_they_are() -> None:
+    updated = []
+    for accelerated in (True, False):
+        model = Plain()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        iso = IsometryRegularizer(model, beta=0.5)
+        parts = [(PIXELS[:6], Y[:6]), (PIXELS[6:], Y[6:])]
+        if accelerated:
+            accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+            prepared, optimizer = accelerator.prepare(model, optimizer)
+            for x, y in parts:
+                with accelerator.accumulate(prepared):
+                    accelerator.backward(prepared(x, y)["loss"] + iso(y))
+                    optimizer.step()
+                    optimizer.zero_grad()
+        else:
+            for x, y in parts:
+                ((model(x, y)["loss"] + iso(y)) / 2).backward()
+            optimizer.step()
+        updated.append(list(model.parameters()))
+    for one, other in zip(*updated, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_accelerate_keeps_the_average_of_auto_beta_in_its_checkpoints(tmp_path: Path) -> None:
+    betas = []
+    accelerator = accelerate.Accelerator(cpu=True)
+    for run in range(2):
+        model = Plain()
+        iso = IsometryRegularizer(model, beta="auto")
+        model = accelerator.prepare(model)
+        accelerator.register_for_checkpointing(iso)
+        if run:
+            accelerator.load_state(str(tmp_path))
+        else:
+            for _ in range(3):
+                accelerator.backward(model(PIXELS, Y)["loss"] + iso(Y))
+            accelerator.save_state(str(tmp_path))
+        betas.append(iso.beta)
+        accelerator.free_memory()
+        accelerator._custom_objects.clear()
+    assert betas[0] == betas[1] > 0
