@@ -56,6 +56,7 @@ nb_execution_mode = "off"  # the tests execute the notebook; its outputs are com
 nb_merge_streams = True
 
 default_role = "py:obj"
+highlight_language = "none"  # code says which language it is
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_mock_imports = ["accelerate", "lightning", "transformers"]
