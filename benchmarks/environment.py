@@ -12,7 +12,7 @@ import torch
 
 import isoreg
 
-_PACKAGES = ("torch", "torchvision", "torchattacks", "timm", "scikit-learn")
+_PACKAGES = ("torch", "torchvision", "torchattacks", "timm", "scikit-learn", "numba")
 
 
 def environment() -> dict[str, object]:

@@ -14,25 +14,38 @@ import torch
 def interleaved(
     functions: Mapping[str, Callable[[], object]], *, device: str = "cpu", seconds: float = 1.0
 ) -> dict[str, float]:
-    """Median seconds of each function; they are called in turn, at least three times."""
+    """Median seconds of each function; they are called in turn, at least three times.
+
+    Where a round takes more than ten times the given seconds, one is enough. On a processor with
+    one thread it is the processor's time that counts, so that waiting for others does not.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        function()
     start = time.perf_counter()
+    for name, function in functions.items():
+        times[name].append(_seconds(function, device))
+    if time.perf_counter() - start < 10 * seconds:  # then it was to warm up
+        times = {name: [] for name in functions}
+        start = time.perf_counter()
     rounds = 0
-    while rounds < 3 or (time.perf_counter() - start < seconds and rounds < 200):
+    while not _enough(rounds, time.perf_counter() - start, seconds):
         for name, function in functions.items():
             times[name].append(_seconds(function, device))
         rounds += 1
     return {name: median(values) for name, values in times.items()}
 
 
+def _enough(rounds: int, spent: float, seconds: float) -> bool:
+    return rounds >= 200 or spent > 10 * seconds or (rounds >= 3 and spent > seconds)
+
+
 def _seconds(function: Callable[[], object], device: str) -> float:
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     function()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _wait(device: str) -> None:

@@ -212,9 +212,9 @@ def _distances(
             count += row
             for j in range(i if same else len(b)):
                 if is_near[i, j]:
-                    square = zero
-                    for k in range(x.shape[1]):
-                        difference = x[a[i], k] - x[b[j], k]
+                    square, left, right = zero, x[a[i]], x[b[j]]
+                    for k in range(len(left)):
+                        difference = left[k] - right[k]
                         square += difference * difference
                     found[i, j] = square
         for j in range(i if same else len(b)):
@@ -286,10 +286,12 @@ def _add_near(
     for i in range(len(a)):
         for j in range(i if same else len(b)):
             if is_near[i, j]:
-                for k in range(x.shape[1]):
-                    pull = weights[i, j] * (x[b[j], k] - x[a[i], k])
-                    gradient[a[i], k] += pull
-                    gradient[b[j], k] -= pull
+                weight, left, right = weights[i, j], x[a[i]], x[b[j]]
+                left_pulls, right_pulls = gradient[a[i]], gradient[b[j]]
+                for k in range(len(left)):
+                    pull = weight * (right[k] - left[k])
+                    left_pulls[k] += pull
+                    right_pulls[k] -= pull
                 weights[i, j] = 0
 
 

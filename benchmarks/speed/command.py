@@ -22,11 +22,11 @@ def speed(
     """Time the penalty against the plain version and a metric-learning library."""
     import torch
 
-    from benchmarks.speed.experiment import LIMITS, MEMORY_LIMITS, QUICK_CHECK, failures, grid, run
+    from benchmarks.speed.experiment import QUICK_CHECK, checked, failures, grid, run
     from benchmarks.speed.report import report
 
     torch.set_num_threads(threads)
-    cases = [*dict.fromkeys([*LIMITS, *MEMORY_LIMITS])] if check else grid()
+    cases = checked() if check else grid()
     path = out or default_out("speed", check and "check", quick)
     if check:
         path.unlink(missing_ok=True)  # a check measures, it does not resume

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from benchmarks.results import Results
 from benchmarks.speed.penalties import PENALTIES, Case, plain, step
+from benchmarks.speed.steps import Step, measure_step, steps
 from benchmarks.timing import interleaved, peak_memory
 from isoreg import isometry_penalty
 
@@ -28,15 +29,25 @@ LIMITS: dict[Case, float] = {
     Case(4096, 512, 1, 1): 2.0,
 }
 MEMORY_LIMITS: dict[Case, float] = {Case(4096, 512, 10, 6): 0.13, Case(4096, 100, 1, 1): 0.1}
+# The largest share of a training step that the value and gradients of the penalty may take.
+STEP_LIMITS: dict[Step, float] = {
+    Step("mlp", 28, 100, 1, "flatten"): 0.4,
+    Step("resnet18", 32, 128, 5, "flatten"): 0.03,
+}
 QUICK_CHECK = Case(1024, 100, 100, 1)
 QUICK_LIMIT = 2.0
 _MEMORY_FROM = 4096
 _EXACT_UP_TO = 1024
 
 
-def grid() -> list[Case]:
-    """Every cell: the ones with a limit first, then the rest from small to large."""
-    cells = [*LIMITS, *MEMORY_LIMITS]
+def checked() -> list[Case | Step]:
+    """What has a limit."""
+    return list(dict.fromkeys([*LIMITS, *MEMORY_LIMITS, *STEP_LIMITS]))
+
+
+def grid() -> list[Case | Step]:
+    """Everything: what has a limit first, then steps, then the other cells from small to large."""
+    cells: list[Case | Step] = [*checked(), *steps()]
     sizes = itertools.product(
         (100, 256, 1024, 4096, 8192), (10, 100, 512, 2048), (1, 10, 100, 1000)
     )
@@ -44,10 +55,12 @@ def grid() -> list[Case]:
         if n < 8192 or layers == 1:  # six layers of 8192 samples need more memory than most have
             cells.append(Case(n, d, c, layers))
     cells += [Case(n, 512, 100, 1, uneven=True) for n in (256, 1024, 4096)]
+    clustered = itertools.product((100, 256, 1024, 4096), (1, 10))
+    cells += [Case(n, 100, c, 1, clustered=True) for n, c in clustered]
     return list(dict.fromkeys(cells))
 
 
-def run(cases: list[Case], *, device: str, out: Path, seconds: float = 1.0) -> Results:
+def run(cases: list[Case | Step], *, device: str, out: Path, seconds: float = 1.0) -> Results:
     """Measure what is not yet in the file ``out``."""
     settings = {"device": device, "threads": torch.get_num_threads(), "seconds": seconds}
     results = Results(out, settings)
@@ -57,8 +70,10 @@ def run(cases: list[Case], *, device: str, out: Path, seconds: float = 1.0) -> R
     return results
 
 
-def measure(case: Case, device: str, seconds: float) -> dict[str, object]:
-    """All figures of one cell."""
+def measure(case: Case | Step, device: str, seconds: float) -> dict[str, object]:
+    """All figures of one cell, or of one training step."""
+    if isinstance(case, Step):
+        return measure_step(case, device, seconds)
     steps = {name: step(penalty, case, device) for name, penalty in PENALTIES.items()}
     times = interleaved(steps, device=device, seconds=seconds)
     ours = times["isoreg"]
@@ -103,7 +118,13 @@ def failures(results: Results) -> list[str]:
     """What falls short of the limits, in words."""
     found = []
     for run_ in results.runs:
-        case, figures = Case(**run_["key"]), run_["figures"]
+        figures = run_["figures"]
+        if "network" in run_["key"]:
+            of, most = Step(**run_["key"]), STEP_LIMITS.get(Step(**run_["key"]), float("inf"))
+            if figures["share"]["isoreg"] > most:
+                found.append(f"{of}: {figures['share']['isoreg']:.3f} of a step, limit {most}")
+            continue
+        case = Case(**run_["key"])
         limit = LIMITS.get(case, QUICK_LIMIT if case == QUICK_CHECK else 0)
         if figures["ratio"]["plain"] < limit:
             found.append(f"{case}: {figures['ratio']['plain']:.2f} times plain, limit {limit}")

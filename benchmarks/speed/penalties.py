@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from isoreg import isometry_penalty
+from isoreg import compiled, isometry_penalty
 
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of the grid: n samples of p input and d feature dimensions, c classes, l layers."""
+    """One cell of the grid: n samples of p input and d feature dimensions, c classes, l layers.
+
+    Uneven classes follow Zipf's law. Clustered features are ten tight clusters across the classes.
+    """
 
     n: int
     d: int
@@ -21,18 +25,22 @@ class Case:
     layers: int
     p: int = 784
     uneven: bool = False
+    clustered: bool = False
 
     def __str__(self) -> str:
-        classes = f"{self.c}, uneven" if self.uneven else f"{self.c}"
-        return f"N {self.n}, D {self.d}, C {classes}, L {self.layers}"
+        kind = ", uneven classes" * self.uneven + ", clustered" * self.clustered
+        return f"N {self.n}, D {self.d}, C {self.c}, L {self.layers}{kind}"
 
     def data(self, device: str = "cpu") -> tuple[Tensor, list[Tensor], Tensor]:
-        """Random inputs, features and labels; uneven labels follow Zipf's law."""
+        """Random inputs, features and labels."""
         torch.manual_seed(0)
         shares = 1 / torch.arange(1, self.c + 1) if self.uneven else torch.ones(self.c)
         labels = torch.multinomial(shares.float(), self.n, replacement=True)
         inputs = torch.rand(self.n, self.p)
         features = [torch.randn(self.n, self.d) for _ in range(self.layers)]
+        if self.clustered:
+            which = torch.randint(10, (self.n,))
+            features = [0.05 * x + torch.randn(10, self.d)[which] for x in features]
         moved = [x.to(device).requires_grad_() for x in features]
         return inputs.to(device), moved, labels.to(device)
 
@@ -59,8 +67,26 @@ def metric_learning(inputs: Tensor, features: Sequence[Tensor], labels: Tensor) 
     return torch.stack(stresses) / len(labels) ** 2
 
 
+@contextmanager
+def without_numba() -> Iterator[None]:
+    """As if numba were not installed."""
+    load = compiled.load_kernel
+    compiled.load_kernel = lambda: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        compiled.load_kernel = load
+
+
+def isoreg_without_numba(inputs: Tensor, features: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Ours, by torch alone."""
+    with without_numba():
+        return isometry_penalty(inputs, features, labels)
+
+
 PENALTIES: dict[str, Penalty] = {
     "isoreg": isometry_penalty,
+    "isoreg without numba": isoreg_without_numba,
     "plain": plain,
     "pytorch-metric-learning": metric_learning,
 }
