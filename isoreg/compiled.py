@@ -35,12 +35,14 @@ class Blocks:
         order: (n,) positions in the batch, those of a class together.
         blocks: (k, 4) from and to where in ``order`` both sides of a block reach.
         pairs: (k,) pairs that a block holds, its own points' diagonal included.
+        together: Their sum.
     """
 
     kernel: ModuleType
     order: Any
     blocks: Any
     pairs: Any
+    together: int
 
     def count_pairs(self) -> int:
         """Number of ordered pairs i != j."""
@@ -50,11 +52,10 @@ class Blocks:
 
     def chunks(self) -> Iterator[tuple[Any, int]]:
         """Blocks, as many at once as have distances that stay in the cache; and their pairs."""
-        ends = self.pairs.cumsum()
-        if not len(ends) or ends[-1] <= _PAIRS_AT_ONCE:
-            yield self.blocks, int(self.pairs.sum())
+        if self.together <= _PAIRS_AT_ONCE:
+            yield self.blocks, self.together
             return
-        numbers = ends // _PAIRS_AT_ONCE
+        numbers = self.pairs.cumsum() // _PAIRS_AT_ONCE
         for number in range(int(numbers[-1]) + 1):
             chosen = numbers == number
             yield self.blocks[chosen], int(self.pairs[chosen].sum())
@@ -77,14 +78,15 @@ def plan_blocks(points: Sequence[Tensor], labels: Tensor | None) -> Blocks | Non
         return None
     n, width = len(points[0]), max(1, *(x.shape[1] for x in points))
     side = min(max(_TILES[0], _TILE_NUMBERS // width), _TILES[1])
-    known = torch.zeros(n, dtype=torch.long) if labels is None else labels.cpu().long()
-    numbers = known.numpy()
+    known = torch.zeros(n) if labels is None else labels
+    numbers = known.to("cpu", torch.long).numpy()
     order = numbers.argsort(kind="stable")
     blocks = kernel.blocks_of(numbers, order, IGNORED, side)
     pairs = (blocks[:, 1] - blocks[:, 0]) * (blocks[:, 3] - blocks[:, 2])
-    found = Blocks(kernel, order, blocks, pairs)
-    work = int(pairs.sum()) * (3 * sum(x.shape[1] for x in points))
-    return found if torch.get_num_threads() <= 2 or work <= _ONE_THREAD else None
+    together = int(pairs.sum())
+    if torch.get_num_threads() > 2 and 3 * together * sum(x.shape[1] for x in points) > _ONE_THREAD:
+        return None
+    return Blocks(kernel, order, blocks, pairs, together)
 
 
 @functools.cache
@@ -101,13 +103,12 @@ def load_kernel() -> ModuleType | None:
     return kernel if kernel.AVAILABLE else None
 
 
-@torch.no_grad()
 def penalties_and_gradients(
     inputs: Tensor,
     features: Sequence[Tensor],
     blocks: Blocks,
     *,
-    scales: Sequence[float],
+    scales: Tensor,
     total: int,
     wanted: bool,
 ) -> tuple[Tensor, list[Tensor]]:
@@ -117,7 +118,7 @@ def penalties_and_gradients(
         inputs: (n, p) points.
         features: L tensors (n, d), of the dtype of the inputs.
         blocks: The pairs.
-        scales: L factors s.
+        scales: (L,) factors s.
         total: What the sums are divided by.
         wanted: Whether to compute gradients.
 
@@ -126,21 +127,21 @@ def penalties_and_gradients(
     """
     layers, kernel = _arrays(features), blocks.kernel
     number = layers[0].dtype.type
-    gradients = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in features]
-    into = [x.numpy() if wanted else x[:0].numpy() for x in gradients]
-    sums = [0.0] * len(layers)
+    n = len(inputs) if wanted else 0
+    gradients = [torch.zeros(n, x.shape[1], dtype=x.dtype) for x in features]
+    into = [x.numpy() for x in gradients]
+    sums, factors = [0.0] * len(layers), scales.tolist()
     for part, near, targets in _input_distances(inputs, blocks):
-        for index, (x, scale, gradient) in enumerate(zip(layers, scales, into, strict=True)):
+        for index, (x, scale, gradient) in enumerate(zip(layers, factors, into, strict=True)):
             strength = number(4 * scale / total)
             s = number(scale)
             sums[index] += kernel.penalty_and_gradient(
                 x, blocks.order, part, near, targets, s, strength, gradient
             )
-    penalties = torch.tensor(sums, dtype=torch.float64).div_(total).to(inputs.dtype)
+    penalties = torch.tensor([x / total for x in sums], dtype=inputs.dtype)
     return penalties, gradients if wanted else []
 
 
-@torch.no_grad()
 def scale_moments(inputs: Tensor, features: Sequence[Tensor], blocks: Blocks) -> Tensor:
     """As `isoreg.blockwise.scale_moments`.
 

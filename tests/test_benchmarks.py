@@ -184,7 +184,7 @@ def test_the_speed_check_passes_at_a_size_for_tests(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     figures = json.loads((tmp_path / "speed.json").read_text())["runs"][0]["figures"]
     assert figures["gradient error"] < 1e-5
-    assert set(figures["ratio"]) == {"plain", "pytorch-metric-learning"}
+    assert set(figures["ratio"]) == {"isoreg without numba", "plain", "pytorch-metric-learning"}
 
 
 def test_the_speed_check_fails_below_a_limit(
@@ -201,7 +201,7 @@ def test_the_speed_check_fails_below_a_limit(
 def test_the_rivals_of_the_speed_benchmark_compute_the_same_penalty() -> None:
     inputs, features, labels = Case(60, 8, 4, 2, p=12).data()
     expected = PENALTIES["isoreg"](inputs, features, labels)
-    for name in ("plain", "pytorch-metric-learning"):
+    for name in ("isoreg without numba", "plain", "pytorch-metric-learning"):
         torch.testing.assert_close(PENALTIES[name](inputs, features, labels), expected)
 
 
