@@ -8,7 +8,7 @@
 >>> loss = torch.nn.functional.cross_entropy(model(x), y) + iso(y)
 """
 
-from isoreg import datasets, diagnostics, distances, lil, masks, references, robustness
+from isoreg import datasets, diagnostics, distances, lil, masks, plots, references, robustness
 from isoreg.balance import AutoBeta
 from isoreg.errors import (
     InputError,
@@ -42,6 +42,7 @@ __all__ = [
     "isometry_penalty",
     "lil",
     "masks",
+    "plots",
     "references",
     "robustness",
 ]

@@ -77,6 +77,37 @@ def distortion(
         3 pairs: r 1.000, stress 0.500, distances times 0.500 to 0.500
     """
     with called("distortion"):
+        return distortion_of(*distances_within(inputs, features, labels, distance=distance))
+
+
+@torch.no_grad()
+def distances_within(
+    inputs: Tensor,
+    features: Tensor,
+    labels: Tensor | None = None,
+    *,
+    distance: Metric = "euclidean",
+) -> tuple[Tensor, Tensor]:
+    """Distances of the compared pairs before and after a map.
+
+    Args:
+        inputs: (N, ...) inputs.
+        features: (N, ...) features of the same samples.
+        labels: None (all pairs) or (N,) integers (pairs of equal label).
+        distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
+
+    Returns:
+        (P,) distances between inputs and (P,) between features, float64, of the pairs i < j.
+
+    Raises:
+        InputError: If shapes disagree or the labels are probabilities.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [9.0, 9.0]])
+        >>> distances_within(x, x / 2, torch.tensor([0, 0, 1]))
+        (tensor([5.], dtype=torch.float64), tensor([2.5000], dtype=torch.float64))
+    """
+    with called("distances_within"):
         metric = resolve_metric(distance)
         x, phi = flatten_points(inputs, "inputs"), flatten_points(features, "features")
         if len(x) != len(phi):
@@ -86,11 +117,10 @@ def distortion(
         if labels is not None and labels.is_floating_point():
             raise InputError("labels must be integers or None, got probabilities.")
         compared = pair_weights(labels, len(x), device=x.device).bool().triu(1)
-        dx, dphi = (
+        return (
             distances_by(metric, x)[compared].double(),
             distances_by(metric, phi)[compared].double(),
         )
-    return distortion_of(dx, dphi)
 
 
 def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:

@@ -20,8 +20,9 @@ from isoreg.report import IsometryReport, LayerReport
 
 EVERY = 32
 """A step in so many is looked at closely; the first one is."""
-WARN_AT = (33, 257)
-"""Steps at which the warnings of the report are given unasked."""
+WARN_AT = (129, 1025)
+"""Steps at which the warnings of the report are given unasked: later than the first, in which the
+penalty pulls several times harder than after a while."""
 _SAMPLES = 256
 _KEPT_NORMS = 16
 

@@ -120,13 +120,13 @@ def _problems(name: str, layer: LayerReport, beta: float) -> Iterator[tuple[str,
         yield (
             "drowns",
             f"at layer {name!r} the penalty's gradient is {gradient:.2g} times the loss's, so it "
-            f"drowns the loss. A tenth of it takes beta={beta * 0.1 / gradient:.2g}; beta='auto' "
-            "keeps it there.",
+            f"drowns the loss. With beta={beta * 0.1 / gradient:.2g} it would be a tenth; "
+            "beta='auto' keeps it there.",
         )
     elif 0 < gradient < IDLE:
         yield (
             "idle",
             f"at layer {name!r} the penalty's gradient is {gradient:.2g} times the loss's, so it "
-            f"changes next to nothing. A tenth of it takes beta={beta * 0.1 / gradient:.2g}; "
+            f"changes next to nothing. With beta={beta * 0.1 / gradient:.2g} it would be a tenth; "
             "beta='auto' keeps it there.",
         )

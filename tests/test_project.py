@@ -73,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "patterns": {"errors", "distances"},
     "references": {"errors", "distances", "patterns", "walks"},
     "robustness": {"errors"},
-    "plots": {"errors", "diagnostics", "robustness"},
+    "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
     "datasets": {"errors", "shapes"},
 }
 MODULES = [name for _, name, _ in pkgutil.iter_modules(isoreg.__path__)]
@@ -157,6 +157,7 @@ EXAMPLES = [
             isoreg.diagnostics,
             isoreg.datasets,
             isoreg.references,
+            isoreg.plots,
         )
         for name, value in public_members(module)
         if f"{module.__name__.partition('.')[2]}.{name}" not in NEEDS_DATA

@@ -1,0 +1,266 @@
+"""Figures that fit a column (3.4 inches): distances kept, and robust accuracy (extra ``plots``).
+
+Each draws on the matplotlib axes that it is given, else on those of a new figure, and returns them:
+``shepard(x, phi, y).figure.savefig("shepard.png", dpi=200)``. The colours are those of Okabe and
+Ito, which colour-blind readers can tell apart; lines differ in dash and marker as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain, cycle
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isoreg.diagnostics import Distortion, distances_within, distortion_of
+from isoreg.distances import Metric
+from isoreg.errors import InputError, called, import_extra
+from isoreg.report import IsometryReport
+from isoreg.robustness import RobustnessReport
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_SIZE = (3.4, 2.6)
+_SMALL = 8
+
+
+def shepard(
+    inputs: Tensor,
+    features: Tensor,
+    labels: Tensor | None = None,
+    *,
+    distance: Metric = "euclidean",
+    axes: Any = None,
+) -> Any:
+    """Distances of pairs before and after the map: along the diagonal if they are kept.
+
+    Args:
+        inputs: (N, ...) inputs.
+        features: (N, ...) features of the same samples.
+        labels: None (all pairs) or (N,) integers (pairs of equal label).
+        distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
+        axes: matplotlib axes to draw on.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: If shapes disagree, or no pair is left.
+        MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> x = torch.rand(20, 3)
+        >>> shepard(x, 2 * x).get_xlabel()
+        'distance between inputs'
+    """
+    with called("shepard"):
+        dx, dphi = distances_within(inputs, features, labels, distance=distance)
+        _check_pairs(dx)
+    axes = _axes(axes)
+    axes.hexbin(dx, dphi, gridsize=40, mincnt=1, bins="log", cmap="cividis", linewidths=0.1)
+    axes.axline((0, 0), slope=1, color=COLOURS[1], linewidth=1, linestyle="--", label="kept")
+    axes.legend(fontsize=_SMALL - 1, frameon=False, loc="upper left")
+    found = distortion_of(dx, dphi)
+    axes.set_xlim(0, float(dx.max()) * 1.05)
+    axes.set_ylim(0, max(float(dphi.max()), 1e-12) * 1.05)
+    numbers = f"r = {found.correlation:.3f}, stress = {found.stress:.3f}"
+    title = f"{numbers}, {found.pairs:,} pairs\n(bright: many)"
+    _label(axes, "distance between inputs", "distance between features", title)
+    return axes
+
+
+def distance_histograms(
+    inputs: Tensor,
+    features: Tensor | Mapping[str, Tensor],
+    labels: Tensor | None = None,
+    *,
+    distance: Metric = "euclidean",
+    bins: int = 40,
+    axes: Any = None,
+) -> Any:
+    """How the distances within classes are spread, of the inputs and of one or more features.
+
+    Args:
+        inputs: (N, ...) inputs.
+        features: (N, ...) features, or several of them by name.
+        labels: None (all pairs) or (N,) integers (pairs of equal label).
+        distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
+        bins: Number of bins, which all histograms share.
+        axes: matplotlib axes to draw on.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: If shapes disagree, or no pair is left.
+        MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> x = torch.rand(20, 3)
+        >>> axes = distance_histograms(x, {"plain": x / 9, "isometry": x})
+        >>> [text.get_text() for text in axes.get_legend().get_texts()]
+        ['inputs', 'plain', 'isometry']
+    """
+    named = {"features": features} if isinstance(features, Tensor) else dict(features)
+    found: dict[str, Tensor] = {}
+    with called("distance_histograms"):
+        for name, phi in named.items():
+            found["inputs"], found[name] = distances_within(inputs, phi, labels, distance=distance)
+        _check_pairs(found["inputs"])
+    axes = _axes(axes)
+    top = max(float(d.max()) for d in found.values()) or 1.0
+    styles = zip(chain(["black"], cycle(COLOURS)), cycle(_DASHES), strict=False)
+    for (name, distances), (colour, dash) in zip(found.items(), styles, strict=False):
+        counts, edges = torch.histogram(distances.float(), bins, range=(0.0, top))
+        shares = 100 * counts / len(distances)
+        axes.stairs(shares, edges, color=colour, linestyle=dash, linewidth=1.3, label=name)
+    axes.set_xlim(0, top)
+    axes.set_ylim(0, None)
+    _label(axes, "distance between two samples of a class" if labels is not None else "distance")
+    axes.set_ylabel("share of pairs (%)", fontsize=_SMALL)
+    axes.legend(fontsize=_SMALL - 1, frameon=False)
+    return axes
+
+
+def robust_accuracy(
+    reports: RobustnessReport | Mapping[str, RobustnessReport], *, axes: Any = None
+) -> Any:
+    """Accuracy in the worst case over all attacks, against their radius, of one or more models.
+
+    Args:
+        reports: A report of `isoreg.robustness.evaluate`, or several by name.
+        axes: matplotlib axes to draw on.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: If there is no report, or they are not in one norm.
+        MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> found = RobustnessReport("Linf", [0.1], [True, True], {"pgd": {0.1: [True, False]}})
+        >>> robust_accuracy({"plain": found}).lines[0].get_ydata().tolist()
+        [100.0, 50.0]
+    """
+    named = {"": reports} if isinstance(reports, RobustnessReport) else dict(reports)
+    norms = sorted({report.norm for report in named.values()})
+    if len(norms) != 1:
+        raise InputError(
+            f"robust_accuracy: reports must be in one norm, got {' and '.join(norms) or 'none'}."
+        )
+    axes = _axes(axes)
+    styles = zip(cycle(COLOURS), cycle(_MARKERS), cycle(_DASHES), strict=False)
+    for (name, report), (colour, marker, dash) in zip(named.items(), styles, strict=False):
+        worst = report.worst_case
+        radii = sorted(worst)
+        axes.plot(
+            [0.0, *radii],
+            [100 * report.clean, *[100 * worst[eps] for eps in radii]],
+            color=colour,
+            marker=marker,
+            linestyle=dash,
+            markersize=4,
+            linewidth=1.3,
+            label=name + (" (warnings)" if report.warnings else ""),
+        )
+    axes.set_ylim(0, 100)
+    axes.set_xlim(0, None)
+    axes.locator_params(axis="x", nbins=5)
+    _label(axes, f"{norms[0]} radius eps (units of the inputs)", "worst-case accuracy (%)")
+    if any(name or report.warnings for name, report in named.items()):
+        axes.legend(fontsize=_SMALL - 1, frameon=False)
+    return axes
+
+
+def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes: Any = None) -> Any:
+    """By layer, how far distances are shrunk and stretched: a bar from the least to the most.
+
+    The dot is the typical factor (1 / scale), the number above Pearson's r, and an isometry a dot
+    on the dashed line.
+
+    Args:
+        layers: What ``iso.report()`` returned, or distortions by name, in the order of the model.
+        axes: matplotlib axes to draw on.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: If there is no layer with pairs.
+        MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> from isoreg.diagnostics import distortion
+        >>> x = torch.rand(9, 3)
+        >>> axes = layer_distortion({"first": distortion(x, x / 2), "last": distortion(x, x / 4)})
+        >>> [tick.get_text() for tick in axes.get_xticklabels()]
+        ['first', 'last']
+    """
+    if isinstance(layers, IsometryReport):
+        layers = {name: layer.distortion for name, layer in layers.layers.items()}
+    found = {name: d for name, d in layers.items() if d.pairs and d.expansion > 0}
+    if not found:
+        raise InputError(
+            "layer_distortion: at least one layer must have pairs and features that differ, got "
+            f"{len(layers)} layers without. Train a step first, with two samples of a class."
+        )
+    axes = _axes(axes)
+    axes.axhline(1, color=COLOURS[1], linewidth=1, linestyle="--")
+    least = min(d.contraction or d.expansion / 1000 for d in found.values())
+    for place, d in enumerate(found.values()):
+        low = d.contraction or least  # 0 has no place on this axis
+        axes.plot([place, place], [low, d.expansion], color=COLOURS[0], linewidth=5, alpha=0.4)
+        axes.plot([place], [1 / d.scale], "o", color=COLOURS[0], markersize=4)
+        axes.annotate(
+            f"{d.correlation:.2f}",
+            (place, d.expansion),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=_SMALL - 1,
+        )
+    axes.set_yscale("log")
+    _plain_log(axes.yaxis, narrow=max(d.expansion for d in found.values()) < 100 * least)
+    axes.margins(x=0.1, y=0.15)
+    turned = {"rotation": 30, "ha": "right"} if sum(map(len, found)) > 30 else {}
+    axes.set_xticks(range(len(found)), list(found), **turned)
+    title = "bar: least to most, dot: typical,\nnumber: Pearson's r"
+    _label(axes, "layer", "feature distance / input distance", title)
+    return axes
+
+
+def _plain_log(axis: Any, *, narrow: bool) -> None:
+    """A logarithmic axis whose numbers are not written as powers of ten."""
+    ticker = import_extra("matplotlib.ticker", "plots")
+    shown = ticker.FuncFormatter(lambda value, _: f"{value:g}")
+    axis.set_major_formatter(shown)
+    axis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
+    axis.set_minor_formatter(shown if narrow else ticker.NullFormatter())
+
+
+def _axes(axes: Any) -> Any:
+    if axes is not None:
+        return axes
+    figure = import_extra("matplotlib.figure", "plots").Figure(figsize=_SIZE, layout="constrained")
+    return figure.subplots()
+
+
+def _label(axes: Any, x: str, y: str = "", title: str = "") -> None:
+    axes.set_xlabel(x, fontsize=_SMALL)
+    if y:
+        axes.set_ylabel(y, fontsize=_SMALL)
+    if title:
+        axes.set_title(title, fontsize=_SMALL)
+    axes.tick_params(which="both", labelsize=_SMALL - 1)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _check_pairs(distances: Tensor) -> None:
+    if not len(distances):
+        raise InputError(
+            "there must be a pair to draw, got none. Give more samples of a class, or labels=None."
+        )

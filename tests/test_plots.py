@@ -1,0 +1,146 @@
+"""The figures: they show the numbers that they are given, on the axes that they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from isoreg import InputError, IsometryRegularizer, plots
+from isoreg.diagnostics import distances_within, distortion
+from isoreg.robustness import RobustnessReport
+
+figure = pytest.importorskip("matplotlib.figure")
+
+X = torch.rand(30, 4, generator=torch.Generator().manual_seed(1))
+PHI = 2 * X**2
+Y = torch.arange(30) % 3
+REPORT = RobustnessReport(
+    "Linf", [0.1, 0.2], [True, True, True, False],
+    {"a": {0.1: [True, True, False, False], 0.2: [True, False, False, False]},
+     "b": {0.1: [False, True, True, False], 0.2: [False, True, False, False]}},
+)  # fmt: skip
+DRAWN: dict[str, Callable[..., Any]] = {
+    "shepard": lambda **kw: plots.shepard(X, PHI, Y, **kw),
+    "histograms": lambda **kw: plots.distance_histograms(X, {"a": PHI, "b": X}, Y, **kw),
+    "robust": lambda **kw: plots.robust_accuracy({"a": REPORT, "b": REPORT}, **kw),
+    "layers": lambda **kw: plots.layer_distortion(
+        {"first": distortion(X, PHI, Y), "second": distortion(X, X, Y)}, **kw
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_it_draws_on_the_axes_that_it_is_given(name: str) -> None:
+    axes = figure.Figure().subplots()
+    assert DRAWN[name](axes=axes) is axes
+    assert axes.has_data()
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_its_own_figure_fits_a_column_and_all_text_can_be_read(name: str, tmp_path: Any) -> None:
+    axes = DRAWN[name]()
+    assert axes.figure.get_size_inches()[0] == 3.4
+    axes.figure.savefig(tmp_path / "drawn.png", dpi=100)
+    assert axes.get_xlabel()
+    assert axes.get_ylabel()
+    box = axes.figure.bbox
+    low, high = axes.get_xlim()
+    shown = [t for t in axes.get_xticklabels() if low <= t.get_position()[0] <= high]
+    texts = [axes.xaxis.label, axes.yaxis.label, axes.title, *shown]
+    for text in texts:
+        extent = text.get_window_extent()
+        assert text.get_fontsize() >= 7
+        assert extent.x0 >= box.x0 - 1
+        assert extent.x1 <= box.x1 + 1, text
+    ticks = [text.get_window_extent() for text in shown]
+    assert all(a.x1 < b.x0 for a, b in pairwise(ticks))
+
+
+def test_the_shepard_diagram_holds_every_pair_of_a_class() -> None:
+    axes = plots.shepard(X, PHI, Y)
+    (hexagons,) = axes.collections
+    dx, dphi = distances_within(X, PHI, Y)
+    assert hexagons.get_array().sum() == len(dx) == 3 * 45
+    low, high = axes.get_xlim(), axes.get_ylim()
+    assert low[0] == high[0] == 0
+    assert low[1] > dx.max()
+    assert high[1] > dphi.max()
+    found = distortion(X, PHI, Y)
+    assert (
+        f"r = {found.correlation:.3f}, stress = {found.stress:.3f}, 135 pairs" in axes.get_title()
+    )
+
+
+def test_histograms_are_shares_of_the_pairs_over_common_bins() -> None:
+    axes = plots.distance_histograms(X, {"a": PHI, "b": X}, Y, bins=7)
+    stairs = {patch.get_label(): patch.get_data() for patch in axes.patches}
+    assert list(stairs) == ["inputs", "a", "b"]
+    dx, dphi = distances_within(X, PHI, Y)
+    for name, distances in (("inputs", dx), ("a", dphi), ("b", dx)):
+        shares, edges, _ = stairs[name]
+        expected, _ = np.histogram(distances, bins=edges)
+        np.testing.assert_allclose(shares, 100 * expected / len(dx), rtol=1e-5)
+        assert len(shares) == 7
+        assert edges[-1] == pytest.approx(max(dx.max(), dphi.max()).item())
+
+
+def test_the_accuracy_is_that_of_the_images_that_survive_every_attack() -> None:
+    (line,) = plots.robust_accuracy(REPORT).lines
+    assert line.get_xdata().tolist() == [0.0, 0.1, 0.2]
+    assert line.get_ydata().tolist() == [75.0, 25.0, 0.0]
+    assert "Linf" in line.axes.get_xlabel()
+
+
+def test_a_report_with_warnings_says_so_in_its_legend() -> None:
+    doubtful = RobustnessReport("Linf", [0.1], [True], {"a": {0.1: [True]}}, warnings=["masked"])
+    axes = plots.robust_accuracy({"plain": REPORT, "doubtful": doubtful})
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["plain", "doubtful (warnings)"]
+
+
+def test_layers_span_from_contraction_to_expansion_with_the_typical_factor_between() -> None:
+    found = {"first": distortion(X, PHI, Y), "second": distortion(X, 3 * X, Y)}
+    axes = plots.layer_distortion(found)
+    bars = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 5]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    for d, bar, dot in zip(found.values(), bars, dots, strict=True):
+        assert list(bar.get_ydata()) == [d.contraction, d.expansion]
+        assert dot.get_ydata() == [1 / d.scale]
+    assert [text.get_text() for text in axes.texts][1] == "1.00"
+    assert axes.get_yscale() == "log"
+
+
+def test_a_regularizers_report_can_be_drawn_as_it_is() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    iso = IsometryRegularizer(model, ["0", "1"])
+    model(X)
+    iso(Y)
+    axes = plots.layer_distortion(iso.report())
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: plots.shepard(X, PHI[:2]), "shepard: inputs and features must be the same"),
+        (lambda: plots.shepard(X[:3], PHI[:3], Y[:3]), "shepard: there must be a pair to draw"),
+        (
+            lambda: plots.distance_histograms(X[:3], PHI[:3], Y[:3]),
+            "distance_histograms: there must be a pair to draw",
+        ),
+        (lambda: plots.robust_accuracy({}), "robust_accuracy: reports must be in one norm, got n"),
+        (
+            lambda: plots.layer_distortion({"a": distortion(X[:1], X[:1])}),
+            "layer_distortion: at least one layer must have pairs and features that differ, got 1",
+        ),
+    ],
+)
+def test_errors_say_who_speaks_and_what_is_wrong(call: Callable[[], Any], text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value).startswith(text)
