@@ -117,7 +117,7 @@ def _keys(settings: Settings, seeds: int) -> list[dict[str, Any]]:
 def _grid(method: str, settings: Settings) -> list[Recipe]:
     if method == "cross-entropy":
         return [{}]
-    return [{method: dict(options)} for options in METHODS[method].grid[: settings.settings_each]]
+    return [{method: dict(options)} for options in METHODS[method].grid[slice(*settings.tried)]]
 
 
 def _validate(
