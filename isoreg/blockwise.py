@@ -104,9 +104,7 @@ def _penalties_and_gradients(
     scales = scales.to(inputs)
     with full_precision(inputs.device):
         if plan.small is not None:
-            found = small_batch(points, plan.small, scales, total, wanted=wanted)
-            if found is not None:
-                return found
+            return small_batch(points, plan.small, scales, total, wanted=wanted)
         sums = inputs.new_zeros(len(features), dtype=exact_dtype(inputs.device))
         # the row behind the last takes what is computed for padding
         gradients = [x.new_empty(len(x) + 1, x.shape[1]) for x in features if wanted]

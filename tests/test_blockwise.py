@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from isoreg import InputError, isometry_penalty
+from isoreg import InputError, isometry_penalty, small
 from isoreg.dense import dense_penalty
 from isoreg.distances import euclidean
 from isoreg.masks import IGNORED
@@ -132,14 +133,23 @@ def test_a_small_batch_goes_the_short_way_and_equals_the_dense_one(
     found = small_batch(
         [x, *[f.detach() for f in phi]], bucket, torch.full((layers,), scale).double(), 60**2
     )
-    assert found is not None, "random points are not near each other"
     expected = dense_penalty(euclidean(x), phi, y, euclidean, scale, "batch")
     torch.testing.assert_close(found[0], expected)
     for gradient, reference in zip(found[1], torch.autograd.grad(expected.sum(), phi), strict=True):
         torch.testing.assert_close(gradient, reference)
 
 
-def test_a_small_batch_with_near_pairs_does_not_go_the_short_way() -> None:
+@pytest.mark.parametrize("distances_of", [small._by_pdist, small._by_difference])
+def test_a_small_batch_with_near_pairs_is_subtracted(
+    monkeypatch: pytest.MonkeyPatch, distances_of: Callable[..., Tensor]
+) -> None:
+    calls: list[int] = []
+
+    def counted(*args: Tensor) -> Tensor:
+        calls.append(1)
+        return distances_of(*args)
+
+    monkeypatch.setattr(small, "_by_pdist", counted)
     x, y = torch.rand(60, 9), torch.arange(60) % 2
     bucket = plan_pairs(y, 60, device=x.device, dtype=x.dtype).small
     assert bucket is not None
@@ -148,8 +158,15 @@ def test_a_small_batch_with_near_pairs_does_not_go_the_short_way() -> None:
     near[8] = near[2] + 1e-4
     first = apart.clone()
     first[2] = first[0]  # both are their class's origin: no term of their square is above 0
-    for features, taken in ((apart, True), (near, False), (first, False)):
-        assert (small_batch([x, features], bucket, torch.ones(1), 1) is not None) is taken
+    for features, subtracted in ((apart, False), (near, True), (first, True)):
+        (value,), (gradient,) = small_batch([x, features], bucket, torch.tensor([0.7]), 100)
+        exact = features.double().requires_grad_()
+        expected = dense_penalty(euclidean(x.double()), [exact], y, euclidean, 0.7, "batch") * 36
+        torch.testing.assert_close(value.double(), expected[0], rtol=1e-6, atol=0)
+        (reference,) = torch.autograd.grad(expected, exact)
+        assert (gradient - reference).norm() / reference.norm() < 1e-6
+        assert bool(calls) is subtracted
+        calls.clear()
 
 
 def test_without_a_gradient_to_give_none_is_computed(
