@@ -13,7 +13,6 @@ that is 4 (diag(W 1) - W) phi: one more matrix product, and no graph through the
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -21,19 +20,13 @@ import torch
 from torch import Tensor
 
 from isoreg.distances import exact_dtype
+from isoreg.pairs import TooManyNearError, add_near, are_equal, between, take_out, within
 from isoreg.plan import TILE, Bucket, Plan
-from isoreg.precision import CANCELLED, full_precision
+from isoreg.precision import full_precision
 from isoreg.small import small_batch
 
-# With a larger share of near pairs in a block, float64 is faster: there, few are near.
-_NEAR_SHARE = 0.01
-# The least square, for zero: the root of an exact 0 takes six times as long as any other.
-_ZERO = {torch.float32: 1e-37, torch.float64: 1e-300}
 _PAIRS_AT_ONCE = 1 << 16
-_DIRECT_AT_ONCE = 1 << 20
 
-# For the inputs and each layer: (p, 3) places (class, i, j) of pairs too near to be multiplied
-_Near: TypeAlias = list[Tensor | None]
 # (1, c, a, b) D and (l, c, a, b) d of these layers, and how often they count -> (l, c, a, b)
 Comparison: TypeAlias = Callable[[Tensor, Tensor, slice, int], Tensor]
 
@@ -65,7 +58,7 @@ def penalties_and_gradients(
     """
     try:
         return _penalties_and_gradients([inputs, *features], plan, scales, total, wanted)
-    except _TooManyNearError:
+    except TooManyNearError:
         points = [x.double() for x in (inputs, *features)]
         penalties, gradients = _penalties_and_gradients(points, plan, scales, total, wanted)
         return penalties.to(inputs.dtype), [gradient.to(inputs.dtype) for gradient in gradients]
@@ -88,13 +81,9 @@ def scale_moments(inputs: Tensor, features: Sequence[Tensor], plan: Plan) -> Ten
     try:
         with full_precision(inputs.device):
             _add_all(points, plan, functools.partial(_add_moments, sums), [])
-    except _TooManyNearError:
+    except TooManyNearError:
         return scale_moments(inputs.double(), [x.double() for x in features], plan)
     return sums
-
-
-class _TooManyNearError(Exception):
-    """Too many pairs of a block would have to be subtracted directly."""
 
 
 def _penalties_and_gradients(
@@ -108,7 +97,7 @@ def _penalties_and_gradients(
         sums = inputs.new_zeros(len(features), dtype=exact_dtype(inputs.device))
         # the row behind the last takes what is computed for padding
         gradients = [x.new_empty(len(x) + 1, x.shape[1]) for x in features if wanted]
-        _add_all(points, plan, functools.partial(_compare, sums, scales, total), gradients)
+        _add_all(points, plan, functools.partial(compare_distances, sums, scales, total), gradients)
     if len(plan.alone):  # they have no pair, but what is not finite must not stay unseen
         lost = torch.stack([(x[plan.alone] * 0).sum() for x in points])
         sums += lost[1:] + lost[0]
@@ -138,7 +127,7 @@ def _add_bucket(
     for start in range(0, len(points), step):
         chunk = points[start : start + step]
         members = [_members(x, bucket) for x in chunk]
-        distances, near = _within(members, chunk, bucket.rows, bucket.mask)
+        distances, near = within(members, chunk, bucket.rows, bucket.mask)
         first = 0
         if targets is None:
             targets, distances, first = distances[:1], distances[1:], 1
@@ -149,11 +138,11 @@ def _add_bucket(
         for w, x, original, pairs, gradient in zip(
             weights, members[first:], chunk[first:], near[first:], gradients[layers], strict=True
         ):
-            strengths = _take_out(w, pairs)
+            strengths = take_out(w, pairs)
             totals = w.sum(2)
             w.neg_().diagonal(dim1=1, dim2=2).copy_(totals)
             pulls = torch.bmm(w, x)
-            _add_near(pulls, strengths, original, bucket.rows, bucket.rows, pairs)
+            add_near(pulls, strengths, original, bucket.rows, bucket.rows, pairs)
             gradient.index_copy_(0, bucket.places, pulls.flatten(0, 1))
 
 
@@ -174,22 +163,22 @@ def _add_large(
         for b in tiles[number:]:
             left, right, mirrored = members[None, a], members[None, b], b is not a
             if mirrored:
-                distances, near = _between(layers, norms, points, (a, left), (b, right))
+                distances, near = between(layers, norms, points, (a, left), (b, right))
             else:
-                distances, near = _within([x[:, a] for x in layers], points, left)
+                distances, near = within([x[:, a] for x in layers], points, left)
             times = 2 if mirrored else 1
             weights = compare(distances[:1], distances[1:], slice(None), times)
             if not gradients:
                 continue
             for index, (w, pairs) in enumerate(zip(weights, near[1:], strict=True)):
                 x, original, pull = layers[1 + index], points[1 + index], pulls[index]
-                strengths = _take_out(w, pairs)
+                strengths = take_out(w, pairs)
                 _pull(pull[:, a], w, x[:, a], x[:, b])
-                _add_near(pull[:, a], strengths, original, left, right, pairs)
+                add_near(pull[:, a], strengths, original, left, right, pairs)
                 if mirrored:
                     turned = None if pairs is None else pairs[:, [0, 2, 1]]
                     _pull(pull[:, b], w.mT, x[:, b], x[:, a])
-                    _add_near(pull[:, b], strengths, original, right, left, turned)
+                    add_near(pull[:, b], strengths, original, right, left, turned)
     for gradient, pull in zip(gradients, pulls, strict=False):  # none, or one for each
         gradient.index_copy_(0, members, pull[0])
 
@@ -197,39 +186,6 @@ def _add_large(
 def _pull(total: Tensor, w: Tensor, own: Tensor, others: Tensor) -> None:
     """Add sum_j W_ij (own_i - others_j) to each row of the total."""
     total.addcmul_(w.sum(2, keepdim=True), own).baddbmm_(w, others, alpha=-1)
-
-
-def _take_out(w: Tensor, near: Tensor | None) -> Tensor | None:
-    """Set the weights of near pairs to 0 and return them."""
-    if near is None:
-        return None
-    where = near.unbind(1)
-    strengths = w[where]
-    w[where] = 0
-    return strengths
-
-
-def _add_near(
-    total: Tensor,
-    strengths: Tensor | None,
-    x: Tensor,
-    left: Tensor,
-    right: Tensor,
-    near: Tensor | None,
-) -> None:
-    """Add W_ij (x_i - x_j) of near pairs; in a product the difference would cancel."""
-    if near is None or strengths is None:
-        return
-    step = _at_once(x)
-    for where, strength in zip(near.split(step), strengths.split(step), strict=True):
-        c, i, j = where.unbind(1)
-        pulls = strength[:, None] * (x[left[c, i]] - x[right[c, j]])
-        total.index_put_((c, i), pulls, accumulate=True)
-
-
-def _at_once(x: Tensor) -> int:
-    """How many pairs of points of this width are subtracted at once, to bound the memory."""
-    return 1 + _DIRECT_AT_ONCE // max(1, x.shape[-1])
 
 
 def _members(x: Tensor, bucket: Bucket) -> Tensor:
@@ -241,63 +197,7 @@ def _members(x: Tensor, bucket: Bucket) -> Tensor:
     return found.sub_(origins.view(*bucket.origins.shape, x.shape[1]))
 
 
-def _within(
-    members: list[Tensor], points: list[Tensor], rows: Tensor, mask: Tensor | None = None
-) -> tuple[Tensor, _Near]:
-    """(l, c, m, m) distances within each class, 0 where masked; and the near pairs."""
-    c, m, _ = members[0].shape
-    products = members[0].new_empty(len(members), c, m, m)
-    for product, x in zip(products, members, strict=True):
-        torch.bmm(x, x.mT, out=product)
-    norms = products.diagonal(dim1=2, dim2=3).clone()  # so that equal points cancel exactly
-    sums = norms[..., :, None] + norms[..., None, :]
-    squares = torch.sub(sums, products, alpha=2, out=products)
-    squares.diagonal(dim1=2, dim2=3).copy_(norms)  # a point is not a near pair with itself
-    near = _recompute_near(squares, sums, points, rows, rows)
-    distances = squares.clamp_min_(_ZERO[squares.dtype]).sqrt_()
-    distances.diagonal(dim1=2, dim2=3).zero_()
-    return distances if mask is None else distances.mul_(mask), near
-
-
-def _between(
-    layers: list[Tensor],
-    norms: Tensor,
-    points: list[Tensor],
-    left: tuple[slice, Tensor],
-    right: tuple[slice, Tensor],
-) -> tuple[Tensor, _Near]:
-    """(l, 1, a, b) distances between two tiles of one class, and the near pairs."""
-    (a, left_rows), (b, right_rows) = left, right
-    sums = norms[:, :, a, None] + norms[:, :, None, b]
-    squares = torch.empty_like(sums)
-    for square, norm, x in zip(squares, sums, layers, strict=True):
-        torch.baddbmm(norm, x[:, a], x[:, b].mT, alpha=-2, out=square)
-    near = _recompute_near(squares, sums, points, left_rows, right_rows)
-    return squares.clamp_min_(_ZERO[squares.dtype]).sqrt_(), near
-
-
-def _recompute_near(
-    squares: Tensor, sums: Tensor, points: list[Tensor], left: Tensor, right: Tensor
-) -> _Near:
-    """Subtract near pairs directly, in place; ``sums`` is used up. Return where they are."""
-    # the original points, not the centred ones: those were rounded
-    excess = torch.sub(squares, sums, alpha=CANCELLED[squares.dtype], out=sums)
-    if squares.numel() == 0 or not excess.min() < 0:
-        return [None] * len(points)
-    near = excess < 0
-    if squares.dtype != exact_dtype(squares.device) and near.sum() > _NEAR_SHARE * near.numel():
-        raise _TooManyNearError
-    places: _Near = []
-    for square, where, x in zip(squares, near, points, strict=True):
-        pairs = where.nonzero()
-        places.append(pairs if len(pairs) else None)
-        for part in pairs.split(_at_once(x)):
-            c, i, j = part.unbind(1)
-            square[c, i, j] = (x[left[c, i]] - x[right[c, j]]).square_().sum(-1)
-    return places
-
-
-def _compare(
+def compare_distances(
     sums: Tensor,
     scales: Tensor,
     total: float,
@@ -306,11 +206,24 @@ def _compare(
     layers: slice,
     times: int,
 ) -> Tensor:
-    """Add the sums of (D - s d)^2; return 4 W / total, (l, c, m, m), where d was."""
+    """Add the sums of (D - s d)^2 of a block; give the weights of its pairs in the gradient.
+
+    Args:
+        sums: (L,) sums so far.
+        scales: (L,) factors s.
+        total: What gradients are divided by.
+        targets: (1, c, a, b) input distances D.
+        distances: (l, c, a, b) feature distances d; the weights take their place.
+        layers: Which of the L layers these are.
+        times: How often each pair counts.
+
+    Returns:
+        (l, c, a, b) weights 4 W / total.
+    """
     scale = scales[layers, None, None, None]
     gaps = torch.addcmul(targets, distances, scale, value=-1)
     sums[layers].add_(gaps.square().sum((1, 2, 3)), alpha=times)
-    equal = _equal(distances)
+    equal = are_equal(distances)
     gaps.mul_(scale * (-4 / total))
     return torch.div(gaps, distances, out=distances).masked_fill_(equal, 0)
 
@@ -319,12 +232,7 @@ def _add_moments(
     sums: Tensor, targets: Tensor, distances: Tensor, layers: slice, times: int
 ) -> Tensor:
     """Add the sums of D d and of d^2."""
-    distances.masked_fill_(_equal(distances), 0)
+    distances.masked_fill_(are_equal(distances), 0)
     sums[0, layers].add_((targets * distances).sum((1, 2, 3)), alpha=times)
     sums[1, layers].add_(distances.square().sum((1, 2, 3)), alpha=times)
     return distances
-
-
-def _equal(distances: Tensor) -> Tensor:
-    """Where the distance is that of equal points."""
-    return distances <= math.sqrt(_ZERO[distances.dtype])

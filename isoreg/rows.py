@@ -17,18 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from isoreg.blockwise import (
-    _ZERO,
-    Comparison,
-    _add_near,
-    _compare,
-    _Near,
-    _recompute_near,
-    _take_out,
-    _TooManyNearError,
-)
+from isoreg.blockwise import Comparison, compare_distances
 from isoreg.distances import exact_dtype
 from isoreg.masks import IGNORED
+from isoreg.pairs import ZERO, Near, TooManyNearError, add_near, recompute_near, take_out
 from isoreg.plan import TILE
 from isoreg.precision import full_precision
 
@@ -131,7 +123,7 @@ def rows_and_gradients(
     """
     try:
         return _rows_and_gradients(points, own, blocks, scale, total, wanted)
-    except _TooManyNearError:
+    except TooManyNearError:
         wide = [x.double() for x in points]
         sums, gradients = _rows_and_gradients(wide, own, blocks, scale, total, wanted)
         dtype = points[0].dtype
@@ -153,7 +145,7 @@ def _rows_and_gradients(
     count = own.stop - own.start + 1
     gradients = [x.new_zeros(count, x.shape[1]) for x in points[1:] if wanted]
     scales = points[0].new_full((len(points) - 1,), scale)
-    compare = functools.partial(_compare, sums, scales, total)
+    compare = functools.partial(compare_distances, sums, scales, total)
     with full_precision(points[0].device):
         for block in blocks:
             _add_block(block, points, compare, gradients)
@@ -179,10 +171,10 @@ def _add_block(
         layer = slice(index - 1, index)
         weights = compare(targets, distances, layer, 1)[0]
         for gradient in gradients[layer]:
-            strengths = _take_out(weights, near)
+            strengths = take_out(weights, near)
             pulls = weights.sum(2, keepdim=True) * left
             pulls.baddbmm_(weights, right, alpha=-1)
-            _add_near(pulls, strengths, x, block.rows, block.columns, near)
+            add_near(pulls, strengths, x, block.rows, block.columns, near)
             gradient.index_add_(0, block.places, pulls.flatten(0, 1))
 
 
@@ -193,8 +185,8 @@ def _distances(
     sums = left.square().sum(2)[:, :, None] + right.square().sum(2)[:, None]
     squares = torch.baddbmm(sums, left, right.mT, alpha=-2)
     squares = torch.where(block.mask, squares, sums)[None]  # what is masked counts as far apart
-    near: _Near = _recompute_near(squares, sums[None], [points], block.rows, block.columns)
-    return squares.clamp_min_(_ZERO[squares.dtype]).sqrt_().mul_(block.mask), near[0]
+    near: Near = recompute_near(squares, sums[None], [points], block.rows, block.columns)
+    return squares.clamp_min_(ZERO[squares.dtype]).sqrt_().mul_(block.mask), near[0]
 
 
 def _classes(
