@@ -23,9 +23,11 @@ A recipe is a mapping from names in `METHODS` to options, plain enough for JSON:
   goes to ``ramp`` (an option of each method with a radius; half of training by default).
 - ``METHODS[name].grid`` holds the settings among which to choose on validation data, each a dict of
   options; ``settings()`` gives all as (name, recipe), cross-entropy first.
+- A recipe may also name one of `CONTROLS`: what acts where the isometry penalty does, without its
+  geometry.
 """
 
-from benchmarks.objectives.methods import METHODS, Method, attach, settings
+from benchmarks.objectives.methods import CONTROLS, METHODS, Method, attach, settings
 from benchmarks.objectives.step import Objective
 
-__all__ = ["METHODS", "Method", "Objective", "attach", "settings"]
+__all__ = ["CONTROLS", "METHODS", "Method", "Objective", "attach", "settings"]

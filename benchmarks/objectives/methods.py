@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.objectives import adversarial, distances, gradients, lipschitz, plain
+from benchmarks.objectives import adversarial, controls, distances, gradients, lipschitz, plain
 from benchmarks.objectives.step import Objective, Part
 
 Options = Mapping[str, Any]
@@ -24,7 +24,8 @@ class Method:
     Attributes:
         title: For tables and figures.
         build: The model and the options to what the method contributes to the loss.
-        grid: Settings among which to choose on validation data.
+        grid: Settings among which to choose on validation data; none for a control, which takes
+            the settings of what it is the control of.
     """
 
     title: str
@@ -89,6 +90,12 @@ METHODS: dict[str, Method] = {
     ),
 }
 
+# beside another method, to find out what its effect is due to
+CONTROLS: dict[str, Method] = {
+    "isometry-control": Method("isometry's control", controls.isometry_control, ()),
+    "feature-norm": Method("feature norm", controls.feature_norm, ()),
+}
+
 
 def settings() -> list[tuple[str, Recipe]]:
     """Every method with every setting of its grid, as (name, recipe); cross-entropy first."""
@@ -119,13 +126,14 @@ def attach(model: nn.Module, recipe: Recipe) -> Iterator[Objective]:
         >>> with attach(model, {"isometry": {"beta": 0.1}}) as objective:
         ...     objective(images, labels, progress=0.0).backward()
     """
-    unknown = set(recipe) - set(METHODS)
+    known = METHODS | CONTROLS
+    unknown = set(recipe) - set(known)
     if unknown:
-        raise ValueError(f"methods are {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")
+        raise ValueError(f"methods are {', '.join(known)}, got {', '.join(sorted(unknown))}")
     with ExitStack() as stack:
         parts = []
         for name, options in recipe.items():
-            part = METHODS[name].build(model, **options)
+            part = known[name].build(model, **options)
             parts.append(part)
             if part.finish:
                 stack.callback(part.finish)
