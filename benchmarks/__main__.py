@@ -12,6 +12,7 @@ from benchmarks.census.command import census
 from benchmarks.mnist.command import mnist
 from benchmarks.rings.command import rings
 from benchmarks.rivals.command import rivals
+from benchmarks.robust.command import robust
 from benchmarks.speed.command import speed
 from benchmarks.torus.command import torus
 
@@ -27,6 +28,8 @@ BENCHMARKS: dict[Callable[..., None], tuple[str, str, str]] = {
         "two hours on one core; --short: 15 minutes",
         "isometry beside fourteen other ways to train",
     ),
+    rivals: ("MNIST", "an hour on one core", "isometry beside fourteen other ways to train"),
+    robust: ("MNIST", "two hours on one core", "robustness without adversarial images"),
     census: ("none", "half an hour", "attaching to every module of timm, and to transformers"),
     speed: ("none", "an hour on one core", "time, memory and exactness of the penalty"),
 }

@@ -311,7 +311,7 @@ def test_the_constant_control_wants_the_mean_distance_of_all_pairs() -> None:
 
 def test_the_shuffled_control_wants_the_distances_of_the_class_on_other_pairs() -> None:
     images, _ = batch()
-    pixels, features = (within_classes(distances(x)) for x in (images, mlp()[:5](images)))
+    pixels, features = (within_classes(distances(x)) for x in (images, mlp()[:5](images).detach()))
     options: list[set[float]] = []
     for label in range(3):
         options.append({

@@ -1,90 +1,70 @@
-"""Settings by validation data: every method tried at several strengths and rates, at one cost."""
+"""The choice of settings: every recipe of a method, then the best one at another learning rate."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
-from benchmarks.progress import progress_bar
-from benchmarks.results import Results
-from benchmarks.robust.evaluation import quickly_attacked
-from benchmarks.robust.plans import RATES, STRENGTHS, Choice, Chosen, Plan, plan_of
+from benchmarks.objectives.methods import Recipe
+from benchmarks.results import Run
+from benchmarks.robust.plans import RATES, RECIPES
 from benchmarks.robust.settings import Settings
-from benchmarks.robust.training import load, network, train
+from isoreg.robustness.pgd import pgd
 
-CLEAN = 0.965
-_SEED = 0
-
-
-def choose_settings(
-    settings: Settings, *, networks: tuple[str, ...], data_dir: Path | None, device: str, out: Path
-) -> Results:
-    """Run what is not yet in the file ``out``: every strength, then the best at another rate."""
-    results = Results(out, settings.to_dict())
-    fit = load("fit", data_dir, device, settings.train_images)
-    validation = load("validation", data_dir, device, settings.choice_images)
-    with progress_bar() as progress:
-        total = sum(len(strengths) + 1 for strengths in STRENGTHS.values()) * len(networks)
-        bar = progress.add_task("", total=total)
-        for key, plan in _tries(results, networks):
-            progress.update(bar, description=f"{key['network']}, {key['method']}")
-            if not results.has(key):
-                torch.manual_seed(_SEED)
-                model = network(key["network"]).to(device)
-                schedule = settings.shortened(plan.schedule)
-                seconds = train(model, *fit, recipe=plan.recipe, schedule=schedule)
-                figures = quickly_attacked(
-                    model, *validation, settings.choice_radii, steps=settings.choice_steps
-                )
-                results.add(key, {**figures, "training seconds": seconds, **plan.to_dict()})
-            progress.advance(bar)
-    return results
+Key = dict[str, Any]
 
 
-def chosen_in(path: Path) -> Chosen:
-    """What was best, from the file of a choice: by network and method."""
-    results = json.loads(path.read_text())
-    return lambda name, method: best(results, name, method)
+def tries(runs: list[Run], name: str, settings: Settings) -> Iterator[tuple[Key, Recipe, float]]:
+    """Keys of the runs of the choice on a network with their recipes and rates, as they come.
 
-
-def best(results: dict[str, Any], name: str, method: str) -> Choice:
-    """Strength and rate that were best on the validation images.
-
-    The largest mean of the accuracies under attack, among those whose clean accuracy is at least
-    96.5 %; where there is none, the cleanest.
-
-    Raises:
-        SystemExit: If nothing was tried.
+    The last one of a method depends on the runs before it, which ``runs`` must have by then.
     """
-    wanted = {"network": name, "method": method}
-    tried = [run for run in results["runs"] if wanted.items() <= run["key"].items()]
-    if not tried:
-        raise SystemExit(f"no settings were tried for {method} on {name}: run with --choose first")
-    key = max(tried, key=lambda run: score(run["figures"]))["key"]
-    return key["strength"], key["rate"]
+    for method, recipes in RECIPES.items():
+        for recipe in recipes[: settings.recipes_each]:
+            yield _key(name, method, recipe, RATES[0]), recipe, RATES[0]
+        if settings.other_rate:
+            recipe, _ = best(runs, name, method, settings)
+            yield _key(name, method, recipe, RATES[1]), recipe, RATES[1]
 
 
-def score(figures: dict[str, Any]) -> tuple[float, float]:
-    """What the choice maximises."""
-    attacked = list(figures["attacked"].values())
-    return min(figures["clean"], CLEAN), sum(attacked) / len(attacked)
+def best(runs: list[Run], name: str, method: str, settings: Settings) -> tuple[Recipe, float]:
+    """Recipe and rate by the rule of `Settings`."""
+    wanted = {"phase": "choose", "network": name, "method": method}
+    tried = [run["figures"] for run in runs if wanted.items() <= run["key"].items()]
+    accurate = [figures for figures in tried if figures["clean"] >= settings.clean_floor]
+    found = (
+        max(accurate, key=lambda figures: figures["score"])
+        if accurate
+        else max(tried, key=lambda figures: figures["clean"])
+    )
+    return found["recipe"], found["rate"]
 
 
-def _tries(results: Results, networks: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], Plan]]:
-    first, second = RATES
-    for name in networks:
-        for method, strengths in STRENGTHS.items():
-            for strength in strengths:
-                yield _try(name, method, (strength, first))
-            strength, _ = best(results.to_dict(), name, method)
-            yield _try(name, method, (strength, second))
+def validate(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, settings: Settings
+) -> dict[str, Any]:
+    """Clean accuracy, and what survives PGD on the margin at each radius."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        correct = model(images).argmax(1) == labels
+    x, y = images[correct], labels[correct]
+    attacked: Mapping[str, float] = {
+        f"{eps:g}": (len(x) - pgd(model, x, y, eps=eps, steps=settings.choice_steps)[1][-1])
+        / len(images)
+        for eps in settings.choice_radii
+    }
+    score = sum(attacked.values()) / len(attacked)
+    return {"clean": correct.float().mean().item(), "attacked": attacked, "score": score}
 
 
-def _try(name: str, method: str, choice: Choice) -> tuple[dict[str, Any], Plan]:
-    strength, rate = choice
-    key = {"network": name, "method": method, "strength": strength, "rate": rate}
-    return key, plan_of(name, method, choice)
+def _key(name: str, method: str, recipe: Recipe, rate: float) -> Key:
+    options = ", ".join(f"{k} {v:g}" for k, v in recipe.get(method, {}).items())
+    return {
+        "phase": "choose",
+        "network": name,
+        "method": method,
+        "setting": f"{options}, rate {rate:g}".removeprefix(", "),
+    }

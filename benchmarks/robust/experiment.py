@@ -1,18 +1,22 @@
-"""Train every plan on every seed, attack what comes out, and time the steps."""
+"""Choose on validation images, time the steps, then train and attack, seed by seed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.objectives.methods import Recipe
 from benchmarks.progress import progress_bar
 from benchmarks.results import Results
+from benchmarks.robust.choice import Key, best, tries, validate
 from benchmarks.robust.cost import relative_costs
 from benchmarks.robust.evaluation import DECISIVE, attacked
-from benchmarks.robust.plans import Chosen, Plan, measured
+from benchmarks.robust.plans import OURS, RECIPES, Plan, measured, plan_of, title_of
 from benchmarks.robust.settings import Settings
 from benchmarks.robust.training import load, network, train
 
@@ -20,65 +24,117 @@ Split = tuple[Tensor, Tensor]
 
 
 def run(
-    settings: Settings,
-    *,
-    networks: tuple[str, ...],
-    chosen: Chosen,
-    seeds: int,
-    data_dir: Path | None,
-    device: str,
-    out: Path,
+    settings: Settings, *, seeds: int, data_dir: Path | None, device: str, out: Path
 ) -> Results:
-    """Run what is not yet in the file ``out``: the costs, then seed by seed."""
-    results = Results(out, settings.to_dict())
-    plans = {name: measured(name, chosen) for name in networks}
-    todo = [
-        {"network": name, "training": title, "seed": seed}
-        for name in networks
-        for seed in range(seeds)
-        for title in plans[name]
-    ]
-    todo = [key for key in todo if not results.has(key)]
-    for name in networks:
-        if not results.has(_cost_key(name)):
-            costs = relative_costs(name, plans[name], seconds=settings.timing_seconds)
-            results.add(_cost_key(name), costs)
-    if not todo:
-        return results
-    train_set = load("train", data_dir, device, settings.train_images)
-    test_set = load("test", data_dir, device, settings.test_images)
+    """Run what is not yet in the file ``out``."""
+    results = Results(out, {**asdict(settings), "recipes": RECIPES})
+    data = _Data(settings, data_dir, device)
     with progress_bar() as progress:
-        bar = progress.add_task("", total=len(todo))
-        for key in todo:
-            progress.update(bar, description=f"{key['network']}, {key['training']}, {key['seed']}")
-            plan = plans[key["network"]][key["training"]]
-            results.add(key, _measure(key, plan, settings, train_set, test_set))
-            progress.advance(bar)
+        bar = progress.add_task("", total=_count(settings, seeds))
+        for name in settings.networks:
+            for key, recipe, rate in tries(results.runs, name, settings):
+                progress.update(bar, description=_describe(key), advance=1)
+                if not results.has(key):
+                    results.add(key, _try(key, recipe, rate, settings, data))
+        for key, plan in _measurements(results, settings, seeds):
+            progress.update(bar, description=_describe(key), advance=1)
+            if results.has(key):
+                continue
+            if plan is None:
+                plans = _plans(results, key["network"], settings)
+                costs = relative_costs(key["network"], plans, seconds=settings.timing_seconds)
+                results.add(key, costs)
+            else:
+                results.add(key, _measure(key, plan, settings, data))
     return results
 
 
-def _measure(
-    key: dict[str, Any], plan: Plan, settings: Settings, train_set: Split, test_set: Split
-) -> dict[str, Any]:
-    torch.manual_seed(key["seed"])
-    images, labels = train_set
-    model = network(key["network"]).to(images.device)
-    kept = len(images) - plan.held_out if plan.held_out < len(images) else len(images)
-    seconds = train(
-        model,
-        images[:kept],
-        labels[:kept],
-        recipe=plan.recipe,
-        schedule=settings.shortened(plan.schedule),
+class _Data:
+    """The splits, read when they are first needed."""
+
+    def __init__(self, settings: Settings, data_dir: Path | None, device: str) -> None:
+        self._settings, self._data_dir, self.device = settings, data_dir, device
+        self._read: dict[str, Split] = {}
+
+    def __call__(self, split: str) -> Split:
+        counts = {
+            "validation": self._settings.choice_images,
+            "test": self._settings.test_images,
+        }
+        if split not in self._read:
+            count = counts.get(split, self._settings.train_images)
+            self._read[split] = load(split, self._data_dir, self.device, count)
+        return self._read[split]
+
+
+def _plans(results: Results, name: str, settings: Settings) -> dict[str, Plan]:
+    plans = measured(name, lambda name, method: best(results.runs, name, method, settings))
+    return {
+        title: replace(plan, schedule=settings.shortened(plan.schedule))
+        for title, plan in plans.items()
+    }
+
+
+def _measurements(
+    results: Results, settings: Settings, seeds: int
+) -> Iterator[tuple[Key, Plan | None]]:
+    """Keys and plans, those that matter most first; no plan: the costs of all plans."""
+    for name in settings.networks:
+        plans = _plans(results, name, settings)
+        yield {"phase": "cost", "network": name}, None
+        for seed in range(seeds):
+            for title, plan in plans.items():
+                key = {"phase": "test", "network": name, "training": title, "seed": seed}
+                yield key, plan
+        last = replace(plans[title_of(OURS)], preset=settings.last_preset)
+        yield {"phase": "last", "network": name, "training": title_of(OURS), "seed": 0}, last
+
+
+def _try(key: Key, recipe: Recipe, rate: float, settings: Settings, data: _Data) -> dict[str, Any]:
+    plan = plan_of(key["network"], key["method"], recipe, rate)
+    plan = replace(plan, schedule=settings.shortened(plan.schedule))
+    model, seconds = _trained(key["network"], plan, 0, data("fit"), data.device)
+    figures = validate(model, *data("validation"), settings)
+    return {**figures, "rate": rate, "training seconds": seconds, **plan.to_dict()}
+
+
+def _measure(key: Key, plan: Plan, settings: Settings, data: _Data) -> dict[str, Any]:
+    images, labels = data("train")
+    kept = slice(None, len(images) - min(plan.held_out, len(images) // 6))
+    model, seconds = _trained(
+        key["network"], plan, key["seed"], (images[kept], labels[kept]), data.device
     )
     figures = attacked(
         model,
-        *test_set,
-        radii={"Linf": settings.linf, "L2": settings.l2},
-        attacks=DECISIVE if plan.attacks == "decisive" else plan.attacks,
+        *data("test"),
+        radii={norm: radii for norm, radii in _radii(settings).items() if radii},
+        attacks=plan.preset or DECISIVE,
     )
     return {**figures, "training seconds": seconds, **plan.to_dict()}
 
 
-def _cost_key(name: str) -> dict[str, Any]:
-    return {"network": name, "training": "cost of a plan", "seed": None}
+def _radii(settings: Settings) -> dict[str, tuple[float, ...]]:
+    return {"Linf": settings.linf, "L2": settings.l2}
+
+
+def _trained(
+    name: str, plan: Plan, seed: int, split: Split, device: str
+) -> tuple[nn.Module, float]:
+    torch.manual_seed(seed)
+    model = network(name).to(device)
+    return model, train(model, *split, recipe=plan.recipe, schedule=plan.schedule)
+
+
+def _count(settings: Settings, seeds: int) -> int:
+    """Runs in all."""
+    trying = sum(
+        len(recipes[: settings.recipes_each]) + settings.other_rate for recipes in RECIPES.values()
+    )
+    plans = [
+        len(measured(name, lambda _, method: ({method: {}}, 0.0))) for name in settings.networks
+    ]
+    return trying * len(settings.networks) + sum(2 + seeds * count for count in plans)
+
+
+def _describe(key: Key) -> str:
+    return ", ".join(str(value) for value in key.values())

@@ -19,7 +19,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], int]] = {
     "relu": (nn.ReLU, 200),
     "tanh": (nn.Tanh, 100),
 }
-TITLES = {"relu": "ReLU MLP 4 × 200", "tanh": "the paper's tanh MLP 4 × 100"}
+TITLES = {"relu": "ReLU MLP 4 x 200", "tanh": "the paper's tanh MLP 4 x 100"}
 VALIDATION = 10_000
 
 

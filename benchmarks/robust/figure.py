@@ -1,0 +1,97 @@
+"""Worst-case accuracy over the cost of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.robust.plans import RECIPES, title_of
+from benchmarks.robust.training import TITLES
+
+# Okabe and Ito's colours, and markers for those who see none
+_LOOKS = {
+    "cross-entropy": ("#000000", "X"),
+    "first-order-margin": ("#D55E00", "o"),
+    "fgsm": ("#0072B2", "s"),
+    "pgd": ("#56B4E9", "D"),
+    "trades": ("#009E73", "^"),
+    "jacobian": ("#CC79A7", "v"),
+    "input-gradient": ("#E69F00", "P"),
+}
+_PANELS = [("Linf", "0.1"), ("Linf", "0.2"), ("L2", "2")]
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw a row for each network and a column for each radius."""
+    networks = results["settings"]["networks"]
+    figure = Figure(figsize=(11, 3.6 * len(networks) + 0.5), layout="constrained")
+    grid = figure.subplots(len(networks), len(_PANELS), squeeze=False, sharex=True)
+    for row, name in zip(grid, networks, strict=True):
+        points = _points(results, name)
+        for axis, (norm, eps) in zip(row, _PANELS, strict=True):
+            _panel(axis, points, norm, eps)
+            label = "L-inf" if norm == "Linf" else norm
+            axis.set_title(f"{TITLES[name]}, {label} eps {eps}", fontsize=10)
+        row[0].set_ylabel("worst-case accuracy (%)")
+    for axis in grid[-1]:
+        axis.set_xlabel("cost (trainings by cross-entropy, 5 epochs)")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def _points(
+    results: dict[str, Any], name: str
+) -> dict[str, list[tuple[float, list[dict[str, Any]]]]]:
+    """Of each method its budgets: cost, and figures of the seeds."""
+    cost: dict[str, float] = {}
+    figures: dict[str, list[dict[str, Any]]] = {}
+    for run in results["runs"]:
+        if run["key"]["network"] != name:
+            continue
+        if run["key"]["phase"] == "cost":
+            cost = run["figures"]
+        elif run["key"]["phase"] == "test":
+            figures.setdefault(run["key"]["training"], []).append(run["figures"])
+    found = {}
+    for method in RECIPES:
+        title = title_of(method)
+        titles = [t for t in figures if t == title or t.startswith(f"{title}, a ")]
+        if method == "cross-entropy":
+            titles += [t for t in figures if t.startswith(f"{title}, 5")]
+        found[method] = sorted(
+            ((cost[t], figures[t]) for t in titles if t in cost), key=lambda point: point[0]
+        )
+    return found
+
+
+def _panel(
+    axis: Axes,
+    points: dict[str, list[tuple[float, list[dict[str, Any]]]]],
+    norm: str,
+    eps: str,
+) -> None:
+    for method, budgets in points.items():
+        costs, centre, width = [], [], []
+        for cost, figures in budgets:
+            if eps not in figures[0].get(norm, {}).get("worst case", {}):
+                continue
+            values = [100 * found[norm]["worst case"][eps] for found in figures]
+            costs.append(cost)
+            centre.append(mean(values))
+            width.append(stdev(values) if len(values) > 1 else 0.0)
+        if costs:
+            color, marker = _LOOKS[method]
+            label = title_of(method)
+            axis.errorbar(
+                costs, centre, width, color=color, marker=marker, label=label, capsize=2, lw=1
+            )
+    axis.set_ylim(0, 100)
+    axis.set_xlim(0, None)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)

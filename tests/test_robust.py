@@ -1,0 +1,181 @@
+"""The robustness benchmark: its schedule, its choice, its plans and its command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.objectives import attach
+from benchmarks.robust import experiment
+from benchmarks.robust.choice import best, tries, validate
+from benchmarks.robust.cost import relative_costs
+from benchmarks.robust.plans import BUDGET, EPOCHS, OURS, RECIPES, Plan, measured, plan_of
+from benchmarks.robust.report import tables
+from benchmarks.robust.settings import Settings
+from benchmarks.robust.training import NETWORKS, Schedule, load, network, train
+
+
+def images(n: int = 60) -> tuple[Tensor, Tensor]:
+    """Noise with a bright row that tells the label."""
+    generator = torch.Generator().manual_seed(0)
+    noise, labels = torch.rand(n, 1, 28, 28, generator=generator), torch.arange(n) % 10
+    noise[torch.arange(n), 0, labels] = 1
+    return noise, labels
+
+
+def tried(clean: float, score: float, rate: float = 0.01, **options: float) -> dict[str, Any]:
+    """A run of the choice."""
+    key = {"phase": "choose", "network": "relu", "method": OURS, "setting": str(options)}
+    figures = {"clean": clean, "score": score, "rate": rate, "recipe": {OURS: options}}
+    return {"key": key, "figures": figures}
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_zero() -> None:
+    schedule = Schedule(1, learning_rate=0.4, warmup=0.1)
+    rates = [schedule.rate(p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    assert rates == pytest.approx([0.0, 0.2, 0.4, 0.2, 0.0])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_networks_have_four_hidden_layers_of_their_width(name: str) -> None:
+    activation, width = NETWORKS[name]
+    model = network(name)
+    linear = [module for module in model if isinstance(module, nn.Linear)]
+    assert [layer.out_features for layer in linear] == [width] * 4 + [10]
+    assert sum(isinstance(module, activation) for module in model) == 4
+
+
+def test_training_repeats_from_its_seed_and_lowers_the_loss() -> None:
+    models = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        model = network("relu")
+        schedule = Schedule(20, batch_size=20, learning_rate=3e-3)
+        assert train(model, *images(), recipe={OURS: {"eps": 0.01}}, schedule=schedule) > 0
+        models.append(model)
+    first, second = models
+    torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
+    assert not first.training
+    x, y = images()
+    assert (first(x).argmax(1) == y).float().mean() > 0.5
+
+
+def test_the_choice_takes_the_most_robust_of_those_that_are_accurate_enough() -> None:
+    settings = Settings()
+    runs = [tried(0.97, 0.7, eps=0.1), tried(0.966, 0.8, rate=0.02, eps=0.2), tried(0.96, 0.9)]
+    assert best(runs, "relu", OURS, settings) == ({OURS: {"eps": 0.2}}, 0.02)
+    assert best(runs[2:], "relu", OURS, settings) == ({OURS: {}}, 0.01)
+    inaccurate = [tried(0.90, 0.9, eps=0.3), tried(0.95, 0.2, eps=0.1)]
+    assert best(inaccurate, "relu", OURS, settings) == ({OURS: {"eps": 0.1}}, 0.01)
+
+
+def test_every_recipe_is_tried_and_then_the_best_at_the_other_rate() -> None:
+    runs: list[dict[str, Any]] = []
+    seen = []
+    for key, recipe, rate in tries(runs, "relu", Settings()):
+        seen.append((key["method"], recipe, rate))
+        # the second recipe of each method is the best
+        score = float(recipe == RECIPES[key["method"]][min(1, len(RECIPES[key["method"]]) - 1)])
+        figures = {"clean": 0.97, "score": score, "rate": rate, "recipe": recipe}
+        runs.append({"key": key, "figures": figures})
+    for method, recipes in RECIPES.items():
+        of_method = [(recipe, rate) for name, recipe, rate in seen if name == method]
+        assert [recipe for recipe, _ in of_method[:-1]] == list(recipes)
+        assert of_method[-1][0] == recipes[min(1, len(recipes) - 1)]
+        assert of_method[-1][1] != of_method[0][1]
+    keys = [json.dumps(run["key"]) for run in runs]
+    assert len(set(keys)) == len(keys)
+
+
+def test_validation_counts_the_images_that_survive() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    x, _ = images()
+    labels = model(x).argmax(1)
+    labels[:15] = (labels[:15] + 1) % 10
+    settings = replace(Settings(), choice_radii=(0.0, 1.0), choice_steps=5)
+    found = validate(model, x, labels, settings)
+    assert found["clean"] == pytest.approx(0.75)
+    assert found["attacked"]["0"] == pytest.approx(0.75)
+    assert found["attacked"]["1"] < 0.1
+    assert found["score"] == pytest.approx(sum(found["attacked"].values()) / 2)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_plan_can_be_attached_and_costs_the_budget_by_its_epochs(name: str) -> None:
+    plans = measured(name, lambda _, method: (RECIPES[method][0], 0.01))
+    x, y = images(20)
+    for plan in plans.values():
+        model = network(name)
+        with attach(model, plan.recipe) as objective:
+            objective(x, y).backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+    for method in RECIPES:
+        plan = plan_of(name, method, {}, 0.01)
+        assert abs(plan.schedule.epochs - BUDGET * EPOCHS[name][method]) <= 0.5
+
+
+def test_costs_are_epochs_times_the_time_of_a_step_over_its_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def timed(steps: dict[str, Any], seconds: float) -> dict[str, float]:
+        for step in steps.values():
+            step()  # can be called
+        return {"unit": 1.0, "large": 3.0, "long": 1.0}
+
+    monkeypatch.setattr("benchmarks.robust.cost.interleaved", timed)
+    large = Plan({OURS: {"eps": 0.1}}, Schedule(5, batch_size=200))
+    long = Plan({}, Schedule(20, batch_size=100))
+    found = relative_costs("tanh", {"large": large, "long": long}, seconds=1.0)
+    assert found == pytest.approx({"large": 1.5, "long": 4.0})
+
+
+def test_the_splits_are_those_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    def numbered(split: str, root: Path | None) -> tuple[Tensor, Tensor]:
+        del root
+        labels = torch.arange(60_000 if split == "train" else 10_000)
+        return labels.view(-1, 1, 1, 1).float(), labels
+
+    monkeypatch.setattr("benchmarks.robust.training.mnist", numbered)
+    ends = {
+        split: load(split, None, "cpu")[1][[0, -1]].tolist()
+        for split in ("fit", "validation", "train", "test")
+    }
+    assert ends == {
+        "fit": [0, 49_999],
+        "validation": [50_000, 59_999],
+        "train": [0, 59_999],
+        "test": [0, 9_999],
+    }
+    assert load("test", None, "cpu", 4)[1].tolist() == [0, 2500, 5000, 7500]
+
+
+def test_the_command_runs_resumes_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "benchmarks.robust.training.mnist",
+        lambda split, _: images(60 if split == "test" else 11_000),
+    )
+    monkeypatch.setattr(experiment, "measured", lambda *_: {"RobustLoss": QUICK})
+    monkeypatch.setattr("benchmarks.robust.choice.RECIPES", {OURS: RECIPES[OURS]})
+    path = tmp_path / "robust.json"
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["robust", "--quick", "--out", str(path)])
+        assert done.exit_code == 0, done.output
+    found = json.loads(path.read_text())
+    assert [run["key"]["phase"] for run in found["runs"]] == ["choose", "cost", "test", "last"]
+    assert "RobustLoss" in path.with_suffix(".md").read_text()
+    assert path.with_suffix(".png").stat().st_size > 1000
+    assert tables(found) == path.with_suffix(".md").read_text()
+
+
+QUICK = Plan({OURS: {"eps": 0.1}}, Schedule(1), preset="quick")
