@@ -178,4 +178,4 @@ def test_the_command_runs_resumes_and_draws(
     assert tables(found) == path.with_suffix(".md").read_text()
 
 
-QUICK = Plan({OURS: {"eps": 0.1}}, Schedule(1), preset="quick")
+QUICK = Plan({OURS: {"eps": 0.1}}, Schedule(1), rank=0, preset="quick")

@@ -79,9 +79,10 @@ def _panel(
     for method, budgets in points.items():
         costs, centre, width = [], [], []
         for cost, figures in budgets:
-            if eps not in figures[0].get(norm, {}).get("worst case", {}):
+            measured = [found[norm]["shares"]["worst case"] for found in figures if norm in found]
+            values = [100 * shares[eps] for shares in measured if eps in shares]
+            if not values:
                 continue
-            values = [100 * found[norm]["worst case"][eps] for found in figures]
             costs.append(cost)
             centre.append(mean(values))
             width.append(stdev(values) if len(values) > 1 else 0.0)
