@@ -12,10 +12,10 @@ from benchmarks.robust.training import VALIDATION, Schedule
 
 OURS = "first-order-margin"
 BUDGET = 3.0  # in trainings by `UNIT`
-RATES = (1e-2, 4e-3)  # all recipes are tried at the first rate, the best one at the second
+RATES = (1.5e-2, 5e-3)  # all recipes are tried at the first rate, the best one at the second
 RECIPES: dict[str, Sequence[Recipe]] = {
     "cross-entropy": [{}],
-    OURS: [{OURS: {"eps": eps}} for eps in (0.13, 0.16)],
+    OURS: [{OURS: {"eps": eps}} for eps in (0.13, 0.17)],
     "fgsm": [{"fgsm": {"eps": eps}} for eps in (0.15, 0.2)],
     "pgd": [{"pgd": {"eps": eps}} for eps in (0.1, 0.2)],
     "trades": [{"trades": {"eps": 0.2, "beta": beta}} for beta in (1.0, 6.0)],
