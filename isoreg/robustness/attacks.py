@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from isoreg.errors import InputError, import_extra
-from isoreg.robustness.classifier import PixelClassifier
+from isoreg.errors import InputError
+from isoreg.robustness.adapter import cw, deepfool, from_torchattacks
+from isoreg.robustness.corruption import corruption
 from isoreg.robustness.pgd import cross_entropy, margin, pgd, project
+from isoreg.robustness.task import Attack, Task
 
-
-@dataclass(frozen=True)
-class Task:
-    """One attack on one batch.
-
-    Attributes:
-        classifier: Pixels from 0 to 1 to logits.
-        images: (n, ...) pixels from 0 to 1.
-        labels: (n).
-        eps: Radius of the ball, in those pixels.
-        norm: "Linf" or "L2".
-        seed: Of the attack.
-        transfer: Another classifier, for the attack by transfer.
-    """
-
-    classifier: PixelClassifier
-    images: Tensor
-    labels: Tensor
-    eps: float
-    norm: str
-    seed: int
-    transfer: PixelClassifier | None = None
-
-
-Attack: TypeAlias = Callable[[Task], tuple[Tensor, list[int]]]
+_CLIMBING_STEPS = 40
+_PAPER_STEPS = 10
 
 
 def _pgd(**options: Any) -> Attack:
@@ -72,35 +50,47 @@ def _signs(like: Tensor) -> Tensor:
 
 def _transfer(task: Task) -> tuple[Tensor, list[int]]:
     """PGD on another model, which this one has not seen."""
-    assert task.transfer is not None
+    other = task.transfer
+    assert other is not None
+    size = 2.5 * task.eps / _CLIMBING_STEPS
+
+    def loss(x: Tensor) -> Tensor:
+        return cross_entropy(other(x), task.labels).sum()
+
+    # to the end: an image that fools the other model at once may not fool this one
+    return _climb(loss, task, steps=_CLIMBING_STEPS, step_size=size), []
+
+
+def _on_training_loss(steps: int) -> Attack:
+    """The paper's attack: up the loss that the model was trained on, from the clean image."""
+
+    def attack(task: Task) -> tuple[Tensor, list[int]]:
+        training_loss, in_units = task.training_loss, task.classifier.in_units
+        assert training_loss is not None
+        clean = in_units(task.images)
+        size = task.eps if steps == 1 else 2.5 * task.eps / steps
+
+        def loss(x: Tensor) -> Tensor:
+            return training_loss(in_units(x), clean, task.labels)
+
+        return _climb(loss, task, steps=steps, step_size=size), []
+
+    return attack
+
+
+def _climb(loss: Callable[[Tensor], Tensor], task: Task, *, steps: int, step_size: float) -> Tensor:
+    """Where ascent from the clean images ends, be it fooled or not."""
     x = task.images
-    size = 2.5 * task.eps / 40
-    for _ in range(40):  # to the end: an image that fools the other model at once may not fool this
+    for _ in range(steps):
         x = x.detach().requires_grad_()
-        value = cross_entropy(task.transfer(x), task.labels).sum()
-        (gradient,) = torch.autograd.grad(value, x)
+        (gradient,) = torch.autograd.grad(loss(x), x)
         if task.norm == "L2":
             norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-30)
             step = gradient / norms.view(-1, *[1] * (x.ndim - 1))
         else:
             step = gradient.sign()
-        x = project(x.detach() + size * step, task.images, task.eps, task.norm)
-    return x, []
-
-
-def _torchattacks(name: str, **options: Any) -> Attack:
-    def attack(task: Task) -> tuple[Tensor, list[int]]:
-        made = getattr(import_extra("torchattacks", "attacks"), name)
-        with torch.no_grad():
-            classes = task.classifier(task.images[:1]).shape[1]
-        if name in ("APGDT", "FAB"):
-            options["n_classes"] = classes
-        attacker = made(task.classifier, norm=task.norm, eps=task.eps, seed=task.seed, **options)
-        found = attacker(task.images, task.labels).detach()
-        # what an attack returns is checked, not believed
-        return project(found, task.images, task.eps, task.norm), []
-
-    return attack
+        x = project(x.detach() + step_size * step, task.images, task.eps, task.norm)
+    return x
 
 
 ATTACKS: dict[str, Attack] = {
@@ -108,53 +98,88 @@ ATTACKS: dict[str, Attack] = {
     "pgd-ce": _pgd(loss=cross_entropy, steps=40),
     "pgd-margin": _pgd(loss=margin, steps=40, restarts=2),
     "pgd-margin-long": _pgd(loss=margin, steps=100, restarts=5),
-    "apgd-ce": _torchattacks("APGD", steps=50, n_restarts=1, loss="ce"),
-    "apgd-t": _torchattacks("APGDT", steps=50, n_restarts=1),
-    "fab": _torchattacks("FAB", steps=50, n_restarts=1),
-    "square": _torchattacks("Square", n_queries=1000, n_restarts=1),
+    "apgd-ce": from_torchattacks("APGD", steps=50, n_restarts=1, loss="ce"),
+    "apgd-t": from_torchattacks("APGDT", targeted=True, steps=50, n_restarts=1),
+    "fab": from_torchattacks("FAB", targeted=True, steps=50, n_restarts=1),
+    "deepfool": deepfool,
+    "cw": cw,
+    "square": from_torchattacks("Square", n_queries=1000, n_restarts=1),
     "noise": _noise,
+    "corruption": corruption,
     "transfer": _transfer,
-    "paper-pgd": _pgd(loss=cross_entropy, steps=10, random_start=False),
+    "paper-pgd": _pgd(loss=cross_entropy, steps=_PAPER_STEPS, random_start=False),
+    "paper-fgsm-training-loss": _on_training_loss(1),
+    "paper-pgd-training-loss": _on_training_loss(_PAPER_STEPS),
 }
-BLACK_BOX = ("square", "transfer", "noise")
+WITHOUT_GRADIENT = ("square", "transfer", "noise", "corruption")
+ITERATED = (
+    *("pgd-ce", "pgd-margin", "pgd-margin-long", "apgd-ce", "apgd-t", "fab", "deepfool", "cw"),
+)
+OF_THE_PAPER = ("paper-pgd", "paper-fgsm-training-loss", "paper-pgd-training-loss")
+_ON_TRAINING_LOSS = OF_THE_PAPER[1:]
+_L2_ALONE = ("deepfool", "cw")
 PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("fgsm", "pgd-ce", "pgd-margin"),
     "standard": ("fgsm", "pgd-ce", "pgd-margin", "apgd-ce", "apgd-t", "square", "noise"),
     "full": (
-        *("fgsm", "pgd-ce", "pgd-margin-long", "apgd-ce", "apgd-t", "fab", "square", "noise"),
+        *("fgsm", "pgd-ce", "pgd-margin-long", "apgd-ce", "apgd-t", "fab", "deepfool", "cw"),
+        *("square", "noise", "corruption"),
     ),
-    "paper": ("fgsm", "paper-pgd"),
+    "paper": ("fgsm", *OF_THE_PAPER),
 }
 
 
-def chosen(attacks: str | Sequence[str], *, transfer: bool) -> list[str]:
+def chosen(
+    attacks: str | Sequence[str], *, norm: str = "Linf", transfer: bool, training_loss: bool = False
+) -> list[str]:
     """Names of the attacks of a preset or list, with "transfer" if there is a model for it.
+
+    A preset leaves out what its norm or a missing argument does not allow; a name is refused.
 
     Args:
         attacks: A preset of `PRESETS`, a name in `ATTACKS`, or several.
+        norm: "Linf" or "L2".
         transfer: Whether there is another model.
+        training_loss: Whether there is a training loss.
 
     Returns:
         Names in `ATTACKS`.
 
     Raises:
-        InputError: If a name is unknown, or none is given.
+        InputError: If a name is unknown or cannot be used, or none is given.
 
     Example:
         >>> chosen("quick", transfer=True)
         ['fgsm', 'pgd-ce', 'pgd-margin', 'transfer']
     """
-    names = list(PRESETS.get(attacks, (attacks,))) if isinstance(attacks, str) else list(attacks)
+    preset = isinstance(attacks, str) and attacks in PRESETS
+    names = list(
+        PRESETS[str(attacks)] if preset else [attacks] if isinstance(attacks, str) else attacks
+    )
     for name in names:
         if name not in ATTACKS:
             raise InputError(
                 f"attacks must be one of {', '.join(map(repr, PRESETS))} or a list of "
                 f"{', '.join(map(repr, ATTACKS))}, got {name!r}."
             )
+    unusable = {name: "norm='L2'" for name in _L2_ALONE if norm != "L2"}
+    if not training_loss:
+        unusable |= dict.fromkeys(
+            _ON_TRAINING_LOSS, "training_loss=, what the model was trained on"
+        )
+    if not transfer:
+        unusable["transfer"] = "transfer_from=, an independent model"
+    for name in unusable if not preset else ():
+        if name in names:
+            raise InputError(f"the attack {name!r} needs {unusable[name]}.")
+    names = [name for name in names if name not in unusable]
     if not names:
         raise InputError("attacks must name at least one attack, got none.")
-    if "transfer" in names and not transfer:
-        raise InputError("the attack 'transfer' needs transfer_from=, an independent model.")
+    if training_loss and not set(names) & set(_ON_TRAINING_LOSS):
+        raise InputError(
+            "training_loss is climbed by the paper's attack alone, got attacks "
+            f"{', '.join(map(repr, names))}. Pass attacks='paper', or leave it out."
+        )
     if transfer and "transfer" not in names:
         names.append("transfer")
     return names

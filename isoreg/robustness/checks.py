@@ -11,7 +11,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from isoreg.robustness.attacks import BLACK_BOX
+from isoreg.robustness.attacks import ITERATED, WITHOUT_GRADIENT
 from isoreg.robustness.classifier import PixelClassifier, StraightThrough
 from isoreg.robustness.pgd import cross_entropy, margin, pgd
 
@@ -19,6 +19,31 @@ _NOISE = 0.01
 _MANY = 0.1
 _LARGE_MARGIN = 50.0
 _UNBOUNDED_IMAGES = 100
+_LARGER = 1.5
+_SMALL_L2 = 0.05
+
+
+def check_radii(radii: list[float], norm: str) -> list[str]:
+    """Whether a radius looks like one of another norm.
+
+    Args:
+        radii: In pixels from 0 to 1.
+        norm: "Linf" or "L2".
+
+    Returns:
+        A sentence, or none.
+
+    Example:
+        >>> check_radii([8 / 255], "L2")[0][:41]
+        'an L2 radius of 0.0314 is as small as L-i'
+    """
+    small = [radius for radius in radii if 0 < radius < _SMALL_L2]
+    if norm != "L2" or not small:
+        return []
+    return [
+        f"an L2 radius of {small[0]:.3g} is as small as L-inf radii are, and is spread over all "
+        "pixels: is norm='Linf' meant?"
+    ]
 
 
 def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
@@ -39,6 +64,11 @@ def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> 
         found.append(
             "the output is random: two passes of the same images differ, so attacks see noise. "
             "Average over the randomness before you believe these figures."
+        )
+    if not bool(logits.isfinite().all()):
+        broken = (~logits.isfinite()).any(1).float().mean().item()
+        found.append(
+            f"logits are not finite at {100 * broken:.0f} % of the images: gradients are lost."
         )
     sums = logits.sum(1)
     if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
@@ -91,18 +121,21 @@ def check_unbounded(
     ]
 
 
-def check_results(accuracy: dict[str, dict[float, float]], eps: list[float]) -> list[str]:
+def check_results(
+    accuracy: dict[str, dict[float, float]], eps: list[float], clean: float
+) -> list[str]:
     """What is suspicious about the accuracies under the attacks.
 
     Args:
         accuracy: By attack and radius.
         eps: The radii.
+        clean: Accuracy without an attack.
 
     Returns:
         A sentence for each sign.
     """
     found = []
-    iterative = [name for name in accuracy if name.startswith(("pgd", "apgd", "fab"))]
+    iterative = [name for name in accuracy if name in ITERATED]
     for radius in eps:
         if "fgsm" in accuracy and iterative:
             best = min(accuracy[name][radius] for name in iterative)
@@ -111,7 +144,7 @@ def check_results(accuracy: dict[str, dict[float, float]], eps: list[float]) -> 
                     f"at eps {radius:g} a single step (fgsm) beats every iterated attack: the "
                     "gradient is masked."
                 )
-        for name in BLACK_BOX:
+        for name in WITHOUT_GRADIENT:
             if name in accuracy and iterative:
                 best = min(accuracy[white][radius] for white in iterative)
                 if accuracy[name][radius] < best - _NOISE:
@@ -119,13 +152,22 @@ def check_results(accuracy: dict[str, dict[float, float]], eps: list[float]) -> 
                         f"at eps {radius:g} the attack '{name}', which sees no gradient, beats "
                         "those that do: the gradient is masked."
                     )
-    ordered = sorted(eps)
     for name, by_eps in accuracy.items():
-        for small, large in itertools.pairwise(ordered):
+        for small, large in itertools.pairwise(sorted(eps)):
             if by_eps[large] > by_eps[small] + _NOISE:
                 found.append(
                     f"accuracy under '{name}' rises from eps {small:g} to {large:g}: it is not a "
                     "good attack on this model."
+                )
+    for small, large in itertools.pairwise(sorted(eps)):
+        levels = [(accuracy[name][small], accuracy[name][large]) for name in iterative]
+        if levels and small > 0 and large >= _LARGER * small:
+            before, after = (min(level) for level in zip(*levels, strict=True))
+            if after == before and _MANY < before < clean - _NOISE:
+                found.append(
+                    f"accuracy does not fall from eps {small:g} to {large:g} "
+                    f"({100 * after:.1f} %): a larger ball holds what fools the model in a "
+                    "smaller one and more, so the attacks fail."
                 )
     return found
 

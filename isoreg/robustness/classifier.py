@@ -54,7 +54,7 @@ class PixelClassifier(nn.Module):
         Raises:
             InputError: If the model returns anything else.
         """
-        x = self.low + pixels * (self.high - self.low)
+        x = self.in_units(pixels)
         shape = (1, -1) + (1,) * (x.ndim - 2)
         if self.mean is not None:
             x = x - self.mean.to(x).view(shape)
@@ -68,6 +68,17 @@ class PixelClassifier(nn.Module):
                 "module that returns them alone."
             )
         return logits
+
+    def in_units(self, pixels: Tensor) -> Tensor:
+        """The images as the user has them, before normalisation.
+
+        Args:
+            pixels: (n, ...) from 0 to 1.
+
+        Returns:
+            (n, ...) within the bounds.
+        """
+        return self.low + pixels * (self.high - self.low)
 
 
 @contextmanager

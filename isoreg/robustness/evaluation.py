@@ -5,16 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from isoreg.errors import InputError, called
-from isoreg.robustness.attacks import ATTACKS, Task, chosen
-from isoreg.robustness.checks import check_model, check_restarts, check_results, check_unbounded
+from isoreg.robustness.attacks import ATTACKS, chosen
+from isoreg.robustness.checks import (
+    check_model,
+    check_radii,
+    check_restarts,
+    check_results,
+    check_unbounded,
+)
 from isoreg.robustness.classifier import PixelClassifier, StraightThrough, left_as_it_was
 from isoreg.robustness.pgd import NORMS
+from isoreg.robustness.progress import shown
 from isoreg.robustness.report import RobustnessReport
+from isoreg.robustness.task import Task, TrainingLoss
 
 
 def evaluate(
@@ -22,15 +31,17 @@ def evaluate(
     images: Tensor,
     labels: Tensor,
     *,
-    eps: float | Sequence[float],
+    eps: float | Sequence[float] | Tensor,
     norm: str = "Linf",
     attacks: str | Sequence[str] = "standard",
     bounds: tuple[float, float] = (0.0, 1.0),
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     transfer_from: nn.Module | None = None,
+    training_loss: TrainingLoss | None = None,
     batch_size: int = 500,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> RobustnessReport:
     r"""Robust accuracy: the share of images that stay correct everywhere that attacks looked.
 
@@ -56,15 +67,20 @@ def evaluate(
         mean: What the model wants subtracted from each channel; None if nothing.
         std: What the model wants each channel divided by; None if nothing.
         transfer_from: An independently trained model whose adversarial images are tried as well.
+        training_loss: For ``attacks="paper"``, whose attacks climb it: adversarial images, clean
+            images (both in the user's units) and labels to the scalar that the model was trained
+            on.
         batch_size: Images attacked at once.
         seed: Of every random number.
+        progress: Whether to show a bar (tqdm) on standard error; None: if that is a terminal and
+            tqdm is installed.
 
     Returns:
         The report.
 
     Raises:
         InputError: If an argument is unusable.
-        MissingExtraError: If an attack needs torchattacks and it is not installed.
+        MissingExtraError: If an attack needs torchattacks, or the bar tqdm, and it is missing.
 
     Example:
         >>> from isoreg.datasets import digits
@@ -75,11 +91,18 @@ def evaluate(
         True
     """
     with called("evaluate"):
-        radii = [float(e) for e in (eps if isinstance(eps, Sequence) else [eps])]
-        names = chosen(attacks, transfer=transfer_from is not None)
-        _check(images, labels, radii, norm, bounds)
+        radii = _radii(eps)
+        names = chosen(
+            attacks,
+            norm=_check_norm(norm),
+            transfer=transfer_from is not None,
+            training_loss=training_loss is not None,
+        )
+        _check(images, labels, radii, norm, bounds, batch_size)
         low, high = bounds
-        pixels = ((images - low) / (high - low)).clamp(0, 1)
+        device = _device(model, images)
+        labels = labels.to(device).long()
+        pixels = ((images.detach().to(device) - low) / (high - low)).clamp(0, 1)
         classifier, other = (
             None if m is None else PixelClassifier(m, bounds=bounds, mean=mean, std=std)
             for m in (model, transfer_from)
@@ -90,21 +113,22 @@ def evaluate(
             torch.manual_seed(seed)
             _check_classes(classifier, pixels, labels)
             correct = _predictions(classifier, pixels, labels, batch_size)
-            warnings = check_model(classifier, pixels[:batch_size], labels[:batch_size])
-            survived: dict[str, dict[float, list[bool]]] = {}
-            seconds: dict[str, float] = {}
+            scaled = [radius / (high - low) for radius in radii]
+            warnings = check_radii(scaled, norm)
+            warnings += check_model(classifier, pixels[:batch_size], labels[:batch_size])
+            survived: dict[str, dict[float, list[bool]]] = {name: {} for name in names}
+            seconds = dict.fromkeys(names, 0.0)
             history: dict[str, list[int]] = {}
-            for name in names:
+            for name, radius, size in shown(
+                [(name, *pair) for name in names for pair in zip(radii, scaled, strict=True)],
+                progress,
+            ):
                 begin = time.perf_counter()
-                survived[name] = {}
-                for radius in radii:
-                    task = Task(
-                        classifier, pixels, labels, radius / (high - low), norm, seed, other
-                    )
-                    left, counts = _attack(name, task, correct, batch_size)
-                    survived[name][radius] = left
-                    history[f"{name} at eps {radius:g}"] = counts
-                seconds[name] = time.perf_counter() - begin
+                task = Task(classifier, pixels, labels, size, norm, seed, other, training_loss)
+                left, counts = _attack(name, task, correct, batch_size)
+                survived[name][radius] = left
+                history[f"{name} at eps {radius:g}"] = counts
+                seconds[name] += time.perf_counter() - begin
             if correct.any():
                 inside = pixels[correct], labels[correct]
                 warnings += check_unbounded(classifier, *inside, norm)
@@ -112,7 +136,7 @@ def evaluate(
         report = RobustnessReport(
             norm, radii, correct.tolist(), survived, warnings, seconds, preset
         )
-        warnings += check_results(report.accuracy, radii)
+        warnings += check_results(report.accuracy, radii, report.clean)
         warnings += check_restarts(history, len(images))
         return report
 
@@ -124,15 +148,7 @@ def _attack(
     left = correct.clone()
     counts: list[int] = []
     for batch in correct.nonzero()[:, 0].split(batch_size):
-        part = Task(
-            task.classifier,
-            task.images[batch],
-            task.labels[batch],
-            task.eps,
-            task.norm,
-            task.seed,
-            task.transfer,
-        )
+        part = replace(task, images=task.images[batch], labels=task.labels[batch])
         torch.manual_seed(task.seed)
         with StraightThrough():
             found, fooled = ATTACKS[name](part)
@@ -158,12 +174,40 @@ def _check_classes(classifier: PixelClassifier, pixels: Tensor, labels: Tensor) 
         raise InputError(f"labels must be classes from 0 to {classes - 1}, got {wrong}.")
 
 
+def _device(model: nn.Module, images: Tensor) -> torch.device:
+    """Where the model is."""
+    tensors = [*model.parameters(), *model.buffers(), images]
+    return tensors[0].device
+
+
+def _radii(eps: float | Sequence[float] | Tensor) -> list[float]:
+    radii: list[float] = torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
+    if not radii or not all(math.isfinite(e) and e >= 0 for e in radii):
+        raise InputError(f"eps must be one or more numbers >= 0, got {radii}.")
+    if len(set(radii)) < len(radii):
+        raise InputError(f"eps must be different radii, got {radii}.")
+    return radii
+
+
+def _check_norm(norm: str) -> str:
+    if norm not in NORMS:
+        raise InputError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}.")
+    return norm
+
+
 def _check(
-    images: Tensor, labels: Tensor, radii: list[float], norm: str, bounds: tuple[float, float]
+    images: Tensor,
+    labels: Tensor,
+    radii: list[float],
+    norm: str,
+    bounds: tuple[float, float],
+    batch_size: int,
 ) -> None:
     low, high = bounds
     if not low < high:
         raise InputError(f"bounds must be (smallest, largest), got {bounds}.")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}.")
     if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
         raise InputError(
             f"images must be floating of shape (n, ...) with n > 0, got {images.dtype} of shape "
@@ -180,10 +224,6 @@ def _check(
             f"images must lie within bounds {bounds}, got {smallest:.3g} to {largest:.3g}. Pass "
             "them as they are before normalisation, and mean= and std= for the model."
         )
-    if norm not in NORMS:
-        raise InputError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}.")
-    if not radii or not all(math.isfinite(e) and e >= 0 for e in radii):
-        raise InputError(f"eps must be one or more numbers >= 0, got {radii}.")
     largest_radius = (high - low) * (images[0].numel() ** 0.5 if norm == "L2" else 1)
     if max(radii) > largest_radius:
         raise InputError(

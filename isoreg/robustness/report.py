@@ -6,8 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from isoreg.errors import InputError, import_extra
+from isoreg.robustness.attacks import OF_THE_PAPER
 
 PAPER_NOTE = "the protocol of the paper, not a measure of robustness"
+_WORST = "worst case"
+# Okabe and Ito's colours, which do not depend on colour vision, without black
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("-", "--", ":", "-.")
+_MARKERS = "osv^D<>ph"
 
 
 @dataclass(frozen=True)
@@ -83,14 +89,20 @@ class RobustnessReport:
     def to_frame(self) -> Any:
         """A pandas frame with a row for each attack and a column for each radius.
 
+        The columns are called by the note on the paper's protocol, if that ran.
+
         Returns:
             The frame.
 
         Raises:
             MissingExtraError: If pandas is not installed.
         """
-        rows = {**self.accuracy, "worst case": self.worst_case}
-        return import_extra("pandas", "attacks").DataFrame.from_dict(rows, orient="index")
+        rows = self._rows()
+        frame = import_extra("pandas", "attacks").DataFrame.from_dict(rows, orient="index")
+        of_the_paper = [name for name in rows if self._is_of_the_paper(name)]
+        if of_the_paper:
+            frame.columns.name = f"{', '.join(of_the_paper)}: {PAPER_NOTE}"
+        return frame
 
     def plot(self, axes: Any = None) -> Any:
         """Accuracy over radius, for each attack and in the worst case.
@@ -99,7 +111,7 @@ class RobustnessReport:
             axes: matplotlib axes; new ones by default.
 
         Returns:
-            The axes.
+            The axes; ``axes.figure.savefig`` writes them.
 
         Raises:
             MissingExtraError: If matplotlib is not installed (extra ``plots``).
@@ -107,15 +119,21 @@ class RobustnessReport:
         if axes is None:
             figure = import_extra("matplotlib.figure", "plots").Figure(layout="constrained")
             axes = figure.subplots()
-        radii = [0.0, *self.eps]
-        for attack, by_eps in self.accuracy.items():
-            values = [100 * self.clean, *[100 * by_eps[e] for e in self.eps]]
-            axes.plot(radii, values, marker=".", linewidth=1, label=attack)
-        worst = [100 * self.clean, *[100 * value for value in self.worst_case.values()]]
-        axes.plot(radii, worst, marker="o", linewidth=2, color="black", label="worst case")
-        axes.set(xlabel=f"{self.norm} radius eps", ylabel="accuracy (%)", ylim=(0, 100))
-        if self.preset == "paper":
-            axes.set_title(PAPER_NOTE, fontsize=9)
+        order = sorted(self.eps)
+        for index, (name, by_eps) in enumerate(self._rows().items()):
+            values = [100 * value for value in (self.clean, *[by_eps[e] for e in order])]
+            if name == _WORST:
+                style: dict[str, Any] = {"color": "black", "linewidth": 2.5, "zorder": 3}
+            else:
+                colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS)]
+                style = {"color": colour, "linestyle": dash, "linewidth": 1.2}
+            marker = _MARKERS[index % len(_MARKERS)]
+            label = self._marked(name)
+            axes.plot([0.0, *order], values, marker=marker, markersize=4, label=label, **style)
+        axes.set(xlabel=f"{self.norm} radius eps", ylabel="accuracy (%)", ylim=(-2, 102))
+        if any(map(self._is_of_the_paper, self._rows())):
+            axes.set_title(f"* {PAPER_NOTE}", fontsize=9)
+        axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
         return axes
 
@@ -150,14 +168,32 @@ class RobustnessReport:
         return found
 
     def __str__(self) -> str:
-        """A table, and the warnings."""
-        head = f"{self.norm} eps".ljust(18) + "".join(f"{eps:>9.4g}" for eps in self.eps)
-        lines = [f"{len(self.correct)} images, {100 * self.clean:.1f} % clean accuracy", head]
-        if self.preset == "paper":
-            lines.insert(0, f"({PAPER_NOTE})")
-        for name, by_eps in {**self.accuracy, "worst case": self.worst_case}.items():
-            lines.append(name.ljust(18) + "".join(f"{100 * by_eps[e]:>8.1f}%" for e in self.eps))
+        """A table with the seconds that each attack took, and the warnings."""
+        rows = self._rows()
+        width = 2 + max(len(self._marked(name)) for name in (f"{self.norm} eps", *rows))
+        head = f"{self.norm} eps".ljust(width) + "".join(f"{eps:>9.4g}" for eps in self.eps)
+        lines = [
+            f"{len(self.correct)} images, {100 * self.clean:.1f} % clean accuracy",
+            head + ("  seconds" if self.seconds else ""),
+        ]
+        for name, by_eps in rows.items():
+            cells = "".join(f"{100 * by_eps[e]:>8.1f}%" for e in self.eps)
+            time = f"{self.seconds[name]:>9.1f}" if name in self.seconds else ""
+            lines.append(self._marked(name).ljust(width) + cells + time)
+        if any(map(self._is_of_the_paper, rows)):
+            lines.append(f"* {PAPER_NOTE}")
         return "\n".join([*lines, *[f"WARNING: {warning}" for warning in self.warnings]])
+
+    def _rows(self) -> dict[str, dict[float, float]]:
+        return {**self.accuracy, _WORST: self.worst_case}
+
+    def _marked(self, name: str) -> str:
+        return f"{name} *" if self._is_of_the_paper(name) else name
+
+    def _is_of_the_paper(self, name: str) -> bool:
+        """Whether a row measures no robustness; the worst case, if only such attacks ran."""
+        names = list(self.survived) if name == _WORST else [name]
+        return self.preset == "paper" or all(each in OF_THE_PAPER for each in names)
 
     def _survivors(self, eps: float) -> list[bool]:
         columns = [by_eps[eps] for by_eps in self.survived.values()]

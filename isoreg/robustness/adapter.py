@@ -1,0 +1,215 @@
+"""torchattacks behind our signature, and what it takes for granted put right.
+
+Each of these was found by comparing its attacks with plain PGD (docs/evaluating.md has figures).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from isoreg.errors import import_extra
+from isoreg.robustness.pgd import project
+from isoreg.robustness.task import Attack, Task
+
+_TARGETS = 9
+_SMALLEST_SIDE = 5
+_OVERSHOOT = 0.02
+_CW_CONSTANTS = (1.0, 10.0, 100.0)
+_CW_INSIDE = 0.01
+
+
+class Adapted(nn.Module):
+    """A classifier of (n, c, h, w) images in float32, as torchattacks needs it.
+
+    - Images of another shape are folded into one, square where the attack is Square.
+    - Another dtype than float32 is restored.
+    - The smallest logit is moved to 0: CW takes every logit to be positive.
+    - Classes are added up to ``classes``, constants below all logits: the targeted loss of APGD
+      wants four.
+    - A model that cuts the graph gets gradients of 0 in place of an error.
+    - torchattacks looks for a parameter to learn the device, and writes on the logits.
+
+    Args:
+        classifier: Pixels from 0 to 1 to logits.
+        images: (n, ...) an example of such pixels.
+        square: Whether images are folded into squares of five pixels a side or more.
+        classes: The least number of logits to return.
+
+    Example:
+        >>> tokens = torch.rand(3, 7)
+        >>> adapted = Adapted(nn.Linear(7, 2), tokens, square=True)
+        >>> adapted.fold(tokens).shape, adapted(adapted.fold(tokens)).shape
+        (torch.Size([3, 1, 5, 5]), torch.Size([3, 2]))
+    """
+
+    def __init__(
+        self, classifier: nn.Module, images: Tensor, *, square: bool = False, classes: int = 2
+    ) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.shape = images.shape[1:]
+        self.image_dtype = images.dtype
+        self.classes = classes
+        self.device_of = nn.Parameter(images.new_zeros(()), requires_grad=False)
+        if images.ndim == 4:
+            self.channels, height, width = images.shape[1:]
+        else:
+            self.channels, height, width = 1, 1, images[0].numel()
+        self.flat = height * width
+        if square and (height != width or height < _SMALLEST_SIDE):
+            # an image keeps its rows; a vector is wrapped into rows
+            side = max(height, width) if images.ndim == 4 else math.isqrt(self.flat - 1) + 1
+            self.side: int | None = max(side, _SMALLEST_SIDE)
+        else:
+            self.side = None
+        self.rows = (height, width)
+        self.eval()  # torchattacks puts a model back into the mode that it found
+
+    def fold(self, images: Tensor) -> Tensor:
+        """Images as the attack gets them.
+
+        Args:
+            images: (n, ...).
+
+        Returns:
+            (n, c, h, w) in float32.
+        """
+        x = images.float()
+        if self.side is None:
+            return x.reshape(len(x), self.channels, *self.rows)
+        if len(self.shape) == 3:
+            height, width = self.rows
+            return F.pad(x, (0, self.side - width, 0, self.side - height))
+        padded = F.pad(x.flatten(1), (0, self.side**2 - self.flat))
+        return padded.reshape(len(x), 1, self.side, self.side)
+
+    def unfold(self, x: Tensor) -> Tensor:
+        """What `fold` was given.
+
+        Args:
+            x: (n, c, h, w) in float32.
+
+        Returns:
+            (n, ...) images.
+        """
+        if self.side is not None and len(self.shape) == 3:
+            x = x[:, :, : self.rows[0], : self.rows[1]]
+        elif self.side is not None:
+            x = x.flatten(1)[:, : self.flat]
+        return x.reshape(len(x), *self.shape).to(self.image_dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, the smallest of them 0.
+
+        Args:
+            x: (n, c, h, w) from 0 to 1.
+
+        Returns:
+            (n, classes) logits.
+        """
+        logits: Tensor = self.classifier(self.unfold(x)).float()
+        logits = logits - logits.detach().amin(1, keepdim=True)
+        if x.requires_grad and not logits.requires_grad:
+            logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)
+        if logits.shape[1] < self.classes:
+            logits = F.pad(logits, (0, self.classes - logits.shape[1]), value=-1.0)
+        return logits
+
+
+def from_torchattacks(name: str, *, targeted: bool = False, **options: Any) -> Attack:
+    """An attack of torchattacks within a ball.
+
+    What it returns is projected onto the ball: it is checked, not believed.
+
+    Args:
+        name: Its class there.
+        targeted: Whether it goes for one class after another: then it is told how many there are,
+            and tries the nine likeliest if there are more.
+        **options: Of the class.
+
+    Returns:
+        The attack.
+    """
+
+    def attack(task: Task) -> tuple[Tensor, list[int]]:
+        chosen = dict(options)
+        if targeted:
+            chosen["n_classes"] = min(_classes(task), _TARGETS + 1)
+        if name == "FAB":
+            chosen["multi_targeted"] = _classes(task) > _TARGETS + 1
+        model = Adapted(
+            task.classifier,
+            task.images,
+            square=name == "Square",
+            classes=4 if name == "APGDT" else 2,
+        )
+        attacker = _made(name, model, norm=task.norm, eps=task.eps, seed=task.seed, **chosen)
+        found = model.unfold(attacker(model.fold(task.images), task.labels).detach())
+        return project(found, task.images, task.eps, task.norm), []
+
+    return attack
+
+
+def deepfool(task: Task) -> tuple[Tensor, list[int]]:
+    """The nearest boundary by repeated linearisation; L2, and no radius until it is projected.
+
+    torchattacks overshoots each step by a share of that step, which shrinks with the distance, so
+    that most images stop a rounding error before the boundary; here the whole change is stretched
+    by the usual 2 % at the end.
+
+    Source: Moosavi-Dezfooli, Fawzi and Frossard (2016), "DeepFool".
+
+    Args:
+        task: What to attack.
+
+    Returns:
+        Images within the ball, and no history.
+    """
+    model = Adapted(task.classifier, task.images)
+    found = model.unfold(_made("DeepFool", model, steps=10)(model.fold(task.images), task.labels))
+    stretched = task.images + (1 + _OVERSHOOT) * (found.detach() - task.images)
+    return project(stretched, task.images, task.eps, task.norm), []
+
+
+def cw(task: Task) -> tuple[Tensor, list[int]]:
+    """The smallest L2 change that Carlini and Wagner's attack finds over several constants.
+
+    torchattacks computes with atanh(2 x - 1), which is infinite at black and white pixels, so that
+    they never change; it starts from images moved inside by a hundredth. It does not search for the
+    constant; three are tried, and for each image the nearest success in the ball is kept.
+
+    Source: Carlini and Wagner (2017), "Towards Evaluating the Robustness of Neural Networks".
+
+    Args:
+        task: What to attack.
+
+    Returns:
+        Images within the ball, and no history.
+    """
+    model = Adapted(task.classifier, task.images)
+    inside = model.fold(task.images).clamp(_CW_INSIDE, 1 - _CW_INSIDE)
+    best = task.images.clone()
+    fooled = torch.zeros(len(best), dtype=torch.bool, device=best.device)
+    for constant in _CW_CONSTANTS:
+        attacker = _made("CW", model, c=constant, steps=100, lr=0.05)
+        found = model.unfold(attacker(inside, task.labels).detach())
+        found = project(found, task.images, task.eps, task.norm)
+        with torch.no_grad():
+            new = (task.classifier(found).argmax(1) != task.labels) & ~fooled
+        best[new] = found[new]
+        fooled |= new
+    return best, []
+
+
+def _made(name: str, model: Adapted, **options: Any) -> Any:
+    return getattr(import_extra("torchattacks", "attacks"), name)(model, **options)
+
+
+@torch.no_grad()
+def _classes(task: Task) -> int:
+    return int(task.classifier(task.images[:1]).shape[1])

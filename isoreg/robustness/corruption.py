@@ -1,0 +1,66 @@
+"""Corruptions without an adversary, of the same length as the attack: for scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from isoreg.robustness.pgd import project
+from isoreg.robustness.task import Task
+
+
+def corruption(task: Task) -> tuple[Tensor, list[int]]:
+    """Each image under one of five corruptions at random, stretched to the radius.
+
+    Gaussian noise, brighter or darker, more or less contrast, blur (images of (n, c, h, w) alone),
+    and pixels turned black or white. The change is scaled to length eps, so that it stands beside
+    an attack of the same length; one draw, not the worst of several.
+
+    Args:
+        task: What to corrupt.
+
+    Returns:
+        Images within the ball, and no history.
+    """
+    x = task.images
+    kinds: list[Callable[[Tensor], Tensor]] = [_noise, _brightness, _contrast, _pixels]
+    if x.ndim == 4 and min(x.shape[2:]) > 1:
+        kinds.append(_blur)
+    which = torch.randint(len(kinds), (len(x),), device=x.device)
+    changes = torch.stack([kind(x) for kind in kinds])[which, torch.arange(len(x), device=x.device)]
+    order = float("inf") if task.norm == "Linf" else 2
+    lengths = torch.linalg.vector_norm(changes.flatten(1), order, dim=1).clamp_min(1e-12)
+    scaled = task.eps * changes / lengths.view(-1, *[1] * (x.ndim - 1))
+    return project(x + scaled, x, task.eps, task.norm), []
+
+
+def _noise(x: Tensor) -> Tensor:
+    return torch.randn_like(x)
+
+
+def _brightness(x: Tensor) -> Tensor:
+    return _sign_each(x).expand_as(x)
+
+
+def _contrast(x: Tensor) -> Tensor:
+    means = x.flatten(1).mean(1).view(-1, *[1] * (x.ndim - 1))
+    return _sign_each(x) * (x - means)
+
+
+def _pixels(x: Tensor) -> Tensor:
+    some = torch.rand_like(x) < 0.1
+    return torch.where(some, (torch.rand_like(x) < 0.5).to(x) - x, 0.0)
+
+
+def _blur(x: Tensor) -> Tensor:
+    size = 3 if min(x.shape[2:]) > 2 else 1
+    padded = F.pad(x, [size // 2] * 4, mode="replicate")
+    return F.avg_pool2d(padded, size, stride=1) - x
+
+
+def _sign_each(x: Tensor) -> Tensor:
+    signs = torch.randint(0, 2, (len(x), *[1] * (x.ndim - 1)), device=x.device) * 2 - 1
+    return signs.to(x)

@@ -1,0 +1,36 @@
+"""A bar over the attacks, where somebody looks at it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+
+from isoreg.errors import import_extra
+
+Item = tuple[str, float, float]
+
+
+def shown(items: Sequence[Item], progress: bool | None) -> Iterator[Item]:
+    """Go through attacks and radii, with a bar on standard error.
+
+    Args:
+        items: Name of an attack, radius as the user wrote it, radius in pixels.
+        progress: Whether to show it; None: on a terminal, if tqdm is installed.
+
+    Yields:
+        The items.
+
+    Raises:
+        MissingExtraError: If a bar is asked for and tqdm is not installed.
+    """
+    if progress is None:
+        progress = sys.stderr.isatty() and find_spec("tqdm") is not None
+    if not progress:
+        yield from items
+        return
+    with import_extra("tqdm", "attacks").tqdm(total=len(items), unit="attack", leave=False) as bar:
+        for name, radius, size in items:
+            bar.set_description(f"{name}, eps {radius:g}")
+            yield name, radius, size
+            bar.update()

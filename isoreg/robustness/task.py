@@ -1,0 +1,42 @@
+"""What an attack is given, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+from isoreg.robustness.classifier import PixelClassifier
+
+# adversarial images, clean images, labels -> scalar, in the units of the user's images
+TrainingLoss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attack on one batch.
+
+    Attributes:
+        classifier: Pixels from 0 to 1 to logits.
+        images: (n, ...) pixels from 0 to 1.
+        labels: (n).
+        eps: Radius of the ball, in those pixels.
+        norm: "Linf" or "L2".
+        seed: Of the attack.
+        transfer: Another classifier, for the attack by transfer.
+        training_loss: What the model was trained on, for the paper's attack.
+    """
+
+    classifier: PixelClassifier
+    images: Tensor
+    labels: Tensor
+    eps: float
+    norm: str
+    seed: int
+    transfer: PixelClassifier | None = None
+    training_loss: TrainingLoss | None = None
+
+
+Attack: TypeAlias = Callable[[Task], tuple[Tensor, list[int]]]
