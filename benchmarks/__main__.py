@@ -28,7 +28,6 @@ BENCHMARKS: dict[Callable[..., None], tuple[str, str, str]] = {
         "two hours on one core; --short: 15 minutes",
         "isometry beside fourteen other ways to train",
     ),
-    rivals: ("MNIST", "an hour on one core", "isometry beside fourteen other ways to train"),
     robust: ("MNIST", "two hours on one core", "robustness without adversarial images"),
     census: ("none", "half an hour", "attaching to every module of timm, and to transformers"),
     speed: ("none", "an hour on one core", "time, memory and exactness of the penalty"),
