@@ -165,13 +165,15 @@ def robust_accuracy(
             linestyle=dash,
             markersize=4,
             linewidth=1.3,
-            label=name + (" (warnings)" if report.warnings else ""),
+            label=name
+            + (" (warnings)" if report.warnings else "")
+            + (f" ({report.note})" if report.note else ""),
         )
     axes.set_ylim(0, 100)
     axes.set_xlim(0, None)
     axes.locator_params(axis="x", nbins=5)
     _label(axes, f"{norms[0]} radius eps (units of the inputs)", "worst-case accuracy (%)")
-    if any(name or report.warnings for name, report in named.items()):
+    if any(name or report.warnings or report.note for name, report in named.items()):
         axes.legend(fontsize=_SMALL - 1, frameon=False)
     return axes
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from isoreg import InputError, IsometryRegularizer
 from isoreg.datasets import digits
+from isoreg.plots import robust_accuracy
 from isoreg.robustness import ATTACKS, PRESETS, RobustnessReport, evaluate
 from isoreg.robustness.checks import check_results
 from isoreg.robustness.classifier import PixelClassifier
@@ -323,6 +324,9 @@ def test_the_paper_s_rows_are_marked_wherever_they_stand(trained) -> None:
     assert "paper-pgd *" in mixed.plot().get_legend_handles_labels()[1]
     assert note in str(mixed.to_frame())
     assert list(mixed.plot().lines[0].get_xdata()) == [0.0, 0.05, 0.1]
+    alone = evaluate(model, images[:20], labels[:20], eps=0.1, attacks="paper")
+    assert note in robust_accuracy({"a": alone}).get_legend_handles_labels()[1][0]
+    assert mixed.note == ""
     usual = evaluate(model, images[:20], labels[:20], eps=0.1, attacks="quick")
     assert note not in str(usual) + usual.plot().get_title() + str(usual.to_frame())
 

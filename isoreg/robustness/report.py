@@ -61,6 +61,11 @@ class RobustnessReport:
         """Share of images that survive every attack, by radius."""
         return {eps: _share(self._survivors(eps)) for eps in self.eps}
 
+    @property
+    def note(self) -> str:
+        """That the worst case measures no robustness, if only the paper's protocol ran; else ""."""
+        return PAPER_NOTE if self._is_of_the_paper(_WORST) else ""
+
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON; `from_dict` reads it back."""
         found = asdict(self)
