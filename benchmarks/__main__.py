@@ -13,6 +13,7 @@ from benchmarks.mnist.command import mnist
 from benchmarks.rings.command import rings
 from benchmarks.rivals.command import rivals
 from benchmarks.robust.command import robust
+from benchmarks.scaling.command import scaling
 from benchmarks.speed.command import speed
 from benchmarks.torus.command import torus
 
@@ -31,6 +32,7 @@ BENCHMARKS: dict[Callable[..., None], tuple[str, str, str]] = {
     robust: ("MNIST", "two hours on one core", "robustness without adversarial images"),
     census: ("none", "half an hour", "attaching to every module of timm, and to transformers"),
     speed: ("none", "an hour on one core", "time, memory and exactness of the penalty"),
+    scaling: ("none", "10 minutes on two cores", "pairs across ranks, up to 1,024 GPUs"),
 }
 
 

@@ -91,11 +91,13 @@ def plan_rows(
     """
     pieces = [
         piece
-        for mine, members in _classes(labels, own, n, device)
+        for mine, members in _classes(labels, own, n)
         for piece in itertools.product(mine.split(TILE), members.split(TILE))
     ]
     pieces.sort(key=lambda piece: (len(piece[0]), len(piece[1])))
-    return [_block(run, own) for run in _similar(pieces, max(TILE, _NUMBERS_AT_ONCE // width))]
+    return [
+        _block(run, own, device) for run in _similar(pieces, max(TILE, _NUMBERS_AT_ONCE // width))
+    ]
 
 
 @torch.no_grad()
@@ -139,7 +141,7 @@ def _rows_and_gradients(
     wanted: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     # what is not finite must be seen also where it has no pair
-    lost = torch.stack([(x[own] * 0).sum() for x in points]).to(exact_dtype(points[0].device))
+    lost = torch.stack([x[own].sum() * 0 for x in points]).to(exact_dtype(points[0].device))
     sums = lost[1:] + lost[0]
     # the row behind the last takes what is computed for padding
     count = own.stop - own.start + 1
@@ -189,24 +191,21 @@ def _distances(
     return squares.clamp_min_(ZERO[squares.dtype]).sqrt_().mul_(block.mask), near[0]
 
 
-def _classes(
-    labels: Tensor | None, own: slice, n: int, device: torch.device
-) -> list[tuple[Tensor, Tensor]]:
+def _classes(labels: Tensor | None, own: slice, n: int) -> list[tuple[Tensor, Tensor]]:
     """The own members and all members of each class in which an own sample has a pair."""
     if labels is None:
-        everything = torch.arange(n, device=device)
+        everything = torch.arange(n)
         return [(everything[own], everything)] if n > 1 and own.start < own.stop else []
-    ordered, order = labels.to(device).sort(stable=True)
+    ordered, order = labels.sort(stable=True)
+    # on an accelerator every small operation would be a launch: only sorting is worth one
+    ordered, order = ordered.cpu(), order.cpu()
     values, which, counts = ordered.unique_consecutive(return_inverse=True, return_counts=True)
     is_own = (order >= own.start) & (order < own.stop)
-    shares = torch.zeros_like(counts).index_add_(0, which, is_own.to(counts.dtype))
-    mine = order[is_own].split(shares.tolist())
-    members = order.split(counts.tolist())
-    return [
-        (a, b)
-        for value, a, b in zip(values.tolist(), mine, members, strict=True)
-        if len(a) > 0 and len(b) > 1 and value != IGNORED
-    ]
+    shares = which[is_own].bincount(minlength=len(counts))
+    wanted = (shares > 0) & (counts > 1) & (values != IGNORED)
+    kept = wanted[which]
+    mine = order[kept & is_own].split(shares[wanted].tolist())
+    return list(zip(mine, order[kept].split(counts[wanted].tolist()), strict=True))
 
 
 def _similar(
@@ -230,9 +229,9 @@ def _similar(
     return runs
 
 
-def _block(run: list[tuple[Tensor, Tensor]], own: slice) -> Block:
+def _block(run: list[tuple[Tensor, Tensor]], own: slice, device: torch.device) -> Block:
     rows, columns = (
-        torch.nn.utils.rnn.pad_sequence(list(side), batch_first=True, padding_value=-1)
+        torch.nn.utils.rnn.pad_sequence(list(side), batch_first=True, padding_value=-1).to(device)
         for side in zip(*run, strict=True)
     )
     real = (rows >= 0)[:, :, None] & (columns >= 0)[:, None]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.ranks import run_ranks
 from isoreg import (
     InputError,
     IsometryRegularizer,
@@ -39,7 +40,6 @@ from isoreg.distributed import (
 )
 from isoreg.masks import IGNORED
 from isoreg.rows import plan_rows
-from tests.ranks import run_ranks
 
 # Ranks simulated in one process: all that a rank does but the communication
 

@@ -1,0 +1,1 @@
+"""What pairs across ranks cost: measured on few ranks, modelled for many."""
