@@ -80,7 +80,7 @@ def scale_moments(inputs: Tensor, features: Sequence[Tensor], plan: Plan) -> Ten
     sums = inputs.new_zeros(2, len(features), dtype=exact_dtype(inputs.device))
     try:
         with full_precision(inputs.device):
-            _add_all(points, plan, functools.partial(_add_moments, sums), [])
+            _add_all(points, plan, functools.partial(add_moments, sums), [])
     except TooManyNearError:
         return scale_moments(inputs.double(), [x.double() for x in features], plan)
     return sums
@@ -228,10 +228,21 @@ def compare_distances(
     return torch.div(gaps, distances, out=distances).masked_fill_(equal, 0)
 
 
-def _add_moments(
+def add_moments(
     sums: Tensor, targets: Tensor, distances: Tensor, layers: slice, times: int
 ) -> Tensor:
-    """Add the sums of D d and of d^2."""
+    """Add the sums of D d and of d^2 of a block; nothing is weighed.
+
+    Args:
+        sums: (2, L) sums to add to.
+        targets: (1, c, a, b) distances D.
+        distances: (l, c, a, b) distances d.
+        layers: Which of the L layers these are.
+        times: How often these pairs count.
+
+    Returns:
+        The distances d.
+    """
     distances.masked_fill_(are_equal(distances), 0)
     sums[0, layers].add_((targets * distances).sum((1, 2, 3)), alpha=times)
     sums[1, layers].add_(distances.square().sum((1, 2, 3)), alpha=times)

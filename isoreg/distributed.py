@@ -136,19 +136,16 @@ def gather_rows(tensors: Mapping[str, Tensor], options: str, group: ProcessGroup
     return Gathered(unpack(rows, list(tensors.values())), own, len(sizes))
 
 
-def mean_over_ranks(x: Tensor, process_group: Group) -> Tensor:
+def mean_over_ranks(x: Tensor, group: ProcessGroup) -> Tensor:
     """The mean of a tensor over the ranks, without gradient.
 
     Args:
         x: A tensor of the same shape and type on every rank.
-        process_group: As in `resolve_group`.
+        group: The group, of which this process is a member.
 
     Returns:
         The mean, the same on every rank.
     """
-    group = resolve_group(process_group)
-    if group is None:
-        return x
     return _all_gather(x.detach()[None], group).mean(0)
 
 

@@ -69,45 +69,43 @@ class FeatureQueue:
         self._tensors: list[Tensor] = []
         self._labels: Tensor | None = None
 
-    def recall(
-        self, like: Sequence[Tensor], labels: Tensor | None
+    def extend(
+        self, tensors: Sequence[Tensor], labels: Tensor | None
     ) -> tuple[list[Tensor], Tensor | None]:
-        """What is held, in no particular order.
+        """A batch and behind it what is held; then the batch takes the place of the oldest.
 
         Args:
-            like: Inputs and features of the batch to compare with.
-            labels: (n,) int64 labels of that batch, or None.
+            tensors: Inputs and features of the batch, (n, d) each.
+            labels: (n,) int64 labels, or None.
 
         Returns:
-            Inputs and features of the samples held, and their labels.
+            Inputs and features, and labels, of the batch and of the samples that were held.
 
         Raises:
             InputError: If what is held cannot be compared with this batch.
         """
-        if not self._tensors:
-            return [x[:0] for x in like], None if labels is None else labels[:0]
-        here, there = _widths(like), _widths(self._tensors)
-        if here != there or (labels is None) != (self._labels is None):
+        everything, every_label = list(tensors), labels
+        if self._tensors:
+            self._check(tensors, labels)
+            everything = [
+                torch.cat([x, held[: self._count].to(x.device, x.dtype)])
+                for x, held in zip(tensors, self._tensors, strict=True)
+            ]
+            if labels is not None and self._labels is not None:
+                held = self._labels[: self._count].to(labels.device)
+                every_label = torch.cat([labels, held])
+        self._append(tensors, labels)
+        return everything, every_label
+
+    def _check(self, tensors: Sequence[Tensor], labels: Tensor | None) -> None:
+        there, here = _describe(self._tensors, self._labels), _describe(tensors, labels)
+        if there != here:
             raise InputError(
-                "the queue must hold samples like those of the batch, got widths "
-                f"{there} {'without' if self._labels is None else 'with'} labels in the queue and "
-                f"{here} {'without' if labels is None else 'with'} labels now. Use one queue for "
-                "each model and kind of labels, or clear() it."
+                f"the queue must hold samples like those of the batch, got {there} in the queue "
+                f"and {here} now. Use one queue for each model and kind of labels, or clear() it."
             )
-        held = [
-            x[: self._count].to(now.device, now.dtype)
-            for x, now in zip(self._tensors, like, strict=True)
-        ]
-        device = like[0].device
-        return held, None if self._labels is None else self._labels[: self._count].to(device)
 
-    def append(self, tensors: Sequence[Tensor], labels: Tensor | None) -> None:
-        """Put a batch in the place of the oldest samples.
-
-        Args:
-            tensors: Inputs and features, (n, d) each.
-            labels: (n,) int64 labels, or None.
-        """
+    def _append(self, tensors: Sequence[Tensor], labels: Tensor | None) -> None:
         tensors = [x.detach()[-self.size :] for x in tensors]
         new = len(tensors[0])
         if not self._tensors:
@@ -153,5 +151,7 @@ class FeatureQueue:
         self._labels = None if state["labels"] is None else state["labels"].clone()
 
 
-def _widths(tensors: Sequence[Tensor]) -> list[int]:
-    return [x.shape[1] for x in tensors]
+def _describe(tensors: Sequence[Tensor], labels: Tensor | None) -> str:
+    return (
+        f"widths {[x.shape[1] for x in tensors]} {'without' if labels is None else 'with'} labels"
+    )

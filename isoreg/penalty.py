@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from isoreg.across import Options, penalty_across
+from isoreg.across import penalty_across
 from isoreg.dense import Scale, dense_penalty
 from isoreg.distances import Metric, distances_by, euclidean, flatten_points, resolve_metric
 from isoreg.distributed import Group, resolve_group
@@ -16,6 +16,7 @@ from isoreg.errors import InputError, called
 from isoreg.fast import fast_penalty
 from isoreg.masks import check_labels
 from isoreg.memory import FeatureQueue
+from isoreg.share import Options
 
 REDUCTIONS = ("batch", "pairs")
 
@@ -52,10 +53,10 @@ def isometry_penalty(
     penalty** of the whole batch, with R times its gradient by the own features: averaging
     gradients over the ranks, as `DistributedDataParallel` and FSDP do, then gives what one
     process would have had. V_r is R times the sum over i in the own batch and all j; with an
-    option that only the plain way covers (another distance, ``scale="fit"`` or a tensor, soft
-    labels, ``input_distances``, inputs that need a gradient) every rank computes all pairs and
-    V_r is the penalty itself. Features are gathered once; nothing is communicated in the backward
-    pass. There are no second derivatives.
+    option that only the plain way covers (another distance, soft labels, ``input_distances``,
+    inputs that need a gradient) every rank computes all pairs and V_r is the penalty itself.
+    Features are gathered once; nothing is communicated in the backward pass. There are no second
+    derivatives.
 
     Source: equation 2 of "Isometric Representations in Neural Networks Improve Robustness"
     (Beshkov, Verhellen and Lepperød, 2022), which has Euclidean distances, the class mask and
@@ -106,13 +107,7 @@ def isometry_penalty(
                 reference,
                 points,
                 labels,
-                Options(
-                    metric,
-                    scale,
-                    reduction,
-                    given=input_distances is not None,
-                    fast=fast and isinstance(scale, int | float),
-                ),
+                Options(metric, scale, reduction, input_distances is not None, fast),
                 narrow=[x.dtype for x in (first, *layers) if x is not None],
                 group=group,
                 queue=queue,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from isoreg.balance import AutoBeta, GradientNorms, check_beta
 from isoreg.dense import Scale
 from isoreg.distances import Metric, resolve_metric
-from isoreg.distributed import Group, check_group, mean_over_ranks
+from isoreg.distributed import Group, check_group, mean_over_ranks, resolve_group
 from isoreg.errors import InputError, called
 from isoreg.layers import Layer, Layers, find_layers
 from isoreg.masks import check_labels
@@ -335,8 +335,8 @@ class IsometryRegularizer:
         if not isinstance(self._beta, AutoBeta):
             return self._beta
         beta = self._beta.weigh(penalty)
-        if self.process_group is not None:
-            self._beta.beta = beta = mean_over_ranks(beta, self.process_group)
+        if group := resolve_group(self.process_group):
+            self._beta.beta = beta = mean_over_ranks(beta, group)
         return beta
 
     def _read_gradients(self) -> None:

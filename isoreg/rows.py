@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from isoreg.blockwise import Comparison, compare_distances
+from isoreg.blockwise import Comparison, add_moments, compare_distances
 from isoreg.distances import exact_dtype
 from isoreg.masks import IGNORED
 from isoreg.pairs import ZERO, Near, TooManyNearError, add_near, recompute_near, take_out
@@ -106,7 +106,7 @@ def rows_and_gradients(
     own: slice,
     blocks: list[Block],
     *,
-    scale: float,
+    scales: Tensor,
     total: float,
     wanted: bool,
 ) -> tuple[Tensor, list[Tensor]]:
@@ -116,7 +116,7 @@ def rows_and_gradients(
         points: Inputs and L layers of the whole batch, (n, d) each, of one dtype.
         own: The own samples.
         blocks: Their pairs.
-        scale: s.
+        scales: (L,) factors s.
         total: What the sums are divided by.
         wanted: Whether to compute gradients.
 
@@ -124,19 +124,40 @@ def rows_and_gradients(
         (L,) sums, and for each the gradient of the whole batch's sum by the own rows, if wanted.
     """
     try:
-        return _rows_and_gradients(points, own, blocks, scale, total, wanted)
+        return _rows_and_gradients(points, own, blocks, scales, total, wanted)
     except TooManyNearError:
         wide = [x.double() for x in points]
-        sums, gradients = _rows_and_gradients(wide, own, blocks, scale, total, wanted)
+        sums, gradients = _rows_and_gradients(wide, own, blocks, scales, total, wanted)
         dtype = points[0].dtype
         return sums.to(dtype), [gradient.to(dtype) for gradient in gradients]
+
+
+@torch.no_grad()
+def row_moments(points: list[Tensor], blocks: list[Block]) -> Tensor:
+    """Sums of D_ij d_ij and of d_ij^2 over own i and all j: what the best scale is made of.
+
+    Args:
+        points: Inputs and L layers of the whole batch, (n, d) each, of one dtype.
+        blocks: The pairs of the own samples.
+
+    Returns:
+        (2, L) both sums for each layer.
+    """
+    sums = points[0].new_zeros(2, len(points) - 1, dtype=exact_dtype(points[0].device))
+    try:
+        with full_precision(points[0].device):
+            for block in blocks:
+                _add_block(block, points, functools.partial(add_moments, sums), [])
+    except TooManyNearError:
+        return row_moments([x.double() for x in points], blocks)
+    return sums
 
 
 def _rows_and_gradients(
     points: list[Tensor],
     own: slice,
     blocks: list[Block],
-    scale: float,
+    scales: Tensor,
     total: float,
     wanted: bool,
 ) -> tuple[Tensor, list[Tensor]]:
@@ -146,8 +167,7 @@ def _rows_and_gradients(
     # the row behind the last takes what is computed for padding
     count = own.stop - own.start + 1
     gradients = [x.new_zeros(count, x.shape[1]) for x in points[1:] if wanted]
-    scales = points[0].new_full((len(points) - 1,), scale)
-    compare = functools.partial(compare_distances, sums, scales, total)
+    compare = functools.partial(compare_distances, sums, scales.to(points[0]), total)
     with full_precision(points[0].device):
         for block in blocks:
             _add_block(block, points, compare, gradients)
