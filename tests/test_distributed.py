@@ -143,10 +143,10 @@ def whole_penalty(
     return found.detach(), list(torch.autograd.grad(found.sum(), leaves))
 
 
-def error(found: list[Tensor], expected: list[Tensor]) -> float:
-    """Largest relative error, each tensor measured by its norm."""
+def error(found: list[Tensor], expected: list[Tensor], *, floor: float = 1e-6) -> float:
+    """Largest relative error, each tensor measured by its norm, or by the floor if it is less."""
     pairs = zip(found, expected, strict=True)
-    return max(((a - b).norm() / b.norm().clamp_min(1e-6)).item() for a, b in pairs)
+    return max(((a - b).norm() / b.norm().clamp_min(floor)).item() for a, b in pairs)
 
 
 def batch(n: int, classes: int, *, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
@@ -226,7 +226,8 @@ def test_every_split_of_the_other_options_gives_value_and_gradient_of_one_proces
     value, gradients = split_penalty(x, features, y, sizes, **options)
     expected, expected_gradients = whole_penalty(x, features, y, **options)
     torch.testing.assert_close(value, expected)
-    assert error(gradients, expected_gradients) < 1e-9
+    # a scale fitted to one pair leaves a gradient of 0
+    assert error(gradients, expected_gradients, floor=1e-3) < 1e-9
 
 
 @pytest.mark.parametrize("kind", ["offset", "collapsed", "duplicates", "clusters"])
