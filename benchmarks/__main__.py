@@ -15,6 +15,7 @@ from benchmarks.rivals.command import rivals
 from benchmarks.robust.command import robust
 from benchmarks.scaling.command import scaling
 from benchmarks.speed.command import speed
+from benchmarks.structure.command import structure
 from benchmarks.torus.command import torus
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -30,6 +31,8 @@ BENCHMARKS: dict[Callable[..., None], tuple[str, str, str]] = {
         "isometry beside fourteen other ways to train",
     ),
     robust: ("MNIST", "two hours on one core", "robustness without adversarial images"),
+    rivals: ("MNIST", "an hour on one core", "isometry beside fourteen other ways to train"),
+    structure: ("MNIST", "2 hours on one core", "what features keep that labels throw away"),
     census: ("none", "half an hour", "attaching to every module of timm, and to transformers"),
     speed: ("none", "an hour on one core", "time, memory and exactness of the penalty"),
     scaling: ("none", "10 minutes on two cores", "pairs across ranks, up to 1,024 GPUs"),

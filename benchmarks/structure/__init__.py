@@ -1,0 +1,1 @@
+"""What features keep of a structure that the labels do not mention."""

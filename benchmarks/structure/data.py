@@ -1,0 +1,113 @@
+"""Images with coarse and fine labels, and what features may be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.structure.settings import TASKS, Settings
+from isoreg import references
+from isoreg.datasets import mnist
+from isoreg.masks import partition
+
+_EACH_VALIDATION = 6
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs and their fine labels."""
+
+    x: Tensor
+    fine: Tensor
+
+    def take(self, chosen: Tensor | slice) -> Split:
+        """Some of the samples."""
+        return Split(self.x[chosen], self.fine[chosen])
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task: the coarse labels are a function of the fine ones.
+
+    Attributes:
+        train: What networks are trained on, by its coarse labels.
+        validation: On which probes, and settings, are chosen.
+        test: On which figures are measured.
+        groups: Fine labels of each coarse class.
+        references: By name, for each training sample what its features are compared with.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    groups: list[list[int]]
+    references: dict[str, Tensor]
+
+    def coarse(self, fine: Tensor) -> Tensor:
+        """Coarse labels."""
+        return partition(fine, self.groups)
+
+    def of_task(self, groups: list[list[int]]) -> Data:
+        """The same samples with other coarse labels."""
+        return replace(self, groups=groups)
+
+
+def digits(settings: Settings, data_dir: Path | None, *, cache: Path, validate: bool) -> Data:
+    """MNIST: every sixth training image is kept for validation.
+
+    With ``validate`` the test images are not read: the validation images are split between
+    choosing probes and measuring.
+    """
+    images, labels = mnist("train", data_dir)
+    held = torch.arange(len(images)) % _EACH_VALIDATION == _EACH_VALIDATION - 1
+    train = Split(images[~held], labels[~held]).take(slice(settings.train_images))
+    held_out = Split(images[held], labels[held])
+    validation = held_out.take(slice(0, None, 5))
+    if validate:
+        rest = torch.arange(len(held_out.x)) % 5 != 0
+        test = held_out.take(rest).take(slice(settings.test_images))
+    else:
+        test = _even_sample(Split(*mnist("test", data_dir)), settings.test_images)
+    tables = digit_references(train.x, settings, cache)
+    return Data(train, validation, test, next(iter(TASKS.values())), tables)
+
+
+def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Tensor]:
+    """Pixels and what is made of them without labels; root mean squared distance 10 each."""
+    landmarks = x[:: max(1, len(x) // settings.landmarks)][: settings.landmarks]
+
+    def patches() -> Tensor:
+        return references.scaled(references.patches(landmarks), landmarks)(x)
+
+    tables = {
+        "pixels": x,
+        "blurred pixels": references.scaled(references.blurred(1.0), landmarks)(x),
+        "patches": computed_once(cache / f"patches-{len(x)}.pt", patches),
+    }
+    patches_of = tables["patches"]
+    known = patches_of[:: max(1, len(x) // settings.landmarks)][: settings.landmarks]
+
+    def manifold() -> Tensor:
+        return references.manifold(known)(patches_of)
+
+    tables["manifold of patches"] = computed_once(cache / f"manifold-{len(x)}.pt", manifold)
+    return tables
+
+
+def computed_once(path: Path, compute: Callable[[], Tensor]) -> Tensor:
+    """A tensor from a file, computed and written if there is none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        torch.save(compute(), part)
+        part.replace(path)
+    found: Tensor = torch.load(path, weights_only=True)
+    return found
+
+
+def _even_sample(split: Split, count: int) -> Split:
+    return split.take(slice(None, None, len(split.x) // count)).take(slice(count))

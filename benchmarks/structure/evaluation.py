@@ -1,0 +1,92 @@
+"""All figures of one trained network, or of a reference that needs no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.structure import probes
+from benchmarks.structure.data import Data
+from benchmarks.structure.settings import Settings
+from benchmarks.structure.training import run_in_parts
+
+Embed = Callable[[Tensor], Tensor]
+
+
+class Frozen(NamedTuple):
+    """Features of known, validation and test samples with their fine labels."""
+
+    known: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+
+def freeze(embed: Embed, data: Data, settings: Settings) -> Frozen:
+    """The features that the probes see."""
+    known = data.train.take(slice(settings.known))
+    parts = [(embed(s.x), s.fine) for s in (known, data.validation, data.test)]
+    return Frozen(*parts)
+
+
+def coarse_accuracy(model: nn.Module, data: Data) -> float:
+    """Of what the network was trained for, on test samples."""
+    logits = run_in_parts(model, data.test.x)
+    return probes.accuracy(logits.argmax(1), data.coarse(data.test.fine))
+
+
+def few_shot(frozen: Frozen, settings: Settings) -> dict[str, Any]:
+    """For each number of examples: the chosen strength and the accuracy of every draw."""
+    found = {}
+    for examples, draws in settings.examples:
+        strength = choose_strength(frozen, examples, settings)
+        accuracies = probes.few_shot_accuracy(
+            *frozen.known, *frozen.test, examples=examples, draws=range(draws), strength=strength
+        )
+        found[f"{examples} a class"] = {"strength": strength, "accuracy": accuracies}
+    return found
+
+
+def choose_strength(frozen: Frozen, examples: int, settings: Settings) -> float:
+    """The probe's inverse penalty that does best on validation samples, in draws of its own."""
+    draws = range(1000, 1001 if examples >= 100 else 1004)
+
+    def score(strength: float) -> float:
+        return sum(
+            probes.few_shot_accuracy(
+                *frozen.known,
+                *frozen.validation,
+                examples=examples,
+                draws=draws,
+                strength=strength,
+            )
+        )
+
+    return max(settings.strengths, key=score)
+
+
+def fine_figures(embed: Embed, data: Data, settings: Settings, *, seed: int) -> dict[str, Any]:
+    """What can be read from the features of the labels that training never saw."""
+    frozen = freeze(embed, data, settings)
+    shots = few_shot(frozen, settings)
+    most = f"{max(examples for examples, _ in settings.examples)} a class"
+    return {
+        "few-shot": shots,
+        "kNN": probes.knn_accuracy(*frozen.known, *frozen.test),
+        "probe": probes.probe_accuracy(
+            *frozen.known, *frozen.test, strength=shots[most]["strength"]
+        ),
+        "NMI": probes.cluster_information(*frozen.test, seed=seed),
+    }
+
+
+def features_of(model: nn.Sequential) -> Embed:
+    """What enters the classifier."""
+    return lambda x: run_in_parts(model[:-1], x)
+
+
+def pixels_of(x: Tensor) -> Tensor:
+    """The inputs themselves."""
+    return x.flatten(1).to(torch.float32)

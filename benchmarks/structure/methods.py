@@ -1,0 +1,209 @@
+"""The ways to train, each a loss of a batch with one strength, chosen on validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from benchmarks.objectives import attach
+from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg.dense import Scale
+
+TARGET = 10.0
+"""Root mean squared distance of all references; also what the controls without geometry aim at."""
+
+
+class Batch(NamedTuple):
+    """Inputs, coarse labels, and for each sample what its features are compared with."""
+
+    x: Tensor
+    labels: Tensor
+    reference: Tensor
+
+
+class Objective(NamedTuple):
+    """The loss of a batch, and parameters of its own to be trained."""
+
+    loss: Callable[[Batch], Tensor]
+    parameters: list[nn.Parameter]
+
+
+Build: TypeAlias = Callable[[nn.Sequential, float, int], AbstractContextManager[Objective]]
+Loss: TypeAlias = Callable[[nn.Sequential, float, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+        build: The model, the strength and the width of the reference to an objective.
+        reference: What features are compared with, a name in `Data.references`.
+        strengths: What to choose from on validation images.
+        strength: Chosen by ``structure --part search`` (see results/structure-search.md).
+        dropout: Whether the strength is the share of units to drop.
+    """
+
+    build: Build
+    strengths: tuple[float, ...] = ()
+    strength: float = 0.0
+    reference: str = "pixels"
+    dropout: bool = False
+
+
+def without_hooks(loss: Loss) -> Build:
+    """A method that is a function of model, strength and batch."""
+
+    @contextmanager
+    def build(model: nn.Sequential, strength: float, _: int) -> Iterator[Objective]:
+        yield Objective(lambda batch: loss(model, strength, batch), [])
+
+    return build
+
+
+def isometry(
+    layers: type[nn.Module] | None = None,
+    *,
+    pairs: str = "class",
+    shuffled: bool = False,
+    reduction: str = "batch",
+    scale: Scale = 1.0,
+) -> Build:
+    """The penalty of this library, by default on what enters the classifier."""
+
+    @contextmanager
+    def build(model: nn.Sequential, strength: float, _: int) -> Iterator[Objective]:
+        rows: list[Tensor] = []
+        iso = IsometryRegularizer(
+            model,
+            layers,
+            beta=strength,
+            inputs=lambda *_: rows[0],
+            reduction=reduction,
+            scale=scale,
+        )
+
+        def loss(batch: Batch) -> Tensor:
+            order = shuffle_within(batch.labels) if shuffled else slice(None)
+            rows[:] = [batch.reference[order]]
+            logits = model(batch.x)
+            penalty = iso(batch.labels if pairs == "class" else None)
+            return F.cross_entropy(logits, batch.labels) + penalty
+
+        with iso:
+            yield Objective(loss, [])
+
+    return build
+
+
+def shuffle_within(labels: Tensor) -> Tensor:
+    """For each sample a random one of its class: a permutation."""
+    partners = torch.empty_like(labels)
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        partners[members] = members[torch.randperm(len(members))]
+    return partners
+
+
+def cross_entropy(model: nn.Sequential, strength: float, batch: Batch) -> Tensor:
+    """Nothing else."""
+    del strength
+    return F.cross_entropy(model(batch.x), batch.labels)
+
+
+def constant_distance(model: nn.Sequential, strength: float, batch: Batch) -> Tensor:
+    """The penalty with one and the same distance for all pairs of a class."""
+    logits, features = _logits_and_features(model, batch)
+    n = len(features)
+    targets = TARGET * (1 - torch.eye(n))
+    penalty = isometry_penalty(None, features, batch.labels, input_distances=targets)
+    return F.cross_entropy(logits, batch.labels) + strength * penalty
+
+
+def feature_norm(model: nn.Sequential, strength: float, batch: Batch) -> Tensor:
+    """Features of one length: (|phi| - 10 / sqrt 2)^2."""
+    logits, features = _logits_and_features(model, batch)
+    penalty: Tensor = (features.norm(dim=1) - TARGET / 2**0.5).square().mean()
+    return F.cross_entropy(logits, batch.labels) + strength * penalty
+
+
+def from_objectives(name: str, option: str) -> Build:
+    """A method of `benchmarks.objectives`, with one of its options as the strength."""
+
+    @contextmanager
+    def build(model: nn.Sequential, strength: float, _: int) -> Iterator[Objective]:
+        with attach(model, {name: {option: strength}}) as objective:
+            yield Objective(lambda batch: objective(batch.x, batch.labels), [])
+
+    return build
+
+
+@contextmanager
+def supervised_contrastive(model: nn.Sequential, strength: float, _: int) -> Iterator[Objective]:
+    """Beside cross-entropy the contrastive loss of Khosla et al. (2020) on the features."""
+    from pytorch_metric_learning.losses import SupConLoss
+
+    contrastive = SupConLoss(temperature=0.1)
+
+    def loss(batch: Batch) -> Tensor:
+        logits, features = _logits_and_features(model, batch)
+        term: Tensor = contrastive(features, batch.labels)
+        return F.cross_entropy(logits, batch.labels) + strength * term
+
+    yield Objective(loss, [])
+
+
+@contextmanager
+def regression(model: nn.Sequential, strength: float, width: int) -> Iterator[Objective]:
+    """A second linear head that predicts the reference itself: what else it could be used for."""
+    head = nn.Linear(width_of(model), width)
+
+    def loss(batch: Batch) -> Tensor:
+        logits, features = _logits_and_features(model, batch)
+        error: Tensor = (head(features) - batch.reference.flatten(1)).square().sum(1).mean()
+        return F.cross_entropy(logits, batch.labels) + strength * error
+
+    yield Objective(loss, list(head.parameters()))
+
+
+def width_of(model: nn.Sequential) -> int:
+    """Number of features that enter the classifier."""
+    classifier = model[-1]
+    assert isinstance(classifier, nn.Linear)
+    return classifier.in_features
+
+
+def _logits_and_features(model: nn.Sequential, batch: Batch) -> tuple[Tensor, Tensor]:
+    features: Tensor = model[:-1](batch.x)
+    logits: Tensor = model[-1](features)
+    return logits, features
+
+
+_BETAS = (0.02, 0.1, 0.5)
+_MANIFOLD = "manifold of patches"
+
+# three strengths each, and a fourth where the best of the three lay at an end
+METHODS: dict[str, Method] = {
+    "cross-entropy": Method(without_hooks(cross_entropy)),
+    "isometry, pixels": Method(isometry(nn.Tanh), _BETAS, 0.1),
+    "isometry, patches": Method(isometry(nn.Tanh), (0.004, *_BETAS), 0.02, "patches"),
+    "isometry, manifold": Method(isometry(), (*_BETAS, 2.0), 0.5, _MANIFOLD),
+    "all pairs, manifold": Method(isometry(pairs="all"), (*_BETAS, 2.0), 0.5, _MANIFOLD),
+    "control: pixels, shuffled": Method(isometry(nn.Tanh, shuffled=True), (0.004, *_BETAS), 0.02),
+    "control: manifold, shuffled": Method(isometry(shuffled=True), _BETAS, 0.1, _MANIFOLD),
+    "control: constant distance": Method(without_hooks(constant_distance), _BETAS, 0.1),
+    "control: feature norm": Method(without_hooks(feature_norm), (0.002, 0.01, 0.05, 0.2), 0.05),
+    "manifold predicted by a head": Method(regression, (0.004, 0.02, 0.1, 0.5), 0.1, _MANIFOLD),
+    "supervised contrastive": Method(supervised_contrastive, (0.02, 0.1, 0.5, 2.0), 0.1),
+    "Jacobian": Method(from_objectives("jacobian", "weight"), (0.01, 0.1, 0.5, 2.0), 0.5),
+    "label smoothing": Method(
+        from_objectives("label-smoothing", "share"), (0.05, 0.15, 0.4, 0.7), 0.4
+    ),
+    "dropout": Method(without_hooks(cross_entropy), (0.02, 0.05, 0.15, 0.4), 0.15, dropout=True),
+}

@@ -1,0 +1,189 @@
+"""What else geometry might be good for, each measured with its control and reported as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from benchmarks.results import Results
+from benchmarks.structure import data as samples
+from benchmarks.structure import probes
+from benchmarks.structure.corruptions import CORRUPTIONS, STRENGTHS, blocks_shuffled, corrupted
+from benchmarks.structure.data import Data, Split, computed_once
+from benchmarks.structure.experiment import progress_over
+from benchmarks.structure.methods import METHODS
+from benchmarks.structure.settings import Settings
+from benchmarks.structure.training import run_in_parts, train
+from isoreg import references
+
+COMPARED = (
+    "cross-entropy",
+    "isometry, pixels",
+    "control: pixels, shuffled",
+    "isometry, manifold",
+    "control: manifold, shuffled",
+)
+_MANIFOLD = "manifold of patches"
+_BINS = 15
+
+Figures = dict[str, Any]
+
+
+def run(
+    settings: Settings, *, seeds: int, data_dir: Path | None, out: Path, quick: bool
+) -> Results:
+    """Every question, for the networks of `COMPARED`."""
+    results = Results(out, asdict(settings))
+    keys: list[dict[str, Any]] = [
+        {"question": question, "method": name, "seed": seed}
+        for seed in range(seeds)
+        for question in QUESTIONS
+        for name in COMPARED[: 1 if quick else None]
+    ]
+    todo = [key for key in keys if not results.has(key)]
+    if not todo:
+        return results
+    cache = out.parent / "cache"
+    data = samples.digits(settings, data_dir, cache=cache, validate=False)
+    for key in progress_over(todo):
+        ask = QUESTIONS[key["question"]]
+        results.add(key, ask(key["method"], data, key["seed"], settings, cache))
+    return results
+
+
+def eight_digits(name: str, data: Data, seed: int, settings: Settings, cache: Path) -> Figures:
+    """Trained on 0 to 7: are 8 and 9, or shuffled blocks of images, seen to be something else?"""
+    model, known = _trained_on(range(8), name, data, seed, settings, cache)
+    seen = data.test.take(data.test.fine < 8)
+    features = run_in_parts(model[:-1], known.x)
+    strange = {
+        "digits 8 and 9": data.test.take(data.test.fine >= 8).x,
+        "blocks shuffled": blocks_shuffled(seen.x, seed=0),
+    }
+    found = {}
+    for what, x in strange.items():
+        both = torch.cat([seen.x, x])
+        is_strange = torch.cat([torch.zeros(len(seen.x)), torch.ones(len(x))])
+        distance, _ = probes.nearest(features, run_in_parts(model[:-1], both), probes.NEIGHBORS)
+        confidence = run_in_parts(model, both).softmax(1).amax(1)
+        found[f"{what}, AUROC by distance"] = float(roc_auc_score(is_strange, distance[:, -1]))
+        found[f"{what}, AUROC by softmax"] = float(roc_auc_score(is_strange, -confidence))
+    return found
+
+
+def five_digits(name: str, data: Data, seed: int, settings: Settings, cache: Path) -> Figures:
+    """Trained on 0 to 4: retrieval of 5 to 9, and all ten after ten examples of each new one."""
+    model, known = _trained_on(range(5), name, data, seed, settings, cache)
+    new = data.test.take(data.test.fine >= 5)
+    features = run_in_parts(model[:-1], new.x)
+    _, order = probes.nearest(features, features, 2)
+    recall = (new.fine[order[:, 1]] == new.fine).float().mean().item()  # the first is itself
+    test = run_in_parts(model[:-1], data.test.x)
+    later = data.train.take(slice(settings.known))
+    later = later.take(later.fine >= 5)
+    accuracies = []
+    for draw in range(5):
+        chosen = [
+            known.take(probes.examples_of_each(known.fine, 10, seed=draw)),
+            later.take(probes.examples_of_each(later.fine, 10, seed=draw)),
+        ]
+        memory = run_in_parts(model[:-1], torch.cat([split.x for split in chosen]))
+        labels = torch.cat([split.fine for split in chosen])
+        accuracies.append(probes.knn_accuracy(memory, labels, test, data.test.fine))
+    return {
+        "unseen digits, recall at 1": recall,
+        "all ten digits, 5 neighbours among ten examples each": sum(accuracies) / len(accuracies),
+    }
+
+
+def noisy_labels(share: float) -> Callable[..., Figures]:
+    """Trained on ten digits of which a share has another, random label."""
+
+    def ask(name: str, data: Data, seed: int, settings: Settings, cache: Path) -> Figures:
+        del cache
+        generator = torch.Generator().manual_seed(seed)
+        fine = data.train.fine
+        flipped = torch.rand(len(fine), generator=generator) < share
+        others = (fine + torch.randint(1, 10, fine.shape, generator=generator)) % 10
+        noisy = Split(data.train.x, torch.where(flipped, others, fine))
+        model = _train(name, replace(_ten(data), train=noisy), seed, settings)
+        return {"accuracy": _accuracy(model, data.test)}
+
+    return ask
+
+
+def ten_digits(name: str, data: Data, seed: int, settings: Settings, cache: Path) -> Figures:
+    """Trained on ten digits: calibration, and accuracy on corrupted digits."""
+    del cache
+    model = _train(name, _ten(data), seed, settings)
+    logits = run_in_parts(model, data.test.x)
+    found: Figures = {
+        "accuracy": _accuracy(model, data.test),
+        "calibration error": calibration_error(logits, data.test.fine),
+    }
+    for kind in CORRUPTIONS:
+        found[f"{kind}, mean accuracy over strengths"] = (
+            sum(
+                _accuracy(model, Split(corrupted(data.test.x, kind, strength), data.test.fine))
+                for strength in range(STRENGTHS)
+            )
+            / STRENGTHS
+        )
+    return found
+
+
+QUESTIONS: dict[str, Callable[..., Figures]] = {
+    "trained on 0 to 7": eight_digits,
+    "trained on 0 to 4": five_digits,
+    "trained with 20 % wrong labels": noisy_labels(0.2),
+    "trained with 40 % wrong labels": noisy_labels(0.4),
+    "trained on ten digits": ten_digits,
+}
+
+
+def calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """Expected calibration error: |confidence - accuracy| over 15 bins, weighted by their size."""
+    confidence, predicted = logits.softmax(1).max(1)
+    right = (predicted == labels).float()
+    bins = (confidence * _BINS).long().clamp_max(_BINS - 1)
+    gaps = F.one_hot(bins, _BINS).float().T @ (confidence - right)
+    return (gaps.abs().sum() / len(labels)).item()
+
+
+def _ten(data: Data) -> Data:
+    return data.of_task([[digit] for digit in range(10)])
+
+
+def _trained_on(
+    digits: range, name: str, data: Data, seed: int, settings: Settings, cache: Path
+) -> tuple[nn.Sequential, Split]:
+    """A network that saw some digits alone, its references included; and what it knows."""
+    rows = (data.train.fine < len(digits)).nonzero()[:, 0]
+    train_split = data.train.take(rows)
+    tables = {key: table[rows] for key, table in data.references.items()}
+
+    def manifold() -> Tensor:
+        patches = tables["patches"]
+        known = patches[:: max(1, len(patches) // settings.landmarks)][: settings.landmarks]
+        return references.manifold(known)(patches)
+
+    path = cache / f"manifold-{len(digits)}-digits-{len(rows)}.pt"
+    tables[_MANIFOLD] = computed_once(path, manifold)
+    task = replace(data, train=train_split, groups=[[digit] for digit in digits], references=tables)
+    return _train(name, task, seed, settings), train_split.take(slice(settings.known))
+
+
+def _train(name: str, data: Data, seed: int, settings: Settings) -> nn.Sequential:
+    method = METHODS[name]
+    return train(data, method, strength=method.strength, seed=seed, settings=settings)
+
+
+def _accuracy(model: nn.Module, split: Split) -> float:
+    return probes.accuracy(run_in_parts(model, split.x).argmax(1), split.fine)

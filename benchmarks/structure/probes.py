@@ -1,0 +1,89 @@
+"""What can be read from frozen features: neighbours, linear probes, clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor
+
+NEIGHBORS = 5
+
+
+class Standard:
+    """Centres features and divides them by one number, so that a probe's penalty means the same.
+
+    The number is the root mean squared distance from the mean: distances keep their ratios.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        self.mean = features.mean(0)
+        self.size = (features - self.mean).square().sum(1).mean().sqrt().clamp_min(1e-12)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Standardised features."""
+        return (features - self.mean) / self.size
+
+
+def nearest(known: Tensor, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices, both (n, k), of the k nearest known features, nearest first."""
+    found = [torch.cdist(part, known).topk(k, largest=False) for part in features.split(1000)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+def knn_accuracy(known: Tensor, known_labels: Tensor, features: Tensor, labels: Tensor) -> float:
+    """Accuracy of a vote of the five nearest neighbours; the nearest decides between equals."""
+    votes = known_labels[nearest(known, features, NEIGHBORS)[1]]
+    counts = (votes[:, :, None] == votes[:, None, :]).sum(2)
+    winner = votes.gather(1, counts.argmax(1, keepdim=True))[:, 0]
+    return accuracy(winner, labels)
+
+
+def probe_accuracy(
+    known: Tensor, known_labels: Tensor, features: Tensor, labels: Tensor, *, strength: float
+) -> float:
+    """Accuracy of logistic regression with L2 penalty 1/strength on standardised features."""
+    standard = Standard(known)
+    probe = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
+    probe.fit(standard(known).numpy(), known_labels.numpy())
+    return float(probe.score(standard(features).numpy(), labels.numpy()))
+
+
+def few_shot_accuracy(
+    known: Tensor,
+    known_labels: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    examples: int,
+    draws: Iterable[int],
+    strength: float,
+) -> list[float]:
+    """Accuracy of the probe that saw ``examples`` known features of each class, one per draw."""
+    found = []
+    for draw in draws:
+        chosen = examples_of_each(known_labels, examples, seed=draw)
+        x, y = known[chosen], known_labels[chosen]
+        found.append(probe_accuracy(x, y, features, labels, strength=strength))
+    return found
+
+
+def examples_of_each(labels: Tensor, examples: int, *, seed: int) -> Tensor:
+    """Indices of as many random samples of every class."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    return torch.cat([order[labels[order] == c][:examples] for c in labels.unique()])
+
+
+def cluster_information(features: Tensor, labels: Tensor, *, seed: int) -> float:
+    """Normalised mutual information of the labels and of as many clusters (k-means)."""
+    means = KMeans(len(labels.unique()), n_init=3, random_state=seed)
+    return float(normalized_mutual_info_score(labels.numpy(), means.fit_predict(features.numpy())))
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Share of equal entries."""
+    return (predicted == labels).float().mean().item()

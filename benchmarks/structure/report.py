@@ -1,0 +1,181 @@
+"""Tables of the benchmark, from its results."""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from benchmarks.results import Results, write_atomically
+from benchmarks.structure.experiment import chosen_strengths
+from benchmarks.structure.figure import draw_digits, draw_search
+from benchmarks.tables import markdown_table, percent, spread
+
+
+def report_digits(results: Results, console: Console) -> None:
+    """Print and save the tables of all tasks."""
+    publish(results, digits_tables(results.to_dict()), console)
+    draw_digits(results.to_dict(), results.path.with_suffix(".png"))
+
+
+def report_torus(results: Results, console: Console) -> None:
+    """Print and save the tables of the torus."""
+    text = (
+        "# Coarse to fine on the torus\n\n"
+        "Networks learn 2 or 4 sectors of the torus; then its 8 sectors are read from their "
+        "frozen last hidden layer. New points, in %, mean ± standard deviation over seeds; "
+        "strengths are those of the digits.\n"
+    )
+    publish(results, text + _every_task(results.to_dict()), console)
+
+
+def report_recipe(results: Results, console: Console) -> None:
+    """Print and save the tables of the small digits."""
+    text = (
+        "# The recipe on scikit-learn's digits\n\n"
+        "Networks learn even or odd from 1,077 images of 8 by 8 pixels; then the ten digits are "
+        "read from their frozen last hidden layer. 360 test images, in %, mean ± standard "
+        "deviation over seeds (over draws where there is one seed). References have root mean "
+        "squared distance 10 and every strength is 0.1: the recipe, untuned.\n"
+    )
+    publish(results, text + _every_task(results.to_dict()), console)
+
+
+def report_cifar(results: Results, console: Console) -> None:
+    """Print and save the tables of CIFAR-10 (JPEG)."""
+    settings = results.settings
+    text = (
+        "# Coarse to fine on CIFAR-10 (JPEG)\n\n"
+        f"A small resnet10t learns animal or vehicle from {settings['train_images']:,} images in "
+        f"{settings['epochs']} epochs; then the ten classes are read from what enters its "
+        f"classifier. {settings['test_images']:,} test images, in %, mean ± standard deviation "
+        "over seeds (over draws where there is one seed). References have root mean squared "
+        "distance 10 and every strength is 0.1: the recipe, untuned.\n"
+    )
+    publish(results, text + _every_task(results.to_dict()), console)
+
+
+def _every_task(results: dict[str, Any]) -> str:
+    tasks = dict.fromkeys(run["key"]["task"] for run in results["runs"])
+    return "".join(f"\n## {task.capitalize()}\n\n{_task_table(results, task)}\n" for task in tasks)
+
+
+def report_neighbours(results: Results, console: Console) -> None:
+    """Print and save one table a question."""
+    publish(results, neighbours_tables(results.to_dict()), console)
+
+
+def report_search(results: Results, console: Console) -> None:
+    """Print and save what was tried on validation images, and what was chosen."""
+    publish(results, search_table(results.to_dict()), console)
+    draw_search(results.to_dict(), results.path.with_suffix(".png"))
+
+
+def report_choices(results: Results, console: Console) -> None:
+    """Print and save the table of choices."""
+    publish(results, choices_table(results.to_dict()), console)
+
+
+def publish(results: Results, text: str, console: Console) -> None:
+    """Print a text and save it beside the results."""
+    write_atomically(results.path.with_suffix(".md"), text)
+    console.print(Markdown(text))
+
+
+def digits_tables(results: dict[str, Any]) -> str:
+    """One Markdown table a task, and one of what needs no labels."""
+    settings = results["settings"]
+    tasks = dict.fromkeys(run["key"]["task"] for run in results["runs"])
+    parts = [
+        "# Coarse to fine on MNIST",
+        f"Networks (tanh, {settings['depth']} x {settings['width']}, {settings['epochs']} epochs, "
+        f"{settings['train_images']:,} images) learn the coarse labels alone; then the ten digits "
+        f"are read from the frozen last hidden layer. {settings['test_images']:,} test images, in "
+        "%, mean ± standard deviation over seeds (over draws where there is one seed). "
+        f"Neighbours and the full probe know {settings['known']:,} labelled digits; NMI: of the "
+        "digits and ten clusters of k-means, x 100.",
+    ]
+    for task in tasks:
+        title = "Without labels" if task == "none" else f"Trained on {task}"
+        parts += [f"## {title}", _task_table(results, task)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _task_table(results: dict[str, Any], task: str) -> str:
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for run in results["runs"]:
+        if run["key"]["task"] == task:
+            by_method.setdefault(run["key"]["method"], []).append(run["figures"])
+    shots = [f"{examples} a class" for examples, _ in results["settings"]["examples"]]
+    header = ["training", "seeds", "coarse", *shots, "5 neighbours", "full probe", "NMI"]
+    rows = []
+    for name, found in by_method.items():
+        coarse = percent([f["coarse"] for f in found]) if "coarse" in found[0] else "-"
+        row = [name, str(len(found)), coarse]
+        row += [percent(over_seeds(found, shot)) for shot in shots]
+        row += [percent([f[figure] for f in found]) for figure in ("kNN", "probe", "NMI")]
+        rows.append(row)
+    return markdown_table(header, rows)
+
+
+def over_seeds(found: list[dict[str, Any]], shot: str) -> list[float]:
+    """Mean accuracy over the draws of each seed; the draws themselves if there is one seed."""
+    draws: list[list[float]] = [f["few-shot"][shot]["accuracy"] for f in found]
+    return draws[0] if len(draws) == 1 else [mean(each) for each in draws]
+
+
+def search_table(results: dict[str, Any]) -> str:
+    """A Markdown table of all strengths, and the chosen ones."""
+    chosen = chosen_strengths(results)
+    rows = []
+    for run in results["runs"]:
+        key, figures = run["key"], run["figures"]
+        row = [key["method"], f"{key['strength']:g}"]
+        row += [spread([100 * figures[f]], 1) for f in ("coarse", "1 a class", "10 a class", "kNN")]
+        rows.append([*row, "chosen" if chosen[key["method"]] == key["strength"] else ""])
+    header = ["training", "strength", "coarse", "1 a class", "10 a class", "5 neighbours", ""]
+    return (
+        "# Strengths, chosen on validation images\n\n"
+        "Even or odd, one seed, in %. Chosen: the best probe of ten examples a digit among those "
+        "whose coarse accuracy is at most 0.3 points below that of cross-entropy.\n\n"
+        f"{markdown_table(header, rows)}\n"
+    )
+
+
+def choices_table(results: dict[str, Any]) -> str:
+    """A Markdown table: one line a choice."""
+    figures = ("coarse", "1 a class", "10 a class", "kNN")
+    rows = [
+        [run["key"]["choice"], *[spread([100 * run["figures"][f]], 1) for f in figures]]
+        for run in results["runs"]
+    ]
+    header = ["choice", "coarse", "1 a class", "10 a class", "5 neighbours"]
+    return (
+        "# Which choice makes it work\n\n"
+        "Even or odd, 8,000 validation images, one seed, in %. Where a line says nothing else: "
+        "the last hidden layer, pairs of equal label, against the manifold of patches, "
+        f"beta chosen by `--part search`.\n\n{markdown_table(header, rows)}\n"
+    )
+
+
+def neighbours_tables(results: dict[str, Any]) -> str:
+    """A Markdown table for each network that was trained, one column a method."""
+    parts = [
+        "# What else geometry might be good for",
+        "Test digits, in % (AUROC and calibration error x 100), mean ± standard deviation over "
+        "seeds; strengths are those that were chosen for even or odd.",
+    ]
+    questions = dict.fromkeys(run["key"]["question"] for run in results["runs"])
+    for question in questions:
+        by_method: dict[str, list[dict[str, float]]] = {}
+        for run in results["runs"]:
+            if run["key"]["question"] == question:
+                by_method.setdefault(run["key"]["method"], []).append(run["figures"])
+        rows = [
+            [figure, *[percent([f[figure] for f in found]) for found in by_method.values()]]
+            for figure in next(iter(by_method.values()))[0]
+        ]
+        parts += [f"## {question.capitalize()}", markdown_table(["", *by_method], rows)]
+    return "\n\n".join(parts) + "\n"

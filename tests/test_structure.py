@@ -1,0 +1,260 @@
+"""The benchmark of what features keep: its probes, controls, corruptions and command."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.structure import cifar, experiment, probes
+from benchmarks.structure import data as samples
+from benchmarks.structure.corruptions import CORRUPTIONS, blocks_shuffled, corrupted
+from benchmarks.structure.data import Data, Split
+from benchmarks.structure.methods import METHODS, Batch, shuffle_within
+from benchmarks.structure.neighbours import calibration_error
+from benchmarks.structure.settings import TASKS, Settings
+from benchmarks.structure.training import mlp, train
+from isoreg.datasets import digits
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+
+
+def small_mnist(split: str, *_: object) -> tuple[Tensor, Tensor]:
+    """Real digits of 8 by 8 pixels, enlarged to MNIST's size."""
+    images, labels = digits(split)
+    return F.interpolate(images, size=28, mode="bilinear"), labels
+
+
+TINY = replace(
+    Settings(),
+    train_images=300,
+    known=200,
+    landmarks=150,
+    test_images=200,
+    width=20,
+    epochs=1,
+    examples=((1, 2), (10, 1)),
+    strengths=(1.0, 100.0),
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Settings, "quick", lambda _: TINY)
+    monkeypatch.setattr(samples, "mnist", small_mnist)
+    monkeypatch.setattr(experiment, "PICTURED", 30)
+
+
+def test_the_neighbours_vote_as_scikit_learn_s_do_where_there_is_a_majority() -> None:
+    x, y = torch.randn(300, 3), torch.randint(2, (300,))
+    new, expected = torch.randn(200, 3), torch.randint(2, (200,))
+    theirs = KNeighborsClassifier(5).fit(x, y).score(new, expected)
+    assert probes.knn_accuracy(x, y, new, expected) == pytest.approx(theirs)
+
+
+def test_between_equal_votes_the_nearest_neighbour_decides() -> None:
+    x = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0]])
+    y = torch.tensor([1, 0, 0, 1, 2])
+    assert probes.knn_accuracy(x, y, torch.zeros(1, 1), torch.tensor([1])) == 1
+
+
+def test_standard_features_have_the_same_ratios_of_distances_and_unit_spread() -> None:
+    x = 7 * torch.randn(50, 4) + 3
+    standard = probes.Standard(x)(x)
+    ratio = torch.pdist(standard) / torch.pdist(x)
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
+    torch.testing.assert_close(standard.square().sum(1).mean(), torch.tensor(1.0))
+
+
+def test_probes_do_not_depend_on_the_unit_of_the_features() -> None:
+    x, y = torch.randn(60, 4), torch.arange(60) % 3
+    new, expected = torch.randn(90, 4), torch.arange(90) % 3
+    scores = [
+        probes.probe_accuracy(unit * x, y, unit * new, expected, strength=1.0)
+        for unit in (0.01, 1.0, 100.0)
+    ]
+    assert max(scores) - min(scores) < 0.03
+
+
+def test_a_draw_holds_as_many_examples_of_every_class_and_is_repeatable() -> None:
+    labels = torch.randint(4, (200,))
+    chosen = probes.examples_of_each(labels, 5, seed=3)
+    assert labels[chosen].bincount().tolist() == [5] * 4
+    assert torch.equal(chosen, probes.examples_of_each(labels, 5, seed=3))
+    assert not torch.equal(chosen, probes.examples_of_each(labels, 5, seed=4))
+
+
+def test_the_control_permutes_within_classes_and_nearly_everywhere() -> None:
+    labels = torch.randint(2, (400,))
+    partners = shuffle_within(labels)
+    assert torch.equal(labels[partners], labels)
+    assert torch.equal(partners.sort().values, torch.arange(400))
+    assert (partners != torch.arange(400)).float().mean() > 0.9
+
+
+def tiny_data() -> Data:
+    x, fine = small_mnist("train")
+    split = Split(x[:200], fine[:200])
+    tables = dict.fromkeys(("pixels", "patches", "manifold of patches"), split.x)
+    return Data(split, split, split, TASKS["even or odd"], tables)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns_the_coarse_labels_and_leaves_no_hook(name: str) -> None:
+    settings = replace(TINY, epochs=20, batch_size=50, learning_rate=5e-3)
+    method, data = METHODS[name], tiny_data()
+    model = train(data, method, strength=method.strength / 20, seed=0, settings=settings)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    predicted = model(data.train.x).argmax(1)
+    assert probes.accuracy(predicted, data.coarse(data.train.fine)) > 0.75
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].strengths])
+def test_a_method_s_strength_acts_and_vanishes_with_it(name: str) -> None:
+    method, data = METHODS[name], tiny_data()
+    batch = Batch(data.train.x, data.coarse(data.train.fine), data.train.x)
+
+    def loss(strength: float) -> float:
+        torch.manual_seed(0)
+        model = mlp(batch.x[0], 2, TINY, strength if method.dropout else 0.0)
+        with method.build(model, strength, 784) as objective:
+            return objective.loss(batch).item()
+
+    torch.manual_seed(0)
+    plain = F.cross_entropy(mlp(batch.x[0], 2, TINY)(batch.x), batch.labels).item()
+    assert loss(0.0) == pytest.approx(plain, rel=1e-5)
+    assert abs(loss(0.5) - plain) > 1e-4
+
+
+def test_strengths_are_chosen_among_those_that_keep_the_coarse_accuracy() -> None:
+    def tried(method: str, strength: float, coarse: float, fine: float) -> dict[str, object]:
+        figures = {"coarse": coarse, "10 a class": fine}
+        return {"key": {"method": method, "strength": strength}, "figures": figures}
+
+    runs = [
+        tried("cross-entropy", 0.0, 0.98, 0.6),
+        tried("a", 0.1, 0.979, 0.7),
+        tried("a", 0.2, 0.978, 0.8),
+        tried("a", 0.3, 0.95, 0.9),
+        tried("b", 0.1, 0.90, 0.9),
+        tried("b", 0.2, 0.95, 0.1),
+    ]
+    chosen = experiment.chosen_strengths({"runs": runs})
+    assert chosen == {"cross-entropy": 0.0, "a": 0.2, "b": 0.2}
+
+
+def test_the_strengths_in_use_are_those_that_the_committed_search_chose() -> None:
+    chosen = experiment.chosen_strengths(
+        json.loads((RESULTS / "structure-search.json").read_text())
+    )
+    assert {name: method.strength for name, method in METHODS.items()} == chosen
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    logits = torch.tensor([[0.0, 0.0, -99.0]]).repeat(100, 1)  # confidence a half
+    labels = torch.zeros(100, dtype=torch.long)
+    assert calibration_error(logits, labels) == pytest.approx(0.5)
+    labels[:50] = 2
+    assert calibration_error(logits, labels) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_translations_move_by_their_pixels_and_rotations_keep_the_middle() -> None:
+    image = torch.zeros(8, 1, 29, 29)
+    image[:, 0, 14, 14] = 1
+    moved = corrupted(image, "translation", 2)
+    rows = moved.flatten(1).argmax(1) // 29
+    assert ((rows - 14).abs() == CORRUPTIONS["translation"][2]).all()
+    torch.testing.assert_close(corrupted(image, "rotation", 4)[:, 0, 14, 14], torch.ones(8))
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_corruptions_grow_with_their_strength_and_repeat(kind: str) -> None:
+    x = small_mnist("test")[0][:50]
+    changes = [(corrupted(x, kind, strength) - x).square().mean().item() for strength in range(5)]
+    assert changes == sorted(changes)
+    assert torch.equal(corrupted(x, kind, 3), corrupted(x, kind, 3))
+
+
+def test_shuffled_blocks_keep_every_pixel() -> None:
+    x = torch.rand(4, 1, 28, 28)
+    mixed = blocks_shuffled(x, seed=0)
+    assert torch.equal(mixed.flatten(1).sort(1).values, x.flatten(1).sort(1).values)
+    assert not torch.equal(mixed, x)
+
+
+def test_choosing_never_reads_the_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_alone(split: str, *_: object) -> tuple[Tensor, Tensor]:
+        assert split == "train", "the test images were read"
+        return small_mnist(split)
+
+    monkeypatch.setattr(samples, "mnist", train_alone)
+    data = samples.digits(TINY, None, cache=tmp_path, validate=True)
+    pixels = [split.x.flatten(1).double() for split in (data.train, data.validation, data.test)]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert torch.cdist(pixels[first], pixels[second]).min() > 0.1, "splits overlap"
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("part", ["digits", "search", "choices", "recipe", "torus", "neighbours"])
+def test_each_part_runs_resumes_and_leaves_a_table(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {name: METHODS[name] for name in ("cross-entropy", "isometry, manifold")}
+    monkeypatch.setattr(experiment, "METHODS", few)
+    monkeypatch.setattr(experiment, "embedding", lambda x, seed: x[:, : 2 + seed].tolist())
+    out = tmp_path / f"{part}.json"
+    arguments = ["structure", "--quick", "--part", part, "--out", str(out)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    first = out.read_text()
+    table = out.with_suffix(".md").read_text()
+    for run in json.loads(first)["runs"]:
+        shown = (value for name, value in run["key"].items() if name in ("method", "choice"))
+        assert all(name in table for name in shown)
+    if part in ("digits", "search"):
+        assert out.with_suffix(".png").stat().st_size > 10_000
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert out.read_text() == first, "a finished benchmark measures nothing again"
+
+
+def fake_photographs(folder: Path, split: str, each: int) -> None:
+    """A tar of JPEG files in one folder a class: its colour tells the class."""
+    images = folder / "cifar10-jpeg" / split
+    for label, name in enumerate(cifar.CLASSES):
+        (images / name).mkdir(parents=True)
+        for index in range(each):
+            noise = torch.randint(0, 60, (32, 32, 3), dtype=torch.uint8)
+            noise[label : 3 * label + 3] += 100
+            Image.fromarray(noise.numpy()).save(images / name / f"{index}.jpg")
+    with tarfile.open(images.with_suffix(".tar"), "w") as archive:
+        archive.add(images, arcname=split)
+
+
+def test_photographs_are_read_once_and_run_from_the_command_line(tmp_path: Path) -> None:
+    fake_photographs(tmp_path, "train", 30)
+    fake_photographs(tmp_path, "test", 10)
+    out = tmp_path / "cifar.json"
+    arguments = ["structure", "--quick", "--part", "cifar", "--out", str(out)]
+    done = CliRunner().invoke(app, [*arguments, "--data-dir", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "isometry, patches" in out.with_suffix(".md").read_text()
+    images, labels = cifar.read_once("test", None, tmp_path / "cache")
+    assert images.shape == (100, 3, 32, 32)
+    assert labels.bincount().tolist() == [10] * 10
+
+
+def test_missing_photographs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"train\.tar is not there"):
+        cifar.read_once("train", tmp_path, tmp_path / "cache")
