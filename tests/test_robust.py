@@ -17,7 +17,7 @@ from benchmarks.objectives import attach
 from benchmarks.robust import experiment
 from benchmarks.robust.choice import best, tries, validate
 from benchmarks.robust.cost import relative_costs
-from benchmarks.robust.plans import BUDGET, EPOCHS, OURS, RECIPES, Plan, measured, plan_of
+from benchmarks.robust.plans import BUDGET, EPOCHS, OURS, RECIPES, STAGES, Plan, measured, plan_of
 from benchmarks.robust.report import tables
 from benchmarks.robust.settings import Settings
 from benchmarks.robust.training import NETWORKS, Schedule, load, network, train
@@ -80,7 +80,7 @@ def test_the_choice_takes_the_most_robust_of_those_that_are_accurate_enough() ->
 def test_every_recipe_is_tried_and_then_the_best_at_the_other_rate() -> None:
     runs: list[dict[str, Any]] = []
     seen = []
-    for key, recipe, rate in tries(runs, "relu", Settings()):
+    for key, recipe, rate in tries(runs, "relu", list(RECIPES), Settings()):
         seen.append((key["method"], recipe, rate))
         # the second recipe of each method is the best
         score = float(recipe == RECIPES[key["method"]][min(1, len(RECIPES[key["method"]]) - 1)])
@@ -111,7 +111,10 @@ def test_validation_counts_the_images_that_survive() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_plan_can_be_attached_and_costs_the_budget_by_its_epochs(name: str) -> None:
-    plans = measured(name, lambda _, method: (RECIPES[method][0], 0.01))
+    plans: dict[str, Plan] = {}
+    for stage in range(len(STAGES)):
+        plans |= measured(name, lambda _, method: (RECIPES[method][0], 0.01), stage)
+    assert len(plans) == 19
     x, y = images(20)
     for plan in plans.values():
         model = network(name)
@@ -166,7 +169,7 @@ def test_the_command_runs_resumes_and_draws(
         lambda split, _: images(60 if split == "test" else 11_000),
     )
     monkeypatch.setattr(experiment, "measured", lambda *_: {"RobustLoss": QUICK})
-    monkeypatch.setattr("benchmarks.robust.choice.RECIPES", {OURS: RECIPES[OURS]})
+    monkeypatch.setattr(experiment, "STAGES", ((OURS,),))
     path = tmp_path / "robust.json"
     for _ in range(2):
         done = CliRunner().invoke(app, ["robust", "--quick", "--out", str(path)])
@@ -178,4 +181,4 @@ def test_the_command_runs_resumes_and_draws(
     assert tables(found) == path.with_suffix(".md").read_text()
 
 
-QUICK = Plan({OURS: {"eps": 0.1}}, Schedule(1), rank=0, preset="quick")
+QUICK = Plan({OURS: {"eps": 0.1}}, Schedule(1), preset="quick")

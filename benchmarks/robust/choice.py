@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +17,15 @@ from isoreg.robustness.pgd import pgd
 Key = dict[str, Any]
 
 
-def tries(runs: list[Run], name: str, settings: Settings) -> Iterator[tuple[Key, Recipe, float]]:
+def tries(
+    runs: list[Run], name: str, methods: Sequence[str], settings: Settings
+) -> Iterator[tuple[Key, Recipe, float]]:
     """Keys of the runs of the choice on a network with their recipes and rates, as they come.
 
     The last one of a method depends on the runs before it, which ``runs`` must have by then.
     """
-    for method, recipes in RECIPES.items():
-        for recipe in recipes[: settings.recipes_each]:
+    for method in methods:
+        for recipe in RECIPES[method][: settings.recipes_each]:
             yield _key(name, method, recipe, RATES[0]), recipe, RATES[0]
         if settings.other_rate:
             recipe, _ = best(runs, name, method, settings)

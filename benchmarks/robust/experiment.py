@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +17,37 @@ from benchmarks.results import Results
 from benchmarks.robust.choice import Key, best, tries, validate
 from benchmarks.robust.cost import relative_costs
 from benchmarks.robust.evaluation import DECISIVE, attacked
-from benchmarks.robust.plans import OURS, RECIPES, Plan, measured, plan_of, title_of
+from benchmarks.robust.plans import (
+    EPOCHS,
+    OURS,
+    RATES,
+    RECIPES,
+    STAGES,
+    Plan,
+    measured,
+    plan_of,
+    title_of,
+)
 from benchmarks.robust.settings import Settings
 from benchmarks.robust.training import load, network, train
 
 Split = tuple[Tensor, Tensor]
+Job = Callable[[], dict[str, Any]]
 
 
 def run(
     settings: Settings, *, seeds: int, data_dir: Path | None, device: str, out: Path
 ) -> Results:
     """Run what is not yet in the file ``out``."""
-    results = Results(out, {**asdict(settings), "recipes": RECIPES})
+    tried = {"recipes": RECIPES, "rates": RATES, "epochs": EPOCHS}
+    results = Results(out, {**asdict(settings), **tried})
     data = _Data(settings, data_dir, device)
     with progress_bar() as progress:
         bar = progress.add_task("", total=_count(settings, seeds))
-        for name in settings.networks:
-            for key, recipe, rate in tries(results.runs, name, settings):
-                progress.update(bar, description=_describe(key), advance=1)
-                if not results.has(key):
-                    results.add(key, _try(key, recipe, rate, settings, data))
-        for key, plan in _measurements(results, settings, seeds):
-            progress.update(bar, description=_describe(key), advance=1)
-            if results.has(key):
-                continue
-            if plan is None:
-                plans = _plans(results, key["network"], settings)
-                costs = relative_costs(key["network"], plans, seconds=settings.timing_seconds)
-                results.add(key, costs)
-            else:
-                results.add(key, _measure(key, plan, settings, data))
+        for key, job in _jobs(results, settings, seeds, data):
+            progress.update(bar, description=", ".join(map(str, key.values())), advance=1)
+            if not results.has(key):
+                results.add(key, job())
     return results
 
 
@@ -67,37 +69,47 @@ class _Data:
         return self._read[split]
 
 
-def _plans(results: Results, name: str, settings: Settings) -> dict[str, Plan]:
-    plans = measured(name, lambda name, method: best(results.runs, name, method, settings))
-    return {
-        title: replace(plan, schedule=settings.shortened(plan.schedule))
-        for title, plan in plans.items()
-    }
-
-
-def _measurements(
-    results: Results, settings: Settings, seeds: int
-) -> Iterator[tuple[Key, Plan | None]]:
-    """Keys and plans, those that matter most first; no plan: the costs of all plans."""
-    for name in settings.networks:
-        plans = _plans(results, name, settings)
-        yield {"phase": "cost", "network": name}, None
-        for rank in sorted({plan.rank for plan in plans.values()}):
+def _jobs(
+    results: Results, settings: Settings, seeds: int, data: _Data
+) -> Iterator[tuple[Key, Job]]:
+    """Keys and what gives their figures: what matters most first, on all seeds."""
+    for stage, methods in enumerate(STAGES):
+        for name in settings.networks:
+            for key, recipe, rate in tries(results.runs, name, methods, settings):
+                yield key, partial(_try, key, recipe, rate, settings, data)
+            if stage == 0:
+                yield {"phase": "cost", "network": name}, partial(_costs, name, settings)
+            plans = measured(name, partial(_best, results, settings), stage)
             for seed in range(seeds):
                 for title, plan in plans.items():
-                    if plan.rank == rank:
-                        key = {"phase": "test", "network": name, "training": title, "seed": seed}
-                        yield key, plan
-            if rank == 0:
-                last = replace(plans[title_of(OURS)], preset=settings.last_preset)
+                    key = {"phase": "test", "network": name, "training": title, "seed": seed}
+                    yield key, partial(_measure, key, plan, settings, data)
+            if stage == 0:
                 key = {"phase": "last", "network": name, "training": title_of(OURS), "seed": 0}
-                yield key, last
+                last = replace(plans[title_of(OURS)], preset=settings.last_preset)
+                yield key, partial(_measure, key, last, settings, data)
+
+
+def _best(results: Results, settings: Settings, name: str, method: str) -> tuple[Recipe, float]:
+    return best(results.runs, name, method, settings)
+
+
+def _first(name: str, method: str) -> tuple[Recipe, float]:
+    """Some recipe of a method: the time of a step does not depend on its numbers."""
+    del name
+    return RECIPES[method][0], RATES[0]
+
+
+def _costs(name: str, settings: Settings) -> dict[str, float]:
+    plans: dict[str, Plan] = {}
+    for stage in range(len(STAGES)):
+        plans |= measured(name, _first, stage)
+    return relative_costs(name, plans, seconds=settings.timing_seconds)
 
 
 def _try(key: Key, recipe: Recipe, rate: float, settings: Settings, data: _Data) -> dict[str, Any]:
     plan = plan_of(key["network"], key["method"], recipe, rate)
-    plan = replace(plan, schedule=settings.shortened(plan.schedule))
-    model, seconds = _trained(key["network"], plan, 0, data("fit"), data.device)
+    model, seconds = _trained(key["network"], plan, 0, data("fit"), settings, data.device)
     figures = validate(model, *data("validation"), settings)
     return {**figures, "rate": rate, "training seconds": seconds, **plan.to_dict()}
 
@@ -105,9 +117,8 @@ def _try(key: Key, recipe: Recipe, rate: float, settings: Settings, data: _Data)
 def _measure(key: Key, plan: Plan, settings: Settings, data: _Data) -> dict[str, Any]:
     images, labels = data("train")
     kept = slice(None, len(images) - min(plan.held_out, len(images) // 6))
-    model, seconds = _trained(
-        key["network"], plan, key["seed"], (images[kept], labels[kept]), data.device
-    )
+    split = (images[kept], labels[kept])
+    model, seconds = _trained(key["network"], plan, key["seed"], split, settings, data.device)
     figures = attacked(model, *data("test"), "Linf", settings.linf, plan.preset or DECISIVE)
     if key["seed"] < plan.l2_seeds and settings.l2:
         # the standard preset in L2 is left to the last phase: it takes as long as all the rest
@@ -117,23 +128,21 @@ def _measure(key: Key, plan: Plan, settings: Settings, data: _Data) -> dict[str,
 
 
 def _trained(
-    name: str, plan: Plan, seed: int, split: Split, device: str
+    name: str, plan: Plan, seed: int, split: Split, settings: Settings, device: str
 ) -> tuple[nn.Module, float]:
     torch.manual_seed(seed)
     model = network(name).to(device)
-    return model, train(model, *split, recipe=plan.recipe, schedule=plan.schedule)
+    schedule = settings.shortened(plan.schedule)
+    return model, train(model, *split, recipe=plan.recipe, schedule=schedule)
 
 
 def _count(settings: Settings, seeds: int) -> int:
     """Runs in all."""
-    trying = sum(
-        len(recipes[: settings.recipes_each]) + settings.other_rate for recipes in RECIPES.values()
-    )
-    plans = [
-        len(measured(name, lambda _, method: ({method: {}}, 0.0))) for name in settings.networks
-    ]
-    return trying * len(settings.networks) + sum(2 + seeds * count for count in plans)
-
-
-def _describe(key: Key) -> str:
-    return ", ".join(str(value) for value in key.values())
+    found = 0
+    for stage, methods in enumerate(STAGES):
+        found += sum(
+            len(RECIPES[method][: settings.recipes_each]) + settings.other_rate
+            for method in methods
+        )
+        found += seeds * len(measured(settings.networks[0], _first, stage))
+    return (found + 2) * len(settings.networks)

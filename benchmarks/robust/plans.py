@@ -22,6 +22,13 @@ RECIPES: dict[str, Sequence[Recipe]] = {
     "jacobian": [{"jacobian": {"weight": weight}} for weight in (0.1, 0.5)],
     "input-gradient": [{"input-gradient": {"weight": weight}} for weight in (10.0, 100.0)],
 }
+# in the order of the stages: methods that are chosen at the beginning of each
+STAGES: Sequence[Sequence[str]] = (
+    (OURS, "fgsm"),
+    (),
+    ("cross-entropy", "pgd", "trades", "jacobian", "input-gradient"),
+    (),
+)
 # epochs that cost as much as UNIT, from the times of a step; the report measures them again
 EPOCHS: dict[str, dict[str, float]] = {
     "relu": {
@@ -52,7 +59,6 @@ class Plan:
     Attributes:
         recipe: Methods and options.
         schedule: Epochs, batch, learning rate.
-        rank: Plans of rank 0 are run on all seeds before those of rank 1, and so on.
         preset: The report card's for L-inf; None for the attacks that decide alone.
         l2_seeds: Seeds on which L2 attacks are made as well.
         held_out: Training images that are left out, the last ones.
@@ -60,7 +66,6 @@ class Plan:
 
     recipe: Recipe
     schedule: Schedule
-    rank: int = 2
     preset: str | None = None
     l2_seeds: int = 1
     held_out: int = 0
@@ -72,6 +77,7 @@ class Plan:
 
 # the unit of cost: the length and the batches of the paper's training
 UNIT = Plan({}, Schedule(epochs=5, batch_size=100, learning_rate=2e-3))
+EVERY = 1_000_000
 # network and method: the recipe and the rate that were best
 Chosen = Callable[[str, str], tuple[Recipe, float]]
 
@@ -87,46 +93,51 @@ def title_of(method: str) -> str:
     return METHODS[method].title if method in METHODS else method
 
 
-def measured(name: str, chosen: Chosen) -> dict[str, Plan]:
-    """All runs on a network by their title."""
-    every = 1_000_000
-    ours = plan_of(name, OURS, *chosen(name, OURS))
-    plans = {
-        title_of(OURS): replace(ours, rank=0, preset="standard", l2_seeds=every),
-        "cross-entropy, 5 epochs": replace(UNIT, rank=0, l2_seeds=every),
-        title_of("fgsm"): replace(
-            plan_of(name, "fgsm", *chosen(name, "fgsm")), rank=0, l2_seeds=every
-        ),
+def measured(name: str, chosen: Chosen, stage: int) -> dict[str, Plan]:
+    """The runs of a stage on a network by their title; the stages go from what matters most."""
+
+    def plan(method: str, **options: Any) -> Plan:
+        return plan_of(name, method, *chosen(name, method), **options)
+
+    if stage == 0:
+        return {
+            title_of(OURS): replace(plan(OURS), preset="standard", l2_seeds=EVERY),
+            "cross-entropy, 5 epochs": replace(UNIT, l2_seeds=EVERY),
+            title_of("fgsm"): replace(plan("fgsm"), l2_seeds=EVERY),
+        }
+    if stage == 1:
+        return _additions(plan(OURS))
+    if stage == 2:
+        return {title_of(method): plan(method) for method in STAGES[stage]}
+    cheap = {
+        f"{title_of(method)}, a third of the cost": plan(method, budget=BUDGET / 3)
+        for method in (OURS, "fgsm", "pgd", "trades")
     }
-    for method in RECIPES:
-        plan = replace(plan_of(name, method, *chosen(name, method)), rank=1)
-        plans.setdefault(title_of(method), plan)
-    if name == "relu":
-        plans |= _parts(ours)
-    for method in (OURS, "fgsm", "pgd", "trades"):
-        plan = plan_of(name, method, *chosen(name, method), budget=BUDGET / 3)
-        plans[f"{title_of(method)}, a third of the cost"] = replace(plan, rank=3)
-    return plans
+    return _parts(plan(OURS)) | cheap
+
+
+def _additions(ours: Plan) -> dict[str, Plan]:
+    """Our recipe with isometry inside, and with isometry's controls."""
+    penalty = {"beta": 0.1, "scale": 10.0}
+    additions: dict[str, Recipe] = {
+        "isometry": {"isometry": penalty},
+        "shuffled distances": {"isometry-control": {**penalty, "target": "shuffled"}},
+        "feature norm": {"feature-norm": {"weight": 1e-3}},
+    }
+    return {
+        f"{title_of(OURS)} + {name}": replace(ours, recipe={**ours.recipe, **recipe})
+        for name, recipe in additions.items()
+    }
 
 
 def _parts(ours: Plan) -> dict[str, Plan]:
-    """Our recipe without each of its parts, and with others in addition."""
+    """Our recipe without each of its parts."""
     options, title = dict(ours.recipe[OURS]), title_of(OURS)
-
-    def also(**recipe: Any) -> Plan:
-        return replace(ours, recipe={**ours.recipe, **recipe})
-
-    penalty = {"beta": 0.1, "scale": 10.0}
-    shuffled = {"isometry-control": {**penalty, "target": "shuffled"}}
     slow = replace(ours.schedule, learning_rate=2e-3)
-    plans = {
-        f"{title} + isometry": also(isometry=penalty),
-        f"{title} + shuffled": also(**shuffled),
-        f"{title} + feature norm": also(**{"feature-norm": {"weight": 1e-3}}),
-    }
-    less = {
+    small = replace(ours.schedule, batch_size=100, epochs=max(1, ours.schedule.epochs * 3 // 4))
+    return {
         f"{title}, no ramp": replace(ours, recipe={OURS: {**options, "ramp": 1e-9}}),
         f"{title}, rate 2e-3": replace(ours, schedule=slow),
+        f"{title}, batches of 100": replace(ours, schedule=small),
         f"{title}, 50,000 images": replace(ours, held_out=VALIDATION),
     }
-    return plans | {title: replace(plan, rank=3) for title, plan in less.items()}
