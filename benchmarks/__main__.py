@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.auto.command import auto
 from benchmarks.census.command import census
 from benchmarks.mnist.command import mnist
 from benchmarks.rings.command import rings
@@ -34,6 +35,7 @@ BENCHMARKS: dict[Callable[..., None], tuple[str, str, str]] = {
     rivals: ("MNIST", "an hour on one core", "isometry beside fourteen other ways to train"),
     structure: ("MNIST", "2 hours on one core", "what features keep that labels throw away"),
     census: ("none", "half an hour", "attaching to every module of timm, and to transformers"),
+    auto: ("MNIST, CIFAR-10", "a quarter of an hour on one core", 'beta="auto" against a search'),
     speed: ("none", "an hour on one core", "time, memory and exactness of the penalty"),
     scaling: ("none", "10 minutes on two cores", "pairs across ranks, up to 1,024 GPUs"),
 }
