@@ -48,7 +48,7 @@ def _parameters(name: str) -> float:
             model = timm.create_model(name, num_classes=10)
     except Exception:  # some models compute with their weights while they are built
         return float("inf")
-    return sum(p.numel() for p in model.parameters())
+    return float(sum(p.numel() for p in model.parameters()))
 
 
 def transformers_subjects() -> Iterator[Subject]:

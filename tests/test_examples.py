@@ -1,0 +1,75 @@
+"""Every example runs, at a small size, and shows what it says."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parent.parent / "examples"
+# those have tests of their own, or take a minute
+ELSEWHERE = {"__init__", "demo"}
+NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - ELSEWHERE)
+
+
+def run(name: str, **options: object) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the trainers, about the machine
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        return importlib.import_module(f"examples.{name}").main(**options)
+
+
+def test_the_index_names_every_example_and_each_is_below_a_hundred_lines() -> None:
+    text = (FOLDER / "README.md").read_text()
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    for name in NAMES:
+        assert f"[`{name}`]({name}.py)" in text
+        assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 100
+        assert name in tested, f"no test runs {name}"
+
+
+def test_own_model(tmp_path: Path) -> None:
+    found = run("own_model", epochs=2, folder=tmp_path)
+    assert found["isometry"].stress < found["plain"].stress
+    header, *rows = (tmp_path / "isometry.csv").read_text().splitlines()
+    assert header == "loss,isometry/penalty,isometry/beta,isometry/penalty/8"
+    assert len(rows) == 22
+
+
+def test_lightning_callback(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    assert run("lightning_callback", epochs=1, folder=tmp_path) > 0.5
+    (log,) = tmp_path.rglob("metrics.csv")
+    assert "isometry/penalty/net.4" in log.read_text().splitlines()[0]
+
+
+def test_transformers_trainer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    found = run("transformers_trainer", epochs=1, folder=tmp_path)
+    assert 0 <= found["eval_accuracy"] <= 1
+    assert "isometry/penalty/classifier" in capsys.readouterr().out
+
+
+def test_timm_finetune(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("timm")
+    assert run("timm_finetune", epochs=1) > 0.05
+    assert "epoch 0: {'penalty'" in capsys.readouterr().out
+
+
+def test_hierarchical_labels() -> None:
+    accuracies = run("hierarchical_labels", points=100, epochs=30)
+    assert len(accuracies) == 3
+    assert accuracies[0] > 0.6
+
+
+def test_evaluate_model(tmp_path: Path) -> None:
+    reports = run(
+        "evaluate_model", epochs=4, count=40, attacks="quick", picture=tmp_path / "drawn.png"
+    )
+    assert list(reports) == ["plain", "isometry", "margin loss"]
+    assert (tmp_path / "drawn.png").stat().st_size > 10_000
+    assert torch.tensor([reports[k].clean for k in reports]).min() > 0.3
