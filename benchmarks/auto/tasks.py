@@ -78,7 +78,7 @@ def convolutional() -> nn.Sequential:
 
 def _cifar10(split: str, folder: Path | None) -> tuple[Tensor, Tensor]:
     """CIFAR-10 as JPEG files in a tar with one folder a class."""
-    from torchvision.io import decode_image
+    from PIL import Image
 
     root = folder or Path(os.environ.get("ISOREG_DATA", "."))
     path = root / "cifar10-jpeg" / f"{split}.tar"
@@ -91,8 +91,10 @@ def _cifar10(split: str, folder: Path | None) -> tuple[Tensor, Tensor]:
         for member in archive:
             file = archive.extractfile(member) if member.isfile() else None
             if file is not None:
-                data = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-                found.append((Path(member.name).parent.name, decode_image(data)))
+                with Image.open(file) as image:
+                    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+                    shape = image.height, image.width, len(image.getbands())
+                found.append((Path(member.name).parent.name, pixels.view(shape).permute(2, 0, 1)))
     names = sorted({name for name, _ in found})
     images = torch.stack([image for _, image in found]).float() / 255
     return images, torch.tensor([names.index(name) for name, _ in found])

@@ -1,0 +1,76 @@
+"""The benchmark of `beta="auto"`: what it chooses by, and that it runs, resumes and reports."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.auto import tasks
+from benchmarks.auto.report import choose
+
+
+@pytest.fixture
+def _small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blurred blocks whose place tells the class, in the shapes of MNIST."""
+
+    def read(split: str, folder: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.arange(400) % 10
+        images = torch.zeros(400, 1, 28, 28)
+        for row, label in enumerate(labels.tolist()):
+            images[row, 0, 2 * label : 2 * label + 6, 5:20] = 1
+        generator = torch.Generator().manual_seed(len(split))
+        return images + 0.1 * torch.rand(images.shape, generator=generator), labels
+
+    monkeypatch.setattr(tasks, "mnist", read)
+    monkeypatch.setattr(tasks, "VALIDATION", 100)
+
+
+@pytest.mark.usefixtures("_small_mnist")
+def test_it_runs_resumes_and_leaves_table_and_figure(tmp_path: Path) -> None:
+    out = tmp_path / "auto.json"
+    command = ["auto", "--quick", "--out", str(out)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    first = out.read_text()
+    assert [run["key"]["beta"] for run in json.loads(first)["runs"]] == ["0", "0.1", "auto 0.1"]
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    table = out.with_suffix(".md").read_text()
+    assert table.count("| auto 0.1 |") == 2
+    assert table.count("(chosen)") == 1
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert out.read_text() == first
+
+
+def test_the_number_is_chosen_by_few_shot_accuracy_among_those_that_cost_little() -> None:
+    def seeds(coarse: float, few: float) -> list[dict[str, dict[str, float]]]:
+        return [
+            {"validation": {"coarse": coarse + d, "few-shot": few}, "test": {}} for d in (-0.1, 0.1)
+        ]
+
+    runs = {"0": seeds(0.8, 0.5), "1": seeds(0.795, 0.6), "2": seeds(0.78, 0.9)}
+    assert choose(runs, ["0", "1", "2"]) == "1"
+
+
+def test_cifar10_is_read_from_a_tar_of_images_with_a_folder_a_class(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "cifar10-jpeg").mkdir()
+    with tarfile.open(tmp_path / "cifar10-jpeg" / "test.tar", "w") as archive:
+        for name, value in (("cat", 200), ("airplane", 10)):
+            image.new("RGB", (32, 32), (value, 0, 90)).save(data := io.BytesIO(), "jpeg")
+            member = tarfile.TarInfo(f"{name}/0000.jpg")
+            member.size = data.tell()
+            data.seek(0)
+            archive.addfile(member, data)
+    images, labels = tasks._cifar10("test", tmp_path)
+    assert images.shape == (2, 3, 32, 32)
+    assert labels.tolist() == [1, 0]
+    colour = images[1].mean((1, 2)).tolist()
+    assert colour == pytest.approx([10 / 255, 0, 90 / 255], abs=0.01)
+    with pytest.raises(SystemExit, match=r"train\.tar is not there"):
+        tasks._cifar10("train", tmp_path)
