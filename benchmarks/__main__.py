@@ -32,7 +32,6 @@ BENCHMARKS: dict[Callable[..., None], tuple[str, str, str]] = {
         "isometry beside fourteen other ways to train",
     ),
     robust: ("MNIST", "two hours on one core", "robustness without adversarial images"),
-    rivals: ("MNIST", "an hour on one core", "isometry beside fourteen other ways to train"),
     structure: ("MNIST", "2 hours on one core", "what features keep that labels throw away"),
     census: ("none", "half an hour", "attaching to every module of timm, and to transformers"),
     auto: ("MNIST, CIFAR-10", "a quarter of an hour on one core", 'beta="auto" against a search'),
