@@ -22,7 +22,11 @@ from benchmarks.mnist.attacks import ascend, combined_loss, margin_loss
 from benchmarks.mnist.settings import CONVENTIONS, Settings
 from benchmarks.mnist.training import mlp, train
 from benchmarks.results import Results
+from benchmarks.speed.experiment import STEP_LIMITS, failures
+from benchmarks.speed.experiment import run as run_speed
 from benchmarks.speed.penalties import PENALTIES, Case
+from benchmarks.speed.report import table
+from benchmarks.speed.steps import Step, _added_loss, measure_step, penalty_alone, steps
 from isoreg.datasets import mnist
 
 
@@ -203,6 +207,36 @@ def test_the_rivals_of_the_speed_benchmark_compute_the_same_penalty() -> None:
     expected = PENALTIES["isoreg"](inputs, features, labels)
     for name in ("isoreg without numba", "plain", "pytorch-metric-learning"):
         torch.testing.assert_close(PENALTIES[name](inputs, features, labels), expected)
+
+
+@pytest.mark.parametrize("step", steps()[1::2], ids=str)
+def test_the_plain_penalty_in_a_step_is_that_of_the_regularizer(step: Step) -> None:
+    step = replace(step, batch=4)
+    model, x, _ = step.data("cpu")
+    y = torch.tensor([0, 1, 0, 1])
+    plain, ours = (_added_loss(model, step, name) for name in ("plain", "isoreg"))
+    model(x)
+    torch.testing.assert_close(0.1 * plain(x, y), ours(x, y), rtol=1e-3, atol=0)
+
+
+def test_a_step_is_measured_with_and_without_each_penalty() -> None:
+    step = Step("mlp", 28, 10, 4, "flatten")
+    figures = measure_step(step, "cpu", seconds=0.01)
+    for share in ("share", "share by difference"):
+        assert figures[share].keys() == {"isoreg", "isoreg without numba", "plain"}
+    assert min(figures["milliseconds"]["penalty"].values()) > 0
+    assert len(penalty_alone(step, "plain", "cpu")()) == 4
+
+
+def test_the_speed_check_fails_where_a_step_spends_too_much_on_the_penalty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Step("mlp", 28, 10, 1, "flatten")
+    results = run_speed([step], device="cpu", out=tmp_path / "speed.json", seconds=0.01)
+    assert not failures(results)
+    monkeypatch.setitem(STEP_LIMITS, step, 0.0)
+    assert "of a step, limit 0.0" in failures(results)[0]
+    assert "mlp, 28 px, batch 10, 1 layer flattened" in table(results.to_dict())
 
 
 def small() -> nn.Sequential:
