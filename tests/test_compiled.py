@@ -60,6 +60,7 @@ def test_all_pairs_are_one_class_cut_into_tiles_that_fit_the_cache() -> None:
     for n, width in ((100, 3), (300, 3), (300, 800), (40, 10**6)):
         found = blocks(None, n, width)
         assert torch.equal(covered(found, n), 1 - torch.eye(n, dtype=torch.long))
+        assert found.count_pairs() == n * (n - 1)
         sides = found.blocks[:, 1] - found.blocks[:, 0]
         assert sides.max() <= 256
         assert sides.max() * width <= max(1 << 17, 32 * width)
@@ -131,7 +132,9 @@ def test_what_is_not_finite_stays_so_in_value_and_gradient(bad: float) -> None:
         value = isometry_penalty(x, phi.requires_grad_(), y)
         assert value.isnan()
         if place == 0:
-            assert torch.autograd.grad(value, phi)[0][::3].isnan().all()
+            gradient = torch.autograd.grad(value, phi)[0]
+            assert gradient[::3].isnan().all()
+            assert gradient[y > 0].isfinite().all(), "the other classes have their gradient"
 
 
 def test_a_learned_scale_gets_its_gradients() -> None:
