@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.attacks.command import attacks
 from benchmarks.auto.command import auto
 from benchmarks.census.command import census
 from benchmarks.mnist.command import mnist
@@ -33,6 +34,7 @@ BENCHMARKS: dict[Callable[..., None], tuple[str, str, str]] = {
     ),
     robust: ("MNIST", "two hours on one core", "robustness without adversarial images"),
     structure: ("MNIST", "2 hours on one core", "what features keep that labels throw away"),
+    attacks: ("none", "5 minutes", "the attacks against plain PGD and known optima"),
     census: ("none", "half an hour", "attaching to every module of timm, and to transformers"),
     auto: ("MNIST, CIFAR-10", "a quarter of an hour on one core", 'beta="auto" against a search'),
     speed: ("none", "an hour on one core", "time, memory and exactness of the penalty"),

@@ -1,0 +1,163 @@
+"""Every attack against a plain PGD and against optima that are known, and what it is given."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.attacks import experiment
+from benchmarks.attacks.experiment import THEIRS, as_it_is
+from benchmarks.attacks.reference import exact_linear, plain_pgd
+from benchmarks.attacks.subjects import SUBJECTS
+from isoreg.robustness import ATTACKS, evaluate
+from isoreg.robustness.adapter import Adapted
+from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.task import Task
+
+STRONG = ["pgd-ce", "pgd-margin", "apgd-ce", "apgd-t", "fab"]
+
+
+def test_plain_pgd_reaches_the_optimum_of_a_linear_model() -> None:
+    for classes in (2, 4):
+        subject = SUBJECTS[f"linear, {classes} classes"](60)
+        assert subject.linear is not None
+        for norm, eps in subject.eps.items():
+            torch.manual_seed(0)
+            x, y = subject.images, subject.labels
+            exact = exact_linear(subject.linear, x, y, eps=eps, norm=norm)
+            assert 0.2 < exact.float().mean() < 0.8
+            found = plain_pgd(subject.model, x, y, eps=eps, norm=norm)
+            assert bool((found >= exact).all()), "no attack beats the exact optimum"
+            assert (found != exact).sum() <= 1
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("model", SUBJECTS)
+def test_no_attack_with_gradients_is_weaker_than_plain_pgd(model: str, norm: str) -> None:
+    subject = SUBJECTS[model](25)
+    names = [*STRONG, "deepfool"] if norm == "L2" and model != "digits as vectors" else STRONG
+    torch.manual_seed(0)
+    eps, x, y = subject.eps[norm], subject.images, subject.labels
+    reference = plain_pgd(subject.model, x, y, eps=eps, norm=norm).float().mean().item()
+    found = evaluate(subject.model, x, y, eps=eps, norm=norm, attacks=names).accuracy
+    for name in names:
+        assert found[name][eps] <= reference + 0.081, f"{name}: more than two images worse"
+
+
+def test_cw_and_deepfool_beat_torchattacks_own_and_are_near_plain_pgd() -> None:
+    subject = SUBJECTS["digits, 3 classes"](20)
+    eps, x, y = subject.eps["L2"], subject.images, subject.labels
+    torch.manual_seed(0)
+    reference = plain_pgd(subject.model, x, y, eps=eps, norm="L2").float().mean().item()
+    report = evaluate(subject.model, x, y, eps=eps, norm="L2", attacks=["cw", "deepfool"])
+    for name in ("cw", "deepfool"):
+        ours, theirs = report.accuracy[name][eps], as_it_is(name, subject, "L2")
+        assert ours <= reference + 0.101
+        assert isinstance(theirs, float)
+        assert ours < theirs - 0.09, f"torchattacks mended {name}: drop the workaround"
+    assert as_it_is("apgd-t", subject, "L2") == "IndexError", "torchattacks mended APGDT"
+
+
+SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
+
+
+@given(SHAPES, st.booleans())
+def test_folding_an_image_loses_nothing(shape: tuple[int, ...], square: bool) -> None:
+    images = torch.rand(3, *shape).double()
+    adapted = Adapted(nn.Identity(), images, square=square)
+    folded = adapted.fold(images)
+    assert folded.ndim == 4
+    assert folded.dtype == torch.float32
+    torch.testing.assert_close(adapted.unfold(folded), images.float().double(), rtol=0, atol=0)
+    if square:
+        assert folded.shape[2] == folded.shape[3] >= 5
+
+
+def test_adapted_logits_differ_by_a_constant_an_image_and_end_in_classes_nobody_wins() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
+    images = torch.rand(5, 2, 4)
+    adapted = Adapted(model, images, classes=4)
+    logits, found = model(images), adapted(adapted.fold(images))
+    assert found.shape == (5, 4)
+    torch.testing.assert_close(found[:, :3] - logits, (found[:, :1] - logits[:, :1]).expand(5, 3))
+    assert bool((found[:, :3].amin(1) == 0).all())
+    assert bool((found[:, 3] < 0).all())
+
+
+def test_attacks_do_not_write_on_what_a_model_returns() -> None:
+    stored = torch.randn(6, 3)
+
+    class Remembers(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return stored[: len(x)] + 0 * x.flatten(1)[:, :1]
+
+    class Returns(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return stored[: len(x)]
+
+    before = stored.clone()
+    for model in (Remembers(), Returns()):
+        evaluate(model, torch.rand(6, 1, 6, 6), stored.argmax(1), eps=0.1, attacks=["square"])
+    torch.testing.assert_close(stored, before, rtol=0, atol=0)
+
+
+def test_a_model_stays_in_eval_mode_throughout_the_attacks() -> None:
+    seen = []
+
+    class Watched(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(self.training)
+            return super().forward(x.flatten(1))
+
+    images = torch.rand(4, 1, 5, 5)
+    names = ["apgd-ce", "apgd-t", "fab", "deepfool", "cw", "pgd-margin"]
+    evaluate(Watched(25, 4), images, torch.arange(4), eps=0.5, norm="L2", attacks=names)
+    assert len(seen) > 100
+    assert not any(seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "order"),
+    [("apgd-t", "L2", 2), ("fab", "Linf", torch.inf), ("deepfool", "L2", 2), ("cw", "L2", 2)],
+)
+def test_what_torchattacks_gives_back_is_held_to_the_ball_and_the_pixels(
+    name: str, norm: str, order: float
+) -> None:
+    subject = SUBJECTS["digits"](8)
+    classifier = PixelClassifier(subject.model, bounds=(0, 1), mean=None, std=None)
+    task = Task(classifier, subject.images, subject.labels, subject.eps[norm], norm, seed=0)
+    found, _ = ATTACKS[name](task)
+    lengths = (found - subject.images).flatten(1).norm(p=order, dim=1)
+    assert lengths.max() <= task.eps * (1 + 1e-5)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert bool((subject.model(found).argmax(1) != subject.labels).any())
+
+
+def test_the_command_compares_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: SUBJECTS[name] for name in ("linear, 2 classes", "digits, 3 classes")}
+    monkeypatch.setattr(experiment, "SUBJECTS", few)
+    monkeypatch.setattr(experiment, "THEIRS", {n: THEIRS[n] for n in ("apgd-t", "deepfool")})
+    out = tmp_path / "attacks.json"
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["attacks", "--quick", "--out", str(out)])
+        assert done.exit_code == 0, done.output
+    runs = json.loads(out.read_text())["runs"]
+    assert [run["figures"]["optimum"] is None for run in runs] == [False, False, True, True]
+    assert "IndexError / " in out.with_suffix(".md").read_text()
+
+
+def test_pixels_come_back_in_the_user_s_units() -> None:
+    classifier = PixelClassifier(nn.Identity(), bounds=(-1, 3), mean=[1.0], std=[2.0])
+    torch.testing.assert_close(
+        classifier.in_units(torch.tensor([[0.0, 1.0]])), torch.tensor([[-1.0, 3.0]])
+    )
