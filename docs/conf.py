@@ -34,6 +34,7 @@ include_patterns = [
     "docs/**",
     "benchmarks/README.md",
     "benchmarks/results/*.md",
+    "examples/README.md",
     "examples/*.ipynb",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
