@@ -92,9 +92,10 @@ class AutoBeta:
     with phi the recorded features of all layers, L all of the loss but the layer's own penalty,
     and P the penalty at weight 1. Both gradients are read off the backward pass that happens
     anyway. The average starts with the first measurement (its bias is corrected); the very first
-    batch, of which no gradient is known, gets beta such that beta P is the share. Only ratios
-    enter: a loss scaled for float16 or divided for accumulation changes nothing. Steps whose
-    gradients are zero (no pairs) or not finite do not count.
+    batch, of which no gradient is known, gets a beta with which beta P is a hundredth of the share:
+    enough to measure by, too little to matter. Only ratios enter: a loss scaled for float16 or
+    divided for accumulation changes nothing. Steps whose gradients are zero (no pairs) or not
+    finite do not count.
 
     The loss's gradient shrinks as a network fits its data, and beta with it. Gradients taken with
     ``create_graph=True`` are not seen. Each process of a distributed run measures its own; with a
@@ -154,7 +155,8 @@ class AutoBeta:
         """
         penalty = penalty.detach()
         self._move_to(penalty.device)
-        first = torch.where(penalty > 0, self.share / penalty, 0.0)
+        # small: with several layers a large one would be part of what reaches the earlier layers
+        first = torch.where(penalty > 0, 0.01 * self.share / penalty, 0.0)
         learned = self.share * (self._log / self._weight.clamp_min(1e-30)).exp()
         self._used = torch.where(self._weight > 0, learned, first)
         return self._used
