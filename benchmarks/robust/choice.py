@@ -38,11 +38,15 @@ def best(runs: list[Run], name: str, method: str, settings: Settings) -> tuple[R
     tried = [run["figures"] for run in runs if wanted.items() <= run["key"].items()]
     accurate = [figures for figures in tried if figures["clean"] >= settings.clean_floor]
     found = (
-        max(accurate, key=lambda figures: figures["score"])
-        if accurate
-        else max(tried, key=lambda figures: figures["clean"])
+        max(accurate, key=score) if accurate else max(tried, key=lambda figures: figures["clean"])
     )
     return found["recipe"], found["rate"]
+
+
+def score(figures: dict[str, Any]) -> float:
+    """Mean of the clean accuracy and those at each radius."""
+    accuracies: list[float] = [figures["clean"], *figures["attacked"].values()]
+    return sum(accuracies) / len(accuracies)
 
 
 def validate(
@@ -58,8 +62,7 @@ def validate(
         / len(images)
         for eps in settings.choice_radii
     }
-    score = sum(attacked.values()) / len(attacked)
-    return {"clean": correct.float().mean().item(), "attacked": attacked, "score": score}
+    return {"clean": correct.float().mean().item(), "attacked": attacked}
 
 
 def _key(name: str, method: str, recipe: Recipe, rate: float) -> Key:

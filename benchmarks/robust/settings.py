@@ -12,9 +12,9 @@ class Settings:
     """The experiment.
 
     For each method the recipe and rate are taken that have, on validation images, the largest mean
-    of the accuracies at ``choice_radii`` among those with a clean accuracy of ``clean_floor`` or
-    more; if there are none, those with the largest clean accuracy. The choice is trained on the
-    first 50,000 images, what is measured on all 60,000.
+    of the clean accuracy and those at ``choice_radii``, among those with a clean accuracy of
+    ``clean_floor`` or more; if there are none, those with the largest clean accuracy. The choice is
+    trained on the first 50,000 images, what is measured on all 60,000.
     """
 
     networks: tuple[str, ...] = ("relu", "tanh")
