@@ -82,9 +82,9 @@ def resolve_group(process_group: Group) -> ProcessGroup | None:
 @functools.cache
 def _warn_of_other_ranks(count: int) -> None:
     warnings.warn(
-        f"torch.distributed runs {count} ranks, but pairs across ranks are ignored, "
+        f"isoreg: torch.distributed runs {count} ranks, but pairs across ranks are ignored, "
         "pass process_group='world' to compare them (or filter this warning).",
-        stacklevel=2,
+        stacklevel=4,
     )
 
 
@@ -277,9 +277,9 @@ def _all_gather(x: Tensor, group: ProcessGroup) -> Tensor:
     try:
         gather(found, x, group=group)
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise RankError(
-            f"gathering the features of {count} ranks failed: {reason} Every rank must compute "
+            f"gathering the features of {count} ranks failed: {reason}. Every rank must compute "
             "the penalty in every step, and none may stop; a rank's own error stands in its log."
         ) from error
     return found

@@ -65,7 +65,8 @@ class IsometryRegularizer:
         process_group: The ranks whose batches are one batch: None (this process alone), "world",
             or a `torch.distributed` group. The mean of the value over the ranks is the penalty of
             the whole batch, and averaging gradients, as `DistributedDataParallel` and FSDP do,
-            gives its gradient. Every rank must call this in every step.
+            gives its gradient. Every rank must call this in every step. `report` shows the pairs of
+            the own batch.
         queue: How many past samples to compare with too (`isoreg.FeatureQueue` says what is then
             minimised); None for none.
 

@@ -543,6 +543,46 @@ def test_an_automatic_beta_is_the_same_on_every_rank(ddp_runs: list[dict[str, An
     assert "3 steps" in empty["report"]
 
 
+def test_features_are_sent_in_the_type_that_they_have() -> None:
+    x, features, y = batch(4, 2)
+    seen: list[list[torch.dtype]] = []
+
+    def compare(group: Member) -> None:
+        isometry_penalty(x, [features[0].bfloat16(), features[1]], y, process_group=group)
+
+    def spy(tensors: list[Tensor]) -> Tensor:
+        seen.append([found.dtype for found in tensors])
+        return pack(tensors)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "pack", spy)
+        in_threads(compare, 2)
+    assert seen == 2 * [[torch.float32, torch.bfloat16, torch.float32, torch.int64]]
+
+
+def test_a_step_gathers_rows_once_and_nothing_in_the_backward_pass() -> None:
+    x, (features, _), y = batch(8, 2)
+    calls: list[int] = []
+
+    def differentiate(group: Member) -> None:
+        own = features.clone().requires_grad_()
+        found = isometry_penalty(x, [own, own * 2], y, process_group=group)
+        before = len(calls)
+        found.sum().backward()
+        assert len(calls) == before
+
+    def spy(found: Tensor, given: Tensor, *, group: Member) -> None:
+        calls.append(given.numel() * given.element_size())
+        gather(found, given, group=group)
+
+    gather = ThreadedDist.all_gather_single
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ThreadedDist, "all_gather_single", staticmethod(spy))
+        in_threads(differentiate, 2)
+    rows = 8 * (4 * (6 + 3 + 3) + 8)
+    assert sorted(calls) == [16, 16, rows, rows]
+
+
 def test_every_rank_holds_the_queue_of_one_process(ddp_runs: list[dict[str, Any]]) -> None:
     model, (x, y) = net()[:4], data()
     iso = IsometryRegularizer(model, LAYERS, queue=30)
