@@ -87,13 +87,13 @@ class FeatureQueue:
         everything, every_label = list(tensors), labels
         if self._tensors:
             self._check(tensors, labels)
+            self._move_to(tensors[0].device)
             everything = [
-                torch.cat([x, held[: self._count].to(x.device, x.dtype)])
+                torch.cat([x, held[: self._count].to(x.dtype)])
                 for x, held in zip(tensors, self._tensors, strict=True)
             ]
             if labels is not None and self._labels is not None:
-                held = self._labels[: self._count].to(labels.device)
-                every_label = torch.cat([labels, held])
+                every_label = torch.cat([labels, self._labels[: self._count]])
         self._append(tensors, labels)
         return everything, every_label
 
@@ -105,17 +105,22 @@ class FeatureQueue:
                 f"and {here} now. Use one queue for each model and kind of labels, or clear() it."
             )
 
+    def _move_to(self, device: torch.device) -> None:
+        """Once, after a checkpoint was loaded elsewhere."""
+        self._tensors = [x.to(device) for x in self._tensors]
+        self._labels = None if self._labels is None else self._labels.to(device)
+
     def _append(self, tensors: Sequence[Tensor], labels: Tensor | None) -> None:
         tensors = [x.detach()[-self.size :] for x in tensors]
         new = len(tensors[0])
         if not self._tensors:
             self._tensors = [x.new_zeros(self.size, x.shape[1]) for x in tensors]
             self._labels = None if labels is None else labels.new_zeros(self.size)
-        places = (self._next + torch.arange(new)) % self.size
+        places = (self._next + torch.arange(new, device=tensors[0].device)) % self.size
         for held, x in zip(self._tensors, tensors, strict=True):
-            held[places.to(held.device)] = x.to(held.device, held.dtype)
+            held[places] = x.to(held.dtype)
         if self._labels is not None and labels is not None:
-            self._labels[places.to(self._labels.device)] = labels.detach()[-self.size :]
+            self._labels[places] = labels[-self.size :]
         self._next = (self._next + new) % self.size
         self._count = min(self.size, self._count + new)
 

@@ -89,13 +89,14 @@ def _steps(runs: list[Run], cores: int, compute: Fit, gather: Fit) -> str:
         if key["kind"] != "step":
             continue
         name, ranks = key["case"], key["ranks"]
-        expected = computing[name, ranks] * max(1, ranks / cores)
+        expected = ""  # a process alone takes another way
         if ranks > 1:
+            seconds = computing[name, ranks] * max(1, ranks / cores)
             sent = PER_RANK * CASES[name].sample_bytes()
-            expected += gather.predict(gather_amounts(ranks, sent))
-        row = (figures["seconds"], expected)
+            expected = f"{1e3 * (seconds + gather.predict(gather_amounts(ranks, sent))):.1f}"
         received = figures["bytes received by a rank"] / 1e6
-        rows.append([name, str(ranks), *(f"{1e3 * t:.1f}" for t in row), f"{received:.1f}"])
+        row = [f"{1e3 * figures['seconds']:.1f}", expected, f"{received:.1f}"]
+        rows.append([name, str(ranks), *row])
     return markdown_table(("case", "processes", "ms", "predicted, ms", "MB received a rank"), rows)
 
 
