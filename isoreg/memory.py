@@ -24,8 +24,9 @@ class FeatureQueue:
     seen, by older weights. T = \|B\| (\|B\| + \|Q\|), or with ``reduction="pairs"`` the sum of
     G_ij over i in B, j in B and Q, i != j. The returned value counts each pair of B and Q once,
     so it estimates the penalty of a batch of \|B\| + \|Q\| samples, and the gradient estimates
-    that of such a batch. Then B takes the place of the oldest samples. Across ranks B is the
-    batch of all ranks, so every rank holds the same queue, that of one process.
+    that of such a batch. Then B takes the place of the oldest samples, but for samples that are
+    not finite. Across ranks B is the batch of all ranks, so every rank holds the same queue, that
+    of one process.
 
     The queue is as wide as inputs and features together, and old features lag behind the
     weights: keep it to the last few hundred steps, or shorter while the learning rate is high.
@@ -111,6 +112,10 @@ class FeatureQueue:
         self._labels = None if self._labels is None else self._labels.to(device)
 
     def _append(self, tensors: Sequence[Tensor], labels: Tensor | None) -> None:
+        kept = torch.stack([x.isfinite().all(1) for x in tensors]).all(0)
+        if not bool(kept.all()):  # a step that overflowed must not spoil those after it
+            tensors = [x[kept] for x in tensors]
+            labels = None if labels is None else labels[kept]
         tensors = [x.detach()[-self.size :] for x in tensors]
         new = len(tensors[0])
         if not self._tensors:

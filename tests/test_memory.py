@@ -88,6 +88,21 @@ def test_an_empty_queue_changes_nothing_and_an_old_batch_is_forgotten() -> None:
     torch.testing.assert_close(isometry_penalty(x, features, y, queue=queue), plain)
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_step_that_overflowed_spoils_no_later_one(labelled: bool) -> None:
+    (x, features, y), queue, clean = samples(6, 1), FeatureQueue(10), FeatureQueue(10)
+    kept = torch.tensor([0, 2, 3, 5])
+    bad = features.clone()
+    bad[1, 2], bad[4, 0] = torch.inf, torch.nan
+    labels = y if labelled else None
+    assert not isometry_penalty(x, bad, labels, queue=queue).isfinite()
+    isometry_penalty(x[kept], features[kept], labels if labels is None else y[kept], queue=clean)
+    assert len(queue) == 4
+    later = samples(6, 2)[:2]
+    found, expected = (isometry_penalty(*later, labels, queue=q) for q in (queue, clean))
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_queue_works_without_labels_and_for_several_layers() -> None:
     x, features, _ = samples(6, 1)
     queue = FeatureQueue(4)
