@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -166,6 +166,7 @@ splits = st.lists(st.integers(0, 40), min_size=1, max_size=8)
     kind=st.sampled_from(["integers", "none", "uint8", "ignored"]),
     seed=st.integers(0, 99),
 )
+@example(sizes=[9, 0, 12], classes=2, scale=0.3, reduction="pairs", kind="ignored", seed=0)
 def test_every_split_gives_value_and_gradient_of_one_process(
     sizes: list[int], classes: int, scale: float, reduction: str, kind: str, seed: int
 ) -> None:
