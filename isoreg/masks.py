@@ -94,7 +94,8 @@ def check_labels(labels: Tensor, n: int) -> None:
     elif labels.ndim != 1:
         raise InputError(
             f"integer labels must be class numbers of shape (n,), got shape {shape}. "
-            "If these are one-hot rows, convert them with .float()."
+            "If these are one-hot rows, convert them with .float(); if there is one a token or "
+            "pixel, say what the class of the whole sample is."
         )
     if len(labels) != n:
         raise InputError(f"{len(labels)} labels for a batch of {n}.")

@@ -12,12 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from isoreg.balance import AutoBeta, GradientNorms, check_beta
+from isoreg.checks import (
+    batch_size,
+    check_batch_labels,
+    check_model,
+    check_watched,
+    find_reference,
+)
 from isoreg.dense import Scale
 from isoreg.distances import Metric, resolve_metric
 from isoreg.distributed import Group, check_group, mean_over_ranks, resolve_group
 from isoreg.errors import InputError, called
 from isoreg.layers import Layer, Layers, find_layers
-from isoreg.masks import check_labels
 from isoreg.memory import FeatureQueue
 from isoreg.monitor import Monitor
 from isoreg.penalty import check_reduction, check_scale, isometry_penalty
@@ -102,7 +108,7 @@ class IsometryRegularizer:
         queue: int | None = None,
     ) -> None:
         with called(_NAME):
-            _check_model(model)
+            check_model(model)
             weight = check_beta(beta)
             resolve_metric(distance)
             check_scale(scale)
@@ -111,7 +117,7 @@ class IsometryRegularizer:
             memory = None if queue is None else FeatureQueue(queue)
             pooling = resolve_pool(pool)
             chosen = find_layers(model, layers)
-            reference = _find_reference(model, inputs)
+            reference = find_reference(model, inputs)
         self._beta = weight
         self.distance = distance
         self.scale = scale
@@ -144,11 +150,11 @@ class IsometryRegularizer:
         """
         with called(_NAME):
             record = self._recorder.take()
-            n = _batch_size(record)
+            n = batch_size(record)
             self._shapes = {name: tuple(x.shape) for name, x in record.features.items()}
             self._warn_of_frozen(record)
-            _check_labels(labels, n)
-            _check_watched(record, self._beta)
+            check_batch_labels(labels, n)
+            check_watched(record, self._beta)
             penalties = isometry_penalty(
                 record.reference,
                 list(record.features.values()),
@@ -355,72 +361,3 @@ class IsometryRegularizer:
             self._monitor.warn(self.report(), stacklevel=3)
         watch = self._monitor.due or isinstance(self._beta, AutoBeta)
         self._recorder.watch = self._gradients.watch if watch else None
-
-
-def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    if isinstance(model, nn.DataParallel):
-        raise InputError(
-            "nn.DataParallel runs copies of the model whose features are lost. "
-            "Use DistributedDataParallel, one process a device."
-        )
-
-
-def _find_reference(
-    model: nn.Module, inputs: str | nn.Module | Callable[..., Tensor] | None
-) -> Layer | Callable[..., Tensor] | None:
-    """What `Recorder` is to compare with."""
-    own = isinstance(inputs, nn.Module) and any(inputs is module for module in model.modules())
-    if inputs is None or (callable(inputs) and not own):
-        return inputs
-    if not isinstance(inputs, str | nn.Module):
-        raise InputError(f"inputs must be None, a name or a callable, got {inputs!r}.")
-    layers = find_layers(model, inputs)
-    if len(layers) > 1:
-        names = ", ".join(repr(layer.name) for layer in layers)
-        raise InputError(f"inputs must name one layer, got {inputs!r}, which matches {names}.")
-    return layers[0]
-
-
-def _check_watched(record: Record, beta: float | AutoBeta) -> None:
-    if isinstance(beta, AutoBeta) and record.unwatched:
-        raise InputError(
-            f"beta='auto' cannot see the gradient of layer {record.unwatched[0]!r}, which returns "
-            "no tensor but a structure that pool= picks from. Name the layer inside that makes "
-            "the tensor, or give beta a number."
-        )
-
-
-def _batch_size(record: Record) -> int:
-    """Size of the recorded batch, once inputs and features agree on it."""
-    inputs = record.reference
-    if inputs is None or inputs.ndim == 0:
-        raise InputError(
-            "the model's inputs must have a batch axis, got a 0-dimensional tensor. "
-            "Say what to compare with: inputs=lambda *args, **kwargs: ..."
-        )
-    if not inputs.is_floating_point():
-        raise InputError(
-            f"the model's inputs must be floating to have distances, got {inputs.dtype}. For token "
-            "ids name the embedding, inputs='embedding'; for integer images convert them, "
-            "inputs=lambda x: x.float()."
-        )
-    for name, features in record.features.items():
-        if features.ndim == 0 or len(features) != len(inputs):
-            raise InputError(
-                f"layer {name!r} gave features of shape {tuple(features.shape)} for "
-                f"{len(inputs)} inputs. Both need one row a sample: see pool= and inputs=."
-            )
-    return len(inputs)
-
-
-def _check_labels(labels: Tensor | None, n: int) -> None:
-    if isinstance(labels, Tensor) and labels.ndim > 0 and len(labels) != n:
-        raise InputError(
-            f"{len(labels)} labels for a recorded batch of {n}. Call it with the labels of the "
-            "batch that went through the model last, or run other forward passes inside "
-            "`with iso.paused():`."
-        )
-    if labels is not None:
-        check_labels(labels, n)

@@ -66,7 +66,7 @@ class Validated(Direct):
 
 def loader(module: Any) -> DataLoader[Any]:
     if isinstance(module, Keys):
-        rows = [{"image": x, "label": y} for x, y in zip(X, Y, strict=True)]
+        rows = [{"label": y, "image": x} for x, y in zip(X, Y, strict=True)]
         return DataLoader(rows, batch_size=8)  # type: ignore[arg-type]
     return DataLoader(TensorDataset(X, Y), batch_size=8)
 

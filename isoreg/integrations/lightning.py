@@ -10,7 +10,7 @@ from torch import Tensor
 
 from isoreg.errors import InputError, called, import_extra
 from isoreg.integrations.batches import find_labels
-from isoreg.integrations.steps import Step, penalised
+from isoreg.integrations.steps import Step, first_floating, penalised
 from isoreg.layers import Layers, find_layers
 from isoreg.regularizer import IsometryRegularizer
 
@@ -28,8 +28,8 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
 
     Args:
         layers: As in `isoreg.IsometryRegularizer`; names are those in the LightningModule.
-        model: None: features are compared with the first tensor of the batch. The name of a
-            submodule: with what this network is called with, and layers are named within it.
+        model: None: features are compared with the first floating tensor of the batch. A
+            submodule's name: with what it is called with, and layers are named within it.
         labels: Finds the labels in a batch, or None for all pairs. By default they are its second
             entry, or under the key labels, label, targets, target or y.
         options: Of `isoreg.IsometryRegularizer`. A callable ``inputs`` gets the arguments of
@@ -51,6 +51,8 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         labels: Callable[[Any], Tensor | None] = find_labels,
         **options: Any,
     ) -> None:
+        if model is None:
+            options = {"inputs": first_floating, **options}
         self._build: Any = functools.partial(IsometryRegularizer, layers=layers, **options)
         self._model, self._labels = model, labels
         self._restore: dict[str, Any] | None = None

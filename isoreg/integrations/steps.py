@@ -9,7 +9,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from isoreg.errors import called
+from isoreg.pooling import tensors_in
 from isoreg.regularizer import IsometryRegularizer
+
+
+def first_floating(*args: Any, **kwargs: Any) -> Tensor | None:
+    """The first floating tensor of a batch, which is what features are compared with.
+
+    Args:
+        args: The batch, and what else a step gets.
+        kwargs: More of it.
+
+    Returns:
+        The tensor, or the first of another type if none is floating; None without any.
+
+    Example:
+        >>> import torch
+        >>> first_floating({"label": torch.ones(2).long(), "image": torch.ones(2, 3)}, 0).shape
+        torch.Size([2, 3])
+    """
+    tensors = list(tensors_in((args, kwargs)))
+    return next((x for x in tensors if x.is_floating_point()), tensors[0] if tensors else None)
 
 
 class Step(nn.Module):
