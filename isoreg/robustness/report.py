@@ -104,9 +104,8 @@ class RobustnessReport:
         """
         rows = self._rows()
         frame = import_extra("pandas", "attacks").DataFrame.from_dict(rows, orient="index")
-        of_the_paper = [name for name in rows if self._is_of_the_paper(name)]
-        if of_the_paper:
-            frame.columns.name = f"{', '.join(of_the_paper)}: {PAPER_NOTE}"
+        if any(map(self._is_of_the_paper, rows)):
+            frame.columns.name = "not a measure of robustness"
         return frame
 
     def plot(self, axes: Any = None) -> Any:
@@ -135,7 +134,11 @@ class RobustnessReport:
             marker = _MARKERS[index % len(_MARKERS)]
             label = self._marked(name)
             axes.plot([0.0, *order], values, marker=marker, markersize=4, label=label, **style)
-        axes.set(xlabel=f"{self.norm} radius eps", ylabel="accuracy (%)", ylim=(-2, 102))
+        axes.set(
+            xlabel=f"{self.norm} radius eps (units of the images)",
+            ylabel="accuracy (%)",
+            ylim=(-2, 102),
+        )
         if any(map(self._is_of_the_paper, self._rows())):
             axes.set_title(f"* {PAPER_NOTE}", fontsize=9)
         axes.grid(alpha=0.3)
