@@ -34,31 +34,35 @@ class Blocks:
         kernel: The compiled functions.
         order: (n,) positions in the batch, those of a class together.
         blocks: (k, 4) from and to where in ``order`` both sides of a block reach.
-        pairs: (k,) pairs that a block holds, its own points' diagonal included.
-        together: Their sum.
+        together: How many distances they hold, of points with themselves included.
     """
 
     kernel: ModuleType
     order: Any
     blocks: Any
-    pairs: Any
     together: int
+
+    @property
+    def sizes(self) -> Any:
+        """(k,) how many distances each block holds."""
+        blocks = self.blocks
+        return (blocks[:, 1] - blocks[:, 0]) * (blocks[:, 3] - blocks[:, 2])
 
     def count_pairs(self) -> int:
         """Number of ordered pairs i != j."""
-        own = self.blocks[:, 0] == self.blocks[:, 2]
-        diagonal = (self.blocks[:, 1] - self.blocks[:, 0])[own].sum()
-        return int(self.pairs[own].sum() + 2 * self.pairs[~own].sum() - diagonal)
+        own, sizes = self.blocks[:, 0] == self.blocks[:, 2], self.sizes
+        return int(sizes[own].sum() + 2 * sizes[~own].sum()) - len(self.order)
 
     def chunks(self) -> Iterator[tuple[Any, int]]:
-        """Blocks, as many at once as have distances that stay in the cache; and their pairs."""
+        """As many blocks at once as have distances that stay in the cache, and how many."""
         if self.together <= _PAIRS_AT_ONCE:
             yield self.blocks, self.together
             return
-        numbers = self.pairs.cumsum() // _PAIRS_AT_ONCE
+        sizes = self.sizes
+        numbers = sizes.cumsum() // _PAIRS_AT_ONCE
         for number in range(int(numbers[-1]) + 1):
             chosen = numbers == number
-            yield self.blocks[chosen], int(self.pairs[chosen].sum())
+            yield self.blocks[chosen], int(sizes[chosen].sum())
 
 
 def plan_blocks(points: Sequence[Tensor], labels: Tensor | None) -> Blocks | None:
@@ -80,13 +84,10 @@ def plan_blocks(points: Sequence[Tensor], labels: Tensor | None) -> Blocks | Non
     side = min(max(_TILES[0], _TILE_NUMBERS // width), _TILES[1])
     known = torch.zeros(n) if labels is None else labels
     numbers = known.to("cpu", torch.long).numpy()
-    order = numbers.argsort(kind="stable")
-    blocks = kernel.blocks_of(numbers, order, IGNORED, side)
-    pairs = (blocks[:, 1] - blocks[:, 0]) * (blocks[:, 3] - blocks[:, 2])
-    together = int(pairs.sum())
+    order, blocks, together = kernel.blocks_of(numbers, IGNORED, side)
     if torch.get_num_threads() > 2 and 3 * together * sum(x.shape[1] for x in points) > _ONE_THREAD:
         return None
-    return Blocks(kernel, order, blocks, pairs, together)
+    return Blocks(kernel, order, blocks, together)
 
 
 @functools.cache

@@ -26,19 +26,19 @@ AVAILABLE = not getattr(numba.config, "DISABLE_JIT", False)
 
 
 @_compiled
-def blocks_of(labels: Array, order: Array, ignored: int, side: int) -> Array:
+def blocks_of(labels: Array, ignored: int, side: int) -> tuple[Array, Array, int]:
     """Cut a batch into blocks of pairs of equal label.
 
     Args:
         labels: (n,) integers.
-        order: (n,) positions that sort them.
         ignored: The label of samples that pair with nobody; each becomes a block of its own.
         side: Longer classes are cut into tiles of at most this length.
 
     Returns:
-        (k, 4) blocks as `input_distances` takes them.
+        The order (n,) and the blocks (k, 4) as `input_distances` takes them, and how many pairs
+        (i, j) of a point of a and one of b the blocks hold together.
     """
-    n = len(order)
+    order, n, pairs = np.argsort(labels, kind="mergesort"), len(labels), 0
     tiles = n // side + 1
     blocks, count, start = np.empty((n + tiles * tiles, 4), np.int64), 0, 0
     while start < n:
@@ -53,9 +53,11 @@ def blocks_of(labels: Array, order: Array, ignored: int, side: int) -> Array:
                 blocks[count, 1] = start + length * (i + 1) // parts
                 blocks[count, 2] = start + length * j // parts
                 blocks[count, 3] = start + length * (j + 1) // parts
+                a, b = blocks[count, :2], blocks[count, 2:]
+                pairs += (a[1] - a[0]) * (b[1] - b[0])
                 count += 1
         start = stop
-    return blocks[:count].copy()
+    return order, blocks[:count].copy(), pairs
 
 
 @_compiled
