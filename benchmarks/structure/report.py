@@ -130,7 +130,11 @@ def search_table(results: dict[str, Any]) -> str:
     """A Markdown table of all strengths, and the chosen ones."""
     chosen = chosen_strengths(results)
     rows = []
-    for run in results["runs"]:
+    order = list(chosen)
+    runs = sorted(
+        results["runs"], key=lambda r: (order.index(r["key"]["method"]), r["key"]["strength"])
+    )
+    for run in runs:
         key, figures = run["key"], run["figures"]
         row = [key["method"], f"{key['strength']:g}"]
         row += [spread([100 * figures[f]], 1) for f in ("coarse", "1 a class", "10 a class", "kNN")]
