@@ -33,7 +33,7 @@ core: $(CORE)/.installed
 
 # The site, with warnings as errors. It imports isoreg beside the torch of $(CORE).
 docs: $(DOCS)/.installed $(CORE)/.installed
-	@$(DOCS)/bin/python -W ignore -m sphinx --quiet --fail-on-warning --keep-going -c docs . $(SITE)
+	@$(DOCS)/bin/python -W ignore -m sphinx --quiet --fresh-env --fail-on-warning --keep-going -c docs . $(SITE)
 	@echo "The site is in $(SITE)/index.html"
 
 # Wheel and sdist, checked; then the wheel is installed beside a torch and nothing else, and tried from outside.
