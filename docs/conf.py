@@ -27,7 +27,13 @@ import isoreg  # noqa: E402
 project = "isoreg"
 author = "The isoreg authors"
 release = isoreg.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
 
 root_doc = "docs/index"
 include_patterns = [
