@@ -51,7 +51,7 @@ def _measured(axis: Axes, runs: list[Run]) -> None:
             seen = run["key"]["ranks"] <= FITTED_UP_TO and name != "raw images"
             axis.plot(
                 run["key"]["ranks"],
-                1e3 * run["figures"]["pairs"],
+                1e3 * run["figures"]["pairs"]["fastest"],
                 marker,
                 color=colour,
                 markerfacecolor=colour if seen else "white",

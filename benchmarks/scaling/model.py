@@ -68,7 +68,7 @@ def fit_compute(runs: list[Run]) -> Fit:
     pairs = [
         (
             run["key"]["ranks"] <= FITTED_UP_TO and run["key"]["case"] != "raw images",
-            (compute_amounts(run), run["figures"]["pairs"]),
+            (compute_amounts(run), run["figures"]["pairs"]["fastest"]),
         )
         for run in runs
         if run["key"]["kind"] == "compute"
@@ -85,7 +85,10 @@ def fit_gather(runs: list[Run]) -> Fit:
     pairs = [
         (
             sizes.index(run["key"]["bytes"]) % 2 == 0,
-            (gather_amounts(run["key"]["ranks"], run["key"]["bytes"]), run["figures"]["seconds"]),
+            (
+                gather_amounts(run["key"]["ranks"], run["key"]["bytes"]),
+                run["figures"]["gather"]["fastest"],
+            ),
         )
         for run in chosen
     ]
@@ -197,21 +200,26 @@ def _pairs(done: Work, hardware: Hardware, runs: list[Run]) -> float:
 
 def _operations(runs: list[Run], launches: int) -> float:
     """Small operations for so many blocks and layers, by those counted here."""
-    return _fit_all(("call", "launches"), "operations", runs).predict((1, launches))
+    counted = [(run, run["figures"]["operations"]) for run in runs if _computes(run)]
+    return _fit_all(("call", "launches"), counted).predict((1, launches))
 
 
 def _planning(runs: list[Run], samples: int, launches: int) -> float:
     """Seconds of planning, as here; an accelerator would sort the labels faster."""
+    timed = [(run, run["figures"]["plan"]["fastest"]) for run in runs if _computes(run)]
     terms = ("call", "samples", "launches")
-    return _fit_all(terms, "plan", runs).predict((1, samples, launches))
+    return _fit_all(terms, timed).predict((1, samples, launches))
 
 
-def _fit_all(terms: tuple[str, ...], figure: str, runs: list[Run]) -> Fit:
+def _computes(run: Run) -> bool:
+    return bool(run["key"]["kind"] == "compute")
+
+
+def _fit_all(terms: tuple[str, ...], found: list[tuple[Run, float]]) -> Fit:
     pairs: list[tuple[Sequence[float], float]] = []
-    for run in runs:
-        if run["key"]["kind"] == "compute":
-            counted = {"call": 1, **run["figures"]["work"]}
-            pairs.append(([counted[term] for term in terms], run["figures"][figure]))
+    for run, value in found:
+        counted = {"call": 1, **run["figures"]["work"]}
+        pairs.append(([counted[term] for term in terms], value))
     return fit(terms, pairs, [])
 
 
