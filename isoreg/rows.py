@@ -28,6 +28,8 @@ _PADDING = 1.3
 _FREE_PADDING = 2048
 _PAIRS_AT_ONCE = 1 << 18
 _NUMBERS_AT_ONCE = 1 << 22
+_LARGER_ELSEWHERE = 8
+"""On a processor blocks stay in the cache; elsewhere an operation costs more than its memory."""
 
 
 class Block(NamedTuple):
@@ -95,9 +97,9 @@ def plan_rows(
         for piece in itertools.product(mine.split(TILE), members.split(TILE))
     ]
     pieces.sort(key=lambda piece: (len(piece[0]), len(piece[1])))
-    return [
-        _block(run, own, device) for run in _similar(pieces, max(TILE, _NUMBERS_AT_ONCE // width))
-    ]
+    larger = 1 if device.type == "cpu" else _LARGER_ELSEWHERE
+    columns = max(TILE, larger * _NUMBERS_AT_ONCE // width)
+    return [_block(run, own, device) for run in _similar(pieces, larger * _PAIRS_AT_ONCE, columns)]
 
 
 @torch.no_grad()
@@ -229,7 +231,7 @@ def _classes(labels: Tensor | None, own: slice, n: int) -> list[tuple[Tensor, Te
 
 
 def _similar(
-    pieces: list[tuple[Tensor, Tensor]], columns_at_once: int
+    pieces: list[tuple[Tensor, Tensor]], pairs_at_once: int, columns_at_once: int
 ) -> list[list[tuple[Tensor, Tensor]]]:
     """Cut pieces, sorted by size, into runs that are cheap to pad and small enough to cache."""
     runs: list[list[tuple[Tensor, Tensor]]] = []
@@ -239,7 +241,7 @@ def _similar(
         count, widest = len(runs[-1]) + 1 if runs else 1, max(most, len(members))
         padded = count * len(mine) * widest
         cheap = padded <= max(_PADDING * (pairs + new), pairs + new + _FREE_PADDING)
-        fits = padded <= _PAIRS_AT_ONCE and count * widest <= columns_at_once
+        fits = padded <= pairs_at_once and count * widest <= columns_at_once
         if runs and cheap and fits:
             runs[-1].append((mine, members))
             pairs, most = pairs + new, widest

@@ -281,6 +281,16 @@ def test_a_plan_holds_each_pair_of_an_own_sample_once(
     assert not times[-1].any()
 
 
+def test_blocks_are_fewer_where_operations_are_dear() -> None:
+    y = torch.arange(20_000) % 10
+    here, there = (
+        plan_rows(y, slice(0, 300), 20_000, device=torch.device(name), width=2000)
+        for name in ("cpu", "meta")
+    )
+    assert len(there) <= len(here) / 4
+    assert sum(b.mask.numel() for b in there) <= 1.3 * 300 * 2000
+
+
 def test_a_rank_computes_its_share_of_the_pairs() -> None:
     y = torch.arange(64 * 32) % 100
     computed = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isoreg.rows import Block, plan_rows
+from isoreg.rows import Block, count_pairs, plan_rows
 
 PER_RANK = 256
 
@@ -35,11 +35,11 @@ class Case:
             return None
         return torch.randint(self.classes, (n,), generator=torch.Generator().manual_seed(0))
 
-    def plan(self, ranks: int) -> list[Block]:
+    def plan(self, ranks: int, device: str) -> list[Block]:
         """The blocks of the first rank."""
-        n = PER_RANK * ranks
-        device, width = torch.device("cpu"), max(self.p, *self.dims)
-        return plan_rows(self.labels(n), slice(0, PER_RANK), n, device=device, width=width)
+        n, width = PER_RANK * ranks, max(self.p, *self.dims)
+        own, labels = slice(0, PER_RANK), self.labels(n)
+        return plan_rows(labels, own, n, device=torch.device(device), width=width)
 
     def rows(self, n: int) -> list[Tensor]:
         """Random inputs and features."""
@@ -80,17 +80,18 @@ class Work:
     own_pairs: int
 
 
-def work(case: Case, ranks: int) -> Work:
-    """Count the work of the first rank."""
-    blocks = case.plan(ranks)
+def work(case: Case, ranks: int, *, device: str = "cpu") -> Work:
+    """Count the work of the first rank; "meta" stands for an accelerator."""
+    n = PER_RANK * ranks
+    blocks = case.plan(ranks, device)
     width, layers = case.p + sum(case.dims), 1 + len(case.dims)
     pairs = sum(block.mask.numel() for block in blocks)
     return Work(
-        samples=PER_RANK * ranks,
+        samples=n,
         launches=layers * len(blocks),
         copied=width * sum(b.rows.numel() + b.columns.numel() for b in blocks),
         compared=pairs * layers,
         # two products for the distances of each layer and one, as large, for its gradient
         multiplied=pairs * (2 * case.p + 4 * sum(case.dims)),
-        own_pairs=sum(int(block.mask.sum()) for block in blocks),
+        own_pairs=count_pairs(case.labels(n), PER_RANK, n),
     )

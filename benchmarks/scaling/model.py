@@ -175,7 +175,7 @@ class Prediction:
 
 def predict(case: Case, ranks: int, hardware: Hardware, runs: list[Run]) -> Prediction:
     """A step on hardware that was not measured, from work that is counted exactly."""
-    n, done = PER_RANK * ranks, work(case, ranks)
+    n, done = PER_RANK * ranks, work(case, ranks, device="meta")
     received = (ranks - 1) * PER_RANK * case.sample_bytes()
     rate = hardware.within if ranks <= hardware.node else min(hardware.within, hardware.between)
     return Prediction(
@@ -205,7 +205,7 @@ def _operations(runs: list[Run], launches: int) -> float:
 
 
 def _planning(runs: list[Run], samples: int, launches: int) -> float:
-    """Seconds of planning, as here; an accelerator would sort the labels faster."""
+    """Seconds of planning, as here; an accelerator would sort and mask faster."""
     timed = [(run, run["figures"]["plan"]["fastest"]) for run in runs if _computes(run)]
     terms = ("call", "samples", "launches")
     return _fit_all(terms, timed).predict((1, samples, launches))
