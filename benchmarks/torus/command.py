@@ -7,7 +7,7 @@ from rich.console import Console
 from benchmarks.options import Out, Quick, Seeds, default_out
 
 
-def torus(quick: Quick = False, seeds: Seeds = 1, out: Out = None) -> None:
+def torus(quick: Quick = False, seeds: Seeds = 3, out: Out = None) -> None:
     """Run the paper's torus: stacked locally isometric layers over 2, 4 and 8 classes."""
     from benchmarks.torus.experiment import Settings, run
     from benchmarks.torus.report import report
