@@ -31,22 +31,19 @@ class Variant:
     reference: str = "inputs"
     heads: str = "shared"
     width: int = 20
-    constant_rate: float | None = None
 
 
-# the first two are trained from every seed and drawn, the others are trained from the first seed
-MAIN = 2
+# the first is trained from every seed, the others from the first; the first two are drawn
+DRAWN = 2
 VARIANTS = {
     "isometry, beta 100 (text)": Variant(),
     "cross-entropy": Variant(beta=0.0),
     "beta 10 (released code)": Variant(beta=10.0),
     "bands in place of cylinders": Variant(regions="bands"),
-    "gradients reach the LIL before": Variant(gradients="preceding"),
     "gradients reach everything": Variant(gradients="full"),
     "each level against the LIL before": Variant(reference="preceding"),
     "a head for each level": Variant(heads="own"),
     "100 units a layer": Variant(width=100),
-    "learning rate 0.001 throughout": Variant(constant_rate=1e-3),
 }
 
 
@@ -62,9 +59,8 @@ class Settings:
 def run(settings: Settings, *, seeds: int, quick: bool, out: Path) -> Results:
     """Run what is not yet in the file ``out``."""
     results = Results(out, asdict(settings))
-    main, others = list(VARIANTS)[:MAIN], list(VARIANTS)[MAIN:]
-    keys = [(seed, name) for seed in range(seeds) for name in main]
-    keys += [(0, name) for name in others if not quick]
+    first, *others = list(VARIANTS)[: DRAWN if quick else None]
+    keys = [(seed, first) for seed in range(seeds)] + [(0, name) for name in others]
     todo = [key for key in keys if not results.has(_key(*key))]
     with progress_bar() as progress:
         bar = progress.add_task("", total=len(todo) * settings.epochs)
@@ -85,7 +81,7 @@ def _measure(
     variant = VARIANTS[name]
     x, levels = datasets.torus(settings.points, regions=variant.regions)
     model = _trained(seed, variant, settings, x, levels, advance)
-    drawn = seed == 0 and name in list(VARIANTS)[:MAIN]
+    drawn = seed == 0 and name in list(VARIANTS)[:DRAWN]
     new_x, new_levels = datasets.torus(settings.points, regions=variant.regions, seed=_NEW)
     figures: dict[str, object] = {"variant": asdict(variant)}
     with torch.no_grad():
@@ -120,10 +116,8 @@ def _trained(
         heads=variant.heads,
         reference=variant.reference,
     )
-    rate = variant.constant_rate or settings.learning_rate
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    floor = rate if variant.constant_rate else 0.0
-    schedule = CosineAnnealingLR(optimizer, settings.epochs, eta_min=floor)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    schedule = CosineAnnealingLR(optimizer, settings.epochs)
     for _ in range(settings.epochs):
         loss = model.loss(x, levels, beta=variant.beta)
         optimizer.zero_grad()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.torus.experiment import CLASSES, MAIN, VARIANTS
+from benchmarks.torus.experiment import CLASSES, DRAWN, VARIANTS
 from isoreg import datasets
 
 # the eight of Okabe and Ito, which colour-blind readers can tell apart
@@ -20,7 +20,7 @@ _COLOURS = (
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draw the torus, and for isometry and cross-entropy each level's UMAP and distances."""
-    names = list(VARIANTS)[:MAIN]
+    names = list(VARIANTS)[:DRAWN]
     runs = {
         run["key"]["variant"]: run["figures"]
         for run in results["runs"]

@@ -41,7 +41,7 @@ def table(results: dict[str, Any]) -> str:
     return (
         "# Torus with a label hierarchy\n\n"
         f"{settings['points']:,} points, {settings['epochs']:,} epochs, learning rate from "
-        f"{settings['learning_rate']:g} to 0 along a cosine unless said; mean ± standard deviation "
+        f"{settings['learning_rate']:g} to 0 along a cosine; mean ± standard deviation "
         "over seeds, or one seed. Accuracy on the training points and on as many new ones; r and "
         "stress of the distances within each class of the level, against the input's.\n\n"
         f"{markdown_table(header, rows)}\n"
