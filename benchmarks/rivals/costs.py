@@ -25,7 +25,8 @@ def costs(
     """Seconds of a step, their ratio to cross-entropy's, and the bytes by which memory peaks.
 
     Steps of all methods are taken in turn; memory is that of ten steps in a fresh process, above
-    what the process needs for data, model and library, and given on Linux alone.
+    what the process needs for data, model and library, and given on Linux alone. numba is kept out
+    of it: where it is installed, the isometry penalty loads some 125 MB of it, once.
     """
     images, labels = (values[: settings.batch_size] for values in train_set)
     with ExitStack() as stack:
@@ -67,7 +68,8 @@ def training_step(
 def memory_program(recipe: Recipe, settings: Settings) -> str:
     """What `peak_memory` runs: ten steps of training."""
     return (
-        "import json, torch\n"
+        "import json, sys, torch\n"
+        "sys.modules['numba'] = None\n"  # its libraries, loaded once, are no part of training
         "from contextlib import ExitStack\n"
         "from benchmarks.rivals.costs import training_step\n"
         "from benchmarks.rivals.settings import Settings\n"
