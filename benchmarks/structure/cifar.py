@@ -28,7 +28,7 @@ CLASSES = (
 )
 TASKS = {"animal or vehicle": [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]}
 _CHANNELS = (32, 64, 128, 256)
-_FILTERS = 100
+FILTERS = 100
 
 
 BETA = 0.1
@@ -97,7 +97,8 @@ def run(*, seeds: int, data_dir: Path | None, out: Path, quick: bool) -> Results
     todo = [key for key in keys if not results.has(key)]
     if not todo:
         return results
-    data = photographs(settings, data_dir, out.parent / "cache")
+    filters = 8 if quick else FILTERS
+    data = photographs(settings, data_dir, out.parent / "cache", filters)
     for key in progress_over(todo):
         if key["task"] == task:
             method = CIFAR_METHODS[key["method"]]
@@ -105,19 +106,21 @@ def run(*, seeds: int, data_dir: Path | None, out: Path, quick: bool) -> Results
                 method, method.strength, data, key["seed"], settings, network=small_resnet
             )
         else:
-            embed = pixels_of if key["method"] == "raw pixels" else learn_patches(data.train.x)
+            plain = key["method"] == "raw pixels"
+            embed = pixels_of if plain else learn_patches(data.train.x, filters)
             figures = fine_figures(embed, data, settings, seed=0)
         results.add(key, figures)
     return results
 
 
-def learn_patches(images: Tensor) -> references.Reference:
+def learn_patches(images: Tensor, filters: int) -> references.Reference:
     """Patterns of 6 by 6 pixels, and in which quarter of the photograph they are."""
-    few = len(images) < 1_000  # a quick run
-    return references.patches(images[:2_000], size=6, filters=8 if few else _FILTERS, grid=2)
+    return references.patches(images[:2_000], size=6, filters=filters, grid=2)
 
 
-def photographs(settings: Settings, data_dir: Path | None, cache: Path) -> Data:
+def photographs(
+    settings: Settings, data_dir: Path | None, cache: Path, filters: int = FILTERS
+) -> Data:
     """An even sample of the training photographs, 2,000 others for validation, test ones."""
     train_images, train_labels = read_once("train", data_dir, cache)
     test_images, test_labels = read_once("test", data_dir, cache)
@@ -131,12 +134,12 @@ def photographs(settings: Settings, data_dir: Path | None, cache: Path) -> Data:
     train = split(train_images, train_labels, chosen)
 
     def patches() -> Tensor:
-        learnt = learn_patches(train.x)
+        learnt = learn_patches(train.x, filters)
         return references.scaled(learnt, train.x[:1_000])(train.x)
 
     tables = {
         "pixels": references.scaled(None, train.x[:1_000])(train.x),
-        "patches": computed_once(cache / f"cifar-patches-{len(train.x)}.pt", patches),
+        "patches": computed_once(cache / f"cifar-patches-{len(train.x)}-{filters}.pt", patches),
     }
     return Data(
         train=train,
