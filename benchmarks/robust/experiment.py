@@ -18,6 +18,7 @@ from benchmarks.robust.choice import Key, best, tries, validate
 from benchmarks.robust.cost import relative_costs
 from benchmarks.robust.evaluation import DECISIVE, attacked
 from benchmarks.robust.plans import (
+    CHOICE_BUDGET,
     EPOCHS,
     OURS,
     RATES,
@@ -108,7 +109,7 @@ def _costs(name: str, settings: Settings) -> dict[str, float]:
 
 
 def _try(key: Key, recipe: Recipe, rate: float, settings: Settings, data: _Data) -> dict[str, Any]:
-    plan = plan_of(key["network"], key["method"], recipe, rate)
+    plan = plan_of(key["network"], key["method"], recipe, rate, budget=CHOICE_BUDGET)
     model, seconds = _trained(key["network"], plan, 0, data("fit"), settings, data.device)
     figures = validate(model, *data("validation"), settings)
     return {**figures, "rate": rate, "training seconds": seconds, **plan.to_dict()}
