@@ -176,7 +176,7 @@ def test_the_command_runs_resumes_and_draws(
         done = CliRunner().invoke(app, ["robust", "--quick", "--out", str(path)])
         assert done.exit_code == 0, done.output
     found = json.loads(path.read_text())
-    assert [run["key"]["phase"] for run in found["runs"]] == ["choose", "cost", "test", "last"]
+    assert [run["key"]["phase"] for run in found["runs"]] == ["choose", "test", "cost", "last"]
     assert "RobustLoss" in path.with_suffix(".md").read_text()
     assert path.with_suffix(".png").stat().st_size > 1000
     assert tables(found) == path.with_suffix(".md").read_text()

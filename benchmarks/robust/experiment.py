@@ -78,17 +78,18 @@ def _jobs(
         for name in settings.networks:
             for key, recipe, rate in tries(results.runs, name, methods, settings):
                 yield key, partial(_try, key, recipe, rate, settings, data)
-            if stage == 0:
-                yield {"phase": "cost", "network": name}, partial(_costs, name, settings)
             plans = measured(name, partial(_best, results, settings), stage)
             for seed in range(seeds):
                 for title, plan in plans.items():
                     key = {"phase": "test", "network": name, "training": title, "seed": seed}
                     yield key, partial(_measure, key, plan, settings, data)
             if stage == 0:
-                key = {"phase": "last", "network": name, "training": title_of(OURS), "seed": 0}
-                last = replace(plans[title_of(OURS)], preset=settings.last_preset)
-                yield key, partial(_measure, key, last, settings, data)
+                yield {"phase": "cost", "network": name}, partial(_costs, name, settings)
+    for name in settings.networks:
+        ours = measured(name, partial(_best, results, settings), 0)[title_of(OURS)]
+        last = replace(ours, preset=settings.last_preset)
+        key = {"phase": "last", "network": name, "training": title_of(OURS), "seed": 0}
+        yield key, partial(_measure, key, last, settings, data)
 
 
 def _best(results: Results, settings: Settings, name: str, method: str) -> tuple[Recipe, float]:
@@ -120,11 +121,13 @@ def _measure(key: Key, plan: Plan, settings: Settings, data: _Data) -> dict[str,
     kept = slice(None, len(images) - min(plan.held_out, len(images) // 6))
     split = (images[kept], labels[kept])
     model, seconds = _trained(key["network"], plan, key["seed"], split, settings, data.device)
-    figures = attacked(model, *data("test"), "Linf", settings.linf, plan.preset or DECISIVE)
-    if key["seed"] < plan.l2_seeds and settings.l2:
-        # the standard preset in L2 is left to the last phase: it takes as long as all the rest
-        preset = plan.preset if key["phase"] == "last" else None
-        figures |= attacked(model, *data("test"), "L2", settings.l2, preset or DECISIVE)
+    first = key["seed"] == 0
+    attacks = plan.preset if first and plan.preset else DECISIVE
+    figures = attacked(model, *data("test"), "Linf", settings.linf, attacks)
+    if first and settings.l2:
+        # the presets in L2 are left to the last phase: they take as long as all the rest
+        attacks = attacks if key["phase"] == "last" else DECISIVE
+        figures |= attacked(model, *data("test"), "L2", settings.l2, attacks)
     return {**figures, "training seconds": seconds, **plan.to_dict()}
 
 
