@@ -60,7 +60,7 @@ def _introduction(results: dict[str, Any]) -> str:
     return (
         f"{settings['test_images']:,} test images, sampled evenly over all. Worst case for each "
         "image over those attacks of the report card (`isoreg.robustness.evaluate`) that decide "
-        "it: PGD-40 on cross-entropy, PGD-40 on the margin with two starts and APGD-T; on seed 0 of "
+        "it: PGD-40 on cross-entropy, PGD-40 on the margin with 2 starts and APGD-T; on seed 0 of "
         f"{title_of(OURS)} the whole standard preset, and once more the last preset named below. "
         "Mean and standard deviation over seeds; a number in brackets: of so many seeds only. "
         "Cost: in trainings of five epochs of cross-entropy on batches of "
