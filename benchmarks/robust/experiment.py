@@ -79,10 +79,9 @@ def _jobs(
             for key, recipe, rate in tries(results.runs, name, methods, settings):
                 yield key, partial(_try, key, recipe, rate, settings, data)
             plans = measured(name, partial(_best, results, settings), stage)
-            for seed in range(seeds):
-                for title, plan in plans.items():
-                    key = {"phase": "test", "network": name, "training": title, "seed": seed}
-                    yield key, partial(_measure, key, plan, settings, data)
+            for title, seed in _order(list(plans), seeds, by_title=stage == 0):
+                key = {"phase": "test", "network": name, "training": title, "seed": seed}
+                yield key, partial(_measure, key, plans[title], settings, data)
             if stage == 0:
                 yield {"phase": "cost", "network": name}, partial(_costs, name, settings)
     for name in settings.networks:
@@ -90,6 +89,12 @@ def _jobs(
         last = replace(ours, preset=settings.last_preset)
         key = {"phase": "last", "network": name, "training": title_of(OURS), "seed": 0}
         yield key, partial(_measure, key, last, settings, data)
+
+
+def _order(titles: list[str], seeds: int, *, by_title: bool) -> list[tuple[str, int]]:
+    """What is compared with each other seed by seed, unless one training after the other."""
+    found = [(title, seed) for seed in range(seeds) for title in titles]
+    return sorted(found, key=lambda pair: titles.index(pair[0])) if by_title else found
 
 
 def _best(results: Results, settings: Settings, name: str, method: str) -> tuple[Recipe, float]:
