@@ -26,10 +26,10 @@ from isoreg.precision import full_precision
 
 _PADDING = 1.3
 _FREE_PADDING = 2048
-_PAIRS_AT_ONCE = 1 << 18
-_NUMBERS_AT_ONCE = 1 << 22
-_LARGER_ELSEWHERE = 8
-"""On a processor blocks stay in the cache; elsewhere an operation costs more than its memory."""
+# Pairs and copied numbers of a block: on a processor they stay in the cache, elsewhere an
+# operation costs more than its memory.
+_AT_ONCE = {True: (1 << 18, 1 << 19), False: (1 << 21, 1 << 25)}
+_SIDE = 128
 
 
 class Block(NamedTuple):
@@ -91,15 +91,16 @@ def plan_rows(
         >>> [(tuple(b.rows.shape), tuple(b.columns.shape)) for b in blocks]
         [((2, 1), (2, 3))]
     """
+    pairs, numbers = _AT_ONCE[device.type == "cpu"]
+    columns = max(_SIDE, numbers // width)
+    side = min(TILE, columns)
     pieces = [
         piece
         for mine, members in _classes(labels, own, n)
-        for piece in itertools.product(mine.split(TILE), members.split(TILE))
+        for piece in itertools.product(mine.split(side), members.split(side))
     ]
     pieces.sort(key=lambda piece: (len(piece[0]), len(piece[1])))
-    larger = 1 if device.type == "cpu" else _LARGER_ELSEWHERE
-    columns = max(TILE, larger * _NUMBERS_AT_ONCE // width)
-    return [_block(run, own, device) for run in _similar(pieces, larger * _PAIRS_AT_ONCE, columns)]
+    return [_block(run, own, device) for run in _similar(pieces, pairs, columns)]
 
 
 @torch.no_grad()
