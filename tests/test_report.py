@@ -188,3 +188,13 @@ def test_the_flat_dict_holds_floats_of_the_last_call() -> None:
     }
     assert all(type(number) is float for number in found.values())
     assert value.item() == pytest.approx(0.1 * (2 * first + second))
+
+
+def test_a_layer_that_is_isometric_already_is_no_batch_without_pairs() -> None:
+    model, (x, y) = nn.Sequential(nn.Identity(), *net()), batch()
+    iso = IsometryRegularizer(model, ["0", "1"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing before the first layer can be trained
+        step(model, iso, x, y)
+    assert next(iter(iso.penalties.values())) == 0
+    assert iso.report().without_pairs == 0
