@@ -177,6 +177,16 @@ def test_a_step_that_stood_in_the_modules_dict_is_put_back() -> None:
     same(module, by_hand(beta=0.5))
 
 
+def test_a_module_that_trains_in_eval_mode_is_penalised_as_well() -> None:
+    class Frozen(Direct):
+        def on_train_start(self) -> None:
+            self.eval()  # as for batch statistics that should not move
+
+    module = Frozen()
+    fit(module, callbacks.IsometryCallback(beta=0.5))
+    same(module, by_hand(beta=0.5))
+
+
 def test_validation_between_epochs_is_not_recorded() -> None:
     module, callback = Validated(), callbacks.IsometryCallback(beta=0.5)
     found = trainer(callback)

@@ -35,6 +35,8 @@ def first_floating(*args: Any, **kwargs: Any) -> Tensor | None:
 class Step(nn.Module):
     """A method of a module as a module with the same submodules, so that its batch is the input.
 
+    It is in training mode, whatever the module is in: a step trains also what is in eval mode.
+
     Args:
         module: The module.
         method: Its method.
@@ -50,17 +52,11 @@ class Step(nn.Module):
     def __init__(self, module: nn.Module, method: Callable[..., Any]) -> None:
         super().__init__()
         self._modules = module._modules
-        self._module = (module,)  # in a tuple, it is no submodule
         self._method = method
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the method."""
         return self._method(*args, **kwargs)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the method, recorded if the module is in training mode."""
-        self.training = self._module[0].training
-        return super().__call__(*args, **kwargs)
 
 
 def penalised(
