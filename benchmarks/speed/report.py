@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks.results import Results, write_atomically
+from benchmarks.speed.figure import draw
 from benchmarks.speed.penalties import Case
 from benchmarks.speed.steps import Step
 from benchmarks.tables import markdown_table
@@ -42,12 +43,14 @@ _ABOUT_STEPS = (
 
 
 def report(results: Results, console: Console) -> None:
-    """Print the table and save it beside the results."""
+    """Print the table and save it and the figure beside the results."""
     text = table(results.to_dict())
     path = results.path.with_suffix(".md")
     write_atomically(path, text)
+    figure = results.path.with_suffix(".png")
+    draw(results.to_dict(), figure)
     console.print(Markdown(text))
-    console.print(f"saved {results.path} and {path.name}")
+    console.print(f"saved {results.path}, {path.name} and {figure.name}")
 
 
 def table(results: dict[str, Any]) -> str:
