@@ -38,7 +38,7 @@ def penalties_and_gradients(
     plan: Plan,
     *,
     scales: Tensor,
-    total: int,
+    total: float,
     wanted: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """Sums of (D_ij - s d_ij)^2 over the pairs of a plan divided by a number, and their gradients.
@@ -87,7 +87,7 @@ def scale_moments(inputs: Tensor, features: Sequence[Tensor], plan: Plan) -> Ten
 
 
 def _penalties_and_gradients(
-    points: list[Tensor], plan: Plan, scales: Tensor, total: int, wanted: bool
+    points: list[Tensor], plan: Plan, scales: Tensor, total: float, wanted: bool
 ) -> tuple[Tensor, list[Tensor]]:
     inputs, *features = points
     scales = scales.to(inputs)

@@ -35,12 +35,14 @@ class Blocks:
         order: (n,) positions in the batch, those of a class together.
         blocks: (k, 4) from and to where in ``order`` both sides of a block reach.
         together: How many distances they hold, of points with themselves included.
+        labels: (n, classes) probabilities that weigh the pairs; None if each counts once.
     """
 
     kernel: ModuleType
     order: Any
     blocks: Any
     together: int
+    labels: Any = None
 
     @property
     def sizes(self) -> Any:
@@ -48,8 +50,11 @@ class Blocks:
         blocks = self.blocks
         return (blocks[:, 1] - blocks[:, 0]) * (blocks[:, 3] - blocks[:, 2])
 
-    def count_pairs(self) -> int:
-        """Number of ordered pairs i != j."""
+    def count_pairs(self) -> float:
+        """Number of ordered pairs i != j, or what they weigh together."""
+        if self.labels is not None:
+            wide = self.labels.astype("float64")
+            return float((wide.sum(0) ** 2).sum() - (wide**2).sum())
         own, sizes = self.blocks[:, 0] == self.blocks[:, 2], self.sizes
         return int(sizes[own].sum() + 2 * sizes[~own].sum()) - len(self.order)
 
@@ -70,7 +75,7 @@ def plan_blocks(points: Sequence[Tensor], labels: Tensor | None) -> Blocks | Non
 
     Args:
         points: Inputs and features, (n, d) each, of one dtype.
-        labels: (n,) integers, or None for one class that holds everything.
+        labels: (n,) integers, (n, classes) probabilities, or None for one class of all.
 
     Returns:
         The blocks; None if numba is missing or switched off (``NUMBA_DISABLE_JIT=1``), if the
@@ -82,12 +87,14 @@ def plan_blocks(points: Sequence[Tensor], labels: Tensor | None) -> Blocks | Non
         return None
     n, width = len(points[0]), max(1, *(x.shape[1] for x in points))
     side = min(max(_TILES[0], _TILE_NUMBERS // width), _TILES[1])
-    known = torch.zeros(n) if labels is None else labels
+    soft = labels is not None and labels.is_floating_point()
+    known = torch.zeros(n) if labels is None or soft else labels
     numbers = known.to("cpu", torch.long).numpy()
     order, blocks, together = kernel.blocks_of(numbers, IGNORED, side)
     if torch.get_num_threads() > 2 and 3 * together * sum(x.shape[1] for x in points) > _ONE_THREAD:
         return None
-    return Blocks(kernel, order, blocks, together)
+    (shares,) = _arrays([labels.to(points[0])]) if soft and labels is not None else (None,)
+    return Blocks(kernel, order, blocks, together, shares)
 
 
 @functools.cache
@@ -110,7 +117,7 @@ def penalties_and_gradients(
     blocks: Blocks,
     *,
     scales: Tensor,
-    total: int,
+    total: float,
     wanted: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """As `isoreg.blockwise.penalties_and_gradients`.
@@ -132,12 +139,12 @@ def penalties_and_gradients(
     gradients = [torch.zeros(n, x.shape[1], dtype=x.dtype) for x in features]
     into = [x.numpy() for x in gradients]
     sums, factors = [0.0] * len(layers), scales.tolist()
-    for part, near, targets in _input_distances(inputs, blocks):
+    for part, near, *distances in _input_distances(inputs, blocks):
         for index, (x, scale, gradient) in enumerate(zip(layers, factors, into, strict=True)):
             strength = number(4 * scale / total)
             s = number(scale)
             sums[index] += kernel.penalty_and_gradient(
-                x, blocks.order, part, near, targets, s, strength, gradient
+                x, blocks.order, part, near, *distances, s, strength, gradient
             )
     penalties = torch.tensor([x / total for x in sums], dtype=inputs.dtype)
     return penalties, gradients if wanted else []
@@ -152,24 +159,30 @@ def scale_moments(inputs: Tensor, features: Sequence[Tensor], blocks: Blocks) ->
         blocks: The pairs.
 
     Returns:
-        (2, L) float64 sums of D d and of d^2.
+        (2, L) float64 sums of G D d and of G d^2.
     """
     layers = _arrays(features)
     sums = torch.zeros(len(layers), 2, dtype=torch.float64)
-    for part, near, targets in _input_distances(inputs, blocks):
-        found = [blocks.kernel.scale_moments(x, blocks.order, part, near, targets) for x in layers]
+    for part, near, *distances in _input_distances(inputs, blocks):
+        found = [
+            blocks.kernel.scale_moments(x, blocks.order, part, near, *distances) for x in layers
+        ]
         sums += torch.tensor(found, dtype=torch.float64)
     return sums.T
 
 
-def _input_distances(inputs: Tensor, blocks: Blocks) -> Iterator[tuple[Any, Any, Any]]:
-    """Chunks of blocks, what is near in their dtype, and the distances of their inputs."""
+def _input_distances(inputs: Tensor, blocks: Blocks) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Chunks of blocks, what is near in their dtype, their inputs' distances, and weights."""
     (x,) = _arrays([inputs])
     near = x.dtype.type(CANCELLED[inputs.dtype])
+    shares = x[:0, :0].ravel()
     for part, pairs in blocks.chunks():
         targets = torch.empty(pairs, dtype=inputs.dtype).numpy()
         blocks.kernel.input_distances(x, blocks.order, part, near, targets)
-        yield part, near, targets
+        if blocks.labels is not None:
+            shares = targets.copy()
+            blocks.kernel.pair_weights(blocks.labels, blocks.order, part, shares)
+        yield part, near, targets, shares
 
 
 def _arrays(points: Sequence[Tensor]) -> list[Any]:

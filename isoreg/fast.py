@@ -17,30 +17,33 @@ from isoreg.plan import plan_pairs
 
 def fast_penalty(
     inputs: Tensor, features: list[Tensor], labels: Tensor | None, scale: Scale, reduction: str
-) -> Tensor:
+) -> Tensor | None:
     """The Euclidean penalties of `isoreg.isometry_penalty` from the pairs of equal label alone.
 
     Args:
         inputs: (n, p) points without gradient.
         features: L tensors (n, d).
-        labels: None or (n,) integers.
+        labels: None, (n,) integers or (n, C) probabilities without gradient.
         scale: s, or "fit".
         reduction: "batch" or "pairs".
 
     Returns:
-        (L,) penalties, twice differentiable in the features and in the scale.
+        (L,) penalties, twice differentiable in the features and in the scale; None where only
+        the dense way covers soft labels.
     """
     n = len(inputs)
     dtype = functools.reduce(torch.promote_types, (x.dtype for x in [inputs, *features]))
     points = [x.to(dtype) for x in [inputs, *features]]
     way: ModuleType = compiled
     plan: Any = compiled.plan_blocks(points, labels)
+    if plan is None and labels is not None and labels.is_floating_point():
+        return None
     if plan is None:
         way, plan = blockwise, plan_pairs(labels, n, device=inputs.device, dtype=dtype)
-    total = max(1, n * n if reduction == "batch" else plan.count_pairs())
+    total = n * n if reduction == "batch" else plan.count_pairs()
     # inside the function, autograd no longer says whether it is on
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in features)
-    options = _Options(way, plan, labels, scale, reduction, total, wanted)
+    options = _Options(way, plan, labels, scale, reduction, total if total > 0 else 1, wanted)
     penalties: Tensor = _Penalty.apply(
         options, scale if isinstance(scale, Tensor) else None, *points
     )
@@ -53,7 +56,7 @@ class _Options(NamedTuple):
     labels: Tensor | None
     scale: Scale
     reduction: str
-    total: int
+    total: float
     wanted: bool
 
 

@@ -83,17 +83,41 @@ def input_distances(x: Array, order: Array, blocks: Array, near: float, found: A
 
 
 @_compiled
+def pair_weights(labels: Array, order: Array, blocks: Array, found: Array) -> None:
+    """Inner products of the soft labels of each block: the probability of the same class.
+
+    Args:
+        labels: (n, classes) probabilities.
+        order: As in `input_distances`.
+        blocks: As in `input_distances`.
+        found: Takes the (a, b) weights of all blocks, one block behind the other.
+    """
+    points, others, products, _ = _workspace(labels, blocks)
+    origin, begin = np.zeros(labels.shape[1], labels.dtype), 0
+    for start, stop, other, end in blocks:
+        a, b, same = order[start:stop], order[other:end], start == other
+        _gather(labels, a, origin, points)
+        _gather(labels, b, origin, others)
+        _multiply(points, others, len(a), len(b), same, products)
+        for i in range(len(a)):
+            for j in range(len(b)):
+                found[begin + j] = products[i, j]
+            begin += len(b)
+
+
+@_compiled
 def penalty_and_gradient(
     x: Array,
     order: Array,
     blocks: Array,
     near: float,
     targets: Array,
+    shares: Array,
     scale: float,
     strength: float,
     gradient: Array,
 ) -> float:
-    """Sum of (D_ij - s d_ij)^2 over the ordered pairs of all blocks and their mirrors.
+    """Sum of G_ij (D_ij - s d_ij)^2 over the ordered pairs of all blocks and their mirrors.
 
     Args:
         x: (n, d) features.
@@ -101,6 +125,7 @@ def penalty_and_gradient(
         blocks: As in `input_distances`.
         near: As in `input_distances`.
         targets: What `input_distances` found.
+        shares: G as `pair_weights` found it; empty if every pair counts once.
         scale: s.
         strength: What the derivative of (D - s d)^2 / 4 s with respect to d is multiplied with.
         gradient: (n, d) what the gradient is added to; (0, d) if none is wanted.
@@ -113,9 +138,9 @@ def penalty_and_gradient(
     for start, stop, other, end in blocks:
         a, b, same = order[start:stop], order[other:end], start == other
         many_near = _distances(x, a, b, same, near, points, others, weights, is_near)
-        wanted = targets[begin : begin + len(a) * len(b)].reshape(len(a), len(b))
-        begin += len(a) * len(b)
-        total += 2 * _compare(wanted, weights, same, scale, strength)
+        block = slice(begin, begin + len(a) * len(b))
+        begin = block.stop
+        total += 2 * _compare(targets[block], shares[block], weights, a, b, same, scale, strength)
         if len(gradient) == 0:
             continue
         if many_near:
@@ -133,9 +158,9 @@ def penalty_and_gradient(
 
 @_compiled
 def scale_moments(
-    x: Array, order: Array, blocks: Array, near: float, targets: Array
+    x: Array, order: Array, blocks: Array, near: float, targets: Array, shares: Array
 ) -> tuple[float, float]:
-    """Sums of D_ij d_ij and of d_ij^2 over the ordered pairs of all blocks and their mirrors.
+    """Sums of G_ij D_ij d_ij and of G_ij d_ij^2 over the ordered pairs of blocks and mirrors.
 
     Args:
         x: (n, d) features.
@@ -143,6 +168,7 @@ def scale_moments(
         blocks: As in `input_distances`.
         near: As in `input_distances`.
         targets: What `input_distances` found.
+        shares: As in `penalty_and_gradient`.
 
     Returns:
         Both sums.
@@ -155,8 +181,10 @@ def scale_moments(
         for i in range(len(a)):
             row, square = x.dtype.type(0), x.dtype.type(0)
             for j in range(i + 1 if same else len(b)):
-                row += targets[begin + j] * distances[i, j]
-                square += distances[i, j] * distances[i, j]
+                distance = distances[i, j]
+                counted = distance * shares[begin + j] if len(shares) else distance
+                row += targets[begin + j] * counted
+                square += distance * counted
             mixed, squared = mixed + 2 * row, squared + 2 * square
             begin += len(b)
     return mixed, squared
@@ -265,17 +293,27 @@ def _multiply(x: Array, y: Array, a: int, b: int, same: bool, found: Array) -> N
 
 
 @_compiled
-def _compare(targets: Array, weights: Array, same: bool, scale: float, strength: float) -> float:
-    """Replace distances d by strength (D - s d) / d, 0 where d is 0; return sum (D - s d)^2."""
-    zero = targets.dtype.type(0)
+def _compare(
+    targets: Array,
+    shares: Array,
+    weights: Array,
+    a: Array,
+    b: Array,
+    same: bool,
+    scale: float,
+    strength: float,
+) -> float:
+    """Replace distances d by strength G (D - s d) / d, 0 where d is 0; return sum G (D - s d)^2."""
+    zero, weighted = targets.dtype.type(0), len(shares) > 0
     total = 0.0
-    for i in range(targets.shape[0]):
-        row = zero
-        for j in range(i + 1 if same else targets.shape[1]):
+    for i in range(len(a)):
+        row, begin = zero, i * len(b)
+        for j in range(i + 1 if same else len(b)):
             distance = weights[i, j]
-            gap = targets[i, j] - scale * distance
-            row += gap * gap
-            weights[i, j] = zero if distance == zero else strength * gap / distance
+            gap = targets[begin + j] - scale * distance
+            pull = gap * shares[begin + j] if weighted else gap
+            row += gap * pull
+            weights[i, j] = zero if distance == zero else strength * pull / distance
         total += row
     return total
 

@@ -98,10 +98,12 @@ def isometry_penalty(
         _refuse_vmap(inputs, input_distances, *points)
         group = resolve_group(process_group)
         reference = _reference(inputs, input_distances, points[0], square=group is None)
-        fast = _is_common(metric, labels, reference, input_distances)
+        if labels is not None:
+            check_labels(labels, len(points[0]))
+        common = _is_common(metric, labels, reference, input_distances)
+        penalties: Tensor | None = None
         if group is not None or queue is not None:
-            if labels is not None:
-                check_labels(labels, len(points[0]))
+            fast = common and (labels is None or not labels.is_floating_point())
             first = inputs if input_distances is None else reference
             penalties = penalty_across(
                 reference,
@@ -112,11 +114,9 @@ def isometry_penalty(
                 group=group,
                 queue=queue,
             )
-        elif fast:
-            if labels is not None:
-                check_labels(labels, len(points[0]))
+        elif common:
             penalties = fast_penalty(reference, points, labels, scale, reduction)
-        else:
+        if penalties is None:
             targets_bb = distances_by(metric, reference) if input_distances is None else reference
             penalties = dense_penalty(targets_bb, points, labels, metric, scale, reduction)
         return penalties[0] if isinstance(features, Tensor) else penalties
@@ -165,7 +165,7 @@ def _is_common(
     """Whether the fast way covers these options: all that most users ever call."""
     return (
         metric is euclidean
-        and (labels is None or not labels.is_floating_point())
+        and (labels is None or not labels.requires_grad)
         and input_distances is None
         and not reference.requires_grad
         and not torch._C._are_functorch_transforms_active()

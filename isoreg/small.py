@@ -13,7 +13,7 @@ from isoreg.precision import CANCELLED
 
 
 def small_batch(
-    points: list[Tensor], bucket: Bucket, scales: Tensor, total: int, *, wanted: bool = True
+    points: list[Tensor], bucket: Bucket, scales: Tensor, total: float, *, wanted: bool = True
 ) -> tuple[Tensor, list[Tensor]]:
     """Penalties and gradients as in `isoreg.blockwise`, in as few operations as can be.
 
@@ -56,7 +56,7 @@ def small_batch(
 
 
 def _subtracted(
-    points: list[Tensor], pairs_bb: Tensor, scales: Tensor, total: int, wanted: bool
+    points: list[Tensor], pairs_bb: Tensor, scales: Tensor, total: float, wanted: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """The same where some points are so near each other that products have lost their distance."""
     n = len(pairs_bb)

@@ -223,7 +223,6 @@ def test_the_fast_way_is_taken_for_the_common_options_only(
         isometry_penalty(x, phi, y, **options)
         assert calls.pop() == 1
     isometry_penalty(x, phi, y, distance="manhattan")
-    isometry_penalty(x, phi, torch.eye(2)[y])
     isometry_penalty(None, phi, y, input_distances=euclidean(x))
     isometry_penalty(x.requires_grad_(), phi, y)
     assert not calls

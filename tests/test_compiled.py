@@ -111,6 +111,41 @@ def test_near_pairs_within_and_across_tiles_are_exact(
         assert (gradient - reference).norm() / reference.norm() < digits
 
 
+@pytest.mark.parametrize("scale", [0.3, "fit"])
+@pytest.mark.parametrize("reduction", ["batch", "pairs"])
+@pytest.mark.parametrize("n", [60, 530])
+def test_soft_labels_equal_the_dense_way_in_one_tile_and_in_several(
+    n: int, reduction: str, scale: float | str
+) -> None:
+    x, y = torch.rand(n, 6).double(), torch.rand(n, 5).double().softmax(1)
+    y[::7] = 0  # pairs with nobody
+    y[1::7] = torch.eye(5)[2].double()
+    phi = [torch.randn(n, d).double().requires_grad_() for d in (3, 9)]
+    expected = dense_penalty(euclidean(x), phi, y, euclidean, scale, reduction)
+    found = isometry_penalty(x, phi, y, scale=scale, reduction=reduction)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=0)
+    weights = torch.tensor([1.0, -2.5], dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, phi, weights), torch.autograd.grad(expected, phi, weights)
+    )
+
+
+def test_soft_labels_go_the_compiled_way_unless_they_need_a_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = ways_taken(monkeypatch)
+    x, phi, y = torch.randn(40, 3), torch.randn(40, 2), torch.rand(40, 5).softmax(1)
+    isometry_penalty(x, phi, y)
+    assert taken.pop() == "compiled"
+    learned = y.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(isometry_penalty(x, phi, learned), learned)
+    assert gradient.abs().sum() > 0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    big = torch.randn(1500, 2)
+    isometry_penalty(torch.randn(1500, 30), big, torch.eye(2)[torch.arange(1500) % 2])
+    assert not taken
+
+
 def test_strided_expanded_and_parameter_features_are_read_as_they_are() -> None:
     x, y = torch.rand(30, 4), torch.arange(30) % 3
     wide = torch.randn(6, 60)
