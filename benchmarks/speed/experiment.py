@@ -65,7 +65,8 @@ def run(cases: list[Case | Step], *, device: str, out: Path, seconds: float = 1.
     settings = {"device": device, "threads": torch.get_num_threads(), "seconds": seconds}
     results = Results(out, settings)
     todo = [case for case in cases if not results.has(asdict(case))]
-    step(isometry_penalty, Case(64, 8, 2, 1), device)()  # numba compiles, once on a machine
+    for penalty in PENALTIES.values():  # imports what it needs; numba compiles, once on a machine
+        step(penalty, Case(64, 8, 2, 1), device)()
     for case in track(todo, "measuring", console=Console(stderr=True)):
         results.add(asdict(case), measure(case, device, seconds))
     return results
