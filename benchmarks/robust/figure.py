@@ -26,8 +26,10 @@ _PANELS = [("Linf", "0.1"), ("Linf", "0.2"), ("L2", "2")]
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw a row for each network and a column for each radius."""
-    networks = results["settings"]["networks"]
+    """Draw a row for each network whose cost is measured, and a column for each radius."""
+    networks = [run["key"]["network"] for run in results["runs"] if run["key"]["phase"] == "cost"]
+    if not networks:
+        return
     figure = Figure(figsize=(11, 3.6 * len(networks) + 0.5), layout="constrained")
     grid = figure.subplots(len(networks), len(_PANELS), squeeze=False, sharex=True)
     for row, name in zip(grid, networks, strict=True):

@@ -29,10 +29,14 @@ def tables(results: dict[str, Any]) -> str:
     """Of each network: what came out, the attacks one by one, and the choice of settings."""
     settings = results["settings"]
     parts = ["# Robustness on MNIST without adversarial images\n", _introduction(results)]
-    for name in settings["networks"]:
+    begun = {run["key"]["network"] for run in results["runs"]}
+    for name in (name for name in settings["networks"] if name in begun):
+        parts += [f"## {TITLES[name]}\n"]
         measured = by_training(results, name)
-        if measured:
-            parts += [f"## {TITLES[name]}\n", _measured(results, name, measured)]
+        if not measured:
+            parts += ["Not measured on test images yet: the run stopped during the choice.\n"]
+        else:
+            parts += ["### What was measured\n", _measured(results, name, measured)]
             parts += ["### Attack by attack\n", _attacks(results, name)]
         parts += ["### The choice on validation images\n", _choice(results, name)]
     return "\n".join(parts)
