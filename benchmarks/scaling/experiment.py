@@ -25,7 +25,7 @@ RANKS = (1, 2, 4)
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)
 FITTED_UP_TO = 8
 _RAW_UP_TO = 4  # ranks: more raw images than a desk machine wants to hold
-MESSAGES = tuple(4**k for k in range(5, 13))  # bytes a rank: 1 kB to 16 MB
+MESSAGES = tuple(4**k for k in range(5, 12))  # bytes a rank: 1 kB to 4 MB
 _ROUNDS = 9
 _GATHERS = 30
 

@@ -98,7 +98,8 @@ def _steps(runs: list[Run], cores: int, compute: Fit, gather: Fit) -> str:
             sent = PER_RANK * CASES[name].sample_bytes()
             expected = f"{1e3 * (seconds + gather.predict(gather_amounts(ranks, sent))):.1f}"
         received = figures["bytes received by a rank"] / 1e6
-        times = [f"{1e3 * figures['step'][name]:.1f}" for name in ("median", "fastest")]
+        found = [figures["step"].get(kind) for kind in ("median", "fastest")]
+        times = ["" if t is None else f"{1e3 * t:.1f}" for t in found]
         rows.append([name, str(ranks), *times, expected, f"{received:.1f}"])
     header = ("case", "processes", "median, ms", "fastest, ms", "predicted, ms", "MB received")
     return markdown_table(header, rows)
