@@ -24,8 +24,9 @@ lint: setup
 types: setup
 	@$(BIN)/mypy
 
+# By file: the blocks of a page share their names, so one worker runs them all.
 unit: setup
-	@$(BIN)/python -m pytest -n auto $(TESTS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
 # The core with torch alone: no other package may be needed to import and use it.
 core: $(CORE)/.installed
