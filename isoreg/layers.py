@@ -118,6 +118,11 @@ def classifier_input(model: nn.Module) -> Layer:
     if linear:
         return Layer(linear[-1], modules[linear[-1]], at_input=True)
     candidates = [name for name, module in modules.items() if name and not list(module.children())]
+    if not candidates:
+        raise LayerError(
+            f"{type(model).__name__} holds no modules whose outputs could be features. "
+            "Build it of modules, such as nn.Linear, and name one with layers=."
+        )
     raise LayerError(
         f"{type(model).__name__} has no nn.Linear, so its penultimate features are unknown. "
         f"Name them with layers=, for example one of {', '.join(map(repr, candidates[-5:]))}."

@@ -73,6 +73,15 @@ def test_a_model_that_is_one_linear_layer_is_its_own_classifier() -> None:
     assert len(iso.layers) == len(iso.penalties) == 1
 
 
+def test_a_model_without_modules_is_told_to_have_some() -> None:
+    class Bare(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    with pytest.raises(LayerError, match="Bare holds no modules whose outputs could be features"):
+        IsometryRegularizer(Bare())
+
+
 def test_the_default_records_the_input_of_the_classifier_not_its_output() -> None:
     model, x, y = mlp(), torch.randn(10, 6), torch.arange(10) % 2
     iso = IsometryRegularizer(model)

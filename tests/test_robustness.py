@@ -391,6 +391,13 @@ def test_comparing_is_the_exact_paired_test() -> None:
     [
         ({"images": torch.full((4, 64), 2.0)}, "images must lie within bounds (0.0, 1.0), got 2"),
         ({"images": torch.zeros(0, 64)}, "images must be floating of shape (n, ...) with n > 0"),
+        (
+            {"images": torch.zeros(4, 64).byte()},
+            "images must be floating of shape (n, ...) with n > 0, got torch.uint8 of shape "
+            "(4, 64). Bytes become pixels with images.float() / 255.",
+        ),
+        ({"images": [torch.rand(4, 64)]}, "images must be a tensor, got list. Of a DataLoader"),
+        ({"labels": torch.zeros(4).long().numpy()}, "labels must be a tensor, got ndarray."),
         ({"labels": torch.zeros(3).long()}, "labels must be 4 integers, got"),
         ({"labels": torch.full((4,), 7)}, "labels must be classes from 0 to 1, got 7"),
         ({"eps": -0.1}, "eps must be one or more numbers >= 0, got [-0.1]."),

@@ -203,6 +203,13 @@ def _check(
     bounds: tuple[float, float],
     batch_size: int,
 ) -> None:
+    for name, given in (("images", images), ("labels", labels)):
+        found: object = given
+        if not isinstance(found, Tensor):
+            raise InputError(
+                f"{name} must be a tensor, got {type(found).__name__}. Of a DataLoader join the "
+                "batches with torch.cat; torch.as_tensor converts an array."
+            )
     low, high = bounds
     if not low < high:
         raise InputError(f"bounds must be (smallest, largest), got {bounds}.")
@@ -211,7 +218,7 @@ def _check(
     if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
         raise InputError(
             f"images must be floating of shape (n, ...) with n > 0, got {images.dtype} of shape "
-            f"{tuple(images.shape)}."
+            f"{tuple(images.shape)}. Bytes become pixels with images.float() / 255."
         )
     if labels.shape != (len(images),) or labels.is_floating_point():
         raise InputError(
