@@ -86,19 +86,23 @@ class ThreadedDist:
 def in_threads(function: Callable[[Member], Any], count: int) -> list[Any]:
     """Results of a function on each of so many simulated ranks; the first error is raised."""
     meeting = Meeting(count)
+    errors: list[BaseException] = []
 
     def run(rank: int) -> Any:
         torch.set_num_threads(1)
         try:
             return function(Member(rank, meeting))
-        except BaseException:
+        except BaseException as error:
+            errors.append(error)  # later ones are of ranks that this one left waiting
             meeting.barrier.abort()
-            raise
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(count) as pool:
         patch.setattr(distributed, "dist", ThreadedDist)
         patch.setattr(penalty, "resolve_group", lambda group: group)
-        return list(pool.map(run, range(count)))
+        results = list(pool.map(run, range(count)))
+    if errors:
+        raise errors[0]
+    return results
 
 
 def split_penalty(
