@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 
-from benchmarks.results import Results, write_atomically
+from benchmarks.publish import publish
+from benchmarks.results import Results
 from benchmarks.tables import markdown_table
 
 
 def report(results: Results, console: Console) -> None:
     """Print the table and save it beside the results."""
-    text = table(results.to_dict())
-    write_atomically(results.path.with_suffix(".md"), text)
-    console.print(Markdown(text))
+    publish(results, console, table)
 
 
 def table(results: dict[str, Any]) -> str:

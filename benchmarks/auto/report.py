@@ -6,10 +6,10 @@ from statistics import mean
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 
 from benchmarks.auto.figure import draw
-from benchmarks.results import Results, write_atomically
+from benchmarks.publish import publish
+from benchmarks.results import Results
 from benchmarks.tables import markdown_table, percent, spread
 
 DEFAULT = "auto 0.1"
@@ -22,11 +22,7 @@ Runs = dict[str, list[dict[str, Any]]]
 
 def report(results: Results, console: Console) -> None:
     """Print the tables; save them and the figure beside the results."""
-    found = results.to_dict()
-    text = tables(found)
-    write_atomically(results.path.with_suffix(".md"), text)
-    draw(found, results.path.with_suffix(".png"))
-    console.print(Markdown(text))
+    publish(results, console, tables, draw)
 
 
 def tables(results: dict[str, Any]) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 
 from benchmarks.mnist.figure import draw
-from benchmarks.results import Results, figures_by, write_atomically
+from benchmarks.publish import publish
+from benchmarks.results import Results, figures_by
 from benchmarks.tables import markdown_table, percent, spread
 
 SHOWN_SIZES = (0.027826, 0.077426, 0.215443)
@@ -17,10 +17,7 @@ SHOWN_SIZES = (0.027826, 0.077426, 0.215443)
 
 def report(results: Results, console: Console) -> None:
     """Print the tables; save them and the figure beside the results."""
-    text = tables(results.to_dict())
-    write_atomically(results.path.with_suffix(".md"), text)
-    draw(results.to_dict(), results.path.with_suffix(".png"))
-    console.print(Markdown(text))
+    publish(results, console, tables, draw)
     for suffix in (".json", ".md", ".png"):
         console.print(f"saved {_short(results.path.with_suffix(suffix))}")
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 
-from benchmarks.results import Results, figures_by, write_atomically
+from benchmarks.publish import publish
+from benchmarks.results import Results, figures_by
 from benchmarks.rings.figure import draw
 from benchmarks.tables import markdown_table, percent, spread
 
 
 def report(results: Results, console: Console) -> None:
     """Print the tables; save them and the figure beside the results."""
-    found = results.to_dict()
-    text = tables(found)
-    write_atomically(results.path.with_suffix(".md"), text)
-    draw(found, results.path.with_suffix(".png"))
-    console.print(Markdown(text))
+    publish(results, console, tables, draw)
 
 
 def tables(results: dict[str, Any]) -> str:

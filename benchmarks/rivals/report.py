@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 
 from benchmarks.objectives import METHODS
-from benchmarks.results import Results, write_atomically
+from benchmarks.publish import publish
+from benchmarks.results import Results
 from benchmarks.rivals.figure import draw
 from benchmarks.tables import markdown_table, percent
 
@@ -18,11 +19,11 @@ Figures = dict[str, Any]
 
 def report(results: Results, console: Console) -> None:
     """Print the tables; save them and the figure beside the results."""
-    found = results.to_dict()
-    text = tables(found)
-    write_atomically(results.path.with_suffix(".md"), text)
-    draw(tested(found), cost(found), found["settings"], results.path.with_suffix(".png"))
-    console.print(Markdown(text))
+    publish(results, console, tables, _draw)
+
+
+def _draw(results: dict[str, Any], path: Path) -> None:
+    draw(tested(results), cost(results), results["settings"], path)
 
 
 def title(method: str) -> str:

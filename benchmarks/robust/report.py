@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 
-from benchmarks.results import Results, Run, write_atomically
+from benchmarks.publish import publish
+from benchmarks.results import Results, Run
 from benchmarks.robust.choice import score
 from benchmarks.robust.figure import draw
 from benchmarks.robust.plans import OURS, title_of
@@ -18,11 +18,7 @@ from benchmarks.tables import markdown_table, percent, spread
 
 def report(results: Results, console: Console) -> None:
     """Print the tables; save them and the figure beside the results."""
-    found = results.to_dict()
-    text = tables(found)
-    write_atomically(results.path.with_suffix(".md"), text)
-    draw(found, results.path.with_suffix(".png"))
-    console.print(Markdown(text))
+    publish(results, console, tables, draw)
 
 
 def tables(results: dict[str, Any]) -> str:

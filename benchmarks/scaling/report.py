@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 
-from benchmarks.results import Results, write_atomically
+from benchmarks.publish import publish
+from benchmarks.results import Results
 from benchmarks.scaling.cases import CASES, PER_RANK
 from benchmarks.scaling.experiment import FITTED_UP_TO
 from benchmarks.scaling.figure import draw
@@ -35,11 +35,7 @@ _ALL_RANKS = tuple(2**k for k in range(3, 11))
 
 def report(results: Results, console: Console) -> None:
     """Print the tables; save them and the figure beside the results."""
-    found = results.to_dict()
-    text = tables(found)
-    write_atomically(results.path.with_suffix(".md"), text)
-    draw(found, results.path.with_suffix(".png"))
-    console.print(Markdown(text))
+    publish(results, console, tables, draw)
 
 
 def tables(results: dict[str, Any]) -> str:

@@ -6,9 +6,9 @@ from statistics import mean
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 
-from benchmarks.results import Results, write_atomically
+from benchmarks.publish import publish
+from benchmarks.results import Results
 from benchmarks.structure.experiment import chosen_strengths
 from benchmarks.structure.figure import draw_digits, draw_search
 from benchmarks.tables import markdown_table, percent, spread
@@ -16,8 +16,7 @@ from benchmarks.tables import markdown_table, percent, spread
 
 def report_digits(results: Results, console: Console) -> None:
     """Print and save the tables of all tasks."""
-    publish(results, digits_tables(results.to_dict()), console)
-    draw_digits(results.to_dict(), results.path.with_suffix(".png"))
+    publish(results, console, digits_tables, draw_digits)
 
 
 def report_torus(results: Results, console: Console) -> None:
@@ -28,7 +27,7 @@ def report_torus(results: Results, console: Console) -> None:
         "frozen last hidden layer. New points, in %, mean ± standard deviation over seeds; "
         "strengths are those of the digits.\n"
     )
-    publish(results, text + _every_task(results.to_dict()), console)
+    publish(results, console, lambda found: text + _every_task(found))
 
 
 def report_recipe(results: Results, console: Console) -> None:
@@ -40,7 +39,7 @@ def report_recipe(results: Results, console: Console) -> None:
         "deviation over seeds (over draws where there is one seed). References have root mean "
         "squared distance 10 and every strength is 0.1: the recipe, untuned.\n"
     )
-    publish(results, text + _every_task(results.to_dict()), console)
+    publish(results, console, lambda found: text + _every_task(found))
 
 
 def report_cifar(results: Results, console: Console) -> None:
@@ -54,7 +53,7 @@ def report_cifar(results: Results, console: Console) -> None:
         "over seeds (over draws where there is one seed). References have root mean squared "
         "distance 10 and every strength is 0.1: the recipe, untuned.\n"
     )
-    publish(results, text + _every_task(results.to_dict()), console)
+    publish(results, console, lambda found: text + _every_task(found))
 
 
 def _every_task(results: dict[str, Any]) -> str:
@@ -64,24 +63,17 @@ def _every_task(results: dict[str, Any]) -> str:
 
 def report_neighbours(results: Results, console: Console) -> None:
     """Print and save one table a question."""
-    publish(results, neighbours_tables(results.to_dict()), console)
+    publish(results, console, neighbours_tables)
 
 
 def report_search(results: Results, console: Console) -> None:
     """Print and save what was tried on validation images, and what was chosen."""
-    publish(results, search_table(results.to_dict()), console)
-    draw_search(results.to_dict(), results.path.with_suffix(".png"))
+    publish(results, console, search_table, draw_search)
 
 
 def report_choices(results: Results, console: Console) -> None:
     """Print and save the table of choices."""
-    publish(results, choices_table(results.to_dict()), console)
-
-
-def publish(results: Results, text: str, console: Console) -> None:
-    """Print a text and save it beside the results."""
-    write_atomically(results.path.with_suffix(".md"), text)
-    console.print(Markdown(text))
+    publish(results, console, choices_table)
 
 
 def digits_tables(results: dict[str, Any]) -> str:

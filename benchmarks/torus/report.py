@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 
-from benchmarks.results import Results, write_atomically
+from benchmarks.publish import publish
+from benchmarks.results import Results
 from benchmarks.tables import markdown_table, percent, spread
 from benchmarks.torus.experiment import CLASSES, VARIANTS
 from benchmarks.torus.figure import draw
@@ -15,11 +15,7 @@ from benchmarks.torus.figure import draw
 
 def report(results: Results, console: Console) -> None:
     """Print the table; save it and the figure beside the results."""
-    found = results.to_dict()
-    text = table(found)
-    write_atomically(results.path.with_suffix(".md"), text)
-    draw(found, results.path.with_suffix(".png"))
-    console.print(Markdown(text))
+    publish(results, console, table, draw)
 
 
 def table(results: dict[str, Any]) -> str:
