@@ -48,10 +48,10 @@ def tables(results: dict[str, Any]) -> str:
         f"{PER_RANK} samples a rank. The cases: {_cases(runs)}.",
         "## Measured: a step on 1, 2 and 4 processes",
         f"Gloo on one machine, {results['environment']['cores']} cores, one thread a process, so 4 "
-        "processes share the cores, and with other work on the machine: the fastest of "
-        f"{rounds} says what it can do, the median what it did. Time on the clock of value and "
-        "gradient, slowest rank. Predicted: the two models below added up, computing slowed down "
-        "by the processes that a core has to serve. MB received by a rank.",
+        f"processes share the cores: the fastest of {rounds} says what the machine can do, the "
+        "median what it did. Time on the clock of value and gradient, slowest rank. Predicted: the "
+        "two models below added up, computing slowed down by the processes that a core has to "
+        "serve. MB received by a rank.",
         _steps(runs, results["environment"]["cores"], compute, gather),
         "## The model and its error",
         "Fitted to the fastest times. Computing: processor time of one of R ranks, R up to "
