@@ -48,8 +48,9 @@ class Monitor:
     def __init__(self, metric: Metric) -> None:
         self._metric = resolve_metric(metric)
         self._steps = 0
-        self._without_pairs = torch.zeros((), dtype=torch.long)
-        self._penalties: dict[str, Tensor] = {}
+        self._with_pairs = torch.zeros((), dtype=torch.long)
+        self._layers: list[str] = []
+        self._penalties = torch.zeros(0)
         self._norms: deque[Norms] = deque(maxlen=_KEPT_NORMS)
         self._targets: Tensor | None = None
         self._distances: dict[str, Tensor] = {}
@@ -83,8 +84,8 @@ class Monitor:
         """
         due = self.due
         self._steps += 1
-        self._penalties = dict(zip(features, penalties.detach().unbind(), strict=True))
-        self._without_pairs = self._without_pairs.to(penalties.device) + (penalties == 0).all()
+        self._layers, self._penalties = list(features), penalties.detach()
+        self._with_pairs = self._with_pairs.to(penalties.device) + self._penalties.any()
         if not due:
             return
         self._targets = self._measure(reference)
@@ -110,8 +111,11 @@ class Monitor:
         Returns:
             The report.
         """
-        layers = {name: self._layer(name) for name in self._distances}
-        return IsometryReport(beta, self._steps, int(self._without_pairs), layers)
+        penalties = dict(zip(self._layers, self._penalties.tolist(), strict=True))
+        layers = {
+            name: self._layer(name, penalties.get(name, math.nan)) for name in self._distances
+        }
+        return IsometryReport(beta, self._steps, self._steps - int(self._with_pairs), layers)
 
     def warn(self, report: IsometryReport, *, stacklevel: int) -> None:
         """Give each kind of warning once.
@@ -133,7 +137,7 @@ class Monitor:
     def _measure(self, x: Tensor) -> Tensor:
         return distances_by(self._metric, flatten_points(x.detach()[:_SAMPLES], "features"))
 
-    def _layer(self, name: str) -> LayerReport:
+    def _layer(self, name: str, penalty: float) -> LayerReport:
         targets, distances = self._targets, self._distances[name]
         assert targets is not None
         labels = self._labels
@@ -152,6 +156,6 @@ class Monitor:
         found = distortion_of(dx, scale * dphi)
         return LayerReport(
             distortion=dataclasses.replace(found, scale=scale * found.scale),
-            penalty=float(self._penalties.get(name, math.nan)),
+            penalty=penalty,
             gradient=median(ratios) if ratios else math.nan,
         )
