@@ -75,6 +75,11 @@ def mnist(split: str, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: If the split is unknown, or a file is missing and cannot be downloaded.
         MissingExtraError: If torchvision is not installed (extra ``data``).
+
+    Example:
+        >>> images, labels = mnist("train")  # doctest: +SKIP
+        >>> images.shape  # doctest: +SKIP
+        torch.Size([60000, 1, 28, 28])
     """
     with called("mnist"):
         _check_split(split, tuple(_MNIST_FILES))

@@ -207,13 +207,33 @@ class IsometryRegularizer:
             >>> list(iso.log_dict())
             ['isometry/penalty', 'isometry/beta', 'isometry/penalty/2']
         """
+        found = self.log_tensors(prefix)
+        values = torch.stack([*found.values()]).tolist() if found else []
+        return dict(zip(found, values, strict=True))
+
+    def log_tensors(self, prefix: str = "isometry/") -> dict[str, Tensor]:
+        """As `log_dict`, without waiting for the device: for loggers that read tensors later.
+
+        Args:
+            prefix: In front of each name.
+
+        Returns:
+            0-dimensional tensors, detached, on the penalty's device.
+
+        Example:
+            >>> model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+            >>> iso = IsometryRegularizer(model, beta=0.1)
+            >>> x, y = torch.rand(16, 8), torch.randint(2, (16,))
+            >>> loss = nn.functional.cross_entropy(model(x), y) + iso(y)
+            >>> iso.log_tensors()["isometry/beta"]
+            tensor(0.1000)
+        """
         if self._total is None:
             return {}
         beta = self._beta.beta if isinstance(self._beta, AutoBeta) else self._beta
         named = {f"penalty/{name}": value for name, value in self._penalties.items()}
-        found = {"penalty": self._total, "beta": torch.as_tensor(beta).to(self._total), **named}
-        values = torch.stack([value.to(self._total) for value in found.values()]).tolist()
-        return {prefix + name: value for name, value in zip(found, values, strict=True)}
+        found = {"penalty": self._total, "beta": torch.as_tensor(beta), **named}
+        return {prefix + name: value.to(self._total) for name, value in found.items()}
 
     def report(self) -> IsometryReport:
         """How the layers fare, with warnings that say what to do. Print it.

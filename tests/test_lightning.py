@@ -146,6 +146,7 @@ def test_penalties_are_logged() -> None:
     found = fit(Direct(), callbacks.IsometryCallback(beta=0.5)).callback_metrics
     assert found["isometry/penalty"] == pytest.approx(0.5 * found["isometry/penalty/net.2"])
     assert found["isometry/penalty"] > 0
+    assert found["isometry/beta"] == 0.5
 
 
 def test_the_module_is_as_it_was_after_the_fit_and_after_an_error() -> None:

@@ -431,3 +431,8 @@ def test_bad_input_is_refused_early(change: dict, message: str) -> None:
             arguments.pop("model"), arguments.pop("images"), arguments.pop("labels"), **arguments
         )
     assert str(caught.value).startswith(f"evaluate: {message}")
+
+
+def test_an_unknown_attack_brings_close_matches() -> None:
+    with pytest.raises(InputError, match="got 'pgd'. Close matches: 'pgd-ce', "):
+        evaluate(nn.Linear(64, 2), torch.rand(4, 64), torch.zeros(4).long(), eps=0.1, attacks="pgd")

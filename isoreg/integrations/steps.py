@@ -73,7 +73,7 @@ def penalised(
         step: Takes a batch; returns a loss, a mapping with "loss", or None to skip the batch.
         iso: The regularizer.
         labels: Finds the labels in the batch.
-        log: Called with the penalties by name.
+        log: Called with the penalties and beta by name.
 
     Returns:
         A function as the step's method.
@@ -86,8 +86,7 @@ def penalised(
             return None
         with called(name):
             penalty = iso(labels(batch))
-        logs = {f"isometry/penalty/{layer}": value for layer, value in iso.penalties.items()}
-        log({"isometry/penalty": penalty.detach(), **logs})
+        log(iso.log_tensors())
         if isinstance(output, Mapping):
             return {**output, "loss": output["loss"] + penalty}
         return output + penalty

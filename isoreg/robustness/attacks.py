@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -158,9 +159,11 @@ def chosen(
     )
     for name in names:
         if name not in ATTACKS:
+            near = get_close_matches(str(name), [*PRESETS, *ATTACKS], n=3, cutoff=0.5)
+            advice = f" Close matches: {', '.join(map(repr, near))}." if near else ""
             raise InputError(
                 f"attacks must be one of {', '.join(map(repr, PRESETS))} or a list of "
-                f"{', '.join(map(repr, ATTACKS))}, got {name!r}."
+                f"{', '.join(map(repr, ATTACKS))}, got {name!r}.{advice}"
             )
     unusable = {name: "norm='L2'" for name in _L2_ALONE if norm != "L2"}
     if not training_loss:
