@@ -204,17 +204,64 @@ def scaled(reference: Reference | None, samples: Tensor, *, spread: float = 10.0
         tensor([11.3137,  8.4853])
     """
     with called("scaled"):
-        if not (math.isfinite(spread) and spread > 0):
-            raise InputError(f"spread must be a positive number, got {spread!r}.")
-        found = _points(samples, reference)
-        size = float((2 * found.var(0, correction=0).sum()).sqrt())
-        if not size > 0:
-            raise InputError(f"samples must differ from each other, got {len(found)} equal ones.")
+        size = float((2 * _variances(samples, reference, spread).sum()).sqrt())
     return partial(_times, reference=reference, factor=spread / size)
 
 
-def _times(x: Tensor, *_: object, reference: Reference | None, factor: float) -> Tensor:
-    return factor * (x if reference is None else reference(x))
+def standardized(
+    reference: Reference | None, samples: Tensor, *, spread: float = 10.0
+) -> Reference:
+    r"""A reference in which every number counts alike: each divided by its standard deviation.
+
+    .. math::
+        r'(x)_m = \frac{\mathrm{spread}}{\sqrt{2 M}}\, \frac{r(x)_m}{\sigma_m}
+
+    with sigma_m the standard deviation of number m over the samples and M how many numbers vary;
+    those that do not are left out. Samples have root mean squared distance ``spread``. Without it
+    the numbers that vary most decide which samples are near, as brightness does in photographs.
+
+    Args:
+        reference: What to divide; None: the points as they are.
+        samples: (n, ...) floating points to measure on, not all equal.
+        spread: The root mean squared distance of two samples.
+
+    Returns:
+        A callable from points (b, ...) to what the reference gives for them, (b, m), divided.
+
+    Raises:
+        InputError: If the samples have no spread or ``spread`` is not positive.
+
+    Example:
+        >>> corners = torch.tensor([[0.0, 0.0], [0.0, 3.0], [4.0, 0.0], [4.0, 3.0]])
+        >>> standardized(None, corners, spread=10.0)(corners)[3]
+        tensor([10., 10.])
+    """
+    with called("standardized"):
+        variances = _variances(samples, reference, spread)
+        varying = variances > 0
+        factor = torch.where(varying, variances.clamp_min(1e-30).rsqrt(), 0)
+        factor *= spread / (2 * varying.sum()).sqrt()
+    return partial(_times, reference=partial(_flat, reference=reference), factor=factor)
+
+
+def _variances(samples: Tensor, reference: Reference | None, spread: float) -> Tensor:
+    """Of each number of a reference over samples; some are positive."""
+    if not (math.isfinite(spread) and spread > 0):
+        raise InputError(f"spread must be a positive number, got {spread!r}.")
+    found = _points(samples, reference)
+    variances = found.var(0, correction=0)
+    if not variances.any():
+        raise InputError(f"samples must differ from each other, got {len(found)} equal ones.")
+    return variances
+
+
+def _flat(x: Tensor, reference: Reference | None) -> Tensor:
+    return (x if reference is None else reference(x)).flatten(1)
+
+
+def _times(x: Tensor, *_: object, reference: Reference | None, factor: float | Tensor) -> Tensor:
+    points = x if reference is None else reference(x)
+    return points * (factor.to(points) if isinstance(factor, Tensor) else factor)
 
 
 def _blur(images: Tensor, *_: object, weights: Tensor) -> Tensor:

@@ -171,6 +171,15 @@ def test_the_spread_is_the_root_mean_squared_distance_of_samples(spread: float) 
     torch.testing.assert_close(torch.cdist(walk, walk).square().mean().sqrt().item(), spread)
 
 
+def test_standardized_numbers_count_alike_and_constant_ones_do_not() -> None:
+    x = torch.randn(200, 4) * torch.tensor([1.0, 100.0, 1e-3, 0.0]) + torch.tensor([0, 0, 0, 5.0])
+    found = references.standardized(None, x, spread=6.0)(x)
+    each = torch.tensor([1.0, 1.0, 1.0, 0.0]) * 6 / 6**0.5
+    torch.testing.assert_close(found.std(0, correction=0), each)
+    torch.testing.assert_close(torch.cdist(found, found).square().mean().sqrt().item(), 6.0)
+    torch.testing.assert_close(found[:, :3] / x[:, :3], (found[0] / x[0])[:3].expand(200, 3))
+
+
 def test_references_go_into_the_regularizer_and_through_pickle() -> None:
     x, y = images(40), torch.arange(40) % 2
     patches = references.patches(x, size=3, filters=4)
@@ -178,6 +187,7 @@ def test_references_go_into_the_regularizer_and_through_pickle() -> None:
     for reference in (
         references.blurred(1.0),
         references.scaled(patches, x),
+        references.standardized(patches, x),
         references.manifold(x, reference=patches, neighbors=5, dimensions=4),
     ):
         again = pickle.loads(pickle.dumps(reference))
@@ -234,6 +244,10 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
         (
             lambda: references.scaled(None, torch.ones(5, 2)),
             "scaled: samples must differ from each other, got 5 equal ones.",
+        ),
+        (
+            lambda: references.standardized(None, torch.ones(5, 2)),
+            "standardized: samples must differ from each other, got 5 equal ones.",
         ),
         (
             lambda: references.scaled(None, torch.arange(5)),

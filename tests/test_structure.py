@@ -149,13 +149,13 @@ def test_strengths_are_chosen_among_those_that_keep_the_coarse_accuracy() -> Non
         tried("b", 0.1, 0.90, 0.9),
         tried("b", 0.2, 0.95, 0.1),
     ]
-    chosen = experiment.chosen_strengths({"runs": runs})
+    chosen = experiment.chosen_strengths(runs)
     assert chosen == {"cross-entropy": 0.0, "a": 0.2, "b": 0.2}
 
 
 def test_the_strengths_in_use_are_those_that_the_committed_search_chose() -> None:
     chosen = experiment.chosen_strengths(
-        json.loads((RESULTS / "structure-search.json").read_text())
+        json.loads((RESULTS / "structure-search.json").read_text())["runs"]
     )
     assert {name: method.strength for name, method in METHODS.items()} == chosen
 

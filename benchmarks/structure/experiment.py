@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.geometry import embedding
 from benchmarks.progress import progress_bar
-from benchmarks.results import Results
+from benchmarks.results import Results, Run
 from benchmarks.structure import data as samples
 from benchmarks.structure.data import Data
 from benchmarks.structure.evaluation import (
@@ -132,6 +132,10 @@ def _untrained(name: str, data: Data, seed: int, settings: Settings) -> Any:
     return lambda x: run_in_parts(encoder, x)
 
 
+SLACK = 0.003
+"""Of the coarse accuracy, in the choice of a strength."""
+
+
 def search(settings: Settings, *, data_dir: Path | None, out: Path) -> Results:
     """Every strength of every method, one seed, on validation images of the first task."""
     results = Results(out, asdict(settings))
@@ -150,10 +154,16 @@ def search(settings: Settings, *, data_dir: Path | None, out: Path) -> Results:
 
 
 def measure_shortly(
-    method: Method, strength: float, data: Data, settings: Settings, *, seed: int = SEARCH_SEED
+    method: Method,
+    strength: float,
+    data: Data,
+    settings: Settings,
+    *,
+    seed: int = SEARCH_SEED,
+    network: Network = mlp,
 ) -> dict[str, Any]:
     """Coarse accuracy, neighbours and a probe of ten examples of each fine class."""
-    model = train(data, method, strength=strength, seed=seed, settings=settings)
+    model = train(data, method, strength=strength, seed=seed, settings=settings, network=network)
     frozen = freeze(features_of(model), data, settings)
     found: dict[str, Any] = {"coarse": coarse_accuracy(model, data)}
     for examples in (1, 10):
@@ -165,13 +175,13 @@ def measure_shortly(
     return found | {"kNN": knn_accuracy(*frozen.known, *frozen.test)}
 
 
-def chosen_strengths(results: dict[str, Any], slack: float = 0.003) -> dict[str, float]:
+def chosen_strengths(runs: list[Run], slack: float = SLACK) -> dict[str, float]:
     """The strength with the best ten-example probe among those that keep the coarse accuracy.
 
     Kept means: at most ``slack`` below cross-entropy's; if none is, the most accurate is taken.
     """
     by_method: dict[str, list[tuple[float, dict[str, float]]]] = {}
-    for found in results["runs"]:
+    for found in runs:
         key, figures = found["key"], found["figures"]
         by_method.setdefault(key["method"], []).append((key["strength"], figures))
     floor = by_method["cross-entropy"][0][1]["coarse"] - slack
