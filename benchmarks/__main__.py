@@ -18,6 +18,7 @@ from benchmarks.robust.command import robust
 from benchmarks.scaling.command import scaling
 from benchmarks.speed.command import speed
 from benchmarks.structure.command import structure
+from benchmarks.timm_models.command import timm
 from benchmarks.torus.command import torus
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -37,6 +38,11 @@ BENCHMARKS: dict[Callable[..., None], tuple[str, str, str]] = {
     attacks: ("none", "5 minutes", "the attacks against plain PGD and known optima"),
     census: ("none", "half an hour", "attaching to every module of timm, and to transformers"),
     auto: ("MNIST, CIFAR-10", "a quarter of an hour on one core", 'beta="auto" against a search'),
+    timm: (
+        "CIFAR-10",
+        "two hours on one core; for a GPU: --device cuda --full-width --epochs 100",
+        "timm's models on photographs: what the penalty costs and does",
+    ),
     speed: ("none", "an hour on one core", "time, memory and exactness of the penalty"),
     scaling: ("none", "10 minutes on two cores", "pairs across ranks, up to 1,024 GPUs"),
 }

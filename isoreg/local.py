@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isoreg.errors import InputError, called
 
@@ -30,7 +32,8 @@ def first_order_margin_loss(
 
     With batch normalisation in training mode the logits of one image depend on the others, and the
     gradient is that of the sum of all margins; statistics are updated once. Dropout draws one mask
-    for the loss and its gradient.
+    for the loss and its gradient. Attention takes torch's plain way, since its fused ones cannot be
+    differentiated twice.
 
     Source: first-order robust optimisation, as in Simon-Gabriel et al. (2019), "First-Order
     Adversarial Vulnerability of Neural Networks and Input Dimension", on the margin.
@@ -69,7 +72,9 @@ def first_order_margin_loss(
     wanted = torch.is_grad_enabled()
     with torch.enable_grad():
         x = images.detach().requires_grad_()
-        logits = _float32_or_better(model(x))
+        # fused attention has no second derivative
+        with sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext():
+            logits = _float32_or_better(model(x))
         own = labels[:, None]
         rival = logits.detach().scatter(1, own, -torch.inf).argmax(1, keepdim=True)
         margins = logits.gather(1, rival) - logits.gather(1, own)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -55,22 +53,3 @@ def test_the_number_is_chosen_by_few_shot_accuracy_among_those_that_cost_little(
 
     runs = {"0": seeds(0.8, 0.5), "1": seeds(0.795, 0.6), "2": seeds(0.78, 0.9)}
     assert choose(runs, ["0", "1", "2"]) == "1"
-
-
-def test_cifar10_is_read_from_a_tar_of_images_with_a_folder_a_class(tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
-    (tmp_path / "cifar10-jpeg").mkdir()
-    with tarfile.open(tmp_path / "cifar10-jpeg" / "test.tar", "w") as archive:
-        for name, value in (("cat", 200), ("airplane", 10)):
-            image.new("RGB", (32, 32), (value, 0, 90)).save(data := io.BytesIO(), "jpeg")
-            member = tarfile.TarInfo(f"{name}/0000.jpg")
-            member.size = data.tell()
-            data.seek(0)
-            archive.addfile(member, data)
-    images, labels = tasks._cifar10("test", tmp_path)
-    assert images.shape == (2, 3, 32, 32)
-    assert labels.tolist() == [1, 0]
-    colour = images[1].mean((1, 2)).tolist()
-    assert colour == pytest.approx([10 / 255, 0, 90 / 255], abs=0.01)
-    with pytest.raises(SystemExit, match=r"train\.tar is not there"):
-        tasks._cifar10("train", tmp_path)

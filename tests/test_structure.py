@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.structure import cifar, experiment, probes
 from benchmarks.structure import data as samples
+from benchmarks.structure import experiment, probes
 from benchmarks.structure.corruptions import CORRUPTIONS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.methods import METHODS, Batch, shuffle_within
@@ -25,6 +23,7 @@ from benchmarks.structure.neighbours import calibration_error
 from benchmarks.structure.settings import TASKS, Settings
 from benchmarks.structure.training import mlp, train
 from isoreg.datasets import digits
+from tests.photographs import fake_photographs
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
@@ -229,19 +228,6 @@ def test_each_part_runs_resumes_and_leaves_a_table(
     assert out.read_text() == first, "a finished benchmark measures nothing again"
 
 
-def fake_photographs(folder: Path, split: str, each: int) -> None:
-    """A tar of JPEG files in one folder a class: its colour tells the class."""
-    images = folder / "cifar10-jpeg" / split
-    for label, name in enumerate(cifar.CLASSES):
-        (images / name).mkdir(parents=True)
-        for index in range(each):
-            noise = torch.randint(0, 60, (32, 32, 3), dtype=torch.uint8)
-            noise[label : 3 * label + 3] += 100
-            Image.fromarray(noise.numpy()).save(images / name / f"{index}.jpg")
-    with tarfile.open(images.with_suffix(".tar"), "w") as archive:
-        archive.add(images, arcname=split)
-
-
 def test_photographs_are_read_once_and_run_from_the_command_line(tmp_path: Path) -> None:
     fake_photographs(tmp_path, "train", 30)
     fake_photographs(tmp_path, "test", 10)
@@ -250,11 +236,4 @@ def test_photographs_are_read_once_and_run_from_the_command_line(tmp_path: Path)
     done = CliRunner().invoke(app, [*arguments, "--data-dir", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert "isometry, patches" in out.with_suffix(".md").read_text()
-    images, labels = cifar.read_once("test", None, tmp_path / "cache")
-    assert images.shape == (100, 3, 32, 32)
-    assert labels.bincount().tolist() == [10] * 10
-
-
-def test_missing_photographs_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"train\.tar is not there"):
-        cifar.read_once("train", tmp_path, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("photographs-*.pt"))) == 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks import photographs
 from isoreg.datasets import mnist
 from isoreg.masks import partition
 
@@ -77,24 +76,5 @@ def convolutional() -> nn.Sequential:
 
 
 def _cifar10(split: str, folder: Path | None) -> tuple[Tensor, Tensor]:
-    """CIFAR-10 as JPEG files in a tar with one folder a class."""
-    from PIL import Image
-
-    root = folder or Path(os.environ.get("ISOREG_DATA", "."))
-    path = root / "cifar10-jpeg" / f"{split}.tar"
-    if not path.is_file():
-        raise SystemExit(
-            f"{path} is not there. Put the tar of JPEG files there, or leave out cifar10."
-        )
-    found: list[tuple[str, Tensor]] = []
-    with tarfile.open(path) as archive:
-        for member in archive:
-            file = archive.extractfile(member) if member.isfile() else None
-            if file is not None:
-                with Image.open(file) as image:
-                    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-                    shape = image.height, image.width, len(image.getbands())
-                found.append((Path(member.name).parent.name, pixels.view(shape).permute(2, 0, 1)))
-    names = sorted({name for name, _ in found})
-    images = torch.stack([image for _, image in found]).float() / 255
-    return images, torch.tensor([names.index(name) for name, _ in found])
+    images, labels = photographs.read(split, folder)
+    return images.float() / 255, labels

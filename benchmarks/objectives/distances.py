@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks.objectives.step import Part, Step
-from isoreg import IsometryRegularizer
+from isoreg import AutoBeta, IsometryRegularizer
 from isoreg.layers import find_layers
 from isoreg.pooling import resolve_pool
 from isoreg.recorder import Recorder
@@ -20,19 +22,37 @@ _ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU)
 def isometry(
     model: nn.Module,
     *,
-    beta: float,
-    scale: float = 1.0,
+    beta: float = 1.0,
+    share: float | None = None,
+    scale: float | Literal["fit", "learned"] = 1.0,
     layers: str | Sequence[str] | None = None,
     inputs: str | None = None,
     pool: str = "flatten",
+    per_dimension: bool = False,
 ) -> Part:
     """The penalty of this library; ``layers="activations"`` takes the output of every activation.
 
-    Pairs of equal label; the other options are those of `isoreg.IsometryRegularizer`.
+    Pairs of equal label. With a ``share`` the weight is `isoreg.AutoBeta` of it, in place of beta.
+    ``scale="learned"`` is a parameter that starts at 1. With ``per_dimension`` both distances are
+    root mean squared differences. The other options are those of `isoreg.IsometryRegularizer`.
     """
-    chosen = _activations(model) if layers == "activations" else layers
-    iso = IsometryRegularizer(model, chosen, beta=beta, scale=scale, inputs=inputs, pool=pool)
-    return Part(term=lambda step: iso(step.labels), finish=iso.detach)
+    learned = _one(model)
+    iso = IsometryRegularizer(
+        model,
+        _activations(model) if layers == "activations" else layers,
+        beta=beta if share is None else AutoBeta(share),
+        scale=learned if scale == "learned" else scale,
+        inputs=inputs,
+        pool=pool,
+        distance=_root_mean_square if per_dimension else "euclidean",
+    )
+    return Part(
+        term=lambda step: iso(step.labels),
+        finish=iso.detach,
+        parameters=(learned,) if scale == "learned" else (),
+        state=iso,
+        log=lambda: iso.log_dict(""),
+    )
 
 
 def relational_distillation(model: nn.Module, *, weight: float) -> Part:
@@ -60,6 +80,15 @@ def _relative_distances(x: Tensor) -> Tensor:
     """Distances of all pairs of different samples, divided by their mean."""
     distances = F.pdist(x.flatten(1))
     return distances / distances.mean().clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _one(model: nn.Module) -> nn.Parameter:
+    return nn.Parameter(torch.ones((), device=next(model.parameters()).device))
+
+
+def _root_mean_square(x: Tensor) -> Tensor:
+    """Distances (n, n) of points (n, d), as if they had one dimension."""
+    return torch.cdist(x, x) / math.sqrt(x.shape[1])
 
 
 def _activations(model: nn.Module) -> list[str]:

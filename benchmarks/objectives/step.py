@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
@@ -44,6 +45,14 @@ class Step:
 Value = Callable[[Step], Tensor]
 
 
+class Stateful(Protocol):
+    """What a checkpoint must keep of a method."""
+
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class Part:
     """What one method contributes.
@@ -54,6 +63,9 @@ class Part:
         track_input: Whether a term needs gradients with respect to the images.
         after_step: Called after each step of the optimizer.
         finish: Called at the end; leaves a plain model.
+        parameters: What the optimizer is to learn beside the model.
+        state: What a checkpoint must keep, if anything.
+        log: Figures of the last step, for a logger.
     """
 
     criterion: Value | None = None
@@ -61,6 +73,9 @@ class Part:
     track_input: bool = False
     after_step: Callable[[], None] | None = None
     finish: Callable[[], None] | None = None
+    parameters: tuple[nn.Parameter, ...] = ()
+    state: Stateful | None = None
+    log: Callable[[], dict[str, float]] | None = None
 
 
 class Objective:
@@ -83,6 +98,9 @@ class Objective:
         self._terms = [part.term for part in parts if part.term]
         self._projections = [part.after_step for part in parts if part.after_step]
         self._track_input = any(part.track_input for part in parts)
+        self._logs = [part.log for part in parts if part.log]
+        self._states = [part.state for part in parts if part.state]
+        self.parameters = [found for part in parts for found in part.parameters]
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float = 1.0) -> Tensor:
         """The loss of a batch; ``progress`` is the share of training that is done."""
@@ -96,6 +114,24 @@ class Objective:
         """Project the parameters, for the methods that do."""
         for project in self._projections:
             project()
+
+    def log(self) -> dict[str, float]:
+        """Figures of the last step, such as the penalty of each layer."""
+        return {name: value for log in self._logs for name, value in log().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep beside the model and the optimizer."""
+        return {
+            "parts": [state.state_dict() for state in self._states],
+            "parameters": [parameter.detach().clone() for parameter in self.parameters],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the checkpoint was."""
+        for part, found in zip(self._states, state["parts"], strict=True):
+            part.load_state_dict(found)
+        for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+            parameter.data.copy_(value)
 
 
 @contextmanager

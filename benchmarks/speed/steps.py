@@ -46,9 +46,10 @@ class Step:
         """The network, images and labels."""
         torch.manual_seed(0)
         x = torch.rand(self.batch, 1 if self.network == "mlp" else 3, self.pixels, self.pixels)
-        return self._model().to(device), x.to(device), torch.randint(10, (self.batch,)).to(device)
+        return self.model().to(device), x.to(device), torch.randint(10, (self.batch,)).to(device)
 
-    def _model(self) -> nn.Module:
+    def model(self) -> nn.Module:
+        """The network."""
         if self.network == "mlp":
             return mlp(100, CONVENTIONS["text"])
         import timm

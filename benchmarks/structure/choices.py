@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.cache import computed_once
 from benchmarks.results import Results
 from benchmarks.structure import data as samples
-from benchmarks.structure.data import Data, computed_once
+from benchmarks.structure.data import Data
 from benchmarks.structure.experiment import measure_shortly, progress_over
 from benchmarks.structure.methods import METHODS, Method, isometry
 from benchmarks.structure.settings import Settings

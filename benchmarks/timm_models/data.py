@@ -1,0 +1,104 @@
+"""The splits, and the training images of each epoch: the same for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks import photographs
+
+Split = tuple[Tensor, Tensor]
+_KEPT_EPOCHS = 4
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Images as bytes (n, 3, size, size) and labels (n)."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return int(self.train[1].max()) + 1
+
+
+def load(
+    data_dir: Path | None, cache: Path, *, size: int, validation_images: int, test_images: int
+) -> Splits:
+    """Training images in random order, validation images taken from their end, test images."""
+    images, labels = photographs.read("train", data_dir, cache, size=size)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    train, held = order[:-validation_images], order[-validation_images:]
+    test = evenly(photographs.read("test", data_dir, cache, size=size), test_images)
+    return Splits((images[train], labels[train]), (images[held], labels[held]), test)
+
+
+def evenly(split: Split, count: int) -> Split:
+    """So many of a split, sampled evenly over all: files come class by class."""
+    rows = torch.linspace(0, len(split[0]) - 1, min(count, len(split[0]))).round().long()
+    return split[0][rows], split[1][rows]
+
+
+class Epochs:
+    """Training images as timm augments them, in the order of an epoch.
+
+    They depend on the seed and the epoch alone, so that methods are compared on the same images
+    and a resumed run sees what an unbroken one does. A few epochs are kept.
+
+    Args:
+        split: Images as bytes, and labels.
+        workers: Processes that augment.
+    """
+
+    def __init__(self, split: Split, workers: int = 0) -> None:
+        self._split, self._workers = split, workers
+        self._kept = lru_cache(maxsize=_KEPT_EPOCHS)(self._augmented)
+
+    def __call__(self, count: int, *, seed: int, epoch: int) -> Split:
+        """The first so many training images, augmented and shuffled, as bytes; labels."""
+        return self._kept(self.count(count), seed, epoch)
+
+    def count(self, wanted: int) -> int:
+        """So many images, or all there are."""
+        return min(wanted, len(self._split[0]))
+
+    def _augmented(self, count: int, seed: int, epoch: int) -> Split:
+        from timm.data import create_transform
+        from timm.utils import random_seed
+
+        random_seed(1000 * seed + epoch)
+        images, labels = (values[:count] for values in self._split)
+        transform = create_transform(
+            images.shape[-1],
+            is_training=True,
+            scale=(0.6, 1.0),
+            color_jitter=0.0,
+            interpolation="bilinear",
+            normalize=False,
+        )
+        order = torch.randperm(count)
+        dataset = _Augmented(images[order], transform)
+        loader = DataLoader(dataset, batch_size=500, num_workers=self._workers)
+        return torch.cat(list(loader)), labels[order]
+
+
+class _Augmented(Dataset[Tensor]):
+    def __init__(self, images: Tensor, transform: Callable[[object], Tensor]) -> None:
+        self._images, self._transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        from PIL import Image
+
+        return self._transform(Image.fromarray(self._images[index].permute(1, 2, 0).numpy()))

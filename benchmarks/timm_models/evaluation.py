@@ -1,0 +1,136 @@
+"""What is measured on a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timm_models.corruptions import STRENGTHS, corrupted
+from benchmarks.timm_models.data import Split, evenly
+from benchmarks.timm_models.networks import stages
+from benchmarks.timm_models.settings import PIXEL, Settings
+from benchmarks.timm_models.training import accuracy
+from isoreg.diagnostics import distortion
+from isoreg.layers import Layer, find_layers
+from isoreg.pooling import resolve_pool
+from isoreg.robustness import evaluate
+
+
+def measure(model: nn.Sequential, test: Split, settings: Settings, device: str) -> dict[str, Any]:
+    """All figures of a trained model, on test images."""
+    attacked = evenly(test, settings.attacked_images)
+    sample = evenly(test, settings.corrupted_images)
+    return {
+        "clean": accuracy(model, test, device),
+        "corrupted": under_corruptions(model, sample, device),
+        "attacked": worst_case(model, attacked, settings.radii, settings.attacks),
+        "distortion": by_layer(model, evenly(test, 1_000), device),
+    }
+
+
+def worst_case(
+    model: nn.Module,
+    split: Split,
+    radii: Sequence[int],
+    attacks: Sequence[Sequence[str]],
+) -> dict[str, Any]:
+    """The share of images that stay correct under every attack, by radius in 1/255, L-inf.
+
+    An image that one attack fools needs no other one, and is fooled at every larger radius: so
+    attacks get the images that are still standing.
+
+    Args:
+        model: Pixels from 0 to 1 to logits.
+        split: Images as bytes, and labels.
+        radii: In 1/255, rising.
+        attacks: Of the report card, in groups: one call of `isoreg.robustness.evaluate` each.
+
+    Returns:
+        The share of correct clean images as radius 0, those by radius, and all warnings.
+    """
+    images, labels = split[0].float() / 255, split[1]
+    standing = torch.arange(len(labels))
+    shares: dict[str, float] = {}
+    warnings: list[str] = []
+    for radius in radii:
+        for group in attacks:
+            if len(standing):
+                report = evaluate(
+                    model,
+                    images[standing],
+                    labels[standing],
+                    eps=radius * PIXEL,
+                    attacks=list(group),
+                    progress=False,
+                )
+                shares.setdefault("0", sum(report.correct) / len(labels))
+                survived = torch.tensor([report.correct, *_columns(report.survived)]).all(0)
+                standing = standing[survived]
+                warnings += [f"{radius}/255: {text}" for text in report.warnings]
+        shares[f"{radius}"] = len(standing) / len(labels)
+    return {"images": len(labels), "shares": shares, "warnings": warnings}
+
+
+def under_corruptions(model: nn.Module, split: Split, device: str) -> dict[str, float]:
+    """Accuracy under each kind of corruption, the mean of its five strengths."""
+    return {
+        kind: mean(
+            accuracy(model, (corrupted(split[0], kind, strength), split[1]), device)
+            for strength in strengths
+        )
+        for kind, strengths in STRENGTHS.items()
+    }
+
+
+@torch.no_grad()
+def by_layer(model: nn.Sequential, split: Split, device: str) -> dict[str, dict[str, float]]:
+    """The distortion within classes of each stage, averaged over space or tokens, and at the end.
+
+    The last entry, "features", is what enters the classifier. To each the stress at the best
+    factor is added.
+    """
+    names = stages(model)
+    layers = [*(find_layers(model, names) if names else []), *find_layers(model)]
+    x, labels = split[0].float() / 255, split[1]
+    found = {}
+    for layer, features in zip(layers, _features(model, layers, x, device), strict=True):
+        name = "features" if layer.at_input else layer.name.removeprefix("net.")
+        figures = asdict(distortion(x, features, labels))
+        figures["fitted stress"] = distortion(x, figures["scale"] * features, labels).stress
+        found[name] = figures
+    return found
+
+
+def _features(model: nn.Module, layers: Sequence[Layer], x: Tensor, device: str) -> list[Tensor]:
+    """What the layers give for the images, one vector each."""
+    pool, parts = resolve_pool("mean"), [list[Tensor]() for _ in layers]
+
+    def keep(index: int, value: object) -> None:
+        features = pool(value)
+        assert features is not None
+        parts[index].append(features.float().cpu().clone())
+
+    handles = []
+    for index, layer in enumerate(layers):
+        if layer.at_input:
+            hook = lambda _, inputs, index=index: keep(index, inputs)  # noqa: E731
+            handles.append(layer.module.register_forward_pre_hook(hook))
+        else:
+            after = lambda _, __, output, index=index: keep(index, output)  # noqa: E731
+            handles.append(layer.module.register_forward_hook(after))
+    try:
+        for images in x.split(500):
+            model(images.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [torch.cat(found) for found in parts]
+
+
+def _columns(survived: dict[str, dict[float, list[bool]]]) -> list[list[bool]]:
+    return [images for by_radius in survived.values() for images in by_radius.values()]

@@ -1,0 +1,302 @@
+"""The benchmark of timm's models: its networks, data, resuming, attacks and command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.objectives import attach
+from benchmarks.timm_models import settings as ways
+from benchmarks.timm_models import training as trainings
+from benchmarks.timm_models.corruptions import STRENGTHS, corrupted
+from benchmarks.timm_models.cost import costs
+from benchmarks.timm_models.data import Epochs, evenly, load
+from benchmarks.timm_models.evaluation import by_layer, worst_case
+from benchmarks.timm_models.experiment import chosen, with_stages
+from benchmarks.timm_models.networks import NETWORKS, network, stages
+from benchmarks.timm_models.scale import VARIANTS
+from benchmarks.timm_models.settings import METHODS, Schedule, Settings
+from benchmarks.timm_models.training import Training, read_log, train
+from isoreg import IsometryRegularizer, RobustLoss
+from isoreg.diagnostics import distortion
+from isoreg.robustness import evaluate
+from tests.photographs import fake_photographs
+
+ISOMETRY = {"isometry": {"share": 0.3, "scale": "fit"}}
+
+
+def small(name: str = "resnet10t", size: int = 16) -> nn.Sequential:
+    return network(name, classes=10, size=size, narrow=True, seed=0)
+
+
+def bytes_of(n: int, size: int = 16) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
+    return images, torch.arange(n) % 10
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_take_pixels_of_a_small_image_and_have_stages(name: str) -> None:
+    model = small(name, 32).eval()
+    maps: list[Tensor] = []
+    names = stages(model)
+    model.get_submodule(names[0]).register_forward_hook(lambda *args: maps.append(args[2]))
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert len(names) >= 4
+    # stems for 224 pixels leave at most 8 by 8 places, 4 by 4 after the first stage
+    assert (maps[0].shape[1] - 1 if maps[0].ndim == 3 else maps[0][0, 0].numel()) >= 64
+
+
+def test_pixels_are_normalised_inside() -> None:
+    model = small().eval()
+    x = torch.rand(2, 3, 16, 16)
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    torch.testing.assert_close(model(x), model.net((x - mean) / std))
+
+
+def test_another_model_of_timm_is_built_by_its_name() -> None:
+    assert small("efficientvit_b0", 32).eval()(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_validation_images_are_no_training_images(tmp_path: Path) -> None:
+    fake_photographs(tmp_path, "train", 4)
+    fake_photographs(tmp_path, "test", 2)
+    splits = load(tmp_path, tmp_path / "cache", size=32, validation_images=10, test_images=5)
+    assert [len(s[0]) for s in (splits.train, splits.validation, splits.test)] == [30, 10, 5]
+    seen = {image.numpy().tobytes() for image in splits.train[0]}
+    assert not seen & {image.numpy().tobytes() for image in splits.validation[0]}
+    assert splits.classes == 10
+
+
+def test_a_sample_is_spread_over_all_files() -> None:
+    _, labels = evenly((torch.zeros(100, 1), torch.arange(10).repeat_interleave(10)), 10)
+    assert labels.tolist() == list(range(10))
+
+
+def test_the_images_of_an_epoch_depend_on_seed_and_epoch_alone() -> None:
+    split = bytes_of(40)
+    first, again = (Epochs(split)(20, seed=3, epoch=1) for _ in range(2))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert first[0].dtype == torch.uint8
+    for other in ({"seed": 4, "epoch": 1}, {"seed": 3, "epoch": 2}):
+        assert not torch.equal(Epochs(split)(20, **other)[0], first[0])
+
+
+def training(folder: Path, epochs: int = 3) -> Training:
+    return Training(
+        epochs=Epochs(bytes_of(64)),
+        validation=bytes_of(20),
+        schedule=Schedule(epochs=epochs, images=64),
+        batch_size=32,
+        weight_decay=0.05,
+        mixup=0.2,
+        seed=0,
+        device="cpu",
+        folder=folder,
+    )
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("recipe", [{}, ISOMETRY], ids=["plain", "isometry"])
+def test_a_training_that_is_cut_ends_as_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict
+) -> None:
+    whole = train(small(), recipe, training(tmp_path / "whole"))
+    real = trainings.accuracy
+    rows = iter(range(3))
+
+    def cut_in_the_second(*args: object) -> float:
+        if next(rows) == 1:
+            raise Cut
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainings, "accuracy", cut_in_the_second)
+    with pytest.raises(Cut):
+        train(small(), recipe, training(tmp_path / "cut"))
+    monkeypatch.setattr(trainings, "accuracy", real)
+    torch.manual_seed(9)
+    resumed = train(small(), recipe, training(tmp_path / "cut"))
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
+    assert read_log(tmp_path / "cut") == read_log(tmp_path / "whole")
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["summary.csv"]
+
+
+def test_the_log_has_the_penalty_and_its_weight(tmp_path: Path) -> None:
+    train(small(), ISOMETRY, training(tmp_path, epochs=2))
+    first, last = read_log(tmp_path)
+    assert float(last["train_beta"]) > 0
+    assert "train_penalty/net.fc" in first
+    assert float(first["lr"]) > float(last["lr"])
+
+
+def test_training_leaves_no_hook_and_learns_a_scale(tmp_path: Path) -> None:
+    model = small()
+    recipe = {"isometry": {"share": 0.3, "scale": "learned"}}
+    train(model, recipe, training(tmp_path))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    with attach(model.train(), recipe) as objective:
+        (scale,) = objective.parameters
+        x, y = torch.rand(8, 3, 16, 16), torch.arange(8) % 2
+        for _ in range(2):
+            objective(x, y).backward()
+        assert scale.grad is not None
+        assert scale.grad != 0
+        assert set(objective.log()) == {"penalty", "beta", "penalty/net.fc"}
+
+
+def test_distances_per_dimension_are_root_mean_square_differences() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 3)).double()
+    x, y = torch.rand(6, 12).double(), torch.arange(6) % 2
+    with attach(model, {"isometry": {"beta": 1.0, "per_dimension": True}}) as objective:
+        found = objective(x, y) - nn.functional.cross_entropy(model(x), y)
+    features = model[1](x)
+    expected = sum(
+        ((x[i] - x[j]).square().mean().sqrt() - (features[i] - features[j]).square().mean().sqrt())
+        ** 2
+        for i in range(6)
+        for j in range(6)
+        if i != j and y[i] == y[j]
+    )
+    torch.testing.assert_close(found, expected / 36)
+
+
+def test_the_robust_loss_trains_a_vit_whose_attention_is_fused() -> None:
+    model = small("vit_tiny_patch16_224").train()
+    assert model.net.blocks[0].attn.fused_attn
+    RobustLoss(model, eps=0.01)(torch.rand(4, 3, 16, 16), torch.arange(4)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_cascade_of_attacks_has_the_worst_case_of_all_at_once() -> None:
+    torch.manual_seed(1)
+    model = small()
+    split = bytes_of(40)
+    # statistics of batches, and a head that is right half of the time
+    model.train()(split[0].float() / 255)
+    model.eval()
+    with torch.no_grad():
+        labels = model(split[0].float() / 255).argmax(1)
+    labels[::4] = (labels[::4] + 1) % 10
+    split = (split[0], labels)
+    # both without random numbers, so that it does not matter in which batch an image is
+    groups = (("fgsm",), ("paper-pgd",))
+    found = worst_case(model, split, (1, 2, 4), groups)
+    x = split[0].float() / 255
+    eps = [1 / 255, 2 / 255, 4 / 255]
+    report = evaluate(model, x, labels, eps=eps, attacks=["fgsm", "paper-pgd"], progress=False)
+    standing = torch.tensor(report.correct)
+    for radius, e in zip(("1", "2", "4"), eps, strict=True):
+        standing &= torch.tensor([by[e] for by in report.survived.values()]).all(0)
+        assert found["shares"][radius] == pytest.approx(standing.float().mean().item())
+    assert found["shares"]["0"] == report.clean == 0.75
+    assert found["shares"]["0"] > found["shares"]["1"] > 0
+
+
+@pytest.mark.parametrize("kind", STRENGTHS)
+def test_corruptions_grow_with_their_strength_and_repeat(kind: str) -> None:
+    images, _ = bytes_of(8, 32)
+    changes = []
+    for strength in STRENGTHS[kind]:
+        found = corrupted(images, kind, strength)
+        assert found.dtype == torch.uint8
+        assert torch.equal(found, corrupted(images, kind, strength))
+        changes.append((found.float() - images.float()).square().mean().item())
+    assert changes == sorted(changes)
+    assert changes[0] > 0
+
+
+def test_the_distortion_of_a_layer_is_that_of_its_pooled_output() -> None:
+    model = small().eval()
+    images, labels = bytes_of(40)
+    found = by_layer(model, (images, labels), "cpu")
+    assert list(found) == ["act1", "layer1", "layer2", "layer3", "layer4", "features"]
+    x = images.float() / 255
+    expected = distortion(x, model.net.forward_features(model.normalise(x)).mean((2, 3)), labels)
+    for name in ("layer4", "features"):
+        assert found[name]["correlation"] == pytest.approx(expected.correlation, abs=1e-4)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_stages_in_a_recipe_become_the_names_of_the_network() -> None:
+    model = small("convnext_atto")
+    (recipe,) = with_stages(METHODS["isometry, stages"].recipes["share 1"], model).values()
+    with IsometryRegularizer(model, recipe["layers"]) as iso:
+        assert iso.layers == [f"net.stages.{index}" for index in range(4)]
+
+
+def test_a_setting_is_chosen_by_the_mean_of_clean_and_attacked_accuracy() -> None:
+    key = {"phase": "choose", "network": "n", "method": "RobustLoss"}
+    runs = [
+        {"key": {**key, "setting": "eps 2/255"}, "figures": {"clean": 0.6, "attacked": 0.2}},
+        {"key": {**key, "setting": "eps 4/255"}, "figures": {"clean": 0.5, "attacked": 0.35}},
+        {"key": {**key, "network": "m", "setting": "eps 2/255"}, "figures": {}},
+    ]
+    assert chosen(runs, "n", "RobustLoss") == "eps 4/255"
+    assert chosen(runs, "n", "plain") == ""
+
+
+def test_costs_are_ratios_to_a_plain_step_with_memory_of_a_fresh_process() -> None:
+    arguments = {"size": 16, "batch": 16, "narrow": True, "device": "cpu", "seconds": 0.01}
+    found = costs("resnet10t", {"plain": {}}, **arguments, measure_memory=True)
+    assert found["time"] == found["memory"] == {"plain": 1.0}
+    assert set(found["share"]) == {"flatten", "mean"}
+    assert min(found["share"].values()) > 0
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Photographs, and fewer ways to train on them."""
+    fake_photographs(tmp_path, "train", 12)
+    fake_photographs(tmp_path, "test", 4)
+    few = {name: METHODS[name] for name in ("plain", "isometry, stages")}
+    monkeypatch.setattr("benchmarks.timm_models.experiment.METHODS", few)
+    for name in list(VARIANTS)[5:-1]:
+        monkeypatch.delitem(VARIANTS, name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("part", "runs"), [("training", 2 + 1 + 2), ("scale", 6), ("finetune", 4)])
+def test_each_part_runs_resumes_and_leaves_its_tables(folder: Path, part: str, runs: int) -> None:
+    out = folder / f"{part}.json"
+    arguments = ["timm", "--quick", "--part", part, "--data-dir", str(folder), "--out", str(out)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    first = out.read_text()
+    found = json.loads(first)["runs"]
+    assert len(found) == runs
+    table = out.with_suffix(".md").read_text()
+    for run in found:
+        shown = (
+            value for name, value in run["key"].items() if name in ("method", "tuning", "where")
+        )
+        assert all(value in table for value in shown)
+    if part != "finetune":
+        assert out.with_suffix(".png").stat().st_size > 10_000
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert out.read_text() == first, "a finished benchmark measures nothing again"
+
+
+def test_options_reach_the_settings(folder: Path) -> None:
+    out = folder / "o.json"
+    options = ["--model", "resnet14t", "--epochs", "1", "--attacked-images", "3", "--part", "scale"]
+    arguments = ["timm", "--quick", "--data-dir", str(folder), "--out", str(out), *options]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    found = json.loads(out.read_text())["settings"]
+    assert found["networks"] == ["resnet14t"]
+    assert found["schedule"]["epochs"] == 1
+    assert found["attacked_images"] == 3
+    assert replace(Settings().quick(), networks=("resnet14t",)).size == found["size"]
+    assert ways.ATTACKS[0] == ("fgsm", "pgd-ce", "pgd-margin")
