@@ -50,17 +50,16 @@ def run(
     results = Results(out, asdict(settings))
     others = tuple(name for name in METHODS if name not in FIRST)
     keys: list[dict[str, Any]] = [
+        {"task": "none", "method": name, "seed": seed}
+        for name in UNTRAINED
+        for seed in range(seeds if name == "autoencoder" else 1)
+    ]
+    keys += [
         {"task": task, "method": name, "seed": seed}
         for task in tasks
         for names in (FIRST, others)
         for seed in range(seeds)
         for name in names
-        if name in METHODS
-    ]
-    keys += [
-        {"task": "none", "method": name, "seed": seed}
-        for name in UNTRAINED
-        for seed in range(seeds if name == "autoencoder" else 1)
     ]
     todo = [key for key in keys if not results.has(key)]
     if not todo:
