@@ -20,6 +20,7 @@ from isoreg.patterns import Patterns, learn_patterns, pattern_features
 from isoreg.walks import commute_places, place_among
 
 Reference: TypeAlias = Callable[..., Tensor]
+_FLOOR = 0.1
 
 
 def blurred(sigma: float) -> Reference:
@@ -211,14 +212,15 @@ def scaled(reference: Reference | None, samples: Tensor, *, spread: float = 10.0
 def standardized(
     reference: Reference | None, samples: Tensor, *, spread: float = 10.0
 ) -> Reference:
-    r"""A reference in which every number counts alike: each divided by its standard deviation.
+    r"""A reference whose numbers count about alike: each divided by its standard deviation.
 
     .. math::
-        r'(x)_m = \frac{\mathrm{spread}}{\sqrt{2 M}}\, \frac{r(x)_m}{\sigma_m}
+        r'(x)_m = c\, \frac{r(x)_m}{\sqrt{\sigma_m^2 + 0.1\, \overline{\sigma^2}}}
 
-    with sigma_m the standard deviation of number m over the samples and M how many numbers vary;
-    those that do not are left out. Samples have root mean squared distance ``spread``. Without it
-    the numbers that vary most decide which samples are near, as brightness does in photographs.
+    with sigma_m the standard deviation of number m over the samples, the bar a mean over numbers,
+    and c such that samples have root mean squared distance ``spread``. The second term keeps
+    numbers that hardly vary from being blown up. Without the division those that vary most decide
+    which samples are near, as brightness does in photographs.
 
     Args:
         reference: What to divide; None: the points as they are.
@@ -234,13 +236,12 @@ def standardized(
     Example:
         >>> corners = torch.tensor([[0.0, 0.0], [0.0, 3.0], [4.0, 0.0], [4.0, 3.0]])
         >>> standardized(None, corners, spread=10.0)(corners)[3]
-        tensor([10., 10.])
+        tensor([10.2203,  9.7748])
     """
     with called("standardized"):
         variances = _variances(samples, reference, spread)
-        varying = variances > 0
-        factor = torch.where(varying, variances.clamp_min(1e-30).rsqrt(), 0)
-        factor *= spread / (2 * varying.sum()).sqrt()
+        divisors = variances + _FLOOR * variances.mean()
+        factor = spread / (2 * (variances / divisors).sum() * divisors).sqrt()
     return partial(_times, reference=partial(_flat, reference=reference), factor=factor)
 
 
