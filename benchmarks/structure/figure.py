@@ -18,7 +18,8 @@ SHOT = "10 a class"
 
 def draw_digits(results: dict[str, Any], path: Path) -> None:
     """UMAP of some networks' features, and every method's fine over its coarse accuracy."""
-    task = results["runs"][0]["key"]["task"]
+    tasks = (run["key"]["task"] for run in results["runs"])
+    task = next(task for task in tasks if task != "none")
     runs = [run for run in results["runs"] if run["key"]["task"] == task]
     drawn = [run for run in runs if "picture" in run["figures"]]
     figure = Figure(figsize=(11, 9), layout="constrained")

@@ -91,7 +91,8 @@ def report_choices(results: Results, console: Console) -> None:
 def digits_tables(results: dict[str, Any]) -> str:
     """One Markdown table a task, and one of what needs no labels."""
     settings = results["settings"]
-    tasks = dict.fromkeys(run["key"]["task"] for run in results["runs"])
+    found = dict.fromkeys(run["key"]["task"] for run in results["runs"])
+    tasks = sorted(found, key=lambda task: task == "none")
     parts = [
         "# Coarse to fine on MNIST",
         f"Networks (tanh, {settings['depth']} x {settings['width']}, {settings['epochs']} epochs, "
