@@ -40,7 +40,7 @@ include_patterns = [
     "docs/**",
     "benchmarks/README.md",
     "benchmarks/results/*.md",
-    "examples/README.md",
+    "examples/*.md",
     "examples/*.ipynb",
     "CHANGELOG.md",
     "CONTRIBUTING.md",

@@ -1,4 +1,4 @@
-"""Choose settings on validation images, measure the costs, then train and measure, seed by seed."""
+"""Choose settings on validation images, train and measure on test images, measure the costs."""
 
 from __future__ import annotations
 
@@ -135,14 +135,21 @@ def _jobs(bench: Bench, results: Results, seeds: int) -> Iterator[tuple[Key, Job
             for setting in way.recipes if len(way.recipes) > 1 else ():
                 key = {"phase": "choose", "network": name, "method": method, "setting": setting}
                 yield key, partial(_try, bench, key, way)
+    # one seed of everything first: what is stopped then is a smaller experiment
+    for name in s.networks:
+        yield from _tests(bench, results, name, range(1))
     for name in s.networks:
         key = {"phase": "cost", "network": name}
         yield key, partial(_costs, bench, name)
-    for seed in range(seeds):
-        for name in s.networks:
-            for method in METHODS:
-                key = {"phase": "test", "network": name, "method": method, "seed": seed}
-                yield key, partial(_measure, bench, results, key)
+    for name in s.networks:
+        yield from _tests(bench, results, name, range(1, seeds))
+
+
+def _tests(bench: Bench, results: Results, name: str, seeds: range) -> Iterator[tuple[Key, Job]]:
+    for seed in seeds:
+        for method in METHODS:
+            key = {"phase": "test", "network": name, "method": method, "seed": seed}
+            yield key, partial(_measure, bench, results, key)
 
 
 def chosen(runs: list[Run], name: str, method: str) -> str:

@@ -86,7 +86,7 @@ class Settings:
     radii: tuple[int, ...] = (1, 2, 4, 8)
     attacks: tuple[tuple[str, ...], ...] = ATTACKS
     measure_memory: bool = True
-    timing_seconds: float = 15.0
+    timing_seconds: float = 5.0
 
     def quick(self) -> Settings:
         """A version that takes less than a minute; its figures mean nothing."""
