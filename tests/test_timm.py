@@ -16,7 +16,7 @@ from benchmarks.objectives import attach
 from benchmarks.timm_models import settings as ways
 from benchmarks.timm_models import training as trainings
 from benchmarks.timm_models.corruptions import STRENGTHS, corrupted
-from benchmarks.timm_models.cost import costs
+from benchmarks.timm_models.cost import costs, shares
 from benchmarks.timm_models.data import Epochs, evenly, load
 from benchmarks.timm_models.evaluation import by_layer, worst_case
 from benchmarks.timm_models.experiment import chosen, with_stages
@@ -252,8 +252,10 @@ def test_costs_are_ratios_to_a_plain_step_with_memory_of_a_fresh_process() -> No
     arguments = {"size": 16, "batch": 16, "narrow": True, "device": "cpu", "seconds": 0.01}
     found = costs("resnet10t", {"plain": {}}, **arguments, measure_memory=True)
     assert found["time"] == found["memory"] == {"plain": 1.0}
-    assert set(found["share"]) == {"flatten", "mean"}
-    assert min(found["share"].values()) > 0
+    arguments.pop("seconds")
+    penalty = shares("resnet10t", **arguments, seconds=0.01)
+    assert penalty["layers"] == 5
+    assert min(penalty["flatten"], penalty["mean"], penalty["milliseconds"]) > 0
 
 
 @pytest.fixture
@@ -268,7 +270,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("part", "runs"), [("training", 2 + 1 + 2), ("scale", 6), ("finetune", 4)])
+@pytest.mark.parametrize(
+    ("part", "runs"), [("training", 2 + 1 + 2 + 2), ("scale", 6), ("finetune", 4)]
+)
 def test_each_part_runs_resumes_and_leaves_its_tables(folder: Path, part: str, runs: int) -> None:
     out = folder / f"{part}.json"
     arguments = ["timm", "--quick", "--part", part, "--data-dir", str(folder), "--out", str(out)]

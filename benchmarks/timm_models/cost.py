@@ -48,7 +48,7 @@ def costs(
     seconds: float,
     measure_memory: bool,
 ) -> dict[str, Any]:
-    """Ratios of whole steps to plain ones, taken in turn, and shares of the penalty alone.
+    """Ratios of whole steps to plain ones, taken in turn.
 
     Memory is the peak of three steps in a fresh process above what it needs for data and model: on
     a processor Linux tells it, on a GPU torch does.
@@ -65,17 +65,25 @@ def costs(
         if measure_memory and (device != "cpu" or sys.platform == "linux")
         else {}
     )
-    shares: dict[str, Any] = {}
-    for pool in ("flatten", "mean"):
-        step = StageStep(name, size, batch, len(_stages(name, size, narrow)), pool, narrow)
-        shares[pool] = measure_step(step, device, seconds)["share"]
     return {
         "plain seconds": times["plain"],
         "time": {method: value / times["plain"] for method, value in times.items()},
         "memory": {method: value / memory["plain"] for method, value in memory.items()},
-        "share": {pool: found["isoreg"] for pool, found in shares.items()},
-        "layers": len(_stages(name, size, narrow)),
     }
+
+
+def shares(
+    name: str, *, size: int, batch: int, narrow: bool, device: str, seconds: float
+) -> dict[str, Any]:
+    """The penalty on all stages, alone, as a share of a plain step: flattened and pooled."""
+    layers = len(stages(network(name, classes=10, size=size, narrow=narrow, seed=0)))
+    found: dict[str, Any] = {"layers": layers}
+    for pool in ("flatten", "mean"):
+        step = StageStep(name, size, batch, layers, pool, narrow)
+        measured: dict[str, Any] = measure_step(step, device, seconds)
+        found["milliseconds"] = measured["milliseconds"]["step"]
+        found[pool] = measured["share"]["isoreg"]
+    return found
 
 
 def training_step(
@@ -101,10 +109,6 @@ def training_step(
         step_on(objective, optimizer, x, y, progress=1.0)
 
     return run
-
-
-def _stages(name: str, size: int, narrow: bool) -> list[str]:
-    return stages(network(name, classes=10, size=size, narrow=narrow, seed=0))
 
 
 def _memory(name: str, recipe: Recipe, arguments: dict[str, Any]) -> int:

@@ -16,12 +16,14 @@ from torch import nn
 from benchmarks.objectives.methods import Recipe
 from benchmarks.progress import progress_bar
 from benchmarks.results import Results, Run
-from benchmarks.timm_models.cost import costs
+from benchmarks.timm_models.cost import costs, shares
 from benchmarks.timm_models.data import Epochs, Splits, evenly, load
 from benchmarks.timm_models.evaluation import measure, worst_case
 from benchmarks.timm_models.networks import network, stages
 from benchmarks.timm_models.settings import METHODS, STAGES, Schedule, Settings, Way
 from benchmarks.timm_models.training import Training, accuracy, train
+
+WIDTHS = ("narrow", "full")
 
 Key = dict[str, Any]
 Job = Callable[[], dict[str, Any]]
@@ -139,8 +141,10 @@ def _jobs(bench: Bench, results: Results, seeds: int) -> Iterator[tuple[Key, Job
     for name in s.networks:
         yield from _tests(bench, results, name, range(1))
     for name in s.networks:
-        key = {"phase": "cost", "network": name}
-        yield key, partial(_costs, bench, name)
+        yield {"phase": "cost", "network": name}, partial(_costs, bench, name)
+        for width in WIDTHS if s.narrow else WIDTHS[1:]:
+            key = {"phase": "share", "network": name, "width": width}
+            yield key, partial(_shares, bench, key)
     for name in s.networks:
         yield from _tests(bench, results, name, range(1, seeds))
 
@@ -195,6 +199,18 @@ def _costs(bench: Bench, name: str) -> dict[str, Any]:
     )
 
 
+def _shares(bench: Bench, key: Key) -> dict[str, Any]:
+    s = bench.settings
+    return shares(
+        key["network"],
+        size=s.size,
+        batch=s.batch_size,
+        narrow=key["width"] == WIDTHS[0],
+        device=bench.device,
+        seconds=s.timing_seconds / 5,
+    )
+
+
 def _measure(bench: Bench, results: Results, key: Key) -> dict[str, Any]:
     s, way = bench.settings, METHODS[key["method"]]
     setting = chosen(results.runs, key["network"], key["method"])
@@ -205,7 +221,8 @@ def _measure(bench: Bench, results: Results, key: Key) -> dict[str, Any]:
 
 def _count(settings: Settings, seeds: int) -> int:
     tries = sum(len(way.recipes) for way in METHODS.values() if len(way.recipes) > 1)
-    return len(settings.networks) * (tries + 1 + seeds * len(METHODS))
+    widths = len(WIDTHS) if settings.narrow else 1
+    return len(settings.networks) * (tries + 1 + widths + seeds * len(METHODS))
 
 
 def _as_json(methods: dict[str, Way]) -> dict[str, Any]:

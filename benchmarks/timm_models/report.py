@@ -189,14 +189,19 @@ def _choice(results: dict[str, Any], name: str) -> str:
 
 
 def _shares(results: dict[str, Any], name: str) -> str:
-    cost = _cost(results, name)
-    if not cost:
-        return ""
-    flat, pooled = (f"{100 * cost['share'][pool]:.1f}" for pool in ("flatten", "mean"))
-    return (
-        f"A plain step of {name} takes {1000 * cost['plain seconds']:.0f} ms. The penalty alone, "
-        f"on {cost['layers']} stages: {flat} % of it flattened, {pooled} % pooled.\n"
-    )
+    """The penalty's part of a step."""
+    rows = [
+        [
+            f"{name}, {run['key']['width']} width",
+            f"{run['figures']['milliseconds']:.0f} ms",
+            str(run["figures"]["layers"]),
+            *(f"{100 * run['figures'][pool]:.1f}" for pool in ("flatten", "mean")),
+        ]
+        for run in results["runs"]
+        if run["key"].get("phase") == "share" and run["key"]["network"] == name
+    ]
+    header = ["the penalty's part of a step, %", "plain step", "stages", "flattened", "pooled"]
+    return markdown_table(header, rows) + "\n" if rows else ""
 
 
 def _cost(results: dict[str, Any], name: str) -> Figures:
