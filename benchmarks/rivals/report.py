@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from benchmarks.rivals.figure import draw
 from benchmarks.tables import markdown_table, percent
 
 Figures = dict[str, Any]
+
+
+_FOOLED = re.compile(r"fooled (\d+) of")
 
 
 def report(results: Results, console: Console) -> None:
@@ -105,13 +109,15 @@ def _warnings(results: dict[str, Any]) -> str:
     lines = []
     for method, runs in tested(results).items():
         for norm in ("Linf", "L2"):
-            counts: dict[str, int] = {}
+            alike: dict[str, list[int]] = {}
             for run in runs:
                 for warning in run[norm]["warnings"]:
-                    counts[warning] = counts.get(warning, 0) + 1
+                    counts = [int(count) for count in _FOOLED.findall(warning)]
+                    alike.setdefault(_FOOLED.sub("fooled # of", warning), []).append(sum(counts))
             lines += [
-                f"- {title(method)}, {norm}, {count} of {len(runs)} seeds: {warning}"
-                for warning, count in counts.items()
+                f"- {title(method)}, {norm}, {len(counts)} of {len(runs)} seeds: "
+                + warning.replace("#", " to ".join(map(str, sorted({min(counts), max(counts)}))))
+                for warning, counts in alike.items()
             ]
     return "\n".join(lines) or "None."
 
