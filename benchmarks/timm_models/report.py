@@ -222,7 +222,7 @@ def _scale_row(found: list[Figures]) -> list[str]:
         spread([mean(values) for values in stages], 2),
         spread([by["features"]["fitted stress"] for by in layers], 2),
         f"{mean(scales):.2g}" if scales else "",
-        f"{mean(weights):.2g}" if weights else "",
+        f"{mean(weights):.3g}" if weights else "",
     ]
 
 
@@ -237,6 +237,6 @@ def _spans(results: dict[str, Any], variants: Sequence[tuple[str, str]]) -> str:
         weights = [mean(values) for values in by_network.values()]
         if weights:
             low, high = min(weights), max(weights)
-            rows.append([f"{where}, {scale}", f"{low:.2g}", f"{high:.2g}", f"{high / low:.1f}"])
+            rows.append([f"{where}, {scale}", f"{low:.3g}", f"{high:.3g}", f"{high / low:.1f}"])
     header = ["compared, scale", "smallest weight", "largest weight", "ratio"]
     return markdown_table(header, rows) + "\n"
