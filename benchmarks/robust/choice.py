@@ -24,12 +24,13 @@ def tries(
 
     The last one of a method depends on the runs before it, which ``runs`` must have by then.
     """
+    rate, other_rate = RATES[name]
     for method in methods:
         for recipe in RECIPES[method][: settings.recipes_each]:
-            yield _key(name, method, recipe, RATES[0]), recipe, RATES[0]
+            yield _key(name, method, recipe, rate), recipe, rate
         if settings.other_rate:
             recipe, _ = best(runs, name, method, settings)
-            yield _key(name, method, recipe, RATES[1]), recipe, RATES[1]
+            yield _key(name, method, recipe, other_rate), recipe, other_rate
 
 
 def best(runs: list[Run], name: str, method: str, settings: Settings) -> tuple[Recipe, float]:

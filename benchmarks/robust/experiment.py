@@ -103,8 +103,7 @@ def _best(results: Results, settings: Settings, name: str, method: str) -> tuple
 
 def _first(name: str, method: str) -> tuple[Recipe, float]:
     """Some recipe of a method: the time of a step does not depend on its numbers."""
-    del name
-    return RECIPES[method][0], RATES[0]
+    return RECIPES[method][0], RATES[name][0]
 
 
 def _costs(name: str, settings: Settings) -> dict[str, float]:
