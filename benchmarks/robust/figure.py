@@ -39,6 +39,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             label = "L-inf" if norm == "Linf" else norm
             axis.set_title(f"{TITLES[name]}, {label} eps {eps}", fontsize=10)
         row[0].set_ylabel("worst-case accuracy (%)")
+    grid[0][0].set_xlim(0, 1.05 * max(axis.dataLim.x1 for axis in grid.flat))
     for axis in grid[-1]:
         axis.set_xlabel("cost (trainings by cross-entropy, 5 epochs)")
     handles, labels = grid[0][0].get_legend_handles_labels()
@@ -95,6 +96,5 @@ def _panel(
                 costs, centre, width, color=color, marker=marker, label=label, capsize=2, lw=1
             )
     axis.set_ylim(0, 100)
-    axis.set_xlim(0, None)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
