@@ -28,7 +28,7 @@ LIMITS: dict[Case, float] = {
     Case(1024, 512, 1, 1): 2.0,
     Case(4096, 512, 1, 1): 3.0,
 }
-MEMORY_LIMITS: dict[Case, float] = {Case(4096, 512, 10, 6): 0.13, Case(4096, 100, 1, 1): 0.1}
+MEMORY_LIMITS: dict[Case, float] = {Case(4096, 512, 10, 6): 0.1, Case(4096, 100, 1, 1): 0.1}
 # The largest share of a training step that the value and gradients of the penalty may take.
 STEP_LIMITS: dict[Step, float] = {
     Step("mlp", 28, 100, 1, "flatten"): 0.4,
