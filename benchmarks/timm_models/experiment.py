@@ -1,4 +1,4 @@
-"""Choose settings on validation images, train and measure on test images, measure the costs."""
+"""Choose settings on validation images, measure the costs, then train and measure."""
 
 from __future__ import annotations
 
@@ -137,14 +137,14 @@ def _jobs(bench: Bench, results: Results, seeds: int) -> Iterator[tuple[Key, Job
             for setting in way.recipes if len(way.recipes) > 1 else ():
                 key = {"phase": "choose", "network": name, "method": method, "setting": setting}
                 yield key, partial(_try, bench, key, way)
-    # one seed of everything first: what is stopped then is a smaller experiment
-    for name in s.networks:
-        yield from _tests(bench, results, name, range(1))
     for name in s.networks:
         yield {"phase": "cost", "network": name}, partial(_costs, bench, name)
         for width in WIDTHS if s.narrow else WIDTHS[1:]:
             key = {"phase": "share", "network": name, "width": width}
             yield key, partial(_shares, bench, key)
+    # one seed of everything first: what is stopped then is a smaller experiment
+    for name in s.networks:
+        yield from _tests(bench, results, name, range(1))
     for name in s.networks:
         yield from _tests(bench, results, name, range(1, seeds))
 
