@@ -54,7 +54,7 @@ def draw_training(results: dict[str, Any], path: Path) -> None:
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)
     grid[0, 0].set_ylabel("worst-case accuracy (%)")
-    grid[1, 0].set_ylabel("Pearson's r of distances in classes")
+    grid[1, 0].set_ylabel("Pearson's r within classes")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
     figure.savefig(path, dpi=130)
