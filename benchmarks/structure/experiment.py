@@ -39,7 +39,7 @@ FIRST = (
 DRAWN = ("cross-entropy", "isometry, pixels", "isometry, manifold")
 PICTURED = 1500
 
-UNTRAINED = ("raw pixels", "patches", "autoencoder")
+UNTRAINED = ("raw pixels", "patches", "manifold of patches", "autoencoder")
 """What the features are to be compared with; none of them sees a label."""
 
 
@@ -124,9 +124,11 @@ def _picture(model: nn.Sequential, data: Data) -> dict[str, Any]:
 def _untrained(name: str, data: Data, seed: int, settings: Settings) -> Any:
     if name == "raw pixels":
         return pixels_of
-    if name == "patches":
+    if "patches" in name:
         x = data.train.x
-        return references.patches(x[:: max(1, len(x) // settings.landmarks)])
+        landmarks = x[:: max(1, len(x) // settings.landmarks)][: settings.landmarks]
+        patches = references.patches(landmarks)
+        return patches if name == "patches" else references.manifold(landmarks, reference=patches)
     encoder = autoencoder(data, seed=seed, settings=settings)
     return lambda x: run_in_parts(encoder, x)
 
