@@ -213,6 +213,7 @@ def test_each_part_runs_resumes_and_leaves_a_table(
     few = {name: METHODS[name] for name in ("cross-entropy", "isometry, manifold")}
     monkeypatch.setattr(experiment, "METHODS", few)
     monkeypatch.setattr(experiment, "FIRST", tuple(few))
+    monkeypatch.setattr(experiment, "WIDE", tuple(few)[:1])
     monkeypatch.setattr(experiment, "embedding", lambda x, seed: x[:, : 2 + seed].tolist())
     out = tmp_path / f"{part}.json"
     arguments = ["structure", "--quick", "--part", part, "--out", str(out)]

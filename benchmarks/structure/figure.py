@@ -20,7 +20,9 @@ def draw_digits(results: dict[str, Any], path: Path) -> None:
     """UMAP of some networks' features, and every method's fine over its coarse accuracy."""
     tasks = (run["key"]["task"] for run in results["runs"])
     task = next(task for task in tasks if task != "none")
-    runs = [run for run in results["runs"] if run["key"]["task"] == task]
+    runs = [
+        run for run in results["runs"] if run["key"]["task"] == task and "width" not in run["key"]
+    ]
     drawn = [run for run in runs if "picture" in run["figures"]]
     figure = Figure(figsize=(11, 9), layout="constrained")
     grid = figure.add_gridspec(2, max(1, len(drawn)), height_ratios=[1, 1.1])

@@ -111,8 +111,10 @@ def digits_tables(results: dict[str, Any]) -> str:
 def _task_table(results: dict[str, Any], task: str) -> str:
     by_method: dict[str, list[dict[str, Any]]] = {}
     for run in results["runs"]:
-        if run["key"]["task"] == task:
-            by_method.setdefault(run["key"]["method"], []).append(run["figures"])
+        key = run["key"]
+        if key["task"] == task:
+            width = f", {key['width']} units a layer" if "width" in key else ""
+            by_method.setdefault(key["method"] + width, []).append(run["figures"])
     shots = [f"{examples} a class" for examples, _ in results["settings"]["examples"]]
     header = ["training", "seeds", "coarse", *shots, "5 neighbours", "full probe", "NMI"]
     rows = []
