@@ -188,8 +188,8 @@ def _logits_and_features(model: nn.Sequential, batch: Batch) -> tuple[Tensor, Te
 _BETAS = (0.02, 0.1, 0.5)
 _MANIFOLD = "manifold of patches"
 
-# three strengths each, and a fourth where the best of the three lay at an end, or for controls;
-# the Jacobian's best was the largest again
+# three strengths each, and a fourth where the best of the three lay at an end; the best one of the
+# Jacobian and of label smoothing was the largest again
 METHODS: dict[str, Method] = {
     "cross-entropy": Method(without_hooks(cross_entropy)),
     "isometry, pixels": Method(isometry(nn.Tanh), _BETAS, 0.1),
@@ -197,16 +197,12 @@ METHODS: dict[str, Method] = {
     "isometry, manifold": Method(isometry(), (*_BETAS, 2.0), 0.5, _MANIFOLD),
     "all pairs, manifold": Method(isometry(pairs="all"), (*_BETAS, 2.0), 0.5, _MANIFOLD),
     "control: pixels, shuffled": Method(isometry(nn.Tanh, shuffled=True), (0.004, *_BETAS), 0.004),
-    "control: manifold, shuffled": Method(
-        isometry(shuffled=True), (0.004, *_BETAS), 0.1, _MANIFOLD
-    ),
-    "control: constant distance": Method(without_hooks(constant_distance), (0.004, *_BETAS), 0.1),
+    "control: manifold, shuffled": Method(isometry(shuffled=True), _BETAS, 0.1, _MANIFOLD),
+    "control: constant distance": Method(without_hooks(constant_distance), _BETAS, 0.1),
     "control: feature norm": Method(without_hooks(feature_norm), (0.002, 0.01, 0.05, 0.2), 0.05),
     "manifold predicted by a head": Method(regression, (0.004, 0.02, 0.1, 0.5), 0.1, _MANIFOLD),
     "supervised contrastive": Method(supervised_contrastive, (0.02, 0.1, 0.5, 2.0), 0.1),
-    "Jacobian": Method(
-        from_objectives("jacobian", "weight"), (0.01, 0.1, 0.5, 2.0, 8.0, 32.0), 2.0
-    ),
+    "Jacobian": Method(from_objectives("jacobian", "weight"), (0.01, 0.1, 0.5, 2.0), 2.0),
     "label smoothing": Method(
         from_objectives("label-smoothing", "share"), (0.05, 0.15, 0.4, 0.7), 0.7
     ),
