@@ -242,7 +242,7 @@ def standardized(
         variances = _variances(samples, reference, spread)
         divisors = variances + _FLOOR * variances.mean()
         factor = spread / (2 * (variances / divisors).sum() * divisors).sqrt()
-    return partial(_times, reference=partial(_flat, reference=reference), factor=factor)
+    return partial(_times, reference=reference, factor=factor)
 
 
 def _variances(samples: Tensor, reference: Reference | None, spread: float) -> Tensor:
@@ -251,18 +251,17 @@ def _variances(samples: Tensor, reference: Reference | None, spread: float) -> T
         raise InputError(f"spread must be a positive number, got {spread!r}.")
     found = _points(samples, reference)
     variances = found.var(0, correction=0)
-    if not variances.any():
-        raise InputError(f"samples must differ from each other, got {len(found)} equal ones.")
+    if not 0 < variances.sum() < math.inf:
+        raise InputError(
+            "samples must be finite and differ from each other, "
+            f"got {len(found)} whose variance is {float(variances.sum()):g}."
+        )
     return variances
-
-
-def _flat(x: Tensor, reference: Reference | None) -> Tensor:
-    return (x if reference is None else reference(x)).flatten(1)
 
 
 def _times(x: Tensor, *_: object, reference: Reference | None, factor: float | Tensor) -> Tensor:
     points = x if reference is None else reference(x)
-    return points * (factor.to(points) if isinstance(factor, Tensor) else factor)
+    return points.flatten(1) * factor.to(points) if isinstance(factor, Tensor) else points * factor
 
 
 def _blur(images: Tensor, *_: object, weights: Tensor) -> Tensor:

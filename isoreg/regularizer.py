@@ -218,7 +218,7 @@ class IsometryRegularizer:
             prefix: In front of each name.
 
         Returns:
-            0-dimensional tensors, detached, on the penalty's device.
+            0-dimensional tensors, detached, on the penalty's device. Empty before the first call.
 
         Example:
             >>> model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))

@@ -245,11 +245,17 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
         ),
         (
             lambda: references.scaled(None, torch.ones(5, 2)),
-            "scaled: samples must differ from each other, got 5 equal ones.",
+            "scaled: samples must be finite and differ from each other, got 5 whose variance is 0.",
+        ),
+        (
+            lambda: references.scaled(None, torch.tensor([[0.0], [torch.nan]])),
+            "scaled: samples must be finite and differ from each other, "
+            "got 2 whose variance is nan.",
         ),
         (
             lambda: references.standardized(None, torch.ones(5, 2)),
-            "standardized: samples must differ from each other, got 5 equal ones.",
+            "standardized: samples must be finite and differ from each other, "
+            "got 5 whose variance is 0.",
         ),
         (
             lambda: references.scaled(None, torch.arange(5)),

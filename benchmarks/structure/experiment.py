@@ -43,6 +43,9 @@ WIDE = ("cross-entropy", "isometry, manifold", "control: manifold, shuffled")
 WIDTH = 300
 """Measured on the first task with that many units a layer too: the choice that helped most."""
 
+SLACK = 0.003
+"""Of the coarse accuracy, in the choice of a strength."""
+
 UNTRAINED = ("raw pixels", "patches", "manifold of patches", "autoencoder")
 """What the features are to be compared with; none of them sees a label."""
 
@@ -143,10 +146,6 @@ def _untrained(name: str, data: Data, seed: int, settings: Settings) -> Any:
         return patches if name == "patches" else references.manifold(landmarks, reference=patches)
     encoder = autoencoder(data, seed=seed, settings=settings)
     return lambda x: run_in_parts(encoder, x)
-
-
-SLACK = 0.003
-"""Of the coarse accuracy, in the choice of a strength."""
 
 
 def search(settings: Settings, *, data_dir: Path | None, out: Path) -> Results:

@@ -62,7 +62,7 @@ def _cifar_tables(results: dict[str, Any]) -> str:
     tries = _tries_table(cifar.tries(results["runs"]), cifar.SLACK)
     return (
         f"{_every_task(measured)}\n## Strengths, chosen on validation images\n\n"
-        f"One seed, half of the epochs, in %. Chosen: the best probe of ten examples a class among "
+        "One seed, half of the epochs, in %. Chosen: the best probe of ten examples a class among "
         f"those whose coarse accuracy is at most {100 * cifar.SLACK:g} point below that of "
         f"cross-entropy.\n\n{tries}\n"
     )
@@ -138,7 +138,7 @@ def search_table(results: dict[str, Any]) -> str:
     return (
         "# Strengths, chosen on validation images\n\n"
         "Even or odd, one seed, in %. Chosen: the best probe of ten examples a digit among those "
-        "whose coarse accuracy is at most 0.3 points below that of cross-entropy.\n\n"
+        f"whose coarse accuracy is at most {100 * SLACK:g} points below that of cross-entropy.\n\n"
         f"{_tries_table(results['runs'], SLACK)}\n"
     )
 
