@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,7 @@ def computed_once(path: Path, compute: Callable[[], Kept]) -> Kept:
     """Tensors, alone or in tuples, from a file; computed and written if there is none."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")
         torch.save(compute(), part)
         part.replace(path)
     found: Kept = torch.load(path, weights_only=True)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.objectives import METHODS, attach, settings
+from benchmarks.objectives.shuffling import Exchanged, shuffle_within
 from benchmarks.objectives.step import Step
+from isoreg import isometry_penalty
 from isoreg.local import first_order_margin_loss
 
 
@@ -335,3 +337,36 @@ def test_controls_refuse_other_targets_and_the_norm_is_of_the_last_features() ->
     squares = mlp()[:5](batch()[0]).square().sum(1).mean()
     found = loss_of({"feature-norm": {"weight": 0.5}})
     torch.testing.assert_close(found, cross_entropy() + 0.5 * squares)
+
+
+def test_the_control_permutes_within_classes_and_nearly_everywhere() -> None:
+    labels = torch.randint(2, (400,))
+    partners = shuffle_within(labels)
+    assert torch.equal(labels[partners], labels)
+    assert torch.equal(partners.sort().values, torch.arange(400))
+    assert (partners != torch.arange(400)).float().mean() > 0.9
+
+
+def test_images_are_exchanged_within_the_class_that_counts_most() -> None:
+    images, labels = torch.rand(60, 2), torch.arange(60) % 3
+    for given in (labels, 0.4 * F.one_hot(labels, 3) + 0.2):
+        exchanged = Exchanged()
+        exchanged.use(given)
+        found = exchanged(images)
+        assert not torch.equal(found, images)
+        for label in range(3):
+            before, after = images[labels == label], found[labels == label]
+            assert torch.equal(before.sort(0).values, after.sort(0).values)
+            torch.testing.assert_close(before.sum(1).sort().values, after.sum(1).sort().values)
+
+
+def test_the_shuffled_penalty_is_the_published_one_of_exchanged_images() -> None:
+    images, labels = batch()
+    with attach(mlp(), {"isometry": {"beta": 0.5, "shuffled": True}}) as objective:
+        found = objective(images, labels)
+    mlp()  # seeds, and draws its weights
+    exchanged = images[shuffle_within(labels)]
+    features = mlp()[:5](images)
+    expected = cross_entropy() + 0.5 * isometry_penalty(exchanged, features, labels)
+    torch.testing.assert_close(found, expected)
+    assert not torch.isclose(found, loss_of({"isometry": {"beta": 0.5}}))

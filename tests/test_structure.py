@@ -18,7 +18,7 @@ from benchmarks.structure import data as samples
 from benchmarks.structure import experiment, probes
 from benchmarks.structure.corruptions import CORRUPTIONS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split
-from benchmarks.structure.methods import METHODS, Batch, shuffle_within
+from benchmarks.structure.methods import METHODS, Batch
 from benchmarks.structure.neighbours import calibration_error
 from benchmarks.structure.settings import TASKS, Settings
 from benchmarks.structure.training import mlp, train
@@ -91,14 +91,6 @@ def test_a_draw_holds_as_many_examples_of_every_class_and_is_repeatable() -> Non
     assert labels[chosen].bincount().tolist() == [5] * 4
     assert torch.equal(chosen, probes.examples_of_each(labels, 5, seed=3))
     assert not torch.equal(chosen, probes.examples_of_each(labels, 5, seed=4))
-
-
-def test_the_control_permutes_within_classes_and_nearly_everywhere() -> None:
-    labels = torch.randint(2, (400,))
-    partners = shuffle_within(labels)
-    assert torch.equal(labels[partners], labels)
-    assert torch.equal(partners.sort().values, torch.arange(400))
-    assert (partners != torch.arange(400)).float().mean() > 0.9
 
 
 def tiny_data() -> Data:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from benchmarks.objectives.shuffling import Exchanged
 from benchmarks.objectives.step import Part, Step
 from isoreg import AutoBeta, IsometryRegularizer
 from isoreg.layers import find_layers
@@ -29,24 +30,30 @@ def isometry(
     inputs: str | None = None,
     pool: str = "flatten",
     per_dimension: bool = False,
+    shuffled: bool = False,
 ) -> Part:
     """The penalty of this library; ``layers="activations"`` takes the output of every activation.
 
     Pairs of equal label. With a ``share`` the weight is `isoreg.AutoBeta` of it, in place of beta.
     ``scale="learned"`` is a parameter that starts at 1. With ``per_dimension`` both distances are
-    root mean squared differences. The other options are those of `isoreg.IsometryRegularizer`.
+    root mean squared differences. ``shuffled`` is the control: each image's features are compared
+    with another image of its class, so that scale and labels stay and the geometry goes. The other
+    options are those of `isoreg.IsometryRegularizer`.
     """
     learned = _one(model)
+    others = Exchanged()
     iso = IsometryRegularizer(
         model,
         _activations(model) if layers == "activations" else layers,
         beta=beta if share is None else AutoBeta(share),
         scale=learned if scale == "learned" else scale,
-        inputs=inputs,
+        inputs=others if shuffled else inputs,
         pool=pool,
         distance=_root_mean_square if per_dimension else "euclidean",
     )
+
     return Part(
+        before=(lambda step: others.use(step.labels)) if shuffled else None,
         term=lambda step: iso(step.labels),
         finish=iso.detach,
         parameters=(learned,) if scale == "learned" else (),

@@ -60,6 +60,7 @@ class Part:
     Attributes:
         criterion: In place of cross-entropy, or None.
         term: Added to the criterion, or None.
+        before: Called before the first forward pass of a step.
         track_input: Whether a term needs gradients with respect to the images.
         after_step: Called after each step of the optimizer.
         finish: Called at the end; leaves a plain model.
@@ -70,6 +71,7 @@ class Part:
 
     criterion: Value | None = None
     term: Value | None = None
+    before: Callable[[Step], None] | None = None
     track_input: bool = False
     after_step: Callable[[], None] | None = None
     finish: Callable[[], None] | None = None
@@ -96,6 +98,7 @@ class Objective:
         self._model = model
         self._criterion = criteria[0] if criteria else _cross_entropy
         self._terms = [part.term for part in parts if part.term]
+        self._preparations = [part.before for part in parts if part.before]
         self._projections = [part.after_step for part in parts if part.after_step]
         self._track_input = any(part.track_input for part in parts)
         self._logs = [part.log for part in parts if part.log]
@@ -105,6 +108,8 @@ class Objective:
     def __call__(self, images: Tensor, labels: Tensor, progress: float = 1.0) -> Tensor:
         """The loss of a batch; ``progress`` is the share of training that is done."""
         step = Step(self._model, images, labels, progress, self._track_input)
+        for prepare in self._preparations:
+            prepare(step)
         loss = self._criterion(step)
         for term in self._terms:
             loss = loss + term(step)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks.objectives import attach
+from benchmarks.objectives.shuffling import shuffle_within
 from isoreg import IsometryRegularizer, isometry_penalty
 from isoreg.dense import Scale
 
@@ -100,15 +101,6 @@ def isometry(
             yield Objective(loss, [])
 
     return build
-
-
-def shuffle_within(labels: Tensor) -> Tensor:
-    """For each sample a random one of its class: a permutation."""
-    partners = torch.empty_like(labels)
-    for label in labels.unique():
-        members = (labels == label).nonzero()[:, 0]
-        partners[members] = members[torch.randperm(len(members))]
-    return partners
 
 
 def cross_entropy(model: nn.Sequential, strength: float, batch: Batch) -> Tensor:

@@ -20,6 +20,8 @@ from isoreg.layers import Layer, find_layers
 from isoreg.pooling import resolve_pool
 from isoreg.robustness import evaluate
 
+_ATTACKED_AT_ONCE = 128  # on a processor the activations of more leave its caches
+
 
 def measure(model: nn.Sequential, test: Split, settings: Settings, device: str) -> dict[str, Any]:
     """All figures of a trained model, on test images."""
@@ -66,6 +68,7 @@ def worst_case(
                     labels[standing],
                     eps=radius * PIXEL,
                     attacks=list(group),
+                    batch_size=_ATTACKED_AT_ONCE,
                     progress=False,
                 )
                 shares.setdefault("0", sum(report.correct) / len(labels))

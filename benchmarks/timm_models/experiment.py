@@ -151,7 +151,7 @@ def _jobs(bench: Bench, results: Results, seeds: int) -> Iterator[tuple[Key, Job
 
 def _tests(bench: Bench, results: Results, name: str, seeds: range) -> Iterator[tuple[Key, Job]]:
     for seed in seeds:
-        for method in METHODS:
+        for method in _methods(seed):
             key = {"phase": "test", "network": name, "method": method, "seed": seed}
             yield key, partial(_measure, bench, results, key)
 
@@ -222,7 +222,12 @@ def _measure(bench: Bench, results: Results, key: Key) -> dict[str, Any]:
 def _count(settings: Settings, seeds: int) -> int:
     tries = sum(len(way.recipes) for way in METHODS.values() if len(way.recipes) > 1)
     widths = len(WIDTHS) if settings.narrow else 1
-    return len(settings.networks) * (tries + 1 + widths + seeds * len(METHODS))
+    tests = sum(len(_methods(seed)) for seed in range(seeds))
+    return len(settings.networks) * (tries + 1 + widths + tests)
+
+
+def _methods(seed: int) -> list[str]:
+    return [method for method, way in METHODS.items() if seed == 0 or not way.once]
 
 
 def _as_json(methods: dict[str, Way]) -> dict[str, Any]:

@@ -14,7 +14,13 @@ NETWORKS = ("resnet10t", "convnext_atto", "vit_tiny_patch16_224")
 NARROW: dict[str, dict[str, Any]] = {
     "resnet10t": {"channels": (16, 32, 64, 128), "stem_width": 16},
     "convnext_atto": {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 192)},
-    "vit_tiny_patch16_224": {"embed_dim": 64, "depth": 4, "num_heads": 2, "mlp_ratio": 2.0},
+    "vit_tiny_patch16_224": {
+        "embed_dim": 64,
+        "depth": 4,
+        "num_heads": 2,
+        "mlp_ratio": 2.0,
+        "patch_size": 8,
+    },
 }
 
 

@@ -24,10 +24,12 @@ class Way:
         recipes: Settings, as (what it is called, recipe), among which to choose on validation
             images.
         mixup: Whether images are mixed; margins and attacks need labels that are not.
+        once: Whether the first seed will do: beside the question, or a repetition of it.
     """
 
     recipes: dict[str, Recipe]
     mixup: bool = True
+    once: bool = False
 
 
 def _isometry(**options: Any) -> dict[str, Recipe]:
@@ -45,10 +47,11 @@ def _radii(method: str, *pixels: int) -> dict[str, Recipe]:
 METHODS: dict[str, Way] = {
     "plain": Way({"": {}}),
     "isometry, features": Way(_isometry()),
-    "isometry, stages": Way(_isometry(layers=STAGES, pool="mean")),
-    "plain, no Mixup": Way({"": {}}, mixup=False),
+    "its control: images shuffled": Way(_isometry(shuffled=True)),
+    "isometry, stages": Way(_isometry(layers=STAGES, pool="mean"), once=True),
+    "plain, no Mixup": Way({"": {}}, mixup=False, once=True),
     "RobustLoss": Way(_radii("first-order-margin", 2, 4), mixup=False),
-    "FGSM training": Way(_radii("fgsm", 4, 8), mixup=False),
+    "FGSM training": Way(_radii("fgsm", 4, 8), mixup=False, once=True),
 }
 
 
