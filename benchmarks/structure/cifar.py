@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import photographs
-from benchmarks.cache import computed_once
 from benchmarks.results import Results, Run
 from benchmarks.structure.data import Data, Split
-from benchmarks.structure.evaluation import fine_figures, pixels_of
+from benchmarks.structure.evaluation import fine_figures
 from benchmarks.structure.experiment import (
     chosen_strengths,
     measure,
@@ -22,14 +21,10 @@ from benchmarks.structure.experiment import (
 )
 from benchmarks.structure.methods import METHODS, Method, isometry, regression
 from benchmarks.structure.settings import Settings
+from benchmarks.structure.unlabelled import CHANNELS, Effort, embeddings, learn, resnet_body
 from isoreg import references
 
 TASKS = {"animal or vehicle": [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]}
-_CHANNELS = (32, 64, 128, 256)
-FILTERS = 100
-GRID = 2
-
-
 _BETAS = (0.1, 0.3, 1.0)
 _SMALLER = (0.03, 0.1, 0.3)
 
@@ -40,8 +35,13 @@ CIFAR_METHODS: dict[str, Method] = {
     "isometry, pixels": Method(isometry(), _SMALLER),
     "patches predicted by a head": Method(regression, _BETAS, reference="patches"),
     "control: constant distance": Method(METHODS["control: constant distance"].build, _SMALLER),
+    "isometry, contrastive": Method(isometry(), _BETAS, reference="contrastive"),
+    "control: contrastive, shuffled": Method(
+        isometry(shuffled=True), _SMALLER, reference="contrastive"
+    ),
+    "contrastive, predicted by a head": Method(regression, _BETAS, reference="contrastive"),
 }
-UNTRAINED = ("raw pixels", "patches")
+UNTRAINED = ("raw pixels", "patches", "contrastive")
 SLACK = 0.01
 """Of the coarse accuracy, in the choice of a strength: 1,000 validation images tell no less."""
 
@@ -71,14 +71,9 @@ def cifar_settings(quick: bool) -> Settings:
 
 
 def small_resnet(like: Tensor, outputs: int, settings: Settings, dropout: float) -> nn.Sequential:
-    """A resnet10t of timm with half its channels, and a linear classifier."""
-    import timm
-
+    """The body of a small resnet, and a linear classifier."""
     del like, settings
-    body = timm.create_model(
-        "resnet10t", num_classes=0, channels=_CHANNELS, stem_width=16, drop_rate=dropout
-    )
-    return nn.Sequential(body, nn.Linear(_CHANNELS[-1], outputs))
+    return nn.Sequential(resnet_body(dropout), nn.Linear(CHANNELS[-1], outputs))
 
 
 def run(*, seeds: int, data_dir: Path | None, out: Path, quick: bool) -> Results:
@@ -99,9 +94,14 @@ def run(*, seeds: int, data_dir: Path | None, out: Path, quick: bool) -> Results
     todo = [key for key in keys if not results.has(key)]
     if not todo:
         return results
-    data = load(settings, data_dir, out.parent / "cache", 8 if quick else FILTERS)
+    effort = Effort(filters=8, epochs=1) if quick else Effort()
+    data, learnt = load(settings, data_dir, out.parent / "cache", effort)
     for key in progress_over(todo):
-        results.add(key, _figures(key, data, settings, results.runs))
+        if key.get("task") == "without labels":
+            embed = embeddings(learnt)[key["method"]]
+            results.add(key, fine_figures(embed, data, settings, seed=0))
+        else:
+            results.add(key, _figures(key, data, settings, results.runs))
     return results
 
 
@@ -112,10 +112,6 @@ def _figures(key: dict[str, Any], data: Data, settings: Settings, runs: list[Run
         return measure_shortly(
             CIFAR_METHODS[name], key["strength"], data.unseen(), short, network=small_resnet
         )
-    if key["task"] == "without labels":
-        filters = data.references["patches"].shape[1] // GRID**2
-        embed = pixels_of if name == "raw pixels" else learn_patches(data.train.x, filters)
-        return fine_figures(embed, data, settings, seed=0)
     strength = chosen_strengths(tries(runs), SLACK)[name]
     method = CIFAR_METHODS[name]
     found = measure(method, strength, data, key["seed"], settings, network=small_resnet)
@@ -127,15 +123,13 @@ def tries(runs: list[Run]) -> list[Run]:
     return [run for run in runs if "strength" in run["key"]]
 
 
-def learn_patches(images: Tensor, filters: int) -> references.Reference:
-    """Patterns of 6 by 6 pixels, in which quarter of the photograph they are; all count alike."""
-    samples = images[:2_000]
-    learnt = references.patches(samples, size=6, filters=filters, grid=GRID)
-    return references.standardized(learnt, samples)
+def load(
+    settings: Settings, data_dir: Path | None, cache: Path, effort: Effort
+) -> tuple[Data, dict[str, references.Reference]]:
+    """An even sample of the training photographs, 2,000 others for validation, test ones.
 
-
-def load(settings: Settings, data_dir: Path | None, cache: Path, filters: int = FILTERS) -> Data:
-    """An even sample of the training photographs, 2,000 others for validation, test ones."""
+    And the references that were learnt from the training photographs.
+    """
     train_images, train_labels = photographs.read("train", data_dir, cache)
     test_images, test_labels = photographs.read("test", data_dir, cache)
     order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(0))
@@ -146,15 +140,12 @@ def load(settings: Settings, data_dir: Path | None, cache: Path, filters: int = 
         return Split(images[rows].float() / 255, labels[rows])
 
     train = split(train_images, train_labels, chosen)
-    table = cache / f"cifar-patches-alike-{len(train.x)}-{filters}.pt"
-    tables = {
-        "pixels": references.scaled(None, train.x[:1_000])(train.x),
-        "patches": computed_once(table, lambda: learn_patches(train.x, filters)(train.x)),
-    }
-    return Data(
+    learnt = learn(train.x, cache, effort)
+    data = Data(
         train=train,
         validation=split(train_images, train_labels, held),
         test=split(test_images, test_labels, slice(0, None, every)),
         groups=next(iter(TASKS.values())),
-        references=tables,
+        references={name: reference(train.x) for name, reference in learnt.items()},
     )
+    return data, learnt

@@ -1,0 +1,112 @@
+"""A reference that is learnt without labels: a network that knows two views of one photograph."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+_TEMPERATURE = 0.2
+_RATE = 3e-3
+_CODE = 128
+_AREA = (0.2, 1.0)
+
+
+def contrastive(
+    images: Tensor,
+    body: nn.Module,
+    width: int,
+    *,
+    epochs: int,
+    seed: int,
+    batch_size: int = 250,
+) -> nn.Module:
+    """Train a network until it tells the two views of a photograph from all others of a batch.
+
+    Source: Chen et al. (2020), "A Simple Framework for Contrastive Learning of Visual
+    Representations".
+
+    Args:
+        images: (n, 3, h, w) pixels from 0 to 1.
+        body: To features (b, width); trained in place.
+        width: Number of features.
+        epochs: Times that each image is shown, in two views.
+        seed: Of the projection, the views and the order.
+        batch_size: Photographs at a time, or all there are.
+
+    Returns:
+        The body, in eval mode.
+    """
+    torch.manual_seed(seed)
+    batch_size = min(batch_size, len(images))
+    projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, _CODE))
+    both = nn.Sequential(body, projection)
+    optimizer = torch.optim.AdamW(both.parameters(), lr=_RATE, weight_decay=1e-4)
+    steps = epochs * (len(images) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, steps, pct_start=0.1)
+    both.train()
+    for _ in range(epochs):
+        order = torch.randperm(len(images))
+        for rows in order[: len(images) // batch_size * batch_size].split(batch_size):
+            loss = pairing_loss(both(torch.cat([view(images[rows]), view(images[rows])])))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return body.eval()
+
+
+def pairing_loss(codes: Tensor) -> Tensor:
+    """Cross-entropy of finding each code's partner among all others by its cosine, over 0.2.
+
+    Args:
+        codes: (2 b, d), the partner of row i is row i + b. The pairs of pytorch-metric-learning
+            take memory that grows as b^3.
+    """
+    points = F.normalize(codes)
+    similar = (points @ points.T / _TEMPERATURE).fill_diagonal_(-torch.inf)
+    partners = torch.arange(len(codes), device=codes.device).roll(len(codes) // 2)
+    return F.cross_entropy(similar, partners)
+
+
+def view(images: Tensor) -> Tensor:
+    """Of each photograph a random part at full size, mirrored or not, in other colours.
+
+    Args:
+        images: (b, 3, h, w) pixels from 0 to 1.
+
+    Returns:
+        (b, 3, h, w) pixels from 0 to 1; each image is changed in its own way.
+    """
+    return recoloured(cropped(images))
+
+
+def cropped(images: Tensor) -> Tensor:
+    """From a fifth to the whole of each photograph, up to a third wider or higher than it."""
+    n = len(images)
+    area = torch.empty(n).uniform_(*_AREA)
+    stretch = torch.empty(n).uniform_(-1, 1).mul_(math.log(4 / 3) / 2).exp()
+    # half the sides of the part, where those of the photograph are 1
+    wide, high = (area.sqrt() * stretch).clamp_max(1), (area.sqrt() / stretch).clamp_max(1)
+    x, y = (1 - wide) * torch.empty(n).uniform_(-1, 1), (1 - high) * torch.empty(n).uniform_(-1, 1)
+    wide = torch.where(torch.rand(n) < 0.5, wide, -wide)
+    none = torch.zeros(n)
+    turn = torch.stack([wide, none, x, none, high, y], 1).view(n, 2, 3)
+    places = F.affine_grid(turn.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, places, padding_mode="reflection", align_corners=False)
+
+
+def recoloured(images: Tensor) -> Tensor:
+    """Brightness, contrast and colour times 0.6 to 1.4 in four of five, a fifth of all in grey."""
+    n = len(images)
+    factors = torch.empty(3, n, 1, 1, 1).uniform_(0.6, 1.4).to(images)
+    factors = torch.where(torch.rand(n, 1, 1, 1) < 0.8, factors, 1.0)
+    bright, contrast, colour = factors
+    colour = torch.where(torch.rand(n, 1, 1, 1) < 0.2, 0.0, colour)
+    grey = images.mean(1, keepdim=True)
+    mean = grey.mean((2, 3), keepdim=True)
+    found = mean + contrast * (grey - mean + colour * (images - grey))
+    new: Tensor = (bright * found).clamp(0, 1)
+    return new

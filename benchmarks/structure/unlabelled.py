@@ -1,0 +1,87 @@
+"""What photographs are compared with: references that are learnt from them without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cache import computed_once
+from benchmarks.structure.evaluation import pixels_of
+from benchmarks.structure.selfsupervised import contrastive
+from benchmarks.structure.training import run_in_parts
+from isoreg import references
+
+CHANNELS = (32, 64, 128, 256)
+GRID = 2
+_MEASURED = 2_000
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is learnt.
+
+    Attributes:
+        filters: Patterns of 6 by 6 pixels.
+        epochs: Of the contrastive network.
+    """
+
+    filters: int = 100
+    epochs: int = 60
+
+
+def learn(images: Tensor, cache: Path, effort: Effort) -> dict[str, references.Reference]:
+    """All references by name; numbers in the learnt ones count alike, distances are about 10.
+
+    Args:
+        images: (n, 3, h, w) those that the networks are trained on.
+        cache: Folder for the weights of the contrastive network.
+        effort: How much to learn.
+    """
+    return {
+        "pixels": references.scaled(None, images[:1_000]),
+        "patches": _patches(images, effort.filters),
+        "contrastive": _contrastive(images, cache, effort.epochs),
+    }
+
+
+def embeddings(
+    learnt: dict[str, references.Reference],
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What is to be compared with features: the references by name, raw pixels for pixels."""
+    return {"raw pixels": pixels_of, **{n: r for n, r in learnt.items() if n != "pixels"}}
+
+
+def resnet_body(dropout: float = 0.0) -> nn.Module:
+    """A resnet10t of timm with half its channels, up to its 256 features."""
+    import timm
+
+    body: nn.Module = timm.create_model(
+        "resnet10t", num_classes=0, channels=CHANNELS, stem_width=16, drop_rate=dropout
+    )
+    return body
+
+
+def _patches(images: Tensor, filters: int) -> references.Reference:
+    """Patterns in which quarter of the photograph they are."""
+    samples = images[:_MEASURED]
+    learnt = references.patches(samples, size=6, filters=filters, grid=GRID)
+    return references.standardized(learnt, samples)
+
+
+def _contrastive(images: Tensor, cache: Path, epochs: int) -> references.Reference:
+    """Features of a network that was trained to tell two views of a photograph from others."""
+    torch.manual_seed(_SEED)
+    body = resnet_body()
+
+    def weights() -> dict[str, Tensor]:
+        return contrastive(images, body, CHANNELS[-1], epochs=epochs, seed=_SEED).state_dict()
+
+    path = cache / f"cifar-contrastive-{len(images)}-{epochs}.pt"
+    body.load_state_dict(computed_once(path, weights))
+    body.eval()
+    return references.standardized(lambda x: run_in_parts(body, x), images[:_MEASURED])
