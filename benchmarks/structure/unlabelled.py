@@ -31,7 +31,7 @@ class Effort:
     """
 
     filters: int = 100
-    epochs: int = 60
+    epochs: int = 40
 
 
 def learn(images: Tensor, cache: Path, effort: Effort) -> dict[str, references.Reference]:
