@@ -24,10 +24,10 @@ A recipe is a mapping from names in `METHODS` to options, plain enough for JSON:
 - ``METHODS[name].grid`` holds the settings among which to choose on validation data, each a dict of
   options; ``settings()`` gives all as (name, recipe), cross-entropy first.
 - A recipe may also name one of `CONTROLS`: what acts where the isometry penalty does, without its
-  geometry.
+  geometry; or one of `GEOMETRY`: what was tried to make geometry help against attacks.
 """
 
-from benchmarks.objectives.methods import CONTROLS, METHODS, Method, attach, settings
+from benchmarks.objectives.methods import CONTROLS, GEOMETRY, METHODS, Method, attach, settings
 from benchmarks.objectives.step import Objective
 
-__all__ = ["CONTROLS", "METHODS", "Method", "Objective", "attach", "settings"]
+__all__ = ["CONTROLS", "GEOMETRY", "METHODS", "Method", "Objective", "attach", "settings"]

@@ -29,7 +29,7 @@ def isometry_control(model: nn.Module, *, beta: float, target: str, scale: float
     """
     if target not in ("shuffled", "constant"):
         raise ValueError(f"target must be 'shuffled' or 'constant', got {target!r}")
-    recorder = _last_features(model)
+    recorder = last_features(model)
 
     def term(step: Step) -> Tensor:
         record = recorder.take()
@@ -40,7 +40,7 @@ def isometry_control(model: nn.Module, *, beta: float, target: str, scale: float
         # all pairs are faster than a copy of both images of each
         wanted = torch.cdist(pixels, pixels)[first, second]
         if target == "shuffled":
-            wanted = _shuffled(wanted, step.labels[first])
+            wanted = shuffled_within(wanted, step.labels[first])
         elif len(wanted):
             wanted = wanted.mean().expand_as(wanted)
         gaps = wanted - scale * _distances(features.flatten(1), first, second)
@@ -51,7 +51,7 @@ def isometry_control(model: nn.Module, *, beta: float, target: str, scale: float
 
 def feature_norm(model: nn.Module, *, weight: float) -> Part:
     """The squared norm of the features that enter the classifier, averaged over images."""
-    recorder = _last_features(model)
+    recorder = last_features(model)
 
     def term(step: Step) -> Tensor:
         del step
@@ -61,7 +61,8 @@ def feature_norm(model: nn.Module, *, weight: float) -> Part:
     return Part(term=term, finish=recorder.remove)
 
 
-def _last_features(model: nn.Module) -> Recorder:
+def last_features(model: nn.Module) -> Recorder:
+    """A recorder of what enters the classifier."""
     return Recorder(model, find_layers(model, None), resolve_pool("flatten"))
 
 
@@ -78,7 +79,7 @@ def _distances(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return squares.clamp_min(1e-12).sqrt()
 
 
-def _shuffled(values_p: Tensor, labels_p: Tensor) -> Tensor:
+def shuffled_within(values_p: Tensor, labels_p: Tensor) -> Tensor:
     """The values of each label, in random order among the pairs of that label."""
     positions = labels_p.argsort(stable=True)
     random = torch.randperm(len(labels_p), device=labels_p.device)

@@ -10,7 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.objectives import adversarial, controls, distances, gradients, lipschitz, plain
+from benchmarks.objectives import (
+    adversarial,
+    batch_pairs,
+    controls,
+    distances,
+    gradients,
+    lipschitz,
+    plain,
+    worst_cases,
+)
 from benchmarks.objectives.step import Objective, Part
 
 Options = Mapping[str, Any]
@@ -96,6 +105,13 @@ CONTROLS: dict[str, Method] = {
     "feature-norm": Method("feature norm", controls.feature_norm, ()),
 }
 
+# tried for robustness: `robust --part search` has their settings, and each has its own control
+GEOMETRY: dict[str, Method] = {
+    "batch-pairs": Method("pairs of the batch", batch_pairs.batch_pairs, ()),
+    "worst-case-pairs": Method("pairs with the worst case", worst_cases.worst_case_pairs, ()),
+    "second-linearisation": Method("second linearisation", worst_cases.second_linearisation, ()),
+}
+
 
 def settings() -> list[tuple[str, Recipe]]:
     """Every method with every setting of its grid, as (name, recipe); cross-entropy first."""
@@ -126,7 +142,7 @@ def attach(model: nn.Module, recipe: Recipe) -> Iterator[Objective]:
         >>> with attach(model, {"isometry": {"beta": 0.1}}) as objective:
         ...     objective(images, labels, progress=0.0).backward()
     """
-    known = METHODS | CONTROLS
+    known = METHODS | CONTROLS | GEOMETRY
     unknown = set(recipe) - set(known)
     if unknown:
         raise ValueError(f"methods are {', '.join(known)}, got {', '.join(sorted(unknown))}")
