@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from benchmarks.objectives.controls import last_features, shuffled_within
 from benchmarks.objectives.step import Part, Step
-from isoreg.distances import euclidean
 
 
 def _manhattan(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -91,7 +90,7 @@ def batch_pairs(
             return 0 * features.sum()
         if shuffled:
             wanted = shuffled_within(wanted, _classes(step.labels, first, second))
-        gaps = euclidean(features.flatten(1))[first, second] - size * wanted / wanted.mean()
+        gaps = _euclidean(features.flatten(1), first, second) - size * wanted / wanted.mean()
         return 2 * beta * PUNISHED[punish](gaps).square().sum() / len(features) ** 2
 
     return Part(term=term, finish=recorder.remove)

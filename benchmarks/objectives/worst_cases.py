@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from benchmarks.objectives.controls import last_features
 from benchmarks.objectives.step import Part, Step, in_eval_mode
-from isoreg.layers import classifier_input
-from isoreg.pooling import resolve_pool
-from isoreg.recorder import Recorder
 
 
 def worst_case_pairs(
@@ -20,7 +16,6 @@ def worst_case_pairs(
     weight: float,
     eps: float,
     factor: float = 0.0,
-    of: str = "features",
     ramp: float = 0.5,
     random: bool = False,
 ) -> Part:
@@ -30,29 +25,23 @@ def worst_case_pairs(
         \frac{w}{N} \sum_i (|\phi(x_i') - \phi(x_i)| - c\, |x_i' - x_i|)^2, \qquad
         x' = x + r\, \text{sign}(\nabla_x (z_k - z_y))
 
-    with z the logits, y the label, k the largest of the other classes, r the radius, which grows
-    to eps along the ramp, and Euclidean lengths. The worst case is not clipped to pixels. It costs
-    a forward pass and a gradient more, and the pass of x' through the loss.
+    with phi what enters the classifier, z the logits, y the label, k the largest of the other
+    classes, r the radius, which grows to eps along the ramp, and Euclidean lengths. The worst case
+    is not clipped to pixels. It costs a forward pass and a gradient more, and the pass of x' through
+    the loss.
 
     Args:
         model: Images to logits.
         weight: Weight w.
         eps: Radius r at the end of the ramp.
         factor: Factor c: 0 pulls both points together, 1 wants an isometry.
-        of: "features", those that enter the classifier, or "logits".
         ramp: Share of training after which the radius is eps.
         random: The control: random signs in place of the gradient's.
 
     Returns:
         The term.
-
-    Raises:
-        ValueError: If ``of`` is neither.
     """
-    if of not in ("features", "logits"):
-        raise ValueError(f"of must be 'features' or 'logits', got {of!r}")
-    layer = replace(classifier_input(model), at_input=of == "features")
-    recorder = Recorder(model, [layer], resolve_pool("flatten"))
+    recorder = last_features(model)
 
     def term(step: Step) -> Tensor:
         (clean,) = recorder.take().features.values()

@@ -27,7 +27,7 @@ class SearchSettings:
     images: int = 1000
     radii: tuple[float, ...] = (0.1, 0.2)
     attacks: tuple[str, ...] = ("pgd-margin", "apgd-t")
-    clean_floor: float = 0.965
+    clean_floor: float = 0.95
     noise: float = 0.01
     timing_seconds: float = 40.0
     # the last ones; None for all

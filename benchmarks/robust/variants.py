@@ -65,22 +65,21 @@ def _worst(settings: Sequence[Options], **options: Any) -> Variant:
 
 VARIANTS: Mapping[str, Variant] = {
     "rate": Variant(None, ({"learning_rate": 2e-2}, {"learning_rate": 3e-2})),
-    "isometry within classes, L-inf": _pairs(_WITHIN, metric="chebyshev"),
+    "worst case kept at its distance": _worst(_WEAK_STRONG, factor=1.0),
+    "worst case pulled to the image": _worst(_WEAK_STRONG),
     "isometry within classes, L1": _pairs(_WITHIN, metric="manhattan"),
+    "non-contracting between classes": _pairs(
+        ({"beta": 1e-3, "size": 40.0}, {"beta": 1e-3, "size": 80.0}),
+        punish="shrinking",
+        pairs="between",
+    ),
     "non-expansive within classes": _pairs(_WITHIN, punish="stretching"),
     "non-expansive, all pairs": _pairs(
         ({"beta": 1e-3, "size": 10.0}, {"beta": 1e-3, "size": 30.0}),
         punish="stretching",
         pairs="all",
     ),
-    "non-contracting between classes": _pairs(
-        ({"beta": 1e-3, "size": 40.0}, {"beta": 1e-3, "size": 80.0}),
-        punish="shrinking",
-        pairs="between",
-    ),
-    "worst case kept at its distance": _worst(_WEAK_STRONG, factor=1.0),
-    "worst case pulled to the image": _worst(_WEAK_STRONG),
-    "worst case pulled, logits": _worst(({"weight": 0.03}, {"weight": 0.3}), of="logits"),
+    "isometry within classes, L-inf": _pairs(_WITHIN, metric="chebyshev"),
     "second linearisation": Variant(
         SECOND, ({"share": 0.5}, {"share": 1.0}), {"eps": EPS}, _RANDOM, LONGER
     ),
