@@ -27,8 +27,8 @@ def worst_case_pairs(
 
     with phi what enters the classifier, z the logits, y the label, k the largest of the other
     classes, r the radius, which grows to eps along the ramp, and Euclidean lengths. The worst case
-    is not clipped to pixels. It costs a forward pass and a gradient more, and the pass of x' through
-    the loss.
+    is not clipped to pixels. It costs a forward pass and a gradient more, and the pass of x'
+    through the loss.
 
     Args:
         model: Images to logits.
