@@ -25,6 +25,7 @@ from benchmarks.structure.unlabelled import CHANNELS, Effort, embeddings, learn,
 from isoreg import references
 
 TASKS = {"animal or vehicle": [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]}
+_BOTH = "patches and contrastive"
 _BETAS = (0.1, 0.3, 1.0)
 _SMALLER = (0.03, 0.1, 0.3)
 
@@ -35,13 +36,11 @@ CIFAR_METHODS: dict[str, Method] = {
     "isometry, pixels": Method(isometry(), _SMALLER),
     "patches predicted by a head": Method(regression, _BETAS, reference="patches"),
     "control: constant distance": Method(METHODS["control: constant distance"].build, _SMALLER),
-    "isometry, contrastive": Method(isometry(), _BETAS, reference="contrastive"),
-    "control: contrastive, shuffled": Method(
-        isometry(shuffled=True), _SMALLER, reference="contrastive"
-    ),
-    "contrastive, predicted by a head": Method(regression, _BETAS, reference="contrastive"),
+    "isometry, both": Method(isometry(), _BETAS, reference=_BOTH),
+    "control: both, shuffled": Method(isometry(shuffled=True), _SMALLER, reference=_BOTH),
+    "both predicted by a head": Method(regression, _BETAS, reference=_BOTH),
 }
-UNTRAINED = ("raw pixels", "patches", "contrastive")
+UNTRAINED = ("raw pixels", "patches", _BOTH)
 SLACK = 0.01
 """Of the coarse accuracy, in the choice of a strength: 1,000 validation images tell no less."""
 

@@ -31,7 +31,7 @@ class Effort:
     """
 
     filters: int = 100
-    epochs: int = 40
+    epochs: int = 100
 
 
 def learn(images: Tensor, cache: Path, effort: Effort) -> dict[str, references.Reference]:
@@ -42,10 +42,12 @@ def learn(images: Tensor, cache: Path, effort: Effort) -> dict[str, references.R
         cache: Folder for the weights of the contrastive network.
         effort: How much to learn.
     """
+    patches = _patches(images, effort.filters)
+    contrastive = _contrastive(images, cache, effort.epochs)
     return {
         "pixels": references.scaled(None, images[:1_000]),
-        "patches": _patches(images, effort.filters),
-        "contrastive": _contrastive(images, cache, effort.epochs),
+        "patches": patches,
+        "patches and contrastive": lambda x: torch.cat([patches(x), contrastive(x)], 1) / 2**0.5,
     }
 
 
