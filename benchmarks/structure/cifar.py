@@ -36,9 +36,9 @@ CIFAR_METHODS: dict[str, Method] = {
     "isometry, pixels": Method(isometry(), _SMALLER),
     "patches predicted by a head": Method(regression, _BETAS, reference="patches"),
     "control: constant distance": Method(METHODS["control: constant distance"].build, _SMALLER),
-    "isometry, both": Method(isometry(), _BETAS, reference=_BOTH),
+    "isometry, both": Method(isometry(), (*_BETAS, 3.0), reference=_BOTH),
     "control: both, shuffled": Method(isometry(shuffled=True), _SMALLER, reference=_BOTH),
-    "both predicted by a head": Method(regression, _BETAS, reference=_BOTH),
+    "both predicted by a head": Method(regression, _SMALLER, reference=_BOTH),
 }
 UNTRAINED = ("raw pixels", "patches", _BOTH)
 SLACK = 0.01
