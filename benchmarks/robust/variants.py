@@ -52,7 +52,7 @@ _SHUFFLED: Options = {"shuffled": True}
 _RANDOM: Options = {"random": True}
 # distances of features shrink to a fifteenth, or stay about as they are within classes
 _WITHIN: Sequence[Options] = ({"beta": 10.0, "size": 1.0}, {"beta": 0.1, "size": 10.0})
-_WEAK_STRONG: Sequence[Options] = ({"weight": 0.003}, {"weight": 0.03})
+_WEIGHTS: Sequence[Options] = ({"weight": 0.003}, {"weight": 0.03}, {"weight": 0.1})
 
 
 def _pairs(settings: Sequence[Options], **options: Any) -> Variant:
@@ -65,8 +65,8 @@ def _worst(settings: Sequence[Options], **options: Any) -> Variant:
 
 VARIANTS: Mapping[str, Variant] = {
     "rate": Variant(None, ({"learning_rate": 2e-2}, {"learning_rate": 3e-2})),
-    "worst case kept at its distance": _worst(_WEAK_STRONG, factor=1.0),
-    "worst case pulled to the image": _worst(_WEAK_STRONG),
+    "worst case kept at its distance": _worst(_WEIGHTS, factor=1.0),
+    "worst case pulled to the image": _worst(_WEIGHTS),
     "isometry within classes, L1": _pairs(_WITHIN, metric="manhattan"),
     "non-contracting between classes": _pairs(
         ({"beta": 1e-3, "size": 40.0}, {"beta": 1e-3, "size": 80.0}),
