@@ -52,7 +52,7 @@ _SHUFFLED: Options = {"shuffled": True}
 _RANDOM: Options = {"random": True}
 # distances of features shrink to a fifteenth, or stay about as they are within classes
 _WITHIN: Sequence[Options] = ({"beta": 10.0, "size": 1.0}, {"beta": 0.1, "size": 10.0})
-_WEIGHTS: Sequence[Options] = ({"weight": 0.003}, {"weight": 0.03}, {"weight": 0.1})
+_WEIGHTS: Sequence[Options] = tuple({"weight": weight} for weight in (0.003, 0.03, 0.1, 0.3))
 
 
 def _pairs(settings: Sequence[Options], **options: Any) -> Variant:
