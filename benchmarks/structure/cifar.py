@@ -21,7 +21,7 @@ from benchmarks.structure.experiment import (
 )
 from benchmarks.structure.methods import METHODS, Method, isometry, regression
 from benchmarks.structure.settings import Settings
-from benchmarks.structure.unlabelled import CHANNELS, Effort, embeddings, learn, resnet_body
+from benchmarks.structure.unlabelled import CHANNELS, Effort, embedding, learn, resnet_body
 from isoreg import references
 
 TASKS = {"animal or vehicle": [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]}
@@ -40,7 +40,7 @@ CIFAR_METHODS: dict[str, Method] = {
     "control: both, shuffled": Method(isometry(shuffled=True), _SMALLER, reference=_BOTH),
     "both predicted by a head": Method(regression, _SMALLER, reference=_BOTH),
 }
-UNTRAINED = ("raw pixels", "patches", _BOTH)
+UNTRAINED = ("raw pixels", "patches", _BOTH, f"manifold of {_BOTH}")
 SLACK = 0.01
 """Of the coarse accuracy, in the choice of a strength: 1,000 validation images tell no less."""
 
@@ -97,7 +97,7 @@ def run(*, seeds: int, data_dir: Path | None, out: Path, quick: bool) -> Results
     data, learnt = load(settings, data_dir, out.parent / "cache", effort)
     for key in progress_over(todo):
         if key.get("task") == "without labels":
-            embed = embeddings(learnt)[key["method"]]
+            embed = embedding(key["method"], learnt, data.train.x)
             results.add(key, fine_figures(embed, data, settings, seed=0))
         else:
             results.add(key, _figures(key, data, settings, results.runs))

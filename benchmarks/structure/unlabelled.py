@@ -19,6 +19,7 @@ CHANNELS = (32, 64, 128, 256)
 GRID = 2
 _MEASURED = 2_000
 _SEED = 0
+_MANIFOLD_OF = "manifold of "
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,21 @@ def learn(images: Tensor, cache: Path, effort: Effort) -> dict[str, references.R
     }
 
 
-def embeddings(
-    learnt: dict[str, references.Reference],
-) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What is to be compared with features: the references by name, raw pixels for pixels."""
-    return {"raw pixels": pixels_of, **{n: r for n, r in learnt.items() if n != "pixels"}}
+def embedding(
+    name: str, learnt: dict[str, references.Reference], images: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """What features are to be measured against: raw pixels, a reference, or its manifold.
+
+    Args:
+        name: "raw pixels", a name in ``learnt``, or one behind "manifold of ".
+        learnt: What `learn` returned.
+        images: (n, 3, h, w) those that it was learnt from.
+    """
+    if name == "raw pixels":
+        return pixels_of
+    if name.startswith(_MANIFOLD_OF):
+        return references.manifold(images, reference=learnt[name.removeprefix(_MANIFOLD_OF)])
+    return learnt[name]
 
 
 def resnet_body(dropout: float = 0.0) -> nn.Module:
