@@ -14,6 +14,7 @@ _LOOKS = {
     "plain": ("#000000", "X", "-"),
     "isometry, features": ("#D55E00", "o", "-"),
     "isometry, stages": ("#E69F00", "s", "-"),
+    "its control: images shuffled": ("#CC79A7", "v", "-."),
     "plain, no Mixup": ("#000000", "P", ":"),
     "RobustLoss": ("#0072B2", "^", "--"),
     "FGSM training": ("#009E73", "D", "--"),
