@@ -200,3 +200,9 @@ METHODS: dict[str, Method] = {
     ),
     "dropout": Method(without_hooks(cross_entropy), (0.02, 0.05, 0.15, 0.4), 0.02, dropout=True),
 }
+
+# with the scale of each batch fitted, at the strengths that were chosen without
+FITTED: dict[str, Method] = {
+    "isometry, manifold": Method(isometry(scale="fit"), (), 0.5, _MANIFOLD),
+    "control: manifold, shuffled": Method(isometry(shuffled=True, scale="fit"), (), 0.1, _MANIFOLD),
+}

@@ -114,6 +114,7 @@ def _task_table(results: dict[str, Any], task: str) -> str:
         key = run["key"]
         if key["task"] == task:
             width = f", {key['width']} units a layer" if "width" in key else ""
+            width += f", {key['epochs']} epochs, moved, fitted" if "epochs" in key else ""
             by_method.setdefault(key["method"] + width, []).append(run["figures"])
     shots = [f"{examples} a class" for examples, _ in results["settings"]["examples"]]
     header = ["training", "seeds", "coarse", *shots, "5 neighbours", "full probe", "NMI"]
