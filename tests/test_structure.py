@@ -217,7 +217,7 @@ def test_each_part_runs_resumes_and_leaves_a_table(
         shown = (value for name, value in run["key"].items() if name in ("method", "choice"))
         assert all(name in table for name in shown)
     assert ("300 units a layer |" in table) == (part == "digits")
-    assert ("300 units a layer, 10 epochs, moved, fitted |" in table) == (part == "digits")
+    assert ("300 units a layer, 2 epochs, moved, fitted |" in table) == (part == "digits")
     if part in ("digits", "search"):
         assert out.with_suffix(".png").stat().st_size > 10_000
     assert CliRunner().invoke(app, arguments).exit_code == 0

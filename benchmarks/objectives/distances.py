@@ -51,7 +51,6 @@ def isometry(
         pool=pool,
         distance=_root_mean_square if per_dimension else "euclidean",
     )
-
     return Part(
         before=(lambda step: others.use(step.labels)) if shuffled else None,
         term=lambda step: iso(step.labels),
