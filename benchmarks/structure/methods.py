@@ -180,8 +180,7 @@ def _logits_and_features(model: nn.Sequential, batch: Batch) -> tuple[Tensor, Te
 _BETAS = (0.02, 0.1, 0.5)
 _MANIFOLD = "manifold of patches"
 
-# three strengths each, and a fourth where the best of the three lay at an end; the best one of the
-# Jacobian and of label smoothing was the largest again
+# three strengths each, and more where the best lay at an end of those
 METHODS: dict[str, Method] = {
     "cross-entropy": Method(without_hooks(cross_entropy)),
     "isometry, pixels": Method(isometry(nn.Tanh), _BETAS, 0.1),
@@ -194,9 +193,11 @@ METHODS: dict[str, Method] = {
     "control: feature norm": Method(without_hooks(feature_norm), (0.002, 0.01, 0.05, 0.2), 0.05),
     "manifold predicted by a head": Method(regression, (0.004, 0.02, 0.1, 0.5), 0.1, _MANIFOLD),
     "supervised contrastive": Method(supervised_contrastive, (0.02, 0.1, 0.5, 2.0), 0.1),
-    "Jacobian": Method(from_objectives("jacobian", "weight"), (0.01, 0.1, 0.5, 2.0), 2.0),
+    "Jacobian": Method(
+        from_objectives("jacobian", "weight"), (0.01, 0.1, 0.5, 2.0, 10.0, 50.0), 10.0
+    ),
     "label smoothing": Method(
-        from_objectives("label-smoothing", "share"), (0.05, 0.15, 0.4, 0.7), 0.7
+        from_objectives("label-smoothing", "share"), (0.05, 0.15, 0.4, 0.7, 0.85, 0.95), 0.85
     ),
     "dropout": Method(without_hooks(cross_entropy), (0.02, 0.05, 0.15, 0.4), 0.02, dropout=True),
 }
