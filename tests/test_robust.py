@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.objectives import attach
 from benchmarks.robust import experiment
+from benchmarks.robust.budgets import BUDGET, EPOCHS, OURS
 from benchmarks.robust.choice import best, score, tries, validate
 from benchmarks.robust.cost import relative_costs
-from benchmarks.robust.plans import BUDGET, EPOCHS, OURS, RECIPES, STAGES, Plan, measured, plan_of
+from benchmarks.robust.optimizers import OPTIMIZERS, set_rate
+from benchmarks.robust.plans import RECIPES, STAGES, Choice, Plan, measured, plan_of
 from benchmarks.robust.report import tables
 from benchmarks.robust.settings import Settings
 from benchmarks.robust.training import NETWORKS, Schedule, load, network, train
@@ -31,11 +33,17 @@ def images(n: int = 60) -> tuple[Tensor, Tensor]:
     return noise, labels
 
 
-def tried(clean: float, attacked: float, rate: float = 0.01, **options: float) -> dict[str, Any]:
+def tried(
+    clean: float,
+    attacked: float,
+    rate: float = 0.01,
+    optimizer: str = "adam",
+    **options: float,
+) -> dict[str, Any]:
     """A run of the choice."""
     key = {"phase": "choose", "network": "relu", "method": OURS, "setting": str(options)}
     figures = {"clean": clean, "attacked": {"0.1": attacked, "0.2": 0.5}, "rate": rate}
-    figures["recipe"] = {OURS: options}
+    figures |= {"recipe": {OURS: options}, "optimizer": optimizer}
     return {"key": key, "figures": figures}
 
 
@@ -71,27 +79,40 @@ def test_training_repeats_from_its_seed_and_lowers_the_loss() -> None:
 
 def test_the_choice_takes_the_most_robust_of_those_that_are_accurate_enough() -> None:
     settings = Settings()
-    runs = [tried(0.97, 0.7, eps=0.1), tried(0.966, 0.8, rate=0.02, eps=0.2), tried(0.96, 0.9)]
-    assert best(runs, "relu", OURS, settings) == ({OURS: {"eps": 0.2}}, 0.02)
-    assert best(runs[2:], "relu", OURS, settings) == ({OURS: {}}, 0.01)
+    runs = [
+        tried(0.97, 0.7, eps=0.1),
+        tried(0.966, 0.8, rate=0.02, optimizer="muon", eps=0.2),
+        tried(0.96, 0.9),
+    ]
+    assert best(runs, "relu", OURS, settings) == Choice({OURS: {"eps": 0.2}}, "muon", 0.02)
+    of_adam = Choice({OURS: {"eps": 0.1}}, "adam", 0.01)
+    assert best(runs, "relu", OURS, settings, "adam") == of_adam
+    assert best(runs[2:], "relu", OURS, settings) == Choice({OURS: {}}, "adam", 0.01)
     inaccurate = [tried(0.90, 0.9, eps=0.3), tried(0.95, 0.2, eps=0.1)]
-    assert best(inaccurate, "relu", OURS, settings) == ({OURS: {"eps": 0.1}}, 0.01)
+    assert best(inaccurate, "relu", OURS, settings) == of_adam
 
 
-def test_every_recipe_is_tried_and_then_the_best_at_the_other_rate() -> None:
+def test_every_recipe_is_tried_and_then_the_best_at_the_other_rate_with_each_optimizer() -> None:
     runs: list[dict[str, Any]] = []
     seen = []
-    for key, recipe, rate in tries(runs, "relu", list(RECIPES), Settings()):
-        seen.append((key["method"], recipe, rate))
-        # the second recipe of each method is the best
-        right = float(recipe == RECIPES[key["method"]][min(1, len(RECIPES[key["method"]]) - 1)])
-        figures = {"clean": 0.97, "attacked": {"0.1": right}, "rate": rate, "recipe": recipe}
-        runs.append({"key": key, "figures": figures})
+    for key, choice in tries(runs, "relu", list(RECIPES), Settings()):
+        seen.append((key["method"], choice))
+        recipes = RECIPES[key["method"]]
+        # the second recipe of each method is the best with Adam, the first with Muon
+        wanted = recipes[min(1, len(recipes) - 1) if choice.optimizer == "adam" else 0]
+        figures = {"clean": 0.97, "attacked": {"0.1": float(choice.recipe == wanted)}}
+        runs.append({"key": key, "figures": {**figures, **asdict(choice)}})
     for method, recipes in RECIPES.items():
-        of_method = [(recipe, rate) for name, recipe, rate in seen if name == method]
-        assert [recipe for recipe, _ in of_method[:-1]] == list(recipes)
-        assert of_method[-1][0] == recipes[min(1, len(recipes) - 1)]
-        assert of_method[-1][1] != of_method[0][1]
+        for optimizer, best_one in (
+            ("adam", recipes[min(1, len(recipes) - 1)]),
+            ("muon", recipes[0]),
+        ):
+            of_both = [
+                choice for name, choice in seen if (name, choice.optimizer) == (method, optimizer)
+            ]
+            assert [choice.recipe for choice in of_both[:-1]] == list(recipes)
+            assert of_both[-1].recipe == best_one
+            assert of_both[-1].rate != of_both[0].rate
     keys = [json.dumps(run["key"]) for run in runs]
     assert len(set(keys)) == len(keys)
 
@@ -114,8 +135,8 @@ def test_validation_counts_the_images_that_survive() -> None:
 def test_every_plan_can_be_attached_and_costs_the_budget_by_its_epochs(name: str) -> None:
     plans: dict[str, Plan] = {}
     for stage in range(len(STAGES)):
-        plans |= measured(name, lambda _, method: (RECIPES[method][0], 0.01), stage)
-    assert len(plans) == 19
+        plans |= measured(name, first_choice, stage)
+    assert len(plans) == 21
     x, y = images(20)
     for plan in plans.values():
         model = network(name)
@@ -123,8 +144,48 @@ def test_every_plan_can_be_attached_and_costs_the_budget_by_its_epochs(name: str
             objective(x, y).backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
     for method in RECIPES:
-        plan = plan_of(name, method, {}, 0.01)
-        assert abs(plan.schedule.epochs - BUDGET * EPOCHS[name][method]) <= 0.5
+        for optimizer in OPTIMIZERS:
+            plan = plan_of(name, method, Choice({}, optimizer, 0.01))
+            assert abs(plan.schedule.epochs - BUDGET * EPOCHS[name][optimizer][method]) <= 0.5
+
+
+def first_choice(_: str, method: str, optimizer: str = "muon") -> Choice:
+    """The first recipe of a method."""
+    return Choice(RECIPES[method][0], optimizer, 0.01)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_changes_every_parameter_once_and_obeys_its_rate(name: str) -> None:
+    model = network("tanh")
+    optimizers = OPTIMIZERS[name](model)
+    held = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
+    x, y = images()
+    nn.functional.cross_entropy(model(x), y).backward()
+    before = [p.detach().clone() for p in model.parameters()]
+    set_rate(optimizers, 0.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    torch.testing.assert_close(list(model.parameters()), before, rtol=0, atol=0)
+    set_rate(optimizers, 0.01)
+    for optimizer in optimizers:
+        optimizer.step()
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        step = (parameter - old).square().mean().sqrt()
+        assert 0.0005 < step < 0.02, parameter.shape
+
+
+def test_muon_moves_the_hidden_matrices_in_all_directions_alike() -> None:
+    model = network("tanh")
+    before = model[3].weight.detach().clone()
+    optimizers = OPTIMIZERS["muon"](model)
+    set_rate(optimizers, 0.01)
+    x, y = images()
+    nn.functional.cross_entropy(model(x), y).backward()
+    ranks = torch.linalg.matrix_rank(model[3].weight.grad, rtol=0.1)
+    for optimizer in optimizers:
+        optimizer.step()
+    assert torch.linalg.matrix_rank(model[3].weight - before, rtol=0.1) > 2 * ranks
 
 
 def test_costs_are_epochs_times_the_time_of_a_step_over_its_images(
@@ -176,7 +237,13 @@ def test_the_command_runs_resumes_and_draws(
         done = CliRunner().invoke(app, ["robust", "--quick", "--out", str(path)])
         assert done.exit_code == 0, done.output
     found = json.loads(path.read_text())
-    assert [run["key"]["phase"] for run in found["runs"]] == ["choose", "test", "cost", "last"]
+    assert [run["key"]["phase"] for run in found["runs"]] == [
+        "choose",
+        "choose",
+        "test",
+        "cost",
+        "last",
+    ]
     assert "RobustLoss" in path.with_suffix(".md").read_text()
     assert path.with_suffix(".png").stat().st_size > 1000
     assert tables(found) == path.with_suffix(".md").read_text()

@@ -1,4 +1,4 @@
-"""The choice of settings: every recipe of a method, then the best one at another learning rate."""
+"""The choice of settings: every recipe, then the best at another rate, with each optimizer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.objectives.methods import Recipe
 from benchmarks.results import Run
-from benchmarks.robust.plans import RATES, RECIPES
+from benchmarks.robust.budgets import RATES
+from benchmarks.robust.plans import RECIPES, Choice
 from benchmarks.robust.settings import Settings
 from isoreg.robustness.pgd import pgd
 
@@ -19,29 +19,32 @@ Key = dict[str, Any]
 
 def tries(
     runs: list[Run], name: str, methods: Sequence[str], settings: Settings
-) -> Iterator[tuple[Key, Recipe, float]]:
-    """Keys of the runs of the choice on a network with their recipes and rates, as they come.
+) -> Iterator[tuple[Key, Choice]]:
+    """Keys of the runs of the choice on a network with what they try, as they come.
 
-    The last one of a method depends on the runs before it, which ``runs`` must have by then.
+    The last one with each optimizer depends on the runs before it, which ``runs`` must have by
+    then.
     """
-    rate, other_rate = RATES[name]
     for method in methods:
-        for recipe in RECIPES[method][: settings.recipes_each]:
-            yield _key(name, method, recipe, rate), recipe, rate
-        if settings.other_rate:
-            recipe, _ = best(runs, name, method, settings)
-            yield _key(name, method, recipe, other_rate), recipe, other_rate
+        for optimizer in settings.optimizers:
+            rates = RATES[name][optimizer]
+            for recipe in RECIPES[method][: settings.recipes_each]:
+                yield _keyed(name, method, Choice(recipe, optimizer, rates.first))
+            if settings.other_rate:
+                recipe = best(runs, name, method, settings, optimizer).recipe
+                yield _keyed(name, method, Choice(recipe, optimizer, rates.other))
 
 
-def best(runs: list[Run], name: str, method: str, settings: Settings) -> tuple[Recipe, float]:
-    """Recipe and rate by the rule of `Settings`."""
+def best(
+    runs: list[Run], name: str, method: str, settings: Settings, optimizer: str | None = None
+) -> Choice:
+    """The choice by the rule of `Settings`, among all optimizers or with one of them."""
     wanted = {"phase": "choose", "network": name, "method": method}
     tried = [run["figures"] for run in runs if wanted.items() <= run["key"].items()]
-    accurate = [figures for figures in tried if figures["clean"] >= settings.clean_floor]
-    found = (
-        max(accurate, key=score) if accurate else max(tried, key=lambda figures: figures["clean"])
-    )
-    return found["recipe"], found["rate"]
+    tried = [found for found in tried if found["optimizer"] == (optimizer or found["optimizer"])]
+    accurate = [found for found in tried if found["clean"] >= settings.clean_floor]
+    first = max(accurate, key=score) if accurate else max(tried, key=lambda found: found["clean"])
+    return Choice(first["recipe"], first["optimizer"], first["rate"])
 
 
 def score(figures: dict[str, Any]) -> float:
@@ -66,11 +69,7 @@ def validate(
     return {"clean": correct.float().mean().item(), "attacked": attacked}
 
 
-def _key(name: str, method: str, recipe: Recipe, rate: float) -> Key:
-    options = ", ".join(f"{k} {v:g}" for k, v in recipe.get(method, {}).items())
-    return {
-        "phase": "choose",
-        "network": name,
-        "method": method,
-        "setting": f"{options}, rate {rate:g}".removeprefix(", "),
-    }
+def _keyed(name: str, method: str, choice: Choice) -> tuple[Key, Choice]:
+    options = ", ".join(f"{k} {v:g}" for k, v in choice.recipe.get(method, {}).items())
+    setting = f"{options}, {choice.optimizer.title()} {choice.rate:g}".removeprefix(", ")
+    return {"phase": "choose", "network": name, "method": method, "setting": setting}, choice

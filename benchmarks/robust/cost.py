@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import torch
 
 from benchmarks.objectives import attach
+from benchmarks.robust.optimizers import OPTIMIZERS
 from benchmarks.robust.plans import UNIT, Plan
 from benchmarks.robust.training import network
 from benchmarks.timing import interleaved
@@ -28,15 +29,16 @@ def _stepper(name: str, plan: Plan, stack: ExitStack) -> Callable[[], None]:
     model = network(name)
     objective = stack.enter_context(attach(model, plan.recipe))
     parameters = list(model.parameters())
-    optimizer = torch.optim.Adam(parameters, fused=True)
+    optimizers = OPTIMIZERS[plan.schedule.optimizer](model)
     batches = _batches(plan.schedule.batch_size)
 
     def step() -> None:
         images, labels = next(batches)
         loss = objective(images, labels, progress=1.0)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward(inputs=parameters)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         objective.after_step()
 
     return step

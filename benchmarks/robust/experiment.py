@@ -11,24 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.objectives.methods import Recipe
 from benchmarks.progress import progress_bar
 from benchmarks.results import Results
+from benchmarks.robust.budgets import CHOICE_BUDGET, EPOCHS, OURS, RATES
 from benchmarks.robust.choice import Key, best, tries, validate
 from benchmarks.robust.cost import relative_costs
 from benchmarks.robust.evaluation import DECISIVE, attacked
-from benchmarks.robust.plans import (
-    CHOICE_BUDGET,
-    EPOCHS,
-    OURS,
-    RATES,
-    RECIPES,
-    STAGES,
-    Plan,
-    measured,
-    plan_of,
-    title_of,
-)
+from benchmarks.robust.plans import RECIPES, STAGES, Choice, Plan, measured, plan_of, title_of
 from benchmarks.robust.settings import Settings
 from benchmarks.robust.training import load, network, train
 
@@ -76,14 +65,16 @@ def _jobs(
     """Keys and what gives their figures: what matters most first, on all seeds."""
     for stage, methods in enumerate(STAGES):
         for name in settings.networks:
-            for key, recipe, rate in tries(results.runs, name, methods, settings):
-                yield key, partial(_try, key, recipe, rate, settings, data)
+            for key, choice in tries(results.runs, name, methods, settings):
+                yield key, partial(_try, key, choice, settings, data)
             plans = measured(name, partial(_best, results, settings), stage)
             for title, seed in _order(list(plans), seeds, by_title=stage == 0):
                 key = {"phase": "test", "network": name, "training": title, "seed": seed}
                 yield key, partial(_measure, key, plans[title], settings, data)
-            if stage == 0:
-                yield {"phase": "cost", "network": name}, partial(_costs, name, settings)
+            key = {"phase": "cost", "network": name, "stage": stage}
+            if plans:
+                seconds = settings.timing_seconds
+                yield key, partial(relative_costs, name, plans, seconds=seconds)
     for name in settings.networks:
         ours = measured(name, partial(_best, results, settings), 0)[title_of(OURS)]
         last = replace(ours, preset=settings.last_preset)
@@ -97,27 +88,18 @@ def _order(titles: list[str], seeds: int, *, by_title: bool) -> list[tuple[str, 
     return sorted(found, key=lambda pair: titles.index(pair[0])) if by_title else found
 
 
-def _best(results: Results, settings: Settings, name: str, method: str) -> tuple[Recipe, float]:
-    return best(results.runs, name, method, settings)
+def _best(
+    results: Results, settings: Settings, name: str, method: str, optimizer: str | None = None
+) -> Choice:
+    return best(results.runs, name, method, settings, optimizer)
 
 
-def _first(name: str, method: str) -> tuple[Recipe, float]:
-    """Some recipe of a method: the time of a step does not depend on its numbers."""
-    return RECIPES[method][0], RATES[name][0]
-
-
-def _costs(name: str, settings: Settings) -> dict[str, float]:
-    plans: dict[str, Plan] = {}
-    for stage in range(len(STAGES)):
-        plans |= measured(name, _first, stage)
-    return relative_costs(name, plans, seconds=settings.timing_seconds)
-
-
-def _try(key: Key, recipe: Recipe, rate: float, settings: Settings, data: _Data) -> dict[str, Any]:
-    plan = plan_of(key["network"], key["method"], recipe, rate, budget=CHOICE_BUDGET)
+def _try(key: Key, choice: Choice, settings: Settings, data: _Data) -> dict[str, Any]:
+    plan = plan_of(key["network"], key["method"], choice, budget=CHOICE_BUDGET)
     model, seconds = _trained(key["network"], plan, 0, data("fit"), settings, data.device)
     figures = validate(model, *data("validation"), settings)
-    return {**figures, "rate": rate, "training seconds": seconds, **plan.to_dict()}
+    tried = {"optimizer": choice.optimizer, "rate": choice.rate}
+    return {**figures, **tried, "training seconds": seconds, **plan.to_dict()}
 
 
 def _measure(key: Key, plan: Plan, settings: Settings, data: _Data) -> dict[str, Any]:
@@ -146,11 +128,16 @@ def _trained(
 
 def _count(settings: Settings, seeds: int) -> int:
     """Runs in all."""
-    found = 0
+
+    def any_choice(_: str, method: str, optimizer: str = "adam") -> Choice:
+        return Choice(RECIPES[method][0], optimizer, 0.0)
+
+    found = 1
     for stage, methods in enumerate(STAGES):
-        found += sum(
+        found += len(settings.optimizers) * sum(
             len(RECIPES[method][: settings.recipes_each]) + settings.other_rate
             for method in methods
         )
-        found += seeds * len(measured(settings.networks[0], _first, stage))
-    return (found + 2) * len(settings.networks)
+        plans = measured(settings.networks[0], any_choice, stage)
+        found += seeds * len(plans) + bool(plans)
+    return found * len(settings.networks)

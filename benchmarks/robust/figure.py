@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.robust.plans import RECIPES, title_of
+from benchmarks.robust.plans import CHEAP, RECIPES, title_of
 from benchmarks.robust.training import TITLES
 
 # Okabe and Ito's colours, and markers for those who see none
@@ -27,7 +27,8 @@ _PANELS = [("Linf", "0.1"), ("Linf", "0.2"), ("L2", "2")]
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draw a row for each network whose cost is measured, and a column for each radius."""
-    networks = [run["key"]["network"] for run in results["runs"] if run["key"]["phase"] == "cost"]
+    timed = [run["key"]["network"] for run in results["runs"] if run["key"]["phase"] == "cost"]
+    networks = list(dict.fromkeys(timed))
     if not networks:
         return
     figure = Figure(figsize=(11, 3.6 * len(networks) + 0.5), layout="constrained")
@@ -58,13 +59,13 @@ def _points(
         if run["key"]["network"] != name:
             continue
         if run["key"]["phase"] == "cost":
-            cost = run["figures"]
+            cost |= run["figures"]
         elif run["key"]["phase"] == "test":
             figures.setdefault(run["key"]["training"], []).append(run["figures"])
     found = {}
     for method in RECIPES:
         title = title_of(method)
-        titles = [t for t in figures if t == title or t.startswith(f"{title}, a ")]
+        titles = [t for t in figures if t in (title, f"{title}{CHEAP}")]
         if method == "cross-entropy":
             titles += [t for t in figures if t.startswith(f"{title}, 5")]
         found[method] = sorted(

@@ -8,22 +8,18 @@ from typing import Any
 
 from benchmarks.objectives import METHODS
 from benchmarks.objectives.methods import Recipe
+from benchmarks.robust.budgets import BATCHES, BUDGET, EPOCHS, OURS
+from benchmarks.robust.optimizers import OPTIMIZERS
 from benchmarks.robust.training import VALIDATION, Schedule
 
-OURS = "first-order-margin"
-BUDGET = 3.0  # in trainings by `UNIT`
-# the choice has 50,000 images an epoch in place of 60,000: about the same number of steps
-CHOICE_BUDGET = 3.5
-# all recipes are tried at the first rate, the best one at the second; tanh diverges at 1.5e-2
-RATES = {"relu": (1.5e-2, 5e-3), "tanh": (5e-3, 1.5e-3)}
 RECIPES: dict[str, Sequence[Recipe]] = {
     "cross-entropy": [{}],
-    OURS: [{OURS: {"eps": eps}} for eps in (0.13, 0.17)],
-    "fgsm": [{"fgsm": {"eps": eps}} for eps in (0.15, 0.2)],
-    "pgd": [{"pgd": {"eps": eps}} for eps in (0.1, 0.2)],
-    "trades": [{"trades": {"eps": 0.2, "beta": beta}} for beta in (1.0, 6.0)],
-    "jacobian": [{"jacobian": {"weight": weight}} for weight in (0.1, 0.5)],
-    "input-gradient": [{"input-gradient": {"weight": weight}} for weight in (10.0, 100.0)],
+    OURS: [{OURS: {"eps": eps}} for eps in (0.13, 0.15, 0.17)],
+    "fgsm": [{"fgsm": {"eps": eps}} for eps in (0.15, 0.2, 0.25)],
+    "pgd": [{"pgd": {"eps": eps}} for eps in (0.1, 0.2, 0.25)],
+    "trades": [{"trades": {"eps": 0.2, "beta": beta}} for beta in (0.5, 1.0, 6.0)],
+    "jacobian": [{"jacobian": {"weight": weight}} for weight in (0.1, 0.25, 0.5)],
+    "input-gradient": [{"input-gradient": {"weight": weight}} for weight in (1.0, 10.0, 100.0)],
 }
 # in the order of the stages: methods that are chosen at the beginning of each
 STAGES: Sequence[Sequence[str]] = (
@@ -32,27 +28,6 @@ STAGES: Sequence[Sequence[str]] = (
     ("cross-entropy", "pgd", "trades", "jacobian", "input-gradient"),
     (),
 )
-# epochs that cost as much as UNIT, from the times of a step; the report measures them again
-EPOCHS: dict[str, dict[str, float]] = {
-    "relu": {
-        "cross-entropy": 6.9,
-        OURS: 3.1,
-        "fgsm": 3.4,
-        "pgd": 1.1,
-        "trades": 1.1,
-        "jacobian": 3.1,
-        "input-gradient": 3.1,
-    },
-    "tanh": {
-        "cross-entropy": 9.4,
-        OURS: 4.2,
-        "fgsm": 4.0,
-        "pgd": 1.3,
-        "trades": 1.4,
-        "jacobian": 4.0,
-        "input-gradient": 4.0,
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -77,16 +52,30 @@ class Plan:
         return {"recipe": dict(self.recipe), "schedule": asdict(self.schedule)}
 
 
+CHEAP = ", a third of the cost"
 # the unit of cost: the length and the batches of the paper's training
 UNIT = Plan({}, Schedule(epochs=5, batch_size=100, learning_rate=2e-3))
-# network and method: the recipe and the rate that were best
-Chosen = Callable[[str, str], tuple[Recipe, float]]
 
 
-def plan_of(name: str, method: str, recipe: Recipe, rate: float, *, budget: float = BUDGET) -> Plan:
-    """A recipe on a network at a cost of ``budget`` units; ``method`` says what an epoch costs."""
-    epochs = max(1, round(budget * EPOCHS[name][method]))
-    return Plan(recipe, Schedule(epochs=epochs, learning_rate=rate))
+@dataclass(frozen=True)
+class Choice:
+    """What was best on validation images."""
+
+    recipe: Recipe
+    optimizer: str
+    rate: float
+
+
+# network, method and perhaps the optimizer: what was best
+Chosen = Callable[..., Choice]
+
+
+def plan_of(name: str, method: str, choice: Choice, *, budget: float = BUDGET) -> Plan:
+    """A choice on a network at a cost of ``budget`` units; ``method`` says what an epoch costs."""
+    optimizer = choice.optimizer
+    epochs = max(1, round(budget * EPOCHS[name][optimizer][method]))
+    schedule = Schedule(epochs, BATCHES[optimizer], choice.rate, optimizer=optimizer)
+    return Plan(choice.recipe, schedule)
 
 
 def title_of(method: str) -> str:
@@ -98,20 +87,25 @@ def measured(name: str, chosen: Chosen, stage: int) -> dict[str, Plan]:
     """The runs of a stage on a network by their title; the stages go from what matters most."""
 
     def plan(method: str, **options: Any) -> Plan:
-        return plan_of(name, method, *chosen(name, method), **options)
+        return plan_of(name, method, chosen(name, method), **options)
 
     if stage == 0:
-        return {
+        plans = {
             title_of(OURS): replace(plan(OURS), preset="standard"),
             "cross-entropy, 5 epochs": UNIT,
             title_of("fgsm"): plan("fgsm"),
         }
+        for method in (OURS, "fgsm"):
+            (other,) = set(OPTIMIZERS) - {chosen(name, method).optimizer}
+            title = f"{title_of(method)}, {other.title()}"
+            plans[title] = plan_of(name, method, chosen(name, method, other))
+        return plans
     if stage == 1:
         return _additions(plan(OURS))
     if stage == 2:
         return {title_of(method): plan(method) for method in STAGES[stage]}
     cheap = {
-        f"{title_of(method)}, a third of the cost": plan(method, budget=BUDGET / 3)
+        f"{title_of(method)}{CHEAP}": plan(method, budget=BUDGET / 3)
         for method in (OURS, "fgsm", "pgd", "trades")
     }
     return _parts(plan(OURS)) | cheap
@@ -134,11 +128,14 @@ def _additions(ours: Plan) -> dict[str, Plan]:
 def _parts(ours: Plan) -> dict[str, Plan]:
     """Our recipe without each of its parts."""
     options, title = dict(ours.recipe[OURS]), title_of(OURS)
-    slow = replace(ours.schedule, learning_rate=2e-3)
-    small = replace(ours.schedule, batch_size=100, epochs=max(1, ours.schedule.epochs * 3 // 4))
+    slow = replace(ours.schedule, learning_rate=ours.schedule.learning_rate / 5)
+    # by the times of a step; the report measures the cost
+    longer = {"adam": 4 / 3, "muon": 2.2}[ours.schedule.optimizer]
+    epochs = max(1, round(ours.schedule.epochs / longer))
+    small = replace(ours.schedule, batch_size=100, epochs=epochs)
     return {
         f"{title}, no ramp": replace(ours, recipe={OURS: {**options, "ramp": 1e-9}}),
-        f"{title}, rate 2e-3": replace(ours, schedule=slow),
+        f"{title}, a fifth of the rate": replace(ours, schedule=slow),
         f"{title}, batches of 100": replace(ours, schedule=small),
         f"{title}, 50,000 images": replace(ours, held_out=VALIDATION),
     }

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from benchmarks.publish import publish
 from benchmarks.results import Results, Run
+from benchmarks.robust.budgets import OURS
 from benchmarks.robust.choice import score
 from benchmarks.robust.figure import draw
-from benchmarks.robust.plans import OURS, title_of
+from benchmarks.robust.plans import title_of
 from benchmarks.robust.training import TITLES
 from benchmarks.tables import markdown_table, percent, spread
 
@@ -48,11 +49,12 @@ def by_training(results: dict[str, Any], name: str) -> dict[str, list[Run]]:
 
 
 def costs(results: dict[str, Any], name: str) -> dict[str, float]:
-    """The cost of each training on a network, in units; empty before it was measured."""
+    """The cost of each training on a network, in units; those that were measured so far."""
+    found: dict[str, float] = {}
     for run in results["runs"]:
-        if run["key"] == {"phase": "cost", "network": name}:
-            return dict(run["figures"])
-    return {}
+        if (run["key"]["phase"], run["key"]["network"]) == ("cost", name):
+            found |= run["figures"]
+    return found
 
 
 def _introduction(results: dict[str, Any]) -> str:
@@ -102,13 +104,14 @@ def _norms(figures: dict[str, Any]) -> list[str]:
 
 
 def _settings(figures: dict[str, Any]) -> str:
-    """Options and learning rate, for a table."""
+    """Options, optimizer and learning rate, for a table."""
     options = [
         f"{option} {value:.3g}" if isinstance(value, int | float) else f"{value}"
         for found in figures["recipe"].values()
         for option, value in found.items()
     ]
-    return ", ".join([*options, f"rate {figures['schedule']['learning_rate']:g}"])
+    schedule = figures["schedule"]
+    return ", ".join([*options, f"{schedule['optimizer'].title()} {schedule['learning_rate']:g}"])
 
 
 def _attacks(results: dict[str, Any], name: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.objectives import attach
 from benchmarks.objectives.methods import Recipe
+from benchmarks.robust.optimizers import OPTIMIZERS, set_rate
 from isoreg.datasets import mnist
 
 # name: activation, width of each of the four hidden layers
@@ -25,19 +26,21 @@ VALIDATION = 10_000
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: Adam, its rate rising linearly at first, then along a cosine to 0.
+    """How long and how fast: the rate rises linearly at first, then falls along a cosine to 0.
 
     Attributes:
         epochs: Passes through the training images.
         batch_size: Images a step.
         learning_rate: The highest.
         warmup: Share of the steps before the highest rate.
+        optimizer: A name of `benchmarks.robust.optimizers.OPTIMIZERS`.
     """
 
     epochs: int
     batch_size: int = 250
     learning_rate: float = 6e-3
     warmup: float = 0.05
+    optimizer: str = "adam"
 
     def rate(self, progress: float) -> float:
         """The learning rate when this share of training is done."""
@@ -74,17 +77,18 @@ def train(
     model.train()
     with attach(model, recipe) as objective:
         parameters = list(model.parameters())
-        optimizer = torch.optim.Adam(parameters, fused=True)
+        optimizers = OPTIMIZERS[schedule.optimizer](model)
         for epoch in range(schedule.epochs):
             order = torch.randperm(len(images)).split(schedule.batch_size)[:steps]
             for step, batch in enumerate(order):
                 progress = (epoch * steps + step) / (schedule.epochs * steps)
-                optimizer.param_groups[0]["lr"] = schedule.rate(progress)
+                set_rate(optimizers, schedule.rate(progress))
                 chosen = batch.to(images.device)
                 loss = objective(images[chosen], labels[chosen], progress=progress)
-                optimizer.zero_grad()
+                model.zero_grad()
                 loss.backward(inputs=parameters)  # the images need no gradient of the loss
-                optimizer.step()
+                for optimizer in optimizers:
+                    optimizer.step()
                 objective.after_step()
     model.eval()
     return time.process_time() - begin

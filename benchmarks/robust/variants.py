@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.objectives.methods import Options, Recipe
-from benchmarks.robust.plans import OURS, Plan, title_of
+from benchmarks.robust.budgets import OURS
+from benchmarks.robust.plans import Plan, title_of
 from benchmarks.robust.training import Schedule
 
 EPS = 0.13
