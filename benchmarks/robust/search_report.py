@@ -18,7 +18,7 @@ from benchmarks.robust.selection import (
     promising,
     score,
 )
-from benchmarks.robust.variants import EPS, LONGER, NORM, PLAIN, RATE
+from benchmarks.robust.variants import EPS, LONGER, NORM, OPTIMIZER, PLAIN, RATE
 from benchmarks.tables import markdown_table, percent, spread
 
 BASELINES = (PLAIN, NORM, LONGER)
@@ -48,11 +48,11 @@ def tables(results: dict[str, Any]) -> str:
 def _introduction(settings: SearchSettings) -> str:
     floor, lead = 100 * settings.clean_floor, 100 * settings.noise
     return (
-        f"ReLU MLP 4 x 200, trained on the first-order margin (radius {EPS:g}, rate {RATE:g}) for "
-        f"{settings.epochs} epochs of the first 50,000 images, with something added; in % of "
-        f"{settings.images:,} validation images, sampled evenly. An image counts if it survives "
-        f"{' and '.join(settings.attacks)}; the larger radius is attacked first, and what survives "
-        "it counts as surviving the smaller. Mean: of both radii. Of several settings the one with "
+        f"ReLU MLP 4 x 200, trained on the first-order margin (radius {EPS:g}, {OPTIMIZER.title()} "
+        f"{RATE:g}) for {settings.epochs} epochs of the first 50,000 images, with something added; "
+        f"in % of {settings.images:,} validation images, sampled evenly. An image counts if it "
+        f"survives {' and '.join(settings.attacks)}; the larger radius is attacked first, and what "
+        "survives it counts as surviving the smaller. Mean: of both radii. Of several settings the one with "
         f"the best mean is shown, among those with a clean accuracy of {floor:g} % or more. The "
         f"baseline is {PLAIN}; of variants with a second pass {LONGER}. Cost: steps of all "
         "trainings, timed in turn in one process on one thread. A variant promises if on this seed "
