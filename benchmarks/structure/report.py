@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -12,12 +13,28 @@ from benchmarks.results import Results
 from benchmarks.structure import cifar
 from benchmarks.structure.experiment import SLACK, chosen_strengths
 from benchmarks.structure.figure import draw_digits, draw_search
+from benchmarks.structure.methods import FITTED, METHODS
 from benchmarks.tables import markdown_table, percent, spread
 
 
 def report_digits(results: Results, console: Console) -> None:
     """Print and save the tables of all tasks."""
-    publish(results, console, digits_tables, draw_digits)
+
+    def draw(found: dict[str, Any], path: Path) -> None:
+        draw_digits(_in_order(found), path)
+
+    publish(results, console, lambda found: digits_tables(_in_order(found)), draw)
+
+
+def _in_order(results: dict[str, Any]) -> dict[str, Any]:
+    """With the runs in the order of the methods, whatever was run first; wider networks last."""
+    order = {name: place for place, name in enumerate(METHODS)}
+
+    def place(run: dict[str, Any]) -> tuple[int, int, int]:
+        key = run["key"]
+        return key.get("width", 0), key.get("epochs", 0), order.get(key["method"], 0)
+
+    return {**results, "runs": sorted(results["runs"], key=place)}
 
 
 def report_torus(results: Results, console: Console) -> None:
@@ -114,7 +131,8 @@ def _task_table(results: dict[str, Any], task: str) -> str:
         key = run["key"]
         if key["task"] == task:
             width = f", {key['width']} units a layer" if "width" in key else ""
-            width += f", {key['epochs']} epochs, moved, fitted" if "epochs" in key else ""
+            width += f", {key['epochs']} epochs, moved" if "epochs" in key else ""
+            width += ", fitted" if "epochs" in key and key["method"] in FITTED else ""
             by_method.setdefault(key["method"] + width, []).append(run["figures"])
     shots = [f"{examples} a class" for examples, _ in results["settings"]["examples"]]
     header = ["training", "seeds", "coarse", *shots, "5 neighbours", "full probe", "NMI"]
