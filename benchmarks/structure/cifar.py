@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks import photographs
 from benchmarks.results import Results, Run
 from benchmarks.structure.data import Data, Split
-from benchmarks.structure.evaluation import fine_figures
+from benchmarks.structure.evaluation import fine_figures, pixels_of
 from benchmarks.structure.experiment import (
     chosen_strengths,
     measure,
@@ -21,11 +21,10 @@ from benchmarks.structure.experiment import (
 )
 from benchmarks.structure.methods import METHODS, Method, isometry, regression
 from benchmarks.structure.settings import Settings
-from benchmarks.structure.unlabelled import CHANNELS, Effort, embedding, learn, resnet_body
+from benchmarks.structure.unlabelled import BOTH, CHANNELS, Effort, learn, resnet_body
 from isoreg import references
 
 TASKS = {"animal or vehicle": [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]}
-_BOTH = "patches and contrastive"
 _BETAS = (0.1, 0.3, 1.0)
 _SMALLER = (0.03, 0.1, 0.3)
 
@@ -36,11 +35,11 @@ CIFAR_METHODS: dict[str, Method] = {
     "isometry, pixels": Method(isometry(), _SMALLER),
     "patches predicted by a head": Method(regression, _BETAS, reference="patches"),
     "control: constant distance": Method(METHODS["control: constant distance"].build, _SMALLER),
-    "isometry, both": Method(isometry(), (*_BETAS, 3.0), reference=_BOTH),
-    "control: both, shuffled": Method(isometry(shuffled=True), _SMALLER, reference=_BOTH),
-    "both predicted by a head": Method(regression, _SMALLER, reference=_BOTH),
+    "isometry, both": Method(isometry(), (*_BETAS, 3.0), reference=BOTH),
+    "control: both, shuffled": Method(isometry(shuffled=True), _SMALLER, reference=BOTH),
+    "both predicted by a head": Method(regression, _SMALLER, reference=BOTH),
 }
-UNTRAINED = ("raw pixels", "patches", _BOTH, f"manifold of {_BOTH}")
+UNTRAINED = ("raw pixels", "patches", BOTH, f"manifold of {BOTH}")
 SLACK = 0.01
 """Of the coarse accuracy, in the choice of a strength: 1,000 validation images tell no less."""
 
@@ -97,7 +96,7 @@ def run(*, seeds: int, data_dir: Path | None, out: Path, quick: bool) -> Results
     data, learnt = load(settings, data_dir, out.parent / "cache", effort)
     for key in progress_over(todo):
         if key.get("task") == "without labels":
-            embed = embedding(key["method"], learnt, data.train.x)
+            embed = learnt.get(key["method"], pixels_of)
             results.add(key, fine_figures(embed, data, settings, seed=0))
         else:
             results.add(key, _figures(key, data, settings, results.runs))

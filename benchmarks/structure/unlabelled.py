@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cache import computed_once
-from benchmarks.structure.evaluation import pixels_of
 from benchmarks.structure.selfsupervised import contrastive
 from benchmarks.structure.training import run_in_parts
 from isoreg import references
@@ -19,7 +17,7 @@ CHANNELS = (32, 64, 128, 256)
 GRID = 2
 _MEASURED = 2_000
 _SEED = 0
-_MANIFOLD_OF = "manifold of "
+BOTH = "patches and contrastive"
 
 
 @dataclass(frozen=True)
@@ -44,29 +42,15 @@ def learn(images: Tensor, cache: Path, effort: Effort) -> dict[str, references.R
         effort: How much to learn.
     """
     patches = _patches(images, effort.filters)
-    contrastive = _contrastive(images, cache, effort.epochs)
+    both = _beside(patches, _contrastive(images, cache, effort.epochs))
+    manifold = references.manifold(images, reference=both)
     return {
         "pixels": references.scaled(None, images[:1_000]),
         "patches": patches,
-        "patches and contrastive": lambda x: torch.cat([patches(x), contrastive(x)], 1) / 2**0.5,
+        BOTH: both,
+        f"manifold of {BOTH}": manifold,
+        f"{BOTH} and their manifold": _beside(both, manifold),
     }
-
-
-def embedding(
-    name: str, learnt: dict[str, references.Reference], images: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """What features are to be measured against: raw pixels, a reference, or its manifold.
-
-    Args:
-        name: "raw pixels", a name in ``learnt``, or one behind "manifold of ".
-        learnt: What `learn` returned.
-        images: (n, 3, h, w) those that it was learnt from.
-    """
-    if name == "raw pixels":
-        return pixels_of
-    if name.startswith(_MANIFOLD_OF):
-        return references.manifold(images, reference=learnt[name.removeprefix(_MANIFOLD_OF)])
-    return learnt[name]
 
 
 def resnet_body(dropout: float = 0.0) -> nn.Module:
@@ -77,6 +61,11 @@ def resnet_body(dropout: float = 0.0) -> nn.Module:
         "resnet10t", num_classes=0, channels=CHANNELS, stem_width=16, drop_rate=dropout
     )
     return body
+
+
+def _beside(first: references.Reference, second: references.Reference) -> references.Reference:
+    """Both side by side; squared distances are the mean of theirs."""
+    return lambda x: torch.cat([first(x), second(x)], 1) / 2**0.5
 
 
 def _patches(images: Tensor, filters: int) -> references.Reference:
