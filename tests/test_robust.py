@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from benchmarks.robust import experiment
 from benchmarks.robust.budgets import BUDGET, EPOCHS, OURS
 from benchmarks.robust.choice import best, score, tries, validate
 from benchmarks.robust.cost import relative_costs
+from benchmarks.robust.figure import draw
 from benchmarks.robust.optimizers import OPTIMIZERS, set_rate
 from benchmarks.robust.plans import RECIPES, STAGES, Choice, Plan, measured, plan_of
 from benchmarks.robust.report import tables
@@ -221,6 +223,37 @@ def test_the_splits_are_those_they_are_called(monkeypatch: pytest.MonkeyPatch) -
         "test": [0, 9_999],
     }
     assert load("test", None, "cpu", 4)[1].tolist() == [0, 2500, 5000, 7500]
+
+
+def measured_run(name: str, training: str, share: float) -> dict[str, Any]:
+    """A run on test images with one worst case."""
+    key = {"phase": "test", "network": name, "training": training, "seed": 0}
+    return {"key": key, "figures": {"Linf": {"shares": {"worst case": {"0.1": share}}}}}
+
+
+def test_the_figure_shows_every_budget_of_every_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    runs = []
+    for name, cost in (("relu", 3.0), ("tanh", 8.0)):
+        cheap = "RobustLoss, a third of the cost"
+        runs += [measured_run(name, "RobustLoss", 0.9), measured_run(name, cheap, 0.8)]
+        runs += [measured_run(name, "RobustLoss, a fifth of the rate", 0.1)]  # no budget
+        # costs are measured stage by stage
+        for stage, costs in enumerate(({"RobustLoss": cost}, {cheap: cost / 3})):
+            key = {"phase": "cost", "network": name, "stage": stage}
+            runs.append({"key": key, "figures": costs})
+    draw({"runs": runs}, tmp_path / "robust.png")
+    axes = drawn[0].axes
+    assert len(axes) == 6
+    for axis, cost in ((axes[0], 3.0), (axes[3], 8.0)):
+        assert axis.get_xlim()[0] == 0
+        assert axis.get_xlim()[1] > 8
+        line = axis.lines[0]
+        assert list(line.get_xdata()) == pytest.approx([cost / 3, cost])
+        assert list(line.get_ydata()) == pytest.approx([80.0, 90.0])
 
 
 def test_the_command_runs_resumes_and_draws(
