@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks.publish import publish
 from benchmarks.results import Results
 from benchmarks.structure import cifar
+from benchmarks.structure.curves import draw_neighbours, draw_photographs
 from benchmarks.structure.experiment import SLACK, chosen_strengths
 from benchmarks.structure.figure import draw_digits, draw_search
 from benchmarks.structure.methods import FITTED, METHODS
@@ -71,7 +72,7 @@ def report_cifar(results: Results, console: Console) -> None:
         "over seeds (over draws where there is one seed). References have root mean squared "
         "distance 10.\n"
     )
-    publish(results, console, lambda found: text + _cifar_tables(found))
+    publish(results, console, lambda found: text + _cifar_tables(found), draw_photographs)
 
 
 def _cifar_tables(results: dict[str, Any]) -> str:
@@ -92,7 +93,7 @@ def _every_task(results: dict[str, Any]) -> str:
 
 def report_neighbours(results: Results, console: Console) -> None:
     """Print and save one table a question."""
-    publish(results, console, neighbours_tables)
+    publish(results, console, neighbours_tables, draw_neighbours)
 
 
 def report_search(results: Results, console: Console) -> None:
