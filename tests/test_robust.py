@@ -245,9 +245,10 @@ def test_the_figure_shows_every_budget_of_every_network(
         for stage, costs in enumerate(({"RobustLoss": cost}, {cheap: cost / 3})):
             key = {"phase": "cost", "network": name, "stage": stage}
             runs.append({"key": key, "figures": costs})
-    draw({"runs": runs}, tmp_path / "robust.png")
+    settings = {"linf": [0.1, 0.2], "l2": [1.0]}
+    draw({"settings": settings, "runs": runs}, tmp_path / "robust.png")
     axes = drawn[0].axes
-    assert len(axes) == 6
+    assert len(axes) == 2 * 3
     for axis, cost in ((axes[0], 3.0), (axes[3], 8.0)):
         assert axis.get_xlim()[0] == 0
         assert axis.get_xlim()[1] > 8

@@ -22,23 +22,26 @@ _LOOKS = {
     "jacobian": ("#CC79A7", "v"),
     "input-gradient": ("#E69F00", "P"),
 }
-_PANELS = [("Linf", "0.1"), ("Linf", "0.2"), ("L2", "2")]
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draw a row for each network whose cost is measured, and a column for each radius."""
+    settings = results["settings"]
+    panels = [("Linf", f"{eps:g}") for eps in settings["linf"]]
+    panels += [("L2", f"{eps:g}") for eps in settings["l2"]]
     timed = [run["key"]["network"] for run in results["runs"] if run["key"]["phase"] == "cost"]
     networks = list(dict.fromkeys(timed))
     if not networks:
         return
-    figure = Figure(figsize=(11, 3.6 * len(networks) + 0.5), layout="constrained")
-    grid = figure.subplots(len(networks), len(_PANELS), squeeze=False, sharex=True)
+    size = (3 * len(panels), 3.4 * len(networks) + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(networks), len(panels), squeeze=False, sharex=True)
     for row, name in zip(grid, networks, strict=True):
         points = _points(results, name)
-        for axis, (norm, eps) in zip(row, _PANELS, strict=True):
+        for axis, (norm, eps) in zip(row, panels, strict=True):
             _panel(axis, points, norm, eps)
             label = "L-inf" if norm == "Linf" else norm
-            axis.set_title(f"{TITLES[name]}, {label} eps {eps}", fontsize=10)
+            axis.set_title(f"{TITLES[name]}\n{label}, eps {eps}", fontsize=10)
         row[0].set_ylabel("worst-case accuracy (%)")
     grid[0][0].set_xlim(0, 1.05 * max(axis.dataLim.x1 for axis in grid.flat))
     for axis in grid[-1]:
