@@ -22,7 +22,7 @@ from benchmarks.robust.cost import relative_costs
 from benchmarks.robust.figure import draw
 from benchmarks.robust.optimizers import OPTIMIZERS, set_rate
 from benchmarks.robust.plans import RECIPES, STAGES, Choice, Plan, measured, plan_of
-from benchmarks.robust.report import tables
+from benchmarks.robust.report import costs, tables
 from benchmarks.robust.settings import Settings
 from benchmarks.robust.training import NETWORKS, Schedule, load, network, train
 
@@ -242,9 +242,10 @@ def test_the_figure_shows_every_budget_of_every_network(
         runs += [measured_run(name, "RobustLoss", 0.9), measured_run(name, cheap, 0.8)]
         runs += [measured_run(name, "RobustLoss, a fifth of the rate", 0.1)]  # no budget
         # costs are measured stage by stage
-        for stage, costs in enumerate(({"RobustLoss": cost}, {cheap: cost / 3})):
+        for stage, found in enumerate(({"RobustLoss": cost}, {cheap: cost / 3})):
             key = {"phase": "cost", "network": name, "stage": stage}
-            runs.append({"key": key, "figures": costs})
+            runs.append({"key": key, "figures": found})
+    assert costs({"runs": runs}, "tanh") == {"RobustLoss": 8.0, cheap: 8.0 / 3}
     settings = {"linf": [0.1, 0.2], "l2": [1.0]}
     draw({"settings": settings, "runs": runs}, tmp_path / "robust.png")
     axes = drawn[0].axes

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
+from benchmarks.results import Results
 from benchmarks.structure import data as samples
 from benchmarks.structure import experiment, probes
 from benchmarks.structure.corruptions import CORRUPTIONS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.methods import METHODS, Batch
 from benchmarks.structure.neighbours import calibration_error
+from benchmarks.structure.report import report_digits
 from benchmarks.structure.settings import TASKS, Settings
 from benchmarks.structure.training import mlp, train
 from isoreg.datasets import digits
@@ -224,6 +227,19 @@ def test_each_part_runs_resumes_and_leaves_a_table(
         assert out.with_suffix(".png").stat().st_size > 10_000
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert out.read_text() == first, "a finished benchmark measures nothing again"
+
+
+def test_the_table_has_the_order_of_the_methods_whatever_was_run_first(tmp_path: Path) -> None:
+    shot = {f"{n} a class": {"accuracy": [0.5]} for n in (1, 10)}
+    figures = {"coarse": 0.9, "few-shot": shot, "kNN": 0.5, "probe": 0.5, "NMI": 0.5}
+    results = Results(tmp_path / "digits.json", {**asdict(Settings()), "examples": [[1, 1]]})
+    last, first = list(METHODS)[-1], next(iter(METHODS))
+    for key in ({"method": first, "width": 300}, {"method": last}, {"method": first}):
+        results.add({"task": "even or odd", "seed": 0, **key}, figures)
+    report_digits(results, Console(quiet=True))
+    lines = (tmp_path / "digits.md").read_text().splitlines()
+    found = [line.split("|")[1].strip() for line in lines if line.startswith("|")][2:]
+    assert found == [first, last, f"{first}, 300 units a layer"]
 
 
 def test_photographs_are_read_once_and_run_from_the_command_line(tmp_path: Path) -> None:
