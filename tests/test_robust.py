@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.objectives import attach
 from benchmarks.robust import experiment
-from benchmarks.robust.budgets import BUDGET, EPOCHS, OURS
+from benchmarks.robust.budgets import BATCHES, BUDGET, EPOCHS, OURS
 from benchmarks.robust.choice import best, score, tries, validate
 from benchmarks.robust.cost import relative_costs
 from benchmarks.robust.figure import draw
@@ -79,6 +80,17 @@ def test_training_repeats_from_its_seed_and_lowers_the_loss() -> None:
     assert (first(x).argmax(1) == y).float().mean() > 0.5
 
 
+def test_training_takes_the_optimizer_of_its_schedule() -> None:
+    weights = {}
+    for optimizer in OPTIMIZERS:
+        torch.manual_seed(3)
+        model = network("tanh")
+        schedule = Schedule(1, batch_size=20, optimizer=optimizer)
+        train(model, *images(), recipe={}, schedule=schedule)
+        weights[optimizer] = model[3].weight
+    assert not torch.allclose(weights["adam"], weights["muon"])
+
+
 def test_the_choice_takes_the_most_robust_of_those_that_are_accurate_enough() -> None:
     settings = Settings()
     runs = [
@@ -139,6 +151,8 @@ def test_every_plan_can_be_attached_and_costs_the_budget_by_its_epochs(name: str
     for stage in range(len(STAGES)):
         plans |= measured(name, first_choice, stage)
     assert len(plans) == 21
+    assert plans["RobustLoss"].schedule.optimizer == "muon"
+    assert plans["RobustLoss, Adam"].schedule.optimizer == "adam"
     x, y = images(20)
     for plan in plans.values():
         model = network(name)
@@ -148,6 +162,7 @@ def test_every_plan_can_be_attached_and_costs_the_budget_by_its_epochs(name: str
     for method in RECIPES:
         for optimizer in OPTIMIZERS:
             plan = plan_of(name, method, Choice({}, optimizer, 0.01))
+            assert plan.schedule.batch_size == BATCHES[optimizer]
             assert abs(plan.schedule.epochs - BUDGET * EPOCHS[name][optimizer][method]) <= 0.5
 
 
@@ -181,6 +196,8 @@ def test_muon_moves_the_hidden_matrices_in_all_directions_alike() -> None:
     model = network("tanh")
     before = model[3].weight.detach().clone()
     optimizers = OPTIMIZERS["muon"](model)
+    hidden = [p for group in optimizers[0].param_groups for p in group["params"]]
+    assert [tuple(p.shape) for p in hidden] == [(100, 784), *[(100, 100)] * 3]
     set_rate(optimizers, 0.01)
     x, y = images()
     nn.functional.cross_entropy(model(x), y).backward()
@@ -198,11 +215,20 @@ def test_costs_are_epochs_times_the_time_of_a_step_over_its_images(
             step()  # can be called
         return {"unit": 1.0, "large": 3.0, "long": 1.0}
 
+    built = []
+
+    def build(name: str, model: nn.Module) -> Any:
+        built.append(name)
+        return OPTIMIZERS[name](model)
+
+    builders = {name: partial(build, name) for name in OPTIMIZERS}
+    monkeypatch.setattr("benchmarks.robust.cost.OPTIMIZERS", builders)
     monkeypatch.setattr("benchmarks.robust.cost.interleaved", timed)
-    large = Plan({OURS: {"eps": 0.1}}, Schedule(5, batch_size=200))
+    large = Plan({OURS: {"eps": 0.1}}, Schedule(5, batch_size=200, optimizer="muon"))
     long = Plan({}, Schedule(20, batch_size=100))
     found = relative_costs("tanh", {"large": large, "long": long}, seconds=1.0)
     assert found == pytest.approx({"large": 1.5, "long": 4.0})
+    assert built == ["muon", "adam", "adam"]
 
 
 def test_the_splits_are_those_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
