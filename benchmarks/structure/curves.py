@@ -29,6 +29,7 @@ NEIGHBOURS: dict[str, _Look] = {
     "control: pixels, shuffled": ("#009E73", "x", ""),
     "isometry, manifold": ("#0072B2", "D", ""),
     "control: manifold, shuffled": ("#0072B2", "+", ""),
+    "raw pixels": ("#999999", "s", ""),
 }
 LOWER_IS_BETTER = "calibration error"
 
@@ -78,23 +79,25 @@ def draw_neighbours(results: dict[str, Any], path: Path) -> None:
             rows.append((f"{question}: {answer}", _gains(by_method, answer)))
     figure = Figure(figsize=(10, 0.33 * len(rows) + 1.2), layout="constrained")
     axis = figure.subplots()
+    named: set[str] = set()
     for place, (_, gains) in enumerate(rows):
         for offset, (name, (color, marker, line)) in enumerate(NEIGHBOURS.items()):
             if name in gains:
                 axis.errorbar(
                     mean(gains[name]),
-                    place + 0.16 * (offset - 1.5),
+                    place + 0.16 * (offset - 2),
                     xerr=_spread(gains[name]),
                     color=color,
                     marker=marker,
                     linestyle=line,
                     linewidth=1,
-                    label=name if place == 0 else None,
+                    label=None if name in named else name,
                 )
+                named.add(name)
     axis.axvline(0, color="#000000", linewidth=0.8)
     axis.set_yticks(range(len(rows)), [title for title, _ in rows])
     axis.invert_yaxis()
-    axis.set_xlabel("points better than cross-entropy")
+    axis.set_xlabel("points better than cross-entropy (bars: over seeds of the method)")
     _finish(axis)
     figure.savefig(path, dpi=130)
 
@@ -104,7 +107,9 @@ def _gains(by_method: dict[str, list[dict[str, float]]], answer: str) -> dict[st
     sign = -100 if answer == LOWER_IS_BETTER else 100
     plain = mean(found[answer] for found in by_method["cross-entropy"])
     return {
-        name: [sign * (found[answer] - plain) for found in runs] for name, runs in by_method.items()
+        name: [sign * (found[answer] - plain) for found in runs]
+        for name, runs in by_method.items()
+        if all(answer in found for found in runs)
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from benchmarks.structure import data as samples
 from benchmarks.structure import probes
 from benchmarks.structure.corruptions import CORRUPTIONS, STRENGTHS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split
+from benchmarks.structure.evaluation import pixels_of
 from benchmarks.structure.experiment import progress_over
 from benchmarks.structure.methods import METHODS
 from benchmarks.structure.settings import Settings
@@ -31,6 +33,9 @@ COMPARED = (
     "isometry, manifold",
     "control: manifold, shuffled",
 )
+PIXELS = "raw pixels"
+"""No network: what the features of networks have to be better than."""
+
 _MANIFOLD = "manifold of patches"
 _BINS = 15
 
@@ -48,6 +53,11 @@ def run(
         for question in QUESTIONS
         for name in COMPARED[: 1 if quick else None]
     ]
+    keys += [
+        {"question": question, "method": PIXELS, "seed": 0}
+        for question, ask in QUESTIONS.items()
+        if ask in (eight_digits, five_digits)
+    ]
     todo = [key for key in keys if not results.has(key)]
     if not todo:
         return results
@@ -62,8 +72,9 @@ def run(
 def eight_digits(name: str, data: Data, seed: int, settings: Settings, cache: Path) -> Figures:
     """Trained on 0 to 7: are 8 and 9, or shuffled blocks of images, seen to be something else?"""
     model, known = _trained_on(range(8), name, data, seed, settings, cache)
+    embed = _embedding(model)
     seen = data.test.take(data.test.fine < 8)
-    features = run_in_parts(model[:-1], known.x)
+    features = embed(known.x)
     strange = {
         "digits 8 and 9": data.test.take(data.test.fine >= 8).x,
         "blocks shuffled": blocks_shuffled(seen.x, seed=0),
@@ -72,21 +83,23 @@ def eight_digits(name: str, data: Data, seed: int, settings: Settings, cache: Pa
     for what, x in strange.items():
         both = torch.cat([seen.x, x])
         is_strange = torch.cat([torch.zeros(len(seen.x)), torch.ones(len(x))])
-        distance, _ = probes.nearest(features, run_in_parts(model[:-1], both), probes.NEIGHBORS)
-        confidence = run_in_parts(model, both).softmax(1).amax(1)
+        distance, _ = probes.nearest(features, embed(both), probes.NEIGHBORS)
         found[f"{what}, AUROC by distance"] = float(roc_auc_score(is_strange, distance[:, -1]))
-        found[f"{what}, AUROC by softmax"] = float(roc_auc_score(is_strange, -confidence))
+        if model:
+            confidence = run_in_parts(model, both).softmax(1).amax(1)
+            found[f"{what}, AUROC by softmax"] = float(roc_auc_score(is_strange, -confidence))
     return found
 
 
 def five_digits(name: str, data: Data, seed: int, settings: Settings, cache: Path) -> Figures:
     """Trained on 0 to 4: retrieval of 5 to 9, and all ten after ten examples of each new one."""
     model, known = _trained_on(range(5), name, data, seed, settings, cache)
+    embed = _embedding(model)
     new = data.test.take(data.test.fine >= 5)
-    features = run_in_parts(model[:-1], new.x)
+    features = embed(new.x)
     _, order = probes.nearest(features, features, 2)
     recall = (new.fine[order[:, 1]] == new.fine).float().mean().item()  # the first is itself
-    test = run_in_parts(model[:-1], data.test.x)
+    test = embed(data.test.x)
     later = data.train.take(slice(settings.known))
     later = later.take(later.fine >= 5)
     accuracies = []
@@ -95,7 +108,7 @@ def five_digits(name: str, data: Data, seed: int, settings: Settings, cache: Pat
             known.take(probes.examples_of_each(known.fine, 10, seed=draw)),
             later.take(probes.examples_of_each(later.fine, 10, seed=draw)),
         ]
-        memory = run_in_parts(model[:-1], torch.cat([split.x for split in chosen]))
+        memory = embed(torch.cat([split.x for split in chosen]))
         labels = torch.cat([split.fine for split in chosen])
         accuracies.append(probes.knn_accuracy(memory, labels, test, data.test.fine))
     return {
@@ -164,21 +177,32 @@ def _ten(data: Data) -> Data:
 
 def _trained_on(
     digits: range, name: str, data: Data, seed: int, settings: Settings, cache: Path
-) -> tuple[nn.Sequential, Split]:
-    """A network that saw some digits alone, its references included; and what it knows."""
+) -> tuple[nn.Sequential | None, Split]:
+    """A network that saw some digits alone, its references included; and what it knows.
+
+    None for `PIXELS`.
+    """
     rows = (data.train.fine < len(digits)).nonzero()[:, 0]
     train_split = data.train.take(rows)
+    known = train_split.take(slice(settings.known))
+    if name == PIXELS:
+        return None, known
     tables = {key: table[rows] for key, table in data.references.items()}
 
     def manifold() -> Tensor:
         patches = tables["patches"]
-        known = patches[:: max(1, len(patches) // settings.landmarks)][: settings.landmarks]
-        return references.manifold(known)(patches)
+        every = max(1, len(patches) // settings.landmarks)
+        return references.manifold(patches[::every][: settings.landmarks])(patches)
 
     path = cache / f"manifold-{len(digits)}-digits-{len(rows)}.pt"
     tables[_MANIFOLD] = computed_once(path, manifold)
     task = replace(data, train=train_split, groups=[[digit] for digit in digits], references=tables)
-    return _train(name, task, seed, settings), train_split.take(slice(settings.known))
+    return _train(name, task, seed, settings), known
+
+
+def _embedding(model: nn.Sequential | None) -> Callable[[Tensor], Tensor]:
+    """What enters the classifier; the pixels without a model."""
+    return partial(run_in_parts, model[:-1]) if model else pixels_of
 
 
 def _train(name: str, data: Data, seed: int, settings: Settings) -> nn.Sequential:

@@ -194,6 +194,11 @@ def choices_table(results: dict[str, Any]) -> str:
     )
 
 
+def _percent_of(found: list[dict[str, float]], figure: str) -> str:
+    values = [figures[figure] for figures in found if figure in figures]
+    return percent(values) if values else "-"
+
+
 def neighbours_tables(results: dict[str, Any]) -> str:
     """A Markdown table for each network that was trained, one column a method."""
     parts = [
@@ -208,7 +213,7 @@ def neighbours_tables(results: dict[str, Any]) -> str:
             if run["key"]["question"] == question:
                 by_method.setdefault(run["key"]["method"], []).append(run["figures"])
         rows = [
-            [figure, *[percent([f[figure] for f in found]) for found in by_method.values()]]
+            [figure, *[_percent_of(found, figure) for found in by_method.values()]]
             for figure in next(iter(by_method.values()))[0]
         ]
         parts += [f"## {question.capitalize()}", markdown_table(["", *by_method], rows)]
