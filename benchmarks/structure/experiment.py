@@ -36,7 +36,10 @@ FIRST = (
 )
 """Measured on all seeds before the others are begun."""
 
-DRAWN = ("cross-entropy", "isometry, pixels", "isometry, manifold")
+DRAWN = (
+    *("cross-entropy", "isometry, pixels", "isometry, manifold"),
+    "control: manifold, shuffled",
+)
 PICTURED = 1500
 
 WIDE = ("cross-entropy", "isometry, manifold", "control: manifold, shuffled")

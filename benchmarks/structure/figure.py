@@ -24,8 +24,8 @@ def draw_digits(results: dict[str, Any], path: Path) -> None:
         run for run in results["runs"] if run["key"]["task"] == task and "width" not in run["key"]
     ]
     drawn = [run for run in runs if "picture" in run["figures"]]
-    figure = Figure(figsize=(11, 9), layout="constrained")
-    grid = figure.add_gridspec(2, max(1, len(drawn)), height_ratios=[1, 1.1])
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    grid = figure.add_gridspec(2, max(1, len(drawn)), height_ratios=[1, 1.3])
     for column, run in enumerate(drawn):
         _umap(figure.add_subplot(grid[0, column]), run)
     colors = colormaps["tab10"]
@@ -51,7 +51,8 @@ def _umap(axis: Axes, run: dict[str, Any]) -> None:
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
         axis.annotate(str(digit), middle, ha="center", va="center", fontsize=9, bbox=box)
     shown = 100 * mean(run["figures"]["few-shot"][SHOT]["accuracy"])
-    axis.set_title(f"{run['key']['method']}\n{shown:.0f} % from ten examples a digit", fontsize=10)
+    title = f"{run['key']['method']}\nseed 0: {shown:.0f} % from ten examples a digit"
+    axis.set_title(title, fontsize=9)
     axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
 
 
