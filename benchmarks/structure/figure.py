@@ -25,17 +25,18 @@ def draw_digits(results: dict[str, Any], path: Path) -> None:
     ]
     drawn = [run for run in runs if "picture" in run["figures"]]
     figure = Figure(figsize=(11, 8.5), layout="constrained")
-    grid = figure.add_gridspec(2, max(1, len(drawn)), height_ratios=[1, 1.3])
-    for column, run in enumerate(drawn):
-        _umap(figure.add_subplot(grid[0, column]), run)
+    rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.3])
+    above, below = (figure.add_subfigure(rows[row]) for row in range(2))
+    axes = above.subplots(1, max(1, len(drawn)), squeeze=False)[0]
+    for axis, run in zip(axes, drawn, strict=False):
+        _umap(axis, run)
     colors = colormaps["tab10"]
     handles = [
         Line2D([], [], marker="o", linestyle="", color=colors(digit), label=str(digit))
         for digit in range(10)
     ]
-    axis = figure.add_subplot(grid[1, :])
-    _trade(axis, runs, task)
-    figure.legend(handles=handles, loc="outside upper center", ncols=10, title="digit")
+    above.legend(handles=handles, loc="outside upper center", ncols=10, title="digit, on seed 0")
+    _trade(below.subplots(), runs, task)
     figure.savefig(path, dpi=130)
 
 
@@ -51,8 +52,8 @@ def _umap(axis: Axes, run: dict[str, Any]) -> None:
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
         axis.annotate(str(digit), middle, ha="center", va="center", fontsize=9, bbox=box)
     shown = 100 * mean(run["figures"]["few-shot"][SHOT]["accuracy"])
-    title = f"{run['key']['method']}\nseed 0: {shown:.0f} % from ten examples a digit"
-    axis.set_title(title, fontsize=9)
+    title = f"{run['key']['method']}\n{shown:.0f} % from ten examples a digit"
+    axis.set_title(title, fontsize=10)
     axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
 
 
