@@ -35,7 +35,7 @@ BENCHMARKS: dict[Callable[..., None], tuple[str, str, str]] = {
     ),
     robust: (
         "MNIST",
-        "two hours on one core; --part search: three quarters of an hour",
+        "three and a half hours on one core; --part search: three quarters of an hour",
         "robustness without adversarial images",
     ),
     structure: ("MNIST", "2 hours on one core", "what features keep that labels throw away"),

@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.objectives import attach
 from benchmarks.robust import experiment
-from benchmarks.robust.budgets import BATCHES, BUDGET, EPOCHS, OURS
+from benchmarks.robust.budgets import BUDGET, EPOCHS, OURS, batch_of
 from benchmarks.robust.choice import best, score, tries, validate
 from benchmarks.robust.cost import relative_costs
 from benchmarks.robust.figure import draw
+from benchmarks.robust.measured import costs
 from benchmarks.robust.optimizers import OPTIMIZERS, set_rate
 from benchmarks.robust.plans import RECIPES, STAGES, Choice, Plan, measured, plan_of
-from benchmarks.robust.report import costs, tables
+from benchmarks.robust.report import tables
 from benchmarks.robust.settings import Settings
 from benchmarks.robust.training import NETWORKS, Schedule, load, network, train
 
@@ -162,7 +163,7 @@ def test_every_plan_can_be_attached_and_costs_the_budget_by_its_epochs(name: str
     for method in RECIPES:
         for optimizer in OPTIMIZERS:
             plan = plan_of(name, method, Choice({}, optimizer, 0.01))
-            assert plan.schedule.batch_size == BATCHES[optimizer]
+            assert plan.schedule.batch_size == batch_of(optimizer, method)
             assert abs(plan.schedule.epochs - BUDGET * EPOCHS[name][optimizer][method]) <= 0.5
 
 

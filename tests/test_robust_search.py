@@ -310,23 +310,23 @@ def test_the_best_setting_is_the_most_robust_of_those_that_are_accurate_enough()
 
 def test_what_beats_its_own_baseline_gets_a_control_and_what_beats_both_more_seeds() -> None:
     runs = [tried(PLAIN, 0.6), tried(LONGER, 0.7)]
-    runs += [tried(RATE, 0.62), tried(L1, 0.65, "a"), tried(SECOND, 0.705)]
+    runs += [tried(RATE, 0.62), tried(L1, 0.75, "a"), tried(SECOND, 0.705)]
     assert ahead_of_baseline(runs, SETTINGS) == [L1, RATE]
     assert promising(runs, SETTINGS) == [RATE]  # no control yet
-    assert promising([*runs, tried(L1, 0.645, control=True)], SETTINGS) == [RATE]
-    assert promising([*runs, tried(L1, 0.63, control=True)], SETTINGS) == [L1, RATE]
+    assert promising([*runs, tried(L1, 0.745, control=True)], SETTINGS) == [RATE]
+    assert promising([*runs, tried(L1, 0.73, control=True)], SETTINGS) == [L1, RATE]
 
 
 def test_what_is_ahead_of_baseline_and_control_over_the_seeds_is_kept() -> None:
     def over_seeds(*values: float, **key: Any) -> list[dict[str, Any]]:
         return [tried(value=value, seed=seed, **key) for seed, value in enumerate(values)]
 
-    runs = over_seeds(0.6, 0.61, 0.62, title=PLAIN)
+    runs = over_seeds(0.6, 0.61, 0.62, title=LONGER)
     runs += over_seeds(0.65, 0.65, 0.68, title=L1, setting="a")
     runs += [tried(L1, 0.99, "b", clean=0.1)]  # not the best setting
     losing = over_seeds(0.6, 0.65, 0.72, title=L1, setting="a", control=True)
     beaten = over_seeds(0.6, 0.6, 0.64, title=L1, setting="b", control=True)
-    assert differences(runs, L1, PLAIN, SETTINGS) == pytest.approx([0.05, 0.04, 0.06])
+    assert differences(runs, L1, LONGER, SETTINGS) == pytest.approx([0.05, 0.04, 0.06])
     assert kept([*runs, *losing], SETTINGS) == []
     assert kept([*runs, *beaten], SETTINGS) == [L1]
     assert not is_ahead([0.1])

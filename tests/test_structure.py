@@ -18,6 +18,7 @@ from benchmarks.__main__ import app
 from benchmarks.results import Results
 from benchmarks.structure import data as samples
 from benchmarks.structure import experiment, probes
+from benchmarks.structure.cifar import ALSO_TRIED, CIFAR_METHODS, UNTRAINED
 from benchmarks.structure.corruptions import CORRUPTIONS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.methods import METHODS, Batch
@@ -25,6 +26,7 @@ from benchmarks.structure.neighbours import calibration_error
 from benchmarks.structure.report import report_digits
 from benchmarks.structure.settings import TASKS, Settings
 from benchmarks.structure.training import mlp, train
+from benchmarks.structure.unlabelled import BOTH, Effort, learn
 from isoreg.datasets import digits
 from tests.photographs import fake_photographs
 
@@ -240,6 +242,17 @@ def test_the_table_has_the_order_of_the_methods_whatever_was_run_first(tmp_path:
     lines = (tmp_path / "digits.md").read_text().splitlines()
     found = [line.split("|")[1].strip() for line in lines if line.startswith("|")][2:]
     assert found == [first, last, f"{first}, 300 units a layer"]
+
+
+def test_what_photographs_are_compared_with_is_learnt_under_its_name(tmp_path: Path) -> None:
+    images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    learnt = learn(images, tmp_path, Effort(filters=8, epochs=1))
+    wanted = {method.reference for method in (CIFAR_METHODS | ALSO_TRIED).values()}
+    assert (wanted | set(UNTRAINED)) - {"raw pixels"} <= set(learnt)
+    both, manifold = learnt[BOTH](images), learnt[f"manifold of {BOTH}"](images)
+    beside = learnt[f"{BOTH} and their manifold"](images)
+    mean = (torch.cdist(both, both) ** 2 + torch.cdist(manifold, manifold) ** 2) / 2
+    torch.testing.assert_close(torch.cdist(beside, beside) ** 2, mean, rtol=1e-3, atol=1e-2)
 
 
 def test_photographs_are_read_once_and_run_from_the_command_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from benchmarks.results import Run
 from benchmarks.robust.budgets import RATES
+from benchmarks.robust.optimizers import OPTIMIZERS
 from benchmarks.robust.plans import RECIPES, Choice
 from benchmarks.robust.settings import Settings
 from isoreg.robustness.pgd import pgd
@@ -26,7 +27,7 @@ def tries(
     then.
     """
     for method in methods:
-        for optimizer in settings.optimizers:
+        for optimizer in OPTIMIZERS:
             rates = RATES[name][optimizer]
             for recipe in RECIPES[method][: settings.recipes_each]:
                 yield _keyed(name, method, Choice(recipe, optimizer, rates.first))

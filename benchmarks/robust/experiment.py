@@ -1,4 +1,4 @@
-"""Choose on validation images, time the steps, then train and attack, seed by seed."""
+"""Stage by stage: choose on validation images, train and attack, time the steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from benchmarks.progress import progress_bar
 from benchmarks.results import Results
-from benchmarks.robust.budgets import CHOICE_BUDGET, EPOCHS, OURS, RATES
+from benchmarks.robust.budgets import CHOICE_BUDGET, EPOCHS, OURS, RATES, batch_of
 from benchmarks.robust.choice import Key, best, tries, validate
 from benchmarks.robust.cost import relative_costs
 from benchmarks.robust.evaluation import DECISIVE, attacked
+from benchmarks.robust.optimizers import OPTIMIZERS
 from benchmarks.robust.plans import RECIPES, STAGES, Choice, Plan, measured, plan_of, title_of
 from benchmarks.robust.settings import Settings
 from benchmarks.robust.training import load, network, train
@@ -29,7 +30,14 @@ def run(
     settings: Settings, *, seeds: int, data_dir: Path | None, device: str, out: Path
 ) -> Results:
     """Run what is not yet in the file ``out``."""
-    tried = {"recipes": RECIPES, "rates": RATES, "epochs": EPOCHS}
+    tried = {
+        "recipes": RECIPES,
+        "rates": RATES,
+        "epochs": EPOCHS,
+        "batches": {
+            name: {method: batch_of(name, method) for method in RECIPES} for name in OPTIMIZERS
+        },
+    }
     results = Results(out, {**asdict(settings), **tried})
     data = _Data(settings, data_dir, device)
     with progress_bar() as progress:
@@ -72,9 +80,7 @@ def _jobs(
                 key = {"phase": "test", "network": name, "training": title, "seed": seed}
                 yield key, partial(_measure, key, plans[title], settings, data)
             key = {"phase": "cost", "network": name, "stage": stage}
-            if plans:
-                seconds = settings.timing_seconds
-                yield key, partial(relative_costs, name, plans, seconds=seconds)
+            yield key, partial(relative_costs, name, plans, seconds=settings.timing_seconds)
     for name in settings.networks:
         ours = measured(name, partial(_best, results, settings), 0)[title_of(OURS)]
         last = replace(ours, preset=settings.last_preset)
@@ -134,10 +140,9 @@ def _count(settings: Settings, seeds: int) -> int:
 
     found = 1
     for stage, methods in enumerate(STAGES):
-        found += len(settings.optimizers) * sum(
+        found += len(OPTIMIZERS) * sum(
             len(RECIPES[method][: settings.recipes_each]) + settings.other_rate
             for method in methods
         )
-        plans = measured(settings.networks[0], any_choice, stage)
-        found += seeds * len(plans) + bool(plans)
+        found += seeds * len(measured(settings.networks[0], any_choice, stage)) + 1
     return found * len(settings.networks)

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.robust.measured import by_training, costs
 from benchmarks.robust.plans import CHEAP, RECIPES, title_of
 from benchmarks.robust.training import TITLES
 
@@ -56,15 +57,8 @@ def _points(
     results: dict[str, Any], name: str
 ) -> dict[str, list[tuple[float, list[dict[str, Any]]]]]:
     """Of each method its budgets: cost, and figures of the seeds."""
-    cost: dict[str, float] = {}
-    figures: dict[str, list[dict[str, Any]]] = {}
-    for run in results["runs"]:
-        if run["key"]["network"] != name:
-            continue
-        if run["key"]["phase"] == "cost":
-            cost |= run["figures"]
-        elif run["key"]["phase"] == "test":
-            figures.setdefault(run["key"]["training"], []).append(run["figures"])
+    cost, measured = costs(results, name), by_training(results, name)
+    figures = {title: [run["figures"] for run in runs] for title, runs in measured.items()}
     found = {}
     for method in RECIPES:
         title = title_of(method)

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.objectives import METHODS
 from benchmarks.objectives.methods import Recipe
-from benchmarks.robust.budgets import BATCHES, BUDGET, EPOCHS, OURS
+from benchmarks.robust.budgets import BUDGET, EPOCHS, OURS, batch_of
 from benchmarks.robust.optimizers import OPTIMIZERS
 from benchmarks.robust.training import VALIDATION, Schedule
 
@@ -59,7 +59,7 @@ UNIT = Plan({}, Schedule(epochs=5, batch_size=100, learning_rate=2e-3))
 
 @dataclass(frozen=True)
 class Choice:
-    """What was best on validation images."""
+    """What is tried, or chosen, on validation images."""
 
     recipe: Recipe
     optimizer: str
@@ -74,7 +74,7 @@ def plan_of(name: str, method: str, choice: Choice, *, budget: float = BUDGET) -
     """A choice on a network at a cost of ``budget`` units; ``method`` says what an epoch costs."""
     optimizer = choice.optimizer
     epochs = max(1, round(budget * EPOCHS[name][optimizer][method]))
-    schedule = Schedule(epochs, BATCHES[optimizer], choice.rate, optimizer=optimizer)
+    schedule = Schedule(epochs, batch_of(optimizer, method), choice.rate, optimizer=optimizer)
     return Plan(choice.recipe, schedule)
 
 

@@ -12,6 +12,7 @@ from benchmarks.results import Results, Run
 from benchmarks.robust.budgets import OURS
 from benchmarks.robust.choice import score
 from benchmarks.robust.figure import draw
+from benchmarks.robust.measured import by_training, costs
 from benchmarks.robust.plans import title_of
 from benchmarks.robust.training import TITLES
 from benchmarks.tables import markdown_table, percent, spread
@@ -39,24 +40,6 @@ def tables(results: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def by_training(results: dict[str, Any], name: str) -> dict[str, list[Run]]:
-    """The measured runs on a network by training, in the order in which they were run."""
-    found: dict[str, list[Run]] = {}
-    for run in results["runs"]:
-        if run["key"]["phase"] == "test" and run["key"]["network"] == name:
-            found.setdefault(run["key"]["training"], []).append(run)
-    return found
-
-
-def costs(results: dict[str, Any], name: str) -> dict[str, float]:
-    """The cost of each training on a network, in units; those that were measured so far."""
-    found: dict[str, float] = {}
-    for run in results["runs"]:
-        if (run["key"]["phase"], run["key"]["network"]) == ("cost", name):
-            found |= run["figures"]
-    return found
-
-
 def _introduction(results: dict[str, Any]) -> str:
     settings = results["settings"]
     return (
@@ -66,8 +49,8 @@ def _introduction(results: dict[str, Any]) -> str:
         f"{title_of(OURS)} the whole standard preset, and once more the last preset named below. "
         "Mean and standard deviation over seeds; a number in brackets: of so many seeds only. "
         "Cost: in trainings of five epochs of cross-entropy on batches of "
-        "100; steps of all trainings were timed in turn in one process on one thread. Trained on "
-        "all 60,000 images, the choice of settings on the first 50,000.\n"
+        "100; steps of the trainings of each group and of that one were timed in turn in one "
+        "process. Trained on all 60,000 images, the choice of settings on the first 50,000.\n"
     )
 
 

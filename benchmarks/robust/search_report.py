@@ -54,10 +54,10 @@ def _introduction(settings: SearchSettings) -> str:
         f"survives {' and '.join(settings.attacks)}; the larger radius is attacked first, and what "
         "survives it counts as surviving the smaller. Mean: of both radii. Of several settings the "
         f"one with the best mean is shown, among those with a clean accuracy of {floor:g} % or "
-        f"more. The baseline is {PLAIN}; of variants with a second pass {LONGER}. Cost: steps of "
-        "all trainings, timed in turn in one process on one thread. A variant promises if on this "
-        f"seed it leads its baseline and then its control by more than {lead:g} % of the images; "
-        "it is kept if over all seeds it leads both by two standard errors of the difference.\n"
+        f"more. The baseline is {PLAIN}; of variants that cost about as much {LONGER}. Cost: "
+        "steps of all trainings, timed in turn in one process. A variant promises if on this seed "
+        f"it leads its baseline and then its control by more than {lead:g} % of the images; it is "
+        "kept if over all seeds it leads both by two standard errors of the difference.\n"
     )
 
 

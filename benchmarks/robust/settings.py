@@ -23,7 +23,6 @@ class Settings:
     choice_images: int = 2000
     choice_radii: tuple[float, ...] = (0.1, 0.2)
     choice_steps: int = 30
-    optimizers: tuple[str, ...] = ("adam", "muon")
     recipes_each: int = 10
     other_rate: bool = True
     test_images: int = 1000

@@ -24,12 +24,12 @@ _TITLES = {
     "isometry, both": "isometry",
     "control: both, shuffled": "its control: distances shuffled",
 }
-NEIGHBOURS: dict[str, _Look] = {
-    "isometry, pixels": ("#009E73", "o", ""),
-    "control: pixels, shuffled": ("#009E73", "x", ""),
-    "isometry, manifold": ("#0072B2", "D", ""),
-    "control: manifold, shuffled": ("#0072B2", "+", ""),
-    "raw pixels": ("#999999", "s", ""),
+NEIGHBOURS: dict[str, tuple[str, str]] = {
+    "isometry, pixels": ("#009E73", "o"),
+    "control: pixels, shuffled": ("#009E73", "x"),
+    "isometry, manifold": ("#0072B2", "D"),
+    "control: manifold, shuffled": ("#0072B2", "+"),
+    "raw pixels": ("#999999", "s"),
 }
 LOWER_IS_BETTER = "calibration error"
 
@@ -63,7 +63,7 @@ def draw_photographs(results: dict[str, Any], path: Path) -> None:
     )
     axis.set_xticks(list(shots.values()), list(map(str, shots.values())))
     axis.minorticks_off()
-    _finish(axis)
+    finish(axis)
     figure.savefig(path, dpi=130)
 
 
@@ -81,7 +81,7 @@ def draw_neighbours(results: dict[str, Any], path: Path) -> None:
     axis = figure.subplots()
     named: set[str] = set()
     for place, (_, gains) in enumerate(rows):
-        for offset, (name, (color, marker, line)) in enumerate(NEIGHBOURS.items()):
+        for offset, (name, (color, marker)) in enumerate(NEIGHBOURS.items()):
             if name in gains:
                 axis.errorbar(
                     mean(gains[name]),
@@ -89,8 +89,8 @@ def draw_neighbours(results: dict[str, Any], path: Path) -> None:
                     xerr=_spread(gains[name]),
                     color=color,
                     marker=marker,
-                    linestyle=line,
-                    linewidth=1,
+                    linestyle="",
+                    elinewidth=1,
                     label=None if name in named else name,
                 )
                 named.add(name)
@@ -98,7 +98,7 @@ def draw_neighbours(results: dict[str, Any], path: Path) -> None:
     axis.set_yticks(range(len(rows)), [title for title, _ in rows])
     axis.invert_yaxis()
     axis.set_xlabel("points better than cross-entropy (bars: over seeds of the method)")
-    _finish(axis)
+    finish(axis)
     figure.savefig(path, dpi=130)
 
 
@@ -122,7 +122,8 @@ def _spread(values: list[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0
 
 
-def _finish(axis: Axes) -> None:
+def finish(axis: Axes) -> None:
+    """Grid, frame and legend, as in all pictures of this benchmark."""
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks.structure.curves import finish
+
 _OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
 _MARKERS = "osD^vP*X<>hdp8"
 SHOT = "10 a class"
@@ -80,9 +82,7 @@ def _trade(axis: Axes, runs: list[dict[str, Any]], task: str) -> None:
         xlabel=f"test accuracy of the task that was trained, {task} (%)",
         ylabel="ten digits from ten examples each (%)",
     )
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    finish(axis)
 
 
 def draw_search(results: dict[str, Any], path: Path) -> None:
@@ -105,7 +105,5 @@ def draw_search(results: dict[str, Any], path: Path) -> None:
         ylabel="ten digits from ten examples each (%)",
         title="Each line: growing strength; the large mark is the strongest",
     )
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    finish(axis)
     figure.savefig(path, dpi=130)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from benchmarks.structure import data as samples
 from benchmarks.structure import probes
 from benchmarks.structure.corruptions import CORRUPTIONS, STRENGTHS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split
-from benchmarks.structure.evaluation import pixels_of
+from benchmarks.structure.evaluation import features_of, pixels_of
 from benchmarks.structure.experiment import progress_over
 from benchmarks.structure.methods import METHODS
 from benchmarks.structure.settings import Settings
@@ -85,7 +84,7 @@ def eight_digits(name: str, data: Data, seed: int, settings: Settings, cache: Pa
         is_strange = torch.cat([torch.zeros(len(seen.x)), torch.ones(len(x))])
         distance, _ = probes.nearest(features, embed(both), probes.NEIGHBORS)
         found[f"{what}, AUROC by distance"] = float(roc_auc_score(is_strange, distance[:, -1]))
-        if model:
+        if model is not None:
             confidence = run_in_parts(model, both).softmax(1).amax(1)
             found[f"{what}, AUROC by softmax"] = float(roc_auc_score(is_strange, -confidence))
     return found
@@ -202,7 +201,7 @@ def _trained_on(
 
 def _embedding(model: nn.Sequential | None) -> Callable[[Tensor], Tensor]:
     """What enters the classifier; the pixels without a model."""
-    return partial(run_in_parts, model[:-1]) if model else pixels_of
+    return pixels_of if model is None else features_of(model)
 
 
 def _train(name: str, data: Data, seed: int, settings: Settings) -> nn.Sequential:

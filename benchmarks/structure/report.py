@@ -62,7 +62,7 @@ def report_recipe(results: Results, console: Console) -> None:
 
 
 def report_cifar(results: Results, console: Console) -> None:
-    """Print and save the tables of CIFAR-10 (JPEG)."""
+    """Print and save the tables and the figure of CIFAR-10 (JPEG)."""
     settings = results.settings
     text = (
         "# Coarse to fine on CIFAR-10 (JPEG)\n\n"
@@ -93,7 +93,7 @@ def _every_task(results: dict[str, Any]) -> str:
 
 
 def report_neighbours(results: Results, console: Console) -> None:
-    """Print and save one table a question."""
+    """Print and save one table a question, and the figure."""
     publish(results, console, neighbours_tables, draw_neighbours)
 
 
