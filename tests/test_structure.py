@@ -245,7 +245,7 @@ def test_the_table_has_the_order_of_the_methods_whatever_was_run_first(tmp_path:
 
 
 def test_what_photographs_are_compared_with_is_learnt_under_its_name(tmp_path: Path) -> None:
-    images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(100, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     learnt = learn(images, tmp_path, Effort(filters=8, epochs=1))
     wanted = {method.reference for method in (CIFAR_METHODS | ALSO_TRIED).values()}
     assert (wanted | set(UNTRAINED)) - {"raw pixels"} <= set(learnt)
