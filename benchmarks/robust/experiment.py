@@ -18,7 +18,19 @@ from benchmarks.robust.choice import Key, best, tries, validate
 from benchmarks.robust.cost import relative_costs
 from benchmarks.robust.evaluation import DECISIVE, attacked
 from benchmarks.robust.optimizers import OPTIMIZERS
-from benchmarks.robust.plans import RECIPES, STAGES, Choice, Plan, measured, plan_of, title_of
+from benchmarks.robust.plans import (
+    RECIPES,
+    SHORTER,
+    STAGES,
+    UNIT,
+    UNIT_TITLE,
+    Choice,
+    Plan,
+    measured,
+    plan_of,
+    shorter,
+    title_of,
+)
 from benchmarks.robust.settings import Settings
 from benchmarks.robust.training import load, network, train
 
@@ -84,6 +96,9 @@ def _jobs(
     for name in settings.networks:
         ours = measured(name, partial(_best, results, settings), 0)[title_of(OURS)]
         last = replace(ours, preset=settings.last_preset)
+        alone = {UNIT_TITLE: UNIT, title_of(OURS): ours, title_of(OURS) + SHORTER: shorter(ours)}
+        key = {"phase": "alone", "network": name}
+        yield key, partial(_alone, name, alone, settings, data)
         key = {"phase": "last", "network": name, "training": title_of(OURS), "seed": 0}
         yield key, partial(_measure, key, last, settings, data)
 
@@ -123,6 +138,15 @@ def _measure(key: Key, plan: Plan, settings: Settings, data: _Data) -> dict[str,
     return {**figures, "training seconds": seconds, **plan.to_dict()}
 
 
+def _alone(name: str, plans: dict[str, Plan], settings: Settings, data: _Data) -> dict[str, float]:
+    """Seconds of whole trainings, one after the other: steps that are timed in turn lose caches."""
+    split = data("train")
+    return {
+        title: _trained(name, plan, 0, split, settings, data.device)[1]
+        for title, plan in plans.items()
+    }
+
+
 def _trained(
     name: str, plan: Plan, seed: int, split: Split, settings: Settings, device: str
 ) -> tuple[nn.Module, float]:
@@ -138,7 +162,7 @@ def _count(settings: Settings, seeds: int) -> int:
     def any_choice(_: str, method: str, optimizer: str = "adam") -> Choice:
         return Choice(RECIPES[method][0], optimizer, 0.0)
 
-    found = 1
+    found = 2
     for stage, methods in enumerate(STAGES):
         found += len(OPTIMIZERS) * sum(
             len(RECIPES[method][: settings.recipes_each]) + settings.other_rate

@@ -35,6 +35,7 @@ def tables(results: dict[str, Any]) -> str:
             parts += ["Not measured on test images yet: the run stopped during the choice.\n"]
         else:
             parts += ["### What was measured\n", _measured(results, name, measured)]
+            parts += _alone(results, name)
             parts += ["### Attack by attack\n", _attacks(results, name)]
         parts += ["### The choice on validation images\n", _choice(results, name)]
     return "\n".join(parts)
@@ -69,6 +70,15 @@ def _measured(results: dict[str, Any], name: str, measured: dict[str, list[Run]]
     header = ["training", "settings", "epochs", "cost", "seeds", "clean"]
     header += [f"{'L-inf' if norm == 'Linf' else norm} {eps:g}" for norm, eps in radii]
     return markdown_table([*header, "warnings"], rows) + "\n"
+
+
+def _alone(results: dict[str, Any], name: str) -> list[str]:
+    """How long whole trainings took, where that was measured."""
+    for run in results["runs"]:
+        if run["key"] == {"phase": "alone", "network": name}:
+            seconds = (f"{title} {value:.1f} s" for title, value in run["figures"].items())
+            return [f"Trained one after the other, nothing beside them: {'; '.join(seconds)}.\n"]
+    return []
 
 
 def _worst(figures: Sequence[dict[str, Any]], norm: str, eps: str) -> str:
