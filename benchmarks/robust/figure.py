@@ -41,15 +41,14 @@ def draw(results: dict[str, Any], path: Path) -> None:
         points = _points(results, name)
         for axis, (norm, eps) in zip(row, panels, strict=True):
             _panel(axis, points, norm, eps)
-            label = "L-inf" if norm == "Linf" else norm
+            label = "L-inf" if norm == "Linf" else f"{norm} (seed 0)"
             axis.set_title(f"{TITLES[name]}\n{label}, eps {eps}", fontsize=10)
         row[0].set_ylabel("worst-case accuracy (%)")
     grid[0][0].set_xlim(0, 1.05 * max(axis.dataLim.x1 for axis in grid.flat))
-    for axis in grid[-1]:
-        axis.set_xlabel("cost (trainings by cross-entropy, 5 epochs)")
+    figure.supxlabel("cost (trainings by cross-entropy, 5 epochs)", fontsize=10)
     handles, labels = grid[0][0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=9)
     figure.savefig(path, dpi=150)
 
 
