@@ -38,6 +38,10 @@ CIFAR_METHODS: dict[str, Method] = {
     "isometry, both": Method(isometry(), (*_BETAS, 3.0), reference=BOTH),
     "control: both, shuffled": Method(isometry(shuffled=True), _SMALLER, reference=BOTH),
     "both predicted by a head": Method(regression, _SMALLER, reference=BOTH),
+    "supervised contrastive": replace(METHODS["supervised contrastive"], strengths=(0.1, 0.5, 2.0)),
+    "Jacobian": replace(METHODS["Jacobian"], strengths=(0.01, 0.1, 1.0)),
+    "label smoothing": replace(METHODS["label smoothing"], strengths=(0.1, 0.3, 0.6)),
+    "dropout": replace(METHODS["dropout"], strengths=(0.1, 0.3, 0.5)),
 }
 # on validation images alone: none keeps the coarse accuracy, as "isometry, both" does
 ALSO_TRIED: dict[str, Method] = {
