@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,9 @@ def tried(
 ) -> dict[str, Any]:
     """A run of the choice."""
     key = {"phase": "choose", "network": "relu", "method": OURS, "setting": str(options)}
-    figures = {"clean": clean, "attacked": {"0.1": attacked, "0.2": 0.5}, "rate": rate}
-    figures |= {"recipe": {OURS: options}, "optimizer": optimizer}
+    schedule = {"optimizer": optimizer, "learning_rate": rate}
+    figures = {"clean": clean, "attacked": {"0.1": attacked, "0.2": 0.5}, "schedule": schedule}
+    figures["recipe"] = {OURS: options}
     return {"key": key, "figures": figures}
 
 
@@ -115,8 +116,11 @@ def test_every_recipe_is_tried_and_then_the_best_at_the_other_rate_with_each_opt
         recipes = RECIPES[key["method"]]
         # the second recipe of each method is the best with Adam, the first with Muon
         wanted = recipes[min(1, len(recipes) - 1) if choice.optimizer == "adam" else 0]
-        figures = {"clean": 0.97, "attacked": {"0.1": float(choice.recipe == wanted)}}
-        runs.append({"key": key, "figures": {**figures, **asdict(choice)}})
+        figures: dict[str, Any] = {"clean": 0.97}
+        figures["attacked"] = {"0.1": float(choice.recipe == wanted)}
+        schedule = {"optimizer": choice.optimizer, "learning_rate": choice.rate}
+        figures |= {"recipe": choice.recipe, "schedule": schedule}
+        runs.append({"key": key, "figures": figures})
     for method, recipes in RECIPES.items():
         for optimizer, best_one in (
             ("adam", recipes[min(1, len(recipes) - 1)]),

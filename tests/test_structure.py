@@ -246,9 +246,11 @@ def test_the_table_has_the_order_of_the_methods_whatever_was_run_first(tmp_path:
 
 def test_what_photographs_are_compared_with_is_learnt_under_its_name(tmp_path: Path) -> None:
     images = torch.rand(100, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    learnt = learn(images, tmp_path, Effort(filters=8, epochs=1))
     wanted = {method.reference for method in (CIFAR_METHODS | ALSO_TRIED).values()}
-    assert (wanted | set(UNTRAINED)) - {"raw pixels"} <= set(learnt)
+    wanted |= set(UNTRAINED) - {"raw pixels"}
+    learnt = learn(images, tmp_path, Effort(filters=8, epochs=1), wanted)
+    assert set(learnt) == wanted
+    assert set(learn(images, tmp_path, Effort(), ["pixels"])) == {"pixels"}, "no more than asked"
     both, manifold = learnt[BOTH](images), learnt[f"manifold of {BOTH}"](images)
     beside = learnt[f"{BOTH} and their manifold"](images)
     mean = (torch.cdist(both, both) ** 2 + torch.cdist(manifold, manifold) ** 2) / 2

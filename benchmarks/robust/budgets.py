@@ -19,7 +19,7 @@ class Rates(NamedTuple):
     other: float
 
 
-# tanh diverges with Adam at 1.5e-2; with Muon at 1e-2 nothing survives at 0.2
+# tanh diverges with Adam at 1.5e-2; with Muon at 1e-2 next to nothing survives 0.2
 RATES: dict[str, dict[str, Rates]] = {
     "relu": {"adam": Rates(1.5e-2, 5e-3), "muon": Rates(1e-2, 5e-3)},
     "tanh": {"adam": Rates(5e-3, 1.5e-3), "muon": Rates(2e-3, 1e-3)},

@@ -42,10 +42,14 @@ def best(
     """The choice by the rule of `Settings`, among all optimizers or with one of them."""
     wanted = {"phase": "choose", "network": name, "method": method}
     tried = [run["figures"] for run in runs if wanted.items() <= run["key"].items()]
-    tried = [found for found in tried if found["optimizer"] == (optimizer or found["optimizer"])]
-    accurate = [found for found in tried if found["clean"] >= settings.clean_floor]
-    first = max(accurate, key=score) if accurate else max(tried, key=lambda found: found["clean"])
-    return Choice(first["recipe"], first["optimizer"], first["rate"])
+    if optimizer:
+        tried = [figures for figures in tried if figures["schedule"]["optimizer"] == optimizer]
+    accurate = [figures for figures in tried if figures["clean"] >= settings.clean_floor]
+    found = (
+        max(accurate, key=score) if accurate else max(tried, key=lambda figures: figures["clean"])
+    )
+    schedule = found["schedule"]
+    return Choice(found["recipe"], schedule["optimizer"], schedule["learning_rate"])
 
 
 def score(figures: dict[str, Any]) -> float:

@@ -119,8 +119,7 @@ def _try(key: Key, choice: Choice, settings: Settings, data: _Data) -> dict[str,
     plan = plan_of(key["network"], key["method"], choice, budget=CHOICE_BUDGET)
     model, seconds = _trained(key["network"], plan, 0, data("fit"), settings, data.device)
     figures = validate(model, *data("validation"), settings)
-    tried = {"optimizer": choice.optimizer, "rate": choice.rate}
-    return {**figures, **tried, "training seconds": seconds, **plan.to_dict()}
+    return {**figures, "training seconds": seconds, **plan.to_dict()}
 
 
 def _measure(key: Key, plan: Plan, settings: Settings, data: _Data) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ ALSO_TRIED: dict[str, Method] = {
         isometry(), (1.0, 3.0), reference=f"{BOTH} and their manifold"
     ),
 }
-UNTRAINED = ("raw pixels", "patches", BOTH, f"manifold of {BOTH}")
+RAW = "raw pixels"
+UNTRAINED = (RAW, "patches", BOTH, f"manifold of {BOTH}")
 SLACK = 0.01
 """Of the coarse accuracy, in the choice of a strength: 1,000 validation images tell no less."""
 
@@ -106,14 +108,21 @@ def run(*, seeds: int, data_dir: Path | None, out: Path, quick: bool) -> Results
     if not todo:
         return results
     effort = Effort(filters=8, epochs=1) if quick else Effort()
-    data, learnt = load(settings, data_dir, out.parent / "cache", effort)
+    wanted = {_reference_of(key["method"]) for key in todo}
+    data, learnt = load(settings, data_dir, out.parent / "cache", effort, wanted)
     for key in progress_over(todo):
         if key.get("task") == "without labels":
-            embed = {"raw pixels": pixels_of, **learnt}[key["method"]]
+            embed = pixels_of if key["method"] == RAW else learnt[key["method"]]
             results.add(key, fine_figures(embed, data, settings, seed=0))
         else:
             results.add(key, _figures(key, data, settings, results.runs))
     return results
+
+
+def _reference_of(name: str) -> str:
+    """What a method compares with, or what an untrained embedding is."""
+    methods = CIFAR_METHODS | ALSO_TRIED
+    return methods[name].reference if name in methods else name.replace(RAW, "pixels")
 
 
 def _figures(key: dict[str, Any], data: Data, settings: Settings, runs: list[Run]) -> Run:
@@ -133,11 +142,11 @@ def tries(runs: list[Run]) -> list[Run]:
 
 
 def load(
-    settings: Settings, data_dir: Path | None, cache: Path, effort: Effort
+    settings: Settings, data_dir: Path | None, cache: Path, effort: Effort, wanted: Iterable[str]
 ) -> tuple[Data, dict[str, references.Reference]]:
     """An even sample of the training photographs, 2,000 others for validation, test ones.
 
-    And the references that were learnt from the training photographs.
+    And the references that are wanted, learnt from the training photographs.
     """
     train_images, train_labels = photographs.read("train", data_dir, cache)
     test_images, test_labels = photographs.read("test", data_dir, cache)
@@ -149,7 +158,7 @@ def load(
         return Split(images[rows].float() / 255, labels[rows])
 
     train = split(train_images, train_labels, chosen)
-    learnt = learn(train.x, cache, effort)
+    learnt = learn(train.x, cache, effort, wanted)
     data = Data(
         train=train,
         validation=split(train_images, train_labels, held),

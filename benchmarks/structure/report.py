@@ -82,7 +82,7 @@ def _cifar_tables(results: dict[str, Any]) -> str:
         f"{_every_task(measured)}\n## Strengths, chosen on validation images\n\n"
         "One seed, half of the epochs, in %. Chosen: the best probe of ten examples a class among "
         f"those whose coarse accuracy is at most {100 * cifar.SLACK:g} point below that of "
-        "cross-entropy; methods that were measured no further have none.\n\n"
+        f"cross-entropy; of {', '.join(cifar.ALSO_TRIED)} none is.\n\n"
         f"{tries}\n"
     )
 

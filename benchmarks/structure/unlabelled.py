@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -33,24 +35,28 @@ class Effort:
     epochs: int = 100
 
 
-def learn(images: Tensor, cache: Path, effort: Effort) -> dict[str, references.Reference]:
-    """All references by name; numbers in the learnt ones count alike, distances are about 10.
+def learn(
+    images: Tensor, cache_folder: Path, effort: Effort, names: Iterable[str]
+) -> dict[str, references.Reference]:
+    """References by name; numbers in the learnt ones count alike, distances are about 10.
 
     Args:
         images: (n, 3, h, w) those that the networks are trained on.
-        cache: Folder for the weights of the contrastive network.
+        cache_folder: For the weights of the contrastive network.
         effort: How much to learn.
+        names: What is wanted; nothing else is learnt.
     """
-    patches = _patches(images, effort.filters)
-    both = _beside(patches, _contrastive(images, cache, effort.epochs))
-    manifold = references.manifold(images, reference=both)
-    return {
-        "pixels": references.scaled(None, images[:1_000]),
+    patches = cache(lambda: _patches(images, effort.filters))
+    both = cache(lambda: _beside(patches(), _contrastive(images, cache_folder, effort.epochs)))
+    manifold = cache(lambda: references.manifold(images, reference=both()))
+    ways: dict[str, Callable[[], references.Reference]] = {
+        "pixels": lambda: references.scaled(None, images[:1_000]),
         "patches": patches,
         BOTH: both,
         f"manifold of {BOTH}": manifold,
-        f"{BOTH} and their manifold": _beside(both, manifold),
+        f"{BOTH} and their manifold": lambda: _beside(both(), manifold()),
     }
+    return {name: ways[name]() for name in names}
 
 
 def resnet_body(dropout: float = 0.0) -> nn.Module:
@@ -75,7 +81,7 @@ def _patches(images: Tensor, filters: int) -> references.Reference:
     return references.standardized(learnt, samples)
 
 
-def _contrastive(images: Tensor, cache: Path, epochs: int) -> references.Reference:
+def _contrastive(images: Tensor, cache_folder: Path, epochs: int) -> references.Reference:
     """Features of a network that was trained to tell two views of a photograph from others."""
     torch.manual_seed(_SEED)
     body = resnet_body()
@@ -83,7 +89,7 @@ def _contrastive(images: Tensor, cache: Path, epochs: int) -> references.Referen
     def weights() -> dict[str, Tensor]:
         return contrastive(images, body, CHANNELS[-1], epochs=epochs, seed=_SEED).state_dict()
 
-    path = cache / f"cifar-contrastive-{len(images)}-{epochs}.pt"
+    path = cache_folder / f"cifar-contrastive-{len(images)}-{epochs}.pt"
     body.load_state_dict(computed_once(path, weights))
     body.eval()
     return references.standardized(lambda x: run_in_parts(body, x), images[:_MEASURED])
