@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,8 +17,8 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.results import Results
+from benchmarks.structure import choices, experiment, probes
 from benchmarks.structure import data as samples
-from benchmarks.structure import experiment, probes
 from benchmarks.structure.cifar import ALSO_TRIED, CIFAR_METHODS, UNTRAINED
 from benchmarks.structure.corruptions import CORRUPTIONS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split
@@ -130,6 +131,22 @@ def test_a_method_s_strength_acts_and_vanishes_with_it(name: str) -> None:
     plain = F.cross_entropy(mlp(batch.x[0], 2, TINY)(batch.x), batch.labels).item()
     assert loss(0.0) == pytest.approx(plain, rel=1e-5)
     assert abs(loss(0.5) - plain) > 1e-4
+
+
+def test_every_choice_trains_another_network_than_the_one_it_is_a_change_of(tmp_path: Path) -> None:
+    settings = replace(TINY, train_images=100, width=10)
+    x, fine = small_mnist("train")
+    split = Split(x[:100], fine[:100])
+    tables = samples.digit_references(split.x, settings, tmp_path)
+    data = Data(split, split, split, TASKS["even or odd"], tables)
+    data = choices._with_more_references(data, settings, tmp_path)
+    found = {}
+    for name, choice in choices.CHOICES.items():
+        changed = replace(settings, **choice.changes)
+        model = train(data, choice.method, strength=0.5, seed=0, settings=changed)
+        found[name] = model(split.x)
+    for one, other in itertools.combinations(found, 2):
+        assert not torch.allclose(found[one], found[other], atol=1e-6), (one, other)
 
 
 def test_strengths_are_chosen_among_those_that_keep_the_coarse_accuracy() -> None:

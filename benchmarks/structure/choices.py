@@ -16,6 +16,7 @@ from benchmarks.structure.data import Data
 from benchmarks.structure.experiment import measure_shortly, progress_over
 from benchmarks.structure.methods import METHODS, Method, isometry
 from benchmarks.structure.settings import Settings
+from benchmarks.structure.unlearnt import random_convolutions, whitened
 from isoreg import references
 
 
@@ -43,6 +44,14 @@ def _against(reference: str, layers: type[nn.Module] | None) -> Choice:
     return Choice(replace(_OURS, build=isometry(layers), reference=reference))
 
 
+def _with(**options: Any) -> Choice:
+    return Choice(replace(_OURS, build=isometry(**options)))
+
+
+_HIDDEN = ("2", "4", "6", "8")
+"""Outputs of the hidden layers of `mlp`, by name."""
+
+
 CHOICES: dict[str, Choice] = {
     "cross-entropy": Choice(_PLAIN),
     "isometry against the manifold of patches": Choice(_OURS),
@@ -50,14 +59,23 @@ CHOICES: dict[str, Choice] = {
         f"last hidden layer against {name}": _against(name, None)
         for name in ("pixels", "blurred pixels", "patches", "manifold of pixels")
     },
+    **{
+        f"last hidden layer against {name}": _against(name, None)
+        for name in ("whitened pixels", "random convolutions")
+    },
+    "last hidden layer against the first, scale fitted": _with(inputs=_HIDDEN[0], scale="fit"),
+    "last hidden layer against the one before, scale fitted": _with(
+        inputs=_HIDDEN[-2], scale="fit"
+    ),
+    "second hidden layer against manifold of patches": _with(layers=_HIDDEN[1]),
     "manifold in 10 dimensions": _against("manifold in 10 dimensions", None),
     **{
         f"all hidden layers against {name}": _against(name, nn.Tanh)
         for name in ("blurred pixels", "manifold of pixels", "manifold of patches")
     },
-    "all pairs in place of those of a class": Choice(replace(_OURS, build=isometry(pairs="all"))),
-    "scale fitted to each batch": Choice(replace(_OURS, build=isometry(scale="fit"))),
-    "mean over the pairs of a class": Choice(replace(_OURS, build=isometry(reduction="pairs"))),
+    "all pairs in place of those of a class": _with(pairs="all"),
+    "scale fitted to each batch": _with(scale="fit"),
+    "mean over the pairs of a class": _with(reduction="pairs"),
     **_changed({"activation": "ReLU"}, "ReLU"),
     **_changed({"width": 300}, "300 units a layer"),
     **_changed({"batch_size": 400, "learning_rate": 2e-3}, "batches of 400"),
@@ -83,15 +101,18 @@ def run(settings: Settings, *, data_dir: Path | None, out: Path, quick: bool) ->
 
 
 def _with_more_references(data: Data, settings: Settings, cache: Path) -> Data:
-    """Also the manifold of pixels, and ten dimensions of that of patches."""
+    """Also the manifold of pixels, ten dimensions of that of patches, and what is not learnt."""
     x = data.train.x
+    landmarks = x[:: max(1, len(x) // settings.landmarks)]
 
     def of_pixels() -> torch.Tensor:
-        return references.manifold(x[:: max(1, len(x) // settings.landmarks)])(x)
+        return references.manifold(landmarks)(x)
 
     few = data.references["manifold of patches"][:, :10]
     more = {
         "manifold of pixels": computed_once(cache / f"manifold-of-pixels-{len(x)}.pt", of_pixels),
         "manifold in 10 dimensions": references.scaled(None, few)(few),
+        "whitened pixels": whitened(landmarks)(x),
+        "random convolutions": random_convolutions(landmarks, size=7, filters=32, grid=3)(x),
     }
     return replace(data, references=data.references | more)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks import photographs
 from benchmarks.results import Results, Run
 from benchmarks.structure.data import Data, Split
-from benchmarks.structure.evaluation import fine_figures, pixels_of
+from benchmarks.structure.evaluation import Embed, fine_figures, pixels_of
 from benchmarks.structure.experiment import (
     chosen_strengths,
     measure,
@@ -22,12 +22,24 @@ from benchmarks.structure.experiment import (
 )
 from benchmarks.structure.methods import METHODS, Method, isometry, regression
 from benchmarks.structure.settings import Settings
-from benchmarks.structure.unlabelled import BOTH, CHANNELS, Effort, learn, resnet_body
+from benchmarks.structure.unlabelled import BOTH, CHANNELS, LEARNT, Effort, learn, resnet_body
 from isoreg import references
 
 TASKS = {"animal or vehicle": [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]}
 _BETAS = (0.1, 0.3, 1.0)
 _SMALLER = (0.03, 0.1, 0.3)
+
+
+def _against(reference: str, name: str) -> dict[str, Method]:
+    """Isometry, its control and the rival, with one reference."""
+    return {
+        f"isometry, {name}": Method(isometry(), (*_BETAS, 3.0), reference=reference),
+        f"control: {name}, shuffled": Method(
+            isometry(shuffled=True), _SMALLER, reference=reference
+        ),
+        f"{name} predicted by a head": Method(regression, _SMALLER, reference=reference),
+    }
+
 
 CIFAR_METHODS: dict[str, Method] = {
     "cross-entropy": Method(METHODS["cross-entropy"].build, (0.0,)),
@@ -36,16 +48,27 @@ CIFAR_METHODS: dict[str, Method] = {
     "isometry, pixels": Method(isometry(), _SMALLER),
     "patches predicted by a head": Method(regression, _BETAS, reference="patches"),
     "control: constant distance": Method(METHODS["control: constant distance"].build, _SMALLER),
-    "isometry, both": Method(isometry(), (*_BETAS, 3.0), reference=BOTH),
-    "control: both, shuffled": Method(isometry(shuffled=True), _SMALLER, reference=BOTH),
-    "both predicted by a head": Method(regression, _SMALLER, reference=BOTH),
-    "supervised contrastive": replace(METHODS["supervised contrastive"], strengths=(0.1, 0.5, 2.0)),
-    "Jacobian": replace(METHODS["Jacobian"], strengths=(0.01, 0.1, 1.0)),
-    "label smoothing": replace(METHODS["label smoothing"], strengths=(0.1, 0.3, 0.6)),
-    "dropout": replace(METHODS["dropout"], strengths=(0.1, 0.3, 0.5)),
+    **_against(BOTH, "both"),
+    **_against(LEARNT, LEARNT),
+    "supervised contrastive": replace(
+        METHODS["supervised contrastive"], strengths=(0.02, 0.1, 0.5, 2.0)
+    ),
+    "Jacobian": replace(METHODS["Jacobian"], strengths=(0.001, 0.01, 0.1, 1.0)),
+    "label smoothing": replace(METHODS["label smoothing"], strengths=(0.03, 0.1, 0.3, 0.6)),
+    "dropout": replace(METHODS["dropout"], strengths=(0.1, 0.3, 0.5, 0.7)),
 }
-# on validation images alone: none keeps the coarse accuracy, as "isometry, both" does
+STEM, BEFORE = "0.maxpool", "0.layer3"
+"""Of `small_resnet`: the end of its stem, and the block before the last one."""
+
+# on validation images alone
 ALSO_TRIED: dict[str, Method] = {
+    **{
+        f"isometry, {name}": Method(isometry(), _BETAS, reference=name)
+        for name in ("blurred pixels", "whitened pixels", "random convolutions")
+    },
+    # distances there are long, about 50
+    "isometry, the stem": Method(isometry(inputs=STEM, scale="fit"), (0.003, 0.03, 0.3)),
+    "isometry, the layer before": Method(isometry(inputs=BEFORE, scale="fit"), _SMALLER),
     "all pairs, both": Method(isometry(pairs="all"), (1.0, 3.0), reference=BOTH),
     "isometry, manifold of both": Method(isometry(), (0.3, 1.0), reference=f"manifold of {BOTH}"),
     "isometry, both and manifold": Method(
@@ -53,7 +76,10 @@ ALSO_TRIED: dict[str, Method] = {
     ),
 }
 RAW = "raw pixels"
-UNTRAINED = (RAW, "patches", BOTH, f"manifold of {BOTH}")
+UNTRAINED = (
+    *(RAW, "patches", LEARNT, BOTH, f"manifold of {BOTH}"),
+    *("blurred pixels", "whitened pixels", "random convolutions"),
+)
 SLACK = 0.01
 """Of the coarse accuracy, in the choice of a strength: 1,000 validation images tell no less."""
 
@@ -93,14 +119,15 @@ def run(*, seeds: int, data_dir: Path | None, out: Path, quick: bool) -> Results
     settings = cifar_settings(quick)
     results = Results(out, asdict(settings))
     task = next(iter(TASKS))
-    names = list(CIFAR_METHODS)[: 2 if quick else None]
+    few = 2 if quick else None
+    names = list(CIFAR_METHODS)[:few]
     tried = {name: CIFAR_METHODS[name] for name in names} | ({} if quick else ALSO_TRIED)
     keys: list[dict[str, Any]] = [
         {"method": name, "strength": strength}
         for name, method in tried.items()
         for strength in method.strengths[: 1 if quick else None]
     ]
-    keys += [{"task": "without labels", "method": name, "seed": 0} for name in UNTRAINED]
+    keys += [{"task": "without labels", "method": name, "seed": 0} for name in UNTRAINED[:few]]
     keys += [
         {"task": task, "method": name, "seed": seed} for seed in range(seeds) for name in names
     ]
@@ -112,11 +139,18 @@ def run(*, seeds: int, data_dir: Path | None, out: Path, quick: bool) -> Results
     data, learnt = load(settings, data_dir, out.parent / "cache", effort, wanted)
     for key in progress_over(todo):
         if key.get("task") == "without labels":
-            embed = pixels_of if key["method"] == RAW else learnt[key["method"]]
+            embed = _embedding(key["method"], learnt)
             results.add(key, fine_figures(embed, data, settings, seed=0))
         else:
             results.add(key, _figures(key, data, settings, results.runs))
     return results
+
+
+def _embedding(name: str, learnt: dict[str, references.Reference]) -> Embed:
+    if name == RAW:
+        return pixels_of
+    reference = learnt[name]
+    return lambda x: reference(x).flatten(1)
 
 
 def _reference_of(name: str) -> str:

@@ -15,6 +15,7 @@ from benchmarks.objectives import attach
 from benchmarks.objectives.shuffling import shuffle_within
 from isoreg import IsometryRegularizer, isometry_penalty
 from isoreg.dense import Scale
+from isoreg.layers import Layers
 
 TARGET = 10.0
 """Root mean squared distance of all references; also what the controls without geometry aim at."""
@@ -69,14 +70,24 @@ def without_hooks(loss: Loss) -> Build:
 
 
 def isometry(
-    layers: type[nn.Module] | None = None,
+    layers: Layers = None,
     *,
     pairs: str = "class",
     shuffled: bool = False,
     reduction: str = "batch",
     scale: Scale = 1.0,
+    inputs: str | None = None,
 ) -> Build:
-    """The penalty of this library, by default on what enters the classifier."""
+    """The penalty of this library, by default on what enters the classifier.
+
+    Args:
+        layers: Whose outputs are compared; None: what enters the classifier.
+        pairs: "class" or "all".
+        shuffled: Whether each sample gets the reference of another of its class, the control.
+        reduction: Of the penalty.
+        scale: Of the penalty.
+        inputs: Name of a layer whose output is the reference; None: that of the batch.
+    """
 
     @contextmanager
     def build(model: nn.Sequential, strength: float, _: int) -> Iterator[Objective]:
@@ -85,7 +96,7 @@ def isometry(
             model,
             layers,
             beta=strength,
-            inputs=lambda *_: rows[0],
+            inputs=inputs or (lambda *_: rows[0]),
             reduction=reduction,
             scale=scale,
         )

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from benchmarks.cache import computed_once
 from benchmarks.structure.selfsupervised import contrastive
 from benchmarks.structure.training import run_in_parts
+from benchmarks.structure.unlearnt import random_convolutions, whitened
 from isoreg import references
 
 CHANNELS = (32, 64, 128, 256)
 GRID = 2
+_SIZE = 6
 _MEASURED = 2_000
 _SEED = 0
-BOTH = "patches and contrastive"
+LEARNT = "contrastive"
+BOTH = f"patches and {LEARNT}"
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,18 @@ def learn(
         names: What is wanted; nothing else is learnt.
     """
     patches = cache(lambda: _patches(images, effort.filters))
-    both = cache(lambda: _beside(patches(), _contrastive(images, cache_folder, effort.epochs)))
+    contrastive_features = cache(lambda: _contrastive(images, cache_folder, effort.epochs))
+    both = cache(lambda: _beside(patches(), contrastive_features()))
     manifold = cache(lambda: references.manifold(images, reference=both()))
     ways: dict[str, Callable[[], references.Reference]] = {
         "pixels": lambda: references.scaled(None, images[:1_000]),
         "patches": patches,
+        "blurred pixels": lambda: references.scaled(references.blurred(2.0), images[:_MEASURED]),
+        "whitened pixels": lambda: whitened(images),
+        "random convolutions": lambda: random_convolutions(
+            images[:_MEASURED], size=_SIZE, filters=effort.filters, grid=GRID
+        ),
+        LEARNT: contrastive_features,
         BOTH: both,
         f"manifold of {BOTH}": manifold,
         f"{BOTH} and their manifold": lambda: _beside(both(), manifold()),
@@ -77,7 +87,7 @@ def _beside(first: references.Reference, second: references.Reference) -> refere
 def _patches(images: Tensor, filters: int) -> references.Reference:
     """Patterns in which quarter of the photograph they are."""
     samples = images[:_MEASURED]
-    learnt = references.patches(samples, size=6, filters=filters, grid=GRID)
+    learnt = references.patches(samples, size=_SIZE, filters=filters, grid=GRID)
     return references.standardized(learnt, samples)
 
 
