@@ -220,7 +220,9 @@ def test_choosing_never_reads_the_test_images(
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("part", ["digits", "search", "choices", "recipe", "torus", "neighbours"])
+@pytest.mark.parametrize(
+    "part", ["digits", "search", "choices", "recipe", "torus", "neighbours", "distances"]
+)
 def test_each_part_runs_resumes_and_leaves_a_table(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +244,7 @@ def test_each_part_runs_resumes_and_leaves_a_table(
     longer = [f"{name}, 300 units a layer, 2 epochs, moved" for name in few]
     assert (f"{longer[0]} |" in table) == (part == "digits")
     assert (f"{longer[1]}, fitted |" in table) == (part == "digits")
-    if part in ("digits", "search", "neighbours"):
+    if part in ("digits", "search", "neighbours", "distances"):
         assert out.with_suffix(".png").stat().st_size > 10_000
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert out.read_text() == first, "a finished benchmark measures nothing again"

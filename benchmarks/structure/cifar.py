@@ -20,7 +20,7 @@ from benchmarks.structure.experiment import (
     measure_shortly,
     progress_over,
 )
-from benchmarks.structure.methods import METHODS, Method, isometry, regression
+from benchmarks.structure.methods import METHODS, Method, compared_with, isometry, regression
 from benchmarks.structure.settings import Settings
 from benchmarks.structure.unlabelled import BOTH, CHANNELS, LEARNT, Effort, learn, resnet_body
 from isoreg import references
@@ -29,18 +29,6 @@ TASKS = {"animal or vehicle": [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]}
 _BETAS = (0.1, 0.3, 1.0)
 _SMALLER = (0.03, 0.1, 0.3)
 
-
-def _against(reference: str, name: str) -> dict[str, Method]:
-    """Isometry, its control and the rival, with one reference."""
-    return {
-        f"isometry, {name}": Method(isometry(), (*_BETAS, 3.0), reference=reference),
-        f"control: {name}, shuffled": Method(
-            isometry(shuffled=True), _SMALLER, reference=reference
-        ),
-        f"{name} predicted by a head": Method(regression, _SMALLER, reference=reference),
-    }
-
-
 CIFAR_METHODS: dict[str, Method] = {
     "cross-entropy": Method(METHODS["cross-entropy"].build, (0.0,)),
     "isometry, patches": Method(isometry(), _BETAS, reference="patches"),
@@ -48,8 +36,8 @@ CIFAR_METHODS: dict[str, Method] = {
     "isometry, pixels": Method(isometry(), _SMALLER),
     "patches predicted by a head": Method(regression, _BETAS, reference="patches"),
     "control: constant distance": Method(METHODS["control: constant distance"].build, _SMALLER),
-    **_against(BOTH, "both"),
-    **_against(LEARNT, LEARNT),
+    **compared_with(BOTH, "both", (*_BETAS, 3.0), _SMALLER),
+    **compared_with(LEARNT, LEARNT, (*_BETAS, 3.0), _SMALLER),
     "supervised contrastive": replace(
         METHODS["supervised contrastive"], strengths=(0.02, 0.1, 0.5, 2.0)
     ),

@@ -21,6 +21,7 @@ class Part(str, Enum):
     recipe = "recipe"
     cifar = "cifar"
     neighbours = "neighbours"
+    distances = "distances"
 
 
 def structure(
@@ -32,7 +33,8 @@ def structure(
         Part,
         typer.Option(
             help="Coarse to fine on MNIST, the search of its strengths, what makes it work; the "
-            "recipe on small digits or on CIFAR-10 (JPEG); the torus; what else geometry might do."
+            "recipe on small digits or on CIFAR-10 (JPEG); the torus; what else geometry might do; "
+            "whether distances of features mean something."
         ),
     ] = Part.digits,
     task: Annotated[
@@ -40,7 +42,16 @@ def structure(
     ] = None,
 ) -> None:
     """Train on coarse labels, read the fine ones from frozen features."""
-    from benchmarks.structure import choices, cifar, experiment, neighbours, recipe, torus
+    from benchmarks.structure import (
+        choices,
+        cifar,
+        distances,
+        experiment,
+        neighbours,
+        recipe,
+        torus,
+    )
+    from benchmarks.structure.distances_report import report_distances
     from benchmarks.structure.report import (
         report_choices,
         report_cifar,
@@ -71,6 +82,9 @@ def structure(
     elif part is Part.neighbours:
         found = neighbours.run(settings, seeds=count, data_dir=data_dir, out=path, quick=quick)
         report_neighbours(found, Console())
+    elif part is Part.distances:
+        found = distances.run(settings, seeds=count, data_dir=data_dir, out=path, quick=quick)
+        report_distances(found, Console())
     else:
         tasks = (task,) if task else tuple(TASKS)[: 1 if quick else None]
         results = experiment.run(settings, seeds=count, data_dir=data_dir, out=path, tasks=tasks)

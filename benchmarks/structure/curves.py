@@ -12,17 +12,22 @@ from matplotlib.figure import Figure
 # colour of Okabe and Ito, marker, line
 _Look = tuple[str, str, str]
 PHOTOGRAPHS: dict[str, _Look] = {
-    "patches and contrastive": ("#999999", "", "--"),
-    "both predicted by a head": ("#56B4E9", "v", "-"),
-    "isometry, both": ("#009E73", "o", "-"),
-    "control: both, shuffled": ("#D55E00", "X", "-"),
+    "contrastive": ("#999999", "", "--"),
+    "contrastive predicted by a head": ("#56B4E9", "v", "-"),
+    "isometry, contrastive": ("#009E73", "o", "-"),
+    "control: contrastive, shuffled": ("#D55E00", "X", "-"),
     "cross-entropy": ("#000000", "s", "-"),
 }
 _TITLES = {
-    "patches and contrastive": "what features are compared with",
-    "both predicted by a head": "the same predicted by a second head",
-    "isometry, both": "isometry",
-    "control: both, shuffled": "its control: distances shuffled",
+    "contrastive": "what features are compared with",
+    "contrastive predicted by a head": "the same predicted by a second head",
+    "isometry, contrastive": "isometry",
+    "control: contrastive, shuffled": "its control: distances shuffled",
+}
+_PAIRED = {
+    "isometry, manifold of patches": "isometry",
+    "control: manifold of patches, shuffled": "its control: distances shuffled",
+    "manifold of patches predicted by a head": "what enters a second head",
 }
 NEIGHBOURS: dict[str, tuple[str, str]] = {
     "isometry, pixels": ("#009E73", "o"),
@@ -99,6 +104,25 @@ def draw_neighbours(results: dict[str, Any], path: Path) -> None:
     axis.invert_yaxis()
     axis.set_xlabel("points better than cross-entropy (bars: over seeds of the method)")
     finish(axis)
+    figure.savefig(path, dpi=130)
+
+
+def draw_distances(results: dict[str, Any], path: Path) -> None:
+    """Distances by the manifold and by the features, of the pairs that were kept."""
+    drawn = [run for run in results["runs"] if "pairs" in run["figures"]]
+    figure = Figure(figsize=(3.1 * max(1, len(drawn)), 3.6), layout="constrained")
+    axes = figure.subplots(1, max(1, len(drawn)), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, run in zip(axes, drawn, strict=False):
+        wanted, found = run["figures"]["pairs"]
+        axis.axline((0, 0), slope=1, color="#D55E00", linewidth=1)
+        axis.scatter(wanted, found, s=3, color="#0072B2", alpha=0.5, linewidths=0)
+        r = run["figures"]["manifold of patches"]["r"]
+        name = run["key"]["method"]
+        axis.set_title(f"{_PAIRED.get(name, name)}\nr {r:.2f}", fontsize=9)
+        axis.set_xlabel("distance by the reference", fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("distance of the features", fontsize=9)
     figure.savefig(path, dpi=130)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.geometry import embedding
 from benchmarks.progress import progress_bar
@@ -149,13 +149,23 @@ def _picture(model: nn.Sequential, data: Data) -> dict[str, Any]:
 def _untrained(name: str, data: Data, seed: int, settings: Settings) -> Any:
     if name == "raw pixels":
         return pixels_of
-    if "patches" in name:
-        x = data.train.x
-        landmarks = x[:: max(1, len(x) // settings.landmarks)][: settings.landmarks]
-        patches = references.patches(landmarks)
-        return patches if name == "patches" else references.manifold(landmarks, reference=patches)
+    if name == "patches":
+        return references.patches(_landmarks(data, settings))
+    if name == "manifold of patches":
+        return manifold_of_patches(data, settings)
     encoder = autoencoder(data, seed=seed, settings=settings)
     return lambda x: run_in_parts(encoder, x)
+
+
+def manifold_of_patches(data: Data, settings: Settings) -> references.Reference:
+    """The reference itself, which `Data` has for the training images alone."""
+    landmarks = _landmarks(data, settings)
+    return references.manifold(landmarks, reference=references.patches(landmarks))
+
+
+def _landmarks(data: Data, settings: Settings) -> Tensor:
+    x = data.train.x
+    return x[:: max(1, len(x) // settings.landmarks)][: settings.landmarks]
 
 
 def search(settings: Settings, *, data_dir: Path | None, out: Path) -> Results:
@@ -197,10 +207,13 @@ def measure_shortly(
     return found | {"kNN": knn_accuracy(*frozen.known, *frozen.test)}
 
 
-def chosen_strengths(runs: list[Run], slack: float = SLACK) -> dict[str, float]:
+def chosen_strengths(
+    runs: list[Run], slack: float = SLACK, by: str = "10 a class"
+) -> dict[str, float]:
     """The strength with the best ten-example probe among those that keep the coarse accuracy.
 
     Kept means: at most ``slack`` below cross-entropy's; if none is, the most accurate is taken.
+    ``by`` names another figure to choose by.
     """
     by_method: dict[str, list[tuple[float, dict[str, float]]]] = {}
     for found in runs:
@@ -211,7 +224,7 @@ def chosen_strengths(runs: list[Run], slack: float = SLACK) -> dict[str, float]:
     for name, tried in by_method.items():
         keeping = [pair for pair in tried if pair[1]["coarse"] >= floor]
         if keeping:
-            chosen[name] = max(keeping, key=lambda pair: pair[1]["10 a class"])[0]
+            chosen[name] = max(keeping, key=lambda pair: pair[1][by])[0]
         else:
             chosen[name] = max(tried, key=lambda pair: pair[1]["coarse"])[0]
     return chosen

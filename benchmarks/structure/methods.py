@@ -120,13 +120,27 @@ def cross_entropy(model: nn.Sequential, strength: float, batch: Batch) -> Tensor
     return F.cross_entropy(model(batch.x), batch.labels)
 
 
-def constant_distance(model: nn.Sequential, strength: float, batch: Batch) -> Tensor:
-    """The penalty with one and the same distance for all pairs of a class."""
-    logits, features = _logits_and_features(model, batch)
-    n = len(features)
-    targets = TARGET * (1 - torch.eye(n))
-    penalty = isometry_penalty(None, features, batch.labels, input_distances=targets)
-    return F.cross_entropy(logits, batch.labels) + strength * penalty
+def from_distances(distances: Callable[[Tensor], Tensor], *, shuffled: bool = False) -> Build:
+    """The penalty on what enters the classifier, for distances that no points have.
+
+    Args:
+        distances: References of a batch to (b, b).
+        shuffled: Whether each sample gets the reference of another of its class, the control.
+    """
+
+    def loss(model: nn.Sequential, strength: float, batch: Batch) -> Tensor:
+        logits, features = _logits_and_features(model, batch)
+        order = shuffle_within(batch.labels) if shuffled else slice(None)
+        wanted = distances(batch.reference[order])
+        penalty = isometry_penalty(None, features, batch.labels, input_distances=wanted)
+        return F.cross_entropy(logits, batch.labels) + strength * penalty
+
+    return without_hooks(loss)
+
+
+def constant_distance(points: Tensor) -> Tensor:
+    """One and the same distance for all pairs."""
+    return TARGET * (1 - torch.eye(len(points)))
 
 
 def feature_norm(model: nn.Sequential, strength: float, batch: Batch) -> Tensor:
@@ -175,6 +189,24 @@ def regression(model: nn.Sequential, strength: float, width: int) -> Iterator[Ob
     yield Objective(loss, list(head.parameters()))
 
 
+def compared_with(
+    reference: str, name: str, strengths: tuple[float, ...], smaller: tuple[float, ...]
+) -> dict[str, Method]:
+    """Isometry, its control and a second head, with one reference.
+
+    Args:
+        reference: A name in `Data.references`.
+        name: Of the reference in those of the methods.
+        strengths: To choose from for isometry.
+        smaller: To choose from for the others.
+    """
+    return {
+        f"isometry, {name}": Method(isometry(), strengths, reference=reference),
+        f"control: {name}, shuffled": Method(isometry(shuffled=True), smaller, reference=reference),
+        f"{name} predicted by a head": Method(regression, smaller, reference=reference),
+    }
+
+
 def width_of(model: nn.Sequential) -> int:
     """Number of features that enter the classifier."""
     classifier = model[-1]
@@ -201,7 +233,7 @@ METHODS: dict[str, Method] = {
     "all pairs, manifold": Method(isometry(pairs="all"), (*_BETAS, 2.0), 0.5, _MANIFOLD),
     "control: pixels, shuffled": Method(isometry(nn.Tanh, shuffled=True), (0.004, *_BETAS), 0.004),
     "control: manifold, shuffled": Method(isometry(shuffled=True), _BETAS, 0.1, _MANIFOLD),
-    "control: constant distance": Method(without_hooks(constant_distance), _BETAS, 0.1),
+    "control: constant distance": Method(from_distances(constant_distance), _BETAS, 0.1),
     "control: feature norm": Method(without_hooks(feature_norm), (0.002, 0.01, 0.05, 0.2), 0.05),
     "manifold predicted by a head": Method(regression, (0.004, 0.02, 0.1, 0.5), 0.1, _MANIFOLD),
     "supervised contrastive": Method(supervised_contrastive, (0.02, 0.1, 0.5, 2.0), 0.1),

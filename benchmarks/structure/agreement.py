@@ -1,0 +1,59 @@
+"""How well the distances of features follow those of a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from isoreg.diagnostics import distortion_of
+
+AMONG = 10
+"""Nearest by the features, among which the nearest by the reference is looked for."""
+
+
+def agreement(wanted: Tensor, found: Tensor, labels: Tensor) -> dict[str, float]:
+    """Of two tables of distances.
+
+    Args:
+        wanted: (n, n) by the reference.
+        found: (n, n) by the features.
+        labels: (n,) integers.
+
+    Returns:
+        Pearson's r and Kruskal's stress over the pairs of equal label, r over all pairs, and the
+        share of samples whose nearest other one by the reference is among the ten nearest by the
+        features.
+    """
+    pairs = torch.ones_like(wanted, dtype=torch.bool).triu(1)
+    alike = pairs & (labels[:, None] == labels)
+    within = distortion_of(wanted[alike].double(), found[alike].double())
+    over_all = distortion_of(wanted[pairs].double(), found[pairs].double())
+    oneself = torch.eye(len(wanted), dtype=torch.bool)
+    nearest = wanted.masked_fill(oneself, torch.inf).argmin(1)
+    few = found.masked_fill(oneself, torch.inf).topk(AMONG, largest=False).indices
+    return {
+        "r": within.correlation,
+        "stress": within.stress,
+        "r of all pairs": over_all.correlation,
+        "nearest": (few == nearest[:, None]).any(1).float().mean().item(),
+    }
+
+
+def linear_fit(features: Tensor, places: Tensor) -> Callable[[Tensor], Tensor]:
+    """The linear map, with a constant, of features to places that has the least squared error.
+
+    Args:
+        features: (n, d).
+        places: (n, m) coordinates of the same samples.
+
+    Returns:
+        A callable from features (b, d) to (b, m).
+    """
+    weights = torch.linalg.lstsq(_with_one(features), places, driver="gelsd").solution
+    return lambda more: _with_one(more) @ weights
+
+
+def _with_one(features: Tensor) -> Tensor:
+    return torch.cat([features, torch.ones_like(features[:, :1])], 1)

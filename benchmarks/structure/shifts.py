@@ -1,0 +1,65 @@
+"""A distance without coordinates: how alike two images are when one may be moved a little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from torch import Tensor
+
+MOST = 2
+"""Pixels by which an image may be moved in each direction."""
+
+
+def shift_distances(images: Tensor, others: Tensor | None = None) -> Tensor:
+    """The least Euclidean distance of each two images when one is moved by up to two pixels.
+
+    What leaves the image on one side enters on the other, which is black in MNIST.
+
+    Args:
+        images: (n, c, h, w).
+        others: (m, c, h, w); None: the images themselves, with zeros on the diagonal.
+
+    Returns:
+        (n, m) distances.
+    """
+    there = images if others is None else others
+    flat = images.flatten(1)
+    overlap = torch.full((len(images), len(there)), -torch.inf, dtype=images.dtype)
+    for shift in product(range(-MOST, MOST + 1), repeat=2):
+        overlap = torch.maximum(overlap, flat @ there.roll(shift, (2, 3)).flatten(1).T)
+    lengths = flat.square().sum(1)[:, None] + there.flatten(1).square().sum(1)
+    distances = (lengths - 2 * overlap).clamp_min(0).sqrt()
+    return distances.fill_diagonal_(0) if others is None else distances
+
+
+def placed_by_distances(
+    landmarks: Tensor, distances: Callable[[Tensor, Tensor], Tensor], dimensions: int
+) -> Callable[[Tensor], Tensor]:
+    """Coordinates for what has distances alone: multidimensional scaling of the landmarks.
+
+    Others are placed by their distances to them.
+
+    Source: de Silva and Tenenbaum (2004), "Sparse multidimensional scaling using landmark points".
+
+    Args:
+        landmarks: (n, ...) samples.
+        distances: Of (a, ...) and (b, ...) to (a, b).
+        dimensions: Of the result.
+
+    Returns:
+        A callable from samples (b, ...) to (b, dimensions).
+    """
+    squares = distances(landmarks, landmarks).double().square()
+    means = squares.mean(1)
+    centred = -(squares - means[:, None] - means + means.mean()) / 2
+    values, vectors = torch.linalg.eigh(centred)
+    places = (vectors / values.clamp_min(1e-9).sqrt())[:, -dimensions:]
+
+    def place(samples: Tensor) -> Tensor:
+        found = distances(samples, landmarks).double().square()
+        placed: Tensor = (means - found) @ places / 2
+        return placed.to(samples.dtype)
+
+    return place
