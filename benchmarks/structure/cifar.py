@@ -36,8 +36,8 @@ CIFAR_METHODS: dict[str, Method] = {
     "isometry, pixels": Method(isometry(), _SMALLER),
     "patches predicted by a head": Method(regression, _BETAS, reference="patches"),
     "control: constant distance": Method(METHODS["control: constant distance"].build, _SMALLER),
-    **compared_with(BOTH, "both", (*_BETAS, 3.0), _SMALLER),
-    **compared_with(LEARNT, LEARNT, (*_BETAS, 3.0), _SMALLER),
+    **compared_with(BOTH, "both", (*_BETAS, 3.0), (*_SMALLER, 1.0)),
+    **compared_with(LEARNT, LEARNT, (*_BETAS, 3.0), (*_SMALLER, 1.0)),
     "supervised contrastive": replace(
         METHODS["supervised contrastive"], strengths=(0.02, 0.1, 0.5, 2.0)
     ),
