@@ -15,8 +15,8 @@ from benchmarks.structure.distances import (
     MANIFOLD,
     PLAIN,
     Truth,
-    _some_pairs,
     reference_of,
+    some_pairs,
 )
 from benchmarks.structure.evaluation import pixels_of
 from benchmarks.structure.methods import Batch, from_distances, isometry
@@ -139,7 +139,7 @@ def test_the_kept_pairs_are_of_one_class_each_with_both_its_distances() -> None:
     labels = torch.arange(30) % 2
     own = torch.cdist(images.flatten(1), images.flatten(1))
     by_manifold = torch.where(labels[:, None] == labels, own + 1, -1)
-    wanted, found = _some_pairs(pixels_of, Truth(images, labels, {MANIFOLD: by_manifold}))
+    wanted, found = some_pairs(pixels_of, Truth(images, labels, {MANIFOLD: by_manifold}))
     assert len(wanted) == 2 * 15 * 14 // 2
     assert min(wanted) > 1, "a pair of two classes, or of an image with itself"
     assert found == pytest.approx([distance - 1 for distance in wanted], abs=0.011)

@@ -14,17 +14,17 @@ AMONG = 10
 
 
 def agreement(wanted: Tensor, found: Tensor, labels: Tensor) -> dict[str, float]:
-    """Of two tables of distances.
+    """How well one table of distances follows another.
 
     Args:
-        wanted: (n, n) by the reference.
+        wanted: (n, n) by the reference, n > 10.
         found: (n, n) by the features.
-        labels: (n,) integers.
+        labels: (n,) integers, some of them equal.
 
     Returns:
-        Pearson's r and Kruskal's stress over the pairs of equal label, r over all pairs, and the
-        share of samples whose nearest other one by the reference is among the ten nearest by the
-        features.
+        Pearson's r and the stress of `isoreg.diagnostics.Distortion` (in the reference's unit) over
+        the pairs of equal label, r over all pairs, and the share of samples whose nearest other one
+        by the reference is among the ten nearest by the features.
     """
     pairs = torch.ones_like(wanted, dtype=torch.bool).triu(1)
     alike = pairs & (labels[:, None] == labels)
@@ -51,7 +51,9 @@ def linear_fit(features: Tensor, places: Tensor) -> Callable[[Tensor], Tensor]:
     Returns:
         A callable from features (b, d) to (b, m).
     """
-    weights = torch.linalg.lstsq(_with_one(features), places, driver="gelsd").solution
+    # in float32 small directions would be cut off
+    found = torch.linalg.lstsq(_with_one(features).double(), places.double(), driver="gelsd")
+    weights = found.solution.to(features.dtype)
     return lambda more: _with_one(more) @ weights
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.cache import computed_once
 from benchmarks.results import Results
 from benchmarks.structure import data as samples
-from benchmarks.structure.data import Data
+from benchmarks.structure.data import Data, even_sample
 from benchmarks.structure.experiment import measure_shortly, progress_over
 from benchmarks.structure.methods import METHODS, Method, isometry
 from benchmarks.structure.settings import Settings
@@ -57,11 +57,10 @@ CHOICES: dict[str, Choice] = {
     "isometry against the manifold of patches": Choice(_OURS),
     **{
         f"last hidden layer against {name}": _against(name, None)
-        for name in ("pixels", "blurred pixels", "patches", "manifold of pixels")
-    },
-    **{
-        f"last hidden layer against {name}": _against(name, None)
-        for name in ("whitened pixels", "random convolutions")
+        for name in (
+            *("pixels", "blurred pixels", "patches", "manifold of pixels"),
+            *("whitened pixels", "random convolutions"),
+        )
     },
     "last hidden layer against the first, scale fitted": _with(inputs=_HIDDEN[0], scale="fit"),
     "last hidden layer against the one before, scale fitted": _with(
@@ -103,7 +102,7 @@ def run(settings: Settings, *, data_dir: Path | None, out: Path, quick: bool) ->
 def _with_more_references(data: Data, settings: Settings, cache: Path) -> Data:
     """Also the manifold of pixels, ten dimensions of that of patches, and what is not learnt."""
     x = data.train.x
-    landmarks = x[:: max(1, len(x) // settings.landmarks)]
+    landmarks = even_sample(x, settings.landmarks)
 
     def of_pixels() -> torch.Tensor:
         return references.manifold(landmarks)(x)

@@ -19,6 +19,7 @@ from benchmarks.structure.experiment import (
     measure,
     measure_shortly,
     progress_over,
+    tries,
 )
 from benchmarks.structure.methods import METHODS, Method, compared_with, isometry, regression
 from benchmarks.structure.settings import Settings
@@ -36,8 +37,17 @@ CIFAR_METHODS: dict[str, Method] = {
     "isometry, pixels": Method(isometry(), _SMALLER),
     "patches predicted by a head": Method(regression, _BETAS, reference="patches"),
     "control: constant distance": Method(METHODS["control: constant distance"].build, _SMALLER),
-    **compared_with(BOTH, "both", (*_BETAS, 3.0), (*_SMALLER, 1.0)),
-    **compared_with(LEARNT, LEARNT, (*_BETAS, 3.0), (*_SMALLER, 1.0)),
+    **{
+        name: method
+        for reference, short in ((BOTH, "both"), (LEARNT, LEARNT))
+        for name, method in compared_with(
+            reference,
+            name=short,
+            strengths=(*_BETAS, 3.0),
+            of_control=(*_SMALLER, 1.0),
+            of_head=(*_SMALLER, 1.0),
+        ).items()
+    },
     "supervised contrastive": replace(
         METHODS["supervised contrastive"], strengths=(0.02, 0.1, 0.5, 2.0)
     ),
@@ -54,7 +64,7 @@ ALSO_TRIED: dict[str, Method] = {
         f"isometry, {name}": Method(isometry(), _BETAS, reference=name)
         for name in ("blurred pixels", "whitened pixels", "random convolutions")
     },
-    # distances there are long, about 50
+    # its distances are long, about 50
     "isometry, the stem": Method(isometry(inputs=STEM, scale="fit"), (0.003, 0.03, 0.3)),
     "isometry, the layer before": Method(isometry(inputs=BEFORE, scale="fit"), _SMALLER),
     "all pairs, both": Method(isometry(pairs="all"), (1.0, 3.0), reference=BOTH),
@@ -69,7 +79,7 @@ UNTRAINED = (
     *("blurred pixels", "whitened pixels", "random convolutions"),
 )
 SLACK = 0.01
-"""Of the coarse accuracy, in the choice of a strength: 1,000 validation images tell no less."""
+"""Of the coarse accuracy, in the choice of a strength: 1,000 images tell no smaller difference."""
 
 
 def cifar_settings(quick: bool) -> Settings:
@@ -153,14 +163,9 @@ def _figures(key: dict[str, Any], data: Data, settings: Settings, runs: list[Run
     if "strength" in key:
         short = replace(settings, epochs=max(1, settings.epochs // 2))
         return measure_shortly(method, key["strength"], data.unseen(), short, network=small_resnet)
-    strength = chosen_strengths(tries(runs), SLACK)[name]
+    strength = chosen_strengths(tries(runs), slack=SLACK)[name]
     found = measure(method, strength, data, key["seed"], settings, network=small_resnet)
     return {"strength": strength, **found}
-
-
-def tries(runs: list[Run]) -> list[Run]:
-    """Those on validation images."""
-    return [run for run in runs if "strength" in run["key"]]
 
 
 def load(

@@ -1,4 +1,4 @@
-"""Pictures beside the control: few examples on photographs, and what else geometry might do."""
+"""Pictures beside the control: photographs, what else geometry might do, distances by pairs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TITLES = {
     "isometry, contrastive": "isometry",
     "control: contrastive, shuffled": "its control: distances shuffled",
 }
-_PAIRED = {
+_TITLES_OF_PAIRS = {
     "isometry, manifold of patches": "isometry",
     "control: manifold of patches, shuffled": "its control: distances shuffled",
     "manifold of patches predicted by a head": "what enters a second head",
@@ -118,7 +118,7 @@ def draw_distances(results: dict[str, Any], path: Path) -> None:
         axis.scatter(wanted, found, s=3, color="#0072B2", alpha=0.5, linewidths=0)
         r = run["figures"]["manifold of patches"]["r"]
         name = run["key"]["method"]
-        axis.set_title(f"{_PAIRED.get(name, name)}\nr {r:.2f}", fontsize=9)
+        axis.set_title(f"{_TITLES_OF_PAIRS.get(name, name)}\nr {r:.2f}", fontsize=9)
         axis.set_xlabel("distance by the reference", fontsize=9)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)

@@ -76,14 +76,17 @@ def digits(settings: Settings, data_dir: Path | None, *, cache: Path, validate: 
         rest = torch.arange(len(held_out.x)) % 5 != 0
         test = held_out.take(rest).take(slice(settings.test_images))
     else:
-        test = _even_sample(Split(*mnist("test", data_dir)), settings.test_images)
+        images, labels = mnist("test", data_dir)
+        test = Split(
+            even_sample(images, settings.test_images), even_sample(labels, settings.test_images)
+        )
     tables = digit_references(train.x, settings, cache)
     return Data(train, validation, test, next(iter(TASKS.values())), tables)
 
 
 def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Tensor]:
     """Pixels and what is made of them without labels; root mean squared distance 10 each."""
-    landmarks = x[:: max(1, len(x) // settings.landmarks)][: settings.landmarks]
+    landmarks = even_sample(x, settings.landmarks)
 
     def patches() -> Tensor:
         return references.scaled(references.patches(landmarks), landmarks)(x)
@@ -94,7 +97,7 @@ def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Te
         "patches": computed_once(cache / f"patches-{len(x)}.pt", patches),
     }
     patches_of = tables["patches"]
-    known = patches_of[:: max(1, len(x) // settings.landmarks)][: settings.landmarks]
+    known = even_sample(patches_of, settings.landmarks)
 
     def manifold() -> Tensor:
         return references.manifold(known)(patches_of)
@@ -103,5 +106,6 @@ def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Te
     return tables
 
 
-def _even_sample(split: Split, count: int) -> Split:
-    return split.take(slice(None, None, len(split.x) // count)).take(slice(count))
+def even_sample(x: Tensor, count: int) -> Tensor:
+    """So many rows, evenly spread over all of them; all if there are no more."""
+    return x[:: max(1, len(x) // count)][:count]

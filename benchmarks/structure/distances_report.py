@@ -10,12 +10,12 @@ from benchmarks.publish import publish
 from benchmarks.results import Results, Run
 from benchmarks.structure.agreement import AMONG
 from benchmarks.structure.curves import draw_distances
-from benchmarks.structure.distances import COMPARED, PLAIN, UNTRAINED, reference_of, tries
-from benchmarks.structure.experiment import SLACK, chosen_strengths
+from benchmarks.structure.distances import ALL, BEST, COMPARED, PLAIN, UNTRAINED, reference_of
+from benchmarks.structure.experiment import SLACK, chosen_strengths, tries
 from benchmarks.tables import markdown_table, percent, spread
 
 _FIGURES = ("r", "stress", "r of all pairs", "nearest")
-_HEADER = [*_FIGURES[:3], f"nearest among {AMONG}, %"]
+_HEADER = ["r", "stress, same unit", "r of all pairs", f"nearest among {AMONG}, %"]
 
 
 def report_distances(results: Results, console: Console) -> None:
@@ -25,29 +25,36 @@ def report_distances(results: Results, console: Console) -> None:
 
 def distances_tables(results: dict[str, Any]) -> str:
     """One Markdown table a reference, and one of the strengths that were tried."""
+    shown = results["settings"]["shown"]
     measured = [run for run in results["runs"] if "seed" in run["key"]]
     parts = [
         "# Do distances of features mean something?",
         "Networks learn even or odd on MNIST; then the distances of their last hidden layer are "
-        "compared with those of a reference, on 2,000 test images. r and Kruskal's stress of the "
-        "pairs of equal parity, r of all pairs, and how often the image that is nearest by the "
-        f"reference is among the {AMONG} nearest by the features. First as the features are, then "
-        "after a linear map to the reference's coordinates, fitted on known images: what a second "
-        "head predicts. *shifts*: the least distance when one image may be moved by up to two "
-        "pixels in each direction; it has no coordinates, so for head and map they were made by "
-        "multidimensional scaling. Mean ± standard deviation over seeds.",
+        f"compared with those of a reference, on {shown:,} test images. r and stress (0: the same "
+        "distances in the same unit) of the pairs of equal parity, r of all pairs, and how often "
+        f"the image that is nearest by the reference is among the {AMONG} nearest by the features. "
+        "First as the features are, then after a linear map to the reference's coordinates, fitted "
+        "on known images by least squares: as a second head predicts them. (Such a map shortens "
+        "what it cannot predict, so its stress says how much that is.) *shifts*: the least "
+        f"distance when one image may be moved by up to {results['settings']['most']} pixels in "
+        "each direction; it has no coordinates, so for head and map "
+        f"{results['settings']['dimensions']} were made by multidimensional scaling. Mean ± "
+        "standard deviation over seeds.",
     ]
     for reference, methods in COMPARED.items():
         names = [PLAIN, *methods, *UNTRAINED]
         rows = [_row(name, reference, measured) for name in names]
-        shown = [row for row in rows if row]
         after = [f"{figure}, mapped" for figure in _HEADER]
         header = ["training", "seeds", "coarse, %", *_HEADER, *after]
-        parts += [f"## {reference.capitalize()}", markdown_table(header, shown)]
+        parts += [
+            f"## {reference.capitalize()}",
+            markdown_table(header, [row for row in rows if row]),
+        ]
     parts += [
         "## Strengths, chosen on validation images",
-        "One seed. Chosen: the best r within classes, plain or mapped, among those whose coarse "
-        f"accuracy is at most {100 * SLACK:g} points below that of cross-entropy.",
+        "One seed. Chosen: the best r of pairs of equal parity, plain or mapped, among those whose "
+        f"coarse accuracy is at most {100 * SLACK:g} points below that of cross-entropy; if there "
+        "are none, the most accurate.",
         _tries_table(tries(results["runs"])),
     ]
     return "\n\n".join(parts) + "\n"
@@ -68,9 +75,10 @@ def _cell(figure: str, values: list[float]) -> str:
 
 
 def _tries_table(runs: list[Run]) -> str:
-    chosen = chosen_strengths(runs, by="best r")
+    chosen = chosen_strengths(runs, by=BEST)
     rows = []
-    for run in runs:
+    order = list(ALL)
+    for run in sorted(runs, key=lambda r: (order.index(r["key"]["method"]), r["key"]["strength"])):
         key, figures = run["key"], run["figures"]
         row = [key["method"], reference_of(key["method"]), f"{key['strength']:g}"]
         row += [percent([figures["coarse"]])]

@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.geometry import embedding
 from benchmarks.progress import progress_bar
 from benchmarks.results import Results, Run
 from benchmarks.structure import data as samples
-from benchmarks.structure.data import Data
+from benchmarks.structure.data import Data, even_sample
 from benchmarks.structure.evaluation import (
     choose_strength,
     coarse_accuracy,
@@ -150,7 +150,7 @@ def _untrained(name: str, data: Data, seed: int, settings: Settings) -> Any:
     if name == "raw pixels":
         return pixels_of
     if name == "patches":
-        return references.patches(_landmarks(data, settings))
+        return references.patches(even_sample(data.train.x, settings.landmarks))
     if name == "manifold of patches":
         return manifold_of_patches(data, settings)
     encoder = autoencoder(data, seed=seed, settings=settings)
@@ -159,13 +159,8 @@ def _untrained(name: str, data: Data, seed: int, settings: Settings) -> Any:
 
 def manifold_of_patches(data: Data, settings: Settings) -> references.Reference:
     """The reference itself, which `Data` has for the training images alone."""
-    landmarks = _landmarks(data, settings)
+    landmarks = even_sample(data.train.x, settings.landmarks)
     return references.manifold(landmarks, reference=references.patches(landmarks))
-
-
-def _landmarks(data: Data, settings: Settings) -> Tensor:
-    x = data.train.x
-    return x[:: max(1, len(x) // settings.landmarks)][: settings.landmarks]
 
 
 def search(settings: Settings, *, data_dir: Path | None, out: Path) -> Results:
@@ -207,13 +202,17 @@ def measure_shortly(
     return found | {"kNN": knn_accuracy(*frozen.known, *frozen.test)}
 
 
+def tries(runs: list[Run]) -> list[Run]:
+    """Those on validation images, among which strengths are chosen."""
+    return [run for run in runs if "strength" in run["key"]]
+
+
 def chosen_strengths(
-    runs: list[Run], slack: float = SLACK, by: str = "10 a class"
+    runs: list[Run], *, slack: float = SLACK, by: str = "10 a class"
 ) -> dict[str, float]:
-    """The strength with the best ten-example probe among those that keep the coarse accuracy.
+    """The strength with the best figure ``by`` among those that keep the coarse accuracy.
 
     Kept means: at most ``slack`` below cross-entropy's; if none is, the most accurate is taken.
-    ``by`` names another figure to choose by.
     """
     by_method: dict[str, list[tuple[float, dict[str, float]]]] = {}
     for found in runs:

@@ -88,6 +88,7 @@ def isometry(
         scale: Of the penalty.
         inputs: Name of a layer whose output is the reference; None: that of the batch.
     """
+    assert not (inputs and shuffled), "the output of a layer is not shuffled"
 
     @contextmanager
     def build(model: nn.Sequential, strength: float, _: int) -> Iterator[Objective]:
@@ -121,7 +122,7 @@ def cross_entropy(model: nn.Sequential, strength: float, batch: Batch) -> Tensor
 
 
 def from_distances(distances: Callable[[Tensor], Tensor], *, shuffled: bool = False) -> Build:
-    """The penalty on what enters the classifier, for distances that no points have.
+    """The penalty on what enters the classifier, for given distances, which no points need have.
 
     Args:
         distances: References of a batch to (b, b).
@@ -190,20 +191,27 @@ def regression(model: nn.Sequential, strength: float, width: int) -> Iterator[Ob
 
 
 def compared_with(
-    reference: str, name: str, strengths: tuple[float, ...], smaller: tuple[float, ...]
+    reference: str,
+    *,
+    name: str,
+    strengths: tuple[float, ...],
+    of_control: tuple[float, ...],
+    of_head: tuple[float, ...],
 ) -> dict[str, Method]:
     """Isometry, its control and a second head, with one reference.
 
     Args:
         reference: A name in `Data.references`.
-        name: Of the reference in those of the methods.
+        name: Of the reference in the methods' names.
         strengths: To choose from for isometry.
-        smaller: To choose from for the others.
+        of_control: To choose from for its control.
+        of_head: To choose from for the second head.
     """
+    control = isometry(shuffled=True)
     return {
         f"isometry, {name}": Method(isometry(), strengths, reference=reference),
-        f"control: {name}, shuffled": Method(isometry(shuffled=True), smaller, reference=reference),
-        f"{name} predicted by a head": Method(regression, smaller, reference=reference),
+        f"control: {name}, shuffled": Method(control, of_control, reference=reference),
+        f"{name} predicted by a head": Method(regression, of_head, reference=reference),
     }
 
 

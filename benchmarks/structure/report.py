@@ -13,7 +13,7 @@ from benchmarks.results import Results
 from benchmarks.structure import cifar
 from benchmarks.structure.choices import CHOICES
 from benchmarks.structure.curves import draw_neighbours, draw_photographs
-from benchmarks.structure.experiment import SLACK, chosen_strengths
+from benchmarks.structure.experiment import SLACK, chosen_strengths, tries
 from benchmarks.structure.figure import draw_digits, draw_search
 from benchmarks.structure.methods import FITTED, METHODS
 from benchmarks.tables import markdown_table, percent, spread
@@ -80,14 +80,14 @@ def _cifar_tables(results: dict[str, Any]) -> str:
     order = [*cifar.UNTRAINED, *cifar.CIFAR_METHODS, *cifar.ALSO_TRIED]
     runs = sorted(results["runs"], key=lambda run: order.index(run["key"]["method"]))
     measured = {**results, "runs": [run for run in runs if "task" in run["key"]]}
-    tries = _tries_table(cifar.tries(runs), cifar.SLACK)
+    table = _tries_table(tries(runs), cifar.SLACK)
     return (
         f"{_every_task(measured)}\n## Strengths, chosen on validation images\n\n"
         "One seed, half of the epochs, in %. Chosen: the best probe of ten examples a class among "
         f"those whose coarse accuracy is at most {100 * cifar.SLACK:g} point below that of "
         "cross-entropy. No test image was shown to the last ones, from "
         f"*{next(iter(cifar.ALSO_TRIED))}* on.\n\n"
-        f"{tries}\n"
+        f"{table}\n"
     )
 
 
@@ -169,7 +169,7 @@ def search_table(results: dict[str, Any]) -> str:
 
 
 def _tries_table(runs: list[dict[str, Any]], slack: float) -> str:
-    chosen = chosen_strengths(runs, slack)
+    chosen = chosen_strengths(runs, slack=slack)
     rows = []
     order = list(chosen)
     for run in sorted(runs, key=lambda r: (order.index(r["key"]["method"]), r["key"]["strength"])):

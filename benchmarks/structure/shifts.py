@@ -8,6 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+_LEAST = 1e-6
 MOST = 2
 """Pixels by which an image may be moved in each direction."""
 
@@ -39,7 +40,8 @@ def placed_by_distances(
 ) -> Callable[[Tensor], Tensor]:
     """Coordinates for what has distances alone: multidimensional scaling of the landmarks.
 
-    Others are placed by their distances to them.
+    Others are placed by their distances to them. Distances that no points can have give directions
+    of negative length; these, and those of none, are zeros in the result.
 
     Source: de Silva and Tenenbaum (2004), "Sparse multidimensional scaling using landmark points".
 
@@ -55,7 +57,9 @@ def placed_by_distances(
     means = squares.mean(1)
     centred = -(squares - means[:, None] - means + means.mean()) / 2
     values, vectors = torch.linalg.eigh(centred)
-    places = (vectors / values.clamp_min(1e-9).sqrt())[:, -dimensions:]
+    real = values > _LEAST * values[-1]
+    lengths = torch.where(real, values, torch.inf).sqrt()
+    places = (vectors / lengths)[:, -dimensions:]
 
     def place(samples: Tensor) -> Tensor:
         found = distances(samples, landmarks).double().square()

@@ -13,9 +13,10 @@ _PARTS = 500
 
 
 def whitened(samples: Tensor) -> references.Reference:
-    """Principal components of the pixels, each divided by its standard deviation.
+    """Principal components of the pixels, standardised as `references.standardized` does.
 
-    As in `references.standardized` those that hardly vary are not blown up.
+    Each is divided by the root of its variance and a tenth of the mean variance, so that those that
+    hardly vary, which most components of digits are, are not blown up.
 
     Args:
         samples: (n, c, h, w) images to measure on.
@@ -28,12 +29,12 @@ def whitened(samples: Tensor) -> references.Reference:
 def random_convolutions(
     samples: Tensor, *, size: int, filters: int, grid: int
 ) -> references.Reference:
-    """`references.patches` with random patterns: how much each is seen in each cell, standardised.
+    """Convolutions with random filters of mean 0, ReLU, and the mean of each cell, standardised.
 
     Args:
         samples: (n, c, h, w) images to measure on.
-        size: Side of a pattern, in pixels.
-        filters: Number of patterns, normal numbers of mean 0.
+        size: Side of a filter, in pixels.
+        filters: Number of filters, of normal numbers.
         grid: Cells in each direction.
     """
     draw = torch.Generator().manual_seed(_SEED)
