@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.structure import distances
 from benchmarks.structure.agreement import AMONG, agreement, linear_fit
+from benchmarks.structure.cifar import CIFAR_METHODS
+from benchmarks.structure.data import Data, Split
 from benchmarks.structure.distances import (
+    ALL,
     COMPARED,
     MANIFOLD,
+    PIXELS,
+    PLACED,
     PLAIN,
+    SHIFTS,
+    Asked,
     Truth,
+    agreements,
     reference_of,
     some_pairs,
 )
+from benchmarks.structure.distances_report import distances_tables
 from benchmarks.structure.evaluation import pixels_of
-from benchmarks.structure.methods import Batch, from_distances, isometry
+from benchmarks.structure.methods import Batch, Method, from_distances, isometry
+from benchmarks.structure.settings import SEARCH_SEED, Settings
 from benchmarks.structure.shifts import placed_by_distances, shift_distances
+from benchmarks.structure.training import mlp
 
 
 def points(count: int, width: int, seed: int = 0) -> Tensor:
@@ -107,6 +121,32 @@ def test_fewer_dimensions_keep_the_widest_directions() -> None:
     )
 
 
+def test_the_nearest_by_the_reference_must_be_among_ten_others_by_the_features() -> None:
+    n, step = 30, torch.arange(30)
+    around = (step - step[:, None]) % n  # 0 for oneself, else all ranks from 1
+    wanted = ((around - AMONG) % n + 1.0).fill_diagonal_(0)  # the nearest is ten further on
+    labels = torch.zeros(n)
+    assert agreement(wanted, around.float(), labels)["nearest"] == 1
+    eleven = torch.where(around == AMONG, AMONG + 1.5, around.float())
+    assert agreement(wanted, eleven, labels)["nearest"] == 0
+    assert agreement(around.float(), wanted, labels)["nearest"] == 0
+
+
+def test_a_small_direction_beside_a_large_mean_is_not_cut_off() -> None:
+    features = 5 + 1e-3 * points(10_000, 20)
+    places = 1e3 * (features - 5)[:, :3]
+    assert (linear_fit(features, places)(features) - places).abs().max() < 0.05
+
+
+def test_directions_that_the_landmarks_do_not_have_are_left_empty() -> None:
+    flat = points(40, 2)
+    place = placed_by_distances(flat, torch.cdist, 5)
+    new = points(10, 2, seed=1)
+    torch.testing.assert_close(
+        torch.cdist(place(new), place(new)), torch.cdist(new, new), rtol=1e-3, atol=1e-3
+    )
+
+
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_the_penalty_of_given_distances_is_that_of_the_points_they_belong_to(
     shuffled: bool,
@@ -143,3 +183,129 @@ def test_the_kept_pairs_are_of_one_class_each_with_both_its_distances() -> None:
     assert len(wanted) == 2 * 15 * 14 // 2
     assert min(wanted) > 1, "a pair of two classes, or of an image with itself"
     assert found == pytest.approx([distance - 1 for distance in wanted], abs=0.011)
+
+
+def small_task(count: int = 80) -> Data:
+    """Images of two classes whose pixels, halves of pixels and doubled pixels are references."""
+    x = torch.rand(count, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    split = Split(x, torch.arange(count) % 4)
+    flat = x.flatten(1)
+    places = {PIXELS: x, MANIFOLD: flat[:, :12], PLACED: 2 * flat}
+    return Data(split, split, split, [[0, 2], [1, 3]], places)
+
+
+def asked_about(data: Data) -> Asked:
+    x = data.test.x
+    tables = {name: data.references[name].flatten(1) for name in (PIXELS, MANIFOLD)}
+    distances = {name: torch.cdist(points, points) for name, points in tables.items()}
+    distances[SHIFTS] = 2 * distances[PIXELS]
+    return Asked(data, Truth(x, data.coarse(data.test.fine), distances))
+
+
+def test_features_are_compared_as_they_are_and_after_a_map_to_each_reference_s_own_places() -> None:
+    data = small_task()
+    stretch = torch.linspace(0.1, 5, 25)
+    found = agreements(lambda x: x.flatten(1) * stretch, asked_about(data), Settings())
+    for name in (PIXELS, MANIFOLD, SHIFTS):
+        assert found[name]["fitted r"] == pytest.approx(1, abs=1e-3)
+        assert found[name]["fitted stress"] == pytest.approx(0, abs=1e-2), "the map has the unit"
+        assert found[name]["fitted nearest"] == 1
+        assert found[name]["r"] < 0.98
+        assert found[name]["stress"] > 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in (ALL | CIFAR_METHODS) if "shuffled" in name])
+def test_only_a_control_depends_on_who_is_exchanged_with_whom(name: str) -> None:
+    methods = ALL | CIFAR_METHODS
+    ours = name.replace("control: ", "isometry, ").replace(", shuffled", "")
+    assert methods[ours].reference == methods[name].reference
+    x = torch.rand(30, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    batch = Batch(x, torch.arange(30) % 2, x)
+    torch.manual_seed(0)
+    model = mlp(x[0], 2, replace(Settings(), width=8))
+
+    def losses(method: Method) -> set[float]:
+        found = set()
+        for seed in range(3):
+            torch.manual_seed(seed)
+            with method.build(model, 0.5, 36) as objective:
+                found.add(round(objective.loss(batch).item(), 5))
+        return found
+
+    assert len(losses(methods[ours])) == 1
+    assert len(losses(methods[name])) > 1
+
+
+def test_a_head_predicts_coordinates_of_the_reference_that_isometry_is_compared_with() -> None:
+    for reference, methods in COMPARED.items():
+        head = methods[f"{reference} predicted by a head"]
+        assert head.reference == (PLACED if reference == SHIFTS else reference)
+
+
+def test_strengths_are_chosen_by_r_on_images_that_are_not_of_the_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, float, int]] = []
+
+    def ask(settings: Settings, data_dir: object, folder: Path, validate: bool) -> Asked:
+        del settings, data_dir, folder
+        data = small_task()
+        return replace(asked_about(data), data=replace(data, groups=[[0], [1 + validate]]))
+
+    def train(data: Data, *_: object, strength: float, seed: int, **__: object) -> nn.Sequential:
+        seen.append((data.groups[1] == [2], strength, seed))
+        return nn.Sequential(nn.Flatten(), nn.Linear(25, 2))
+
+    r = {0.1: 0.5, 0.5: 0.9, 2.0: 0.7, 8.0: 0.6}
+
+    def agree(*_: object) -> dict[str, dict[str, float]]:
+        r_of_last = r.get(seen[-1][1], 0.0) if seen else 0.0
+        plain = {"r": r_of_last, "stress": 0.1, "r of all pairs": 0.5, "nearest": 0.5}
+        figures = plain | {f"fitted {name}": 0.1 for name in plain}
+        return dict.fromkeys(COMPARED, figures)
+
+    name = f"isometry, {PIXELS}"
+    few = {PLAIN: ALL[PLAIN], name: ALL[name]}
+    for what, stand_in in {"asked": ask, "train": train, "agreements": agree, "ALL": few}.items():
+        monkeypatch.setattr(distances, what, stand_in)
+    monkeypatch.setattr(distances, "coarse_accuracy", lambda *_: 0.9)
+    monkeypatch.setattr(distances, "some_pairs", lambda *_: [])
+    monkeypatch.setattr(distances, "UNTRAINED", ())
+    out = tmp_path / "distances.json"
+    results = distances.run(Settings(), seeds=2, data_dir=None, out=out, quick=False)
+    tried, measured = (
+        [found for found in seen if (found[2] == SEARCH_SEED) is kind] for kind in (True, False)
+    )
+    assert all(validate for validate, _, _ in tried), "a strength was tried on test images"
+    assert {strength for _, strength, _ in tried} == {0.0, *r}
+    assert not any(validate for validate, _, _ in measured)
+    assert [found[1:] for found in measured] == [(0.0, 0), (0.5, 0), (0.0, 1), (0.5, 1)]
+    before = out.read_bytes()
+    monkeypatch.setattr(distances, "asked", None)
+    distances.run(Settings(), seeds=2, data_dir=None, out=out, quick=False)
+    assert out.read_bytes() == before, "a finished benchmark reads no image"
+    assert len(results.runs) == 9
+
+
+def test_every_cell_of_the_tables_is_the_figure_of_its_row_and_column() -> None:
+    figures = ("r", "stress", "r of all pairs", "nearest")
+    names = [*figures, *(f"fitted {figure}" for figure in figures)]
+    own = {
+        reference: {figure: (10 * i + j) / 1000 for j, figure in enumerate(names)}
+        for i, reference in enumerate(COMPARED)
+    }
+    run = {"key": {"method": PLAIN, "seed": 0}, "figures": {"coarse": 0.5, **own}}
+    tried = {
+        "key": {"method": PLAIN, "strength": 0.0},
+        "figures": {"coarse": 0.5, "best r": 1, "r": 0.25, "fitted r": 0.75},
+    }
+    settings = {"shown": 2000, "most": 2, "dimensions": 100}
+    text = distances_tables({"settings": settings, "runs": [tried, run]})
+    for i, reference in enumerate(COMPARED):
+        table = text.split(f"## {reference.capitalize()}")[1]
+        cells = next(line for line in table.splitlines() if line.startswith(f"| {PLAIN}"))
+        expected = [f"{own[reference][name]:.3f}" for name in names]
+        for place in (3, 7):
+            expected[place] = f"{100 * own[reference][names[place]]:.1f}"
+        assert [cell.strip() for cell in cells.strip("|").split("|")][3:] == expected, i
+    assert f"| {PLAIN} | {MANIFOLD} | 0 | 50.0 | 0.250 | 0.750 | chosen |" in text

@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.results import Results
-from benchmarks.structure import choices, experiment, probes
+from benchmarks.structure import choices, distances, experiment, probes
 from benchmarks.structure import data as samples
 from benchmarks.structure.cifar import ALSO_TRIED, CIFAR_METHODS, UNTRAINED
 from benchmarks.structure.corruptions import CORRUPTIONS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split
+from benchmarks.structure.evaluation import pixels_of
 from benchmarks.structure.methods import METHODS, Batch
 from benchmarks.structure.neighbours import calibration_error
 from benchmarks.structure.report import report_digits
@@ -217,6 +218,36 @@ def test_choosing_never_reads_the_test_images(
     pixels = [split.x.flatten(1).double() for split in (data.train, data.validation, data.test)]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert torch.cdist(pixels[first], pixels[second]).min() > 0.1, "splits overlap"
+
+
+def test_distances_are_asked_about_images_that_are_not_of_the_test_until_strengths_are_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(split: str, *_: object) -> tuple[Tensor, Tensor]:
+        assert split in allowed, "the test images were read"
+        return small_mnist(split)
+
+    monkeypatch.setattr(samples, "mnist", read)
+    allowed = {"train"}
+    ask = distances.asked(TINY, None, tmp_path, validate=True)
+    data, truth = ask.data, ask.truth
+    assert torch.cdist(truth.images.flatten(1), data.train.x.flatten(1)).min() > 0.1
+    assert torch.equal(truth.labels, data.coarse(data.test.fine))
+    manifold = experiment.manifold_of_patches(data, TINY)
+    of_table = torch.pdist(data.references[distances.MANIFOLD])
+    torch.testing.assert_close(torch.pdist(manifold(data.train.x)), of_table, rtol=0.01, atol=0.01)
+    above = torch.ones(len(truth.images), len(truth.images)).triu(1).bool()
+    for name, places in {distances.MANIFOLD: manifold, distances.PIXELS: pixels_of}.items():
+        expected = torch.pdist(places(truth.images))
+        torch.testing.assert_close(truth.distances[name][above], expected, rtol=0.01, atol=0.01)
+    assert (truth.distances[distances.SHIFTS] <= truth.distances[distances.PIXELS] + 0.01).all()
+    allowed = {"train", "test"}
+    ask = distances.asked(TINY, None, tmp_path, validate=False)
+    found = distances._measure({"method": distances.RAW, "seed": 0}, ask, TINY, [])
+    assert found[distances.PIXELS]["r"] == pytest.approx(1)
+    assert found[distances.SHIFTS]["r"] < 0.999
+    found = distances._measure({"method": distances.PLACED, "seed": 0}, ask, TINY, [])
+    assert found[distances.SHIFTS]["r"] > found[distances.PIXELS]["r"]
 
 
 @pytest.mark.usefixtures("tiny")

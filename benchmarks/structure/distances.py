@@ -110,8 +110,6 @@ def run(
     keys += [{"method": name, "seed": 0} for name in UNTRAINED]
     keys += [{"method": name, "seed": seed} for seed in range(seeds) for name in names]
     todo = [key for key in keys if not results.has(key)]
-    if not todo:
-        return results
     ask = cache(lambda validate: asked(settings, data_dir, out.parent / "cache", validate))
     for key in progress_over(todo):
         if "strength" in key:

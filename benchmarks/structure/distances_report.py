@@ -65,9 +65,11 @@ def _row(name: str, reference: str, runs: list[Run]) -> list[str]:
     if not found:
         return []
     coarse = percent([f["coarse"] for f in found]) if "coarse" in found[0] else "-"
-    figures = [*_FIGURES, *(f"fitted {figure}" for figure in _FIGURES)]
-    cells = [_cell(figure, [f[reference][figure] for f in found]) for figure in figures]
-    return [name, str(len(found)), coarse, *cells]
+    cells = [_cell(figure, [f[reference][figure] for f in found]) for figure in _FIGURES]
+    # pixels that are nearly always black make a map of raw ones meaningless
+    after = [f"fitted {figure}" for figure in _FIGURES if name not in UNTRAINED]
+    cells += [_cell(figure, [f[reference][figure] for f in found]) for figure in after]
+    return [name, str(len(found)), coarse, *cells, *["-"] * (2 * len(_FIGURES) - len(cells))]
 
 
 def _cell(figure: str, values: list[float]) -> str:
