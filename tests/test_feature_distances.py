@@ -199,7 +199,7 @@ def asked_about(data: Data) -> Asked:
     tables = {name: data.references[name].flatten(1) for name in (PIXELS, MANIFOLD)}
     distances = {name: torch.cdist(points, points) for name, points in tables.items()}
     distances[SHIFTS] = 2 * distances[PIXELS]
-    return Asked(data, Truth(x, data.coarse(data.test.fine), distances))
+    return Asked(data, Truth(x, data.coarse(data.test.fine), distances), pixels_of)
 
 
 def test_features_are_compared_as_they_are_and_after_a_map_to_each_reference_s_own_places() -> None:

@@ -174,6 +174,20 @@ def test_the_strengths_in_use_are_those_that_the_committed_search_chose() -> Non
     assert {name: method.strength for name, method in METHODS.items()} == chosen
 
 
+@pytest.mark.parametrize(
+    ("part", "slack", "by"), [("cifar", 0.01, "10 a class"), ("distances", 0.003, "best r")]
+)
+def test_committed_runs_were_made_with_the_strengths_that_the_committed_tries_choose(
+    part: str, slack: float, by: str
+) -> None:
+    runs = json.loads((RESULTS / f"structure-{part}.json").read_text())["runs"]
+    chosen = experiment.chosen_strengths(experiment.tries(runs), slack=slack, by=by)
+    measured = [run for run in runs if "strength" in run["figures"]]
+    assert len(measured) >= 50
+    for run in measured:
+        assert run["figures"]["strength"] == chosen[run["key"]["method"]], run["key"]
+
+
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     logits = torch.tensor([[0.0, 0.0, -99.0]]).repeat(100, 1)  # confidence a half
     labels = torch.zeros(100, dtype=torch.long)

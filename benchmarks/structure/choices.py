@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.cache import computed_once
 from benchmarks.results import Results
 from benchmarks.structure import data as samples
-from benchmarks.structure.data import Data, even_sample
+from benchmarks.structure.data import MANIFOLD, Data, even_sample
 from benchmarks.structure.experiment import measure_shortly, progress_over
 from benchmarks.structure.methods import METHODS, Method, isometry
 from benchmarks.structure.settings import Settings
@@ -40,12 +40,9 @@ def _changed(changes: dict[str, Any], name: str) -> dict[str, Choice]:
     }
 
 
-def _against(reference: str, layers: type[nn.Module] | None) -> Choice:
-    return Choice(replace(_OURS, build=isometry(layers), reference=reference))
-
-
-def _with(**options: Any) -> Choice:
-    return Choice(replace(_OURS, build=isometry(**options)))
+def _with(reference: str = MANIFOLD, **options: Any) -> Choice:
+    """The penalty with another reference, or with options of `isometry`."""
+    return Choice(replace(_OURS, build=isometry(**options), reference=reference))
 
 
 _HIDDEN = ("2", "4", "6", "8")
@@ -56,7 +53,7 @@ CHOICES: dict[str, Choice] = {
     "cross-entropy": Choice(_PLAIN),
     "isometry against the manifold of patches": Choice(_OURS),
     **{
-        f"last hidden layer against {name}": _against(name, None)
+        f"last hidden layer against {name}": _with(name)
         for name in (
             *("pixels", "blurred pixels", "patches", "manifold of pixels"),
             *("whitened pixels", "random convolutions"),
@@ -67,9 +64,9 @@ CHOICES: dict[str, Choice] = {
         inputs=_HIDDEN[-2], scale="fit"
     ),
     "second hidden layer against manifold of patches": _with(layers=_HIDDEN[1]),
-    "manifold in 10 dimensions": _against("manifold in 10 dimensions", None),
+    "manifold in 10 dimensions": _with("manifold in 10 dimensions"),
     **{
-        f"all hidden layers against {name}": _against(name, nn.Tanh)
+        f"all hidden layers against {name}": _with(name, layers=nn.Tanh)
         for name in ("blurred pixels", "manifold of pixels", "manifold of patches")
     },
     "all pairs in place of those of a class": _with(pairs="all"),
@@ -107,7 +104,7 @@ def _with_more_references(data: Data, settings: Settings, cache: Path) -> Data:
     def of_pixels() -> torch.Tensor:
         return references.manifold(landmarks)(x)
 
-    few = data.references["manifold of patches"][:, :10]
+    few = data.references[MANIFOLD][:, :10]
     more = {
         "manifold of pixels": computed_once(cache / f"manifold-of-pixels-{len(x)}.pt", of_pixels),
         "manifold in 10 dimensions": references.scaled(None, few)(few),

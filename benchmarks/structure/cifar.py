@@ -29,6 +29,11 @@ from isoreg import references
 TASKS = {"animal or vehicle": [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]}
 _BETAS = (0.1, 0.3, 1.0)
 _SMALLER = (0.03, 0.1, 0.3)
+_WIDER = {
+    "strengths": (*_BETAS, 3.0),
+    "of_control": (*_SMALLER, 1.0),
+    "of_head": (*_SMALLER, 1.0),
+}
 
 CIFAR_METHODS: dict[str, Method] = {
     "cross-entropy": Method(METHODS["cross-entropy"].build, (0.0,)),
@@ -37,17 +42,8 @@ CIFAR_METHODS: dict[str, Method] = {
     "isometry, pixels": Method(isometry(), _SMALLER),
     "patches predicted by a head": Method(regression, _BETAS, reference="patches"),
     "control: constant distance": Method(METHODS["control: constant distance"].build, _SMALLER),
-    **{
-        name: method
-        for reference, short in ((BOTH, "both"), (LEARNT, LEARNT))
-        for name, method in compared_with(
-            reference,
-            name=short,
-            strengths=(*_BETAS, 3.0),
-            of_control=(*_SMALLER, 1.0),
-            of_head=(*_SMALLER, 1.0),
-        ).items()
-    },
+    **compared_with(BOTH, name="both", **_WIDER),
+    **compared_with(LEARNT, name=LEARNT, **_WIDER),
     "supervised contrastive": replace(
         METHODS["supervised contrastive"], strengths=(0.02, 0.1, 0.5, 2.0)
     ),

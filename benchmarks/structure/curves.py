@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.structure.data import MANIFOLD
+
 # colour of Okabe and Ito, marker, line
 _Look = tuple[str, str, str]
 PHOTOGRAPHS: dict[str, _Look] = {
@@ -25,9 +27,9 @@ _TITLES = {
     "control: contrastive, shuffled": "its control: distances shuffled",
 }
 _TITLES_OF_PAIRS = {
-    "isometry, manifold of patches": "isometry",
-    "control: manifold of patches, shuffled": "its control: distances shuffled",
-    "manifold of patches predicted by a head": "what enters a second head",
+    f"isometry, {MANIFOLD}": "isometry",
+    f"control: {MANIFOLD}, shuffled": "its control: distances shuffled",
+    f"{MANIFOLD} predicted by a head": "what enters a second head",
 }
 NEIGHBOURS: dict[str, tuple[str, str]] = {
     "isometry, pixels": ("#009E73", "o"),
@@ -116,7 +118,7 @@ def draw_distances(results: dict[str, Any], path: Path) -> None:
         wanted, found = run["figures"]["pairs"]
         axis.axline((0, 0), slope=1, color="#D55E00", linewidth=1)
         axis.scatter(wanted, found, s=3, color="#0072B2", alpha=0.5, linewidths=0)
-        r = run["figures"]["manifold of patches"]["r"]
+        r = run["figures"][MANIFOLD]["r"]
         name = run["key"]["method"]
         axis.set_title(f"{_TITLES_OF_PAIRS.get(name, name)}\nr {r:.2f}", fontsize=9)
         axis.set_xlabel("distance by the reference", fontsize=9)

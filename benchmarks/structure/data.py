@@ -14,6 +14,7 @@ from isoreg import references
 from isoreg.datasets import mnist
 from isoreg.masks import partition
 
+MANIFOLD = "manifold of patches"
 _EACH_VALIDATION = 6
 
 
@@ -27,6 +28,10 @@ class Split:
     def take(self, chosen: Tensor | slice) -> Split:
         """Some of the samples."""
         return Split(self.x[chosen], self.fine[chosen])
+
+    def sample(self, count: int) -> Split:
+        """So many, evenly spread over all."""
+        return Split(even_sample(self.x, count), even_sample(self.fine, count))
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,7 @@ def digits(settings: Settings, data_dir: Path | None, *, cache: Path, validate: 
         rest = torch.arange(len(held_out.x)) % 5 != 0
         test = held_out.take(rest).take(slice(settings.test_images))
     else:
-        images, labels = mnist("test", data_dir)
-        test = Split(
-            even_sample(images, settings.test_images), even_sample(labels, settings.test_images)
-        )
+        test = Split(*mnist("test", data_dir)).sample(settings.test_images)
     tables = digit_references(train.x, settings, cache)
     return Data(train, validation, test, next(iter(TASKS.values())), tables)
 
@@ -102,7 +104,7 @@ def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Te
     def manifold() -> Tensor:
         return references.manifold(known)(patches_of)
 
-    tables["manifold of patches"] = computed_once(cache / f"manifold-{len(x)}.pt", manifold)
+    tables[MANIFOLD] = computed_once(cache / f"manifold-{len(x)}.pt", manifold)
     return tables
 
 

@@ -14,7 +14,7 @@ from benchmarks.cache import computed_once
 from benchmarks.results import Results, Run
 from benchmarks.structure import data as samples
 from benchmarks.structure.agreement import AMONG, agreement, linear_fit
-from benchmarks.structure.data import Data, even_sample
+from benchmarks.structure.data import MANIFOLD, Data, even_sample
 from benchmarks.structure.evaluation import Embed, coarse_accuracy, features_of, pixels_of
 from benchmarks.structure.experiment import (
     chosen_strengths,
@@ -27,7 +27,7 @@ from benchmarks.structure.settings import SEARCH_SEED, Settings
 from benchmarks.structure.shifts import MOST, placed_by_distances, shift_distances
 from benchmarks.structure.training import train
 
-PIXELS, MANIFOLD, SHIFTS = "pixels", "manifold of patches", "shifts"
+PIXELS, SHIFTS = "pixels", "shifts"
 PLACED = "places by shifts"
 """Coordinates whose distances are about those by shifts, which have none of their own."""
 
@@ -90,10 +90,11 @@ class Truth:
 
 @dataclass(frozen=True)
 class Asked:
-    """Samples to train and to measure on, with what is measured against."""
+    """Samples to train and to measure on, what is measured against, and places by shifts."""
 
     data: Data
     truth: Truth
+    placed: Embed
 
 
 def run(
@@ -132,11 +133,11 @@ def asked(settings: Settings, data_dir: Path | None, folder: Path, validate: boo
     name = f"places-by-shifts-{len(data.train.x)}-{_DIMENSIONS}-{_LANDMARKS}-{MOST}.pt"
     places = computed_once(folder / name, lambda: placed(data.train.x))
     data = replace(data, references=data.references | {PLACED: places})
-    shown = data.test.take(slice(None, None, max(1, len(data.test.x) // _SHOWN)))
+    shown = data.test.sample(_SHOWN)
     points = {PIXELS: pixels_of(shown.x), MANIFOLD: manifold_of_patches(data, settings)(shown.x)}
     distances = {each: torch.cdist(found, found) for each, found in points.items()}
     distances[SHIFTS] = shift_distances(shown.x)
-    return Asked(data, Truth(shown.x, data.coarse(shown.fine), distances))
+    return Asked(data, Truth(shown.x, data.coarse(shown.fine), distances), placed)
 
 
 def _placed_by_shifts(data: Data, settings: Settings) -> Embed:
@@ -163,8 +164,7 @@ def _measure(
 ) -> dict[str, Any]:
     name, seed = key["method"], key["seed"]
     if name in UNTRAINED:
-        embed = pixels_of if name == RAW else _placed_by_shifts(ask.data, settings)
-        return agreements(embed, ask, settings)
+        return agreements(pixels_of if name == RAW else ask.placed, ask, settings)
     strength = chosen_strengths(tries(runs), by=BEST)[name]
     model = train(ask.data, ALL[name], strength=strength, seed=seed, settings=settings)
     embed = features_of(model)

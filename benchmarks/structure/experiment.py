@@ -15,7 +15,7 @@ from benchmarks.geometry import embedding
 from benchmarks.progress import progress_bar
 from benchmarks.results import Results, Run
 from benchmarks.structure import data as samples
-from benchmarks.structure.data import Data, even_sample
+from benchmarks.structure.data import MANIFOLD, Data, even_sample
 from benchmarks.structure.evaluation import (
     choose_strength,
     coarse_accuracy,
@@ -52,7 +52,7 @@ LONGER = 2
 SLACK = 0.003
 """Of the coarse accuracy, in the choice of a strength."""
 
-UNTRAINED = ("raw pixels", "patches", "manifold of patches", "autoencoder")
+UNTRAINED = ("raw pixels", "patches", MANIFOLD, "autoencoder")
 """What the features are to be compared with; none of them sees a label."""
 
 
@@ -151,7 +151,7 @@ def _untrained(name: str, data: Data, seed: int, settings: Settings) -> Any:
         return pixels_of
     if name == "patches":
         return references.patches(even_sample(data.train.x, settings.landmarks))
-    if name == "manifold of patches":
+    if name == MANIFOLD:
         return manifold_of_patches(data, settings)
     encoder = autoencoder(data, seed=seed, settings=settings)
     return lambda x: run_in_parts(encoder, x)

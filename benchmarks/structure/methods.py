@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks.objectives import attach
 from benchmarks.objectives.shuffling import shuffle_within
+from benchmarks.structure.data import MANIFOLD
 from isoreg import IsometryRegularizer, isometry_penalty
 from isoreg.dense import Scale
 from isoreg.layers import Layers
@@ -229,7 +230,6 @@ def _logits_and_features(model: nn.Sequential, batch: Batch) -> tuple[Tensor, Te
 
 
 _BETAS = (0.02, 0.1, 0.5)
-_MANIFOLD = "manifold of patches"
 
 # three strengths each, and more where the best lay at an end of those; the best of the control of
 # pixels and of dropout is the smallest still
@@ -237,13 +237,13 @@ METHODS: dict[str, Method] = {
     "cross-entropy": Method(without_hooks(cross_entropy)),
     "isometry, pixels": Method(isometry(nn.Tanh), _BETAS, 0.1),
     "isometry, patches": Method(isometry(nn.Tanh), (0.004, *_BETAS), 0.02, "patches"),
-    "isometry, manifold": Method(isometry(), (*_BETAS, 2.0), 0.5, _MANIFOLD),
-    "all pairs, manifold": Method(isometry(pairs="all"), (*_BETAS, 2.0), 0.5, _MANIFOLD),
+    "isometry, manifold": Method(isometry(), (*_BETAS, 2.0), 0.5, MANIFOLD),
+    "all pairs, manifold": Method(isometry(pairs="all"), (*_BETAS, 2.0), 0.5, MANIFOLD),
     "control: pixels, shuffled": Method(isometry(nn.Tanh, shuffled=True), (0.004, *_BETAS), 0.004),
-    "control: manifold, shuffled": Method(isometry(shuffled=True), _BETAS, 0.1, _MANIFOLD),
+    "control: manifold, shuffled": Method(isometry(shuffled=True), _BETAS, 0.1, MANIFOLD),
     "control: constant distance": Method(from_distances(constant_distance), _BETAS, 0.1),
     "control: feature norm": Method(without_hooks(feature_norm), (0.002, 0.01, 0.05, 0.2), 0.05),
-    "manifold predicted by a head": Method(regression, (0.004, 0.02, 0.1, 0.5), 0.1, _MANIFOLD),
+    "manifold predicted by a head": Method(regression, (0.004, 0.02, 0.1, 0.5), 0.1, MANIFOLD),
     "supervised contrastive": Method(supervised_contrastive, (0.02, 0.1, 0.5, 2.0), 0.1),
     "Jacobian": Method(
         from_objectives("jacobian", "weight"), (0.01, 0.1, 0.5, 2.0, 10.0, 50.0), 10.0
@@ -256,6 +256,6 @@ METHODS: dict[str, Method] = {
 
 # with the scale of each batch fitted, at the strengths that were chosen without
 FITTED: dict[str, Method] = {
-    "isometry, manifold": Method(isometry(scale="fit"), (), 0.5, _MANIFOLD),
-    "control: manifold, shuffled": Method(isometry(shuffled=True, scale="fit"), (), 0.1, _MANIFOLD),
+    "isometry, manifold": Method(isometry(scale="fit"), (), 0.5, MANIFOLD),
+    "control: manifold, shuffled": Method(isometry(shuffled=True, scale="fit"), (), 0.1, MANIFOLD),
 }

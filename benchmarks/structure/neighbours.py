@@ -17,7 +17,7 @@ from benchmarks.results import Results
 from benchmarks.structure import data as samples
 from benchmarks.structure import probes
 from benchmarks.structure.corruptions import CORRUPTIONS, STRENGTHS, blocks_shuffled, corrupted
-from benchmarks.structure.data import Data, Split
+from benchmarks.structure.data import MANIFOLD, Data, Split
 from benchmarks.structure.evaluation import features_of, pixels_of
 from benchmarks.structure.experiment import progress_over
 from benchmarks.structure.methods import METHODS
@@ -35,7 +35,6 @@ COMPARED = (
 PIXELS = "raw pixels"
 """No network: what the features of networks have to be better than."""
 
-_MANIFOLD = "manifold of patches"
 _BINS = 15
 
 Figures = dict[str, Any]
@@ -194,7 +193,7 @@ def _trained_on(
         return references.manifold(patches[::every][: settings.landmarks])(patches)
 
     path = cache / f"manifold-{len(digits)}-digits-{len(rows)}.pt"
-    tables[_MANIFOLD] = computed_once(path, manifold)
+    tables[MANIFOLD] = computed_once(path, manifold)
     task = replace(data, train=train_split, groups=[[digit] for digit in digits], references=tables)
     return _train(name, task, seed, settings), known
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import Results
-from benchmarks.structure.data import Data, Split
+from benchmarks.structure.data import MANIFOLD, Data, Split
 from benchmarks.structure.evaluation import fine_figures, pixels_of
 from benchmarks.structure.experiment import measure, progress_over
 from benchmarks.structure.methods import METHODS, Method, isometry, regression
@@ -29,11 +29,9 @@ RECIPES: dict[str, Method] = {
     "isometry, pixels": recipe("pixels"),
     "control: pixels, shuffled": recipe("pixels", shuffled=True),
     "isometry, patches": recipe("patches"),
-    "isometry, manifold": recipe("manifold of patches"),
-    "control: manifold, shuffled": recipe("manifold of patches", shuffled=True),
-    "manifold predicted by a head": Method(
-        regression, strength=BETA, reference="manifold of patches"
-    ),
+    "isometry, manifold": recipe(MANIFOLD),
+    "control: manifold, shuffled": recipe(MANIFOLD, shuffled=True),
+    "manifold predicted by a head": Method(regression, strength=BETA, reference=MANIFOLD),
 }
 
 
@@ -83,6 +81,6 @@ def small_digits() -> Data:
     tables = {
         "pixels": references.scaled(None, x)(x),
         "patches": references.scaled(patches, x)(x),
-        "manifold of patches": references.manifold(x, reference=patches)(x),
+        MANIFOLD: references.manifold(x, reference=patches)(x),
     }
     return Data(train, validation, test, next(iter(TASKS.values())), tables)
