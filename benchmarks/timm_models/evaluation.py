@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.internals import Layer, find_layers, resolve_pool
 from benchmarks.timm_models.corruptions import STRENGTHS, corrupted
 from benchmarks.timm_models.data import Split, evenly
 from benchmarks.timm_models.networks import stages
 from benchmarks.timm_models.settings import PIXEL, Settings
 from benchmarks.timm_models.training import accuracy
 from isoreg.diagnostics import distortion
-from isoreg.layers import Layer, find_layers
-from isoreg.pooling import resolve_pool
 from isoreg.robustness import evaluate
 
 _ATTACKED_AT_ONCE = 128  # on a processor the activations of more leave its caches
