@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,29 +12,9 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 Loss = Callable[[Tensor], Tensor]
 
 
-def climb(
-    loss: Loss,
-    clean: Tensor,
-    *,
-    eps: float,
-    step: float,
-    steps: int,
-    start: Tensor | None = None,
-    norm: str = "Linf",
-    leave_clean: bool = True,
-) -> Tensor:
-    """The last point of `ascent`."""
-    points = ascent(
-        loss,
-        clean,
-        eps=eps,
-        step=step,
-        steps=steps,
-        start=start,
-        norm=norm,
-        leave_clean=leave_clean,
-    )
-    *_, last = points
+def climb(loss: Loss, clean: Tensor, **how: Any) -> Tensor:
+    """The last point of `ascent`, which has the options."""
+    *_, last = ascent(loss, clean, **how)
     return last
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Found, Key, Run, as_json, identity, read
+from benchmarks.results import Key, Run, identity
 from benchmarks.study import Lab, Study, expected, new_lab
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,6 +28,7 @@ class Findings:
         lacking: Keys of runs that the present settings want and the file has not.
         stale: Runs that the present settings do not want, each with the reason.
         error: Why the file could not be read.
+        table: Whether the committed table is what the runs give.
     """
 
     file: str
@@ -35,6 +36,7 @@ class Findings:
     lacking: list[Key] = field(default_factory=list)
     stale: list[tuple[Key, str]] = field(default_factory=list)
     error: str = ""
+    table: bool = True
 
 
 def committed(studies: Iterable[Study[Any]]) -> dict[str, tuple[Study[Any], dict[str, Any]]]:
@@ -68,7 +70,10 @@ def check(studies: Iterable[Study[Any]], folder: Path = RESULTS) -> Iterator[Fin
         except SystemExit as error:
             yield Findings(path.name, error=str(error))
             continue
-        yield compare(path.name, study, lab)
+        found = compare(path.name, study, lab)
+        page = path.with_suffix(".md")
+        found.table = not page.exists() or study.tables(lab.found()) == page.read_text()
+        yield found
 
 
 def compare(file: str, study: Study[Any], lab: Lab[Any]) -> Findings:
@@ -99,8 +104,3 @@ def published(study: Study[Any], options: dict[str, Any], path: Path) -> str:
     for _ in expected(study, lab):
         pass
     return study.tables(lab.found())
-
-
-def frozen(file: str) -> Found:
-    """A committed file whose code is gone."""
-    return as_json(read(RESULTS / f"{file}.json"))  # type: ignore[no-any-return]

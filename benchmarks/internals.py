@@ -15,13 +15,12 @@ from isoreg.pooling import resolve_pool, tensors_in
 from isoreg.recorder import Recorder
 from isoreg.robustness.attacks import PRESETS
 from isoreg.robustness.pgd import pgd
-from isoreg.rows import Block, count_pairs, plan_rows, rows_and_gradients
+from isoreg.rows import Block, plan_rows, rows_and_gradients
 
 __all__ = [
     "PRESETS",
     "Block",
     "Layer",
-    "count_pairs",
     "find_layers",
     "first_order_margin_loss",
     "gather_rows",

@@ -281,7 +281,7 @@ def test_an_even_sample_has_gaps_that_differ_by_one_at_most(
     assert len(rows) == min(length, count) == len(set(rows))
     assert rows[0] == 0
     assert rows[-1] < length
-    gaps = [b - a for a, b in pairwise(rows)]
+    gaps = [b - a for a, b in pairwise(rows if both_ends else [*rows, length])]
     assert not gaps or max(gaps) - min(gaps) <= 1
     assert not both_ends or len(rows) == 1 or rows[-1] == length - 1
     if not both_ends and length % count == 0:

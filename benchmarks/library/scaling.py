@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.internals import Block, gather_rows, plan_rows, rows_and_gradients
-from benchmarks.library.scaling_cases import CASES, PER_RANK, work
+from benchmarks.library.scaling_cases import CASES, PER_RANK
 from benchmarks.ranks import run_ranks
 from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.study import Lab, Study
@@ -90,14 +89,7 @@ def compute(case: str, ranks: int) -> dict[str, Any]:
 
     # processor time: what else runs on the machine counts less than in time on the clock
     planning, computing = _time(plan, time.thread_time), _time(pairs, time.thread_time)
-    with _Count() as count:
-        pairs()
-    return {
-        "plan": planning,
-        "pairs": computing,
-        "operations": count.operations,
-        "work": asdict(work(chosen, ranks)),
-    }
+    return {"plan": planning, "pairs": computing}
 
 
 def gather(ranks: int, bytes: int) -> dict[str, Any]:  # noqa: A002 (the name in the file)
@@ -117,21 +109,6 @@ _MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "gather": gather,
     "step": step,
 }
-
-
-class _Count(TorchDispatchMode):
-    """Counts the operations that are no mere views: what an accelerator would launch."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.operations = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        returns = [value.alias_info for value in func._schema.returns]
-        self.operations += not any(alias is not None and not alias.is_write for alias in returns)
-        return func(*args, **(kwargs or {}))
 
 
 def _gather_in_rank(_: int, size: int) -> dict[str, float]:

@@ -6,34 +6,23 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from benchmarks import style
 from benchmarks.methods.registry import title_of
 from benchmarks.results import Figures, Found
 from benchmarks.robust.plans import CHEAP, RECIPES, TITLES
 from benchmarks.robust.report import by_training, costs
-from benchmarks.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    line_of,
-    new_figure,
-    plain,
-    save,
-)
+from benchmarks.style import line_of, new_figure, plain, save
 from benchmarks.tables import with_keys
 
 # markers for those who see no colours
 _LOOKS = {
-    "cross-entropy": (BLACK, "X"),
-    "first-order-margin": (VERMILION, "o"),
-    "fgsm": (BLUE, "s"),
-    "pgd": (SKY, "D"),
-    "trades": (GREEN, "^"),
-    "jacobian": (PURPLE, "v"),
-    "input-gradient": (ORANGE, "P"),
+    "cross-entropy": (style.BLACK, "X"),
+    "first-order-margin": (style.VERMILION, "o"),
+    "fgsm": (style.BLUE, "s"),
+    "pgd": (style.SKY, "D"),
+    "trades": (style.GREEN, "^"),
+    "jacobian": (style.PURPLE, "v"),
+    "input-gradient": (style.ORANGE, "P"),
 }
 # of each method its budgets: cost, and figures of the seeds
 Points = dict[str, list[tuple[float, list[Figures]]]]

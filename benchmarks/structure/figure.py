@@ -10,27 +10,21 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from benchmarks import style
 from benchmarks.results import Figures, Found
 from benchmarks.structure.trials import MANIFOLD
-from benchmarks.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    deviation,
-    legend_beside,
-    line_of,
-    new_figure,
-    plain,
-    save,
-)
+from benchmarks.style import deviation, legend_beside, line_of, new_figure, plain, save
 from benchmarks.tables import grouped, with_keys
 
-_LINES = (BLACK, ORANGE, SKY, GREEN, VERMILION, BLUE, PURPLE)
+_LINES = (
+    style.BLACK,
+    style.ORANGE,
+    style.SKY,
+    style.GREEN,
+    style.VERMILION,
+    style.BLUE,
+    style.PURPLE,
+)
 _MARKERS = "osD^vP*X<>hdp8"
 SHOT = "10 a class"
 
@@ -131,11 +125,11 @@ def draw_search(found: Found, path: Path) -> None:
 # colour of Okabe and Ito, marker, line
 _Look = tuple[str, str, str]
 PHOTOGRAPHS: dict[str, _Look] = {
-    "contrastive": (GREY, "", "--"),
-    "contrastive predicted by a head": (SKY, "v", "-"),
-    "isometry, contrastive": (GREEN, "o", "-"),
-    "control: contrastive, shuffled": (VERMILION, "X", "-"),
-    "cross-entropy": (BLACK, "s", "-"),
+    "contrastive": (style.GREY, "", "--"),
+    "contrastive predicted by a head": (style.SKY, "v", "-"),
+    "isometry, contrastive": (style.GREEN, "o", "-"),
+    "control: contrastive, shuffled": (style.VERMILION, "X", "-"),
+    "cross-entropy": (style.BLACK, "s", "-"),
 }
 _TITLES = {
     "contrastive": "what features are compared with",
@@ -149,11 +143,11 @@ _TITLES_OF_PAIRS = {
     f"{MANIFOLD} predicted by a head": "what enters a second head",
 }
 NEIGHBOURS: dict[str, tuple[str, str]] = {
-    "isometry, pixels": (GREEN, "o"),
-    "control: pixels, shuffled": (GREEN, "x"),
-    "isometry, manifold": (BLUE, "D"),
-    "control: manifold, shuffled": (BLUE, "+"),
-    "raw pixels": (GREY, "s"),
+    "isometry, pixels": (style.GREEN, "o"),
+    "control: pixels, shuffled": (style.GREEN, "x"),
+    "isometry, manifold": (style.BLUE, "D"),
+    "control: manifold, shuffled": (style.BLUE, "+"),
+    "raw pixels": (style.GREY, "s"),
 }
 LOWER_IS_BETTER = "calibration error"
 
@@ -210,7 +204,7 @@ def draw_neighbours(found: Found, path: Path) -> None:
                     label=None if name in named else name,
                 )
                 named.add(name)
-    axis.axvline(0, color=BLACK, linewidth=0.8)
+    axis.axvline(0, color=style.BLACK, linewidth=0.8)
     axis.set_yticks(range(len(rows)), [title for title, _ in rows])
     axis.invert_yaxis()
     axis.set_xlabel("points better than cross-entropy (bars: over seeds of the method)")
@@ -226,8 +220,8 @@ def draw_distances(found: Found, path: Path) -> None:
     axes = figure.subplots(1, max(1, len(drawn)), squeeze=False, sharex=True, sharey=True)[0]
     for axis, run in zip(axes, drawn, strict=False):
         wanted, shown = run["figures"]["pairs"]
-        axis.axline((0, 0), slope=1, color=VERMILION, linewidth=1)
-        axis.scatter(wanted, shown, s=3, color=BLUE, alpha=0.5, linewidths=0)
+        axis.axline((0, 0), slope=1, color=style.VERMILION, linewidth=1)
+        axis.scatter(wanted, shown, s=3, color=style.BLUE, alpha=0.5, linewidths=0)
         r = run["figures"][MANIFOLD]["r"]
         name = run["key"]["method"]
         axis.set_title(f"{_TITLES_OF_PAIRS.get(name, name)}\nr {r:.2f}", fontsize=9)

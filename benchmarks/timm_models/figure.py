@@ -6,33 +6,23 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from benchmarks import style
 from benchmarks.results import Figures, Found
-from benchmarks.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    VERMILION,
-    line_of,
-    new_figure,
-    plain,
-    save,
-)
+from benchmarks.style import line_of, new_figure, plain, save
 from benchmarks.tables import with_keys
 from benchmarks.timm_models.settings import VARIANTS
 
 # markers for those who see no colours
 _LOOKS = {
-    "plain": (BLACK, "X", "-"),
-    "isometry, features": (VERMILION, "o", "-"),
-    "isometry, stages": (ORANGE, "s", "-"),
-    "its control: images shuffled": (PURPLE, "v", "-."),
-    "plain, no Mixup": (BLACK, "P", ":"),
-    "RobustLoss": (BLUE, "^", "--"),
-    "FGSM training": (GREEN, "D", "--"),
+    "plain": (style.BLACK, "X", "-"),
+    "isometry, features": (style.VERMILION, "o", "-"),
+    "isometry, stages": (style.ORANGE, "s", "-"),
+    "its control: images shuffled": (style.PURPLE, "v", "-."),
+    "plain, no Mixup": (style.BLACK, "P", ":"),
+    "RobustLoss": (style.BLUE, "^", "--"),
+    "FGSM training": (style.GREEN, "D", "--"),
 }
-_NETWORKS = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"))
+_NETWORKS = ((style.BLUE, "o"), (style.VERMILION, "s"), (style.GREEN, "^"), (style.PURPLE, "D"))
 
 
 def draw_training(found: Found, path: Path) -> None:
@@ -74,8 +64,8 @@ def draw_training(found: Found, path: Path) -> None:
 
 
 def _line(axis: Axes, method: str, places: range, curves: list[list[float]]) -> None:
-    colour, marker, style = _LOOKS.get(method, (PURPLE, "v", "-."))
-    look = {"color": colour, "marker": marker, "linestyle": style, "label": method}
+    colour, marker, line = _LOOKS.get(method, (style.PURPLE, "v", "-."))
+    look = {"color": colour, "marker": marker, "linestyle": line, "label": method}
     line_of(axis, places, list(zip(*curves, strict=True)), **look, markersize=5, linewidth=1.2)
 
 
