@@ -38,6 +38,7 @@ def check_results(
         wrong += bool(found.error or found.lacking or found.stale or not found.table)
         state = found.error or (
             f"{found.runs} runs; {len(found.lacking)} lacking, {len(found.stale)} stale"
+            f"{f'; {found.uncertain} of an uncertain commit' if found.uncertain else ''}"
             f"{'' if found.table else '; its table is not what its runs give'}"
         )
         console.print(f"{found.file}: {state}", highlight=False)

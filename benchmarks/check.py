@@ -29,6 +29,7 @@ class Findings:
         stale: Runs that the present settings do not want, each with the reason.
         error: Why the file could not be read.
         table: Whether the committed table is what the runs give.
+        uncertain: How many runs name no commit, or one "with changes".
     """
 
     file: str
@@ -37,6 +38,7 @@ class Findings:
     stale: list[tuple[Key, str]] = field(default_factory=list)
     error: str = ""
     table: bool = True
+    uncertain: int = 0
 
 
 def committed(studies: Iterable[Study[Any]]) -> dict[str, tuple[Study[Any], dict[str, Any]]]:
@@ -82,6 +84,7 @@ def compare(file: str, study: Study[Any], lab: Lab[Any]) -> Findings:
     held = {identity(run): run for run in lab.results.runs}
     keys = {key for key, _ in wanted}
     found = Findings(file, runs=len(wanted.keys() & held.keys()))
+    found.uncertain = sum(not r["commit"] or "with" in r["commit"] for r in lab.results.runs)
     found.lacking = [key for name, key in wanted.items() if name not in held]
     for name, run in held.items():
         if name not in wanted:

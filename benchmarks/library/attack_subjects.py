@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from benchmarks.networks import mlp
+from benchmarks.training import adam, descend_whole
 from isoreg.datasets import digits
 
 
@@ -54,12 +56,9 @@ def trained(
     torch.manual_seed(0)
     x, y = digits("train")
     classes = int(relabel(y).max()) + 1
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, classes))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(150):
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), relabel(y)).backward()
-        optimizer.step()
+    y = relabel(y)
+    model = mlp(64, classes, width=64, depth=1, activation=nn.ReLU)
+    descend_whole(lambda: F.cross_entropy(model(x), y), adam(model, 3e-3), 150)
     x, y = digits("test")
     y = relabel(y)
     with torch.no_grad():

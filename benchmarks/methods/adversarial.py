@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
@@ -11,10 +13,10 @@ from benchmarks.methods.gradients import RADII
 from benchmarks.methods.registry import grid, method
 from benchmarks.methods.step import Part, Step, in_eval_mode
 
-_FAMILY = "adversarial images"
+_rival = partial(method, family="adversarial images")
 
 
-@method("fgsm", title="FGSM training", family=_FAMILY, grid=RADII)
+@_rival("fgsm", title="FGSM training", grid=RADII)
 def fgsm(model: nn.Module, *, eps: float, ramp: float = 0.5) -> Part:
     """Cross-entropy after one signed step of 1.25 eps from a random point of the ball.
 
@@ -23,7 +25,7 @@ def fgsm(model: nn.Module, *, eps: float, ramp: float = 0.5) -> Part:
     return _adversarial(model, eps=eps, ramp=ramp, steps=1, relative_step=1.25)
 
 
-@method("pgd", title="PGD-7 training", family=_FAMILY, grid=RADII)
+@_rival("pgd", title="PGD-7 training", grid=RADII)
 def pgd(model: nn.Module, *, eps: float, steps: int = 7, ramp: float = 0.5) -> Part:
     """Cross-entropy after ``steps`` signed steps of 2.5 eps / steps from a random point.
 
@@ -32,10 +34,9 @@ def pgd(model: nn.Module, *, eps: float, steps: int = 7, ramp: float = 0.5) -> P
     return _adversarial(model, eps=eps, ramp=ramp, steps=steps, relative_step=2.5 / steps)
 
 
-@method(
+@_rival(
     "trades",
     title="TRADES",
-    family=_FAMILY,
     grid=(*grid("eps", 0.1, 0.2, beta=6.0), *grid("eps", 0.1, 0.2, 0.3, beta=1.0)),
 )
 def trades(

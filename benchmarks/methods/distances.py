@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,18 +17,12 @@ from benchmarks.methods.registry import grid, method
 from benchmarks.methods.step import Part, Step
 from isoreg import AutoBeta, IsometryRegularizer, isometry_penalty
 
-_FAMILY = "distances of a batch"
+_rival = partial(method, family="distances of a batch")
 _BETAS = grid("beta", 0.01, 0.1, 1.0, 10.0)
 
 
-@method(
-    "isometry-every-layer",
-    title="isometry, every layer",
-    family=_FAMILY,
-    grid=_BETAS,
-    layers="activations",
-)
-@method("isometry", title="isometry", family=_FAMILY, grid=_BETAS)
+@_rival("isometry-every-layer", title="isometry, every layer", grid=_BETAS, layers="activations")
+@_rival("isometry", title="isometry", grid=_BETAS)
 def isometry(
     model: nn.Module,
     *,
@@ -80,10 +75,9 @@ def isometry(
     )
 
 
-@method(
+@_rival(
     "relational-distillation",
     title="relational distillation",
-    family=_FAMILY,
     grid=grid("weight", 0.1, 1.0, 10.0, 100.0),
 )
 def relational_distillation(model: nn.Module, *, weight: float) -> Part:

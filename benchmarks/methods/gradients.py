@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
@@ -10,16 +12,11 @@ from benchmarks.internals import first_order_margin_loss
 from benchmarks.methods.registry import grid, method
 from benchmarks.methods.step import Part, Step
 
-_FAMILY = "input gradients"
+_rival = partial(method, family="input gradients")
 RADII = grid("eps", 0.1, 0.15, 0.2, 0.3)
 
 
-@method(
-    "jacobian",
-    title="Jacobian norm",
-    family=_FAMILY,
-    grid=grid("weight", 0.03, 0.1, 0.3, 1.0, 3.0),
-)
+@_rival("jacobian", title="Jacobian norm", grid=grid("weight", 0.03, 0.1, 0.3, 1.0, 3.0))
 def jacobian(model: nn.Module, *, weight: float) -> Part:
     """Half the squared Frobenius norm of the logits' Jacobian, estimated by one random projection.
 
@@ -39,12 +36,7 @@ def jacobian(model: nn.Module, *, weight: float) -> Part:
     return Part(term=term, track_input=True)
 
 
-@method(
-    "input-gradient",
-    title="input gradient",
-    family=_FAMILY,
-    grid=grid("weight", 0.1, 1.0, 10.0, 100.0),
-)
+@_rival("input-gradient", title="input gradient", grid=grid("weight", 0.1, 1.0, 10.0, 100.0))
 def input_gradient(model: nn.Module, *, weight: float) -> Part:
     """The squared norm of the gradient of each image's cross-entropy, averaged over images.
 
@@ -61,7 +53,7 @@ def input_gradient(model: nn.Module, *, weight: float) -> Part:
     return Part(term=term, track_input=True)
 
 
-@method("first-order-margin", title="RobustLoss", family=_FAMILY, grid=RADII)
+@_rival("first-order-margin", title="RobustLoss", grid=RADII)
 def first_order_margin(
     model: nn.Module, *, eps: float, norm: str = "Linf", ramp: float = 0.5
 ) -> Part:

@@ -7,6 +7,7 @@ A network of such layers cannot raise its logits, so cross-entropy gets them tim
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,12 @@ from torch.nn.utils import parametrizations, parametrize
 from benchmarks.methods.registry import grid, method
 from benchmarks.methods.step import Part, Step, Value, in_eval_mode
 
-_FAMILY = "constrained weights"
+_rival = partial(method, family="constrained weights")
 _TEMPERATURES = (1.0, 3.0, 10.0, 30.0)
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-@method(
-    "spectral-norm",
-    title="spectral norm",
-    family=_FAMILY,
-    grid=grid("temperature", *_TEMPERATURES),
-)
+@_rival("spectral-norm", title="spectral norm", grid=grid("temperature", *_TEMPERATURES))
 def spectral_norm(model: nn.Module, *, temperature: float) -> Part:
     """Every weight divided by its largest singular value, found by power iteration.
 
@@ -35,12 +31,7 @@ def spectral_norm(model: nn.Module, *, temperature: float) -> Part:
     return _parametrized(model, _LAYERS, parametrizations.spectral_norm, temperature)
 
 
-@method(
-    "orthogonal",
-    title="orthogonal weights",
-    family=_FAMILY,
-    grid=grid("temperature", *_TEMPERATURES),
-)
+@_rival("orthogonal", title="orthogonal weights", grid=grid("temperature", *_TEMPERATURES))
 def orthogonal(model: nn.Module, *, temperature: float) -> Part:
     """Every weight matrix with orthonormal rows or columns; kernels are left alone.
 
@@ -54,10 +45,9 @@ def orthogonal(model: nn.Module, *, temperature: float) -> Part:
     return _parametrized(model, (nn.Linear,), register, temperature)
 
 
-@method(
+@_rival(
     "parseval",
     title="Parseval",
-    family=_FAMILY,
     grid=(
         *grid("temperature", *_TEMPERATURES, pull=0.01),
         *grid("temperature", 3.0, 10.0, pull=0.1),

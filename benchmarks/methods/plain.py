@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
@@ -9,16 +11,11 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from benchmarks.methods.registry import grid, method
 from benchmarks.methods.step import Part, Step
 
-_FAMILY = "no local term"
+_rival = partial(method, family="no local term")
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU)
 
 
-@method(
-    "weight-decay",
-    title="weight decay",
-    family=_FAMILY,
-    grid=grid("weight", 1e-5, 1e-4, 1e-3, 1e-2),
-)
+@_rival("weight-decay", title="weight decay", grid=grid("weight", 1e-5, 1e-4, 1e-3, 1e-2))
 def weight_decay(model: nn.Module, *, weight: float) -> Part:
     """Half the sum of squares of all weight matrices and kernels, in the loss."""
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
@@ -30,12 +27,7 @@ def weight_decay(model: nn.Module, *, weight: float) -> Part:
     return Part(term=term)
 
 
-@method(
-    "label-smoothing",
-    title="label smoothing",
-    family=_FAMILY,
-    grid=grid("share", 0.05, 0.1, 0.2, 0.4),
-)
+@_rival("label-smoothing", title="label smoothing", grid=grid("share", 0.05, 0.1, 0.2, 0.4))
 def label_smoothing(model: nn.Module, *, share: float) -> Part:
     """Cross-entropy to labels of which this share is spread over all classes."""
     del model
@@ -46,7 +38,7 @@ def label_smoothing(model: nn.Module, *, share: float) -> Part:
     return Part(criterion=criterion)
 
 
-@method("noise", title="Gaussian noise", family=_FAMILY, grid=grid("sigma", 0.15, 0.3, 0.5, 0.7))
+@_rival("noise", title="Gaussian noise", grid=grid("sigma", 0.15, 0.3, 0.5, 0.7))
 def gaussian_noise(model: nn.Module, *, sigma: float) -> Part:
     """Cross-entropy of images with Gaussian noise of this standard deviation, not clipped."""
 
