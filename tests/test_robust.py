@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,17 +34,9 @@ from benchmarks.robust.plans import (
     plan_of,
 )
 from benchmarks.robust.report import costs, score
-from benchmarks.robust.study import (
-    STUDY,
-    Settings,
-    best,
-    load,
-    relative_cost,
-    train,
-    tries,
-    validate,
-)
-from benchmarks.study import Lab, Lacking
+from benchmarks.robust.runs import load, relative_cost, train, validate
+from benchmarks.robust.study import STUDY, Settings, best, tries
+from benchmarks.study import Lacking
 from benchmarks.training import OPTIMIZERS, cosine, set_rate
 
 
@@ -162,8 +153,7 @@ def test_validation_counts_the_images_that_survive() -> None:
     x, _ = images()
     labels = model(x).argmax(1)
     labels[:15] = (labels[:15] + 1) % 10
-    settings = replace(Settings(), choice_radii=(0.0, 1.0), choice_steps=5)
-    found = validate(model, x, labels, settings)
+    found = validate(model, x, labels, radii=(0.0, 1.0), steps=5)
     assert found["clean"] == pytest.approx(0.75)
     assert found["attacked"]["0"] == pytest.approx(0.75)
     assert found["attacked"]["1"] < 0.1
@@ -250,8 +240,8 @@ def test_costs_are_epochs_times_the_time_of_a_step_over_its_images(
         return OPTIMIZERS[name](model)
 
     builders = {name: partial(build, name) for name in OPTIMIZERS}
-    monkeypatch.setattr(experiment, "OPTIMIZERS", builders)
-    monkeypatch.setattr(experiment, "interleaved", timed)
+    monkeypatch.setattr("benchmarks.robust.runs.OPTIMIZERS", builders)
+    monkeypatch.setattr("benchmarks.robust.runs.interleaved", timed)
     large = Plan({OURS: {"eps": 0.1}}, Schedule(5, batch_size=200, optimizer="muon"))
     long = Plan({}, Schedule(20, batch_size=300))
     found = [relative_cost("tanh", plan, seconds=1.0) for plan in (large, long)]
@@ -265,10 +255,9 @@ def test_the_splits_are_those_they_are_called(monkeypatch: pytest.MonkeyPatch) -
         labels = torch.arange(60_000 if split == "train" else 10_000)
         return labels.view(-1, 1, 1, 1).float(), labels
 
-    monkeypatch.setattr("benchmarks.robust.study.mnist", numbered)
-    lab = Lab(Settings(), None)  # type: ignore[arg-type]
+    monkeypatch.setattr("benchmarks.robust.runs.mnist", numbered)
     ends = {
-        split: load(split, lab)[1][[0, -1]].tolist()
+        split: load(split, None)[1][[0, -1]].tolist()
         for split in ("fit", "validation", "train", "test")
     }
     assert ends == {
@@ -277,7 +266,7 @@ def test_the_splits_are_those_they_are_called(monkeypatch: pytest.MonkeyPatch) -
         "train": [0, 59_999],
         "test": [0, 9_999],
     }
-    assert load("test", lab, 4)[1].tolist() == [0, 2500, 5000, 7500]
+    assert load("test", None, count=4)[1].tolist() == [0, 2500, 5000, 7500]
 
 
 def measured_run(name: str, training: str, share: float) -> dict[str, Any]:
@@ -318,7 +307,7 @@ def test_the_command_runs_resumes_and_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "benchmarks.robust.study.mnist",
+        "benchmarks.robust.runs.mnist",
         lambda split, _: images(60 if split == "test" else 11_000),
     )
     monkeypatch.setattr(experiment, "measured", lambda *_: {"RobustLoss": QUICK})

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.internals import pgd
-from benchmarks.methods import attach
 from benchmarks.methods.registry import title_of, versions
 from benchmarks.results import Figures, Key, Run
 from benchmarks.robust.figure import draw
@@ -26,10 +22,8 @@ from benchmarks.robust.plans import (
     STAGES,
     UNIT,
     UNIT_TITLE,
-    VALIDATION,
     Choice,
     Plan,
-    Schedule,
     as_dict,
     measured,
     network,
@@ -38,16 +32,17 @@ from benchmarks.robust.plans import (
     shorter,
 )
 from benchmarks.robust.report import score, tables
-from benchmarks.sampling import even_split
+from benchmarks.robust.runs import (
+    DECISIVE,
+    Split,
+    attacked,
+    load,
+    relative_cost,
+    train,
+    validate,
+)
 from benchmarks.study import Lab, Lacking, Study
-from benchmarks.timing import interleaved
-from benchmarks.training import OPTIMIZERS, Batches, cosine, descend, take_step
-from isoreg.datasets import mnist
-from isoreg.robustness import evaluate
-
-Split = tuple[Tensor, Tensor]
-# what decides the worst case of these networks; the other attacks of the presets only confirm it
-DECISIVE = ("pgd-ce", "pgd-margin", "apgd-t")
+from benchmarks.training import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -216,7 +211,9 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
         return {"cost": relative_cost(name, plan, seconds=lab.settings.timing_seconds)}
     if phase == "choose":
         model, seconds = _trained(name, plan, 0, _data("fit", lab), lab)
-        figures = validate(model, *_data("validation", lab), lab.settings)
+        s = lab.settings
+        held = _data("validation", lab)
+        figures = validate(model, *held, radii=s.choice_radii, steps=s.choice_steps)
         return {**figures, "training seconds": seconds}
     images, labels = _data("train", lab)
     kept = slice(None, len(images) - min(plan.held_out, len(images) // 6))
@@ -227,16 +224,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 def _data(split: str, lab: Lab[Settings]) -> Split:
     s = lab.settings
     count = {"validation": s.choice_images, "test": s.test_images}.get(split, s.train_images)
-    return lab.once(split, lambda: load(split, lab, count))
-
-
-def load(split: str, lab: Lab[Any], count: int | None = None) -> Split:
-    """MNIST: "fit" (the first 50,000), "validation" (10,000), "train" (both) or "test"."""
-    images, labels = mnist("test" if split == "test" else "train", lab.data_dir)
-    part = {"fit": slice(-VALIDATION), "validation": slice(-VALIDATION, None)}.get(
-        split, slice(None)
-    )
-    return even_split(images[part], labels[part], count, lab.device)
+    return lab.once(split, lambda: load(split, lab.data_dir, lab.device, count))
 
 
 def _trained(
@@ -250,40 +238,6 @@ def _trained(
     )
 
 
-def train(model: nn.Module, images: Tensor, labels: Tensor, *, plan: Plan) -> float:
-    """Train in place; the caller sets the seed.
-
-    Returns:
-        Seconds of the processor, of this process.
-    """
-    begin, schedule = time.process_time(), plan.schedule
-    model.train()
-    with attach(model, plan.recipe) as objective:
-        descend(
-            lambda rows, progress: objective(images[rows], labels[rows], progress=progress),
-            OPTIMIZERS[schedule.optimizer](model),
-            Batches(len(images), schedule.batch_size, schedule.epochs, whole=True),
-            rate=cosine(schedule.learning_rate, schedule.warmup),
-            after=objective.after_step,
-        )
-    model.eval()
-    return time.process_time() - begin
-
-
-def validate(model: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Figures:
-    """Clean accuracy, and what survives PGD on the margin at each radius."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        correct = model(images).argmax(1) == labels
-    x, y = images[correct], labels[correct]
-    attacked = {
-        f"{eps:g}": (len(x) - pgd(model, x, y, eps=eps, steps=settings.choice_steps)[1][-1])
-        / len(images)
-        for eps in settings.choice_radii
-    }
-    return {"clean": correct.float().mean().item(), "attacked": attacked}
-
-
 def _attacked(model: nn.Module, plan: Plan, key: Key, lab: Lab[Settings]) -> Figures:
     settings, first = lab.settings, key["seed"] == 0
     attacks = plan.preset if first and plan.preset else DECISIVE
@@ -293,48 +247,6 @@ def _attacked(model: nn.Module, plan: Plan, key: Key, lab: Lab[Settings]) -> Fig
         attacks = attacks if key["phase"] == "last" else DECISIVE
         figures |= attacked(model, _data("test", lab), "L2", settings.l2, attacks)
     return figures
-
-
-def attacked(
-    model: nn.Module, split: Split, norm: str, eps: Sequence[float], attacks: str | Sequence[str]
-) -> Figures:
-    """Clean accuracy, and by radius what survives each attack and all of them."""
-    found = evaluate(model, *split, eps=list(eps), norm=norm, attacks=attacks, batch_size=500)
-    rows = {"worst case": found.worst_case, **found.accuracy}
-    shares = {row: {f"{e:g}": value for e, value in of.items()} for row, of in rows.items()}
-    preset = attacks if isinstance(attacks, str) else "decisive"
-    return {
-        "clean": found.clean,
-        norm: {"attacks": preset, "shares": shares, "warnings": found.warnings},
-    }
-
-
-def relative_cost(name: str, plan: Plan, *, seconds: float) -> float:
-    """The cost of a plan on a network: its steps and the unit's are taken in turn in one process.
-
-    In trainings of five epochs of cross-entropy on batches of 100.
-    """
-    with ExitStack() as stack:
-        steps = {which: _stepper(name, p, stack) for which, p in (("plan", plan), ("unit", UNIT))}
-        times = interleaved(steps, seconds=seconds)
-
-    def cost(step: float, schedule: Schedule) -> float:
-        return schedule.epochs * step / schedule.batch_size
-
-    return cost(times["plan"], plan.schedule) / cost(times["unit"], UNIT.schedule)
-
-
-def _stepper(name: str, plan: Plan, stack: ExitStack) -> Callable[[], None]:
-    model, size = network(name), plan.schedule.batch_size
-    objective = stack.enter_context(attach(model, plan.recipe))
-    optimizers = OPTIMIZERS[plan.schedule.optimizer](model)
-    images, labels = torch.rand(size, 1, 28, 28), torch.arange(size) % 10
-
-    def step() -> None:
-        take_step(objective(images, labels, progress=1.0), optimizers)
-        objective.after_step()
-
-    return step
 
 
 STUDY = Study(
