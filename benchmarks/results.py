@@ -76,7 +76,10 @@ class Results:
         return next((run for run in self.runs if identity(run) == wanted), None)
 
     def add(self, key: Key, determinants: dict[str, Any], figures: Figures) -> Run:
-        """Add a run to whatever the file holds by now, and save."""
+        """Add a run to whatever the file holds by now, and save; the run that is kept.
+
+        That is another process's if it was faster.
+        """
         here, made = environment(), fingerprint(determinants)
         commit = here.pop("commit")
         run: Run = as_json({"key": key, "figures": figures, "commit": commit, "made": made})
@@ -87,7 +90,7 @@ class Results:
             self.made[made] = as_json(determinants)
             self._take(run)
             write_atomically(self.path, json.dumps(self.to_dict(), indent=1) + "\n")
-        return run
+        return self.get(key, made) or run
 
     def to_dict(self) -> Found:
         """What the file holds."""

@@ -159,6 +159,19 @@ def test_processes_that_write_to_one_file_lose_no_run_of_each_other(tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == [".toy.json.lock", "toy.json"]
 
 
+def test_of_two_processes_that_make_the_same_run_the_faster_one_s_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "toy.json"
+
+    def overtaken(key: dict[str, Any], mine: Lab[Settings]) -> dict[str, Any]:
+        other = Results(path, "toy", {})
+        other.add(key, {"depth": mine.settings.depth}, measure(key, mine))
+        return {"score": -1}
+
+    found = run(replace(TOY, measure=overtaken), lab(path))
+    assert [run["figures"]["score"] for run in found["runs"]] == [3, 6, 6, 7]
+    assert read(path)["runs"] == found["runs"]
+
+
 def test_a_run_that_another_process_made_meanwhile_is_not_made_again(tmp_path: Path) -> None:
     path = tmp_path / "toy.json"
     mine = lab(path)
