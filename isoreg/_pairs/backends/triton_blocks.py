@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol
@@ -45,25 +45,25 @@ _MODES = {"differences": 0, "products": 1, "labels": 2}
 
 
 class Call(Protocol):
-    """What is to be computed.
+    """What is read of a call of the engine.
 
     Attributes:
-        points: Inputs, or None if distances are given, and L layers; (n, width) each.
-        distances: (own, n) given distances; NaN: this pair is not known. Else None.
-        labels: None for one class, (n,) int64 or (n, classes) probabilities.
-        pair_weights: (own, n) symmetric factors of the weights, or None.
-        own: The rows that pairs are counted from.
-        device: Where everything lies.
-        dtype: What to compute in.
+        inputs: (n, p) points; None if distances are given.
+        features: L tensors (n, d), of the dtype of the inputs.
+        labels: (n,) integers, (n, classes) probabilities, or None for one class.
+        targets: (own, n) given distances, NaN where a pair is not known; None if points are given.
+        weights: (own, n) symmetric weights that those of the labels are multiplied with, or None.
+        own: The rows that are compared with all.
     """
 
-    points: Sequence[Tensor | None]
-    distances: Tensor | None
+    inputs: Tensor | None
+    features: list[Tensor]
     labels: Tensor | None
-    pair_weights: Tensor | None
-    own: slice
-    device: torch.device
-    dtype: torch.dtype
+    targets: Tensor | None
+    weights: Tensor | None
+
+    @property
+    def own(self) -> slice: ...
 
 
 def refuses(call: Call) -> str | None:
@@ -71,13 +71,14 @@ def refuses(call: Call) -> str | None:
     kernels = _load_kernels()
     if kernels is None:
         return "triton is not installed"
-    if call.dtype not in (torch.float32, torch.float64):
-        return f"the Triton kernels compute in float32 or float64, not in {call.dtype}"
+    dtype, device = call.features[0].dtype, call.features[0].device
+    if dtype not in (torch.float32, torch.float64):
+        return f"the Triton kernels compute in float32 or float64, not in {dtype}"
     if kernels.INTERPRETED:
-        return None if call.device.type == "cpu" else "Triton interprets, for tensors on a CPU"
-    if call.device.type != "cuda" or torch.version.hip is not None:
-        return f"the Triton kernels are for NVIDIA GPUs, not for {call.device.type}"
-    capability = torch.cuda.get_device_capability(call.device)
+        return None if device.type == "cpu" else "Triton interprets, for tensors on a CPU"
+    if device.type != "cuda" or torch.version.hip is not None:
+        return f"the Triton kernels are for NVIDIA GPUs, not for {device.type}"
+    capability = torch.cuda.get_device_capability(device)
     if capability < _CAPABILITY:
         needed, there = (".".join(map(str, version)) for version in (_CAPABILITY, capability))
         return f"the Triton kernels need a GPU of compute capability {needed}, this one has {there}"
@@ -87,13 +88,13 @@ def refuses(call: Call) -> str | None:
 @torch.no_grad()
 def moments(call: Call) -> Tensor:
     """(2, L) float64 sums of G D d and of G d^2 over own i and all j."""
-    ones = torch.ones(len(call.points) - 1, dtype=torch.float64, device=call.device)
-    return _compare(call, ones, ones, need_gradients=False)[0][1:]
+    ones = call.features[0].new_ones(len(call.features), dtype=torch.float64)
+    return _compare(call, ones, ones, needs_grad=False)[0][1:]
 
 
 @torch.no_grad()
 def values_and_gradients(
-    call: Call, scales: Tensor, total: float | Tensor, need_gradients: bool
+    call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """Sums of G (D - s d)^2 over own i and all j divided by the total, and gradients by own rows.
 
@@ -101,15 +102,15 @@ def values_and_gradients(
         call: The pairs.
         scales: (L,) factors s, on the device.
         total: A number, or a 0-dimensional tensor on the device.
-        need_gradients: Whether to compute gradients.
+        needs_grad: Whether to compute gradients.
 
     Returns:
         (L,) values, and for each layer (own, width) 4 / total sum_j G (s^2 - s D / d)(x_i - x_j),
         if needed.
     """
     scales = scales.double()
-    sums, gradients = _compare(call, scales, 4 * scales / total, need_gradients=need_gradients)
-    return (sums[0] / total).to(call.dtype), gradients
+    sums, gradients = _compare(call, scales, 4 * scales / total, needs_grad=needs_grad)
+    return (sums[0] / total).to(call.features[0].dtype), gradients
 
 
 @dataclass(frozen=True)
@@ -140,18 +141,19 @@ class _Order:
             )
             yield begin // _TILE, _Order(rows, self.columns, starts, ends, self.origins)
 
-    def taken(self, matrix: Tensor, own: int, dtype: torch.dtype) -> Tensor:
+    def taken(self, matrix: Tensor, own: int) -> Tensor:
         """The rows and columns of an (own, n) matrix in this order."""
-        return matrix[(self.rows - own)[:, None], self.columns].to(dtype)
+        return matrix[(self.rows - own)[:, None], self.columns]
 
 
 def _order(call: Call, n: int) -> _Order:
-    own, everything = call.own, torch.arange(n, device=call.device)
+    own, everything = call.own, torch.arange(n, device=call.features[0].device)
     if call.labels is None or call.labels.is_floating_point():
         rows = everything[own]
         return _Order(rows, everything, torch.zeros_like(rows), torch.full_like(rows, n), None)
-    labels, columns = call.labels.sort(stable=True)
-    mine, rows = call.labels[own].sort(stable=True)
+    classes = call.labels.long()
+    labels, columns = classes.sort(stable=True)
+    mine, rows = classes[own].sort(stable=True)
     rows = rows + own.start
     # a sample that pairs with nobody has a range of its own, in which it is seen if not finite
     alone, places = (
@@ -160,23 +162,24 @@ def _order(call: Call, n: int) -> _Order:
     )
     starts = torch.where(alone, places, torch.searchsorted(labels, mine))
     ends = torch.where(alone, places + 1, torch.searchsorted(labels, mine, right=True))
-    return _Order(rows, columns, starts, ends, columns[torch.searchsorted(labels, call.labels)])
+    return _Order(rows, columns, starts, ends, columns[torch.searchsorted(labels, classes)])
 
 
 def _compare(
-    call: Call, scales: Tensor, factors: Tensor, *, need_gradients: bool
+    call: Call, scales: Tensor, factors: Tensor, *, needs_grad: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """(3, L) float64 sums of G (D - s d)^2, G D d and G d^2; gradients multiplied by factors."""
-    inputs, *layers = (None if x is None else x.to(call.dtype).contiguous() for x in call.points)
-    features = [x for x in layers if x is not None]
+    features = [x.contiguous() for x in call.features]
     count = call.own.stop - call.own.start
     order = _order(call, len(features[0]))
     sums = factors.new_empty(len(features), -(-count // _TILE), 3)
-    gradients = [x.new_empty(count, x.shape[1]) for x in features if need_gradients]
+    gradients = [x.new_empty(count, x.shape[1]) for x in features if needs_grad]
     for tile, slab in order.slabs():
-        if call.distances is not None:
-            targets = slab.taken(call.distances, call.own.start, call.dtype)
-        elif inputs is not None:
+        if call.inputs is None:
+            assert call.targets is not None
+            targets = slab.taken(call.targets, call.own.start)
+        else:
+            inputs = call.inputs.contiguous()
             targets = _squares(inputs, _centred(inputs, slab), slab, _mode(inputs))
         pairs = _Pairs(slab, targets, _weights(call, slab), call, tile)
         for index, x in enumerate(features):
@@ -214,7 +217,7 @@ def _compare_layer(
         (pairs.tile, pairs.call.own.start, chunks),
         D=dimensions,
         MODE=mode,
-        GIVEN=pairs.call.distances is not None,
+        GIVEN=pairs.call.inputs is None,
         STORED=stored,
         WEIGHTED=pairs.weights is not None,
         GRADIENT=gradient is not None,
@@ -242,10 +245,10 @@ def _weights(call: Call, order: _Order) -> Tensor | None:
     """(rows, n) what the pairs weigh beside being of one class; None if all weigh 1."""
     weights = None
     if call.labels is not None and call.labels.is_floating_point():
-        labels = call.labels.to(call.dtype).contiguous()
+        labels = call.labels.to(call.features[0].dtype).contiguous()
         weights = _squares(labels, labels, order, _MODES["labels"])
-    if call.pair_weights is not None:
-        factors = order.taken(call.pair_weights, call.own.start, call.dtype)
+    if call.weights is not None:
+        factors = order.taken(call.weights, call.own.start)
         weights = factors if weights is None else weights.mul_(factors)
     return weights
 
