@@ -18,10 +18,10 @@ from isoreg.errors import (
     RankError,
     RecordError,
 )
-from isoreg.local import RobustLoss
 from isoreg.memory import FeatureQueue
 from isoreg.penalty import isometry_penalty
 from isoreg.regularizer import IsometryRegularizer
+from isoreg.robustness.local import RobustLoss
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from benchmarks.objectives import METHODS, attach, settings
 from benchmarks.objectives.shuffling import Exchanged, shuffle_within
 from benchmarks.objectives.step import Step
 from isoreg import isometry_penalty
-from isoreg.local import first_order_margin_loss
+from isoreg.robustness.local import first_order_margin_loss
 
 
 def batch(n: int = 8) -> tuple[Tensor, Tensor]:

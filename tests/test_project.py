@@ -71,7 +71,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "integrations": {"errors", "regularizer", "layers", "pooling"},
     "lil": {"errors", "penalty"},
     "shapes": {"errors", "masks"},
-    "local": {"errors"},
     "diagnostics": {"errors", "distances", "masks"},
     "walks": {"distances"},
     "patterns": {"errors", "distances"},

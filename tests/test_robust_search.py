@@ -30,8 +30,8 @@ from benchmarks.robust.selection import (
     promising,
 )
 from benchmarks.robust.variants import LONGER, PLAIN, VARIANTS, baselines
-from isoreg.local import first_order_margin_loss
 from isoreg.robustness import evaluate
+from isoreg.robustness.local import first_order_margin_loss
 
 NORMS = {
     "manhattan": lambda v: v.abs().sum(),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks.objectives.step import Part, Step
-from isoreg.local import first_order_margin_loss
+from isoreg.robustness.local import first_order_margin_loss
 
 
 def jacobian(model: nn.Module, *, weight: float) -> Part:
