@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo import EPS, HONEST, MASKED, Memory, honest, images_of
 
 from isoreg.robustness import evaluate
 from isoreg.robustness.pgd import cross_entropy, margin, pgd
-from tests.zoo import EPS, HONEST, MASKED, Memory, honest, images_of
 
 RADII = [0.05, 0.1, 0.2]
 UNITS = "is eps in the units"

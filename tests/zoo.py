@@ -174,10 +174,13 @@ class Plateau(Masked):
 class Ensemble(Masked):
     """Mean probabilities of three networks, of which two are hidden from gradients."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([honest("plain", seed) for seed in (0, 1, 2)])
+
     def answer(self, x: Tensor) -> Tensor:
-        members = [honest("plain", seed) for seed in (0, 1, 2)]
-        hidden = [m(x.detach()).softmax(1) for m in members[1:]]
-        return (members[0](x).softmax(1) * 0.1 + sum(hidden)).log()
+        hidden = [m(x.detach()).softmax(1) for m in self.members[1:]]
+        return (self.members[0](x).softmax(1) * 0.1 + sum(hidden)).log()
 
 
 class BatchStatistics(Masked):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from isoreg.robustness.outputs import logits_of
 from isoreg.robustness.stand_in import guided, stand_in_for
+from isoreg.robustness.state import copied
 from isoreg.robustness.units import Normalisation, PerChannel
 
 
@@ -56,6 +57,11 @@ class PixelClassifier(nn.Module):
         other = PixelClassifier(model, bounds=self.bounds, mean=None, std=None)
         other.normalisation = self.normalisation
         return other.eval()
+
+    def copied(self) -> PixelClassifier:
+        """A copy with a state of its own that shares the parameters; itself, if it has none."""
+        copy = copied(self.model)
+        return self if copy is None else self.of(copy)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (n, classes).

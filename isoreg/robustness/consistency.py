@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import cross_entropy, project, steepest
-from isoreg.robustness.state import copied
 from isoreg.robustness.straight_through import StraightThrough
 
 _IMAGES = 64
@@ -77,10 +76,10 @@ def check_consistency(
     every = max(1, len(images) // _IMAGES)
     some, of = images[::every][:_IMAGES], labels[::every][:_IMAGES]
     result = Consistency()
-    subject = _new(classifier)
+    subject = classifier.copied()
     first = _answer(subject, some)
     if _changed(first, _answer(subject, some, seed=1), _RANDOM):
-        result.stateful = _changed(first, _answer(_new(classifier), some, seed=1), _RANDOM) == 0
+        result.stateful = _changed(first, _answer(classifier.copied(), some, seed=1), _RANDOM) == 0
         if not result.stateful:
             result.signs.append(
                 "the output is random: two passes of the same images differ, so attacks see noise. "
@@ -88,16 +87,16 @@ def check_consistency(
             )
             return result
     tolerance, result.asked = _tolerance(first), (some, first)
-    near = _neighbours(_new(classifier), some, of, eps, norm)
-    unaware = _new(classifier)
+    near = _neighbours(classifier.copied(), some, of, eps, norm)
+    unaware = classifier.copied()
     pairs = [(_answer(unaware, x), _answer(subject, x)) for x in near]
     changed = max(_changed(a, b, tolerance) for a, b in pairs)
     if changed or result.stateful:
         result.stateful = True
         result.signs.append(_stateful(changed))
         return result
-    backwards = _answer(_new(classifier), some.flip(0)).flip(0)
-    halves = [_answer(_new(classifier), some[start::2]) for start in range(min(2, len(some)))]
+    backwards = _answer(classifier.copied(), some.flip(0)).flip(0)
+    halves = [_answer(classifier.copied(), some[start::2]) for start in range(min(2, len(some)))]
     apart = torch.empty_like(first)
     for start, half in enumerate(halves):
         apart[start::2] = half
@@ -120,11 +119,6 @@ def _stateful(changed: float) -> str:
         "its accuracy under attack is that of its memory. The row 'fresh-copy' attacks copies "
         "that have seen nothing, where the model can be copied."
     )
-
-
-def _new(classifier: PixelClassifier) -> PixelClassifier:
-    copy: nn.Module | None = copied(classifier.model)
-    return classifier if copy is None else classifier.of(copy)
 
 
 @torch.no_grad()

@@ -111,8 +111,11 @@ def evaluate(
             classifier = PixelClassifier(model, bounds=bounds, mean=mean, std=std).eval()
             task = Task(
                 classifier,
-                *(pixels.clamp_(0, 1), labels.to(device, torch.long, copy=True)),
-                *(0.0, norm, seed),
+                pixels.clamp_(0, 1),
+                labels.to(device, torch.long, copy=True),
+                eps=0.0,
+                norm=norm,
+                seed=seed,
                 transfer=None if transfer_from is None else classifier.of(other),
                 training_loss=training_loss,
             )
@@ -131,7 +134,8 @@ def _evaluated(
 ) -> RobustnessReport:
     """Check the model, attack it, and look at what came out; with a student, if it looks masked."""
     torch.manual_seed(task.seed)
-    check_classes(task.classifier, task.images, task.labels)
+    # asked of a copy, as all that is asked before a model is known to keep no state
+    check_classes(task.classifier.copied(), task.images, task.labels)
     consistency = check_consistency(
         task.classifier, task.images, task.labels, max(sizes.values()), task.norm
     )

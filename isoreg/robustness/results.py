@@ -11,9 +11,11 @@ from isoreg.robustness.attacks import ITERATED, WITHIN_THE_BALL, WITHOUT_GRADIEN
 _NOISE = 0.01
 _MANY = 0.1
 _LARGER = 1.5
-_WELL_BELOW = 0.04
-_OVERSTATES = 0.05
+_WELL_BELOW = 0.05
+_MASKED_SHARE = 0.05
+_OVERSTATES = 0.03
 _ON_CROSS_ENTROPY = ("pgd-ce", "apgd-ce")
+_ON_THE_MARGIN = ("square", "student")
 _WEAK = ("fgsm", *WITHOUT_GRADIENT)
 _NEARBY = 0.25
 _FEW = 5
@@ -31,7 +33,7 @@ def check_results(
 ) -> list[str]:
     """What is suspicious about the accuracies under the attacks.
 
-    Differences count from 1 % and two images on.
+    Differences count from 1 % and two images on, disagreement from 5 % and five images on.
 
     Args:
         accuracy: By attack and radius.
@@ -73,7 +75,7 @@ def check_distances(
     near = distances < _NEARBY * size
     left = int((near & survived).sum())
     share = clean * left / max(1, len(distances))
-    if left < _FEW or share < _OVERSTATES or left < 0.2 * int(near.sum()):
+    if left < _FEW or share < _MASKED_SHARE or left < 0.2 * int(near.sum()):
         return []
     return [
         f"at eps {radius:g} {100 * share:.0f} % of the images survive although by their gradients "
@@ -111,9 +113,10 @@ def _beaten(accuracy: Accuracy, radius: float, noise: float) -> list[str]:
     for weak in (name for name in rows if name in _WEAK):
         beaten = []
         for name in iterated:
-            # cross-entropy alone overstates honestly, by some points
+            # cross-entropy alone overstates honestly, beside an attack on the margin by a lot
+            fair = weak not in _ON_THE_MARGIN or name not in _ON_CROSS_ENTROPY
             gap = max(noise, _OVERSTATES) if name in _ON_CROSS_ENTROPY else noise
-            if name in WITHIN_THE_BALL and rows[weak] < rows[name] - gap:
+            if fair and name in WITHIN_THE_BALL and rows[weak] < rows[name] - gap:
                 beaten.append(name)
         if iterated and rows[weak] < min(rows[name] for name in iterated) - noise:
             beaten = iterated
@@ -129,7 +132,7 @@ def _disagreeing(accuracy: Accuracy, radius: float, worst: float, images: int) -
     """Each attack leaves images that another takes."""
     rows = [by_eps[radius] for name, by_eps in accuracy.items() if name in ITERATED]
     lowest = min((by_eps[radius] for by_eps in accuracy.values()), default=worst)
-    if len(rows) < 2 or worst >= lowest - max(_WELL_BELOW, 2.5 / images):
+    if len(rows) < 2 or worst >= lowest - max(_WELL_BELOW, 4.5 / images):
         return []
     return [
         f"at eps {radius:g} the worst case ({100 * worst:.1f} %) lies well below every attack "

@@ -30,7 +30,11 @@ def stand_in_for(model: nn.Module) -> nn.Module | None:
     quantised = {name: m for name, m in model.named_modules() if _is_quantised(m)}
     if not quantised:
         return None
-    others = [name for name, layer in quantised.items() if not _is_dynamic_linear(layer)]
+    linear = {name: layer for name, layer in quantised.items() if _is_dynamic_linear(layer)}
+    within = tuple(f"{name}." for name in linear)
+    others = [
+        name for name in quantised if name not in linear and not f"{name}.".startswith(within)
+    ]
     if others:
         kinds = sorted({type(quantised[name]).__name__ for name in others})
         raise InputError(
@@ -38,7 +42,7 @@ def stand_in_for(model: nn.Module) -> nn.Module | None:
             f"{', '.join(kinds)} (first of them {others[0]!r}). They have no gradient: evaluate "
             "the model before quantisation, or train it with fake quantisation and evaluate that."
         )
-    twins = {id(layer): _in_floats(layer) for layer in quantised.values()}
+    twins = {id(layer): _in_floats(layer) for layer in linear.values()}
     kept = {id(p): p for p in model.parameters()}
     return copy.deepcopy(model, {**kept, **twins})
 

@@ -69,7 +69,7 @@ def copied(model: nn.Module) -> nn.Module | None:
     """
     source = getattr(model, "_orig_mod", model)  # a compiled copy would be compiled anew
     try:
-        return copy.deepcopy(source, {id(p): p for p in source.parameters()})  # type: ignore[no-any-return]
+        return copy.deepcopy(source, {id(p): p for p in source.parameters()})
     except Exception:  # whatever the user's attributes raise: then there is no copy
         return None
 

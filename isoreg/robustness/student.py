@@ -18,6 +18,8 @@ _BATCH = 128
 _WIDTH = 256
 _LARGE_SIDE = 16
 MOST_IMAGES = 1000
+_POINTS = 300
+_WIDER = 1.5
 
 
 def taught(classifier: Classifier, images: Tensor, *, eps: float, norm: str) -> nn.Module:
@@ -38,6 +40,8 @@ def taught(classifier: Classifier, images: Tensor, *, eps: float, norm: str) -> 
     """
     images = images[:MOST_IMAGES]
     at_once = min(_BATCH, len(images))
+    images = images.repeat(-(-_POINTS // len(images)), *[1] * (images.ndim - 1))
+    eps = _WIDER * eps
     classes = _asked(classifier, images, at_once)
     student = _network(images, int(classifier(images[:1]).shape[1]))
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
