@@ -79,6 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "robustness": {"errors"},
     "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
     "datasets": {"errors", "shapes"},
+    "embedding": {"errors", "distances", "masks", "penalty", "diagnostics", "plots"},
 }
 MODULES = [name for _, name, _ in pkgutil.iter_modules(isoreg.__path__)]
 
