@@ -25,12 +25,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from isoreg.dense import dense_penalty
-from isoreg.distances import distances_by
+from isoreg.dense import Options, dense_by_options
 from isoreg.distributed import Gathered, gather_rows
 from isoreg.errors import InputError
 from isoreg.memory import FeatureQueue
-from isoreg.share import Options, refuse_second_derivatives, share_of_rows
+from isoreg.share import refuse_second_derivatives, share_of_rows
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -41,6 +40,7 @@ def penalty_across(
     features: Sequence[Tensor],
     labels: Tensor | None,
     options: Options,
+    pair_weights: Tensor | None,
     *,
     narrow: Sequence[torch.dtype],
     group: ProcessGroup | None,
@@ -56,6 +56,7 @@ def penalty_across(
         features: L tensors (n, d) of own features.
         labels: None, (n,) integers or (n, C) probabilities.
         options: How distances are compared.
+        pair_weights: None, or (n, N) weights of the own samples' pairs with those of all ranks.
         narrow: The types in which reference and features were given, to be sent in these.
         group: The ranks to gather over; None: this process alone.
         queue: Past samples to compare with too; this batch is added to it afterwards.
@@ -70,18 +71,21 @@ def penalty_across(
     if torch._C._are_functorch_transforms_active():
         raise InputError("torch.func transforms cannot be used with process_group or queue.")
     if queue is not None and not (options.fast and isinstance(options.scale, int | float)):
+        weighed = "" if pair_weights is None else "; with pair_weights"
         raise InputError(
             "queue needs the Euclidean distance, a number as scale, integer labels or None, and "
-            f"inputs without gradient, got {options}. Leave the queue or the option out."
+            "inputs without gradient, but neither given distances nor pair weights, got "
+            f"{options}{weighed}. Leave the queue or the option out."
         )
     own = [reference, *features]
-    batch = _gather(own, labels, narrow, options, group, queue)
+    batch = _gather(own, labels, pair_weights, narrow, options, group, queue)
     everything = batch.tensors[: len(own)]
-    every_label = None if labels is None else batch.tensors[-1]
+    every_label = None if labels is None else batch.tensors[len(own)]
     if every_label is not None and not every_label.is_floating_point():
         every_label = every_label.squeeze(1)
     if not options.fast:
-        return _by_all_pairs(own, everything, every_label, batch, options)
+        weights = None if pair_weights is None else batch.tensors[-1]
+        return _by_all_pairs(own, everything, every_label, weights, batch, options)
     rows = len(everything[0])
     if queue is not None:
         everything, every_label = queue.extend(everything, every_label)
@@ -91,6 +95,7 @@ def penalty_across(
 def _gather(
     own: list[Tensor],
     labels: Tensor | None,
+    pair_weights: Tensor | None,
     narrow: Sequence[torch.dtype],
     options: Options,
     group: ProcessGroup | None,
@@ -103,6 +108,8 @@ def _gather(
         labels = labels.to(own[0].device)
         # integers of any type are class numbers; one column, so that they travel as rows
         sent["labels"] = labels if labels.is_floating_point() else labels.long()[:, None]
+    if pair_weights is not None:
+        sent["pair_weights"] = pair_weights.detach()
     if group is None:
         return Gathered(list(sent.values()), slice(0, len(own[0])), 1)
     batch = gather_rows(
@@ -112,11 +119,13 @@ def _gather(
         group,
     )
     count = len(batch.tensors[0])
-    if options.given and own[0].shape[1] != count:
-        raise InputError(
-            f"input_distances must have a column for each of the {count} samples of all ranks, "
-            f"in the order of the ranks, got {own[0].shape[1]}."
-        )
+    tables = {"input_distances": own[0] if options.given else None, "pair_weights": pair_weights}
+    for name, table in tables.items():
+        if table is not None and table.shape[1] != count:
+            raise InputError(
+                f"{name} must have a column for each of the {count} samples of all ranks, "
+                f"in the order of the ranks, got {table.shape[1]}."
+            )
     return batch
 
 
@@ -124,6 +133,7 @@ def _by_all_pairs(
     own: list[Tensor],
     everything: list[Tensor],
     labels: Tensor | None,
+    pair_weights: Tensor | None,
     batch: Gathered,
     options: Options,
 ) -> Tensor:
@@ -134,10 +144,7 @@ def _by_all_pairs(
         rest = x.to(mine.dtype)
         attached.append(torch.cat([rest[: batch.own.start], scaled, rest[batch.own.stop :]]))
     reference, *features = attached
-    targets_bb = reference if options.given else distances_by(options.metric, reference)
-    return dense_penalty(
-        targets_bb, features, labels, options.metric, options.scale, options.reduction
-    )
+    return dense_by_options(reference, features, labels, options, pair_weights)
 
 
 class _Scaled(torch.autograd.Function):

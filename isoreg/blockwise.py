@@ -20,7 +20,15 @@ import torch
 from torch import Tensor
 
 from isoreg.distances import exact_dtype
-from isoreg.pairs import TooManyNearError, add_near, are_equal, between, take_out, within
+from isoreg.pairs import (
+    TooManyNearError,
+    add_near,
+    are_equal,
+    between,
+    refuse_rounding,
+    take_out,
+    within,
+)
 from isoreg.plan import TILE, Bucket, Plan
 from isoreg.precision import full_precision
 from isoreg.small import small_batch
@@ -57,6 +65,7 @@ def penalties_and_gradients(
         (L,) penalties, and for each its gradient (n, d), if wanted.
     """
     try:
+        refuse_rounding(inputs)
         return _penalties_and_gradients([inputs, *features], plan, scales, total, wanted)
     except TooManyNearError:
         points = [x.double() for x in (inputs, *features)]
@@ -79,6 +88,7 @@ def scale_moments(inputs: Tensor, features: Sequence[Tensor], plan: Plan) -> Ten
     points = [inputs, *features]
     sums = inputs.new_zeros(2, len(features), dtype=exact_dtype(inputs.device))
     try:
+        refuse_rounding(inputs)
         with full_precision(inputs.device):
             _add_all(points, plan, functools.partial(add_moments, sums), [])
     except TooManyNearError:

@@ -257,8 +257,7 @@ def flatten_points(points: Tensor, name: str) -> Tensor:
         >>> flatten_points(torch.ones(2, 3, 4, dtype=torch.bfloat16), "inputs").shape
         torch.Size([2, 12])
     """
-    if not isinstance(points, Tensor):
-        raise InputError(f"{name} must be a tensor, got {type(points).__name__}.")
+    check_dense(points, name)
     if not points.is_floating_point():
         raise InputError(
             f"{name} must be floating, got {points.dtype}. Integers such as token ids have no "
@@ -298,6 +297,131 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
             f"got {tuple(distances_bb.shape)}."
         )
     return distances_bb
+
+
+def check_dense(values: Tensor, name: str) -> None:
+    """Refuse what is no tensor with a number in each place.
+
+    Args:
+        values: What was given.
+        name: What to call it in an error.
+
+    Raises:
+        InputError: If it is no tensor, or a sparse or nested one.
+
+    Example:
+        >>> check_dense([[0.0]], "input_distances")
+        Traceback (most recent call last):
+        isoreg.errors.InputError: input_distances must be a tensor, got list. ...
+    """
+    if not isinstance(values, Tensor):
+        raise InputError(
+            f"{name} must be a tensor, got {type(values).__name__}. "
+            f"torch.as_tensor({name}) makes one of an array or a list of numbers."
+        )
+    if values.is_nested:
+        raise InputError(
+            f"{name} must have rows of one length, got a nested tensor. "
+            "Pad it, or reduce each sample to one vector."
+        )
+    if values.layout != torch.strided:
+        raise InputError(
+            f"{name} must be a dense tensor, got one of layout {values.layout}. "
+            "Convert it with .to_dense()."
+        )
+
+
+def pair_table(values: Tensor, name: str, rows: int, columns: int | None, like: Tensor) -> Tensor:
+    """A number for each pair, once its type and shape are right, in float32 or better.
+
+    Args:
+        values: (rows, columns) distances or weights of pairs, floating or integers.
+        name: What to call them in an error.
+        rows: Number of samples.
+        columns: Number of samples that they are compared with; None if that is not known yet.
+        like: The device is that of this tensor; integers and booleans get its dtype.
+
+    Returns:
+        The table, which is copied only where its type or device changes.
+
+    Raises:
+        InputError: If it is no dense real tensor of this shape.
+
+    Example:
+        >>> pair_table(torch.eye(2).long(), "pair_weights", 2, 2, torch.zeros(1)).dtype
+        torch.float32
+    """
+    check_dense(values, name)
+    if values.is_complex():
+        raise InputError(f"{name} must be real numbers, got {values.dtype}.")
+    fits = values.ndim == 2 and len(values) == rows
+    if not fits or columns not in (None, values.shape[1]):
+        shape = f"({rows}, samples of all ranks)" if columns is None else f"({rows}, {columns})"
+        raise InputError(
+            f"{name} must be of shape {shape} for {rows} samples, got {tuple(values.shape)}."
+        )
+    dtype = values.dtype if values.is_floating_point() else like.dtype
+    return values.to(like.device, torch.promote_types(dtype, torch.float32))
+
+
+@torch.no_grad()
+def valid_pairs(values: Tensor, counted: Tensor) -> Tensor:
+    """Which entries of a table are usable where they count; does not wait for the device.
+
+    Args:
+        values: (n, n) distances or weights of pairs.
+        counted: (n, n) booleans, which pairs count.
+
+    Returns:
+        (n, n) booleans: True where a pair does not count, and where its entry is finite, not
+        negative, and within a thousandth equal to that of the mirrored pair.
+
+    Example:
+        >>> valid_pairs(torch.tensor([[0.0, 1.0], [2.0, 0.0]]), ~torch.eye(2, dtype=torch.bool))
+        tensor([[ True, False],
+                [False,  True]])
+    """
+    largest = (
+        values.masked_fill(~counted | values.isnan(), 0).amax() if values.numel() else values.sum()
+    )
+    near = (values - values.T).abs() <= 1e-3 * largest
+    return ~counted | ((values >= 0) & (values < math.inf) & near)
+
+
+def check_pairs(values: Tensor, counted: Tensor, name: str) -> Tensor:
+    """Refuse a table whose entries are not usable, or on an accelerator make it NaN.
+
+    Args:
+        values: (n, n) distances or weights of pairs.
+        counted: (n, n) booleans, which pairs count.
+        name: What to call them in an error.
+
+    Returns:
+        The table.
+
+    Raises:
+        InputError: If an entry that counts is negative, not finite, or not that of the mirrored
+            pair; on an accelerator, where looking would wait for the device, such entries become
+            NaN instead.
+
+    Example:
+        >>> check_pairs(-torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool), "input_distances")
+        Traceback (most recent call last):
+        isoreg.errors.InputError: input_distances must be finite, ... got -1 for samples 0 and 0.
+    """
+    valid = valid_pairs(values, counted)
+    if values.device.type != "cpu":
+        return values.masked_fill(~valid, math.nan)
+    if not bool(valid.all()):
+        i, j = (~valid).nonzero()[0].tolist()
+        one, other = values[i, j].item(), values[j, i].item()
+        got = f"{one:.6g} for samples {i} and {j}"
+        if 0 <= one < math.inf:
+            got += f" and {other:.6g} for {j} and {i}"
+        raise InputError(
+            f"{name} must be finite, 0 or more, and the same for both orders of a pair, got {got}."
+        )
+    return values
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:

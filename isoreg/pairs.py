@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from isoreg.distances import exact_dtype
-from isoreg.precision import CANCELLED
+from isoreg.precision import CANCELLED, rounds_products
 
 ZERO = {torch.float32: 1e-37, torch.float64: 1e-300}
 """The least square, for zero: the root of an exact 0 takes six times as long as any other."""
@@ -28,7 +28,20 @@ Near: TypeAlias = list[Tensor | None]
 
 
 class TooManyNearError(Exception):
-    """Too many pairs of a block would have to be subtracted directly."""
+    """Products in float32 would lose digits of too many pairs: use float64."""
+
+
+def refuse_rounding(points: Tensor) -> None:
+    """Send float32 points to float64 where PyTorch is told to round the factors of products.
+
+    Args:
+        points: Points of the dtype that is to be multiplied in.
+
+    Raises:
+        TooManyNearError: If their products would be rounded.
+    """
+    if points.dtype == torch.float32 and rounds_products(points.device):
+        raise TooManyNearError
 
 
 def within(

@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 from isoreg.across import penalty_across
-from isoreg.dense import Scale, dense_penalty
-from isoreg.distances import Metric, distances_by, euclidean, flatten_points, resolve_metric
+from isoreg.dense import Options, Scale, check_scale, dense_by_options
+from isoreg.distances import (
+    Metric,
+    euclidean,
+    flatten_points,
+    pair_table,
+    resolve_metric,
+)
 from isoreg.distributed import Group, resolve_group
 from isoreg.errors import InputError, called
 from isoreg.fast import fast_penalty
-from isoreg.masks import check_labels
+from isoreg.masks import check_labels, valid_labels
 from isoreg.memory import FeatureQueue
-from isoreg.share import Options
+
+__all__ = ["REDUCTIONS", "Scale", "check_reduction", "check_scale", "isometry_penalty"]
 
 REDUCTIONS = ("batch", "pairs")
 
@@ -27,26 +34,36 @@ def isometry_penalty(
     labels: Tensor | None = None,
     *,
     distance: Metric = "euclidean",
+    input_distance: Metric | None = None,
     scale: Scale = 1.0,
     reduction: str = "batch",
     input_distances: Tensor | None = None,
+    pair_weights: Tensor | None = None,
     process_group: Group = None,
     queue: FeatureQueue | None = None,
 ) -> Tensor:
     r"""How far features are from keeping the distances of their inputs.
 
     .. math::
-        \frac{1}{N^2} \sum_{ij} G_{ij} (d(x_i, x_j) - s\, d(\phi_i, \phi_j))^2
+        \frac{1}{N^2} \sum_{ij} G_{ij} (d'(x_i, x_j) - s\, d(\phi_i, \phi_j))^2
 
     with x the inputs, phi the features, G the pair weights of the labels
-    (`isoreg.masks.pair_weights`), d the metric and s the scale. ``reduction="pairs"`` divides by
+    (`isoreg.masks.pair_weights`) times those that are given, d' and d the metrics, which are the
+    same unless ``input_distance`` says otherwise, and s the scale. ``reduction="pairs"`` divides by
     the sum of G_ij over i != j instead of N^2, so that the value does not shrink with the number
     of classes. ``scale="fit"`` uses the s that makes the penalty smallest for each layer and
     batch, sum(G d_x d_phi) / sum(G d_phi^2): any multiple of an isometry then costs nothing.
 
     Computed in float32 or better whatever autocast says; twice differentiable. Pairs at distance
     0 have gradient 0. A batch without pairs, or without samples, gives 0, still attached to the
-    graph. A NaN or infinite feature anywhere gives NaN.
+    graph. A NaN or infinite feature anywhere gives NaN. Values of labels, given distances and pair
+    weights that are not allowed raise an error on a processor; on an accelerator, where looking
+    at them would wait for the device, they make the penalty NaN.
+
+    Pairs whose given distance is NaN are not known: they count for nothing, in the value, the
+    gradient, the sum that "pairs" divides by, and the fitted scale. ``reduction="batch"`` divides
+    by N^2 all the same. The diagonal of given distances and pair weights is not read, nor is what
+    belongs to pairs that do not count.
 
     With a ``process_group`` of R ranks the batch is that of all ranks, of any sizes, also 0, and
     every rank must call this in every step. Rank r returns V_r, whose **mean over the ranks is the
@@ -54,9 +71,9 @@ def isometry_penalty(
     gradients over the ranks, as `DistributedDataParallel` and FSDP do, then gives what one
     process would have had. V_r is R times the sum over i in the own batch and all j; with an
     option that only the plain way covers (another distance, soft labels, ``input_distances``,
-    inputs that need a gradient) every rank computes all pairs and V_r is the penalty itself.
-    Features are gathered once; nothing is communicated in the backward pass. There are no second
-    derivatives.
+    ``pair_weights``, inputs that need a gradient) every rank computes all pairs and V_r is the
+    penalty itself. Features are gathered once; nothing is communicated in the backward pass.
+    There are no second derivatives.
 
     Source: equation 2 of "Isometric Representations in Neural Networks Improve Robustness"
     (Beshkov, Verhellen and Lepperød, 2022), which has Euclidean distances, the class mask and
@@ -67,10 +84,14 @@ def isometry_penalty(
         features: (N, ...), or a sequence of L such tensors, one a layer.
         labels: None (all pairs), (N,) integers (pairs of equal label) or (N, C) probabilities.
         distance: A name in `isoreg.distances.METRICS`, or a callable (N, D) -> (N, N).
+        input_distance: The same for the inputs; None: as ``distance``.
         scale: A positive number or 0-dimensional tensor, or "fit".
         reduction: "batch" (divide by N^2, the paper's) or "pairs" (by the weight of the pairs).
-        input_distances: (N, N) distances to use in place of those between ``inputs``; across
-            ranks (n, N), of the own samples to those of all ranks in their order.
+        input_distances: (N, N) distances to use in place of those between ``inputs``, symmetric,
+            0 or more, NaN where a pair is not known; across ranks (n, N), of the own samples to
+            those of all ranks in their order.
+        pair_weights: (N, N) weights that those of the labels are multiplied with, symmetric, 0
+            or more; across ranks (n, N).
         process_group: None (this process alone), a `torch.distributed` group, or "world" (the
             default group when this is called; alone if there is none).
         queue: Past samples to compare with too (`isoreg.FeatureQueue`); the batch is added to it.
@@ -91,25 +112,38 @@ def isometry_penalty(
     """
     with called("isometry_penalty"):
         metric = resolve_metric(distance)
+        input_metric = metric if input_distance is None else resolve_metric(input_distance)
         check_scale(scale)
         check_reduction(reduction)
         layers = [features] if isinstance(features, Tensor) else list(features)
         points = _points(layers, single=isinstance(features, Tensor))
-        _refuse_vmap(inputs, input_distances, *points)
+        _refuse_vmap(inputs, input_distances, pair_weights, *points)
         group = resolve_group(process_group)
         reference = _reference(inputs, input_distances, points[0], square=group is None)
         if labels is not None:
             check_labels(labels, len(points[0]))
-        common = _is_common(metric, labels, reference, input_distances)
+        if pair_weights is not None:
+            n = len(points[0])
+            columns = n if group is None else None
+            pair_weights = pair_table(pair_weights, "pair_weights", n, columns, points[0])
+            if pair_weights.requires_grad:
+                raise InputError(
+                    "pair_weights must be constants, got weights that require a gradient. "
+                    "Pass pair_weights.detach()."
+                )
+        given = input_distances is not None
+        common = metric is input_metric and pair_weights is None and not given
+        common = common and _is_common(metric, labels, reference)
         penalties: Tensor | None = None
         if group is not None or queue is not None:
             fast = common and (labels is None or not labels.is_floating_point())
-            first = inputs if input_distances is None else reference
+            first = reference if given else inputs
             penalties = penalty_across(
                 reference,
                 points,
                 labels,
-                Options(metric, scale, reduction, input_distances is not None, fast),
+                Options(metric, input_metric, scale, reduction, given, fast),
+                pair_weights,
                 narrow=[x.dtype for x in (first, *layers) if x is not None],
                 group=group,
                 queue=queue,
@@ -117,29 +151,33 @@ def isometry_penalty(
         elif common:
             penalties = fast_penalty(reference, points, labels, scale, reduction)
         if penalties is None:
-            targets_bb = distances_by(metric, reference) if input_distances is None else reference
-            penalties = dense_penalty(targets_bb, points, labels, metric, scale, reduction)
+            penalties = dense_by_options(
+                reference,
+                points,
+                labels,
+                Options(metric, input_metric, scale, reduction, given),
+                pair_weights,
+            )
+        if labels is not None and labels.device.type != "cpu":
+            penalties = spoil(penalties, valid_labels(labels).all())
         return penalties[0] if isinstance(features, Tensor) else penalties
 
 
-def check_scale(scale: Scale) -> None:
-    """Refuse a scale that is neither a positive number nor "fit".
+def spoil(penalties: Tensor, valid: Tensor) -> Tensor:
+    """Penalties that are NaN, with all their gradients, unless a flag on the device is set.
 
     Args:
-        scale: The scale to check.
+        penalties: (L,) penalties.
+        valid: A 0-dimensional boolean, which is not looked at.
 
-    Raises:
-        InputError: If it is not usable.
+    Returns:
+        (L,) penalties.
+
+    Example:
+        >>> spoil(torch.ones(2), torch.tensor(False))
+        tensor([nan, nan])
     """
-    number = scale.ndim == 0 if isinstance(scale, Tensor) else isinstance(scale, int | float)
-    if number and not isinstance(scale, str):
-        if 0 < (scale.detach().item() if isinstance(scale, Tensor) else scale) < math.inf:
-            return
-    elif isinstance(scale, str) and scale == "fit":
-        return
-    raise InputError(
-        f"scale must be a positive number, a 0-dimensional tensor or 'fit', got {scale!r}."
-    )
+    return penalties * torch.where(valid.to(penalties.device), 1.0, math.nan).to(penalties.dtype)
 
 
 def check_reduction(reduction: str) -> None:
@@ -160,13 +198,11 @@ def _is_common(
     metric: Callable[[Tensor], Tensor],
     labels: Tensor | None,
     reference: Tensor,
-    input_distances: Tensor | None,
 ) -> bool:
     """Whether the fast way covers these options: all that most users ever call."""
     return (
         metric is euclidean
         and (labels is None or not labels.requires_grad)
-        and input_distances is None
         and not reference.requires_grad
         and not torch._C._are_functorch_transforms_active()
     )
@@ -198,15 +234,7 @@ def _reference(
     """What features are compared with: the given distances, or the flattened inputs."""
     n = len(like)
     if distances_bb is not None:
-        fits = distances_bb.ndim == 2 and len(distances_bb) == n
-        fits = fits and (not square or distances_bb.shape[1] == n)
-        if not fits or not distances_bb.is_floating_point():
-            wanted = f"({n}, {n})" if square else f"({n}, samples of all ranks)"
-            raise InputError(
-                f"input_distances must be floating of shape {wanted} for {n} samples, "
-                f"got {distances_bb.dtype} of shape {tuple(distances_bb.shape)}."
-            )
-        return distances_bb.to(like.device, torch.promote_types(distances_bb.dtype, torch.float32))
+        return pair_table(distances_bb, "input_distances", n, n if square else None, like)
     if inputs is None:
         raise InputError("inputs must be a tensor unless input_distances is given, got None.")
     points = flatten_points(inputs, "inputs")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,29 +10,38 @@ CANCELLED = {torch.float32: 1e-2, torch.float64: 1e-8}
 """Below this share of |a|^2 + |b|^2, the expansion of |a - b|^2 has lost digits that matter."""
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Keep autocast, TF32 and bf16 out of the matrix products of a block of code.
+def full_precision(device: torch.device) -> Any:
+    """Keep autocast out of the matrix products of a block of code.
 
     Args:
         device: Where the block computes.
 
-    Yields:
-        Nothing.
+    Returns:
+        A context manager. Autocast is a setting of the thread that enters it.
     """
-    with torch.autocast(device.type, enabled=False):
-        backends: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
-        matmuls: list[Any] = [getattr(backend, "matmul", None) for backend in backends]
-        before = [(m, m.fp32_precision) for m in matmuls if hasattr(m, "fp32_precision")]
-        legacy = None if before else torch.get_float32_matmul_precision()
-        try:
-            for matmul, _ in before:
-                matmul.fp32_precision = "ieee"
-            if legacy is not None:
-                torch.set_float32_matmul_precision("highest")
-            yield
-        finally:
-            for matmul, precision in before:
-                matmul.fp32_precision = precision
-            if legacy is not None:
-                torch.set_float32_matmul_precision(legacy)
+    return torch.autocast(device.type, enabled=False)
+
+
+def rounds_products(device: torch.device) -> bool:
+    """Whether PyTorch is told to round the factors of float32 products to TF32 or bfloat16.
+
+    The settings are those of the process, so they are read and never changed: another thread may
+    rely on them. Where this is true, products are computed in float64.
+
+    Args:
+        device: Where products are computed.
+
+    Returns:
+        Whether they would lose digits.
+
+    Example:
+        >>> rounds_products(torch.device("cpu"))
+        False
+    """
+    backend: Any = {"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}.get(device.type)
+    if backend is None:
+        return False
+    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    if precision is None:  # PyTorch before 2.9 has one setting for all backends
+        return torch.get_float32_matmul_precision() != "highest"
+    return precision not in {"ieee", "none"}

@@ -20,7 +20,15 @@ from torch import Tensor
 from isoreg.blockwise import Comparison, add_moments, compare_distances
 from isoreg.distances import exact_dtype
 from isoreg.masks import IGNORED
-from isoreg.pairs import ZERO, Near, TooManyNearError, add_near, recompute_near, take_out
+from isoreg.pairs import (
+    ZERO,
+    Near,
+    TooManyNearError,
+    add_near,
+    recompute_near,
+    refuse_rounding,
+    take_out,
+)
 from isoreg.plan import TILE
 from isoreg.precision import full_precision
 
@@ -127,6 +135,7 @@ def rows_and_gradients(
         (L,) sums, and for each the gradient of the whole batch's sum by the own rows, if wanted.
     """
     try:
+        refuse_rounding(points[0])
         return _rows_and_gradients(points, own, blocks, scales, total, wanted)
     except TooManyNearError:
         wide = [x.double() for x in points]
@@ -148,6 +157,7 @@ def row_moments(points: list[Tensor], blocks: list[Block]) -> Tensor:
     """
     sums = points[0].new_zeros(2, len(points) - 1, dtype=exact_dtype(points[0].device))
     try:
+        refuse_rounding(points[0])
         with full_precision(points[0].device):
             for block in blocks:
                 _add_block(block, points, functools.partial(add_moments, sums), [])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from isoreg.dense import Scale, best_scale
+from isoreg.dense import Options, Scale, best_scale
 from isoreg.distances import exact_dtype
 from isoreg.distributed import Gathered, mean_over_ranks
 from isoreg.errors import InputError
@@ -17,30 +16,6 @@ from isoreg.rows import Block, count_pairs, plan_rows, row_moments, rows_and_gra
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-
-class Options(NamedTuple):
-    """How distances are compared; see `isoreg.isometry_penalty`.
-
-    Attributes:
-        metric: A function from (n, d) points to (n, n) distances.
-        scale: A number, a 0-dimensional tensor or "fit".
-        reduction: "batch" or "pairs".
-        given: Whether the reference holds distances, not points.
-        fast: Whether the pairs of own rows in closed form cover these options.
-    """
-
-    metric: Callable[[Tensor], Tensor]
-    scale: Scale
-    reduction: str
-    given: bool
-    fast: bool
-
-    def __str__(self) -> str:
-        scale = "a tensor" if isinstance(self.scale, Tensor) else self.scale
-        metric = getattr(self.metric, "__name__", type(self.metric).__name__)
-        reference = "input_distances" if self.given else "inputs"
-        return f"distance {metric}; scale {scale}; reduction {self.reduction}; with {reference}"
 
 
 def share_of_rows(

@@ -105,12 +105,14 @@ def in_threads(function: Callable[[Member], Any], count: int) -> list[Any]:
     return results
 
 
+TABLES = ("input_distances", "pair_weights")
+
+
 def split_penalty(
     inputs: Tensor | None,
     features: list[Tensor],
     labels: Tensor | None,
     sizes: list[int],
-    input_distances: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, list[Tensor]]:
     """Mean over simulated ranks of values, and of the gradients by all features."""
@@ -123,9 +125,8 @@ def split_penalty(
             None if inputs is None else inputs[part],
             own,
             None if labels is None else labels[part],
-            input_distances=None if input_distances is None else input_distances[part],
             process_group=group,  # type: ignore[arg-type]
-            **options,
+            **{name: x[part] if name in TABLES else x for name, x in options.items()},
         )
         return found.detach(), list(torch.autograd.grad(found.sum(), own))
 
@@ -207,7 +208,7 @@ def test_every_split_in_float32_keeps_five_digits(
 
 @given(
     sizes=st.lists(st.integers(0, 6), min_size=1, max_size=5).filter(any),
-    option=st.sampled_from(["fit", "tensor", "soft", "given", *METRICS]),
+    option=st.sampled_from(["fit", "tensor", "soft", "given", "weighed", *METRICS]),
     reduction=st.sampled_from(["batch", "pairs"]),
     seed=st.integers(0, 99),
 )
@@ -224,8 +225,13 @@ def test_every_split_of_the_other_options_gives_value_and_gradient_of_one_proces
     elif option == "soft":
         y = torch.rand(len(y), 4, dtype=torch.float64).softmax(1)
     elif option == "given":
-        options["input_distances"] = torch.rand(len(y), len(y), dtype=torch.float64)
+        table = torch.rand(len(y), len(y), dtype=torch.float64)
+        table[torch.rand_like(table) < 0.1] = torch.nan
+        options["input_distances"] = table + table.T
         x = None
+    elif option == "weighed":
+        table = torch.rand(len(y), len(y), dtype=torch.float64)
+        options["pair_weights"] = table + table.T
     else:
         options["distance"] = option
     value, gradients = split_penalty(x, features, y, sizes, **options)

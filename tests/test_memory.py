@@ -186,6 +186,9 @@ def test_what_a_queue_cannot_do_is_refused() -> None:
             isometry_penalty(x, features, y, queue=queue, **options)
     with pytest.raises(InputError, match="queue needs"):
         isometry_penalty(x, features, F.one_hot(y).double(), queue=queue)
+    for table in ("input_distances", "pair_weights"):
+        with pytest.raises(InputError, match=f"queue needs .*with {table}"):
+            isometry_penalty(x, features, y, queue=queue, **{table: torch.ones(6, 6)})
     assert len(queue) == 0
     isometry_penalty(x, features, y, queue=queue)
     with pytest.raises(InputError, match=r"widths \[4, 3\] with labels in the queue and widths"):
