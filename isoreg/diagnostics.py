@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isoreg.dense import Scale, check_scale, known_pairs
+from isoreg._pairs.options import Scale, check_scale
+from isoreg._pairs.plan import Call, known_pairs
 from isoreg.distances import (
     Metric,
     distances_by,
@@ -155,8 +156,10 @@ def distances_within(
         compared = pair_weights(labels, n, device=phi.device).bool().triu(1)
         if input_distances is not None:
             table = pair_table(input_distances, "input_distances", n, n, phi)
-            dx_bb, known = known_pairs(labels, table, None)
-            compared &= known.bool()
+            call = Call(None, [phi], None, table)
+            known_bb, weights_bb = known_pairs(call, compared | compared.T)
+            assert known_bb is not None
+            dx_bb, compared = known_bb, compared & (weights_bb > 0)
         elif inputs is None:
             raise InputError("inputs must be a tensor unless input_distances is given, got None.")
         else:

@@ -9,13 +9,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from isoreg._pairs.precision import CANCELLED
 from isoreg.errors import InputError, called
 
 Metric: TypeAlias = str | Callable[[Tensor], Tensor]
 
-# Below this share of |x_i|^2 + |x_j|^2 the Gram form of |x_i - x_j|^2 has lost the digits that
-# float32 promises, in whatever precision it was computed (float64, or float32 where that is all).
-_CANCELLED = {torch.float64: 1e-8, torch.float32: 1e-2}
 _PAIRS_AT_ONCE = 1 << 16
 
 
@@ -364,57 +362,44 @@ def pair_table(values: Tensor, name: str, rows: int, columns: int | None, like: 
     return values.to(like.device, torch.promote_types(dtype, torch.float32))
 
 
-@torch.no_grad()
-def valid_pairs(values: Tensor, counted: Tensor) -> Tensor:
-    """Which entries of a table are usable where they count; does not wait for the device.
+def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = None) -> Tensor:
+    """Refuse a table whose entries are not usable, or on an accelerator make them NaN.
+
+    Usable is what is finite, 0 or more, and within a thousandth of the largest entry equal to the
+    entry of the mirrored pair, if that is here.
 
     Args:
-        values: (n, n) distances or weights of pairs.
-        counted: (n, n) booleans, which pairs count.
-
-    Returns:
-        (n, n) booleans: True where a pair does not count, and where its entry is finite, not
-        negative, and within a thousandth equal to that of the mirrored pair.
-
-    Example:
-        >>> valid_pairs(torch.tensor([[0.0, 1.0], [2.0, 0.0]]), ~torch.eye(2, dtype=torch.bool))
-        tensor([[ True, False],
-                [False,  True]])
-    """
-    largest = (
-        values.masked_fill(~counted | values.isnan(), 0).amax() if values.numel() else values.sum()
-    )
-    near = (values - values.T).abs() <= 1e-3 * largest
-    return ~counted | ((values >= 0) & (values < math.inf) & near)
-
-
-def check_pairs(values: Tensor, counted: Tensor, name: str) -> Tensor:
-    """Refuse a table whose entries are not usable, or on an accelerator make it NaN.
-
-    Args:
-        values: (n, n) distances or weights of pairs.
-        counted: (n, n) booleans, which pairs count.
+        values: (r, n) distances or weights of pairs.
+        counted: (r, n) booleans, which pairs count; the others are not looked at.
         name: What to call them in an error.
+        own: Which columns are those of the rows; None: all, in their order.
 
     Returns:
         The table.
 
     Raises:
-        InputError: If an entry that counts is negative, not finite, or not that of the mirrored
-            pair; on an accelerator, where looking would wait for the device, such entries become
-            NaN instead.
+        InputError: If an entry that counts is not usable; on an accelerator, where looking would
+            wait for the device, such entries become NaN instead.
 
     Example:
         >>> check_pairs(-torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool), "input_distances")
         Traceback (most recent call last):
         isoreg.errors.InputError: input_distances must be finite, ... got -1 for samples 0 and 0.
     """
-    valid = valid_pairs(values, counted)
+    own = slice(0, len(values)) if own is None else own
+    with torch.no_grad():
+        seen = values.detach()
+        largest = seen.masked_fill(~counted | seen.isnan(), 0).amax() if seen.numel() else 0.0
+        mirrored = seen.clone()
+        mirrored[:, own] = seen[:, own].T
+        valid = (seen >= 0) & (seen < math.inf) & ((seen - mirrored).abs() <= 1e-3 * largest)
+        valid |= ~counted
     if values.device.type != "cpu":
         return values.masked_fill(~valid, math.nan)
     if not bool(valid.all()):
         i, j = (~valid).nonzero()[0].tolist()
-        one, other = values[i, j].item(), values[j, i].item()
+        one, other = values[i, j].item(), mirrored[i, j].item()
+        i += own.start
         got = f"{one:.6g} for samples {i} and {j}"
         if 0 <= one < math.inf:
             got += f" and {other:.6g} for {j} and {i}"
@@ -450,7 +435,7 @@ def _squares(points: Tensor) -> Tensor:
     sums_bb = norms_b[:, None] + norms_b[None, :]
     squares_bb = (sums_bb - 2 * gram_bb).clamp_min(0)
     with torch.no_grad():
-        cancelled = (squares_bb <= _CANCELLED[exact.dtype] * sums_bb) & (sums_bb > 0)
+        cancelled = (squares_bb <= CANCELLED[exact.dtype] * sums_bb) & (sums_bb > 0)
         rows, columns = cancelled.triu(1).nonzero(as_tuple=True)
     patch = torch.cat([
         (centred_bd[i] - centred_bd[j]).square().sum(-1)

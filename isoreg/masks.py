@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from isoreg._pairs.precision import full_precision, rounds_products
 from isoreg.errors import InputError, called
-from isoreg.precision import full_precision, rounds_products
 
 IGNORED = -100
 """Label of samples that pair with nobody, the default ``ignore_index`` of cross-entropy."""
@@ -57,16 +57,33 @@ def pair_weights(
             return torch.ones(n, n, dtype=dtype, device=device)
         check_labels(labels, n)
         labels = labels.to(device or labels.device)
-        if labels.is_floating_point():
-            # float32 at least and not under autocast: bf16 would round a Mixup weight to 3 digits
-            wide = labels.to(torch.promote_types(labels.dtype, dtype))
-            if wide.dtype == torch.float32 and rounds_products(wide.device):
-                wide = wide.double()
-            with full_precision(wide.device):
-                return (wide @ wide.T).to(dtype)
-        labels = labels.long()  # in uint8, class 156 equals IGNORED
-        kept = labels != IGNORED
-        return ((labels[:, None] == labels[None, :]) & kept[:, None]).to(dtype)
+        return weights_between(labels, labels, dtype)
+
+
+def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights G of the pairs of some samples with others; see `pair_weights`.
+
+    Args:
+        left: (a,) integers or (a, c) probabilities.
+        right: (b,) or (b, c), of the same kind.
+        dtype: Floating dtype of the result.
+
+    Returns:
+        (a, b) weights from 0 to 1.
+
+    Example:
+        >>> weights_between(torch.tensor([0]), torch.tensor([0, 1]), torch.float32)
+        tensor([[1., 0.]])
+    """
+    if left.is_floating_point():
+        # float32 at least and not under autocast: bf16 would round a Mixup weight to 3 digits
+        wide = torch.promote_types(left.dtype, dtype)
+        if wide == torch.float32 and rounds_products(left.device):
+            wide = torch.float64
+        with full_precision(left.device):
+            return (left.to(wide) @ right.to(wide).T).to(dtype)
+    left, right = left.long(), right.long()  # in uint8, class 156 equals IGNORED
+    return ((left[:, None] == right) & (left != IGNORED)[:, None]).to(dtype)
 
 
 def check_labels(labels: Tensor, n: int) -> None:
@@ -87,6 +104,26 @@ def check_labels(labels: Tensor, n: int) -> None:
         Traceback (most recent call last):
         isoreg.errors.InputError: 2 labels for a batch of 3.
     """
+    check_shape(labels, n)
+    if labels.device.type == "cpu":
+        check_label_values(labels)
+
+
+def check_shape(labels: Tensor, n: int) -> None:
+    """Refuse labels whose type or shape says that they are none; their values are not looked at.
+
+    Args:
+        labels: The labels to check.
+        n: Number of samples that they must belong to.
+
+    Raises:
+        InputError: If there are not n labels, or they are neither integers nor probabilities.
+
+    Example:
+        >>> check_shape(torch.zeros(2, 1, dtype=torch.int64), 2)
+        Traceback (most recent call last):
+        isoreg.errors.InputError: integer labels must be class numbers of shape (n,), ...
+    """
     if not isinstance(labels, Tensor):
         raise InputError(
             f"labels must be a tensor or None, got {type(labels).__name__}. "
@@ -101,8 +138,6 @@ def check_labels(labels: Tensor, n: int) -> None:
         _refuse_shape(labels)
     if len(labels) != n:
         raise InputError(f"{len(labels)} labels for a batch of {n}.")
-    if labels.device.type == "cpu":
-        check_label_values(labels)
 
 
 def check_label_values(labels: Tensor) -> None:

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from isoreg.across import penalty_across
-from isoreg.dense import Options, Scale, check_scale, dense_by_options
-from isoreg.distances import (
-    Metric,
-    euclidean,
-    flatten_points,
-    pair_table,
-    resolve_metric,
-)
-from isoreg.distributed import Group, resolve_group
+from isoreg._pairs.dense import dense_by_options
+from isoreg._pairs.node import Terms, engine_penalty
+from isoreg._pairs.options import REDUCTIONS, Options, Scale, check_reduction, check_scale
+from isoreg._pairs.plan import make_call
+from isoreg._ranks.exchange import Group, resolve_group
+from isoreg._ranks.penalty import penalty_across
+from isoreg.distances import Metric, euclidean, flatten_points, pair_table, resolve_metric
 from isoreg.errors import InputError, called
-from isoreg.fast import fast_penalty
-from isoreg.masks import check_labels, valid_labels
+from isoreg.masks import check_shape, valid_labels
 from isoreg.memory import FeatureQueue
 
 __all__ = ["REDUCTIONS", "Scale", "check_reduction", "check_scale", "isometry_penalty"]
-
-REDUCTIONS = ("batch", "pairs")
 
 
 def isometry_penalty(
@@ -119,47 +113,36 @@ def isometry_penalty(
         points = _points(layers, single=isinstance(features, Tensor))
         _refuse_vmap(inputs, input_distances, pair_weights, *points)
         group = resolve_group(process_group)
-        reference = _reference(inputs, input_distances, points[0], square=group is None)
+        square = group is None and queue is None
+        reference = _reference(inputs, input_distances, points[0], square=square)
         if labels is not None:
-            check_labels(labels, len(points[0]))
+            check_shape(labels, len(points[0]))
         if pair_weights is not None:
-            n = len(points[0])
-            columns = n if group is None else None
-            pair_weights = pair_table(pair_weights, "pair_weights", n, columns, points[0])
-            if pair_weights.requires_grad:
-                raise InputError(
-                    "pair_weights must be constants, got weights that require a gradient. "
-                    "Pass pair_weights.detach()."
-                )
+            pair_weights = _weights(pair_weights, points[0], square=square)
         given = input_distances is not None
-        common = metric is input_metric and pair_weights is None and not given
-        common = common and _is_common(metric, labels, reference)
-        penalties: Tensor | None = None
+        options = Options(metric, input_metric, scale, reduction, given)
+        by_engine = _by_engine(options, labels, reference)
         if group is not None or queue is not None:
-            fast = common and (labels is None or not labels.is_floating_point())
-            first = reference if given else inputs
             penalties = penalty_across(
                 reference,
                 points,
                 labels,
-                Options(metric, input_metric, scale, reduction, given, fast),
+                options,
                 pair_weights,
-                narrow=[x.dtype for x in (first, *layers) if x is not None],
+                by_engine=by_engine,
+                narrow=[
+                    x.dtype for x in (reference if given else inputs, *layers) if x is not None
+                ],
                 group=group,
                 queue=queue,
             )
-        elif common:
-            penalties = fast_penalty(reference, points, labels, scale, reduction)
-        if penalties is None:
-            penalties = dense_by_options(
-                reference,
-                points,
-                labels,
-                Options(metric, input_metric, scale, reduction, given),
-                pair_weights,
-            )
-        if labels is not None and labels.device.type != "cpu":
-            penalties = spoil(penalties, valid_labels(labels).all())
+        elif by_engine:
+            call = make_call(reference, points, labels, options, pair_weights)
+            penalties = engine_penalty(call, Terms(scale, reduction))
+        else:
+            penalties = dense_by_options(reference, points, labels, options, pair_weights)
+            if labels is not None and labels.device.type != "cpu":
+                penalties = spoil(penalties, valid_labels(labels).all())
         return penalties[0] if isinstance(features, Tensor) else penalties
 
 
@@ -180,32 +163,29 @@ def spoil(penalties: Tensor, valid: Tensor) -> Tensor:
     return penalties * torch.where(valid.to(penalties.device), 1.0, math.nan).to(penalties.dtype)
 
 
-def check_reduction(reduction: str) -> None:
-    """Refuse an unknown reduction.
-
-    Args:
-        reduction: The reduction to check.
-
-    Raises:
-        InputError: If it is not in `REDUCTIONS`.
-    """
-    if reduction not in REDUCTIONS:
-        allowed = " or ".join(map(repr, REDUCTIONS))
-        raise InputError(f"reduction must be {allowed}, got {reduction!r}.")
-
-
-def _is_common(
-    metric: Callable[[Tensor], Tensor],
-    labels: Tensor | None,
-    reference: Tensor,
-) -> bool:
-    """Whether the fast way covers these options: all that most users ever call."""
+def _by_engine(options: Options, labels: Tensor | None, reference: Tensor) -> bool:
+    """Whether the engine covers these options: all that most users ever call."""
+    transformed = not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active()
+    )
     return (
-        metric is euclidean
+        options.metric is euclidean
+        and (options.given or options.input_metric is euclidean)
         and (labels is None or not labels.requires_grad)
         and not reference.requires_grad
-        and not torch._C._are_functorch_transforms_active()
+        and not transformed
     )
+
+
+def _weights(values: Tensor, like: Tensor, *, square: bool) -> Tensor:
+    n = len(like)
+    table = pair_table(values, "pair_weights", n, n if square else None, like)
+    if table.requires_grad:
+        raise InputError(
+            "pair_weights must be constants, got weights that require a gradient. "
+            "Pass pair_weights.detach()."
+        )
+    return table
 
 
 def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:
@@ -220,6 +200,8 @@ def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:
 
 
 def _refuse_vmap(*tensors: Tensor | None) -> None:
+    if torch.compiler.is_compiling():
+        return
     given = [x for x in tensors if isinstance(x, Tensor)]
     if any(map(torch._C._functorch.is_batchedtensor, given)):
         raise InputError(

@@ -1,11 +1,11 @@
-"""The plan covers each pair of equal label once; both fast ways equal the dense one."""
+"""The plan of torch's blocks covers each pair of equal label once; all backends equal dense."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
-from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -13,31 +13,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from isoreg import InputError, isometry_penalty, small
-from isoreg.dense import dense_penalty
+from isoreg import InputError, isometry_penalty
+from isoreg._pairs import engine
+from isoreg._pairs.backends import torch_small
+from isoreg._pairs.backends.torch_blocks import TILE, _places, plan_pairs
+from isoreg._pairs.dense import dense_penalty
+from isoreg._pairs.plan import Call, total_weight
+from isoreg._pairs.precision import LostDigitsError
 from isoreg.distances import euclidean
 from isoreg.masks import IGNORED, pair_weights
-from isoreg.plan import TILE, Plan, plan_pairs
-from isoreg.small import small_batch
 
 pytestmark = pytest.mark.usefixtures("way")
 
 
-def plan(labels: Tensor | None, n: int) -> Plan:
-    return plan_pairs(labels, n, device=torch.device("cpu"), dtype=torch.float64)
+def call_of(labels: Tensor | None, n: int, rows: slice | None = None, width: int = 1) -> Call:
+    return Call(torch.zeros(n, width), [torch.zeros(n, width)], labels, rows=rows)
 
 
-def covered(found: Plan, n: int) -> Tensor:
-    """How often each ordered pair is compared."""
-    times = torch.zeros(n + 1, n + 1, dtype=torch.long)
-    for bucket in found.buckets:
-        places = bucket.places.view(bucket.rows.shape)
-        mask = torch.ones(*places.shape, places.shape[1]) if bucket.mask is None else bucket.mask
-        for row, compared in zip(places, mask, strict=True):
-            times[row[:, None], row[None, :]] += compared.long()
-    for members in found.large:
-        times[members[:, None], members[None, :]] += 1
-    return times[:n, :n].fill_diagonal_(0)
+def covered(call: Call) -> Tensor:
+    """How often each row is compared with each sample; the last row is for padding."""
+    own = call.own
+    times = torch.zeros(own.stop - own.start + 1, call.size + 1, dtype=torch.long)
+    for block in plan_pairs(call).blocks:
+        places = _places(block, own).view(block.rows.shape)
+        columns = places if block.columns is None else block.columns
+        for a, b in block.tiles:
+            some, others = places[:, a], columns[:, b]
+            mask = torch.ones(*some.shape, others.shape[1])
+            if block.mask is not None:
+                mask = block.mask
+            elif block.columns is None and a == b:
+                mask = mask * (1 - torch.eye(some.shape[1]))
+            for row, column, compared in zip(some, others, mask.long(), strict=True):
+                spread = torch.zeros(len(row), times.shape[1], dtype=torch.long)
+                spread.index_add_(1, column, compared)
+                times.index_add_(0, row, spread)
+                if a != b:
+                    times.index_add_(0, column, spread_of(row, compared.T, times.shape[1]))
+    assert not times[-1].any()
+    return times[:-1, :-1]
+
+
+def spread_of(places: Tensor, compared: Tensor, width: int) -> Tensor:
+    spread = torch.zeros(len(compared), width, dtype=torch.long)
+    return spread.index_add_(1, places, compared)
 
 
 label_lists = st.lists(st.sampled_from([0, 1, 2, 7, 3, IGNORED]), max_size=300)
@@ -48,28 +67,59 @@ def test_a_plan_compares_every_pair_of_equal_label_once(labels: list[int], copie
     y = torch.tensor(labels * copies, dtype=torch.long)
     expected = (y[:, None] == y) & (y != IGNORED)
     expected = expected.fill_diagonal_(False)
-    found = plan(y, len(y))
-    assert torch.equal(covered(found, len(y)), expected.long())
-    assert found.count_pairs() == expected.sum()
+    call = call_of(y, len(y))
+    assert torch.equal(covered(call), expected.long())
+    assert total_weight(call) == expected.sum()
+
+
+@given(
+    labels=label_lists,
+    copies=st.integers(1, 3),
+    cut=st.tuples(st.integers(0, 200), st.integers(0, 200)),
+    width=st.sampled_from([1, 5000]),
+)
+def test_a_plan_of_rows_compares_each_of_their_pairs_once(
+    labels: list[int], copies: int, cut: tuple[int, int], width: int
+) -> None:
+    y = torch.tensor(labels * copies, dtype=torch.long)
+    n, (start, stop) = len(y), sorted(cut)
+    own = slice(min(start, n), min(stop, n))
+    call = call_of(y, n, own, width)
+    expected = (y[own, None] == y) & (y[own, None] != IGNORED)
+    expected[torch.arange(len(expected)), torch.arange(own.start, own.stop)] = False
+    assert torch.equal(covered(call), expected.long())
+    assert total_weight(call) == expected.sum()
+    alone = plan_pairs(call).alone - own.start
+    assert torch.equal(alone.sort().values, (expected.sum(1) == 0).nonzero().squeeze(1))
 
 
 @given(labels=label_lists)
 def test_a_plan_gives_every_sample_one_place(labels: list[int]) -> None:
     n = len(labels)
-    found = plan(torch.tensor(labels, dtype=torch.long), n)
-    places = [bucket.places[bucket.places < n] for bucket in found.buckets]
-    every = torch.cat([*places, *found.large, found.alone]).sort().values
+    call = call_of(torch.tensor(labels, dtype=torch.long), n)
+    found = plan_pairs(call)
+    places = [_places(block, call.own) for block in found.blocks]
+    every = torch.cat([*(x[x < n] for x in places), found.alone]).sort().values
     assert torch.equal(every, torch.arange(n))
 
 
 def test_padding_costs_at_most_thirty_percent_or_a_few_pairs() -> None:
     torch.manual_seed(1)
     for classes in (3, 10, 100, 700):
-        y = torch.randint(classes, (2000,))
-        for bucket in plan(y, 2000).buckets:
-            if bucket.mask is not None:
-                own = bucket.count_pairs() + (bucket.places < 2000).sum().item()
-                assert bucket.mask.numel() <= max(1.3 * own, own + 2048)
+        call = call_of(torch.randint(classes, (2000,)), 2000)
+        for block in plan_pairs(call).blocks:
+            if block.mask is not None:
+                own = block.count_pairs() + int((_places(block, call.own) < 2000).sum())
+                assert block.mask.numel() <= max(1.3 * own, own + 2048)
+
+
+def test_a_rank_computes_its_share_of_the_pairs() -> None:
+    y = torch.arange(64 * 32) % 100
+    computed = [
+        sum(b.mask.numel() for b in plan_pairs(call_of(y, 2048, slice(k, k + 64))).blocks)
+        for k in range(0, 2048, 64)
+    ]
+    assert max(computed) <= 1.3 * int((y[:, None] == y).sum()) / 32
 
 
 @pytest.mark.parametrize(
@@ -124,64 +174,66 @@ def test_float32_gradients_keep_six_digits(kind: str, n: int) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 @pytest.mark.parametrize("layers", [1, 3])
-def test_a_small_batch_goes_the_short_way_and_equals_the_dense_one(
-    layers: int, scale: float
+@pytest.mark.parametrize("rows", [None, slice(7, 31)])
+@pytest.mark.parametrize("at_once", [1 << 24, 600])
+def test_a_small_batch_at_once_or_a_few_rows_at_a_time_equals_the_dense_one(
+    layers: int, scale: float, rows: slice | None, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch_small, "_AT_ONCE", at_once)
     x, y = torch.rand(60, 9).double(), torch.randint(5, (60,))
     y[::7] = IGNORED
     phi = [torch.randn(60, d).double().requires_grad_() for d in (3, 8, 20)[:layers]]
-    bucket = plan(y, 60).small
-    assert bucket is not None
-    found = small_batch(
-        [x, *[f.detach() for f in phi]], bucket, torch.full((layers,), scale).double(), 60**2
-    )
+    call = Call(x, [f.detach() for f in phi], y, rows=rows)
+    assert torch_small.refuses(call) is None
+    scales = torch.full((layers,), scale).double()
+    values, gradients = torch_small.values_and_gradients(call, scales, 60**2, needs_grad=True)
     expected = dense_penalty(euclidean(x), phi, y, euclidean, scale, "batch")
-    torch.testing.assert_close(found[0], expected)
-    for gradient, reference in zip(found[1], torch.autograd.grad(expected.sum(), phi), strict=True):
-        torch.testing.assert_close(gradient, reference)
+    if rows is None:
+        torch.testing.assert_close(values, expected)
+    for gradient, reference in zip(
+        gradients, torch.autograd.grad(expected.sum(), phi), strict=True
+    ):
+        torch.testing.assert_close(gradient, reference[call.own])
 
 
-@pytest.mark.parametrize("distances_of", [small._by_pdist, small._by_difference])
-def test_a_small_batch_with_near_pairs_is_subtracted(
-    monkeypatch: pytest.MonkeyPatch, distances_of: Callable[..., Tensor]
-) -> None:
-    calls: list[int] = []
-
-    def counted(*args: Tensor) -> Tensor:
-        calls.append(1)
-        return distances_of(*args)
-
-    monkeypatch.setattr(small, "_by_pdist", counted)
+def test_a_small_batch_with_near_pairs_is_subtracted() -> None:
     x, y = torch.rand(60, 9), torch.arange(60) % 2
-    bucket = plan_pairs(y, 60, device=x.device, dtype=x.dtype).small
-    assert bucket is not None
     apart = torch.randn(60, 4)
     near = apart.clone()
     near[8] = near[2] + 1e-4
     first = apart.clone()
     first[2] = first[0]  # both are their class's origin: no term of their square is above 0
     for features, subtracted in ((apart, False), (near, True), (first, True)):
-        (value,), (gradient,) = small_batch([x, features], bucket, torch.tensor([0.7]), 100)
+        call = Call(x, [features], y)
+        if subtracted:
+            with pytest.raises(LostDigitsError):
+                torch_small.values_and_gradients(call, torch.tensor([0.7]), 100, needs_grad=True)
+        leaf = features.clone().requires_grad_()
+        value = isometry_penalty(x, leaf, y, scale=0.7)
         exact = features.double().requires_grad_()
-        expected = dense_penalty(euclidean(x.double()), [exact], y, euclidean, 0.7, "batch") * 36
-        torch.testing.assert_close(value.double(), expected[0], rtol=1e-6, atol=0)
-        (reference,) = torch.autograd.grad(expected, exact)
+        expected = dense_penalty(euclidean(x.double()), [exact], y, euclidean, 0.7, "batch")[0]
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
+        gradient, reference = (
+            torch.autograd.grad(v, f)[0] for v, f in ((value, leaf), (expected, exact))
+        )
         assert (gradient - reference).norm() / reference.norm() < 1e-6
-        assert bool(calls) is subtracted
-        calls.clear()
 
 
-def test_without_a_gradient_to_give_none_is_computed(
-    way: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted: list[bool] = []
-    real = way.penalties_and_gradients
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether gradients were asked for, each time the engine computed."""
+    seen: list[bool] = []
+    real = engine.values_and_gradients
 
-    def watched(*args: object, **options: bool) -> object:
-        wanted.append(options["wanted"])
-        return real(*args, **options)  # type: ignore[arg-type]
+    def watched(*args: Any, needs_grad: bool) -> Any:
+        seen.append(needs_grad)
+        return real(*args, needs_grad=needs_grad)
 
-    monkeypatch.setattr(way, "penalties_and_gradients", watched)
+    monkeypatch.setattr(engine, "values_and_gradients", watched)
+    return seen
+
+
+def test_without_a_gradient_to_give_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = asked(monkeypatch)
     for n in (30, 300, TILE + 50):
         x, phi, y = torch.rand(n, 5), torch.randn(n, 4), torch.arange(n) % 3
         y = y if n < TILE else torch.zeros(n).long()
@@ -190,8 +242,8 @@ def test_without_a_gradient_to_give_none_is_computed(
         torch.testing.assert_close(isometry_penalty(x, phi, y).detach(), expected)
         with torch.no_grad():
             torch.testing.assert_close(isometry_penalty(x, phi, y), expected)
-        assert wanted == [False, True, False]
-        wanted.clear()
+        assert needed == [False, True, False]
+        needed.clear()
 
 
 def test_duplicates_are_at_distance_zero_in_every_kind_of_block() -> None:
@@ -201,18 +253,10 @@ def test_duplicates_are_at_distance_zero_in_every_kind_of_block() -> None:
         assert isometry_penalty(torch.zeros(2 * n, 2), phi, y).item() == 0
 
 
-def test_the_fast_way_is_taken_for_the_common_options_only(
-    way: ModuleType,
+def test_the_engine_serves_all_options_but_metrics_and_learned_references(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls: list[int] = []
-    real = way.penalties_and_gradients
-
-    def counted(*args: object, **options: object) -> object:
-        calls.append(1)
-        return real(*args, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(way, "penalties_and_gradients", counted)
+    calls = asked(monkeypatch)
     x, phi, y = torch.randn(8, 3), torch.randn(8, 2), torch.arange(8) % 2
     for options in (
         {},
@@ -221,12 +265,17 @@ def test_the_fast_way_is_taken_for_the_common_options_only(
         {"scale": torch.tensor(1.0)},
         {"reduction": "pairs"},
         {"distance": euclidean},
+        {"labels": torch.eye(2)[y]},
+        {"input_distances": euclidean(x)},
+        {"input_distances": euclidean(x), "input_distance": "cosine"},
+        {"pair_weights": torch.ones(8, 8)},
     ):
-        isometry_penalty(x, phi, y, **options)
-        assert calls.pop() == 1
+        isometry_penalty(x, phi, **{"labels": y, **options})
+        calls.pop()
     isometry_penalty(x, phi, y, distance="manhattan")
-    isometry_penalty(None, phi, y, input_distances=euclidean(x))
+    isometry_penalty(x, phi, y, input_distance="manhattan")
     isometry_penalty(x.requires_grad_(), phi, y)
+    isometry_penalty(None, phi, y, input_distances=euclidean(x))
     assert not calls
 
 
@@ -263,23 +312,28 @@ def test_settings_of_the_process_are_read_and_never_changed() -> None:
     """Another thread may rely on them, or change them, while a penalty is computed."""
     code = """if True:
         import sys, torch
-        from isoreg import compiled, isometry_penalty
-        backends, seen, real = torch.backends, [], torch.Tensor.square
+        from isoreg import isometry_penalty
+        backends, seen, real = torch.backends, [], torch.bmm
         if not hasattr(backends, "fp32_precision"):
             sys.exit()  # this torch has one setting for all backends
-        compiled.load_kernel = lambda: None
-        def watched(x):
+        def watched(*args, **options):
             seen.append(backends.cuda.matmul.fp32_precision)
-            return real(x)
-        torch.Tensor.square = watched
+            return real(*args, **options)
+        torch.bmm = watched
         x, y = torch.randn(200, 8), torch.arange(200) % 2
+        y[100:] = 2 + torch.arange(100) % 3
         backends.fp32_precision = "tf32"
         isometry_penalty(x, x.clone().requires_grad_(), y).backward()
         assert set(seen) == {"tf32"}, seen
         backends.fp32_precision = "ieee"
         assert backends.cuda.matmul.fp32_precision == "ieee", "it follows the process again"
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "ISOREG_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -1,6 +1,6 @@
 """Ranks of a process group: which one to use, and the rows of every rank brought to all of them.
 
-Communication only; what is computed from the rows stands in `isoreg.across`.
+Communication only; what is computed from the rows stands in `isoreg._ranks.penalty`.
 """
 
 from __future__ import annotations

@@ -45,3 +45,7 @@ def rounds_products(device: torch.device) -> bool:
     if precision is None:  # PyTorch before 2.9 has one setting for all backends
         return torch.get_float32_matmul_precision() != "highest"
     return precision not in {"ieee", "none"}
+
+
+class LostDigitsError(Exception):
+    """Products in this dtype lose digits of too many pairs."""
