@@ -63,11 +63,14 @@ def isometry_penalty(
     every rank must call this in every step. Rank r returns V_r, whose **mean over the ranks is the
     penalty** of the whole batch, with R times its gradient by the own features: averaging
     gradients over the ranks, as `DistributedDataParallel` and FSDP do, then gives what one
-    process would have had. V_r is R times the sum over i in the own batch and all j; with an
-    option that only the plain way covers (another distance, soft labels, ``input_distances``,
-    ``pair_weights``, inputs that need a gradient) every rank computes all pairs and V_r is the
-    penalty itself. Features are gathered once; nothing is communicated in the backward pass.
-    There are no second derivatives.
+    process would have had. V_r is R times the sum over i in the own batch and all j; with another
+    distance of the features, or inputs, given distances or labels that need a gradient, every rank
+    computes all pairs and V_r is the penalty itself. Features are gathered once; nothing is
+    communicated in the backward pass. There are no second derivatives.
+
+    Pairs are computed by the first backend that can: Triton on CUDA where it is installed, numba
+    on a processor (extra ``fast``), else torch. The environment variable ``ISOREG_BACKEND``
+    (triton, numba or torch) forces one. Inside `torch.compile` the penalty is one operator.
 
     Source: equation 2 of "Isometric Representations in Neural Networks Improve Robustness"
     (Beshkov, Verhellen and Lepperød, 2022), which has Euclidean distances, the class mask and
@@ -83,9 +86,10 @@ def isometry_penalty(
         reduction: "batch" (divide by N^2, the paper's) or "pairs" (by the weight of the pairs).
         input_distances: (N, N) distances to use in place of those between ``inputs``, symmetric,
             0 or more, NaN where a pair is not known; across ranks (n, N), of the own samples to
-            those of all ranks in their order.
+            those of all ranks in their order, and with a queue (n, N + held) if distances to the
+            samples that it holds are known, the oldest first.
         pair_weights: (N, N) weights that those of the labels are multiplied with, symmetric, 0
-            or more; across ranks (n, N).
+            or more; across ranks and with a queue as ``input_distances``.
         process_group: None (this process alone), a `torch.distributed` group, or "world" (the
             default group when this is called; alone if there is none).
         queue: Past samples to compare with too (`isoreg.FeatureQueue`); the batch is added to it.

@@ -16,7 +16,7 @@ from torch import Tensor
 from isoreg import InputError, isometry_penalty
 from isoreg._pairs import engine
 from isoreg._pairs.backends import torch_small
-from isoreg._pairs.backends.torch_blocks import TILE, _places, plan_pairs
+from isoreg._pairs.backends.torch_plan import TILE, places_of, plan_pairs
 from isoreg._pairs.dense import dense_penalty
 from isoreg._pairs.plan import Call, total_weight
 from isoreg._pairs.precision import LostDigitsError
@@ -35,7 +35,7 @@ def covered(call: Call) -> Tensor:
     own = call.own
     times = torch.zeros(own.stop - own.start + 1, call.size + 1, dtype=torch.long)
     for block in plan_pairs(call).blocks:
-        places = _places(block, own).view(block.rows.shape)
+        places = places_of(block, own).view(block.rows.shape)
         columns = places if block.columns is None else block.columns
         for a, b in block.tiles:
             some, others = places[:, a], columns[:, b]
@@ -98,7 +98,7 @@ def test_a_plan_gives_every_sample_one_place(labels: list[int]) -> None:
     n = len(labels)
     call = call_of(torch.tensor(labels, dtype=torch.long), n)
     found = plan_pairs(call)
-    places = [_places(block, call.own) for block in found.blocks]
+    places = [places_of(block, call.own) for block in found.blocks]
     every = torch.cat([*(x[x < n] for x in places), found.alone]).sort().values
     assert torch.equal(every, torch.arange(n))
 
@@ -109,7 +109,7 @@ def test_padding_costs_at_most_thirty_percent_or_a_few_pairs() -> None:
         call = call_of(torch.randint(classes, (2000,)), 2000)
         for block in plan_pairs(call).blocks:
             if block.mask is not None:
-                own = block.count_pairs() + int((_places(block, call.own) < 2000).sum())
+                own = block.count_pairs() + int((places_of(block, call.own) < 2000).sum())
                 assert block.mask.numel() <= max(1.3 * own, own + 2048)
 
 
@@ -204,8 +204,8 @@ def test_a_small_batch_with_near_pairs_is_subtracted() -> None:
     first = apart.clone()
     first[2] = first[0]  # both are their class's origin: no term of their square is above 0
     for features, subtracted in ((apart, False), (near, True), (first, True)):
-        call = Call(x, [features], y)
-        if subtracted:
+        call = Call(x, [features], y, rows=slice(0, 30) if subtracted else None)
+        if subtracted:  # of rows only, the blocks are asked
             with pytest.raises(LostDigitsError):
                 torch_small.values_and_gradients(call, torch.tensor([0.7]), 100, needs_grad=True)
         leaf = features.clone().requires_grad_()
@@ -370,3 +370,38 @@ def test_classes_of_tight_clusters_keep_six_digits(labels: Tensor | None) -> Non
     (reference,) = torch.autograd.grad(expected, exact)
     assert gradient.dtype == torch.float32
     assert (gradient - reference).norm() / reference.norm() < 1e-6
+
+
+@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize("options", [{}, {"reduction": "pairs"}, {"scale": "fit"}], ids=str)
+def test_small_integer_types_never_mistake_a_class_for_the_ignored_label(
+    n: int, options: dict[str, Any]
+) -> None:
+    x, phi = torch.rand(n, 3), torch.rand(n, 4)
+    labels = 150 + torch.arange(n) % 8  # 156 is IGNORED, read as a byte
+    expected = isometry_penalty(x, phi, labels, **options)
+    found = isometry_penalty(x, phi, labels.to(torch.uint8), **options)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize("label", [99, IGNORED])
+def test_an_input_without_a_pair_that_is_not_finite_reaches_every_layer(n: int, label: int) -> None:
+    x, phi, y = torch.rand(n, 3), torch.rand(n, 4), torch.arange(n) % 3
+    y[5] = label
+    assert isometry_penalty(x, [phi, phi + 1], y).isfinite().all()
+    x[5, 1] = torch.nan
+    assert isometry_penalty(x, [phi, phi + 1], y).isnan().all()
+
+
+def test_points_that_are_far_apart_beside_one_near_pair_keep_their_digits_in_float64() -> None:
+    x, phi, y = torch.randn(400, 3).double(), torch.randn(400, 5).double(), torch.arange(400) % 2
+    phi[6] = phi[2] + 1e-7 * torch.randn(5)
+    leaf = phi.clone().requires_grad_()
+    (found,) = torch.autograd.grad(isometry_penalty(x, leaf, y), leaf)
+    differences = phi[:, None] - phi
+    distances = differences.norm(dim=2)
+    ratio = ((x[:, None] - x).norm(dim=2) / distances).nan_to_num()
+    pulls = 4 / 400**2 * (y[:, None] == y).double() * (1 - ratio)
+    expected = (pulls.fill_diagonal_(0)[:, :, None] * differences).sum(1)
+    torch.testing.assert_close(found[[2, 6]], expected[[2, 6]], rtol=1e-9, atol=0)

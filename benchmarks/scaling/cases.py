@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isoreg._pairs.backends.torch_blocks import Block, plan_pairs
+from isoreg._pairs.backends.torch_plan import Block, plan_pairs
 from isoreg._pairs.plan import Call, total_weight
 
 PER_RANK = 256

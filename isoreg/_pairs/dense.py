@@ -23,21 +23,7 @@ def dense_by_options(
     options: Options,
     given_weights: Tensor | None,
 ) -> Tensor:
-    """The penalties of `isoreg.isometry_penalty` by all pairs of a batch.
-
-    Args:
-        reference: (b, p) inputs, or (b, b) given distances.
-        features: L tensors (b, d).
-        labels: None, (b,) integers or (b, classes) probabilities.
-        options: How distances are compared.
-        given_weights: (b, b) pair weights that those of the labels are multiplied with, or None.
-
-    Returns:
-        (L,) penalties, differentiable in everything that is a tensor.
-
-    Raises:
-        InputError: If given distances or weights that count are not usable.
-    """
+    """The penalties of `isoreg.isometry_penalty` by all pairs of a batch."""
     o = options
     targets_bb = reference if o.given else distances_by(o.input_metric, reference)
     if o.given or given_weights is not None:
@@ -63,20 +49,7 @@ def dense_penalty(
     reduction: str,
     given: Tensor | None = None,
 ) -> Tensor:
-    """The same from input distances that are known and weights that are clean.
-
-    Args:
-        targets_bb: (b, b) distances that the features should have.
-        features: L tensors (b, d).
-        labels: None, (b,) integers or (b, classes) probabilities.
-        metric: A function from (b, d) points to (b, b) distances.
-        scale: Factor of the feature distances, or "fit".
-        reduction: "batch" or "pairs".
-        given: (b, b) pair weights that those of the labels are multiplied with.
-
-    Returns:
-        (L,) penalties, differentiable in everything that is a tensor.
-    """
+    """The same from input distances that are known and weights that are clean."""
     device, n = targets_bb.device, len(targets_bb)
     weights_bb = pair_weights(labels, n, dtype=targets_bb.dtype, device=device)
     if given is not None:
@@ -95,15 +68,7 @@ def _stress(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor, scale:
 
 
 def best_scale(cross: Tensor, squared: Tensor) -> Tensor:
-    """The scale that makes the stress smallest; 0 where all features are equal.
-
-    Args:
-        cross: Weighted sum of the input distances times the feature distances.
-        squared: Weighted sum of the squared feature distances.
-
-    Returns:
-        Their ratio.
-    """
+    """The scale that makes the stress smallest; 0 where all features are equal."""
     return cross / squared.masked_fill(squared == 0, 1)
 
 

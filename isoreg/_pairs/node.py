@@ -46,16 +46,7 @@ class _Result(NamedTuple):
 
 
 def engine_penalty(call: Call, terms: Terms, leaves: Sequence[Tensor] | None = None) -> Tensor:
-    """The penalties of a call.
-
-    Args:
-        call: What is compared.
-        terms: What is made of the sums.
-        leaves: L tensors (r, d) that gradients are for; None: the features, all of them rows.
-
-    Returns:
-        (L,) penalties, differentiable in the leaves and in the scale; twice without leaves.
-    """
+    """(L,) penalties of a call. Gradients go to the leaves (r, d); without any, to the features."""
     scale = terms.scale if isinstance(terms.scale, Tensor) else None
     if torch.compiler.is_compiling():
         number = terms.scale if isinstance(terms.scale, int | float) else 0.0
@@ -197,11 +188,7 @@ def _densely(
 
 
 def refuse_second_derivatives() -> None:
-    """Refuse a backward pass that is to be differentiated.
-
-    Raises:
-        InputError: If gradients are on.
-    """
+    """Refuse a backward pass that is to be differentiated."""
     if torch.is_grad_enabled():
         raise InputError(
             "the penalty across ranks or with a queue has no second derivatives, because those "

@@ -68,14 +68,7 @@ def check_scale(scale: Scale) -> None:
 
 
 def check_reduction(reduction: str) -> None:
-    """Refuse an unknown reduction.
-
-    Args:
-        reduction: The reduction to check.
-
-    Raises:
-        InputError: If it is not in `REDUCTIONS`.
-    """
+    """Refuse an unknown reduction."""
     if reduction not in REDUCTIONS:
         allowed = " or ".join(map(repr, REDUCTIONS))
         raise InputError(f"reduction must be {allowed}, got {reduction!r}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor
 from isoreg._pairs.options import Options
 from isoreg.distances import check_pairs, exact_dtype
 from isoreg.masks import IGNORED, weights_between
+
+_FEW = 512
+"""Labels that Python counts faster than operations on tensors do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +75,7 @@ class Call:
             None if x is None else x.to(dtype) for x in (self.inputs, self.targets, self.weights)
         )
         features = [x.to(dtype) for x in self.features]
-        return replace(
-            self, inputs=inputs, features=features, targets=targets, weights=weights, plans={}
-        )
+        return replace(self, inputs=inputs, features=features, targets=targets, weights=weights)
 
 
 def make_call(
@@ -163,6 +165,10 @@ def total_weight(call: Call) -> Tensor | int:
         return total
     if call.labels is None:
         return max(0, int(call.own.stop - call.own.start) * (call.size - 1))
+    at_hand = call.labels.device.type == "cpu" and call.rows is None and call.size <= _FEW
+    if at_hand and not call.is_soft:
+        found = Counter(call.labels.tolist())
+        return sum(k * (k - 1) for label, k in found.items() if label != IGNORED)
     own = call.labels[call.own]
     if call.is_soft:
         own, every = own.to(exact), call.labels.to(exact)
@@ -170,5 +176,5 @@ def total_weight(call: Call) -> Tensor | int:
         return both - own.square().sum()
     own, ordered = own.long(), call.labels.long().sort().values
     counts = torch.searchsorted(ordered, own, right=True) - torch.searchsorted(ordered, own)
-    found: Tensor = ((counts - 1) * (own != IGNORED)).sum()
-    return found
+    pairs_of_each: Tensor = (counts - 1) * (own != IGNORED)
+    return pairs_of_each.sum()

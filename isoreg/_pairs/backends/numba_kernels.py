@@ -3,9 +3,16 @@
 A block compares the points at some places of a batch, called a, with those at others, called b:
 the members of a class with themselves, or one tile of a large class with another. A pair of rows
 stands in one block only and counts for both of its orders; one of a row and another sample counts
-once. Points are
-gathered into small arrays that stay in the cache, and seen from the mean of a. Behind the last
-point the arrays are filled with 0 up to a multiple of four, so that products go four by four.
+once. Points are gathered into small arrays that stay in the cache, and seen from the mean of a.
+Behind the last point the arrays are filled with 0 up to a multiple of four, so that products go
+four by four.
+
+Legend: x (n, d) are points. The order (n,) holds the places of the rows in the batch, those of a
+class together, and behind them those of the other samples. Blocks (k, 4) are from and to where in
+the order a and b reach; what is found for their pairs stands one block behind the other. The rows
+are ``rows`` samples from ``first`` on. Pairs whose squared distance is below the share ``near`` of
+|a|^2 + |b|^2 are subtracted directly. Targets are the distances D of the inputs, shares the weights
+G, empty if every pair counts once. A gradient (rows, d) is added to; (0, d) if none is wanted.
 
 Needs numba, which only this file imports.
 """
@@ -31,20 +38,7 @@ AVAILABLE = not getattr(numba.config, "DISABLE_JIT", False)
 def blocks_of(
     labels: Array, ignored: int, side: int, first: int, last: int
 ) -> tuple[Array, Array, int]:
-    """Cut the pairs of rows first to last with all samples of equal label into blocks.
-
-    Args:
-        labels: (n,) integers.
-        ignored: The label of samples that pair with nobody; each becomes a block of its own.
-        side: Longer classes are cut into tiles of at most this length.
-        first: The first of the rows.
-        last: One behind the last of the rows.
-
-    Returns:
-        The order (n,): the rows, those of a class together, and behind them the other samples; the
-        blocks (k, 4), from and to where in the order both sides of a block reach; and how many
-        pairs (i, j) of a point of a and one of b the blocks hold together.
-    """
+    """Cut the pairs of rows first to last with all samples of equal label into blocks."""
     by_label, n, pairs = np.argsort(labels, kind="mergesort"), len(labels), 0
     order, own, rest = np.empty(n, np.int64), 0, last - first
     tiles = n // side + 1
@@ -83,15 +77,7 @@ def blocks_of(
 
 @_compiled
 def input_distances(x: Array, order: Array, blocks: Array, near: float, found: Array) -> None:
-    """Distances between the inputs of each block.
-
-    Args:
-        x: (n, p) inputs.
-        order: (n,) positions in the batch, those of a class together.
-        blocks: (k, 4) from and to where in ``order`` a and b reach.
-        near: Share of |a|^2 + |b|^2 below which a squared distance is subtracted directly.
-        found: Takes the (a, b) distances of all blocks, one block behind the other.
-    """
+    """Distances between the inputs of each block."""
     points, others, distances, is_near = _workspace(x, blocks)
     begin = 0
     for start, stop, other, end in blocks:
@@ -105,14 +91,7 @@ def input_distances(x: Array, order: Array, blocks: Array, near: float, found: A
 
 @_compiled
 def pair_weights(labels: Array, order: Array, blocks: Array, found: Array) -> None:
-    """Inner products of the soft labels of each block: the probability of the same class.
-
-    Args:
-        labels: (n, classes) probabilities.
-        order: As in `input_distances`.
-        blocks: As in `input_distances`.
-        found: Takes the (a, b) weights of all blocks, one block behind the other.
-    """
+    """Inner products of the soft labels of each block: the probability of the same class."""
     points, others, products, _ = _workspace(labels, blocks)
     origin, begin = np.zeros(labels.shape[1], labels.dtype), 0
     for start, stop, other, end in blocks:
@@ -137,22 +116,7 @@ def read_table(
     shares: Array,
     found: Array,
 ) -> tuple[float, float, float]:
-    """Entries of a table at the pairs of each block that count, for j < i alone if a is b.
-
-    Args:
-        table: (rows, n) distances or weights.
-        order: As `blocks_of` gave it.
-        blocks: As `blocks_of` gave them.
-        first: The first of the rows.
-        rows: How many they are.
-        missing: Whether NaN in both orders of a pair says that it is not known.
-        shares: G of all blocks, one block behind the other; set to 0 where a pair is not known.
-        found: Takes the (a, b) entries, 0 where a pair does not count.
-
-    Returns:
-        The least and the largest entry, and the largest difference between the two orders of a
-        pair: infinite where one is NaN.
-    """
+    """Entries of a table at the pairs of each block that count, for j < i alone if a is b."""
     least, largest, difference, begin = 0.0, 0.0, 0.0, 0
     for start, stop, other, end in blocks:
         same = start == other
@@ -192,24 +156,7 @@ def penalty_and_gradient(
     strength: float,
     gradient: Array,
 ) -> float:
-    """Sum of G_ij (D_ij - s d_ij)^2 over the pairs of the rows with all samples.
-
-    Args:
-        x: (n, d) features.
-        order: As `blocks_of` gave it.
-        blocks: As `blocks_of` gave them.
-        first: The first of the rows.
-        rows: How many they are.
-        near: As in `input_distances`.
-        targets: What `input_distances` found.
-        shares: G as `pair_weights` found it; empty if every pair counts once.
-        scale: s.
-        strength: What the derivative of (D - s d)^2 / 4 s with respect to d is multiplied with.
-        gradient: (rows, d) what the gradient is added to; (0, d) if none is wanted.
-
-    Returns:
-        The sum.
-    """
+    """Sum of G_ij (D_ij - s d_ij)^2 over the pairs of the rows with all samples."""
     points, others, weights, is_near = _workspace(x, blocks)
     total, begin = 0.0, 0
     for start, stop, other, end in blocks:
@@ -239,20 +186,7 @@ def penalty_and_gradient(
 def scale_moments(
     x: Array, order: Array, blocks: Array, rows: int, near: float, targets: Array, shares: Array
 ) -> tuple[float, float]:
-    """Sums of G_ij D_ij d_ij and of G_ij d_ij^2 over the pairs of the rows with all samples.
-
-    Args:
-        x: (n, d) features.
-        order: As in `input_distances`.
-        blocks: As in `input_distances`.
-        rows: How many rows there are.
-        near: As in `input_distances`.
-        targets: What `input_distances` found.
-        shares: As in `penalty_and_gradient`.
-
-    Returns:
-        Both sums.
-    """
+    """Sums of G_ij D_ij d_ij and of G_ij d_ij^2 over the pairs of the rows with all samples."""
     points, others, distances, is_near = _workspace(x, blocks)
     mixed, squared, begin = 0.0, 0.0, 0
     for start, stop, other, end in blocks:

@@ -61,7 +61,12 @@ def values_and_gradients(
 def _values(
     call: Call, scales: Tensor, total: Tensor | float, needs_grad: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    targets, distances, weights, equal, centred = _distances(call)
+    try:
+        targets, distances, weights, equal, centred = _distances(call)
+    except LostDigitsError:
+        if call.rows is not None:
+            raise
+        return _subtracted(call, scales, total, needs_grad)
     dtype, scale = call.features[0].dtype, scales.to(distances)[:, None, None]
     gaps = torch.addcmul(targets, distances, scale, value=-1)
     pulls = gaps * weights
@@ -76,6 +81,27 @@ def _values(
     with full_precision(pulls.device):
         gradients = [torch.mm(w, x).to(dtype) for w, x in zip(pulls.unbind(), centred, strict=True)]
     return values, gradients
+
+
+def _subtracted(
+    call: Call, scales: Tensor, total: Tensor | float, needs_grad: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """The same from points that are subtracted one by one."""
+    i, j = torch.triu_indices(call.size, call.size, 1)
+    dtype = call.features[0].dtype
+    pairs = 2 * _weights(call, dtype)[0][i, j]
+    if call.inputs is not None:
+        targets = torch.pdist(call.inputs)
+    else:
+        assert call.targets is not None
+        targets = call.targets[i, j]
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_(needs_grad) for x in call.features]
+        distances = torch.stack([torch.pdist(x) for x in leaves])
+        gaps = targets - scales.to(dtype)[:, None] * distances
+        values = (pairs * gaps.square()).sum(1) / total
+        gradients = torch.autograd.grad(values.sum(), leaves) if needs_grad else []
+    return values.detach(), list(gradients)
 
 
 def _distances(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor | None, list[Tensor]]:
