@@ -14,7 +14,7 @@ from torch import Tensor
 
 from isoreg._pairs import engine
 from isoreg._pairs.dense import best_scale, dense_by_options
-from isoreg._pairs.options import Options, Scale, check_scale
+from isoreg._pairs.options import NUMBER, Options, Scale, check_scale
 from isoreg._pairs.plan import Call, total_weight
 from isoreg.distances import euclidean, exact_dtype
 from isoreg.errors import InputError
@@ -49,7 +49,7 @@ def engine_penalty(call: Call, terms: Terms, leaves: Sequence[Tensor] | None = N
     """(L,) penalties of a call. Gradients go to the leaves (r, d); without any, to the features."""
     scale = terms.scale if isinstance(terms.scale, Tensor) else None
     if torch.compiler.is_compiling():
-        number = terms.scale if isinstance(terms.scale, int | float) else 0.0
+        number = terms.scale if isinstance(terms.scale, NUMBER) else 0.0
         penalties: Tensor = _operator(
             call.inputs,
             call.features,

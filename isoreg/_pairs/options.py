@@ -13,6 +13,7 @@ from isoreg.errors import InputError
 
 Scale: TypeAlias = float | Tensor | Literal["fit"]
 REDUCTIONS = ("batch", "pairs")
+NUMBER = (int, float)  # a tuple, because torch.compile cannot trace a union of types in 2.9
 
 
 class Options(NamedTuple):
@@ -60,7 +61,7 @@ def check_scale(scale: Scale) -> None:
     elif isinstance(scale, str):
         usable = scale == "fit"
     else:
-        usable = isinstance(scale, int | float) and 0 < scale < math.inf
+        usable = isinstance(scale, NUMBER) and 0 < scale < math.inf
     if not usable:
         raise InputError(
             f"scale must be a positive number, a 0-dimensional tensor or 'fit', got {scale!r}."

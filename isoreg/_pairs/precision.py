@@ -41,10 +41,7 @@ def rounds_products(device: torch.device) -> bool:
     backend: Any = {"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}.get(device.type)
     if backend is None:
         return False
-    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
-    if precision is None:  # PyTorch before 2.9 has one setting for all backends
-        return torch.get_float32_matmul_precision() != "highest"
-    return precision not in {"ieee", "none"}
+    return backend.matmul.fp32_precision not in {"ieee", "none"}
 
 
 class LostDigitsError(Exception):

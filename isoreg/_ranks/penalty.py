@@ -29,7 +29,7 @@ from torch import Tensor
 
 from isoreg._pairs.dense import dense_by_options
 from isoreg._pairs.node import Terms, engine_penalty, refuse_second_derivatives
-from isoreg._pairs.options import Options
+from isoreg._pairs.options import NUMBER, Options
 from isoreg._pairs.plan import make_call
 from isoreg._ranks.exchange import Gathered, gather_rows, mean_over_ranks
 from isoreg.errors import InputError
@@ -77,7 +77,7 @@ def penalty_across(
     """
     if torch._C._are_functorch_transforms_active():
         raise InputError("torch.func transforms cannot be used with process_group or queue.")
-    if queue is not None and not (by_engine and isinstance(options.scale, int | float)):
+    if queue is not None and not (by_engine and isinstance(options.scale, NUMBER)):
         raise InputError(
             "queue needs the Euclidean distance, a number as scale, and inputs, distances and "
             f"labels without gradient, got {options}. Leave the queue or the option out."
