@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from isoreg.errors import InputError
+from isoreg.masks import IGNORED
 
 
 class FeatureQueue:
@@ -25,8 +26,8 @@ class FeatureQueue:
     G_ij over i in B, j in B and Q, i != j. The returned value counts each pair of B and Q once,
     so it estimates the penalty of a batch of \|B\| + \|Q\| samples, and the gradient estimates
     that of such a batch. Then B takes the place of the oldest samples, but for samples that are
-    not finite. Across ranks B is the batch of all ranks, so every rank holds the same queue, that
-    of one process.
+    not finite (on an accelerator, if labels are given, they stay and pair with nobody). Across
+    ranks B is the batch of all ranks: all ranks hold the queue that a single process would hold.
 
     Pairs with past samples whose distance or weight is not given, where distances or weights of
     pairs are, count for nothing.
@@ -123,7 +124,12 @@ class FeatureQueue:
     def _append(self, tensors: Sequence[Tensor], labels: Tensor | None) -> None:
         # a sum is finite if all its terms are, and takes a tenth of the time of looking at each
         kept = torch.stack([x.sum(1).isfinite() for x in tensors]).all(0)
-        if not bool(kept.all()):  # a step that overflowed must not spoil those after it
+        if labels is not None and not _waits(kept):
+            # dropping them would wait for the device: in their place stands what pairs with nobody
+            tensors = [x.masked_fill(~kept[:, None], 0) for x in tensors]
+            nobody = 0 if labels.is_floating_point() else IGNORED
+            labels = labels.masked_fill(~kept.view(-1, *[1] * (labels.ndim - 1)), nobody)
+        elif not bool(kept.all()):  # a step that overflowed must not spoil those after it
             tensors = [x[kept] for x in tensors]
             labels = None if labels is None else labels[kept]
         tensors = [x.detach()[-self.size :] for x in tensors]
@@ -171,6 +177,11 @@ class FeatureQueue:
         self._count, self._next = state["count"], state["next"]
         self._tensors = [x.clone() for x in state["tensors"]]
         self._labels = None if state["labels"] is None else state["labels"].clone()
+
+
+def _waits(x: Tensor) -> bool:
+    """Whether values can be looked at without waiting for a device."""
+    return x.device.type == "cpu"
 
 
 def _describe(tensors: Sequence[Tensor], labels: Tensor | None) -> str:

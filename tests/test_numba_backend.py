@@ -222,6 +222,8 @@ def test_a_backend_can_be_forced_and_what_it_cannot_do_is_refused(
     monkeypatch.setenv("ISOREG_BACKEND", "torch")
     torch.testing.assert_close(isometry_penalty(x, phi, y), expected)
     assert taken() == "torch"
+    isometry_penalty(x.repeat(8, 1), phi.repeat(8, 1), y.repeat(8))  # by blocks
+    assert taken() == "torch"
     monkeypatch.setenv("ISOREG_BACKEND", "numba")
     with pytest.raises(
         InputError, match="isometry_penalty: ISOREG_BACKEND .*'numba'.*of their own"

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_pairs.engine",
     },
     "_ranks.exchange": {"errors"},
-    "memory": {"errors"},
+    "memory": {"errors", "masks"},
     "_ranks.penalty": {
         "errors",
         "masks",

@@ -102,9 +102,9 @@ def values_and_gradients(
     )
 
 
-@torch.no_grad()
 def _ask(call: Call, compute: _Compute) -> tuple[Tensor, list[Tensor]]:
     """The answer of the first backend that does not refuse, in float64 if digits were lost."""
+    # autograd is off already, because only the node calls this
     names, refused = _names(), dict[str, str]()
     dtype, device = call.features[0].dtype, call.features[0].device
     for given in _precisions(call):

@@ -143,10 +143,7 @@ def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | Non
         weights = check_pairs(weights, counted, "pair_weights", call.own).masked_fill(~counted, 0)
         counted = weights != 0  # NaN counts
     if targets is not None:
-        unknown = targets.detach().isnan()
-        both = unknown.clone()
-        both[:, call.own] &= unknown[:, call.own].T
-        counted = counted & ~both
+        counted = counted & ~targets.detach().isnan()
         targets = check_pairs(targets, counted, "input_distances", call.own)
         targets = targets.masked_fill(~counted, 0)
     if weights is None:

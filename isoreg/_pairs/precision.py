@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ def full_precision(device: torch.device) -> Any:
     Returns:
         A context manager. Autocast is a setting of the thread that enters it.
     """
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()  # autocast's own costs 10 microseconds
     return torch.autocast(device.type, enabled=False)
 
 
