@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isoreg._ranks.exchange import Group, check_group, mean_over_ranks, resolve_group
 from isoreg.balance import AutoBeta, GradientNorms, check_beta
 from isoreg.checks import (
     batch_size,
@@ -19,14 +20,12 @@ from isoreg.checks import (
     check_watched,
     find_reference,
 )
-from isoreg.dense import Scale
 from isoreg.distances import Metric, resolve_metric
-from isoreg.distributed import Group, check_group, mean_over_ranks, resolve_group
 from isoreg.errors import InputError, called
 from isoreg.layers import Layer, Layers, find_layers
 from isoreg.memory import FeatureQueue
 from isoreg.monitor import Monitor
-from isoreg.penalty import check_reduction, check_scale, isometry_penalty
+from isoreg.penalty import Scale, check_reduction, check_scale, isometry_penalty
 from isoreg.pooling import Pool, resolve_pool
 from isoreg.recorder import Record, Recorder
 from isoreg.report import IsometryReport

@@ -547,7 +547,7 @@ def test_under_a_margin_loss_the_penalty_still_goes_the_fast_way(
     def refuse(*_: object) -> None:
         raise AssertionError("all N^2 distances were computed")
 
-    monkeypatch.setattr(isoreg.penalty, "dense_penalty", refuse)
+    monkeypatch.setattr(isoreg.penalty, "dense_by_options", refuse)
     model, x = build("mlp"), batch("mlp")
     criterion = isoreg.RobustLoss(model, eps=0.1)
     iso = IsometryRegularizer(model)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isoreg.rows import Block, count_pairs, plan_rows
+from isoreg._pairs.backends.torch_plan import Block, plan_pairs
+from isoreg._pairs.plan import Call, total_weight
 
 PER_RANK = 256
 
@@ -35,11 +36,18 @@ class Case:
             return None
         return torch.randint(self.classes, (n,), generator=torch.Generator().manual_seed(0))
 
-    def plan(self, ranks: int, device: str) -> list[Block]:
-        """The blocks of the first rank."""
-        n, width = PER_RANK * ranks, max(self.p, *self.dims)
-        own, labels = slice(0, PER_RANK), self.labels(n)
-        return plan_rows(labels, own, n, device=torch.device(device), width=width)
+    def call(self, ranks: int) -> Call:
+        """What the first rank computes, of random points."""
+        n = PER_RANK * ranks
+        inputs, *features = self.rows(n)
+        return Call(inputs, features, self.labels(n), rows=slice(0, PER_RANK))
+
+    def plan(self, ranks: int) -> list[Block]:
+        """The blocks of the first rank, by torch on a processor."""
+        n = PER_RANK * ranks
+        points = [torch.empty(n, 1).expand(n, d) for d in (self.p, *self.dims)]
+        call = Call(points[0], points[1:], self.labels(n), rows=slice(0, PER_RANK))
+        return plan_pairs(call).blocks
 
     def rows(self, n: int) -> list[Tensor]:
         """Random inputs and features."""
@@ -80,18 +88,28 @@ class Work:
     own_pairs: int
 
 
-def work(case: Case, ranks: int, *, device: str = "cpu") -> Work:
-    """Count the work of the first rank; "meta" stands for an accelerator."""
+def work(case: Case, ranks: int, *, accelerator: bool = False) -> Work:
+    """Count the work of the first rank; an accelerator compares all pairs of its rows at once."""
     n = PER_RANK * ranks
-    blocks = case.plan(ranks, device)
     width, layers = case.p + sum(case.dims), 1 + len(case.dims)
-    pairs = sum(block.mask.numel() for block in blocks)
+    if accelerator:
+        blocks, pairs, copied = 1, PER_RANK * n, n
+    else:
+        plan = case.plan(ranks)
+        blocks, pairs, copied = len(plan), 0, 0
+        for block in plan:
+            assert block.mask is not None
+            assert block.columns is not None
+            pairs += block.mask.numel()
+            copied += block.rows.numel() + block.columns.numel()
+    points = torch.empty(n, 0)
+    own = Call(points, [points], case.labels(n), rows=slice(0, PER_RANK))
     return Work(
         samples=n,
-        launches=layers * len(blocks),
-        copied=width * sum(b.rows.numel() + b.columns.numel() for b in blocks),
+        launches=layers * blocks,
+        copied=width * copied,
         compared=pairs * layers,
         # two products for the distances of each layer and one, as large, for its gradient
         multiplied=pairs * (2 * case.p + 4 * sum(case.dims)),
-        own_pairs=count_pairs(case.labels(n), PER_RANK, n),
+        own_pairs=int(total_weight(own)),
     )

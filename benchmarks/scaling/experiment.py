@@ -18,8 +18,8 @@ from benchmarks.ranks import run_ranks
 from benchmarks.results import Results
 from benchmarks.scaling.cases import CASES, PER_RANK, work
 from isoreg import isometry_penalty
-from isoreg.distributed import gather_rows
-from isoreg.rows import Block, plan_rows, rows_and_gradients
+from isoreg._pairs.backends import torch_blocks
+from isoreg._ranks.exchange import gather_rows
 
 RANKS = (1, 2, 4)
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)
@@ -66,16 +66,14 @@ def run(*, quick: bool, out: Path) -> Results:
 def compute(case: str, ranks: int) -> dict[str, Any]:
     """Processor seconds in which one of so many ranks plans and computes its share of the pairs."""
     chosen, n = CASES[case], PER_RANK * ranks
-    points, labels = chosen.rows(n), chosen.labels(n)
-    own, width = slice(0, PER_RANK), max(x.shape[1] for x in points)
+    call, ones = chosen.call(ranks), torch.ones(len(chosen.dims), dtype=torch.float64)
 
-    def plan() -> list[Block]:
-        return plan_rows(labels, own, n, device=points[0].device, width=width)
-
-    blocks, ones = plan(), torch.ones(len(chosen.dims))
+    def plan() -> None:
+        chosen.plan(ranks)
 
     def pairs() -> None:
-        rows_and_gradients(points, own, blocks, scales=ones, total=n * n / ranks, wanted=True)
+        # a call keeps its plan, so that only the pairs are measured
+        torch_blocks.values_and_gradients(call, ones, n * n / ranks, needs_grad=True)
 
     # processor time: what else runs on the machine counts less than in time on the clock
     planning, computing = _time(plan, time.thread_time), _time(pairs, time.thread_time)

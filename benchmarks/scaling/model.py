@@ -175,7 +175,7 @@ class Prediction:
 
 def predict(case: Case, ranks: int, hardware: Hardware, runs: list[Run]) -> Prediction:
     """A step on hardware that was not measured, from work that is counted exactly."""
-    n, done = PER_RANK * ranks, work(case, ranks, device="meta")
+    n, done = PER_RANK * ranks, work(case, ranks, accelerator=True)
     received = (ranks - 1) * PER_RANK * case.sample_bytes()
     rate = hardware.within if ranks <= hardware.node else min(hardware.within, hardware.between)
     return Prediction(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isoreg import compiled, isometry_penalty
+from isoreg import isometry_penalty
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,14 @@ def metric_learning(inputs: Tensor, features: Sequence[Tensor], labels: Tensor) 
 @contextmanager
 def without_numba() -> Iterator[None]:
     """As if numba were not installed."""
-    load = compiled.load_kernel
-    compiled.load_kernel = lambda: None  # type: ignore[assignment]
+    before = os.environ.get("ISOREG_BACKEND")
+    os.environ["ISOREG_BACKEND"] = "torch"
     try:
         yield
     finally:
-        compiled.load_kernel = load
+        del os.environ["ISOREG_BACKEND"]
+        if before is not None:
+            os.environ["ISOREG_BACKEND"] = before
 
 
 def isoreg_without_numba(inputs: Tensor, features: Sequence[Tensor], labels: Tensor) -> Tensor:

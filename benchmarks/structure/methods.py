@@ -15,8 +15,8 @@ from benchmarks.objectives import attach
 from benchmarks.objectives.shuffling import shuffle_within
 from benchmarks.structure.data import MANIFOLD
 from isoreg import IsometryRegularizer, isometry_penalty
-from isoreg.dense import Scale
 from isoreg.layers import Layers
+from isoreg.penalty import Scale
 
 TARGET = 10.0
 """Root mean squared distance of all references; also what the controls without geometry aim at."""

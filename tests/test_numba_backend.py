@@ -1,6 +1,6 @@
-"""The compiled way: its blocks, when it is taken, and that it equals the dense way.
+"""The backend of numba: its blocks, when it is taken, and that it equals the dense penalty.
 
-What holds for both fast ways is in `test_blockwise` and `test_penalty`.
+What holds for every backend is in `test_torch_backend` and `test_penalty`.
 """
 
 from __future__ import annotations
@@ -16,51 +16,55 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from isoreg import compiled, fast, isometry_penalty
-from isoreg.compiled import Blocks, plan_blocks
-from isoreg.dense import dense_penalty
+from isoreg import InputError, isometry_penalty
+from isoreg._pairs import engine
+from isoreg._pairs.backends import numba_blocks
+from isoreg._pairs.backends.numba_blocks import Blocks, plan_blocks
+from isoreg._pairs.dense import dense_penalty
+from isoreg._pairs.plan import Call
 from isoreg.distances import euclidean
 from isoreg.masks import IGNORED
 
 
-def blocks(labels: Tensor | None, n: int, width: int = 3) -> Blocks:
-    found = plan_blocks([torch.zeros(n, width)], labels)
-    assert found is not None, "numba is one of the packages for tests"
-    return found
+def blocks(labels: Tensor | None, n: int, width: int = 3, rows: slice | None = None) -> Blocks:
+    points = torch.zeros(n, width)
+    return plan_blocks(Call(points, [points], labels, rows=rows))
 
 
-def covered(found: Blocks, n: int) -> Tensor:
-    """How often each ordered pair is compared."""
+def covered(found: Blocks, n: int, own: slice) -> Tensor:
+    """How often each row is compared with each sample."""
     times = torch.zeros(n, n, dtype=torch.long)
-    order = torch.from_numpy(found.order)
+    order, rows = torch.from_numpy(found.order), own.stop - own.start
     for start, stop, other, end in found.blocks.tolist():
         a, b = order[start:stop], order[other:end]
         times[a[:, None], b[None, :]] += 1
-        if start != other:
+        if start != other and other < rows:
             times[b[:, None], a[None, :]] += 1
-    return times.fill_diagonal_(0)
+    return times.fill_diagonal_(0)[own]
 
 
 @given(
-    labels=st.lists(st.sampled_from([0, 1, 2, 7, -3, IGNORED]), max_size=150),
+    labels=st.lists(st.sampled_from([0, 1, 2, 7, 3, IGNORED]), max_size=150),
     copies=st.integers(1, 3),
     width=st.sampled_from([3, 5000]),
+    cut=st.none() | st.tuples(st.integers(0, 200), st.integers(0, 200)),
 )
 def test_the_blocks_hold_every_pair_of_equal_label_once(
-    labels: list[int], copies: int, width: int
+    labels: list[int], copies: int, width: int, cut: tuple[int, int] | None
 ) -> None:
     y = torch.tensor(labels * copies, dtype=torch.long)
     expected = ((y[:, None] == y) & (y != IGNORED)).fill_diagonal_(False)
-    found = blocks(y, len(y), width)
-    assert torch.equal(covered(found, len(y)), expected.long())
-    assert found.count_pairs() == expected.sum()
+    own = slice(*(min(place, len(y)) for place in sorted(cut or (0, len(y)))))
+    found = blocks(y, len(y), width, own)
+    assert torch.equal(covered(found, len(y), own), expected.long()[own])
+    assert sorted(found.order.tolist()) == list(range(len(y)))
+    assert set(found.order[: own.stop - own.start]) == set(range(own.start, own.stop))
 
 
 def test_all_pairs_are_one_class_cut_into_tiles_that_fit_the_cache() -> None:
     for n, width in ((100, 3), (300, 3), (300, 800), (40, 10**6)):
         found = blocks(None, n, width)
-        assert torch.equal(covered(found, n), 1 - torch.eye(n, dtype=torch.long))
-        assert found.count_pairs() == n * (n - 1)
+        assert torch.equal(covered(found, n, slice(0, n)), 1 - torch.eye(n, dtype=torch.long))
         sides = found.blocks[:, 1] - found.blocks[:, 0]
         assert sides.max() <= 256
         assert sides.max() * width <= max(1 << 17, 32 * width)
@@ -72,7 +76,7 @@ def test_chunks_are_all_blocks_in_their_order_a_few_at_a_time() -> None:
         chunks = list(found.chunks())
         assert sum(len(part) for part, _ in chunks) == len(found.blocks)
         assert [row for part, _ in chunks for row in part.tolist()] == found.blocks.tolist()
-        assert sum(pairs for _, pairs in chunks) == found.together == found.sizes.sum()
+        assert sum(pairs for _, pairs in chunks) == found.pairs
         assert max(pairs for _, pairs in chunks) <= (1 << 18) + 256**2
     assert len(chunks) > 5
 
@@ -130,22 +134,6 @@ def test_soft_labels_equal_the_dense_way_in_one_tile_and_in_several(
     )
 
 
-def test_soft_labels_go_the_compiled_way_unless_they_need_a_gradient(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    taken = ways_taken(monkeypatch)
-    x, phi, y = torch.randn(40, 3), torch.randn(40, 2), torch.rand(40, 5).softmax(1)
-    isometry_penalty(x, phi, y)
-    assert taken.pop() == "compiled"
-    learned = y.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(isometry_penalty(x, phi, learned), learned)
-    assert gradient.abs().sum() > 0
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    big = torch.randn(1500, 2)
-    isometry_penalty(torch.randn(1500, 30), big, torch.eye(2)[torch.arange(1500) % 2])
-    assert not taken
-
-
 def test_strided_expanded_and_parameter_features_are_read_as_they_are() -> None:
     x, y = torch.rand(30, 4), torch.arange(30) % 3
     wide = torch.randn(6, 60)
@@ -198,46 +186,70 @@ def test_a_learned_scale_gets_its_gradients() -> None:
     )
 
 
-def ways_taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the modules that compute, as they are called."""
-    taken: list[str] = []
-    for way in (fast.compiled, fast.blockwise):
-        real = way.penalties_and_gradients
-
-        def watched(*args: object, real: object = real, name: str = way.__name__, **o: object):
-            taken.append(name.rpartition(".")[2])
-            return real(*args, **o)  # type: ignore[operator]
-
-        monkeypatch.setattr(way, "penalties_and_gradients", watched)
-    return taken
-
-
-def test_the_compiled_way_is_for_plain_tensors_on_the_processor(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    taken = ways_taken(monkeypatch)
-    x, phi, y = torch.randn(40, 3), torch.randn(40, 2), torch.arange(40) % 2
-    isometry_penalty(x, phi, y)
-    assert taken.pop() == "compiled"
-    isometry_penalty(x, phi.as_subclass(Special), y)
-    assert taken.pop() == "blockwise"
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    isometry_penalty(x, phi, y)
-    assert taken.pop() == "blockwise"
+def taken() -> str:
+    """The backend that computed last, and why the ones before it did not."""
+    return str(engine.last_choice())
 
 
 class Special(Tensor):
     """A tensor that may mean anything."""
 
 
+def test_numba_is_for_plain_tensors_on_the_processor_and_says_so() -> None:
+    x, phi, y = torch.randn(40, 3), torch.randn(40, 2), torch.arange(40) % 2
+    isometry_penalty(x, phi, y)
+    assert taken().startswith("numba")
+    isometry_penalty(x, phi.as_subclass(Special), y)
+    assert taken().startswith("torch")
+    assert "numba: the tensors are of a class of their own" in taken()
+
+
 def test_where_torch_has_many_threads_large_batches_go_to_its_products(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    taken = ways_taken(monkeypatch)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    for n, way in ((100, "compiled"), (1500, "blockwise")):
+    for n, name in ((100, "numba"), (1500, "torch")):
         isometry_penalty(torch.randn(n, 3), torch.randn(n, 20), torch.zeros(n).long())
-        assert taken.pop() == way
+        assert taken().startswith(name)
+    assert "8 threads" in taken()
+
+
+def test_a_backend_can_be_forced_and_what_it_cannot_do_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, phi, y = torch.randn(40, 3), torch.randn(40, 2), torch.arange(40) % 2
+    expected = isometry_penalty(x, phi, y)
+    monkeypatch.setenv("ISOREG_BACKEND", "torch")
+    torch.testing.assert_close(isometry_penalty(x, phi, y), expected)
+    assert taken() == "torch"
+    isometry_penalty(x.repeat(8, 1), phi.repeat(8, 1), y.repeat(8))  # by blocks
+    assert taken() == "torch"
+    monkeypatch.setenv("ISOREG_BACKEND", "numba")
+    with pytest.raises(
+        InputError, match="isometry_penalty: ISOREG_BACKEND .*'numba'.*of their own"
+    ):
+        isometry_penalty(x, phi.as_subclass(Special), y)
+    monkeypatch.setenv("ISOREG_BACKEND", "cuda")
+    with pytest.raises(InputError, match="one of triton, numba, torch, got 'cuda'"):
+        isometry_penalty(x, phi, y)
+
+
+def test_a_backend_that_fails_is_named_once_and_the_next_one_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel image\nand many lines more")
+
+    x, phi, y = torch.randn(40, 3), torch.randn(40, 2), torch.arange(40) % 2
+    expected = isometry_penalty(x, phi, y)
+    monkeypatch.setattr(engine, "_failed", dict(engine._failed))
+    monkeypatch.setattr(numba_blocks, "values_and_gradients", broken)
+    sentence = "backend numba .* RuntimeError: no kernel image. Another"
+    with pytest.warns(UserWarning, match=sentence) as seen:
+        found = [isometry_penalty(x, phi, y) for _ in range(3)]
+    torch.testing.assert_close(found, [expected] * 3)
+    assert len(seen) == 1
+    assert "numba: it failed with RuntimeError" in taken()
 
 
 def test_without_numba_the_penalty_is_the_same_and_nothing_is_said(
@@ -252,25 +264,27 @@ def test_without_numba_the_penalty_is_the_same_and_nothing_is_said(
             raise ImportError("Numba needs NumPy 2.9 or less")
         return real(name, *args, **options)  # type: ignore[arg-type]
 
-    taken = ways_taken(monkeypatch)
-    monkeypatch.delitem(sys.modules, "isoreg.kernel")
-    monkeypatch.delattr("isoreg.kernel")
+    for name in ("numba_blocks", "numba_kernels"):
+        monkeypatch.delitem(sys.modules, f"isoreg._pairs.backends.{name}")
+        monkeypatch.delattr(f"isoreg._pairs.backends.{name}")
+    monkeypatch.setattr(engine, "_failed", {})
     monkeypatch.setattr(builtins, "__import__", missing)
-    compiled.load_kernel.cache_clear()
+    engine._load.cache_clear()
     try:
         torch.testing.assert_close(isometry_penalty(x, phi, y), expected)
+        assert "numba: Numba needs NumPy 2.9 or less" in taken()
     finally:
-        compiled.load_kernel.cache_clear()
-    assert taken == ["blockwise"]
+        engine._load.cache_clear()
     assert not recwarn.list
 
 
 def test_where_numba_may_not_compile_it_is_not_used() -> None:
     code = (
         "import torch\n"
-        "from isoreg import compiled, isometry_penalty\n"
+        "from isoreg import isometry_penalty\n"
+        "from isoreg._pairs import engine\n"
         "isometry_penalty(torch.rand(9, 2), torch.rand(9, 2), torch.arange(9) % 2)\n"
-        "print(compiled.load_kernel())"
+        "print(engine.last_choice().refused['numba'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -280,11 +294,4 @@ def test_where_numba_may_not_compile_it_is_not_used() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "None"
-
-
-def test_a_compiled_model_has_the_same_penalty() -> None:
-    x, phi, y = torch.rand(20, 3), torch.rand(20, 4, requires_grad=True), torch.arange(20) % 3
-    penalty = torch.compile(lambda f: isometry_penalty(x, 2 * f, y), backend="eager")
-    expected = torch.autograd.grad(isometry_penalty(x, 2 * phi, y), phi)
-    torch.testing.assert_close(torch.autograd.grad(penalty(phi), phi), expected)
+    assert done.stdout.strip() == "NUMBA_DISABLE_JIT is set"

@@ -1,11 +1,20 @@
-"""The compiled loops behind `isoreg.compiled`: distances, penalty and gradient of blocks of pairs.
+"""The compiled loops behind `numba_blocks`: distances, penalty and gradient of blocks of pairs.
 
 A block compares the points at some places of a batch, called a, with those at others, called b:
-the members of a class with themselves, or one tile of a large class with another. Points are
-gathered into small arrays that stay in the cache, and seen from the mean of a. Behind the last
-point the arrays are filled with 0 up to a multiple of four, so that products go four by four.
+the members of a class with themselves, or one tile of a large class with another. A pair of rows
+stands in one block only and counts for both of its orders; one of a row and another sample counts
+once. Points are gathered into small arrays that stay in the cache, and seen from the mean of a.
+Behind the last point the arrays are filled with 0 up to a multiple of four, so that products go
+four by four.
 
-Needs numba: only `isoreg.compiled` imports this file, when it is there.
+Legend: x (n, d) are points. The order (n,) holds the places of the rows in the batch, those of a
+class together, and behind them those of the other samples. Blocks (k, 4) are from and to where in
+the order a and b reach; what is found for their pairs stands one block behind the other. The rows
+are ``rows`` samples from ``first`` on. Pairs whose squared distance is below the share ``near`` of
+|a|^2 + |b|^2 are subtracted directly. Targets are the distances D of the inputs, shares the weights
+G, empty if every pair counts once. A gradient (rows, d) is added to; (0, d) if none is wanted.
+
+Needs numba, which only this file imports.
 """
 
 from __future__ import annotations
@@ -26,33 +35,39 @@ AVAILABLE = not getattr(numba.config, "DISABLE_JIT", False)
 
 
 @_compiled
-def blocks_of(labels: Array, ignored: int, side: int) -> tuple[Array, Array, int]:
-    """Cut a batch into blocks of pairs of equal label.
-
-    Args:
-        labels: (n,) integers.
-        ignored: The label of samples that pair with nobody; each becomes a block of its own.
-        side: Longer classes are cut into tiles of at most this length.
-
-    Returns:
-        The order (n,) and the blocks (k, 4) as `input_distances` takes them, and how many pairs
-        (i, j) of a point of a and one of b the blocks hold together.
-    """
-    order, n, pairs = np.argsort(labels, kind="mergesort"), len(labels), 0
+def blocks_of(
+    labels: Array, ignored: int, side: int, first: int, last: int
+) -> tuple[Array, Array, int]:
+    """Cut the pairs of rows first to last with all samples of equal label into blocks."""
+    by_label, n, pairs = np.argsort(labels, kind="mergesort"), len(labels), 0
+    order, own, rest = np.empty(n, np.int64), 0, last - first
     tiles = n // side + 1
-    blocks, count, start = np.empty((n + tiles * tiles, 4), np.int64), 0, 0
+    blocks, count, start = np.empty((2 * (n + tiles * tiles), 4), np.int64), 0, 0
     while start < n:
-        label, stop = labels[order[start]], start + 1
-        while label != ignored and stop < n and labels[order[stop]] == label:
+        label, stop = labels[by_label[start]], start + 1
+        while label != ignored and stop < n and labels[by_label[stop]] == label:
             stop += 1
-        length = stop - start
+        begin, other = own, rest
+        for place in by_label[start:stop]:
+            if first <= place < last:
+                order[own] = place
+                own += 1
+            else:
+                order[rest] = place
+                rest += 1
+        length, others = own - begin, rest - other
         parts = (length + side - 1) // side
+        more = (others + side - 1) // side
         for i in range(parts):
-            for j in range(i, parts):
-                blocks[count, 0] = start + length * i // parts
-                blocks[count, 1] = start + length * (i + 1) // parts
-                blocks[count, 2] = start + length * j // parts
-                blocks[count, 3] = start + length * (j + 1) // parts
+            for j in range(i, parts + more):
+                blocks[count, 0] = begin + length * i // parts
+                blocks[count, 1] = begin + length * (i + 1) // parts
+                if j < parts:
+                    blocks[count, 2] = begin + length * j // parts
+                    blocks[count, 3] = begin + length * (j + 1) // parts
+                else:
+                    blocks[count, 2] = other + others * (j - parts) // more
+                    blocks[count, 3] = other + others * (j - parts + 1) // more
                 a, b = blocks[count, :2], blocks[count, 2:]
                 pairs += (a[1] - a[0]) * (b[1] - b[0])
                 count += 1
@@ -62,15 +77,7 @@ def blocks_of(labels: Array, ignored: int, side: int) -> tuple[Array, Array, int
 
 @_compiled
 def input_distances(x: Array, order: Array, blocks: Array, near: float, found: Array) -> None:
-    """Distances between the inputs of each block.
-
-    Args:
-        x: (n, p) inputs.
-        order: (n,) positions in the batch, those of a class together.
-        blocks: (k, 4) from and to where in ``order`` a and b reach.
-        near: Share of |a|^2 + |b|^2 below which a squared distance is subtracted directly.
-        found: Takes the (a, b) distances of all blocks, one block behind the other.
-    """
+    """Distances between the inputs of each block."""
     points, others, distances, is_near = _workspace(x, blocks)
     begin = 0
     for start, stop, other, end in blocks:
@@ -84,14 +91,7 @@ def input_distances(x: Array, order: Array, blocks: Array, near: float, found: A
 
 @_compiled
 def pair_weights(labels: Array, order: Array, blocks: Array, found: Array) -> None:
-    """Inner products of the soft labels of each block: the probability of the same class.
-
-    Args:
-        labels: (n, classes) probabilities.
-        order: As in `input_distances`.
-        blocks: As in `input_distances`.
-        found: Takes the (a, b) weights of all blocks, one block behind the other.
-    """
+    """Inner products of the soft labels of each block: the probability of the same class."""
     points, others, products, _ = _workspace(labels, blocks)
     origin, begin = np.zeros(labels.shape[1], labels.dtype), 0
     for start, stop, other, end in blocks:
@@ -106,10 +106,49 @@ def pair_weights(labels: Array, order: Array, blocks: Array, found: Array) -> No
 
 
 @_compiled
+def read_table(
+    table: Array,
+    order: Array,
+    blocks: Array,
+    first: int,
+    rows: int,
+    missing: bool,
+    shares: Array,
+    found: Array,
+) -> tuple[float, float, float]:
+    """Entries of a table at the pairs of each block that count, for j < i alone if a is b."""
+    least, largest, difference, begin = 0.0, 0.0, 0.0, 0
+    for start, stop, other, end in blocks:
+        same = start == other
+        for i in range(stop - start):
+            a = order[start + i]
+            row = table[a - first]
+            for j in range(end - other):
+                found[begin + j] = 0
+                if (same and j >= i) or shares[begin + j] == 0:
+                    continue
+                b = order[other + j]
+                entry = row[b]
+                mirrored = table[b - first, a] if other < rows else entry
+                if missing and np.isnan(entry) and np.isnan(mirrored):
+                    shares[begin + j] = 0
+                    continue
+                found[begin + j] = entry
+                gap = abs(entry - mirrored)
+                least = min(least, entry, mirrored)
+                largest = max(largest, entry, mirrored)
+                difference = np.inf if np.isnan(gap) else max(difference, gap)
+            begin += end - other
+    return least, largest, difference
+
+
+@_compiled
 def penalty_and_gradient(
     x: Array,
     order: Array,
     blocks: Array,
+    first: int,
+    rows: int,
     near: float,
     targets: Array,
     shares: Array,
@@ -117,67 +156,43 @@ def penalty_and_gradient(
     strength: float,
     gradient: Array,
 ) -> float:
-    """Sum of G_ij (D_ij - s d_ij)^2 over the ordered pairs of all blocks and their mirrors.
-
-    Args:
-        x: (n, d) features.
-        order: As in `input_distances`.
-        blocks: As in `input_distances`.
-        near: As in `input_distances`.
-        targets: What `input_distances` found.
-        shares: G as `pair_weights` found it; empty if every pair counts once.
-        scale: s.
-        strength: What the derivative of (D - s d)^2 / 4 s with respect to d is multiplied with.
-        gradient: (n, d) what the gradient is added to; (0, d) if none is wanted.
-
-    Returns:
-        The sum.
-    """
+    """Sum of G_ij (D_ij - s d_ij)^2 over the pairs of the rows with all samples."""
     points, others, weights, is_near = _workspace(x, blocks)
     total, begin = 0.0, 0
     for start, stop, other, end in blocks:
-        a, b, same = order[start:stop], order[other:end], start == other
+        a, b, same, mirrored = order[start:stop], order[other:end], start == other, other < rows
         many_near = _distances(x, a, b, same, near, points, others, weights, is_near)
         block = slice(begin, begin + len(a) * len(b))
         begin = block.stop
-        total += 2 * _compare(targets[block], shares[block], weights, a, b, same, scale, strength)
+        found = _compare(targets[block], shares[block], weights, a, b, same, scale, strength)
+        total += 2 * found if mirrored else found
         if len(gradient) == 0:
             continue
         if many_near:
-            _add_near(x, a, b, same, weights, is_near, gradient)
+            _add_near(x, a, b, same, mirrored, first, weights, is_near, gradient)
         if same:
             for i in range(len(a)):
                 for j in range(i):
                     weights[j, i] = weights[i, j]
-            _add_pull(weights, points, points, a, len(b), gradient)
+            _add_pull(weights, points, points, a, first, len(b), gradient)
         else:
-            _add_pull(weights, points, others, a, len(b), gradient)
-            _add_pull(weights.T.copy(), others, points, b, len(a), gradient)
+            _add_pull(weights, points, others, a, first, len(b), gradient)
+            if mirrored:
+                _add_pull(weights.T.copy(), others, points, b, first, len(a), gradient)
     return total
 
 
 @_compiled
 def scale_moments(
-    x: Array, order: Array, blocks: Array, near: float, targets: Array, shares: Array
+    x: Array, order: Array, blocks: Array, rows: int, near: float, targets: Array, shares: Array
 ) -> tuple[float, float]:
-    """Sums of G_ij D_ij d_ij and of G_ij d_ij^2 over the ordered pairs of blocks and mirrors.
-
-    Args:
-        x: (n, d) features.
-        order: As in `input_distances`.
-        blocks: As in `input_distances`.
-        near: As in `input_distances`.
-        targets: What `input_distances` found.
-        shares: As in `penalty_and_gradient`.
-
-    Returns:
-        Both sums.
-    """
+    """Sums of G_ij D_ij d_ij and of G_ij d_ij^2 over the pairs of the rows with all samples."""
     points, others, distances, is_near = _workspace(x, blocks)
     mixed, squared, begin = 0.0, 0.0, 0
     for start, stop, other, end in blocks:
         a, b, same = order[start:stop], order[other:end], start == other
         _distances(x, a, b, same, near, points, others, distances, is_near)
+        times = 2 if other < rows else 1
         for i in range(len(a)):
             row, square = x.dtype.type(0), x.dtype.type(0)
             for j in range(i + 1 if same else len(b)):
@@ -185,7 +200,7 @@ def scale_moments(
                 counted = distance * shares[begin + j] if len(shares) else distance
                 row += targets[begin + j] * counted
                 square += distance * counted
-            mixed, squared = mixed + 2 * row, squared + 2 * square
+            mixed, squared = mixed + times * row, squared + times * square
             begin += len(b)
     return mixed, squared
 
@@ -320,24 +335,40 @@ def _compare(
 
 @_compiled
 def _add_near(
-    x: Array, a: Array, b: Array, same: bool, weights: Array, is_near: Array, gradient: Array
+    x: Array,
+    a: Array,
+    b: Array,
+    same: bool,
+    mirrored: bool,
+    first: int,
+    weights: Array,
+    is_near: Array,
+    gradient: Array,
 ) -> None:
     """Move near pairs from the weights to the gradient; in a product their difference cancels."""
     for i in range(len(a)):
         for j in range(i if same else len(b)):
             if is_near[i, j]:
                 weight, left, right = weights[i, j], x[a[i]], x[b[j]]
-                left_pulls, right_pulls = gradient[a[i]], gradient[b[j]]
+                left_pulls = gradient[a[i] - first]
                 for k in range(len(left)):
-                    pull = weight * (right[k] - left[k])
-                    left_pulls[k] += pull
-                    right_pulls[k] -= pull
+                    left_pulls[k] += weight * (right[k] - left[k])
+                if mirrored:
+                    right_pulls = gradient[b[j] - first]
+                    for k in range(len(left)):
+                        right_pulls[k] -= weight * (right[k] - left[k])
                 weights[i, j] = 0
 
 
 @_compiled
 def _add_pull(
-    weights: Array, own: Array, others: Array, rows: Array, count: int, gradient: Array
+    weights: Array,
+    own: Array,
+    others: Array,
+    rows: Array,
+    first: int,
+    count: int,
+    gradient: Array,
 ) -> None:
     """Add sum_j W_ij (others_j - own_i) to the gradient's rows."""
     pulls = np.empty((4, own.shape[1]), own.dtype)
@@ -359,7 +390,8 @@ def _add_pull(
                 p2[k] += w20 * x0 + w21 * x1 + w22 * x2 + w23 * x3
                 p3[k] += w30 * x0 + w31 * x1 + w32 * x2 + w33 * x3
         for s in range(min(4, len(rows) - i)):
-            row, pull, point, total = gradient[rows[i + s]], pulls[s], own[i + s], own.dtype.type(0)
+            row, pull, point = gradient[rows[i + s] - first], pulls[s], own[i + s]
+            total = own.dtype.type(0)
             for j in range(count):
                 total += weights[i + s, j]
             for k in range(len(point)):

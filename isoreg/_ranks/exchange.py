@@ -1,6 +1,6 @@
 """Ranks of a process group: which one to use, and the rows of every rank brought to all of them.
 
-Communication only; what is computed from the rows stands in `isoreg.across`.
+Communication only; what is computed from the rows stands in `isoreg._ranks.penalty`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,7 @@ Group: TypeAlias = "ProcessGroup | Literal['world'] | None"
 
 
 def check_group(process_group: Group) -> None:
-    """Refuse what is no process group.
-
-    Args:
-        process_group: None, a process group or "world".
-
-    Raises:
-        InputError: If it is something else.
-    """
+    """Refuse what is no process group."""
     given: object = process_group
     if given is None or given == "world":
         return
@@ -137,50 +130,18 @@ def gather_rows(tensors: Mapping[str, Tensor], options: str, group: ProcessGroup
 
 
 def mean_over_ranks(x: Tensor, group: ProcessGroup) -> Tensor:
-    """The mean of a tensor over the ranks, without gradient.
-
-    Args:
-        x: A tensor of the same shape and type on every rank.
-        group: The group, of which this process is a member.
-
-    Returns:
-        The mean, the same on every rank.
-    """
+    """The mean of a tensor over the ranks, without gradient."""
     return _all_gather(x.detach()[None], group).mean(0)
 
 
 def describe(tensors: Mapping[str, Tensor], options: str) -> str:
-    """What must be the same on every rank, as text.
-
-    Args:
-        tensors: (n, d) each, by name.
-        options: Whatever else must be the same.
-
-    Returns:
-        One line.
-
-    Example:
-        >>> describe({"inputs": torch.ones(2, 3)}, "scale 1.0")
-        'scale 1.0; inputs torch.float32, 3 a sample'
-    """
+    """What must be the same on every rank, as text."""
     parts = [f"{name} {x.dtype}, {x.shape[1]} a sample" for name, x in tensors.items()]
     return "; ".join([options, *parts])
 
 
 def check_same(descriptions: Sequence[str]) -> None:
-    """Refuse ranks that disagree.
-
-    Args:
-        descriptions: `describe` of every rank.
-
-    Raises:
-        RankError: If two differ.
-
-    Example:
-        >>> check_same(["scale 1.0", "scale 2.0"])
-        Traceback (most recent call last):
-        isoreg.errors.RankError: every rank must give the same kinds of values, ...
-    """
+    """Refuse ranks that disagree."""
     for rank, other in enumerate(descriptions):
         if other != descriptions[0]:
             pairs = zip(descriptions[0].split("; "), other.split("; "), strict=False)
@@ -192,20 +153,7 @@ def check_same(descriptions: Sequence[str]) -> None:
 
 
 def check_device(backends: str, device: torch.device) -> None:
-    """Refuse tensors that a group cannot move.
-
-    Args:
-        backends: The group's configuration, as "cpu:gloo,cuda:nccl".
-        device: Where the tensors are.
-
-    Raises:
-        InputError: If no backend is for this kind of device.
-
-    Example:
-        >>> check_device("cuda:nccl", torch.device("cpu"))
-        Traceback (most recent call last):
-        isoreg.errors.InputError: the process group (cuda:nccl) cannot move tensors on cpu. ...
-    """
+    """Refuse tensors that a group cannot move."""
     if device.type not in [part.partition(":")[0] for part in backends.split(",")]:
         raise InputError(
             f"the process group ({backends}) cannot move tensors on {device.type}. Move the model "
@@ -215,33 +163,14 @@ def check_device(backends: str, device: torch.device) -> None:
 
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:
-    """Rows of several tensors side by side, as bytes.
-
-    Args:
-        tensors: (n, d) each, of any types.
-
-    Returns:
-        (n, w) bytes.
-
-    Example:
-        >>> pack([torch.ones(2, 3), torch.tensor([[1], [2]])]).shape
-        torch.Size([2, 20])
-    """
+    """Rows of several tensors side by side, as bytes."""
     # copies have strides, also without rows, by which their bytes can be viewed
     copies = [x.detach().clone(memory_format=torch.contiguous_format) for x in tensors]
     return torch.cat([x.view(-1).view(torch.uint8).view(len(x), _width(x)) for x in copies], dim=1)
 
 
 def unpack(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Undo `pack`.
-
-    Args:
-        rows: (N, w) bytes.
-        like: Tensors with the widths and types of those that were packed.
-
-    Returns:
-        (N, d) for each.
-    """
+    """Undo `pack`."""
     parts = rows.split([_width(x) for x in like], dim=1)
     # a copy each: a part starts at any byte, and a type wants its own alignment
     copies = [part.clone(memory_format=torch.contiguous_format) for part in parts]
