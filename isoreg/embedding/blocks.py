@@ -76,7 +76,7 @@ def resolve_blocks(
     if metric not in NAMES:
         allowed = ", ".join(map(repr, (*NAMES, "precomputed")))
         raise InputError(f"metric must be a callable or one of {allowed}, got {metric!r}.")
-    points = torch.as_tensor(np.asarray(rows, dtype=np.float64))
+    points = torch.tensor(np.asarray(rows, dtype=np.float64))
     return lambda places: distances_by(METRICS[metric], points[torch.as_tensor(places)])
 
 

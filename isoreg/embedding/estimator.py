@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from isoreg.diagnostics import distortion_of
 from isoreg.embedding.blocks import CallableMetric, resolve_blocks
-from isoreg.embedding.fitting import MEASURED, evenly, fit_map
+from isoreg.embedding.fitting import evenly, fit_map
 from isoreg.embedding.network import pack, unpack
 from isoreg.embedding.picture import draw
 from isoreg.embedding.rules import check_settings, validate_data
@@ -23,7 +23,7 @@ from isoreg.embedding.targets import Targets, read_targets
 from isoreg.embedding.training import Pairs
 from isoreg.errors import InputError, called
 
-_ROWS_AT_ONCE = 8192
+_ROWS_AT_ONCE, _MEASURED = 8192, 1000
 _NAME = "IsometricEmbedding"
 
 
@@ -41,9 +41,9 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     with CE the cross-entropy of the logits :math:`-2 |f_i - p_k|^2 / r^2`, r the radius of the
     classes (mean root mean square), G = 1 within a class, s and t the best scales of each batch,
     and :math:`p_k` places of the classes: the metric MDS of their means, at a median distance of
-    4 r. At the end the map is scaled so that **a length within a class is a distance in the
-    data's unit**; between classes it is longer by the factor that keeps them apart. Without
-    labels every length on the map is in the data's unit.
+    4 r and, where the map has the room, at least 2 r apart. At the end the map is scaled so that
+    **a length within a class is a distance in the data's unit**; between classes it is longer by
+    the factor that keeps them apart. Without labels every length is in the data's unit.
 
     Columns are used as they are, as every distance does: standardise them (`StandardScaler`) if
     their units differ. Nothing of size n^2 is ever made; memory grows with n d and batch_size^2.
@@ -71,7 +71,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         batch_size: Samples a step; all of them if they are fewer.
         learning_rate: The largest of its one cycle.
         noise: Gaussian noise on the training inputs, in radii of the classes (in the data's
-            Euclidean distance). By default 1 with labels, and 0.1 without.
+            Euclidean distance). By default 1 with labels, and 0 without.
         early_stopping: Stop when the stress of held-out samples has not fallen for
             n_iter_no_change of the 40 looks at it, and keep the best network.
         validation_fraction: Share of the samples that is held out for that.
@@ -86,7 +86,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     Attributes:
         network_: The trained module, from rows of X to points of the map.
         stress_: Kruskal's stress of training samples (held-out ones with early_stopping, at most
-            1,000), within classes if there are any: sqrt(sum (d - d_map)^2 / sum d^2).
+            batch_size), within classes if there are any: sqrt(sum (d - d_map)^2 / sum d^2).
         history_: Lists by name: "step", "loss" and "stress" at each look.
         classes_: Labels of the classes, (k,), or (k, levels) for several columns; None without.
         prototypes_: (k, n_components) places of the classes on the map; None without.
@@ -231,7 +231,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             blocks = resolve_blocks(rows, self.metric, distances=distances, cache=self.cache)
             targets = None if y is None else read_targets(y, len(rows))
             pairs = Pairs(blocks, 1.0, targets, torch.empty(0))
-            places = evenly(len(rows), MEASURED)
+            places = evenly(len(rows), _MEASURED)
             return -distortion_of(*pairs.compared(self._points(rows[places]), places)).stress
 
     def plot(
@@ -267,7 +267,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             if self.n_components != 2:
                 raise InputError(f"n_components must be 2 to be drawn, got {self.n_components}.")
             points = self.transform(X)
-            labels = None if y is None else np.asarray(y).reshape(len(points), -1)[:, -1]
+            labels = None if y is None else np.asarray(y)
+            labels = labels if labels is None or labels.ndim == 1 else labels[:, -1]
             within = " within a class" if self.classes_ is not None else ""
             return draw(np.asarray(points), labels, f"{unit}{within}", axes)
 
@@ -309,6 +310,6 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return tags
 
     def _points(self, rows: NDArray[Any]) -> Tensor:
-        parts = torch.as_tensor(rows).split(_ROWS_AT_ONCE)
+        parts = torch.tensor(rows).split(_ROWS_AT_ONCE)
         with torch.no_grad():
             return torch.cat([self.network_(part).cpu() for part in parts])

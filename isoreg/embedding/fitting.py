@@ -22,10 +22,9 @@ from isoreg.embedding.targets import UNKNOWN, Targets
 from isoreg.embedding.training import Pairs, Progress, Recipe, train
 from isoreg.errors import InputError
 
-APART = 4.0  # median distance of two prototypes, in radii of the classes
+APART, CLOSEST = 4.0, 2.0  # median and least distance of two prototypes, in radii of the classes
 STEPS, EPOCHS = 800, 10  # a training has at least so many of both
-NOISE, NOISE_WITHOUT_CLASSES = 1.0, 0.1
-MEASURED = 1000  # samples, at most, that stress is measured on
+NOISE, NOISE_WITHOUT_CLASSES = 1.0, 0.0
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,13 @@ def fit_map(
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(rows), generator=generator).numpy()
     held = _held_out(settings, len(rows))
-    learned, measured = drawn[held:], (drawn[:held] if held else drawn)[:MEASURED]
+    learned, measured = drawn[held:], (drawn[:held] if held else drawn)[: settings.batch_size]
     classes = None if targets is None else targets.classes
     pairs = _scaled(blocks, targets, classes, learned, settings)
     network, noise = _network(settings, rows, pairs, classes, learned, seed)
-    inputs = network.standard(torch.as_tensor(rows))
+    inputs = network.standard(torch.tensor(rows))
+    if isinstance(settings.metric, str) and settings.metric == "euclidean":
+        pairs.rows = inputs * float(network.spread / pairs.radius)
     per_epoch = max(1, len(learned) // settings.batch_size)
     epochs = settings.max_epochs or max(EPOCHS, math.ceil(STEPS / per_epoch))
     recipe = Recipe(
@@ -80,7 +81,7 @@ def fit_map(
     places = torch.as_tensor(learned)
     order = (places[batch] for batch in batches(len(places), settings.batch_size, generator))
     progress = train(network.body, inputs, order, pairs, recipe, generator, measured)
-    stress = _rescale(network, inputs, pairs, learned, measured)
+    stress = _rescale(network, inputs, pairs, learned[: settings.batch_size], measured)
     if settings.network is None:  # so that a point's place does not depend on those beside it
         network.body.to(network.mean.dtype)
     prototypes = None if targets is None else (network.unit * pairs.prototypes).cpu().numpy()
@@ -129,7 +130,9 @@ def _scaled(
     of_learned = np.full(len(learned), UNKNOWN) if classes is None else classes[learned]
     chosen = _from_each_class(of_learned, max(settings.batch_size, 2 * k))
     table = blocks(learned[chosen]).numpy()
-    layout = lay_out(table, of_learned[chosen], k, settings.n_components, apart=APART)
+    layout = lay_out(
+        table, of_learned[chosen], k, settings.n_components, apart=APART, closest=CLOSEST
+    )
     device = pick_device(settings.device)
     prototypes = torch.as_tensor(layout.prototypes, dtype=torch.float32, device=device)
     return Pairs(blocks, layout.radius, targets, prototypes)
@@ -185,7 +188,7 @@ def _within(rows: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
 
 @torch.no_grad()
 def _check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> None:
-    points = network.eval()(torch.as_tensor(rows))
+    points = network.eval()(torch.tensor(rows))
     if tuple(points.shape) != (len(rows), components):
         raise InputError(
             f"network must map ({len(rows)}, {rows.shape[1]}) rows to ({len(rows)}, {components}) "
@@ -204,7 +207,7 @@ def _rescale(
     def compared(places: Places) -> tuple[torch.Tensor, torch.Tensor]:
         return pairs.compared(body(inputs[torch.as_tensor(places, device=device)]), places)
 
-    scale = distortion_of(*compared(learned[:MEASURED])).scale if pairs.targets else 1.0
+    scale = distortion_of(*compared(learned)).scale if pairs.targets else 1.0
     scale = scale if math.isfinite(scale) else 1.0
     network.unit.mul_(scale)
     known, drawn = compared(measured)

@@ -28,7 +28,13 @@ class Layout:
 
 
 def lay_out(
-    distances: Array, classes: NDArray[np.int64], k: int, components: int, *, apart: float
+    distances: Array,
+    classes: NDArray[np.int64],
+    k: int,
+    components: int,
+    *,
+    apart: float,
+    closest: float,
 ) -> Layout:
     r"""Place the classes by metric MDS of their means.
 
@@ -43,6 +49,7 @@ def lay_out(
         k: Number of classes; 0 for a map without classes.
         components: Dimensions of the map.
         apart: Median distance between two prototypes, in radii.
+        closest: Distances of prototypes that are asked of MDS are at least this, in radii.
 
     Returns:
         The layout.
@@ -63,11 +70,13 @@ def lay_out(
     gaps = np.sqrt(np.clip(gaps, 0, None))
     median = float(np.nanmedian(gaps[np.triu_indices(k, 1)])) if (gaps > 0).any() else 0.0
     gaps = gaps * apart / median if median > 0 else np.full_like(gaps, apart)
-    return Layout(radius, smacof(np.where(np.isnan(gaps), apart, gaps), components))
+    gaps = np.maximum(np.where(np.isnan(gaps), apart, gaps), closest)
+    np.fill_diagonal(gaps, 0)
+    return Layout(radius, smacof(gaps, components))
 
 
 def _overall_radius(squares: Array) -> float:
-    known = squares[~np.isnan(squares)]
+    known = squares[~np.isnan(squares) & ~np.eye(len(squares), dtype=bool)]
     if not len(known) or known.max() == 0:
         got = "no known one" if not len(known) else "none but 0"
         raise InputError(

@@ -71,8 +71,6 @@ class MapNetwork(nn.Module):
 class Optimizer:
     """Muon on the matrices and AdamW on the rest, through one cycle of the learning rate.
 
-    torch has Muon since 2.9; before, AdamW trains everything.
-
     Args:
         network: What is trained.
         learning_rate: Its largest value.
@@ -82,12 +80,12 @@ class Optimizer:
     def __init__(self, network: nn.Module, learning_rate: float, steps: int) -> None:
         trained = [p for p in network.parameters() if p.requires_grad]
         options: dict[str, Any] = {"lr": learning_rate, "weight_decay": 0.01}
-        muon = getattr(torch.optim, "Muon", None)
-        matrices = [p for p in trained if p.ndim == 2] if muon else []
-        rest = [p for p in trained if not (muon and p.ndim == 2)]
+        matrices = [p for p in trained if p.ndim == 2]
+        rest = [p for p in trained if p.ndim != 2]
         self._optimizers: list[torch.optim.Optimizer] = []
-        if muon and matrices:
-            self._optimizers.append(muon(matrices, adjust_lr_fn="match_rms_adamw", **options))
+        if matrices:
+            muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options)
+            self._optimizers.append(muon)
         if rest:
             self._optimizers.append(torch.optim.AdamW(rest, **options))
         self._schedules = [

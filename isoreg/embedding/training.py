@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from isoreg.masks import IGNORED
 from isoreg.penalty import isometry_penalty
 
 _CHECKS = 40  # looks at the stress in a training
+_LOOKED_AT = 300  # samples that they take
 _SHARPNESS = 2.0  # prototypes answer with -(d / (radius / 2))^2 / 2
 
 
@@ -46,12 +47,15 @@ class Pairs:
         radius: What they are divided by.
         targets: The labels, or None.
         prototypes: (k, components) places of the classes, in radii.
+        rows: (n, d) the samples, in radii, if the distances are Euclidean and every pair counts
+            the same: the penalty then computes them itself, which is faster.
     """
 
     blocks: Blocks
     radius: float
     targets: Targets | None
     prototypes: Tensor
+    rows: Tensor | None = None
 
     def distances(self, places: Tensor | Places) -> Tensor:
         """(b, b) distances of a batch, in radii."""
@@ -59,13 +63,17 @@ class Pairs:
 
     def loss(self, points: Tensor, places: Tensor, recipe: Recipe) -> Tensor:
         """What is descended: cross-entropy, stress within each level of classes, and over all."""
-        distances_bb = self.distances(places).to(points.device)
-        options: dict[str, Any] = {"reduction": "pairs", "input_distances": distances_bb}
-        if recipe.near:
-            options["pair_weights"] = near_weights(distances_bb, recipe.near)
+        rows, options = None, {}
+        if self.rows is not None and not recipe.near:
+            rows = self.rows[places.to(self.rows.device)]
+        else:
+            distances_bb = self.distances(places).to(points.device)
+            options["input_distances"] = distances_bb
+            if recipe.near:
+                options["pair_weights"] = near_weights(distances_bb, recipe.near)
 
-        def stress(labels: Tensor | None, scale: Any) -> Tensor:
-            return isometry_penalty(None, points, labels, scale=scale, **options)
+        def stress(labels: Tensor | None, scale: float | Literal["fit"]) -> Tensor:
+            return isometry_penalty(rows, points, labels, scale=scale, reduction="pairs", **options)
 
         if self.targets is None:
             return stress(None, 1.0)
@@ -159,7 +167,7 @@ def train(
         optimizer.step(loss)
         if step % every and step != recipe.steps:
             continue
-        stress = held_out_stress(body, inputs, pairs, held_out)
+        stress = held_out_stress(body, inputs, pairs, held_out[:_LOOKED_AT])
         seen.step.append(step)
         seen.loss.append(loss.item())
         seen.stress.append(stress)
