@@ -269,8 +269,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             points = self.transform(X)
             labels = None if y is None else np.asarray(y)
             labels = labels if labels is None or labels.ndim == 1 else labels[:, -1]
-            within = " within a class" if self.classes_ is not None else ""
-            return draw(np.asarray(points), labels, f"{unit}{within}", axes)
+            within = "within a class" if self.classes_ is not None else ""
+            return draw(np.asarray(points), labels, f"{unit} {within}".strip(), axes)
 
     @property
     def _n_features_out(self) -> int:

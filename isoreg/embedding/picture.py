@@ -40,7 +40,7 @@ def draw(points: NDArray[Any], labels: NDArray[Any] | None, unit: str, axes: Any
             figsize=(5, 5), layout="constrained"
         )
         axes = figure.subplots()
-    size = float(np.clip(2000 / len(points), 2, 18))
+    size = float(np.clip(8000 / len(points), 4, 20))
     style = {"s": size, "alpha": 0.75, "linewidths": 0}
     if labels is None:
         axes.scatter(*points.T, color=COLOURS[0], **style)
@@ -61,7 +61,8 @@ def _scatter_classes(
     colormaps = import_extra("matplotlib", "plots").colormaps
     text = labels.astype(str)
     names = np.unique(labels[text != "-1"].astype(object)).tolist() if len(labels) else []
-    colours = COLOURS if len(names) <= len(COLOURS) else colormaps["tab20"].colors
+    many = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
+    colours = COLOURS if len(names) <= len(COLOURS) else many
     axes.scatter(*points[text == "-1"].T, color=_GREY, **style)
     for name, colour in zip(names, cycle(colours), strict=False):
         own = points[text == str(name)]

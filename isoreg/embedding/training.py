@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -63,7 +63,8 @@ class Pairs:
 
     def loss(self, points: Tensor, places: Tensor, recipe: Recipe) -> Tensor:
         """What is descended: cross-entropy, stress within each level of classes, and over all."""
-        rows, options = None, {}
+        rows: Tensor | None = None
+        options: dict[str, Any] = {}
         if self.rows is not None and not recipe.near:
             rows = self.rows[places.to(self.rows.device)]
         else:
