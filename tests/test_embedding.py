@@ -61,7 +61,7 @@ def test_with_labels_classes_are_apart_and_lengths_within_them_are_distances() -
     plain = IsometricEmbedding(max_epochs=200, random_state=0).fit(known)
     accuracy = KNeighborsClassifier().fit(embedding.transform(known), y).score(points, y_new)
     unaware = KNeighborsClassifier().fit(plain.transform(known), y)
-    assert accuracy > 0.9 > unaware.score(plain.transform(new), y_new)
+    assert accuracy > 0.8 > unaware.score(plain.transform(new), y_new)
     kept = distortion(torch.tensor(new), torch.tensor(points), torch.tensor(y_new))
     assert kept.correlation > 0.8
     learned = torch.tensor(embedding.transform(known))
@@ -157,10 +157,12 @@ def test_a_clusterer_gives_the_classes_and_its_outliers_have_none() -> None:
 
 
 def test_early_stopping_ends_sooner_and_keeps_the_best_network() -> None:
-    embedding = brief(early_stopping=True, n_iter_no_change=2, max_epochs=200).fit(X)
-    assert embedding.n_iter_ < 200
+    data = np.random.default_rng(0).normal(size=(80, 30))  # soon learned by heart
+    embedding = brief(early_stopping=True, n_iter_no_change=5, max_epochs=400).fit(data)
+    assert embedding.n_iter_ < 400
+    assert embedding.history_["stress"][-1] > min(embedding.history_["stress"])
     assert embedding.n_iter_ == embedding.history_["step"][-1]
-    assert embedding.stress_ <= min(embedding.history_["stress"]) + 0.02
+    assert embedding.stress_ == pytest.approx(min(embedding.history_["stress"]), rel=1e-5)
 
 
 def test_a_network_of_ones_own_is_copied_trained_and_pickled() -> None:

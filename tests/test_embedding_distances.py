@@ -140,6 +140,7 @@ def test_pairs_that_are_not_known_count_for_nothing() -> None:
     embedding = IsometricEmbedding(metric="precomputed", random_state=0).fit(plane, distances=table)
     kept = distortion(torch.tensor(plane), torch.tensor(embedding.transform(plane)))
     assert kept.stress < 0.1
+    assert embedding.stress_ < 0.1
 
 
 def test_near_pairs_are_kept_better_if_they_weigh_more() -> None:

@@ -190,7 +190,7 @@ def train(
 
 @torch.no_grad()
 def held_out_stress(body: nn.Module, inputs: Tensor, pairs: Pairs, places: Places) -> float:
-    """Kruskal's stress of some samples at the best scale.
+    """Kruskal's stress of some samples, with classes at the best scale, as the map is scaled later.
 
     Args:
         body: The network.
@@ -205,5 +205,5 @@ def held_out_stress(body: nn.Module, inputs: Tensor, pairs: Pairs, places: Place
     wide, drawn = pairs.compared(
         body(inputs[torch.as_tensor(places, device=inputs.device)]), places
     )
-    scale = distortion_of(wide, drawn).scale
+    scale = distortion_of(wide, drawn).scale if pairs.targets else 1.0
     return distortion_of(wide, scale * drawn).stress
