@@ -2,67 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.attacks.command import attacks
-from benchmarks.auto.command import auto
-from benchmarks.census.command import census
-from benchmarks.mnist.command import mnist
-from benchmarks.rings.command import rings
-from benchmarks.rivals.command import rivals
-from benchmarks.robust.command import robust
-from benchmarks.scaling.command import scaling
-from benchmarks.speed.command import speed
-from benchmarks.structure.command import structure
-from benchmarks.timm_models.command import timm
-from benchmarks.torus.command import torus
+from benchmarks.check import RESULTS, check
+from benchmarks.command import command_of, takes
+from benchmarks.studies import STUDIES, by_command
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-
-# command: its data, its time, what it shows
-BENCHMARKS: dict[Callable[..., None], tuple[str, str, str]] = {
-    mnist: ("MNIST", "40 minutes on one core", "the paper's table 1 and figure 3"),
-    rings: ("none", "10 minutes on one core", "the paper's figures 1A and 2"),
-    torus: ("none", "40 minutes on one core", "the paper's figure 4"),
-    rivals: (
-        "MNIST",
-        "two hours on one core; --short: 15 minutes",
-        "isometry beside fourteen other ways to train",
-    ),
-    robust: (
-        "MNIST",
-        "three and a half hours on one core; --part search: three quarters of an hour",
-        "robustness without adversarial images",
-    ),
-    structure: ("MNIST", "2 hours on one core", "what features keep that labels throw away"),
-    attacks: ("none", "5 minutes", "the attacks against plain PGD and known optima"),
-    census: ("none", "half an hour", "attaching to every module of timm, and to transformers"),
-    auto: ("MNIST, CIFAR-10", "a quarter of an hour on one core", 'beta="auto" against a search'),
-    timm: (
-        "CIFAR-10",
-        "two hours on one core; for a GPU: --device cuda --full-width --epochs 100",
-        "timm's models on photographs: what the penalty costs and does",
-    ),
-    speed: ("none", "an hour on one core", "time, memory and exactness of the penalty"),
-    scaling: ("none", "10 minutes on two cores", "pairs across ranks, up to 1,024 GPUs"),
-}
+_LINES = 5
 
 
 @app.command("list")
-def list_benchmarks() -> None:
-    """Say what each benchmark needs and how long it takes."""
-    table = Table("name", "data", "time", "shows")
-    for command, row in BENCHMARKS.items():
-        table.add_row(command.__name__, *row)
+def list_studies() -> None:
+    """Say what each study shows, needs and takes, and how long that is."""
+    table = Table("name", "data", "time", "shows", "takes")
+    for study in STUDIES:
+        name = f"{study.command} --part {study.part}" if study.part else study.name
+        flags = " ".join("--" + option.replace("_", "-") for option in takes(study))
+        table.add_row(name, study.data, study.time, study.shows, flags)
     Console().print(table)
 
 
-for command in BENCHMARKS:
-    app.command()(command)
+@app.command("check")
+def check_results(
+    folder: Annotated[Path, typer.Option(help="Folder with results.")] = RESULTS,
+) -> None:
+    """Say which runs the committed results lack by the present settings, and which are stale."""
+    console, wrong = Console(), 0
+    for found in check(STUDIES, folder):
+        wrong += bool(found.error or found.lacking or found.stale or not found.table)
+        state = found.error or (
+            f"{found.runs} runs; {len(found.lacking)} lacking, {len(found.stale)} stale"
+            f"{f'; {found.uncertain} of an uncertain commit' if found.uncertain else ''}"
+            f"{'' if found.table else '; its table is not what its runs give'}"
+        )
+        console.print(f"{found.file}: {state}", highlight=False)
+        lines = [f"  lacking: {key}" for key in found.lacking]
+        lines += [f"  stale: {key} ({why})" for key, why in found.stale]
+        for line in lines[:_LINES]:
+            console.print(line, highlight=False, markup=False)
+        if len(lines) > _LINES:
+            console.print(f"  and {len(lines) - _LINES} more")
+    if wrong:
+        raise typer.Exit(1)
+
+
+for studies in by_command().values():
+    app.command()(command_of(studies))
 
 if __name__ == "__main__":
     app()

@@ -1,71 +1,167 @@
-"""Results of a benchmark: saved after every run, so that a stopped benchmark goes on."""
+"""Results of a study: saved after every run, each with the fingerprint of what determines it.
+
+A file holds the name of its ``study``, the ``settings`` and the ``environment`` of the command that
+began it, ``made``: by fingerprint what determines a run beside its key, and the ``runs``. A run has
+a flat ``key``, its ``figures``, the ``commit`` and its fingerprint, ``made``. Two runs are the same
+if key and fingerprint are: so a wider grid or other settings add runs, and no run is ever replaced.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
 
 Run = dict[str, Any]
+Key = dict[str, Any]
+Figures = dict[str, Any]
+Found = dict[str, Any]
+"""What tables and figures are made of: settings, environment and runs."""
+
+
+def as_json(value: Any) -> Any:
+    """The value as it comes back from a JSON file; callables are named."""
+    return json.loads(json.dumps(value, default=lambda thing: thing.__name__))
+
+
+def fingerprint(determinants: dict[str, Any]) -> str:
+    """Ten digits that stand for all that determines a run beside its key."""
+    text = json.dumps(as_json(determinants), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def identity(run: Run) -> tuple[str, str]:
+    """What makes two runs the same one."""
+    return json.dumps(as_json(run["key"]), sort_keys=True), run.get("made", "")
 
 
 class Results:
-    """The runs of one benchmark in one JSON file.
-
-    The file holds ``settings``, ``environment`` and ``runs``; a run is a flat ``key`` that
-    identifies it and its ``figures``. It is replaced atomically whenever a run is added.
+    """The runs of one study in one JSON file, which several processes may write to.
 
     Args:
         path: The JSON file; an existing one is continued.
-        settings: All that determines the figures.
+        study: Name of the study.
+        settings: For the introductions of tables.
 
     Raises:
-        SystemExit: If the file holds runs made with other settings.
+        SystemExit: If the file is none of this study.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
-        self.runs: list[Run] = []
+    def __init__(self, path: Path, study: str, settings: dict[str, Any]) -> None:
+        self.path, self.study = path, study
+        self.settings: dict[str, Any] = as_json(settings)
         self.environment = environment()
-        if path.exists():
-            found = json.loads(path.read_text())
-            if found["settings"] != self.settings:
-                raise SystemExit(
-                    f"{path} holds runs with other settings. Give another --out, or remove it."
-                )
-            self.runs = found["runs"]
-            self.environment = found["environment"]
+        self.made: dict[str, Any] = {}
+        self.runs: list[Run] = []
+        self._ids: set[tuple[str, str]] = set()
+        self.refresh()
 
-    def has(self, key: dict[str, Any]) -> bool:
-        """Whether the run of this key is done."""
-        return any(run["key"] == key for run in self.runs)
+    def refresh(self) -> None:
+        """Take over what the file holds now, perhaps written by another process."""
+        if self.path.exists():
+            held = read(self.path, self.study)
+            self.environment, self.made = held["environment"], held["made"] | self.made
+            for run in held["runs"]:
+                self._take(run)
 
-    def add(self, key: dict[str, Any], figures: dict[str, Any]) -> None:
-        """Add a run and save."""
-        commit = environment()["commit"]
-        self.runs.append({"key": key, "figures": figures, "commit": commit})
-        write_atomically(self.path, json.dumps(self.to_dict(), indent=1) + "\n")
+    def get(self, key: Key, made: str) -> Run | None:
+        """The run of this key and fingerprint, if it is done."""
+        wanted = identity({"key": key, "made": made})
+        return next((run for run in self.runs if identity(run) == wanted), None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def add(self, key: Key, determinants: dict[str, Any], figures: Figures) -> Run:
+        """Add a run to whatever the file holds by now, and save; the run that is kept.
+
+        That is another process's if it was faster.
+        """
+        here, made = environment(), fingerprint(determinants)
+        commit = here.pop("commit")
+        run: Run = as_json({"key": key, "figures": figures, "commit": commit, "made": made})
+        with locked(self.path):
+            self.refresh()
+            if here != {k: v for k, v in self.environment.items() if k != "commit"}:
+                run["environment"] = here
+            self.made[made] = as_json(determinants)
+            self._take(run)
+            write_atomically(self.path, json.dumps(self.to_dict(), indent=1) + "\n")
+        return self.get(key, made) or run
+
+    def to_dict(self) -> Found:
         """What the file holds."""
-        return {"settings": self.settings, "environment": self.environment, "runs": self.runs}
+        return {
+            "study": self.study,
+            "settings": self.settings,
+            "environment": self.environment,
+            "made": self.made,
+            "runs": self.runs,
+        }
+
+    def _take(self, run: Run) -> None:
+        if identity(run) not in self._ids:
+            self._ids.add(identity(run))
+            self.runs.append(run)
 
 
-def figures_by(results: dict[str, Any], key: str, figure: str) -> dict[Any, list[Any]]:
-    """Values of one figure over all runs, grouped by one entry of their keys, in its order."""
-    groups: dict[Any, list[Any]] = {}
-    for run in results["runs"]:
-        groups.setdefault(run["key"][key], []).append(run["figures"][figure])
-    return dict(sorted(groups.items()))
+def read(path: Path, study: str | None = None) -> Found:
+    """What a results file holds.
+
+    Args:
+        path: The file.
+        study: Whose it must be; None: any study's.
+
+    Raises:
+        SystemExit: If it is broken, or another study's, or no results file; it is left as it is.
+    """
+    advice = "It is left as it is: move it away, or give another --out."
+    try:
+        held = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path}: cannot be read as JSON ({error}). {advice}") from error
+    parts = {"study": str, "settings": dict, "environment": dict, "made": dict, "runs": list}
+    wrong = [p for p, kind in parts.items() if not isinstance(_entry(held, p), kind)]
+    if not wrong and not all(
+        isinstance(run, dict) and {"key", "figures", "made"} <= set(run) for run in held["runs"]
+    ):
+        wrong = ["runs"]
+    if wrong:
+        raise SystemExit(f"{path}: holds no results of a study, {wrong[0]!r} is missing. {advice}")
+    if study is not None and held["study"] != study:
+        raise SystemExit(f"{path}: holds results of {held['study']!r}, not of {study!r}. {advice}")
+    found: Found = held
+    return found
+
+
+def _entry(held: Any, name: str) -> Any:
+    return held.get(name) if isinstance(held, dict) else None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time in this block, for a file; the lock ends with the process.
+
+    Where the system has no ``flock`` (Windows), only one process may write.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a text file in one step: a reader sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(text)
     os.replace(part, path)

@@ -1,9 +1,101 @@
-"""Markdown tables of means and spreads over seeds."""
+"""Markdown tables of means and spreads over seeds, their columns declared."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
+
+from benchmarks.results import Figures, Found, Run
+
+Values = Sequence[float]
+
+
+def percent(shares: Values) -> str:
+    """Mean of shares in percent, with the sample standard deviation over seeds if there are any."""
+    return spread([100 * share for share in shares], digits=1)
+
+
+def spread(values: Values, digits: int) -> str:
+    """Mean, and the sample standard deviation if there are several values."""
+    text = f"{mean(values):.{digits}f}"
+    return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: a figure of each run of a row, and how it is written.
+
+    Attributes:
+        title: Of the column.
+        figure: Where the figure stands in the figures of a run, as "distortion/stress", or a
+            function of these figures; None: the runs have none.
+        digits: Behind the point; None: a share, in percent with one digit.
+        text: In place of both: a function of the figures of all runs.
+        empty: Written where no run has the figure.
+    """
+
+    title: str
+    figure: str | Callable[[Figures], float | None] = ""
+    digits: int | None = None
+    text: Callable[[Sequence[Figures]], str] | None = None
+    empty: str = ""
+
+    def cell(self, found: Sequence[Figures]) -> str:
+        """The cell of a row."""
+        if self.text:
+            return self.text(found)
+        values = [value for figures in found if (value := self.value(figures)) is not None]
+        if not values:
+            return self.empty
+        return percent(values) if self.digits is None else spread(values, self.digits)
+
+    def value(self, figures: Figures) -> float | None:
+        """The figure of one run."""
+        if callable(self.figure):
+            return self.figure(figures)
+        found: float | None = lookup(figures, self.figure)
+        return found
+
+
+SEEDS = Column("seeds", text=lambda found: str(len(found)))
+
+
+def lookup(figures: Figures, path: str) -> Any:
+    """The entry at a path such as "distortion/stress"; None if there is none."""
+    found: Any = figures
+    for name in path.split("/"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def grouped(runs: Iterable[Run], by: str | Callable[[Run], Any]) -> dict[Any, list[Figures]]:
+    """Figures of the runs by an entry of their keys, or a function of the run, in their order."""
+    groups: dict[Any, list[Figures]] = {}
+    for run in runs:
+        name = by(run) if callable(by) else run["key"][by]
+        groups.setdefault(name, []).append(run["figures"])
+    return groups
+
+
+def with_keys(found: Found, **wanted: Any) -> list[Run]:
+    """The runs whose keys have these entries."""
+    return [run for run in found["runs"] if wanted.items() <= run["key"].items()]
+
+
+def table(
+    head: str | Sequence[str],
+    groups: Mapping[Any, Sequence[Figures]] | Iterable[tuple[Any, Sequence[Figures]]],
+    columns: Sequence[Column],
+) -> str:
+    """A Markdown table with a row a group: its name, or names, then its cells."""
+    heads = [head] if isinstance(head, str) else list(head)
+    rows = []
+    for name, runs in groups.items() if isinstance(groups, Mapping) else groups:
+        names = name if isinstance(name, tuple) else (name,)
+        rows.append([*map(str, names), *(column.cell(runs) for column in columns)])
+    return markdown_table([*heads, *(column.title for column in columns)], rows)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -13,12 +105,16 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def percent(shares: Sequence[float]) -> str:
-    """Mean of shares in percent, with the sample standard deviation over seeds if there are any."""
-    return spread([100 * share for share in shares], digits=1)
+def page(*parts: str) -> str:
+    """Paragraphs, headings and tables as one text; empty parts are left out."""
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Mean, and the sample standard deviation if there are several values."""
-    text = f"{mean(values):.{digits}f}"
-    return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
+def count(number: int, noun: str) -> str:
+    """For example "1 seed", "3 seeds"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def seeds_of(found: Found) -> int:
+    """How many seeds the runs have."""
+    return len({run["key"]["seed"] for run in found["runs"] if "seed" in run["key"]})

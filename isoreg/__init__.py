@@ -9,7 +9,7 @@
 """
 
 from isoreg import datasets, diagnostics, distances, lil, masks, plots, references, robustness
-from isoreg.balance import AutoBeta
+from isoreg._attach.balance import AutoBeta
 from isoreg.errors import (
     InputError,
     IsoregError,
@@ -18,10 +18,11 @@ from isoreg.errors import (
     RankError,
     RecordError,
 )
-from isoreg.local import RobustLoss
+from isoreg.head import ReferenceHead
 from isoreg.memory import FeatureQueue
 from isoreg.penalty import isometry_penalty
 from isoreg.regularizer import IsometryRegularizer
+from isoreg.robustness.local import RobustLoss
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "MissingExtraError",
     "RankError",
     "RecordError",
+    "ReferenceHead",
     "RobustLoss",
     "datasets",
     "diagnostics",

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from isoreg.distances import Metric, distances_by, flatten_points, resolve_metric
+from isoreg._pairs.options import Scale, check_scale
+from isoreg._pairs.plan import Call, known_pairs
+from isoreg.distances import (
+    Metric,
+    distances_by,
+    flatten_points,
+    pair_table,
+    resolve_metric,
+)
 from isoreg.errors import InputError, called
 from isoreg.masks import pair_weights
 
@@ -26,7 +35,8 @@ class Distortion:
         contraction: Smallest :math:`d_\phi / d_x`; 0 when two different inputs coincide.
         scale: The factor on :math:`d_\phi` that makes the stress smallest.
 
-    Values that the batch does not determine are NaN.
+    ``scale`` belongs to the features as they were given, the other figures to the features times
+    the scale that was asked for. Values that the batch does not determine are NaN.
 
     Example:
         >>> distortion(torch.eye(3), 2 * torch.eye(3)).pairs
@@ -49,58 +59,86 @@ class Distortion:
 
 @torch.no_grad()
 def distortion(
-    inputs: Tensor,
+    inputs: Tensor | None,
     features: Tensor,
     labels: Tensor | None = None,
     *,
+    input_distances: Tensor | None = None,
     distance: Metric = "euclidean",
+    input_distance: Metric | None = None,
+    scale: Scale = 1.0,
 ) -> Distortion:
     """Measure how well features keep the distances of their inputs.
 
     Source: stress-1 of Kruskal (1964), Psychometrika 29, without its monotone regression.
 
     Args:
-        inputs: (N, ...) inputs.
+        inputs: (N, ...) inputs; None if ``input_distances`` is given.
         features: (N, ...) features of the same samples.
         labels: None (all pairs) or (N,) integers (pairs of equal label).
+        input_distances: (N, N) distances to use in place of those between ``inputs``, symmetric,
+            0 or more, NaN where a pair is not known and is left out. The diagonal is not read.
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
+        input_distance: The same for the inputs; None: as ``distance``.
+        scale: What the feature distances are multiplied with; "fit": what makes the stress least.
 
     Returns:
         The distortion over the selected pairs; without any, ``pairs`` is 0 and the rest NaN.
 
     Raises:
-        InputError: If shapes disagree or the labels are probabilities.
+        InputError: If shapes disagree, the labels are probabilities, or given distances that
+            count are negative, infinite or not symmetric.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
         >>> print(distortion(x, x / 2))
         3 pairs: r 1.000, stress 0.500, distances times 0.500 to 0.500
+        >>> print(distortion(x, x / 2, scale="fit"))
+        3 pairs: r 1.000, stress 0.000, distances times 1.000 to 1.000
     """
     with called("distortion"):
-        return distortion_of(*distances_within(inputs, features, labels, distance=distance))
+        check_scale(scale)
+        dx, dphi = distances_within(
+            inputs,
+            features,
+            labels,
+            input_distances=input_distances,
+            distance=distance,
+            input_distance=input_distance,
+        )
+        factor = distortion_of(dx, dphi).scale if isinstance(scale, str) else float(scale)
+        found = distortion_of(dx, factor * dphi)
+        return dataclasses.replace(found, scale=factor * found.scale)
 
 
 @torch.no_grad()
 def distances_within(
-    inputs: Tensor,
+    inputs: Tensor | None,
     features: Tensor,
     labels: Tensor | None = None,
     *,
+    input_distances: Tensor | None = None,
     distance: Metric = "euclidean",
+    input_distance: Metric | None = None,
+    scale: Scale = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Distances of the compared pairs before and after a map.
 
     Args:
-        inputs: (N, ...) inputs.
+        inputs: (N, ...) inputs; None if ``input_distances`` is given.
         features: (N, ...) features of the same samples.
         labels: None (all pairs) or (N,) integers (pairs of equal label).
+        input_distances: As in `distortion`.
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
+        input_distance: The same for the inputs; None: as ``distance``.
+        scale: What the feature distances are multiplied with; "fit": what makes the stress least.
 
     Returns:
-        (P,) distances between inputs and (P,) between features, float64, of the pairs i < j.
+        (P,) distances between inputs and (P,) between features times the scale, float64, of the
+        pairs i < j.
 
     Raises:
-        InputError: If shapes disagree or the labels are probabilities.
+        InputError: As `distortion` does.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [9.0, 9.0]])
@@ -109,18 +147,31 @@ def distances_within(
     """
     with called("distances_within"):
         metric = resolve_metric(distance)
-        x, phi = flatten_points(inputs, "inputs"), flatten_points(features, "features")
-        if len(x) != len(phi):
-            raise InputError(
-                f"inputs and features must be the same samples, got {len(x)} and {len(phi)}."
-            )
-        if labels is not None and labels.is_floating_point():
+        input_metric = metric if input_distance is None else resolve_metric(input_distance)
+        check_scale(scale)
+        phi = flatten_points(features, "features")
+        n = len(phi)
+        if isinstance(labels, Tensor) and labels.is_floating_point() and labels.ndim == 2:
             raise InputError("labels must be integers or None, got probabilities.")
-        compared = pair_weights(labels, len(x), device=x.device).bool().triu(1)
-        return (
-            distances_by(metric, x)[compared].double(),
-            distances_by(metric, phi)[compared].double(),
-        )
+        compared = pair_weights(labels, n, device=phi.device).bool().triu(1)
+        if input_distances is not None:
+            table = pair_table(input_distances, "input_distances", n, n, phi)
+            call = Call(None, [phi], None, table)
+            known_bb, weights_bb = known_pairs(call, compared | compared.T)
+            assert known_bb is not None
+            dx_bb, compared = known_bb, compared & (weights_bb > 0)
+        elif inputs is None:
+            raise InputError("inputs must be a tensor unless input_distances is given, got None.")
+        else:
+            x = flatten_points(inputs, "inputs")
+            if len(x) != n:
+                raise InputError(
+                    f"inputs and features must be the same samples, got {len(x)} and {n}."
+                )
+            dx_bb = distances_by(input_metric, x).to(phi.device)
+        dx, dphi = (d_bb[compared].double() for d_bb in (dx_bb, distances_by(metric, phi)))
+        factor = distortion_of(dx, dphi).scale if isinstance(scale, str) else float(scale)
+        return dx, factor * dphi
 
 
 def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:

@@ -9,13 +9,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from isoreg._pairs.precision import CANCELLED
 from isoreg.errors import InputError, called
 
 Metric: TypeAlias = str | Callable[[Tensor], Tensor]
 
-# Below this share of |x_i|^2 + |x_j|^2 the Gram form of |x_i - x_j|^2 has lost the digits that
-# float32 promises, in whatever precision it was computed (float64, or float32 where that is all).
-_CANCELLED = {torch.float64: 1e-8, torch.float32: 1e-2}
 _PAIRS_AT_ONCE = 1 << 16
 
 
@@ -257,8 +255,7 @@ def flatten_points(points: Tensor, name: str) -> Tensor:
         >>> flatten_points(torch.ones(2, 3, 4, dtype=torch.bfloat16), "inputs").shape
         torch.Size([2, 12])
     """
-    if not isinstance(points, Tensor):
-        raise InputError(f"{name} must be a tensor, got {type(points).__name__}.")
+    check_dense(points, name)
     if not points.is_floating_point():
         raise InputError(
             f"{name} must be floating, got {points.dtype}. Integers such as token ids have no "
@@ -300,6 +297,118 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     return distances_bb
 
 
+def check_dense(values: Tensor, name: str) -> None:
+    """Refuse what is no tensor with a number in each place.
+
+    Args:
+        values: What was given.
+        name: What to call it in an error.
+
+    Raises:
+        InputError: If it is no tensor, or a sparse or nested one.
+
+    Example:
+        >>> check_dense([[0.0]], "input_distances")
+        Traceback (most recent call last):
+        isoreg.errors.InputError: input_distances must be a tensor, got list. ...
+    """
+    if not isinstance(values, Tensor):
+        raise InputError(
+            f"{name} must be a tensor, got {type(values).__name__}. "
+            f"torch.as_tensor({name}) makes one of an array or a list of numbers."
+        )
+    if values.is_nested:
+        raise InputError(
+            f"{name} must have rows of one length, got a nested tensor. "
+            "Pad it, or reduce each sample to one vector."
+        )
+    if values.layout != torch.strided:
+        raise InputError(
+            f"{name} must be a dense tensor, got one of layout {values.layout}. "
+            "Convert it with .to_dense()."
+        )
+
+
+def pair_table(values: Tensor, name: str, rows: int, columns: int | None, like: Tensor) -> Tensor:
+    """A number for each pair, once its type and shape are right, in float32 or better.
+
+    Args:
+        values: (rows, columns) distances or weights of pairs, floating or integers.
+        name: What to call them in an error.
+        rows: Number of samples.
+        columns: Number of samples that they are compared with; None if that is not known yet.
+        like: The device is that of this tensor; integers and booleans get its dtype.
+
+    Returns:
+        The table, which is copied only where its type or device changes.
+
+    Raises:
+        InputError: If it is no dense real tensor of this shape.
+
+    Example:
+        >>> pair_table(torch.eye(2).long(), "pair_weights", 2, 2, torch.zeros(1)).dtype
+        torch.float32
+    """
+    check_dense(values, name)
+    if values.is_complex():
+        raise InputError(f"{name} must be real numbers, got {values.dtype}.")
+    fits = values.ndim == 2 and len(values) == rows
+    if not fits or columns not in (None, values.shape[1]):
+        shape = f"({rows}, samples of all ranks)" if columns is None else f"({rows}, {columns})"
+        raise InputError(
+            f"{name} must be of shape {shape} for {rows} samples, got {tuple(values.shape)}."
+        )
+    dtype = values.dtype if values.is_floating_point() else like.dtype
+    return values.to(like.device, torch.promote_types(dtype, torch.float32))
+
+
+def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = None) -> Tensor:
+    """Refuse a table whose entries are not usable, or on an accelerator make them NaN.
+
+    Usable is what is finite, 0 or more, and within a thousandth of the largest entry equal to the
+    entry of the mirrored pair, if that is here.
+
+    Args:
+        values: (r, n) distances or weights of pairs.
+        counted: (r, n) booleans, which pairs count; the others are not looked at.
+        name: What to call them in an error.
+        own: Which columns are those of the rows; None: all, in their order.
+
+    Returns:
+        The table.
+
+    Raises:
+        InputError: If an entry that counts is not usable; on an accelerator, where looking would
+            wait for the device, such entries become NaN instead.
+
+    Example:
+        >>> check_pairs(-torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool), "input_distances")
+        Traceback (most recent call last):
+        isoreg.errors.InputError: input_distances must be finite, ... got -1 for samples 0 and 0.
+    """
+    own = slice(0, len(values)) if own is None else own
+    with torch.no_grad():
+        seen = values.detach()
+        largest = seen.masked_fill(~counted | seen.isnan(), 0).amax() if seen.numel() else 0.0
+        mirrored = seen.clone()
+        mirrored[:, own] = seen[:, own].T
+        valid = (seen >= 0) & (seen < math.inf) & ((seen - mirrored).abs() <= 1e-3 * largest)
+        valid |= ~counted
+    if values.device.type != "cpu":
+        return values.masked_fill(~valid, math.nan)
+    if not bool(valid.all()):
+        i, j = (~valid).nonzero()[0].tolist()
+        one, other = values[i, j].item(), mirrored[i, j].item()
+        i += own.start
+        got = f"{one:.6g} for samples {i} and {j}"
+        if 0 <= one < math.inf:
+            got += f" and {other:.6g} for {j} and {i}"
+        raise InputError(
+            f"{name} must be finite, 0 or more, and the same for both orders of a pair, got {got}."
+        )
+    return values
+
+
 def exact_dtype(device: torch.device) -> torch.dtype:
     """The widest floating dtype of a device: float64, but float32 on Apple's MPS.
 
@@ -326,7 +435,7 @@ def _squares(points: Tensor) -> Tensor:
     sums_bb = norms_b[:, None] + norms_b[None, :]
     squares_bb = (sums_bb - 2 * gram_bb).clamp_min(0)
     with torch.no_grad():
-        cancelled = (squares_bb <= _CANCELLED[exact.dtype] * sums_bb) & (sums_bb > 0)
+        cancelled = (squares_bb <= CANCELLED[exact.dtype] * sums_bb) & (sums_bb > 0)
         rows, columns = cancelled.triu(1).nonzero(as_tuple=True)
     patch = torch.cat([
         (centred_bd[i] - centred_bd[j]).square().sum(-1)

@@ -69,7 +69,7 @@ class RankError(IsoregError, RuntimeError):
     """The ranks of a process group disagree, or one of them no longer answers.
 
     Example:
-        >>> from isoreg.distributed import check_same
+        >>> from isoreg._ranks.exchange import check_same
         >>> check_same(["scale 1.0", "scale 2.0"])
         Traceback (most recent call last):
         isoreg.errors.RankError: every rank must give the same kinds of values, ...

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from isoreg._pairs.precision import full_precision, rounds_products
 from isoreg.errors import InputError, called
 
 IGNORED = -100
@@ -28,6 +29,8 @@ def pair_weights(
     - floats (n, c), rows of class probabilities as Mixup, CutMix and label smoothing make them:
       ``G = Y Y^T``, the probability that both samples show the same class. A row of zeros pairs
       with nobody. One-hot rows give the same G as integers.
+
+    Values are checked where the labels are on a processor (`check_label_values`).
 
     Source: equation 2 of the paper has the integer case; the soft one is its expectation.
 
@@ -54,18 +57,40 @@ def pair_weights(
             return torch.ones(n, n, dtype=dtype, device=device)
         check_labels(labels, n)
         labels = labels.to(device or labels.device)
-        if labels.is_floating_point():
-            # float32 at least and not under autocast: bf16 would round a Mixup weight to 3 digits
-            wide = labels.to(torch.promote_types(labels.dtype, dtype))
-            with torch.autocast(wide.device.type, enabled=False):
-                return (wide @ wide.T).to(dtype)
-        labels = labels.long()  # in uint8, class 156 equals IGNORED
-        kept = labels != IGNORED
-        return ((labels[:, None] == labels[None, :]) & kept[:, None]).to(dtype)
+        return weights_between(labels, labels, dtype)
+
+
+def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights G of the pairs of some samples with others; see `pair_weights`.
+
+    Args:
+        left: (a,) integers or (a, c) probabilities.
+        right: (b,) or (b, c), of the same kind.
+        dtype: Floating dtype of the result.
+
+    Returns:
+        (a, b) weights from 0 to 1.
+
+    Example:
+        >>> weights_between(torch.tensor([0]), torch.tensor([0, 1]), torch.float32)
+        tensor([[1., 0.]])
+    """
+    if left.is_floating_point():
+        # float32 at least and not under autocast: bf16 would round a Mixup weight to 3 digits
+        wide = torch.promote_types(left.dtype, dtype)
+        if wide == torch.float32 and rounds_products(left.device):
+            wide = torch.float64
+        with full_precision(left.device):
+            return (left.to(wide) @ right.to(wide).T).to(dtype)
+    left, right = left.long(), right.long()  # in uint8, class 156 equals IGNORED
+    return ((left[:, None] == right) & (left != IGNORED)[:, None]).to(dtype)
 
 
 def check_labels(labels: Tensor, n: int) -> None:
     """Refuse labels that `pair_weights` cannot use.
+
+    Type and shape are checked always. Values are checked too, but on an accelerator, where looking
+    at them would wait for the device: `check_label_values` does that there, when it is called.
 
     Args:
         labels: The labels to check.
@@ -79,26 +104,146 @@ def check_labels(labels: Tensor, n: int) -> None:
         Traceback (most recent call last):
         isoreg.errors.InputError: 2 labels for a batch of 3.
     """
+    check_shape(labels, n)
+    if labels.device.type == "cpu":
+        check_label_values(labels)
+
+
+def check_shape(labels: Tensor, n: int) -> None:
+    """Refuse labels whose type or shape says that they are none; their values are not looked at.
+
+    Args:
+        labels: The labels to check.
+        n: Number of samples that they must belong to.
+
+    Raises:
+        InputError: If there are not n labels, or they are neither integers nor probabilities.
+
+    Example:
+        >>> check_shape(torch.zeros(2, 1, dtype=torch.int64), 2)
+        Traceback (most recent call last):
+        isoreg.errors.InputError: integer labels must be class numbers of shape (n,), ...
+    """
     if not isinstance(labels, Tensor):
-        raise InputError(f"labels must be a tensor or None, got {type(labels).__name__}.")
+        raise InputError(
+            f"labels must be a tensor or None, got {type(labels).__name__}. "
+            "torch.as_tensor(labels) makes one of an array or a list."
+        )
+    if labels.is_nested or labels.layout != torch.strided:
+        kind = "nested" if labels.is_nested else str(labels.layout)
+        raise InputError(f"labels must be a dense tensor, got a {kind} one.")
     if labels.is_complex():
         raise InputError(f"labels must be integers or probabilities, got {labels.dtype}.")
-    shape = tuple(labels.shape)
-    if labels.is_floating_point():
-        if labels.ndim != 2:
-            raise InputError(
-                "floating labels must be class probabilities of shape (n, classes), got shape "
-                f"{shape}. If these are class numbers, convert them with .long()."
-            )
-        _check_probabilities(labels)
-    elif labels.ndim != 1:
-        raise InputError(
-            f"integer labels must be class numbers of shape (n,), got shape {shape}. "
-            "If these are one-hot rows, convert them with .float(); if there is one a token or "
-            "pixel, say what the class of the whole sample is."
-        )
+    if labels.ndim != (2 if labels.is_floating_point() else 1) or labels.shape[1:] == (1,):
+        _refuse_shape(labels)
     if len(labels) != n:
         raise InputError(f"{len(labels)} labels for a batch of {n}.")
+
+
+def check_label_values(labels: Tensor) -> None:
+    """Refuse labels of the right shape whose values are no labels; waits for the device.
+
+    Args:
+        labels: (n,) integers or (n, c) floats.
+
+    Raises:
+        InputError: If integers other than `IGNORED` are negative, or rows of floats are no
+            probabilities.
+
+    Example:
+        >>> check_label_values(torch.tensor([0, -1]))
+        Traceback (most recent call last):
+        isoreg.errors.InputError: integer labels must be 0 or more, ... got -1 at position 1. ...
+    """
+    if not labels.is_floating_point() and (len(labels) == 0 or bool(labels.min() >= 0)):
+        return
+    valid = valid_labels(labels)
+    if bool(valid.all()):
+        return
+    row = int((~valid).nonzero()[0])
+    if not labels.is_floating_point():
+        raise InputError(
+            f"integer labels must be 0 or more, or {IGNORED} for samples that pair with nobody, "
+            f"got {int(labels[row])} at position {row}. If it stands for samples without a label, "
+            f"write {IGNORED}: labels.masked_fill(labels < 0, {IGNORED})."
+        )
+    found = labels[row].detach()
+    got = f"got row {row} with minimum {found.min():.4g} and sum {found.float().sum():.4g}"
+    if bool(found.isnan().any()):
+        advice = "NaN stands for no label: give such samples a row of zeros."
+    elif bool(((labels == 0) | (labels == 1)).all()):
+        advice = (
+            "If a sample has several labels, no class is its own: use labels=None, with "
+            "pair_weights= to say which pairs count."
+        )
+    else:
+        advice = "Logits are not labels: apply softmax, or pass class numbers."
+    raise InputError(
+        f"rows of floating labels must be non-negative and sum to 1 (or be all 0), {got}. {advice}"
+    )
+
+
+@torch.no_grad()
+def valid_labels(labels: Tensor) -> Tensor:
+    """Which labels have values that `pair_weights` can use; does not wait for the device.
+
+    Args:
+        labels: (n,) integers or (n, c) floats.
+
+    Returns:
+        (n,) booleans.
+
+    Example:
+        >>> valid_labels(torch.tensor([0, -1, -100]))
+        tensor([ True, False,  True])
+    """
+    if not labels.is_floating_point():
+        return (labels >= 0) | (labels.long() == IGNORED)
+    sums = labels.float().sum(1)
+    rounding = max(1e-3, torch.finfo(labels.dtype).eps)
+    one_or_none = ((sums - 1).abs() <= rounding) | (sums == 0)
+    return (labels >= 0).all(1) & one_or_none
+
+
+def _refuse_shape(labels: Tensor) -> None:
+    """Say what labels of this shape probably are, and what to give instead."""
+    shape = tuple(labels.shape)
+    column = labels.ndim == 2 and shape[1] == 1
+    if not labels.is_floating_point():
+        kept = labels.reshape(len(labels), -1) if labels.ndim > 1 else labels
+        is_binary = labels.ndim == 2 and bool(((kept == 0) | (kept == 1)).all())
+        if column:
+            advice = "Take the column: labels.squeeze(1)."
+        elif is_binary and bool((kept.sum(1) <= 1).all()):
+            advice = "If these are one-hot rows, convert them with .argmax(1), or with .float()."
+        elif is_binary:
+            advice = (
+                "If a sample has several labels, no class is its own: use labels=None, with "
+                "pair_weights= to say which pairs count."
+            )
+        else:
+            advice = (
+                "If there is one a token or pixel, say what the class of the whole sample is; "
+                "one-hot rows can be converted with .float()."
+            )
+        raise InputError(
+            f"integer labels must be class numbers of shape (n,), got shape {shape}. {advice}"
+        )
+    whole = bool((labels == labels.round()).all())
+    if column and whole:
+        advice = "If these are class numbers, take the column: labels.squeeze(1).long()."
+    elif whole:
+        advice = "If these are class numbers, convert them with .long()."
+    else:
+        take = "labels.squeeze(1)" if column else "labels"
+        advice = (
+            "Targets of a regression are no classes: use labels=None, or bins of them, "
+            f"torch.bucketize({take}, boundaries)."
+        )
+    raise InputError(
+        "floating labels must be class probabilities of shape (n, classes) with two classes or "
+        f"more, got shape {shape}. {advice}"
+    )
 
 
 def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
@@ -138,18 +283,3 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
                 seen[member] = index
                 coarse[labels == member] = index
         return coarse
-
-
-def _check_probabilities(labels: Tensor) -> None:
-    with torch.no_grad():
-        sums = labels.float().sum(1)
-        rounding = max(1e-3, torch.finfo(labels.dtype).eps)
-        one_or_none = ((sums - 1).abs() <= rounding) | (sums == 0)
-        valid = (labels >= 0).all(1) & one_or_none
-    if not bool(valid.all()):
-        row = int((~valid).nonzero()[0])
-        raise InputError(
-            "rows of floating labels must be non-negative and sum to 1 (or be all 0), "
-            f"got row {row} with minimum {labels[row].min():.4g} and sum {sums[row]:.4g}. "
-            "Logits are not labels: apply softmax, or pass class numbers."
-        )

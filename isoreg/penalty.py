@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from isoreg.across import penalty_across
-from isoreg.dense import Scale, dense_penalty
-from isoreg.distances import Metric, distances_by, euclidean, flatten_points, resolve_metric
-from isoreg.distributed import Group, resolve_group
+from isoreg._pairs.dense import dense_by_options
+from isoreg._pairs.node import Terms, engine_penalty
+from isoreg._pairs.options import REDUCTIONS, Options, Scale, check_reduction, check_scale
+from isoreg._pairs.plan import make_call
+from isoreg._ranks.exchange import Group, resolve_group
+from isoreg._ranks.penalty import penalty_across
+from isoreg.distances import Metric, euclidean, flatten_points, pair_table, resolve_metric
 from isoreg.errors import InputError, called
-from isoreg.fast import fast_penalty
-from isoreg.masks import check_labels
+from isoreg.masks import check_shape, valid_labels
 from isoreg.memory import FeatureQueue
-from isoreg.share import Options
 
-REDUCTIONS = ("batch", "pairs")
+__all__ = ["REDUCTIONS", "Scale", "check_reduction", "check_scale", "isometry_penalty"]
 
 
 def isometry_penalty(
@@ -27,36 +28,49 @@ def isometry_penalty(
     labels: Tensor | None = None,
     *,
     distance: Metric = "euclidean",
+    input_distance: Metric | None = None,
     scale: Scale = 1.0,
     reduction: str = "batch",
     input_distances: Tensor | None = None,
+    pair_weights: Tensor | None = None,
     process_group: Group = None,
     queue: FeatureQueue | None = None,
 ) -> Tensor:
     r"""How far features are from keeping the distances of their inputs.
 
     .. math::
-        \frac{1}{N^2} \sum_{ij} G_{ij} (d(x_i, x_j) - s\, d(\phi_i, \phi_j))^2
+        \frac{1}{N^2} \sum_{ij} G_{ij} (d'(x_i, x_j) - s\, d(\phi_i, \phi_j))^2
 
     with x the inputs, phi the features, G the pair weights of the labels
-    (`isoreg.masks.pair_weights`), d the metric and s the scale. ``reduction="pairs"`` divides by
+    (`isoreg.masks.pair_weights`) times those that are given, d' and d the metrics, which are the
+    same unless ``input_distance`` says otherwise, and s the scale. ``reduction="pairs"`` divides by
     the sum of G_ij over i != j instead of N^2, so that the value does not shrink with the number
     of classes. ``scale="fit"`` uses the s that makes the penalty smallest for each layer and
     batch, sum(G d_x d_phi) / sum(G d_phi^2): any multiple of an isometry then costs nothing.
 
     Computed in float32 or better whatever autocast says; twice differentiable. Pairs at distance
     0 have gradient 0. A batch without pairs, or without samples, gives 0, still attached to the
-    graph. A NaN or infinite feature anywhere gives NaN.
+    graph. A NaN or infinite feature anywhere gives NaN. Values of labels, given distances and pair
+    weights that are not allowed raise an error on a processor; on an accelerator, where looking
+    at them would wait for the device, they make the penalty NaN.
+
+    Pairs whose given distance is NaN are not known: they count for nothing, in the value, the
+    gradient, the sum that "pairs" divides by, and the fitted scale. ``reduction="batch"`` divides
+    by N^2 all the same. The diagonal of given distances and pair weights is not read, nor is what
+    belongs to pairs that do not count.
 
     With a ``process_group`` of R ranks the batch is that of all ranks, of any sizes, also 0, and
     every rank must call this in every step. Rank r returns V_r, whose **mean over the ranks is the
     penalty** of the whole batch, with R times its gradient by the own features: averaging
     gradients over the ranks, as `DistributedDataParallel` and FSDP do, then gives what one
-    process would have had. V_r is R times the sum over i in the own batch and all j; with an
-    option that only the plain way covers (another distance, soft labels, ``input_distances``,
-    inputs that need a gradient) every rank computes all pairs and V_r is the penalty itself.
-    Features are gathered once; nothing is communicated in the backward pass. There are no second
-    derivatives.
+    process would have had. V_r is R times the sum over i in the own batch and all j; with another
+    distance of the features, or inputs, given distances or labels that need a gradient, every rank
+    computes all pairs and V_r is the penalty itself. Features are gathered once; nothing is
+    communicated in the backward pass. There are no second derivatives.
+
+    Pairs are computed by the first backend that can: Triton on CUDA where it is installed, numba
+    on a processor (extra ``fast``), else torch. The environment variable ``ISOREG_BACKEND``
+    (triton, numba or torch) forces one. Inside `torch.compile` the penalty is one operator.
 
     Source: equation 2 of "Isometric Representations in Neural Networks Improve Robustness"
     (Beshkov, Verhellen and Lepperød, 2022), which has Euclidean distances, the class mask and
@@ -67,10 +81,15 @@ def isometry_penalty(
         features: (N, ...), or a sequence of L such tensors, one a layer.
         labels: None (all pairs), (N,) integers (pairs of equal label) or (N, C) probabilities.
         distance: A name in `isoreg.distances.METRICS`, or a callable (N, D) -> (N, N).
+        input_distance: The same for the inputs; None: as ``distance``.
         scale: A positive number or 0-dimensional tensor, or "fit".
         reduction: "batch" (divide by N^2, the paper's) or "pairs" (by the weight of the pairs).
-        input_distances: (N, N) distances to use in place of those between ``inputs``; across
-            ranks (n, N), of the own samples to those of all ranks in their order.
+        input_distances: (N, N) distances to use in place of those between ``inputs``, symmetric,
+            0 or more, NaN where a pair is not known; across ranks (n, N), of the own samples to
+            those of all ranks in their order, and with a queue (n, N + held) if distances to the
+            samples that it holds are known, the oldest first.
+        pair_weights: (N, N) weights that those of the labels are multiplied with, symmetric, 0
+            or more; across ranks and with a queue as ``input_distances``.
         process_group: None (this process alone), a `torch.distributed` group, or "world" (the
             default group when this is called; alone if there is none).
         queue: Past samples to compare with too (`isoreg.FeatureQueue`); the batch is added to it.
@@ -91,85 +110,86 @@ def isometry_penalty(
     """
     with called("isometry_penalty"):
         metric = resolve_metric(distance)
+        input_metric = metric if input_distance is None else resolve_metric(input_distance)
         check_scale(scale)
         check_reduction(reduction)
         layers = [features] if isinstance(features, Tensor) else list(features)
         points = _points(layers, single=isinstance(features, Tensor))
-        _refuse_vmap(inputs, input_distances, *points)
+        _refuse_vmap(inputs, input_distances, pair_weights, *points)
         group = resolve_group(process_group)
-        reference = _reference(inputs, input_distances, points[0], square=group is None)
+        square = group is None and queue is None
+        reference = _reference(inputs, input_distances, points[0], square=square)
         if labels is not None:
-            check_labels(labels, len(points[0]))
-        common = _is_common(metric, labels, reference, input_distances)
-        penalties: Tensor | None = None
+            check_shape(labels, len(points[0]))
+        if pair_weights is not None:
+            pair_weights = _weights(pair_weights, points[0], square=square)
+        given = input_distances is not None
+        options = Options(metric, input_metric, scale, reduction, given)
+        by_engine = _by_engine(options, labels, reference)
         if group is not None or queue is not None:
-            fast = common and (labels is None or not labels.is_floating_point())
-            first = inputs if input_distances is None else reference
             penalties = penalty_across(
                 reference,
                 points,
                 labels,
-                Options(metric, scale, reduction, input_distances is not None, fast),
-                narrow=[x.dtype for x in (first, *layers) if x is not None],
+                options,
+                pair_weights,
+                by_engine=by_engine,
+                narrow=[
+                    x.dtype for x in (reference if given else inputs, *layers) if x is not None
+                ],
                 group=group,
                 queue=queue,
             )
-        elif common:
-            penalties = fast_penalty(reference, points, labels, scale, reduction)
-        if penalties is None:
-            targets_bb = distances_by(metric, reference) if input_distances is None else reference
-            penalties = dense_penalty(targets_bb, points, labels, metric, scale, reduction)
+        elif by_engine:
+            call = make_call(reference, points, labels, options, pair_weights)
+            penalties = engine_penalty(call, Terms(scale, reduction))
+        else:
+            penalties = dense_by_options(reference, points, labels, options, pair_weights)
+            if labels is not None and labels.device.type != "cpu":
+                penalties = spoil(penalties, valid_labels(labels).all())
         return penalties[0] if isinstance(features, Tensor) else penalties
 
 
-def check_scale(scale: Scale) -> None:
-    """Refuse a scale that is neither a positive number nor "fit".
+def spoil(penalties: Tensor, valid: Tensor) -> Tensor:
+    """Penalties that are NaN, with all their gradients, unless a flag on the device is set.
 
     Args:
-        scale: The scale to check.
+        penalties: (L,) penalties.
+        valid: A 0-dimensional boolean, which is not looked at.
 
-    Raises:
-        InputError: If it is not usable.
+    Returns:
+        (L,) penalties.
+
+    Example:
+        >>> spoil(torch.ones(2), torch.tensor(False))
+        tensor([nan, nan])
     """
-    number = scale.ndim == 0 if isinstance(scale, Tensor) else isinstance(scale, int | float)
-    if number and not isinstance(scale, str):
-        if 0 < (scale.detach().item() if isinstance(scale, Tensor) else scale) < math.inf:
-            return
-    elif isinstance(scale, str) and scale == "fit":
-        return
-    raise InputError(
-        f"scale must be a positive number, a 0-dimensional tensor or 'fit', got {scale!r}."
+    return penalties * torch.where(valid.to(penalties.device), 1.0, math.nan).to(penalties.dtype)
+
+
+def _by_engine(options: Options, labels: Tensor | None, reference: Tensor) -> bool:
+    """Whether the engine covers these options: all that most users ever call."""
+    transformed = not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active()
     )
-
-
-def check_reduction(reduction: str) -> None:
-    """Refuse an unknown reduction.
-
-    Args:
-        reduction: The reduction to check.
-
-    Raises:
-        InputError: If it is not in `REDUCTIONS`.
-    """
-    if reduction not in REDUCTIONS:
-        allowed = " or ".join(map(repr, REDUCTIONS))
-        raise InputError(f"reduction must be {allowed}, got {reduction!r}.")
-
-
-def _is_common(
-    metric: Callable[[Tensor], Tensor],
-    labels: Tensor | None,
-    reference: Tensor,
-    input_distances: Tensor | None,
-) -> bool:
-    """Whether the fast way covers these options: all that most users ever call."""
     return (
-        metric is euclidean
+        options.metric is euclidean
+        and (options.given or options.input_metric is euclidean)
         and (labels is None or not labels.requires_grad)
-        and input_distances is None
         and not reference.requires_grad
-        and not torch._C._are_functorch_transforms_active()
+        and not transformed
     )
+
+
+def _weights(values: Tensor, like: Tensor, *, square: bool) -> Tensor:
+    n = len(like)
+    table = pair_table(values, "pair_weights", n, n if square else None, like)
+    if table.requires_grad:
+        raise InputError(
+            "pair_weights must be constants, got weights that require a gradient. "
+            "Pass pair_weights.detach()."
+        )
+    return table
 
 
 def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:
@@ -184,6 +204,8 @@ def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:
 
 
 def _refuse_vmap(*tensors: Tensor | None) -> None:
+    if torch.compiler.is_compiling():
+        return
     given = [x for x in tensors if isinstance(x, Tensor)]
     if any(map(torch._C._functorch.is_batchedtensor, given)):
         raise InputError(
@@ -198,15 +220,7 @@ def _reference(
     """What features are compared with: the given distances, or the flattened inputs."""
     n = len(like)
     if distances_bb is not None:
-        fits = distances_bb.ndim == 2 and len(distances_bb) == n
-        fits = fits and (not square or distances_bb.shape[1] == n)
-        if not fits or not distances_bb.is_floating_point():
-            wanted = f"({n}, {n})" if square else f"({n}, samples of all ranks)"
-            raise InputError(
-                f"input_distances must be floating of shape {wanted} for {n} samples, "
-                f"got {distances_bb.dtype} of shape {tuple(distances_bb.shape)}."
-            )
-        return distances_bb.to(like.device, torch.promote_types(distances_bb.dtype, torch.float32))
+        return pair_table(distances_bb, "input_distances", n, n if square else None, like)
     if inputs is None:
         raise InputError("inputs must be a tensor unless input_distances is given, got None.")
     points = flatten_points(inputs, "inputs")

@@ -128,9 +128,9 @@ def manifold(
     Calling it compares with all samples. For a training set compute it once and look it up::
 
         table = reference(images)
-        iso = IsometryRegularizer(model, inputs=lambda *_: table[batch])
-        for batch in torch.randperm(len(images)).split(100):  # the lambda sees this batch
-            loss = F.cross_entropy(model(images[batch]), labels[batch]) + iso(labels[batch])
+        for batch in torch.randperm(len(images)).split(100):
+            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            loss = loss + iso(labels[batch], reference=table[batch])
 
     Source: Coifman and Lafon (2006), "Diffusion maps"; Qiu and Hancock (2007), "Clustering and
     Embedding Using Commute Times"; the scale s of Zelnik-Manor and Perona (2004). The jump and
@@ -290,7 +290,10 @@ def _placed(
     neighbors: int,
 ) -> Tensor:
     with torch.no_grad(), called("manifold"):
-        return place_among(_points(x, reference), known, scales, places, neighbors)
+        points = _points(x, reference)
+        dtype = torch.promote_types(points.dtype, known.dtype)
+        tables = known.to(points.device), scales.to(points.device), places.to(points.device)
+        return place_among(points, *tables, neighbors).to(dtype)
 
 
 def _points(samples: Tensor, reference: Reference | None) -> Tensor:

@@ -6,32 +6,48 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from isoreg.balance import AutoBeta, GradientNorms, check_beta
-from isoreg.checks import (
+from isoreg._attach.balance import AutoBeta, GradientNorms, check_beta
+from isoreg._attach.checks import (
     batch_size,
     check_batch_labels,
     check_model,
+    check_private,
+    check_reference,
+    check_uses,
     check_watched,
-    find_reference,
+    whole_tensor,
+    whole_tensors,
 )
-from isoreg.dense import Scale
+from isoreg._attach.classifier import choose_layers
+from isoreg._attach.layers import Layer, Layers
+from isoreg._attach.monitor import Monitor, Seen
+from isoreg._attach.pooling import Pool, resolve_pool
+from isoreg._attach.recorder import Record, Recorder
+from isoreg._attach.reference import Exchange, find_source, pair_uses
+from isoreg._attach.samples import choose_samples
+from isoreg._pairs.options import Scale
+from isoreg._ranks.exchange import Group, check_group, mean_over_ranks, resolve_group
 from isoreg.distances import Metric, resolve_metric
-from isoreg.distributed import Group, check_group, mean_over_ranks, resolve_group
-from isoreg.errors import InputError, called
-from isoreg.layers import Layer, Layers, find_layers
+from isoreg.errors import InputError, RecordError, called
+from isoreg.masks import check_label_values
 from isoreg.memory import FeatureQueue
-from isoreg.monitor import Monitor
 from isoreg.penalty import check_reduction, check_scale, isometry_penalty
-from isoreg.pooling import Pool, resolve_pool
-from isoreg.recorder import Record, Recorder
 from isoreg.report import IsometryReport
 
 _NAME = "IsometryRegularizer"
+
+
+class _Given(NamedTuple):
+    """What the features of one batch are compared with."""
+
+    references: list[Tensor]
+    distances: Tensor | None
+    pair_weights: Tensor | None
 
 
 class IsometryRegularizer:
@@ -51,17 +67,25 @@ class IsometryRegularizer:
 
     Args:
         model: The model to regularise.
-        layers: None: what enters the classifier (timm's ``pretrained_cfg`` names it; else the last
-            `nn.Linear`). A name, a glob within dotted parts (``"blocks.*"``), a module, a module
-            type, a predicate on (name, module), ``"stages"`` of a timm model, a list of these, or
-            a dict name -> weight.
+        layers: None: what enters the classifier, the module whose result the model returns; it is
+            found in the first forward pass, unless timm or a chain of modules shows it before.
+            Where it is not certain, as in autoencoders, an error lists candidates. A name, a glob
+            within dotted parts (``"blocks.*"``), a module, a module type, a predicate on (name,
+            module), ``"stages"`` of a timm model, a list of these, or a dict name -> weight.
         beta: Weight of the penalty, finite and >= 0; beta_l is beta times the weight of l. "auto",
             or an `isoreg.AutoBeta`: the weight that keeps the penalty's gradient at a share of the
             loss's, 0.1 by default.
-        inputs: What the features are compared with. None: the first tensor that the model is
-            called with, detached. A layer, or its name: its output, detached. A callable on the
-            call's arguments, whose result is not detached: ``inputs=lambda x: x`` lets the penalty
-            reach an input that requires a gradient, as a learned one does.
+        inputs: What the features are compared with. None: the tensor of the call that holds the
+            samples, detached; where two may, an error lists them. A layer, or its name: its
+            output, detached. Another network, a teacher: what it makes of the same call, in eval
+            mode and without gradients. A callable on the call's arguments, whose result is not
+            detached: ``inputs=lambda x: x`` lets the penalty reach an input that requires a
+            gradient, as a learned one does. For points or distances of single batches see
+            `__call__`.
+        input_distance: The metric of the reference; by default the same as ``distance``.
+        control: Compare with the reference of another sample of the same class, drawn anew in each
+            call (given distances: rows and columns alike). What training gains over this control
+            is due to the geometry; what both gain, to features that are spread out at all.
         pool: How a layer's output becomes one vector a sample: "flatten", "mean" (over tokens, or
             over the space of maps with channels first), "mean_last" (channels last), "token" (the
             first one) or a callable on what the layer returns.
@@ -84,7 +108,7 @@ class IsometryRegularizer:
         >>> model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
         >>> iso = IsometryRegularizer(model, beta=0.1)
         >>> iso
-        IsometryRegularizer(beta=0.1, layers=['input of 2'], distance='euclidean', scale=1.0)
+        IsometryRegularizer(beta=0.1, layers=['2'], at='input', distance='euclidean', scale=1.0)
         >>> x, y = torch.rand(16, 8), torch.randint(2, (16,))
         >>> loss = nn.functional.cross_entropy(model(x), y) + iso(y)
         >>> loss.backward()
@@ -100,10 +124,12 @@ class IsometryRegularizer:
         *,
         beta: float | str | AutoBeta = 1.0,
         inputs: str | nn.Module | Callable[..., Tensor] | None = None,
+        input_distance: Metric | None = None,
+        control: bool = False,
         pool: Pool = "flatten",
         distance: Metric = "euclidean",
         scale: Scale = 1.0,
-        reduction: str = "batch",
+        reduction: Literal["batch", "pairs"] = "batch",
         process_group: Group = None,
         queue: int | None = None,
     ) -> None:
@@ -111,67 +137,112 @@ class IsometryRegularizer:
             check_model(model)
             weight = check_beta(beta)
             resolve_metric(distance)
+            resolve_metric(input_distance or distance)
             check_scale(scale)
             check_reduction(reduction)
             check_group(process_group)
             memory = None if queue is None else FeatureQueue(queue)
             pooling = resolve_pool(pool)
-            chosen = find_layers(model, layers)
-            reference = find_reference(model, inputs)
+            chosen = choose_layers(model, layers)
+            source = find_source(model, inputs)
         self._beta = weight
-        self.distance = distance
-        self.scale = scale
-        self.reduction = reduction
+        self._distance = distance
+        self._input_distance = input_distance
+        self._scale = scale
+        self._reduction = reduction
+        self._exchange = Exchange() if control else None
         self.process_group = process_group
         self._queue = memory
-        self._layers = chosen
         self._penalties: dict[str, Tensor] = {}
         self._total: Tensor | None = None
         self._gradients = GradientNorms()
-        self._monitor = Monitor(distance)
+        self._monitor = Monitor(distance, input_distance or distance)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._warned = False
-        self._recorder = Recorder(model, chosen, pooling, reference)
-        self._recorder.watch = self._gradients.watch
+        self._source = source
+        self._recorder: Recorder | None = Recorder(model, chosen, pooling, source)
+        self._set_watch(due=True)
 
-    def __call__(self, labels: Tensor | None) -> Tensor:
+    def __call__(
+        self,
+        labels: Tensor | None,
+        *,
+        reference: Tensor | None = None,
+        distances: Tensor | None = None,
+        pair_weights: Tensor | None = None,
+    ) -> Tensor:
         """Penalty of the last recorded forward pass; the record is dropped.
 
         Args:
             labels: (N,) integers or (N, C) probabilities of the batch that went through the
                 model last, or None to keep the distances of all pairs.
+            reference: (N, ...) points of this batch to compare with, in place of what was
+                recorded; they get no gradient.
+            distances: (N, N) distances of this batch to compare with, in place of points: the
+                diagonal is not read, NaN is a pair whose distance is not known.
+            pair_weights: (N, N) factors of the pairs, at least 0.
 
         Returns:
             Scalar ``sum_l beta_l * penalty_l``, to be added to the loss.
 
         Raises:
-            IsoregError: If nothing is recorded, the labels do not fit, or the inputs have no
-                distances.
+            IsoregError: If nothing is recorded, it is not certain which pass or which tensor is
+                meant, the labels do not fit, or the reference has no distances.
+
+        Example:
+            >>> model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+            >>> iso = IsometryRegularizer(model, beta=0.1)
+            >>> x, table = torch.rand(16, 8), torch.rand(100, 3)
+            >>> batch = torch.arange(16)
+            >>> _ = model(x)
+            >>> iso(None, reference=table[batch]).ndim
+            0
         """
         with called(_NAME):
-            record = self._recorder.take()
-            n = batch_size(record)
+            record = self._attached().take()
+            if self._monitor.due:
+                check_private(self._attached_model())
+                if labels is not None and not torch.compiler.is_compiling():
+                    check_label_values(labels)  # on accelerators they are not looked at each time
+                record.features = whole_tensors(self._attached_model(), record.features)
+            n = batch_size(record.features)
             self._shapes = {name: tuple(x.shape) for name, x in record.features.items()}
-            self._warn_of_frozen(record)
             check_batch_labels(labels, n)
             check_watched(record, self._beta)
-            penalties = isometry_penalty(
-                record.reference,
-                list(record.features.values()),
-                labels,
-                distance=self.distance,
-                scale=self.scale,
-                reduction=self.reduction,
-                process_group=self.process_group,
-                queue=self._queue,
-            )
+            self._warn_of_frozen(record)
+            given = self._given(record, labels, n, (reference, distances, pair_weights))
+            check_uses(record, paired=len(given.references) > 1 and labels is None)
+            seen, penalties = self._compare(record, labels, given)
         self._penalties = dict(zip(record.features, penalties.detach().unbind(), strict=True))
-        self._read_gradients()
-        total = (penalties * penalties.new_tensor(self._weights(record))).sum()
-        total = total * self._weigh(total)
+        total = self._weighted(record, penalties)
+        if torch.compiler.is_compiling():
+            if isinstance(self._beta, AutoBeta):
+                raise InputError(
+                    f"{_NAME}: beta='auto' reads gradients in backward, which a compiled step does "
+                    "not show. Compile the model alone, or give beta a number."
+                )
+            total = total * self._beta
+        else:
+            self._read_gradients()
+            total = total * self._weigh(total)
+            self._record_step(seen, labels, penalties)
         self._total = total.detach()
-        self._look(record, labels, penalties)
         return total
+
+    @property
+    def distance(self) -> Metric:
+        """The metric of the features; fixed, since past steps were reported in it."""
+        return self._distance
+
+    @property
+    def scale(self) -> Scale:
+        """The factor of the feature distances; fixed."""
+        return self._scale
+
+    @property
+    def reduction(self) -> Literal["batch", "pairs"]:
+        """What the sum over pairs is divided by; fixed."""
+        return self._reduction
 
     @property
     def penalties(self) -> dict[str, Tensor]:
@@ -276,31 +347,42 @@ class IsometryRegularizer:
             InputError: If the checkpoint had a number for beta and this one has "auto", or a
                 queue and this one has none or another size, or the other way round.
         """
-        beta, auto = state["beta"], isinstance(self._beta, AutoBeta)
-        if isinstance(beta, Mapping) != auto:
-            found, wanted = ("a number", "'auto'") if auto else ("'auto'", "a number")
+        with called(f"{_NAME}.load_state_dict"):
+            self._check_state(state)
+            if isinstance(self._beta, AutoBeta):
+                self._beta.load_state_dict(state["beta"])
+            else:
+                self._beta = check_beta(state["beta"])
+            if self._queue is not None:
+                self._queue.load_state_dict(state["queue"])
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        if "beta" not in state:
+            raise InputError(f"the checkpoint must hold 'beta', got {sorted(map(str, state))}.")
+        auto = isinstance(self._beta, AutoBeta)
+        if isinstance(state["beta"], Mapping) != auto:
+            there, here = ("a number", "'auto'") if auto else ("'auto'", "a number")
             raise InputError(
-                f"{_NAME}.load_state_dict: the checkpoint was made with beta as {found}, this "
-                f"regularizer with {wanted}. Build it with the same kind of beta."
+                f"the checkpoint was made with beta as {there}, this regularizer with {here}. "
+                "Build it with the same kind of beta."
             )
         if ("queue" in state) != (self._queue is not None):
-            found, wanted = ("with", "without") if "queue" in state else ("without", "with")
+            there, here = ("with", "without") if "queue" in state else ("without", "with")
             raise InputError(
-                f"{_NAME}.load_state_dict: the checkpoint was made {found} a queue, this "
-                f"regularizer {wanted}. Build it with the same queue=."
+                f"the checkpoint was made {there} a queue, this regularizer {here}. "
+                "Build it with the same queue=."
             )
-        if isinstance(self._beta, AutoBeta):
-            self._beta.load_state_dict(beta)
+        if auto:
+            AutoBeta.check_state_dict(state["beta"])
         else:
-            self.beta = beta
+            check_beta(state["beta"])
         if self._queue is not None:
-            with called(f"{_NAME}.load_state_dict"):
-                self._queue.load_state_dict(state["queue"])
+            self._queue.check_state_dict(state["queue"])
 
     @property
     def layers(self) -> list[str]:
-        """Names of the layers whose features are compared."""
-        return [layer.name for layer in self._layers]
+        """Names of the layers whose features are compared; none until a classifier is found."""
+        return [layer.name for layer in self._recorded_layers()]
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -309,12 +391,15 @@ class IsometryRegularizer:
         Yields:
             Nothing.
         """
-        with self._recorder.paused():
+        with called(_NAME):
+            recorder = self._attached()
+        with recorder.paused():
             yield
 
     def detach(self) -> None:
         """Take all hooks off the model and forget the record. May be called again."""
-        self._recorder.remove()
+        if self._recorder is not None:
+            self._recorder.remove()
 
     def __enter__(self) -> IsometryRegularizer:
         return self
@@ -328,20 +413,135 @@ class IsometryRegularizer:
         self.detach()
 
     def __repr__(self) -> str:
-        places = [self._place(layer) for layer in self._layers]
+        layers = self._recorded_layers()
+        named = [self._with_shape(layer.name) for layer in layers] or "not known before a pass"
+        at = ", at='input'" if layers and layers[0].at_input else ""
+        control = "" if self._exchange is None else ", control=True"
         return (
-            f"{_NAME}(beta={self._beta}, layers={places}, "
-            f"distance={self.distance!r}, scale={self.scale!r})"
+            f"{_NAME}(beta={self._beta}, layers={named}{at}, "
+            f"distance={self._distance!r}, scale={self._scale!r}{control})"
         )
 
-    def _place(self, layer: Layer) -> str:
-        name = f"input of {layer.name or 'the model'}" if layer.at_input else layer.name
-        shape = self._shapes.get(layer.name)
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: weights, averages and queue, but no hooks on a model."""
+        kept = {"_beta", "_distance", "_input_distance", "_scale", "_reduction", "_exchange"}
+        kept |= {"process_group", "_queue", "_shapes", "_warned"}
+        return {name: value for name, value in vars(self).items() if name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._penalties, self._total, self._source = {}, None, None
+        self._gradients = GradientNorms()
+        self._monitor = Monitor(self._distance, self._input_distance or self._distance)
+        self._recorder = None
+
+    def _attached(self) -> Recorder:
+        if self._recorder is None:
+            raise RecordError(
+                "this is a copy of a regularizer, and a copy watches no model. Build one for the "
+                "copied model and give it the state: load_state_dict(iso.state_dict())."
+            )
+        return self._recorder
+
+    def _attached_model(self) -> nn.Module:
+        model = self._attached().model
+        assert model is not None  # its forward pass was recorded
+        return model
+
+    def _recorded_layers(self) -> list[Layer]:
+        return [] if self._recorder is None else self._recorder.layers
+
+    def _with_shape(self, name: str) -> str:
+        shape = self._shapes.get(name)
         return f"{name} {shape}" if shape else name
+
+    def _given(
+        self,
+        record: Record,
+        labels: Tensor | None,
+        n: int,
+        named: tuple[Tensor | None, Tensor | None, Tensor | None],
+    ) -> _Given:
+        """The reference of this batch: what the call names, else what was recorded."""
+        reference, distances, pair_weights = named
+        if reference is not None and distances is not None:
+            raise InputError(
+                "give reference= or distances=, not both: each takes the other's place."
+            )
+        if distances is not None:
+            found = _Given([], distances, pair_weights)
+        elif reference is not None:
+            check_reference(reference, record.features)
+            found = _Given([reference.detach()], None, pair_weights)
+        else:
+            found = _Given(self._recorded_references(record, labels, n), None, pair_weights)
+        return found if self._exchange is None else self._exchanged(found, labels, n)
+
+    def _recorded_references(self, record: Record, labels: Tensor | None, n: int) -> list[Tensor]:
+        references = record.references
+        if record.call is not None:
+            references = [choose_samples(record.call, labels, n)]
+        if not references:
+            named = f"layer {self._source.name!r}" if isinstance(self._source, Layer) else "inputs="
+            raise RecordError(
+                f"there is no tensor to compare the features with: {named} gave none, or did not "
+                "run in the recorded forward pass. Give inputs=lambda *args, **kwargs: <a tensor>, "
+                "or reference= in the call."
+            )
+        references = [whole_tensor(x) for x in references]
+        for x in references:
+            check_reference(x, record.features)
+        return references
+
+    def _exchanged(self, given: _Given, labels: Tensor | None, n: int) -> _Given:
+        """The control: each sample gets the reference of another one of its class."""
+        assert self._exchange is not None
+        order = self._exchange.permutation(labels, n)
+        distances = given.distances
+        if isinstance(distances, Tensor):
+            if distances.shape != (n, n):
+                raise InputError(
+                    "control=True needs distances within the own batch, of shape "
+                    f"({n}, {n}), got {tuple(distances.shape)}."
+                )
+            order = order.to(distances.device)
+            distances = distances[order][:, order]
+        references = [x[order.to(x.device)] for x in given.references]
+        return _Given(references, distances, given.pair_weights)
+
+    def _compare(self, record: Record, labels: Tensor | None, given: _Given) -> tuple[Seen, Tensor]:
+        """The penalties of all layers, one call for those that share a reference."""
+        names, features = list(record.features), list(record.features.values())
+        references = given.references
+        used = [0] * len(names) if len(references) < 2 else pair_uses(record.uses, references)
+        penalties: list[Tensor] = [features[0]] * len(names)
+        for index in sorted(set(used)):
+            places = [place for place, number in enumerate(used) if number == index]
+            found = isometry_penalty(
+                references[index] if references else None,
+                [features[place] for place in places],
+                labels,
+                distance=self._distance,
+                input_distance=self._input_distance,
+                scale=self._scale,
+                reduction=self._reduction,
+                input_distances=given.distances,
+                pair_weights=given.pair_weights,
+                process_group=self.process_group,
+                queue=self._queue,
+            )
+            if len(places) == len(names):
+                penalties = [*found.unbind()] if len(names) > 1 else [found[0]]
+                break
+            for place, penalty in zip(places, found.unbind(), strict=True):
+                penalties[place] = penalty
+        compared = {name: references[k] for name, k in zip(names, used, strict=True) if references}
+        seen = Seen(record.features, compared, given.distances, given.pair_weights)
+        return seen, torch.stack(penalties)
 
     def _warn_of_frozen(self, record: Record) -> None:
         frozen = [name for name, x in record.features.items() if not x.requires_grad]
-        if frozen and not self._warned:
+        if frozen and not self._warned and not torch.compiler.is_compiling():
             self._warned = True
             warnings.warn(
                 f"{_NAME}: the features of layer {frozen[0]!r} need no gradient, so their penalty "
@@ -349,13 +549,17 @@ class IsometryRegularizer:
                 stacklevel=3,
             )
 
-    def _weights(self, record: Record) -> list[float]:
-        """Weight of each recorded use of a layer; a use is called ``name`` or ``name:2``."""
-        weights = {layer.name: layer.weight for layer in self._layers}
-        return [
+    def _weighted(self, record: Record, penalties: Tensor) -> Tensor:
+        """The sum of the penalties by the weights of their layers."""
+        weights = {layer.name: layer.weight for layer in self._recorded_layers()}
+        factors = [
             weights[use] if use in weights else weights[use.rpartition(":")[0]]
             for use in record.features
         ]
+        if all(factor == 1 for factor in factors):
+            return penalties.sum()
+        parts = [factor * x for factor, x in zip(factors, penalties.unbind(), strict=True)]
+        return torch.stack(parts).sum()
 
     def _weigh(self, penalty: Tensor) -> Tensor | float:
         """Beta, the same on all ranks of the group."""
@@ -369,15 +573,19 @@ class IsometryRegularizer:
     def _read_gradients(self) -> None:
         """Take in what the last backward pass brought to the watched layers."""
         norms = self._gradients.take()
-        self._monitor.saw_gradients(norms)
+        self._monitor.record_gradients(norms)
         if isinstance(self._beta, AutoBeta):
             self._beta.update(norms)
 
-    def _look(self, record: Record, labels: Tensor | None, penalties: Tensor) -> None:
+    def _record_step(self, seen: Seen, labels: Tensor | None, penalties: Tensor) -> None:
         """Keep what `report` needs of this step, and watch the next one if it is due."""
-        assert record.reference is not None
-        self._monitor.saw(record.reference, record.features, labels, penalties, scale=self.scale)
+        self._monitor.record_step(seen, labels, penalties, scale=self._scale)
         if self._monitor.wants_to_warn:
-            self._monitor.warn(self.report(), stacklevel=3)
-        watch = self._monitor.due or isinstance(self._beta, AutoBeta)
-        self._recorder.watch = self._gradients.watch if watch else None
+            self._monitor.warn(self.report(), stacklevel=4)
+        self._set_watch(due=self._monitor.due)
+
+    def _set_watch(self, *, due: bool) -> None:
+        auto = isinstance(self._beta, AutoBeta)
+        recorder = self._attached()
+        recorder.watch = self._gradients.watch if due or auto else None
+        recorder.watch_compiled = auto

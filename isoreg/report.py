@@ -9,7 +9,9 @@ from typing import Any
 
 from isoreg.diagnostics import Distortion
 
-# A penalty that pulls this many times harder than the loss, or less than this share of it
+# A penalty drowns the loss if it pulls this many times harder, and the loss suffers: a step along
+# both gradients raises it, or it pulls as hard as at the start because nothing fits it. Below the
+# second share of the loss's pull the penalty is idle.
 DROWNS, IDLE = 3.0, 1e-3
 # Features whose distances are this small a part of the inputs' have collapsed
 COLLAPSED = 0.01
@@ -27,6 +29,11 @@ class LayerReport:
         penalty: The layer's penalty in the last call, without its weight.
         gradient: Norm of the penalty's gradient at the layer over that of the rest of the loss's:
             the median over the sampled steps, NaN before the first backward pass.
+        progress: How much a small step along both gradients lowers the loss, as a share of what a
+            step along the loss's gradient alone does, to the first order in the layer's features:
+            1 where the penalty is in nobody's way, below 0 where the loss rises. The median too.
+        remaining: Norm of the loss's gradient at the layer in the last looks, as a share of that in
+            the first ones: below 1 where the loss is being fitted. NaN before the fourth look.
 
     Example:
         >>> import torch
@@ -38,6 +45,8 @@ class LayerReport:
     distortion: Distortion
     penalty: float
     gradient: float
+    progress: float = math.nan
+    remaining: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -116,11 +125,12 @@ def _problems(name: str, layer: LayerReport, beta: float) -> Iterator[tuple[str,
             f"the penalty of layer {name!r} is {layer.penalty:.2g} and gives no gradient. Are all "
             "its features equal, or is everything up to it frozen or detached?",
         )
-    elif gradient > DROWNS:
+    elif gradient > DROWNS and (layer.progress < 0 or layer.remaining >= 1):
         yield (
             "drowns",
-            f"at layer {name!r} the penalty's gradient is {gradient:.2g} times the loss's, so it "
-            f"drowns the loss. With beta={beta * 0.1 / gradient:.2g} it would be a tenth; "
+            f"at layer {name!r} the penalty's gradient is {gradient:.2g} times the loss's, and the "
+            "loss is not being fitted: it drowns. "
+            f"With beta={beta * 0.1 / gradient:.2g} it would be a tenth; "
             "beta='auto' keeps it there.",
         )
     elif 0 < gradient < IDLE:

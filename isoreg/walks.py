@@ -5,6 +5,8 @@ Axes: n = samples, b = batch, k = neighbours, d = dimensions.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,14 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
     """
     n = len(points)
     distances_nk, indices_nk = _nearest(points, points, neighbors + 1)  # itself among them
+    parts = _count_parts(indices_nk)
+    if parts > 1:
+        warnings.warn(
+            f"isoreg.references.manifold: the graph of {neighbors} neighbours falls into {parts} "
+            "parts, between which distances mean little. Use more neighbors, or drop copies of "
+            "samples.",
+            stacklevel=4,
+        )
     scales = distances_nk[:, -1].clamp_min(1e-12)
     weights_nk = _exponents(distances_nk, scales, scales[indices_nk]).exp()
     rows_nk = torch.arange(n, device=points.device)[:, None].expand_as(indices_nk)
@@ -68,8 +78,30 @@ def place_among(
 
 def _nearest(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Distances and indices (b, count) of the nearest known points, nearest first."""
-    found = [torch.cdist(part, known).topk(count, largest=False) for part in points.split(_AT_ONCE)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    # seen from a point of the data and in the exact type: cdist loses what lies far from 0
+    exact = exact_dtype(points.device)
+    near, origin = known.to(exact) - known[:1].to(exact), known[:1].to(exact)
+    parts = (part.to(exact) - origin for part in points.split(_AT_ONCE))
+    found = [torch.cdist(part, near).topk(count, largest=False) for part in parts]
+    dtype = torch.promote_types(points.dtype, known.dtype)
+    distances = torch.cat([f.values for f in found]).to(dtype)
+    return distances, torch.cat([f.indices for f in found])
+
+
+def _count_parts(indices_nk: Tensor) -> int:
+    """Into how many parts the graph of nearest neighbours falls."""
+    n = len(indices_nk)
+    part = torch.arange(n, device=indices_nk.device)
+    while True:  # each sample takes the least number among its neighbours, both ways
+        least = part[indices_nk].amin(1)
+        least = least.scatter_reduce(
+            0, indices_nk.flatten(), part[:, None].expand_as(indices_nk).flatten(), "amin"
+        )
+        least = torch.minimum(least, part)
+        least = least[least]
+        if torch.equal(least, part):
+            return len(part.unique())
+        part = least
 
 
 def _exponents(distances_bk: Tensor, own_b: Tensor, theirs_bk: Tensor) -> Tensor:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import ModuleType
 
 import pytest
 import torch
 from hypothesis import settings
-
-from isoreg import blockwise, compiled
 
 settings.register_profile("isoreg", deadline=None, max_examples=25)
 settings.load_profile("isoreg")
@@ -21,10 +18,9 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=[compiled, blockwise], ids=["compiled", "blockwise"], scope="module")
-def way(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    """With numba and as if it were missing: every claim about the penalty must hold for both."""
+@pytest.fixture(params=["numba", "torch"], scope="module")
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend by itself: every claim about the penalty must hold for all of them."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.param is blockwise:
-            patch.setattr(compiled, "load_kernel", lambda: None)
+        patch.setenv("ISOREG_BACKEND", request.param)
         yield request.param

@@ -1,4 +1,4 @@
-"""Photographs for tests: their colours tell the class."""
+"""Photographs for tests: their colours tell the class. The folder of tests is on the path."""
 
 from __future__ import annotations
 

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.attacks import experiment
-from benchmarks.attacks.experiment import THEIRS, as_it_is
-from benchmarks.attacks.reference import exact_linear, plain_pgd
-from benchmarks.attacks.subjects import SUBJECTS
+from benchmarks.library import attacks as experiment
+from benchmarks.library.attack_subjects import SUBJECTS
+from benchmarks.library.attacks import THEIRS, as_it_is, exact_linear, plain_pgd
 from isoreg.robustness import ATTACKS, evaluate
 from isoreg.robustness.adapter import Adapted
 from isoreg.robustness.classifier import PixelClassifier

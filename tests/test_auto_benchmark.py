@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.auto import tasks
-from benchmarks.auto.report import choose
+from benchmarks.library import auto
+from benchmarks.library.auto import choose
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def _small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
         generator = torch.Generator().manual_seed(len(split))
         return images + 0.1 * torch.rand(images.shape, generator=generator), labels
 
-    monkeypatch.setattr(tasks, "mnist", read)
-    monkeypatch.setattr(tasks, "VALIDATION", 100)
+    monkeypatch.setattr(auto, "mnist", read)
+    monkeypatch.setattr(auto, "VALIDATION", 100)
 
 
 @pytest.mark.usefixtures("_small_mnist")

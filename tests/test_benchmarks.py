@@ -14,19 +14,20 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.census.check import Subject, check
-from benchmarks.census.experiment import SAMPLE
-from benchmarks.census.subjects import timm_subject, transformers_subjects
-from benchmarks.mnist import experiment
-from benchmarks.mnist.attacks import ascend, combined_loss, margin_loss
-from benchmarks.mnist.settings import CONVENTIONS, Settings
-from benchmarks.mnist.training import mlp, train
-from benchmarks.results import Results
-from benchmarks.speed.experiment import STEP_LIMITS, failures
-from benchmarks.speed.experiment import run as run_speed
-from benchmarks.speed.penalties import PENALTIES, Case
-from benchmarks.speed.report import table
-from benchmarks.speed.steps import Step, _added_loss, measure_step, penalty_alone, steps
+from benchmarks.ascent import climb, margin
+from benchmarks.library import speed
+from benchmarks.library.census import SAMPLE
+from benchmarks.library.census_check import Subject, check
+from benchmarks.library.census_subjects import timm_subject, transformers_subjects
+from benchmarks.library.speed import STEP_LIMITS, failures
+from benchmarks.library.speed_penalties import PENALTIES, Case
+from benchmarks.library.speed_report import tables
+from benchmarks.library.speed_steps import Step, _added_loss, measure_step, penalty_alone, steps
+from benchmarks.networks import mlp
+from benchmarks.paper import mnist as experiment
+from benchmarks.paper.mnist import CONVENTIONS, Settings, combined_loss, train
+from benchmarks.studies import STUDIES
+from benchmarks.study import new_lab, run
 from isoreg.datasets import mnist
 
 
@@ -35,7 +36,7 @@ def batch(n: int = 20) -> tuple[Tensor, Tensor]:
 
 
 def net() -> nn.Sequential:
-    return mlp(100, CONVENTIONS["text"])
+    return mlp()
 
 
 def cross_entropy(model: nn.Module, y: Tensor):
@@ -44,13 +45,13 @@ def cross_entropy(model: nn.Module, y: Tensor):
 
 def test_one_step_of_the_ascent_is_torchattacks_fgsm() -> None:
     model, (x, y) = net(), batch()
-    ours = ascend(cross_entropy(model, y), x, ball=0.1, step=0.1, steps=1)
+    ours = climb(cross_entropy(model, y), x, eps=0.1, step=0.1, steps=1)
     torch.testing.assert_close(ours, torchattacks.FGSM(model, eps=0.1)(x, y))
 
 
 def test_many_steps_of_the_ascent_are_torchattacks_pgd() -> None:
     model, (x, y) = net(), batch()
-    ours = ascend(cross_entropy(model, y), x, ball=0.1, step=0.03, steps=7)
+    ours = climb(cross_entropy(model, y), x, eps=0.1, step=0.03, steps=7)
     theirs = torchattacks.PGD(model, eps=0.1, alpha=0.03, steps=7, random_start=False)(x, y)
     torch.testing.assert_close(ours, theirs)
 
@@ -59,8 +60,8 @@ def test_gradients_at_the_clean_image_make_pgd_an_fgsm_of_the_summed_steps() -> 
     model, (x, y) = net(), batch()
     loss = cross_entropy(model, y)
     for step, size in [(0.02, 0.2), (0.3, 0.5)]:
-        frozen = ascend(loss, x, ball=0.5, step=step, steps=10, leave_clean=False)
-        torch.testing.assert_close(frozen, ascend(loss, x, ball=size, step=size, steps=1))
+        frozen = climb(loss, x, eps=0.5, step=step, steps=10, leave_clean=False)
+        torch.testing.assert_close(frozen, climb(loss, x, eps=size, step=size, steps=1))
 
 
 def test_the_combined_loss_is_the_training_loss_and_without_beta_cross_entropy() -> None:
@@ -78,13 +79,13 @@ def test_the_combined_loss_is_the_training_loss_and_without_beta_cross_entropy()
 def test_the_margin_is_positive_exactly_where_the_image_is_misclassified() -> None:
     model, (x, y) = net(), batch(200)
     wrong = model(x).argmax(1) != y
-    margins = torch.stack([margin_loss(model, y[i : i + 1])(x[i : i + 1]) for i in range(200)])
+    margins = torch.stack([margin(model, y[i : i + 1])(x[i : i + 1]) for i in range(200)])
     assert 0 < wrong.sum() < 200
     assert torch.equal(margins > 0, wrong)
 
 
 def test_the_conventions_differ_as_the_text_and_the_released_code_do() -> None:
-    text, code = (mlp(100, CONVENTIONS[name]) for name in ("text", "code"))
+    text, code = (CONVENTIONS[name].network(100) for name in ("text", "code"))
     linear = [[m for m in model if isinstance(m, nn.Linear)] for model in (text, code)]
     assert [len(layers) for layers in linear] == [5, 6]
     assert code[1].weight.dtype == torch.float64
@@ -101,17 +102,6 @@ def test_training_is_the_same_for_the_same_seed_and_leaves_no_hook() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in first.modules())
 
 
-def test_results_go_on_where_they_stopped_and_refuse_other_settings(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "r.json"
-    Results(path, {"a": (1, 2)}).add({"seed": 0}, {"clean": 0.5})
-    again = Results(path, {"a": (1, 2)})
-    assert again.has({"seed": 0})
-    assert not again.has({"seed": 1})
-    with pytest.raises(SystemExit, match="other settings"):
-        Results(path, {"a": (1, 3)})
-    assert [p.name for p in path.parent.iterdir()] == ["r.json"]
-
-
 class Stopped(Exception):
     pass
 
@@ -124,10 +114,16 @@ def test_a_stopped_experiment_keeps_its_runs_and_ends_as_an_unbroken_one(
     )
     data = batch(400)
     monkeypatch.setattr(experiment, "mnist", lambda *_: data)
-    whole = experiment.run(
-        settings, seeds=1, data_dir=None, device="cpu", out=tmp_path / "whole.json"
-    )
-    real = experiment.train
+    monkeypatch.setattr(Settings, "quick", lambda _: settings)
+
+    def runs(name: str) -> list[dict[str, object]]:
+        lab = new_lab(experiment.STUDY, tmp_path / f"{name}.json", quick=True)
+        kept = [dict(done["figures"]) for done in run(experiment.STUDY, lab)["runs"]]
+        for figures in kept:
+            figures.pop("training seconds")
+        return kept
+
+    whole, real = runs("whole"), experiment.train
 
     def stop_at_second(*args: Tensor, beta: float, **options: object) -> nn.Sequential:
         if beta > 0:
@@ -135,20 +131,11 @@ def test_a_stopped_experiment_keeps_its_runs_and_ends_as_an_unbroken_one(
         return real(*args, beta=beta, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(experiment, "train", stop_at_second)
-    out = tmp_path / "stopped.json"
     with pytest.raises(Stopped):
-        experiment.run(settings, seeds=1, data_dir=None, device="cpu", out=out)
-    assert len(json.loads(out.read_text())["runs"]) == 1
+        runs("stopped")
+    assert len(json.loads((tmp_path / "stopped.json").read_text())["runs"]) == 1
     monkeypatch.setattr(experiment, "train", real)
-    resumed = experiment.run(settings, seeds=1, data_dir=None, device="cpu", out=out)
-
-    def figures(results: Results) -> list[dict[str, object]]:
-        kept = [dict(run["figures"]) for run in results.runs]
-        for run in kept:
-            run.pop("training seconds")
-        return kept
-
-    assert figures(resumed) == figures(whole)
+    assert runs("stopped") == whole
 
 
 def test_the_command_line_prints_tables_and_saves_all_three_files(
@@ -170,8 +157,9 @@ def test_the_command_line_prints_tables_and_saves_all_three_files(
 
 def test_the_list_names_every_benchmark() -> None:
     listed = CliRunner().invoke(app, ["list"]).output
-    names = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
-    assert all(name in listed for name in names - {"list"})
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+    assert commands - {"list", "check"} == {study.command for study in STUDIES}
+    assert all(study.command in listed and study.part in listed for study in STUDIES)
 
 
 @pytest.mark.skipif("ISOREG_DATA" not in __import__("os").environ, reason="needs ISOREG_DATA")
@@ -194,7 +182,7 @@ def test_the_speed_check_passes_at_a_size_for_tests(tmp_path: Path) -> None:
 def test_the_speed_check_fails_below_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.speed.experiment.QUICK_LIMIT", 1e6)
+    monkeypatch.setattr("benchmarks.library.speed.QUICK_LIMIT", 1e6)
     done = CliRunner().invoke(
         app, ["speed", "--quick", "--check", "--out", str(tmp_path / "speed.json")]
     )
@@ -229,14 +217,18 @@ def test_a_step_is_measured_with_and_without_each_penalty() -> None:
 
 
 def test_the_speed_check_fails_where_a_step_spends_too_much_on_the_penalty(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     step = Step("mlp", 28, 10, 1, "flatten")
-    results = run_speed([step], device="cpu", out=tmp_path / "speed.json", seconds=0.01)
-    assert not failures(results)
+    figures = measure_step(step, "cpu", seconds=0.01)
+    settings = {"check": True, "threads": 1, "device": "cpu"}
+    found = {"settings": settings, "runs": [{"key": asdict(step), "figures": figures}]}
+    assert not failures(found)
     monkeypatch.setitem(STEP_LIMITS, step, 0.0)
-    assert "of a step, limit 0.0" in failures(results)[0]
-    assert "mlp, 28 px, batch 10, 1 layer flattened" in table(results.to_dict())
+    assert "of a step, limit 0.0" in failures(found)[0]
+    assert not failures({**found, "settings": {**settings, "check": False}}), "no check, no limit"
+    assert "mlp, 28 px, batch 10, 1 layer flattened" in tables(found)
+    assert speed.STUDY.verdict is failures
 
 
 def small() -> nn.Sequential:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.structure.curves import draw_distances, draw_neighbours, draw_photographs
+from benchmarks.structure.figure import draw_distances, draw_neighbours, draw_photographs
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoreg import InputError
-from isoreg.diagnostics import distortion
+from isoreg.diagnostics import distances_within, distortion
 
 
 def test_an_isometry_has_no_stress_and_correlation_one() -> None:
@@ -73,3 +74,55 @@ def test_batches_of_different_length_and_soft_labels_are_refused() -> None:
         distortion(torch.randn(3, 2), torch.randn(4, 2))
     with pytest.raises(InputError, match=r"^distortion: .*probabilities"):
         distortion(torch.randn(3, 2), torch.randn(3, 2), torch.eye(3))
+
+
+def test_given_distances_replace_those_of_the_inputs_and_unknown_pairs_are_left_out() -> None:
+    x, phi = torch.randn(9, 3, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    labels = torch.arange(9) % 2
+    table = torch.cdist(x, x)
+    expected = distortion(x, phi, labels)
+    assert asdict(distortion(None, phi, labels, input_distances=table)) == pytest.approx(
+        asdict(expected)
+    )
+    table[0, 2] = table[2, 0] = math.nan
+    table[0, 1] = math.inf  # of two classes
+    table.fill_diagonal_(5.0)
+    dx, dphi = distances_within(None, phi, labels, input_distances=table)
+    assert len(dx) == expected.pairs - 1
+    full = distances_within(x, phi, labels)
+    torch.testing.assert_close(dx, full[0][1:])
+    torch.testing.assert_close(dphi, full[1][1:])
+
+
+def test_a_scale_multiplies_the_feature_distances_and_fit_makes_the_stress_least() -> None:
+    x, phi = torch.randn(9, 3, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    plain, scaled = distortion(x, phi), distortion(x, phi, scale=2.5)
+    assert scaled.stress == pytest.approx(distortion(x, 2.5 * phi).stress)
+    assert scaled.expansion == pytest.approx(2.5 * plain.expansion)
+    assert scaled.scale == pytest.approx(plain.scale)
+    fitted = distortion(x, phi, scale="fit")
+    assert fitted.scale == pytest.approx(plain.scale)
+    assert fitted.stress == pytest.approx(distortion(x, plain.scale * phi).stress)
+    assert fitted.stress < min(plain.stress, scaled.stress)
+    _, dphi = distances_within(x, phi, scale=torch.tensor(2.0))
+    torch.testing.assert_close(dphi, 2 * distances_within(x, phi)[1])
+
+
+def test_inputs_may_have_a_distance_of_their_own() -> None:
+    x, phi = torch.randn(9, 3), torch.randn(9, 2)
+    dx, dphi = distances_within(x, phi, input_distance="manhattan")
+    torch.testing.assert_close(dx, distances_within(x, phi, distance="manhattan")[0])
+    torch.testing.assert_close(dphi, distances_within(x, phi)[1])
+
+
+def test_what_cannot_be_measured_is_refused_with_the_values() -> None:
+    x, table = torch.randn(3, 2), torch.ones(3, 3)
+    table[0, 1] = -1
+    with pytest.raises(InputError, match=r"^distortion: input_distances must be finite.*-1"):
+        distortion(None, x, input_distances=table)
+    with pytest.raises(InputError, match=r"^distortion: inputs must be a tensor unless"):
+        distortion(None, x)
+    with pytest.raises(InputError, match=r"^distortion: scale must be"):
+        distortion(x, x, scale=0.0)
+    with pytest.raises(InputError, match=r"^distances_within: distance must be"):
+        distances_within(x, x, input_distance="euclid")

@@ -25,12 +25,11 @@ from isoreg import (
     InputError,
     IsometryRegularizer,
     RankError,
-    distributed,
     isometry_penalty,
     penalty,
 )
-from isoreg.distances import METRICS
-from isoreg.distributed import (
+from isoreg._ranks import exchange
+from isoreg._ranks.exchange import (
     check_device,
     check_group,
     check_same,
@@ -39,8 +38,8 @@ from isoreg.distributed import (
     resolve_group,
     unpack,
 )
+from isoreg.distances import METRICS
 from isoreg.masks import IGNORED
-from isoreg.rows import plan_rows
 
 # Ranks simulated in one process: all that a rank does but the communication
 
@@ -97,7 +96,7 @@ def in_threads(function: Callable[[Member], Any], count: int) -> list[Any]:
             meeting.barrier.abort()
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(count) as pool:
-        patch.setattr(distributed, "dist", ThreadedDist)
+        patch.setattr(exchange, "dist", ThreadedDist)
         patch.setattr(penalty, "resolve_group", lambda group: group)
         results = list(pool.map(run, range(count)))
     if errors:
@@ -105,12 +104,14 @@ def in_threads(function: Callable[[Member], Any], count: int) -> list[Any]:
     return results
 
 
+TABLES = ("input_distances", "pair_weights")
+
+
 def split_penalty(
     inputs: Tensor | None,
     features: list[Tensor],
     labels: Tensor | None,
     sizes: list[int],
-    input_distances: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, list[Tensor]]:
     """Mean over simulated ranks of values, and of the gradients by all features."""
@@ -123,9 +124,8 @@ def split_penalty(
             None if inputs is None else inputs[part],
             own,
             None if labels is None else labels[part],
-            input_distances=None if input_distances is None else input_distances[part],
             process_group=group,  # type: ignore[arg-type]
-            **options,
+            **{name: x[part] if name in TABLES else x for name, x in options.items()},
         )
         return found.detach(), list(torch.autograd.grad(found.sum(), own))
 
@@ -162,6 +162,7 @@ def batch(n: int, classes: int, *, dtype: torch.dtype = torch.float32) -> tuple[
 splits = st.lists(st.integers(0, 40), min_size=1, max_size=8)
 
 
+@pytest.mark.usefixtures("way")
 @given(
     sizes=splits,
     classes=st.sampled_from([1, 2, 10, 60]),
@@ -189,6 +190,7 @@ def test_every_split_gives_value_and_gradient_of_one_process(
     assert error(gradients, expected_gradients) < 1e-9
 
 
+@pytest.mark.usefixtures("way")
 @given(
     sizes=st.lists(st.integers(0, 99), min_size=1, max_size=16).filter(lambda x: sum(x) > 200),
     classes=st.sampled_from([1, 10, 100]),
@@ -205,9 +207,10 @@ def test_every_split_in_float32_keeps_five_digits(
     assert error(gradients, expected_gradients) < 1e-5
 
 
+@pytest.mark.usefixtures("way")
 @given(
     sizes=st.lists(st.integers(0, 6), min_size=1, max_size=5).filter(any),
-    option=st.sampled_from(["fit", "tensor", "soft", "given", *METRICS]),
+    option=st.sampled_from(["fit", "tensor", "soft", "given", "weighed", *METRICS]),
     reduction=st.sampled_from(["batch", "pairs"]),
     seed=st.integers(0, 99),
 )
@@ -224,8 +227,13 @@ def test_every_split_of_the_other_options_gives_value_and_gradient_of_one_proces
     elif option == "soft":
         y = torch.rand(len(y), 4, dtype=torch.float64).softmax(1)
     elif option == "given":
-        options["input_distances"] = torch.rand(len(y), len(y), dtype=torch.float64)
+        table = torch.rand(len(y), len(y), dtype=torch.float64)
+        table[torch.rand_like(table) < 0.1] = torch.nan
+        options["input_distances"] = table + table.T
         x = None
+    elif option == "weighed":
+        table = torch.rand(len(y), len(y), dtype=torch.float64)
+        options["pair_weights"] = table + table.T
     else:
         options["distance"] = option
     value, gradients = split_penalty(x, features, y, sizes, **options)
@@ -235,6 +243,7 @@ def test_every_split_of_the_other_options_gives_value_and_gradient_of_one_proces
     assert error(gradients, expected_gradients, floor=1e-3) < 1e-9
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("kind", ["offset", "collapsed", "duplicates", "clusters"])
 def test_difficult_features_keep_their_digits(kind: str) -> None:
     x, (features, _), y = batch(300, 3)
@@ -252,6 +261,7 @@ def test_difficult_features_keep_their_digits(kind: str) -> None:
     assert error([found[0].double()], expected) < 1e-5
 
 
+@pytest.mark.usefixtures("way")
 def test_classes_larger_than_a_tile_are_cut() -> None:
     x, features, _ = batch(1700, 1)
     for y in (None, torch.arange(1700) % 2):
@@ -261,50 +271,7 @@ def test_classes_larger_than_a_tile_are_cut() -> None:
         assert error(gradients, expected_gradients) < 1e-5
 
 
-@given(
-    labels=st.lists(st.sampled_from([0, 1, 2, 7, IGNORED]), max_size=200),
-    copies=st.integers(1, 8),
-    cut=st.tuples(st.integers(0, 200), st.integers(0, 200)),
-)
-def test_a_plan_holds_each_pair_of_an_own_sample_once(
-    labels: list[int], copies: int, cut: tuple[int, int]
-) -> None:
-    y = torch.tensor(labels * copies, dtype=torch.long)
-    n, (start, stop) = len(y), sorted(cut)
-    own = slice(min(start, n), min(stop, n))
-    times = torch.zeros(own.stop - own.start + 1, n, dtype=torch.long)
-    for block in plan_rows(y, own, n, device=y.device, width=1):
-        places = block.places.view(block.rows.shape)
-        for place, columns, mask in zip(places, block.columns, block.mask, strict=True):
-            spread = torch.zeros(len(place), n, dtype=torch.long)
-            spread.index_add_(1, columns, mask.long())
-            times.index_add_(0, place, spread)
-    expected = (y[own, None] == y) & (y != IGNORED)
-    expected[torch.arange(len(expected)), torch.arange(own.start, own.stop)] = False
-    assert torch.equal(times[:-1], expected.long())
-    assert not times[-1].any()
-
-
-def test_blocks_are_fewer_where_operations_are_dear() -> None:
-    y = torch.arange(20_000) % 10
-    here, there = (
-        plan_rows(y, slice(0, 300), 20_000, device=torch.device(name), width=2000)
-        for name in ("cpu", "meta")
-    )
-    assert len(there) <= len(here) / 4
-    assert sum(b.mask.numel() for b in there) <= 1.3 * 300 * 2000
-
-
-def test_a_rank_computes_its_share_of_the_pairs() -> None:
-    y = torch.arange(64 * 32) % 100
-    computed = [
-        sum(b.mask.numel() for b in plan_rows(y, slice(k, k + 64), 2048, device=y.device, width=1))
-        for k in range(0, 2048, 64)
-    ]
-    pairs = int((y[:, None] == y).sum())
-    assert max(computed) <= 1.3 * pairs / 32
-
-
+@pytest.mark.usefixtures("way")
 def test_a_nan_in_a_sample_without_pair_is_not_lost() -> None:
     x, features, y = batch(12, 3)
     y[5], features[1][5, 0] = 99, torch.nan
@@ -570,7 +537,7 @@ def test_features_are_sent_in_the_type_that_they_have() -> None:
         return pack(tensors)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "pack", spy)
+        patch.setattr(exchange, "pack", spy)
         in_threads(compare, 2)
     assert seen == 2 * [[torch.float32, torch.bfloat16, torch.float32, torch.int64]]
 

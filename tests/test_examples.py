@@ -69,6 +69,13 @@ def test_hierarchical_labels() -> None:
     assert accuracies[0] > 0.6
 
 
+def test_maps(tmp_path: Path) -> None:
+    figures = run("maps", picture=tmp_path / "drawn.png", max_epochs=300)
+    assert figures["distances and classes"][0] > figures["distances alone"][0] + 0.1
+    assert figures["distances and classes"][1] > 0.5
+    assert (tmp_path / "drawn.png").stat().st_size > 10_000
+
+
 def test_evaluate_model(tmp_path: Path) -> None:
     reports = run(
         "evaluate_model", epochs=4, count=40, attacks="quick", picture=tmp_path / "drawn.png"

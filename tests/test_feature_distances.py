@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.methods import attach
 from benchmarks.structure import distances
 from benchmarks.structure.agreement import AMONG, agreement, linear_fit
-from benchmarks.structure.cifar import CIFAR_METHODS
+from benchmarks.structure.cifar import CIFAR_TRIALS
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.distances import (
     ALL,
     COMPARED,
-    MANIFOLD,
     PIXELS,
     PLACED,
     PLAIN,
@@ -29,12 +29,13 @@ from benchmarks.structure.distances import (
     reference_of,
     some_pairs,
 )
-from benchmarks.structure.distances_report import distances_tables
+from benchmarks.structure.distances_report import STUDY, tables
 from benchmarks.structure.evaluation import pixels_of
-from benchmarks.structure.methods import Batch, Method, from_distances, isometry
 from benchmarks.structure.settings import SEARCH_SEED, Settings
 from benchmarks.structure.shifts import placed_by_distances, shift_distances
 from benchmarks.structure.training import mlp
+from benchmarks.structure.trials import MANIFOLD, Trial, isometry
+from benchmarks.study import new_lab, run
 
 
 def points(count: int, width: int, seed: int = 0) -> Tensor:
@@ -151,20 +152,19 @@ def test_directions_that_the_landmarks_do_not_have_are_left_empty() -> None:
 def test_the_penalty_of_given_distances_is_that_of_the_points_they_belong_to(
     shuffled: bool,
 ) -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
-    batch = Batch(points(20, 4), torch.arange(20) % 2, points(20, 5, seed=1))
+    x, labels, reference = points(20, 4), torch.arange(20) % 2, points(20, 5, seed=1)
 
-    def loss(build: object) -> float:
+    def loss(trial: Trial) -> float:
         torch.manual_seed(0)
-        with build(model, 0.7, 5) as objective:  # type: ignore[operator]
-            value: float = objective.loss(batch).item()
-            return value
+        with attach(model, trial.recipe(0.7, 5)) as objective:
+            return float(objective(x, labels, reference=reference).detach())
 
     by_points = loss(isometry(shuffled=shuffled))
-    assert loss(from_distances(lambda x: torch.cdist(x, x), shuffled=shuffled)) == pytest.approx(
-        by_points, rel=1e-4
-    )
-    plain = F.cross_entropy(model(batch.x), batch.labels).item()
+    options = {"distances": lambda x: torch.cdist(x, x), "shuffled": shuffled}
+    assert loss(Trial("given-distances", options=options)) == pytest.approx(by_points, rel=1e-4)
+    plain = F.cross_entropy(model(x), labels).item()
     assert not math.isclose(by_points, plain, rel_tol=1e-2)
 
 
@@ -214,22 +214,22 @@ def test_features_are_compared_as_they_are_and_after_a_map_to_each_reference_s_o
         assert found[name]["stress"] > 0.1
 
 
-@pytest.mark.parametrize("name", [name for name in (ALL | CIFAR_METHODS) if "shuffled" in name])
+@pytest.mark.parametrize("name", [name for name in (ALL | CIFAR_TRIALS) if "shuffled" in name])
 def test_only_a_control_depends_on_who_is_exchanged_with_whom(name: str) -> None:
-    methods = ALL | CIFAR_METHODS
+    methods = ALL | CIFAR_TRIALS
     ours = name.replace("control: ", "isometry, ").replace(", shuffled", "")
     assert methods[ours].reference == methods[name].reference
     x = torch.rand(30, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    batch = Batch(x, torch.arange(30) % 2, x)
+    labels = torch.arange(30) % 2
     torch.manual_seed(0)
     model = mlp(x[0], 2, replace(Settings(), width=8))
 
-    def losses(method: Method) -> set[float]:
+    def losses(trial: Trial) -> set[float]:
         found = set()
         for seed in range(3):
             torch.manual_seed(seed)
-            with method.build(model, 0.5, 36) as objective:
-                found.add(round(objective.loss(batch).item(), 5))
+            with attach(model, trial.recipe(0.5, 36)) as objective:
+                found.add(round(objective(x, labels, reference=x).item(), 5))
         return found
 
     assert len(losses(methods[ours])) == 1
@@ -272,19 +272,19 @@ def test_strengths_are_chosen_by_r_on_images_that_are_not_of_the_test(
     monkeypatch.setattr(distances, "some_pairs", lambda *_: [])
     monkeypatch.setattr(distances, "UNTRAINED", ())
     out = tmp_path / "distances.json"
-    results = distances.run(Settings(), seeds=2, data_dir=None, out=out, quick=False)
+    found = run(STUDY, new_lab(STUDY, out, seeds=2))
     tried, measured = (
-        [found for found in seen if (found[2] == SEARCH_SEED) is kind] for kind in (True, False)
+        [call for call in seen if (call[2] == SEARCH_SEED) is kind] for kind in (True, False)
     )
     assert all(validate for validate, _, _ in tried), "a strength was tried on test images"
     assert {strength for _, strength, _ in tried} == {0.0, *r}
     assert not any(validate for validate, _, _ in measured)
-    assert [found[1:] for found in measured] == [(0.0, 0), (0.5, 0), (0.0, 1), (0.5, 1)]
+    assert [call[1:] for call in measured] == [(0.0, 0), (0.5, 0), (0.0, 1), (0.5, 1)]
     before = out.read_bytes()
     monkeypatch.setattr(distances, "asked", None)
-    distances.run(Settings(), seeds=2, data_dir=None, out=out, quick=False)
+    run(STUDY, new_lab(STUDY, out, seeds=2))
     assert out.read_bytes() == before, "a finished benchmark reads no image"
-    assert len(results.runs) == 9
+    assert len(found["runs"]) == 9
 
 
 def test_every_cell_of_the_tables_is_the_figure_of_its_row_and_column() -> None:
@@ -299,8 +299,7 @@ def test_every_cell_of_the_tables_is_the_figure_of_its_row_and_column() -> None:
         "key": {"method": PLAIN, "strength": 0.0},
         "figures": {"coarse": 0.5, "best r": 1, "r": 0.25, "fitted r": 0.75},
     }
-    settings = {"shown": 2000, "most": 2, "dimensions": 100}
-    text = distances_tables({"settings": settings, "runs": [tried, run]})
+    text = tables({"settings": {}, "runs": [tried, run]})
     for i, reference in enumerate(COMPARED):
         table = text.split(f"## {reference.capitalize()}")[1]
         cells = next(line for line in table.splitlines() if line.startswith(f"| {PLAIN}"))

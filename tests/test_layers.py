@@ -104,14 +104,18 @@ def test_the_default_of_a_timm_vit_is_its_classifier_head() -> None:
     assert IsometryRegularizer(vit_tiny()).layers == ["head"]
 
 
-def test_pretrained_cfg_names_the_classifier_even_where_another_linear_layer_comes_last() -> None:
+def test_pretrained_cfg_names_the_classifier_before_the_model_runs() -> None:
     assert IsometryRegularizer(HeadFirst({"classifier": "classifier"})).layers == ["classifier"]
-    assert IsometryRegularizer(HeadFirst(None)).layers == ["body"]
 
 
-def test_a_pretrained_cfg_without_a_usable_classifier_falls_back_to_the_last_linear_layer() -> None:
-    for cfg in ({}, {"classifier": None}, {"classifier": "no.such.module"}):
-        assert IsometryRegularizer(HeadFirst(cfg)).layers == ["body"]
+@pytest.mark.parametrize("cfg", [None, {}, {"classifier": None}, {"classifier": "no.such.module"}])
+def test_the_classifier_is_what_the_model_returns_not_what_is_registered_last(cfg) -> None:
+    model, x, y = HeadFirst(cfg), torch.randn(10, 6), torch.arange(10) % 2
+    iso = IsometryRegularizer(model)
+    assert iso.layers == []
+    model(x)
+    torch.testing.assert_close(iso(y), isometry_penalty(x, torch.tanh(model.body(x)), y))
+    assert iso.layers == ["classifier"]
 
 
 def test_a_timm_model_without_classes_is_recorded_where_its_classifier_was() -> None:
@@ -235,10 +239,12 @@ def test_no_layer_at_all_is_refused() -> None:
             IsometryRegularizer(mlp(), nothing)
 
 
-def test_a_model_without_linear_layers_needs_layers() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    with pytest.raises(LayerError, match=r"(?s)^IsometryRegularizer: .*Linear.*layers"):
-        IsometryRegularizer(model)
+def test_a_model_that_returns_maps_needs_layers() -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.randn(4, 3, 5, 5)
+    with IsometryRegularizer(model) as iso:
+        model(x)
+        with pytest.raises(LayerError, match=r"^IsometryRegularizer: .*one vector.*layers=.*'0'"):
+            iso(torch.tensor([0, 0, 1, 1]))
     assert hook_count(model) == 0
     assert IsometryRegularizer(model, "0").layers == ["0"]
 
@@ -252,15 +258,20 @@ def test_a_weight_must_be_a_finite_number_from_zero_up(weight: object) -> None:
 
 
 def test_of_a_timm_model_within_another_its_own_classifier_counts() -> None:
-    class Config(nn.Module):
-        pretrained_cfg = {"classifier": "head"}  # noqa: RUF012
-
-        def __init__(self) -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, top: nn.Module) -> None:
             super().__init__()
-            self.head, self.auxiliary = nn.Linear(4, 2), nn.Linear(4, 2)
+            self.backbone, self.top = from_timm("resnet18", num_classes=4), top
 
-    wrapper = nn.Module()
-    wrapper.backbone = Config()
-    assert IsometryRegularizer(wrapper).layers == ["backbone.head"]
-    wrapper.top = nn.Linear(2, 2)  # the timm model is no longer what classifies
-    assert IsometryRegularizer(wrapper).layers == ["top"]
+        def forward(self, x: Tensor) -> Tensor:
+            return self.top(self.backbone(x))
+
+    x, y = torch.randn(4, 3, 32, 32), torch.tensor([0, 0, 1, 1])
+    # with a layer behind it the timm model is no longer what classifies
+    for top, layer in ((nn.Identity(), "backbone.fc"), (nn.Linear(4, 2), "top")):
+        model = Wrapper(top)
+        iso = IsometryRegularizer(model)
+        model(x)
+        iso(y)
+        assert iso.layers == [layer]
+        iso.detach()

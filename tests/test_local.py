@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoreg import InputError, IsometryRegularizer, RobustLoss, isometry_penalty
-from isoreg.local import first_order_margin_loss
+from isoreg.robustness.local import first_order_margin_loss
 
 
 def batch(n: int = 12, classes: int = 3) -> tuple[Tensor, Tensor]:

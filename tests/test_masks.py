@@ -8,11 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from isoreg.errors import InputError, IsoregError
-from isoreg.masks import IGNORED, pair_weights, partition
+from isoreg.masks import (
+    IGNORED,
+    check_label_values,
+    check_labels,
+    pair_weights,
+    partition,
+    valid_labels,
+)
 
-some_labels = st.lists(st.sampled_from([-1, 0, 1, 2, 7, IGNORED]), max_size=12).map(
+some_labels = st.lists(st.sampled_from([4, 0, 1, 2, 7, IGNORED]), max_size=12).map(
     lambda values: torch.tensor(values, dtype=torch.int64)
 )
 
@@ -70,22 +78,22 @@ def test_soft_labels_weigh_pairs_by_the_inner_product_of_their_rows() -> None:
 
 @given(some_labels)
 def test_one_hot_rows_weigh_as_the_integers_they_encode(labels: Tensor) -> None:
-    classes = torch.tensor([-1, 0, 1, 2, 7])
+    classes = torch.tensor([4, 0, 1, 2, 7])
     one_hot = (labels[:, None] == classes).float()  # IGNORED becomes a row of zeros
     n = len(labels)
     assert torch.equal(pair_weights(one_hot, n), pair_weights(labels, n))
 
 
-@given(some_labels, st.permutations([-1, 0, 1, 2, 7]))
+@given(some_labels, st.permutations([4, 0, 1, 2, 7]))
 def test_renaming_the_classes_changes_nothing(labels: Tensor, names: list[int]) -> None:
     renamed = labels.clone()
-    for old, new in zip([-1, 0, 1, 2, 7], names, strict=True):
+    for old, new in zip([4, 0, 1, 2, 7], names, strict=True):
         renamed[labels == old] = new + 10
     n = len(labels)
     assert torch.equal(pair_weights(renamed, n), pair_weights(labels, n))
 
 
-@given(st.integers(0, 10), st.integers(1, 4), st.integers(0, 999))
+@given(st.integers(0, 10), st.integers(2, 4), st.integers(0, 999))
 def test_permuted_labels_permute_the_weights(n: int, classes: int, seed: int) -> None:
     labels = soft_labels(n, classes, seed)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -192,7 +200,7 @@ def test_partition_names_the_group_that_holds_each_label() -> None:
     assert groups.tolist() == [0, 1, 0, 1, 0, IGNORED, IGNORED]
 
 
-@given(some_labels, st.lists(st.sampled_from([-1, 0, 1, 2, 7]), unique=True), st.integers(0, 5))
+@given(some_labels, st.lists(st.sampled_from([4, 0, 1, 2, 7]), unique=True), st.integers(0, 5))
 def test_partition_pairs_labels_whose_classes_share_a_group(
     labels: Tensor, classes: list[int], cut: int
 ) -> None:
@@ -205,7 +213,7 @@ def test_partition_pairs_labels_whose_classes_share_a_group(
 
 @given(some_labels)
 def test_a_partition_into_single_classes_is_the_class_mask(labels: Tensor) -> None:
-    single = partition(labels, [[-1], [0], [1], [2], [7]])
+    single = partition(labels, [[4], [0], [1], [2], [7]])
     n = len(labels)
     assert torch.equal(pair_weights(single, n), pair_weights(labels, n))
 
@@ -239,3 +247,62 @@ def test_label_smoothing_in_bf16_is_accepted() -> None:
     smoothed[:, 0] = 0.9
     weights = pair_weights(smoothed.bfloat16(), 4)
     torch.testing.assert_close(weights, smoothed @ smoothed.T, rtol=2e-2, atol=0)
+
+
+# What users have in place of labels, and the sentence that each of them needs
+
+MISTAKES = [
+    ("a column of numbers", torch.tensor([[0], [1], [1]]), r"\(3, 1\)\. Take .*squeeze\(1\)\.$"),
+    ("a column of floats", torch.tensor([[0.0], [1.0], [1.0]]), r"squeeze\(1\)\.long\(\)"),
+    ("a column of targets", torch.tensor([[0.1], [1.7], [0.4]]), r"regression.*None.*squeeze\(1\)"),
+    ("regression targets", torch.tensor([0.1, 1.7, -0.4]), r"regression.*labels=None.*bucketize"),
+    ("class numbers as floats", torch.tensor([0.0, 2.0, 1.0]), r"class numbers.*\.long\(\)"),
+    ("-1 for no label", torch.tensor([0, -1, 1]), r"-1 at position 1.*write -100"),
+    ("one-hot integers", torch.eye(3).long(), r"one-hot.*argmax\(1\)"),
+    ("one-hot booleans", torch.eye(3).bool(), r"one-hot.*argmax\(1\)"),
+    ("several labels", torch.tensor([[1, 1], [0, 1], [1, 0]]), r"several labels.*pair_weights="),
+    ("several, as floats", torch.tensor([[1.0, 1], [0, 1], [1, 0]]), r"several.*pair_weights="),
+    ("tokens", torch.tensor([[3, 7], [7, 2], [0, 1]]), "token or pixel"),
+    ("NaN", torch.tensor([[0.5, 0.5], [torch.nan, 1], [1, 0]]), "NaN stands for no label.*zeros"),
+    ("logits", torch.tensor([[2.0, -1], [0.5, 1], [1, 3]]), "row 0.*Logits.*softmax"),
+]
+
+
+@pytest.mark.parametrize(
+    "labels, sentence", [x[1:] for x in MISTAKES], ids=[x[0] for x in MISTAKES]
+)
+def test_what_is_no_label_is_refused_with_the_sentence_that_its_user_needs(
+    labels: Tensor, sentence: str
+) -> None:
+    with pytest.raises(InputError, match=rf"(?s)^pair_weights: .*{sentence}"):
+        pair_weights(labels, 3)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], torch.tensor([0, 1]).numpy(), "ab"], ids=type)
+def test_what_is_no_tensor_is_refused_by_its_type(labels: object) -> None:
+    with pytest.raises(InputError, match=f"got {type(labels).__name__}.*as_tensor"):
+        pair_weights(labels, 2)  # type: ignore[arg-type]
+
+
+def test_sparse_and_nested_labels_are_refused() -> None:
+    for labels in (torch.eye(2).to_sparse(), torch.nested.nested_tensor([torch.ones(2)] * 2)):
+        with pytest.raises(InputError, match="labels must be a dense tensor, got a"):
+            pair_weights(labels, 2)
+
+
+def test_on_an_accelerator_labels_are_checked_without_a_look_at_their_values() -> None:
+    with FakeTensorMode():
+        check_labels(torch.zeros(4, device="cuda", dtype=torch.int64), 4)
+        check_labels(torch.full((4, 2), 0.5, device="cuda"), 4)
+        assert valid_labels(torch.zeros(4, device="cuda", dtype=torch.int64)).shape == (4,)
+        with pytest.raises(InputError, match="3 labels for a batch of 4"):
+            check_labels(torch.zeros(3, device="cuda", dtype=torch.int64), 4)
+
+
+def test_values_can_be_checked_by_themselves() -> None:
+    check_label_values(torch.tensor([0, IGNORED]))
+    check_label_values(torch.arange(256).to(torch.uint8))
+    check_label_values(torch.empty(0, dtype=torch.int64))
+    check_label_values(torch.tensor([True, False]))
+    with pytest.raises(InputError, match="-2 at position 1"):
+        check_label_values(torch.tensor([0, -2]))

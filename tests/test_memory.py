@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from isoreg import FeatureQueue, InputError, IsometryRegularizer, isometry_penalty
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 def samples(n: int, seed: int, classes: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
@@ -178,14 +180,81 @@ def test_a_queue_of_no_size_is_refused(size: object) -> None:
         IsometryRegularizer(net(), queue=size)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("reduction", ["batch", "pairs"])
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("kind", ["distances", "weights", "both"])
+def test_pairs_with_past_samples_count_where_their_distance_and_weight_are_given(
+    kind: str, said: bool, reduction: str
+) -> None:
+    queue, past = filled(7, [4, 5])
+    x, features, y = samples(6, 9)
+    old_x, old_features, old_y = (part[-7:] for part in past)
+    every = torch.cat([x, old_x])
+    table, share = torch.cdist(x, every), torch.rand(6, 13, dtype=torch.float64)
+    share[:, :6] = share[:, :6] + share[:, :6].T
+    table[0, 3] = table[3, 0] = torch.nan
+    if kind != "both":
+        table, share = (table, None) if kind == "distances" else (None, share)  # type: ignore[assignment]
+    if kind != "weights":  # a queue of features alone
+        queue = FeatureQueue(7)
+        for seed, n in enumerate([4, 5]):
+            _, phi, labels = samples(n, seed)
+            isometry_penalty(
+                None, phi, labels, input_distances=torch.rand(1).double().expand(n, n), queue=queue
+            )
+    leaf, labels = features.clone().requires_grad_(), torch.cat([y, old_y])
+    width = 13 if said else 6
+    value = isometry_penalty(
+        x if table is None else None,
+        leaf,
+        y,
+        input_distances=None if table is None else table[:, :width],
+        pair_weights=None if share is None else share[:, :width],
+        queue=queue,
+        reduction=reduction,
+    )
+    phi = torch.cat([leaf, old_features])
+    distances = (phi[:6, None] - phi).square().sum(-1).add(1e-300).sqrt()
+    targets = torch.cdist(x, every) if table is None else table
+    weights = (y[:, None] == labels).double() * (1 if share is None else share)
+    weights[torch.arange(6), torch.arange(6)] = 0
+    weights[:, width:] = 0
+    weights[targets.isnan()] = 0
+    terms = weights * (targets.nan_to_num() - distances).square()
+    total = 6 * 13 if reduction == "batch" else weights.sum()
+    torch.testing.assert_close(value, terms.sum() / total)
+    twice = torch.ones(13).double()
+    twice[6:] = 2
+    found = torch.autograd.grad(value, leaf)
+    torch.testing.assert_close(found, torch.autograd.grad((terms * twice).sum() / total, leaf))
+
+
+def test_a_queue_compares_soft_labels_too() -> None:
+    queue, hard = FeatureQueue(9), FeatureQueue(9)
+    for seed in range(4):
+        x, features, y = samples(5, seed)
+        one_hot = F.one_hot(y, 3).double()
+        found = isometry_penalty(x, features, one_hot, queue=queue)
+        torch.testing.assert_close(found, isometry_penalty(x, features, y, queue=hard))
+    with pytest.raises(InputError, match="with soft labels in the queue and .* with labels now"):
+        isometry_penalty(x, features, y, queue=queue)
+
+
+def test_tables_of_another_width_are_refused_with_the_widths_that_fit() -> None:
+    queue, _ = filled(4, [6])
+    x, features, y = samples(6, 1)
+    with pytest.raises(
+        InputError, match=r"each of the 6 samples.*\(or 10, .*oldest first\).*got 8"
+    ):
+        isometry_penalty(x, features, y, queue=queue, pair_weights=torch.ones(6, 8))
+
+
 def test_what_a_queue_cannot_do_is_refused() -> None:
     x, features, y = samples(6, 1)
     queue = FeatureQueue(4)
     for options in ({"scale": "fit"}, {"distance": "cosine"}):
         with pytest.raises(InputError, match="isometry_penalty: queue needs the Euclidean"):
             isometry_penalty(x, features, y, queue=queue, **options)
-    with pytest.raises(InputError, match="queue needs"):
-        isometry_penalty(x, features, F.one_hot(y).double(), queue=queue)
     assert len(queue) == 0
     isometry_penalty(x, features, y, queue=queue)
     with pytest.raises(InputError, match=r"widths \[4, 3\] with labels in the queue and widths"):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.objectives import METHODS, attach, settings
-from benchmarks.objectives.shuffling import Exchanged, shuffle_within
-from benchmarks.objectives.step import Step
+from benchmarks.internals import first_order_margin_loss
+from benchmarks.methods import METHODS, attach, method, rivals, settings
+from benchmarks.methods.distances import shuffle_within
+from benchmarks.methods.step import Part, Step
 from isoreg import isometry_penalty
-from isoreg.local import first_order_margin_loss
 
 
 def batch(n: int = 8) -> tuple[Tensor, Tensor]:
@@ -249,7 +249,7 @@ def test_terms_add_up_and_two_criteria_are_refused() -> None:
     torch.testing.assert_close(together, loss_of(second) - cross_entropy())
     with pytest.raises(ValueError, match="one method of a recipe may replace"):
         loss_of({"pgd": {"eps": 0.1}, "noise": {"sigma": 0.1}})
-    with pytest.raises(ValueError, match="methods are isometry, .* got isometri"):
+    with pytest.raises(ValueError, match="methods are .*isometry, .* got isometri"):
         loss_of({"isometri": {}})
 
 
@@ -279,8 +279,15 @@ def test_a_model_is_plain_again_after_an_error() -> None:
 
 def test_every_method_has_settings_and_cross_entropy_comes_first() -> None:
     assert settings()[0] == ("cross-entropy", {})
-    assert {name for name, _ in settings()} == {"cross-entropy", *METHODS}
-    assert all(len(method.grid) >= 4 for method in METHODS.values())
+    assert {name for name, _ in settings()} == {"cross-entropy", *rivals()}
+    assert all(len(found.grid) >= 4 for found in rivals().values())
+    assert len(rivals()) == 15
+    assert all(found.name == name for name, found in METHODS.items())
+
+
+def test_a_name_is_given_once() -> None:
+    with pytest.raises(ValueError, match="each has a name of its own, got 'pgd' a second time"):
+        method("pgd", title="another")(lambda model: Part())
 
 
 def test_the_radius_reaches_eps_at_the_end_of_the_ramp() -> None:
@@ -347,17 +354,48 @@ def test_the_control_permutes_within_classes_and_nearly_everywhere() -> None:
     assert (partners != torch.arange(400)).float().mean() > 0.9
 
 
-def test_images_are_exchanged_within_the_class_that_counts_most() -> None:
-    images, labels = torch.rand(60, 2), torch.arange(60) % 3
-    for given in (labels, 0.4 * F.one_hot(labels, 3) + 0.2):
-        exchanged = Exchanged()
-        exchanged.use(given)
-        found = exchanged(images)
-        assert not torch.equal(found, images)
-        for label in range(3):
-            before, after = images[labels == label], found[labels == label]
-            assert torch.equal(before.sort(0).values, after.sort(0).values)
-            torch.testing.assert_close(before.sum(1).sort().values, after.sum(1).sort().values)
+def test_mixed_images_are_exchanged_within_the_class_that_counts_most() -> None:
+    labels = torch.arange(60) % 3
+    partners = shuffle_within(0.4 * F.one_hot(labels, 3) + 0.2)
+    assert torch.equal(labels[partners], labels)
+    assert not torch.equal(partners, torch.arange(60))
+
+
+def test_features_are_compared_with_the_reference_of_the_step() -> None:
+    images, labels = batch()
+    reference = torch.rand(8, 7, generator=torch.Generator().manual_seed(2)).double()
+    features = mlp()[:5](images)
+    for recipe, penalty in (
+        ({"isometry": {"beta": 0.5}}, isometry_penalty(reference, features, labels)),
+        ({"isometry": {"beta": 0.5, "pairs": "all"}}, isometry_penalty(reference, features)),
+    ):
+        with attach(mlp(), recipe) as objective:
+            found = objective(images, labels, reference=reference)
+        torch.testing.assert_close(found, cross_entropy() + 0.5 * penalty)
+
+
+def test_a_second_head_is_trained_to_predict_the_reference() -> None:
+    images, labels = batch()
+    model, reference = mlp().float(), torch.rand(8, 4)
+    with attach(model, {"second-head": {"weight": 2.0, "outputs": 4}}) as objective:
+        weight, bias = objective.parameters
+        found = objective(images.float(), labels, reference=reference)
+        predicted = model[:5](images.float()) @ weight.T + bias
+    error = (predicted - reference).square().sum(1).mean()
+    expected = F.cross_entropy(model(images.float()), labels) + 2 * error
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("at", ["activations", "features"])
+def test_dropout_drops_in_training_alone_and_ends(at: str) -> None:
+    model, (images, _) = mlp(), batch()
+    plain = model(images)
+    with attach(model, {"dropout": {"share": 0.5, "at": at}}):
+        dropped = model(images)
+        assert not torch.allclose(dropped, plain)
+        torch.testing.assert_close(model.eval()(images), plain)
+        model.train()
+    torch.testing.assert_close(model(images), plain)
 
 
 def test_the_shuffled_penalty_is_the_published_one_of_exchanged_images() -> None:

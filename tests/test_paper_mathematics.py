@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from benchmarks.rings.experiment import gradients
+from benchmarks.paper.rings import gradients
 from isoreg import isometry_penalty
 from isoreg.datasets import entangled_rings
 from isoreg.diagnostics import distortion

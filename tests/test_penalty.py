@@ -15,8 +15,8 @@ from torch.testing import assert_close
 import isoreg
 from isoreg.distances import METRICS, geodesic
 from isoreg.errors import InputError
-from isoreg.masks import IGNORED, partition
-from isoreg.penalty import isometry_penalty
+from isoreg.masks import IGNORED, partition, valid_labels
+from isoreg.penalty import isometry_penalty, spoil
 
 Point = list[float]
 Table = list[list[float]]
@@ -184,14 +184,149 @@ def test_input_distances_replace_those_of_the_inputs(scale: float | str, reducti
     assert_close(isometry_penalty(None, LAYERS, labels, **options)[0], penalty)
 
 
-def test_asymmetric_input_distances_count_entry_by_entry() -> None:
-    measured, phi, labels = normal(8, 8, seed=6).abs(), LAYERS[0], LABELS["classes"]
-    penalty = isometry_penalty(None, phi, labels, input_distances=measured)
-    weights = weights_by_loops(labels, 8)
-    expected = penalty_by_loops(measured.tolist(), distances_by_loops(phi), weights, 1, "batch")
-    assert penalty.item() == pytest.approx(expected)
-    transposed = isometry_penalty(None, phi, labels, input_distances=measured.T.contiguous())
-    assert_close(transposed, penalty)
+TABLES = st.tuples(
+    st.integers(2, 9),
+    st.integers(0, 999),
+    st.sampled_from(["classes", "global", "soft"]),
+    st.sampled_from(["batch", "pairs"]),
+    st.sampled_from([1.0, 0.4, "fit"]),
+    st.booleans(),
+)
+
+
+@given(TABLES)
+def test_given_distances_and_weights_equal_plain_loops_over_the_pairs_that_count(
+    case: tuple[int, int, str, str, float | str, bool],
+) -> None:
+    n, seed, mask, reduction, scale, weighed = case
+    phi, generator = normal(n, 3, seed=seed), torch.Generator().manual_seed(seed)
+    labels = None if mask == "global" else torch.randint(3, (n,), generator=generator)
+    if mask == "soft":
+        labels = normal(n, 3, seed=seed + 1).softmax(1)
+    table, share = (normal(n, n, seed=seed + k).abs() for k in (2, 3))
+    table, share = table + table.T, share + share.T
+    unknown = (torch.rand(n, n, generator=generator) < 0.2).triu(1)
+    table = table.masked_fill(unknown | unknown.T, math.nan)
+    nothing = (torch.rand(n, n, generator=generator) < 0.2).triu(1)
+    share = share.masked_fill(nothing | nothing.T, 0)
+    weights = weights_by_loops(labels, n)
+    for i in range(n):
+        for j in range(n):
+            known = not math.isnan(table[i, j]) and i != j
+            weights[i][j] *= known * (share[i, j].item() if weighed else 1.0)
+    # what is not read may be anything
+    unread = (torch.tensor(weights) == 0) & ~table.isnan()
+    table = table.masked_fill(unread, math.inf).fill_diagonal_(-math.inf)
+    share.fill_diagonal_(math.nan)
+    options: dict[str, Any] = {"scale": scale, "reduction": reduction}
+    options["pair_weights"] = share if weighed else None
+    found = isometry_penalty(None, phi, labels, input_distances=table, **options)
+    if sum(map(sum, weights)) == 0:
+        assert found == 0
+        return
+    targets = table.masked_fill(torch.tensor(weights) == 0, 0).tolist()
+    expected = penalty_by_loops(targets, distances_by_loops(phi), weights, scale, reduction)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+    leaf = phi.clone().requires_grad_()
+    if n <= 4:
+        assert gradcheck(
+            lambda p: isometry_penalty(None, p, labels, input_distances=table, **options), leaf
+        )
+
+
+def test_pair_weights_multiply_those_of_the_labels() -> None:
+    labels, share = LABELS["classes"], normal(8, 8, seed=5).abs()
+    share = share + share.T
+    weights = torch.tensor(weights_by_loops(labels, 8)).double() * share
+    found = isometry_penalty(X, LAYERS, labels, pair_weights=share, reduction="pairs")
+    tables = [distances_by_loops(x) for x in (X, *LAYERS)]
+    expected = [
+        penalty_by_loops(tables[0], table, weights.tolist(), 1.0, "pairs") for table in tables[1:]
+    ]
+    assert found.tolist() == pytest.approx(expected)
+    mask = (labels[:, None] == labels).long()  # type: ignore[index]
+    assert_close(
+        isometry_penalty(X, LAYERS, None, pair_weights=mask), isometry_penalty(X, LAYERS, labels)
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, "fit"])
+def test_inputs_may_have_a_distance_of_their_own(scale: float | str) -> None:
+    labels = LABELS["classes"]
+    found = isometry_penalty(X, LAYERS[0], labels, input_distance="manhattan", scale=scale)
+    tables = distances_by_loops(X, "manhattan"), distances_by_loops(LAYERS[0])
+    expected = penalty_by_loops(*tables, weights_by_loops(labels, 8), scale, "batch")
+    assert found.item() == pytest.approx(expected)
+    same = isometry_penalty(X, LAYERS[0], labels, input_distance="euclidean", scale=scale)
+    assert_close(same, isometry_penalty(X, LAYERS[0], labels, scale=scale))
+
+
+def test_given_distances_get_a_gradient_where_they_count() -> None:
+    table = (distance_table(5)).requires_grad_()
+    labels = torch.tensor([0, 0, 1, 0, 1])
+    (found,) = torch.autograd.grad(
+        isometry_penalty(None, LAYERS[0][:5], labels, input_distances=table), table
+    )
+    counted = (labels[:, None] == labels).fill_diagonal_(False)
+    assert torch.equal(found != 0, counted)
+
+
+def distance_table(n: int) -> Tensor:
+    return torch.tensor(distances_by_loops(normal(n, 3, seed=7)), dtype=torch.float64)
+
+
+def test_distances_in_integers_and_low_precision_are_converted() -> None:
+    table = torch.tensor([[0, 3, 4], [3, 0, 5], [4, 5, 0]])
+    phi = normal(3, 2, dtype=torch.float32)
+    expected = isometry_penalty(None, phi, input_distances=table.float())
+    for dtype in (torch.uint8, torch.int32, torch.float16, torch.bfloat16):
+        found = isometry_penalty(None, phi, input_distances=table.to(dtype))
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+
+
+def changed(i: int, j: int, value: float) -> Tensor:
+    table = torch.ones(4, 4).double()
+    table[i, j] = value
+    return table
+
+
+BAD_TABLES = [
+    (changed(1, 2, -1.0), r"-1 for samples 1 and 2"),
+    (changed(1, 2, math.inf), r"inf for samples 1 and 2"),
+    (changed(0, 3, 1.5), r"1.5 for samples 0 and 3 and 1 for 3 and 0"),
+    (changed(0, 3, math.nan), r"nan for .* 3|1 for samples 3 and 0 and nan"),
+    (torch.ones(4, 4).numpy(), r"got ndarray.*as_tensor"),
+    ([[1.0] * 4] * 4, r"got list.*as_tensor"),
+    (torch.ones(4, 4).to_sparse(), r"layout torch.sparse_coo.*to_dense"),
+    (torch.nested.nested_tensor([torch.ones(4)] * 4), "nested"),
+    (torch.ones(4, 4).cfloat(), "complex64"),
+    (torch.ones(4, 3), r"\(4, 3\)"),
+    (torch.ones(4), r"\(4,\)"),
+]
+
+
+@pytest.mark.parametrize("name", ["input_distances", "pair_weights"])
+@pytest.mark.parametrize("table, facts", BAD_TABLES, ids=[facts for _, facts in BAD_TABLES])
+def test_tables_of_pairs_that_cannot_be_used_are_refused(name: str, table: Any, facts: str) -> None:
+    with pytest.raises(InputError, match=rf"(?s)^isometry_penalty: {name} must .*?({facts})"):
+        isometry_penalty(normal(4, 3), normal(4, 2), **{name: table})
+
+
+def test_weights_that_need_a_gradient_are_refused() -> None:
+    with pytest.raises(InputError, match="pair_weights must be constants"):
+        isometry_penalty(X, LAYERS[0], pair_weights=torch.ones(8, 8, requires_grad=True))
+
+
+def test_what_belongs_to_pairs_that_do_not_count_is_not_looked_at() -> None:
+    labels = torch.tensor([0, 0, 1, 1])
+    table = distance_table(4)
+    expected = isometry_penalty(None, LAYERS[0][:4], labels, input_distances=table)
+    for bad in (-1.0, math.inf, math.nan):
+        other = table.clone()
+        other[0, 2], other[3, 1] = bad, 7
+        found = isometry_penalty(None, LAYERS[0][:4], labels, input_distances=other)
+        assert torch.equal(found, expected)
 
 
 def test_inputs_own_distances_given_as_input_distances_change_nothing() -> None:
@@ -391,7 +526,7 @@ def test_scaling_inputs_and_features_by_c_scales_the_penalty_by_its_square(
     assert_close(scaled, c**2 * isometry_penalty(x, phi, labels, reduction=reduction))
 
 
-@given(batches(), st.permutations([3, -1, 40]))
+@given(batches(), st.permutations([3, 11, 40]))
 def test_the_names_of_the_classes_do_not_matter(
     batch: tuple[Tensor, Tensor, Tensor | None], names: list[int]
 ) -> None:
@@ -769,3 +904,12 @@ def test_an_unknown_metric_is_refused_with_the_names_that_exist() -> None:
     with pytest.raises(InputError) as caught:
         isometry_penalty(**GOOD, distance="euclidian")
     assert all(name in str(caught.value) for name in METRICS)
+
+
+def test_a_penalty_spoilt_by_its_labels_is_nan_with_all_gradients() -> None:
+    phi = LAYERS[0].clone().requires_grad_()
+    for labels, wrong in ((torch.tensor([0, -1] * 4), True), (LABELS["ignored"], False)):
+        penalty = spoil(isometry_penalty(X, [phi]), valid_labels(labels).all())  # type: ignore[arg-type]
+        assert penalty.dtype == torch.float64
+        assert bool(penalty.isnan().all()) is wrong
+        assert bool(gradient_of(penalty.sum(), phi).isnan().all()) is wrong

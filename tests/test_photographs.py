@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from photographs import CLASSES, fake_photographs
 from PIL import Image
 
 from benchmarks import photographs
-from tests.photographs import CLASSES, fake_photographs
 
 
 @pytest.mark.parametrize("tar", [True, False])

@@ -19,68 +19,120 @@ import isoreg
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "distances": {"errors"},
-    "masks": {"errors"},
-    "plan": {"masks"},
-    "precision": set(),
-    "small": {"plan", "precision"},
-    "pairs": {"distances", "precision"},
-    "blockwise": {"distances", "pairs", "plan", "precision", "small"},
-    "dense": {"distances", "masks"},
-    "distributed": {"errors"},
-    "memory": {"errors"},
-    "rows": {"blockwise", "distances", "masks", "pairs", "plan", "precision"},
-    "share": {"dense", "distances", "distributed", "errors", "rows"},
-    "across": {"dense", "distances", "distributed", "errors", "memory", "share"},
-    "kernel": set(),
-    "compiled": {"masks", "precision", "kernel"},
-    "fast": {"distances", "plan", "blockwise", "compiled", "dense"},
+    "_pairs.precision": set(),
+    "distances": {"errors", "_pairs.precision"},
+    "masks": {"errors", "_pairs.precision"},
+    "_pairs.options": {"errors"},
+    "_pairs.plan": {"_pairs.options", "distances", "masks"},
+    "_pairs.dense": {"_pairs.options", "_pairs.plan", "distances", "masks"},
+    "_pairs.backends": {"_pairs.plan", "_pairs.precision", "distances", "masks"},
+    "_pairs.engine": {"errors", "_pairs.plan", "_pairs.precision", "_pairs.backends"},
+    "_pairs.node": {
+        "errors",
+        "distances",
+        "masks",
+        "_pairs.options",
+        "_pairs.plan",
+        "_pairs.dense",
+        "_pairs.engine",
+    },
+    "_ranks.exchange": {"errors"},
+    "memory": {"errors", "masks"},
+    "_ranks.penalty": {
+        "errors",
+        "masks",
+        "memory",
+        "_pairs.dense",
+        "_pairs.node",
+        "_pairs.options",
+        "_pairs.plan",
+        "_ranks.exchange",
+    },
     "penalty": {
         "errors",
         "distances",
         "masks",
-        "dense",
-        "distributed",
         "memory",
-        "share",
-        "across",
-        "fast",
+        "_pairs.dense",
+        "_pairs.node",
+        "_pairs.options",
+        "_pairs.plan",
+        "_ranks.exchange",
+        "_ranks.penalty",
     },
-    "layers": {"errors"},
-    "pooling": {"errors"},
-    "recorder": {"errors", "layers", "pooling"},
-    "balance": {"errors"},
+    "_attach.layers": {"errors"},
+    "_attach.pooling": {"errors"},
+    "_attach.samples": {"errors"},
+    "_attach.classifier": {"errors", "_attach.layers", "_attach.pooling"},
+    "_attach.reference": {"errors", "_attach.layers", "_attach.pooling"},
+    "_attach.recorder": {
+        "errors",
+        "_attach.classifier",
+        "_attach.layers",
+        "_attach.pooling",
+        "_attach.reference",
+        "_attach.samples",
+    },
+    "_attach.balance": {"errors"},
     "report": {"diagnostics"},
-    "monitor": {"balance", "diagnostics", "distances", "masks", "report"},
-    "checks": {"errors", "balance", "layers", "masks", "recorder"},
+    "_attach.monitor": {"_attach.balance", "diagnostics", "distances", "masks", "report"},
+    "_attach.checks": {"errors", "_attach.balance", "masks", "_attach.recorder"},
     "regularizer": {
-        "checks",
         "errors",
         "distances",
-        "dense",
-        "distributed",
+        "masks",
+        "_pairs.options",
+        "_ranks.exchange",
         "memory",
         "penalty",
-        "layers",
-        "pooling",
-        "recorder",
-        "balance",
         "report",
-        "monitor",
+        "_attach.balance",
+        "_attach.checks",
+        "_attach.classifier",
+        "_attach.layers",
+        "_attach.monitor",
+        "_attach.pooling",
+        "_attach.recorder",
+        "_attach.reference",
+        "_attach.samples",
     },
-    "integrations": {"errors", "regularizer", "layers", "pooling"},
+    "head": {
+        "errors",
+        "distances",
+        "_attach.checks",
+        "_attach.classifier",
+        "_attach.layers",
+        "_attach.pooling",
+        "_attach.recorder",
+    },
+    "integrations": {
+        "errors",
+        "regularizer",
+        "_attach.layers",
+        "_attach.pooling",
+        "_attach.samples",
+    },
     "lil": {"errors", "penalty"},
     "shapes": {"errors", "masks"},
-    "local": {"errors"},
-    "diagnostics": {"errors", "distances", "masks"},
+    "diagnostics": {"errors", "distances", "masks", "_pairs.options", "_pairs.plan"},
     "walks": {"distances"},
     "patterns": {"errors", "distances"},
     "references": {"errors", "distances", "patterns", "walks"},
     "robustness": {"errors"},
     "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
     "datasets": {"errors", "shapes"},
+    "embedding": {"errors", "distances", "masks", "penalty", "diagnostics", "plots"},
 }
-MODULES = [name for _, name, _ in pkgutil.iter_modules(isoreg.__path__)]
+TOP = [name for _, name, _ in pkgutil.iter_modules(isoreg.__path__)]
+ROOMS = [name for name in TOP if name.startswith("_")]
+MODULES = [
+    *(name for name in TOP if name not in ROOMS),
+    *(
+        f"{room}.{name}"
+        for room in ROOMS
+        for _, name, _ in pkgutil.iter_modules([str(Path(isoreg.__path__[0]) / room)])
+    ),
+]
 
 
 def imports_of(path: Path) -> set[str]:
@@ -91,15 +143,14 @@ def imports_of(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    parts = [name.split(".") for name in found]
-    return {
-        part[1] for part in parts if part[0] == "isoreg" and len(part) > 1 and part[1] in MODULES
-    }
+    parts = [name.split(".")[1:] for name in found if name.startswith("isoreg.")]
+    names = {".".join(part[: 2 if part[0] in ROOMS else 1]) for part in parts}
+    return names & set(MODULES)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_each_module_imports_only_what_stands_below_it(name: str) -> None:
-    package = ROOT / "isoreg" / name
+    package = ROOT.joinpath("isoreg", *name.split("."))
     files = list(package.glob("*.py")) or [package.with_suffix(".py")]
     assert set().union(*map(imports_of, files)) <= MAY_IMPORT[name] | {name}
 
@@ -129,6 +180,8 @@ def documented() -> list[tuple[str, object]]:
     """Public functions and classes, from every module of the package."""
     names = []
     for name in MODULES:
+        if name.partition(".")[0] in ROOMS:
+            continue
         module = importlib.import_module(f"isoreg.{name}")
         names += [(f"{name}.{key}", value) for key, value in public_members(module)]
     return names

@@ -471,11 +471,14 @@ class Nested(Keywords):
         return self.head(self.body(sample["views"][0]))
 
 
-def test_the_first_tensor_inside_a_nested_argument_counts() -> None:
+def test_the_samples_are_found_inside_a_nested_argument_and_two_views_are_refused() -> None:
     model, x = Nested(), batch("mlp")
     iso = IsometryRegularizer(model)
-    model({"name": "a", "views": [x, x * 2]})
+    model({"name": "a", "views": [x]})
     torch.testing.assert_close(iso(Y), isometry_penalty(x, model.body(x), Y))
+    model({"name": "a", "views": [x, x * 2]})
+    with pytest.raises(InputError, match=r"2 tensors .*views'\]\[0\] \(6, 6\).*inputs="):
+        iso(Y)
 
 
 class Embedding(nn.Module):
@@ -547,7 +550,7 @@ def test_under_a_margin_loss_the_penalty_still_goes_the_fast_way(
     def refuse(*_: object) -> None:
         raise AssertionError("all N^2 distances were computed")
 
-    monkeypatch.setattr(isoreg.penalty, "dense_penalty", refuse)
+    monkeypatch.setattr(isoreg.penalty, "dense_by_options", refuse)
     model, x = build("mlp"), batch("mlp")
     criterion = isoreg.RobustLoss(model, eps=0.1)
     iso = IsometryRegularizer(model)
@@ -576,7 +579,7 @@ def test_beta_must_be_a_finite_number_from_zero_up(beta: object) -> None:
         ({"scale": -2.0}, ["scale", "-2"]),
         ({"scale": float("nan")}, ["scale", "nan"]),
         ({"scale": torch.ones(2)}, ["scale"]),
-        ({"inputs": 3}, ["inputs", "3"]),
+        ({"inputs": 3}, ["inputs", "int"]),
     ],
 )
 def test_a_wrong_option_is_refused_at_construction_with_what_is_allowed(
@@ -679,17 +682,23 @@ class Temperature(nn.Module):
         return self.head(self.body(x)) / temperature
 
 
-def test_inputs_without_a_batch_axis_are_refused() -> None:
-    model = Temperature()
+@pytest.mark.parametrize("temperature", [torch.tensor(2.0), torch.ones(1, 4)])
+def test_a_tensor_without_a_row_for_each_sample_is_not_what_holds_the_samples(
+    temperature: Tensor,
+) -> None:
+    model, x = Temperature(), batch("mlp")
     iso = IsometryRegularizer(model)
-    model(torch.tensor(2.0), batch("mlp"))
-    with pytest.raises(InputError, match=r"(?s)^IsometryRegularizer: .*inputs="):
-        iso(Y)
+    model(temperature, x)
+    value = iso(Y)
+    iso.detach()
+    named = IsometryRegularizer(model, inputs=lambda _, x: x)
+    model(temperature, x)
+    torch.testing.assert_close(value, named(Y))
 
 
 def test_inputs_of_another_batch_size_than_the_features_are_refused() -> None:
     model = Temperature()
-    iso = IsometryRegularizer(model)
+    iso = IsometryRegularizer(model, inputs=lambda temperature, x: temperature)
     model(torch.ones(1, 4), batch("mlp"))
     with pytest.raises((InputError, LayerError), match=r"(?s)^IsometryRegularizer: ") as caught:
         iso(Y)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg._attach.monitor import EVERY, WARN_AT
 from isoreg.diagnostics import Distortion, distortion
-from isoreg.monitor import EVERY, WARN_AT
 from isoreg.report import IsometryReport, LayerReport
 
 GOOD = Distortion(10, 0.9, 0.2, 1.2, 0.8, 1.0)
@@ -121,7 +121,7 @@ def test_batches_without_pairs_are_counted_and_warned_of() -> None:
 @pytest.mark.parametrize(
     ("layer", "kind", "text"),
     [
-        (LayerReport(GOOD, 0.5, 7.0), "drowns", "7 times the loss's.*With beta=0.014 it"),
+        (LayerReport(GOOD, 0.5, 7.0, -0.5), "drowns", "7 times the loss's.*With beta=0.014 it"),
         (LayerReport(GOOD, 0.5, 1e-5), "idle", "next to nothing.*With beta=1e\\+04 it"),
         (LayerReport(GOOD, 0.5, 0.0), "gradient", "penalty of layer 'a' is 0.5 and gives no grad"),
         (
@@ -139,6 +139,10 @@ def test_a_warning_says_what_is_wrong_and_what_to_do(
     (warning,) = report.warnings
     assert re.search(text, warning), warning
     assert f"WARNING: {warning}" in str(report)
+
+
+def test_a_penalty_that_pulls_hard_and_is_in_nobodys_way_gives_no_warning() -> None:
+    assert IsometryReport(1.0, 10, 5, {"a": LayerReport(GOOD, 0.5, 7.2, 0.9)}).warnings == []
 
 
 def test_a_layer_that_fares_well_gives_no_warning() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,24 +14,23 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.objectives import METHODS
-from benchmarks.rivals import costs, experiment
-from benchmarks.rivals.experiment import chosen, grids, train
-from benchmarks.rivals.figure import FAMILIES
-from benchmarks.rivals.settings import Settings
+from benchmarks.methods import METHODS, Part, grid, method, rivals
+from benchmarks.rivals import costs
+from benchmarks.rivals import study as experiment
+from benchmarks.rivals.figure import FAMILIES, family_of
+from benchmarks.rivals.study import Settings, chosen, grids, train
 from benchmarks.timing import peak_memory
 
 
 def tried(method: str, setting: int, clean: float, score: float) -> dict:
-    key = {"phase": "choose", "method": method, "setting": setting}
-    figures = {"recipe": {method: {"n": setting}}, "clean": clean, "score": score}
-    return {"key": key, "figures": figures}
+    key = {"phase": "choose", "method": method, "recipe": {method: {"n": setting}}}
+    return {"key": key, "figures": {"clean": clean, "score": score}}
 
 
 def test_the_most_robust_setting_is_chosen_among_the_accurate_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(experiment, "METHODS", {"pgd": METHODS["pgd"]})
+    monkeypatch.setattr(experiment, "rivals", lambda: {"pgd": METHODS["pgd"]})
     runs = [
         tried("cross-entropy", 0, 0.9, 0.0),
         tried("cross-entropy", 1, 0.94, 0.1),
@@ -44,10 +45,10 @@ def test_the_most_robust_setting_is_chosen_among_the_accurate_ones(
 
 
 def test_every_method_is_tried_tested_and_drawn() -> None:
-    assert list(grids(Settings())) == ["cross-entropy", *METHODS]
+    assert list(grids(Settings())) == ["cross-entropy", *rivals()]
     assert grids(Settings())["pgd"] == [{"pgd": dict(o)} for o in METHODS["pgd"].grid]
-    drawn = [method for _, _, methods in FAMILIES.values() for method in methods]
-    assert sorted(drawn) == sorted(grids(Settings()))
+    assert all(METHODS[name].family in FAMILIES for name in rivals())
+    assert family_of("cross-entropy") == family_of("noise") == "no local term"
 
 
 def test_all_methods_start_alike_and_a_seed_repeats() -> None:
@@ -70,29 +71,73 @@ def test_the_memory_of_training_is_measured_in_a_process_of_its_own() -> None:
 def test_the_step_that_is_timed_trains() -> None:
     images, labels = torch.rand(20, 1, 28, 28), torch.arange(20) % 10
     with ExitStack() as stack:
-        step = costs.training_step({"pgd": {"eps": 0.1}}, images, labels, Settings(), stack)
+        step = costs.training_step({"pgd": {"eps": 0.1}}, images, labels, stack, Settings())
         losses = [step() for _ in range(30)]
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_the_command_goes_on_and_leaves_tables_and_figure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Three rivals, and random images; all methods are there again at the end."""
+    every = dict(METHODS)
     some = {name: METHODS[name] for name in ("isometry", "orthogonal", "fgsm")}
-    monkeypatch.setattr(experiment, "METHODS", some)
+    for name in set(METHODS) - set(some):
+        del METHODS[name]
     monkeypatch.setattr(costs, "peak_memory", lambda _: 5_000_000)
+    tiny = replace(Settings().quick(), train_images=200, validation_images=5, test_images=5)
+    monkeypatch.setattr(Settings, "quick", lambda _: replace(tiny, timing_seconds=0.01))
     images, labels = torch.rand(60_000, 1, 2, 14).repeat(1, 1, 14, 2), torch.arange(60_000) % 10
     monkeypatch.setattr(experiment, "mnist", lambda *_: (images, labels))
-    out = tmp_path / "rivals.json"
+    yield
+    METHODS.clear()
+    METHODS.update(every)
+
+
+def run_quickly(out: Path) -> list[dict]:
     done = CliRunner().invoke(app, ["rivals", "--quick", "--out", str(out)])
     assert done.exit_code == 0, done.output
-    runs = json.loads(out.read_text())["runs"]
-    assert [run["key"]["phase"] for run in runs] == ["choose"] * 4 + ["cost"] + ["test"] * 4
+    return json.loads(out.read_text())["runs"]
+
+
+@pytest.mark.usefixtures("few")
+def test_the_command_goes_on_and_leaves_tables_and_figure(tmp_path: Path) -> None:
+    out = tmp_path / "rivals.json"
+    runs = run_quickly(out)
+    phases = [run["key"]["phase"] for run in runs]
+    assert phases == ["choose"] * 4 + ["cost"] * 4 + ["test"] * 4
     table = out.with_suffix(".md").read_text()
     assert table.count("| FGSM training | eps 0.1 |") == 2
     assert out.with_suffix(".png").stat().st_size > 20_000
-    stopped = {**json.loads(out.read_text()), "runs": runs[:-2]}
-    out.write_text(json.dumps(stopped))
-    assert CliRunner().invoke(app, ["rivals", "--quick", "--out", str(out)]).exit_code == 0
-    again = json.loads(out.read_text())["runs"]
-    assert [run["figures"] for run in again] == [run["figures"] for run in runs]
+    held = json.loads(out.read_text())
+    out.write_text(json.dumps({**held, "runs": runs[:-2]}))
+    assert [run["figures"] for run in run_quickly(out)] == [run["figures"] for run in runs]
+
+
+@pytest.mark.usefixtures("few")
+def test_a_rival_is_added_in_ten_lines_and_only_its_own_runs_are_made(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "rivals.json"
+    before = run_quickly(out)
+
+    @method("confidence", title="confidence", family="no local term", grid=grid("weight", 0.1))
+    def confidence(model: torch.nn.Module, *, weight: float) -> Part:
+        def term(step):  # type: ignore[no-untyped-def]
+            return weight * step.logits.softmax(1).square().sum(1).mean()
+
+        return Part(term=term)
+
+    after = run_quickly(out)
+    new = [run["key"] for run in after if run not in before]
+    assert [run for run in after if run in before] == before, "no run is made again, none is lost"
+    assert [(key["phase"], key["method"]) for key in new] == [
+        (phase, "confidence") for phase in ("choose", "cost", "test")
+    ]
+    assert out.with_suffix(".md").read_text().count("| confidence | weight 0.1 |") == 2
+    METHODS["confidence"] = dataclasses.replace(METHODS["confidence"], version=2)
+    again = run_quickly(out)
+    assert len(again) == len(after) + 3, "another version of a method has runs of its own"
+    assert out.with_suffix(".md").read_text().count("| confidence | weight 0.1 |") == 2
+    del METHODS["confidence"]
+    assert len(run_quickly(out)) == len(again), "runs of a method that is gone are kept"
+    assert "confidence" not in out.with_suffix(".md").read_text()

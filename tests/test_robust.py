@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,30 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.objectives import attach
-from benchmarks.robust import experiment
-from benchmarks.robust.budgets import BUDGET, EPOCHS, OURS, batch_of
-from benchmarks.robust.choice import best, score, tries, validate
-from benchmarks.robust.cost import relative_costs
+from benchmarks.methods import attach
+from benchmarks.robust import study as experiment
 from benchmarks.robust.figure import draw
-from benchmarks.robust.measured import costs
-from benchmarks.robust.optimizers import OPTIMIZERS, set_rate
-from benchmarks.robust.plans import RECIPES, STAGES, Choice, Plan, measured, plan_of
-from benchmarks.robust.report import tables
-from benchmarks.robust.settings import Settings
-from benchmarks.robust.training import NETWORKS, Schedule, load, network, train
+from benchmarks.robust.plans import (
+    BUDGET,
+    EPOCHS,
+    NETWORKS,
+    OURS,
+    RECIPES,
+    STAGES,
+    Choice,
+    Plan,
+    Schedule,
+    as_dict,
+    batch_of,
+    measured,
+    network,
+    plan_of,
+)
+from benchmarks.robust.report import costs, score
+from benchmarks.robust.runs import load, relative_cost, train, validate
+from benchmarks.robust.study import STUDY, Settings, best, tries
+from benchmarks.study import Lacking
+from benchmarks.training import OPTIMIZERS, cosine, set_rate
 
 
 def images(n: int = 60) -> tuple[Tensor, Tensor]:
@@ -46,15 +57,14 @@ def tried(
 ) -> dict[str, Any]:
     """A run of the choice."""
     key = {"phase": "choose", "network": "relu", "method": OURS, "setting": str(options)}
-    schedule = {"optimizer": optimizer, "learning_rate": rate}
-    figures = {"clean": clean, "attacked": {"0.1": attacked, "0.2": 0.5}, "schedule": schedule}
-    figures["recipe"] = {OURS: options}
-    return {"key": key, "figures": figures}
+    key["plan"] = as_dict(
+        Plan({OURS: options}, Schedule(1, learning_rate=rate, optimizer=optimizer))
+    )
+    return {"key": key, "figures": {"clean": clean, "attacked": {"0.1": attacked, "0.2": 0.5}}}
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_zero() -> None:
-    schedule = Schedule(1, learning_rate=0.4, warmup=0.1)
-    rates = [schedule.rate(p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    rates = [cosine(0.4, warmup=0.1)(p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
     assert rates == pytest.approx([0.0, 0.2, 0.4, 0.2, 0.0])
 
 
@@ -73,7 +83,7 @@ def test_training_repeats_from_its_seed_and_lowers_the_loss() -> None:
         torch.manual_seed(3)
         model = network("relu")
         schedule = Schedule(20, batch_size=20, learning_rate=3e-3)
-        assert train(model, *images(), recipe={OURS: {"eps": 0.01}}, schedule=schedule) > 0
+        assert train(model, *images(), plan=Plan({OURS: {"eps": 0.01}}, schedule)) > 0
         models.append(model)
     first, second = models
     torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
@@ -88,7 +98,7 @@ def test_training_takes_the_optimizer_of_its_schedule() -> None:
         torch.manual_seed(3)
         model = network("tanh")
         schedule = Schedule(1, batch_size=20, optimizer=optimizer)
-        train(model, *images(), recipe={}, schedule=schedule)
+        train(model, *images(), plan=Plan({}, schedule))
         weights[optimizer] = model[3].weight
     assert not torch.allclose(weights["adam"], weights["muon"])
 
@@ -100,12 +110,14 @@ def test_the_choice_takes_the_most_robust_of_those_that_are_accurate_enough() ->
         tried(0.966, 0.8, rate=0.02, optimizer="muon", eps=0.2),
         tried(0.96, 0.9),
     ]
-    assert best(runs, "relu", OURS, settings) == Choice({OURS: {"eps": 0.2}}, "muon", 0.02)
+    assert best(runs, "relu", OURS, settings=settings) == Choice({OURS: {"eps": 0.2}}, "muon", 0.02)
     of_adam = Choice({OURS: {"eps": 0.1}}, "adam", 0.01)
-    assert best(runs, "relu", OURS, settings, "adam") == of_adam
-    assert best(runs[2:], "relu", OURS, settings) == Choice({OURS: {}}, "adam", 0.01)
+    assert best(runs, "relu", OURS, "adam", settings=settings) == of_adam
+    assert best(runs[2:], "relu", OURS, settings=settings) == Choice({OURS: {}}, "adam", 0.01)
     inaccurate = [tried(0.90, 0.9, eps=0.3), tried(0.95, 0.2, eps=0.1)]
-    assert best(inaccurate, "relu", OURS, settings) == of_adam
+    assert best(inaccurate, "relu", OURS, settings=settings) == of_adam
+    with pytest.raises(Lacking):
+        best([], "relu", OURS, settings=settings)
 
 
 def test_every_recipe_is_tried_and_then_the_best_at_the_other_rate_with_each_optimizer() -> None:
@@ -118,9 +130,8 @@ def test_every_recipe_is_tried_and_then_the_best_at_the_other_rate_with_each_opt
         wanted = recipes[min(1, len(recipes) - 1) if choice.optimizer == "adam" else 0]
         figures: dict[str, Any] = {"clean": 0.97}
         figures["attacked"] = {"0.1": float(choice.recipe == wanted)}
-        schedule = {"optimizer": choice.optimizer, "learning_rate": choice.rate}
-        figures |= {"recipe": choice.recipe, "schedule": schedule}
-        runs.append({"key": key, "figures": figures})
+        plan = as_dict(plan_of("relu", key["method"], choice))
+        runs.append({"key": {**key, "plan": plan}, "figures": figures})
     for method, recipes in RECIPES.items():
         for optimizer, best_one in (
             ("adam", recipes[min(1, len(recipes) - 1)]),
@@ -142,8 +153,7 @@ def test_validation_counts_the_images_that_survive() -> None:
     x, _ = images()
     labels = model(x).argmax(1)
     labels[:15] = (labels[:15] + 1) % 10
-    settings = replace(Settings(), choice_radii=(0.0, 1.0), choice_steps=5)
-    found = validate(model, x, labels, settings)
+    found = validate(model, x, labels, radii=(0.0, 1.0), steps=5)
     assert found["clean"] == pytest.approx(0.75)
     assert found["attacked"]["0"] == pytest.approx(0.75)
     assert found["attacked"]["1"] < 0.1
@@ -221,7 +231,7 @@ def test_costs_are_epochs_times_the_time_of_a_step_over_its_images(
     def timed(steps: dict[str, Any], seconds: float) -> dict[str, float]:
         for step in steps.values():
             step()  # can be called
-        return {"unit": 1.0, "large": 3.0, "long": 1.0}
+        return {"unit": 1.0, "plan": 3.0}
 
     built = []
 
@@ -230,13 +240,13 @@ def test_costs_are_epochs_times_the_time_of_a_step_over_its_images(
         return OPTIMIZERS[name](model)
 
     builders = {name: partial(build, name) for name in OPTIMIZERS}
-    monkeypatch.setattr("benchmarks.robust.cost.OPTIMIZERS", builders)
-    monkeypatch.setattr("benchmarks.robust.cost.interleaved", timed)
+    monkeypatch.setattr("benchmarks.robust.runs.OPTIMIZERS", builders)
+    monkeypatch.setattr("benchmarks.robust.runs.interleaved", timed)
     large = Plan({OURS: {"eps": 0.1}}, Schedule(5, batch_size=200, optimizer="muon"))
-    long = Plan({}, Schedule(20, batch_size=100))
-    found = relative_costs("tanh", {"large": large, "long": long}, seconds=1.0)
-    assert found == pytest.approx({"large": 1.5, "long": 4.0})
-    assert built == ["muon", "adam", "adam"]
+    long = Plan({}, Schedule(20, batch_size=300))
+    found = [relative_cost("tanh", plan, seconds=1.0) for plan in (large, long)]
+    assert found == pytest.approx([1.5, 4.0])
+    assert built == ["muon", "adam", "adam", "adam"]
 
 
 def test_the_splits_are_those_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,9 +255,9 @@ def test_the_splits_are_those_they_are_called(monkeypatch: pytest.MonkeyPatch) -
         labels = torch.arange(60_000 if split == "train" else 10_000)
         return labels.view(-1, 1, 1, 1).float(), labels
 
-    monkeypatch.setattr("benchmarks.robust.training.mnist", numbered)
+    monkeypatch.setattr("benchmarks.robust.runs.mnist", numbered)
     ends = {
-        split: load(split, None, "cpu")[1][[0, -1]].tolist()
+        split: load(split, None)[1][[0, -1]].tolist()
         for split in ("fit", "validation", "train", "test")
     }
     assert ends == {
@@ -256,7 +266,7 @@ def test_the_splits_are_those_they_are_called(monkeypatch: pytest.MonkeyPatch) -
         "train": [0, 59_999],
         "test": [0, 9_999],
     }
-    assert load("test", None, "cpu", 4)[1].tolist() == [0, 2500, 5000, 7500]
+    assert load("test", None, count=4)[1].tolist() == [0, 2500, 5000, 7500]
 
 
 def measured_run(name: str, training: str, share: float) -> dict[str, Any]:
@@ -277,8 +287,9 @@ def test_the_figure_shows_every_budget_of_every_network(
         runs += [measured_run(name, "RobustLoss, a fifth of the rate", 0.1)]  # no budget
         # costs are measured stage by stage
         for stage, found in enumerate(({"RobustLoss": cost}, {cheap: cost / 3})):
-            key = {"phase": "cost", "network": name, "stage": stage}
-            runs.append({"key": key, "figures": found})
+            for title, value in found.items():
+                key = {"phase": "cost", "network": name, "stage": stage, "training": title}
+                runs.append({"key": key, "figures": {"cost": value}})
     assert costs({"runs": runs}, "tanh") == {"RobustLoss": 8.0, cheap: 8.0 / 3}
     settings = {"linf": [0.1, 0.2], "l2": [1.0]}
     draw({"settings": settings, "runs": runs}, tmp_path / "robust.png")
@@ -296,7 +307,7 @@ def test_the_command_runs_resumes_and_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "benchmarks.robust.training.mnist",
+        "benchmarks.robust.runs.mnist",
         lambda split, _: images(60 if split == "test" else 11_000),
     )
     monkeypatch.setattr(experiment, "measured", lambda *_: {"RobustLoss": QUICK})
@@ -310,7 +321,7 @@ def test_the_command_runs_resumes_and_draws(
     assert phases == ["choose", "choose", "test", "cost", "alone", "last"]
     assert "RobustLoss" in path.with_suffix(".md").read_text()
     assert path.with_suffix(".png").stat().st_size > 1000
-    assert tables(found) == path.with_suffix(".md").read_text()
+    assert STUDY.tables(found) == path.with_suffix(".md").read_text()
 
 
 QUICK = Plan({OURS: {"eps": 0.1}}, Schedule(1), preset="quick")

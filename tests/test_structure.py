@@ -9,35 +9,35 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
+from photographs import fake_photographs
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
+from benchmarks import probes
 from benchmarks.__main__ import app
-from benchmarks.results import Results
-from benchmarks.structure import choices, distances, experiment, probes
+from benchmarks.methods import attach
+from benchmarks.structure import choices, digits, distances, training
 from benchmarks.structure import data as samples
-from benchmarks.structure.cifar import ALSO_TRIED, CIFAR_METHODS, UNTRAINED
+from benchmarks.structure.cifar import ALSO_TRIED, CIFAR_TRIALS, UNTRAINED
 from benchmarks.structure.corruptions import CORRUPTIONS, blocks_shuffled, corrupted
-from benchmarks.structure.data import Data, Split
+from benchmarks.structure.data import Data, Split, manifold_of_patches
 from benchmarks.structure.evaluation import pixels_of
-from benchmarks.structure.methods import METHODS, Batch
 from benchmarks.structure.neighbours import calibration_error
-from benchmarks.structure.report import report_digits
 from benchmarks.structure.settings import TASKS, Settings
-from benchmarks.structure.training import mlp, train
+from benchmarks.structure.training import chosen_strengths, mlp, train, tries
+from benchmarks.structure.trials import MANIFOLD, TRIALS
 from benchmarks.structure.unlabelled import BOTH, Effort, learn
-from isoreg.datasets import digits
-from tests.photographs import fake_photographs
+from benchmarks.study import new_lab
+from isoreg import datasets
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 def small_mnist(split: str, *_: object) -> tuple[Tensor, Tensor]:
     """Real digits of 8 by 8 pixels, enlarged to MNIST's size."""
-    images, labels = digits(split)
+    images, labels = datasets.digits(split)
     return F.interpolate(images, size=28, mode="bilinear"), labels
 
 
@@ -58,7 +58,7 @@ TINY = replace(
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Settings, "quick", lambda _: TINY)
     monkeypatch.setattr(samples, "mnist", small_mnist)
-    monkeypatch.setattr(experiment, "PICTURED", 30)
+    monkeypatch.setattr(training, "PICTURED", 30)
 
 
 def test_the_neighbours_vote_as_scikit_learn_s_do_where_there_is_a_majority() -> None:
@@ -107,29 +107,29 @@ def tiny_data() -> Data:
     return Data(split, split, split, TASKS["even or odd"], tables)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRIALS)
 def test_every_method_learns_the_coarse_labels_and_leaves_no_hook(name: str) -> None:
     settings = replace(TINY, epochs=20, batch_size=50, learning_rate=5e-3)
-    method, data = METHODS[name], tiny_data()
-    model = train(data, method, strength=method.strength / 20, seed=0, settings=settings)
+    trial, data = TRIALS[name], tiny_data()
+    model = train(data, trial, strength=trial.strength / 20, seed=0, settings=settings)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     predicted = model(data.train.x).argmax(1)
     assert probes.accuracy(predicted, data.coarse(data.train.fine)) > 0.75
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].strengths])
+@pytest.mark.parametrize("name", [name for name in TRIALS if TRIALS[name].strengths])
 def test_a_method_s_strength_acts_and_vanishes_with_it(name: str) -> None:
-    method, data = METHODS[name], tiny_data()
-    batch = Batch(data.train.x, data.coarse(data.train.fine), data.train.x)
+    trial, data = TRIALS[name], tiny_data()
+    x, labels = data.train.x, data.coarse(data.train.fine)
 
     def loss(strength: float) -> float:
         torch.manual_seed(0)
-        model = mlp(batch.x[0], 2, TINY, strength if method.dropout else 0.0)
-        with method.build(model, strength, 784) as objective:
-            return objective.loss(batch).item()
+        model = mlp(x[0], 2, TINY)
+        with attach(model, trial.recipe(strength, 784)) as objective:
+            return objective(x, labels, reference=x).item()
 
     torch.manual_seed(0)
-    plain = F.cross_entropy(mlp(batch.x[0], 2, TINY)(batch.x), batch.labels).item()
+    plain = F.cross_entropy(mlp(x[0], 2, TINY)(x), labels).item()
     assert loss(0.0) == pytest.approx(plain, rel=1e-5)
     assert abs(loss(0.5) - plain) > 1e-4
 
@@ -144,7 +144,7 @@ def test_every_choice_trains_another_network_than_the_one_it_is_a_change_of(tmp_
     found = {}
     for name, choice in choices.CHOICES.items():
         changed = replace(settings, **choice.changes)
-        model = train(data, choice.method, strength=0.5, seed=0, settings=changed)
+        model = train(data, choice.trial, strength=0.5, seed=0, settings=changed)
         found[name] = model(split.x)
     for one, other in itertools.combinations(found, 2):
         assert not torch.allclose(found[one], found[other], atol=1e-6), (one, other)
@@ -163,15 +163,13 @@ def test_strengths_are_chosen_among_those_that_keep_the_coarse_accuracy() -> Non
         tried("b", 0.1, 0.90, 0.9),
         tried("b", 0.2, 0.95, 0.1),
     ]
-    chosen = experiment.chosen_strengths(runs)
+    chosen = chosen_strengths(runs)
     assert chosen == {"cross-entropy": 0.0, "a": 0.2, "b": 0.2}
 
 
 def test_the_strengths_in_use_are_those_that_the_committed_search_chose() -> None:
-    chosen = experiment.chosen_strengths(
-        json.loads((RESULTS / "structure-search.json").read_text())["runs"]
-    )
-    assert {name: method.strength for name, method in METHODS.items()} == chosen
+    chosen = chosen_strengths(json.loads((RESULTS / "structure-search.json").read_text())["runs"])
+    assert {name: method.strength for name, method in TRIALS.items()} == chosen
 
 
 @pytest.mark.parametrize(
@@ -181,11 +179,11 @@ def test_committed_runs_were_made_with_the_strengths_that_the_committed_tries_ch
     part: str, slack: float, by: str
 ) -> None:
     runs = json.loads((RESULTS / f"structure-{part}.json").read_text())["runs"]
-    chosen = experiment.chosen_strengths(experiment.tries(runs), slack=slack, by=by)
-    measured = [run for run in runs if "strength" in run["figures"]]
+    chosen = chosen_strengths(tries(runs), slack=slack, by=by)
+    measured = [run["key"] for run in runs if {"seed", "strength"} <= set(run["key"])]
     assert len(measured) >= 50
-    for run in measured:
-        assert run["figures"]["strength"] == chosen[run["key"]["method"]], run["key"]
+    for key in measured:
+        assert key["strength"] == chosen[key["method"]], key
 
 
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
@@ -247,20 +245,20 @@ def test_distances_are_asked_about_images_that_are_not_of_the_test_until_strengt
     data, truth = ask.data, ask.truth
     assert torch.cdist(truth.images.flatten(1), data.train.x.flatten(1)).min() > 0.1
     assert torch.equal(truth.labels, data.coarse(data.test.fine))
-    manifold = experiment.manifold_of_patches(data, TINY)
-    of_table = torch.pdist(data.references[distances.MANIFOLD])
+    manifold = manifold_of_patches(data, TINY)
+    of_table = torch.pdist(data.references[MANIFOLD])
     torch.testing.assert_close(torch.pdist(manifold(data.train.x)), of_table, rtol=0.01, atol=0.01)
     above = torch.ones(len(truth.images), len(truth.images)).triu(1).bool()
-    for name, places in {distances.MANIFOLD: manifold, distances.PIXELS: pixels_of}.items():
+    for name, places in {MANIFOLD: manifold, distances.PIXELS: pixels_of}.items():
         expected = torch.pdist(places(truth.images))
         torch.testing.assert_close(truth.distances[name][above], expected, rtol=0.01, atol=0.01)
     assert (truth.distances[distances.SHIFTS] <= truth.distances[distances.PIXELS] + 0.01).all()
     allowed = {"train", "test"}
     ask = distances.asked(TINY, None, tmp_path, validate=False)
-    found = distances._measure({"method": distances.RAW, "seed": 0}, ask, TINY, [])
+    found = distances.agreements(pixels_of, ask, TINY)
     assert found[distances.PIXELS]["r"] == pytest.approx(1)
     assert found[distances.SHIFTS]["r"] < 0.999
-    found = distances._measure({"method": distances.PLACED, "seed": 0}, ask, TINY, [])
+    found = distances.agreements(ask.placed, ask, TINY)
     assert found[distances.SHIFTS]["r"] > found[distances.PIXELS]["r"]
 
 
@@ -271,11 +269,11 @@ def test_distances_are_asked_about_images_that_are_not_of_the_test_until_strengt
 def test_each_part_runs_resumes_and_leaves_a_table(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = {name: METHODS[name] for name in ("cross-entropy", "isometry, manifold")}
-    monkeypatch.setattr(experiment, "METHODS", few)
-    monkeypatch.setattr(experiment, "FIRST", tuple(few))
-    monkeypatch.setattr(experiment, "WIDE", tuple(few))
-    monkeypatch.setattr(experiment, "embedding", lambda x, seed: x[:, : 2 + seed].tolist())
+    few = {name: TRIALS[name] for name in ("cross-entropy", "isometry, manifold")}
+    monkeypatch.setattr(digits, "TRIALS", few)
+    monkeypatch.setattr(digits, "FIRST", tuple(few))
+    monkeypatch.setattr(digits, "WIDE", tuple(few))
+    monkeypatch.setattr(training, "embedding", lambda x, seed: x[:, : 2 + seed].tolist())
     out = tmp_path / f"{part}.json"
     arguments = ["structure", "--quick", "--part", part, "--out", str(out)]
     done = CliRunner().invoke(app, arguments)
@@ -295,22 +293,33 @@ def test_each_part_runs_resumes_and_leaves_a_table(
     assert out.read_text() == first, "a finished benchmark measures nothing again"
 
 
-def test_the_table_has_the_order_of_the_methods_whatever_was_run_first(tmp_path: Path) -> None:
+def test_the_table_has_the_order_of_the_methods_whatever_was_run_first() -> None:
     shot = {f"{n} a class": {"accuracy": [0.5]} for n in (1, 10)}
     figures = {"coarse": 0.9, "few-shot": shot, "kNN": 0.5, "probe": 0.5, "NMI": 0.5}
-    results = Results(tmp_path / "digits.json", {**asdict(Settings()), "examples": [[1, 1]]})
-    last, first = list(METHODS)[-1], next(iter(METHODS))
-    for key in ({"method": first, "width": 300}, {"method": last}, {"method": first}):
-        results.add({"task": "even or odd", "seed": 0, **key}, figures)
-    report_digits(results, Console(quiet=True))
-    lines = (tmp_path / "digits.md").read_text().splitlines()
+    last, first = list(TRIALS)[-1], next(iter(TRIALS))
+    keys = ({"method": first, "width": 300}, {"method": last}, {"method": first})
+    runs = [{"key": {"task": "even or odd", "seed": 0, **key}, "figures": figures} for key in keys]
+    settings = {**asdict(Settings()), "examples": [[1, 1]]}
+    lines = digits.tables({"settings": settings, "runs": runs}).splitlines()
     found = [line.split("|")[1].strip() for line in lines if line.startswith("|")][2:]
     assert found == [first, last, f"{first}, 300 units a layer"]
 
 
+def test_another_strength_in_the_code_meets_no_run_that_was_made_with_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = new_lab(digits.DIGITS, tmp_path / "digits.json", quick=True)
+    before = list(digits.keys(lab))
+    name = "isometry, manifold"
+    monkeypatch.setitem(TRIALS, name, replace(TRIALS[name], strength=0.123))
+    after = list(digits.keys(lab))
+    changed = [key for key in after if key not in before]
+    assert {(key["method"], key["strength"]) for key in changed} == {(name, 0.123)}
+
+
 def test_what_photographs_are_compared_with_is_learnt_under_its_name(tmp_path: Path) -> None:
     images = torch.rand(100, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    wanted = {method.reference for method in (CIFAR_METHODS | ALSO_TRIED).values()}
+    wanted = {method.reference for method in (CIFAR_TRIALS | ALSO_TRIED).values()}
     wanted |= set(UNTRAINED) - {"raw pixels"}
     learnt = learn(images, tmp_path, Effort(filters=8, epochs=1), wanted)
     assert set(learnt) == wanted

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from benchmarks.methods import attach
 from benchmarks.structure.cifar import BEFORE, STEM, cifar_settings, small_resnet
-from benchmarks.structure.methods import Batch, isometry
+from benchmarks.structure.trials import isometry
 from benchmarks.structure.unlearnt import random_convolutions, whitened
 from isoreg import isometry_penalty
 
@@ -53,7 +54,7 @@ def test_random_patterns_do_not_see_brightness_but_what_is_where() -> None:
 
 
 def test_features_may_be_compared_with_a_layer_of_the_same_network() -> None:
-    model = small_resnet(images(1)[0], 2, cifar_settings(quick=True), 0.0).eval()
+    model = small_resnet(images(1)[0], 2, cifar_settings(quick=True)).eval()
     x = F.interpolate(images(12), size=32)
     labels = torch.arange(12) % 2
     for name in (STEM, BEFORE):
@@ -61,9 +62,9 @@ def test_features_may_be_compared_with_a_layer_of_the_same_network() -> None:
         handle = model.get_submodule(name).register_forward_hook(
             lambda _, __, output, heard=heard: heard.append(output)
         )
-        with isometry(inputs=name)(model, 0.5, 0) as objective:
+        with attach(model, isometry(inputs=name).recipe(0.5, 0)) as objective:
             model.train()
-            loss = objective.loss(Batch(x, labels, torch.zeros(12, 1)))
+            loss = objective(x, labels, reference=torch.zeros(12, 1))
         handle.remove()
         features = model[:-1](x)
         penalty = isometry_penalty(heard[0], features, labels)

@@ -4,82 +4,88 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from benchmarks.mnist.settings import CONVENTIONS
-from benchmarks.mnist.training import mlp
-from benchmarks.objectives import attach
-from benchmarks.objectives.methods import Recipe
-from benchmarks.rivals.settings import Settings
+from benchmarks.methods import Recipe, attach
+from benchmarks.networks import mlp
+from benchmarks.results import Figures
 from benchmarks.timing import interleaved, peak_memory
+from benchmarks.training import adam, take_step
 
 
-def costs(
-    recipes: Mapping[str, Recipe], train_set: tuple[Tensor, Tensor], settings: Settings
-) -> dict[str, Any]:
+class Timed(Protocol):
+    """What the settings must say."""
+
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def learning_rate(self) -> float: ...  # noqa: D102
+    @property
+    def timing_seconds(self) -> float: ...  # noqa: D102
+
+
+def costs(recipe: Recipe, train_set: tuple[Tensor, Tensor], settings: Timed) -> Figures:
     """Seconds of a step, their ratio to cross-entropy's, and the bytes by which memory peaks.
 
-    Steps of all methods are taken in turn; memory is that of ten steps in a fresh process, above
-    what the process needs for data, model and library, and given on Linux alone. numba is kept out
-    of it: where it is installed, the isometry penalty loads some 125 MB of it, once.
+    Steps of both are taken in turn; memory is that of ten steps in a fresh process, above what the
+    process needs for data, model and library, and given on Linux alone. numba is kept out of it:
+    where it is installed, the isometry penalty loads some 125 MB of it, once.
     """
     images, labels = (values[: settings.batch_size] for values in train_set)
     with ExitStack() as stack:
         steps = {
-            name: training_step(recipe, images, labels, settings, stack)
-            for name, recipe in recipes.items()
+            name: training_step(each, images, labels, stack, settings)
+            for name, each in (("plain", {}), ("method", recipe))
         }
         seconds = interleaved(steps, device=str(images.device), seconds=settings.timing_seconds)
-    base = seconds["cross-entropy"]
     linux = sys.platform == "linux" and images.device.type == "cpu"
-    memory = None
-    if linux:
-        programs = {name: memory_program(recipe, settings) for name, recipe in recipes.items()}
-        memory = {name: peak_memory(program) for name, program in programs.items()}
-    ratio = {name: value / base for name, value in seconds.items()}
-    return {"seconds": seconds, "ratio": ratio, "memory": memory}
+    return {
+        "seconds": seconds["method"],
+        "ratio": seconds["method"] / seconds["plain"],
+        "memory": peak_memory(memory_program(recipe, settings)) if linux else None,
+    }
 
 
 def training_step(
-    recipe: Recipe, images: Tensor, labels: Tensor, settings: Settings, stack: ExitStack
+    recipe: Recipe, images: Tensor, labels: Tensor, stack: ExitStack, settings: Timed
 ) -> Callable[[], float]:
     """One step of training as a function, at the end of the ramp; the stack ends the method."""
     torch.manual_seed(0)
-    model = mlp(settings.width, CONVENTIONS["text"]).to(images.device)
+    model = mlp(width=settings.width).to(images.device)
     objective = stack.enter_context(attach(model, recipe))
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    optimizers = adam([*model.parameters(), *objective.parameters], settings.learning_rate)
 
     def step() -> float:
         loss = objective(images, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        take_step(loss, optimizers)
         objective.after_step()
         return loss.item()
 
     return step
 
 
-def memory_program(recipe: Recipe, settings: Settings) -> str:
+def memory_program(recipe: Recipe, settings: Timed) -> str:
     """What `peak_memory` runs: ten steps of training."""
     return (
         "import json, sys, torch\n"
         "sys.modules['numba'] = None\n"  # its libraries, loaded once, are no part of training
         "from contextlib import ExitStack\n"
         "from benchmarks.rivals.costs import training_step\n"
-        "from benchmarks.rivals.settings import Settings\n"
+        "from benchmarks.rivals.study import Settings\n"
         f"settings = Settings(width={settings.width})\n"
         "torch.set_num_threads(1)\n"
         f"images = torch.rand({settings.batch_size}, 1, 28, 28)\n"
         "labels = torch.arange(len(images)) % 10\n"
         f"recipe = json.loads({json.dumps(json.dumps(recipe))})\n"
         "stack = ExitStack()\n"
-        "step = training_step(recipe, images, labels, settings, stack)\n"
+        "step = training_step(recipe, images, labels, stack, settings)\n"
         "def measured():\n"
         "    for _ in range(10):\n"
         "        step()\n"

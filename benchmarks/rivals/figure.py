@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from statistics import mean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.objectives import METHODS
+from benchmarks.methods import METHODS
+from benchmarks.methods.registry import title_of
+from benchmarks.results import Figures, Found
+from benchmarks.rivals.report import costs_of
+from benchmarks.style import BLUE, GREEN, ORANGE, VERMILION, line_of, new_figure, plain, save
+from benchmarks.tables import grouped, with_keys
 
 Point = tuple[float, float, str, str]
 Box = tuple[float, float, float, float]
@@ -18,88 +22,70 @@ _OFFSETS = [
     *((dx, dy) for dy in (-3, 6, -13) for dx in (7, -7)),
     *((dx, dy) for dy in range(17, 130, 11) for dx in (7, -7)),
 ]
-# family: its colour and marker, and the methods in it
-FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "no local term": (
-        "#666666",
-        "o",
-        ("cross-entropy", "weight-decay", "label-smoothing", "noise"),
-    ),
-    "distances of a batch": (
-        "#009E73",
-        "D",
-        ("isometry", "isometry-every-layer", "relational-distillation"),
-    ),
-    "constrained weights": ("#E69F00", "s", ("spectral-norm", "orthogonal", "parseval")),
-    "input gradients": (
-        "#0072B2",
-        "^",
-        ("jacobian", "input-gradient", "first-order-margin"),
-    ),
-    "adversarial images": ("#D55E00", "v", ("fgsm", "pgd", "trades")),
+# family: its colour and marker
+FAMILIES: dict[str, tuple[str, str]] = {
+    "no local term": ("#666666", "o"),
+    "distances of a batch": (GREEN, "D"),
+    "constrained weights": (ORANGE, "s"),
+    "input gradients": (BLUE, "^"),
+    "adversarial images": (VERMILION, "v"),
 }
 
 
-def draw(
-    tested: dict[str, list[dict[str, Any]]],
-    cost: dict[str, Any],
-    settings: dict[str, Any],
-    path: Path,
-) -> None:
+def draw(found: Found, path: Path) -> None:
     """One panel a radius: worst case over time, a point a method, bars of a standard deviation."""
-    radii = settings["eps"][:2]
-    figure = Figure(figsize=(6.2 * len(radii), 5.8), layout="constrained")
+    radii, costs = found["settings"]["eps"][:2], costs_of(found)
+    ratio = {method: cost["ratio"] for method, cost in costs.items()}
+    tested = grouped(with_keys(found, phase="test"), "method")
+    figure = new_figure(6.2 * len(radii), 5.8)
     panels = figure.subplots(1, len(radii), squeeze=False)[0]
     points = []
     for column, (axis, eps) in enumerate(zip(panels, radii, strict=True)):
-        points.append(_panel(axis, tested, cost["ratio"], column))
+        points.append(_panel(axis, tested, ratio, column))
         axis.set_title(f"L-inf radius {eps:g}")
         axis.set(xlabel="time of a training step, as a ratio to cross-entropy's", xscale="log")
         axis.set(ylabel="test images that survive every attack (%)")
-        axis.set_xlim(0.75, 1.6 * max(cost["ratio"].values()))
+        axis.set_xlim(0.75, 1.6 * max(ratio.values()))
         axis.set_ylim(-5, 100)
         ticks = [1, 2, 3, 4, 6, 8]
         axis.set_xticks(ticks, [f"{tick}" for tick in ticks], minor=False)
         axis.set_xticks([], minor=True)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+        plain(axis)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.draw_without_rendering()  # fixes where the points are
-    for axis, found in zip(panels, points, strict=True):
-        _label(figure, axis, found)
-    figure.savefig(path, dpi=150)
+    for axis, placed in zip(panels, points, strict=True):
+        _label(figure, axis, placed)
+    save(figure, path, dpi=150)
 
 
 def _panel(
-    axis: Axes, tested: dict[str, list[dict[str, Any]]], ratio: dict[str, float], column: int
+    axis: Axes, tested: dict[str, list[Figures]], ratio: dict[str, float], column: int
 ) -> list[Point]:
     points: list[Point] = []
-    for family, (colour, marker, methods) in FAMILIES.items():
-        shown = [method for method in methods if method in tested]
-        values = [
-            [100 * run["Linf"]["worst case"][column] for run in tested[method]] for method in shown
-        ]
-        axis.errorbar(
+    for family, (colour, marker) in FAMILIES.items():
+        shown = [method for method in tested if family_of(method) == family]
+        values = [[100 * run["Linf"]["worst case"][column] for run in tested[m]] for m in shown]
+        line_of(
+            axis,
             [ratio[method] for method in shown],
-            [mean(found) for found in values],
-            yerr=[stdev(found) if len(found) > 1 else 0.0 for found in values],
+            values,
             fmt=marker,
             color=colour,
             label=family,
-            capsize=2,
             markersize=6,
         )
         points += [
-            (
-                ratio[method],
-                mean(found),
-                METHODS[method].title if method in METHODS else method,
-                colour,
-            )
+            (ratio[method], mean(found), title_of(method), colour)
             for method, found in zip(shown, values, strict=True)
         ]
     return points
+
+
+def family_of(method: str) -> str:
+    """The family of a method; the first one if it names none that is drawn."""
+    family = METHODS[method].family if method in METHODS else ""
+    return family if family in FAMILIES else next(iter(FAMILIES))
 
 
 def _label(figure: Figure, axis: Axes, points: list[Point]) -> None:
@@ -129,10 +115,6 @@ def _label(figure: Figure, axis: Axes, points: list[Point]) -> None:
             ha="right" if dx < 0 else "left",
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6} if far else None,
         )
-
-
-def _title(method: str) -> str:
-    return METHODS[method].title if method in METHODS else method
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -1,1 +1,1 @@
-"""What features keep of a structure that the labels do not mention."""
+"""Coarse to fine: what features keep that labels throw away, and what else geometry might do."""

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.cache import computed_once
-from benchmarks.results import Results
+from benchmarks.results import Figures, Found, Key
+from benchmarks.sampling import evenly
 from benchmarks.structure import data as samples
-from benchmarks.structure.data import MANIFOLD, Data, even_sample
-from benchmarks.structure.experiment import measure_shortly, progress_over
-from benchmarks.structure.methods import METHODS, Method, isometry
-from benchmarks.structure.settings import Settings
+from benchmarks.structure.data import Data
+from benchmarks.structure.report import SHORT
+from benchmarks.structure.settings import Settings, settings
+from benchmarks.structure.training import determined_by, measure_shortly
+from benchmarks.structure.trials import MANIFOLD, TRIALS, Trial
 from benchmarks.structure.unlearnt import random_convolutions, whitened
+from benchmarks.study import Lab, Study
+from benchmarks.tables import grouped, page, table
 from isoreg import references
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A method with its strength, and what differs in the settings."""
+    """A trial with its strength, and what differs in the settings."""
 
-    method: Method
+    trial: Trial
     changes: dict[str, Any] = field(default_factory=dict)
 
 
-_PLAIN = METHODS["cross-entropy"]
-_OURS = METHODS["isometry, manifold"]
+_PLAIN = TRIALS["cross-entropy"]
+_OURS = TRIALS["isometry, manifold"]
 
 
 def _changed(changes: dict[str, Any], name: str) -> dict[str, Choice]:
@@ -42,7 +46,7 @@ def _changed(changes: dict[str, Any], name: str) -> dict[str, Choice]:
 
 def _with(reference: str = MANIFOLD, **options: Any) -> Choice:
     """The penalty with another reference, or with options of `isometry`."""
-    return Choice(replace(_OURS, build=isometry(**options), reference=reference))
+    return Choice(replace(_OURS, options=options, reference=reference))
 
 
 _HIDDEN = ("2", "4", "6", "8")
@@ -66,7 +70,7 @@ CHOICES: dict[str, Choice] = {
     "second hidden layer against manifold of patches": _with(layers=_HIDDEN[1]),
     "manifold in 10 dimensions": _with("manifold in 10 dimensions"),
     **{
-        f"all hidden layers against {name}": _with(name, layers=nn.Tanh)
+        f"all hidden layers against {name}": _with(name, layers="activations")
         for name in ("blurred pixels", "manifold of pixels", "manifold of patches")
     },
     "all pairs in place of those of a class": _with(pairs="all"),
@@ -79,27 +83,37 @@ CHOICES: dict[str, Choice] = {
 }
 
 
-def run(settings: Settings, *, data_dir: Path | None, out: Path, quick: bool) -> Results:
-    """Measure every choice once."""
-    results = Results(out, asdict(settings))
-    names = list(CHOICES)[: 2 if quick else None]
-    todo = [{"choice": name} for name in names if not results.has({"choice": name})]
-    if not todo:
-        return results
-    data = samples.digits(settings, data_dir, cache=out.parent / "cache", validate=True)
-    data = _with_more_references(data, settings, out.parent / "cache")
-    for key in progress_over(todo):
-        choice = CHOICES[key["choice"]]
-        changed = replace(settings, **({} if quick else choice.changes))
-        figures = measure_shortly(choice.method, choice.method.strength, data, changed)
-        results.add(key, figures)
-    return results
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Every choice once."""
+    for name in list(CHOICES)[: 2 if lab.quick else None]:
+        yield {"choice": name, "strength": CHOICES[name].trial.strength}
+
+
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings, the trial and what is changed."""
+    choice = CHOICES.get(key["choice"])
+    if choice is None:
+        return determined_by(None, settings)
+    return determined_by(choice.trial, settings, changes=choice.changes)
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Figures on validation images."""
+    choice = CHOICES[key["choice"]]
+    data = lab.once("data", lambda: _data(lab))
+    changed = replace(lab.settings, **({} if lab.quick else choice.changes))
+    return measure_shortly(choice.trial, key["strength"], data, changed)
+
+
+def _data(lab: Lab[Settings]) -> Data:
+    data = samples.digits(lab.settings, lab.data_dir, cache=lab.cache, validate=True)
+    return _with_more_references(data, lab.settings, lab.cache)
 
 
 def _with_more_references(data: Data, settings: Settings, cache: Path) -> Data:
     """Also the manifold of pixels, ten dimensions of that of patches, and what is not learnt."""
     x = data.train.x
-    landmarks = even_sample(x, settings.landmarks)
+    landmarks = evenly(x, settings.landmarks)
 
     def of_pixels() -> torch.Tensor:
         return references.manifold(landmarks)(x)
@@ -112,3 +126,29 @@ def _with_more_references(data: Data, settings: Settings, cache: Path) -> Data:
         "random convolutions": random_convolutions(landmarks, size=7, filters=32, grid=3)(x),
     }
     return replace(data, references=data.references | more)
+
+
+def tables(found: Found) -> str:
+    """A Markdown table: one line a choice."""
+    order = list(CHOICES)
+    runs = sorted(found["runs"], key=lambda run: order.index(run["key"]["choice"]))
+    return page(
+        "# Which choice makes it work",
+        "Even or odd, 8,000 validation images, one seed, in %. Where a line says nothing else: "
+        "the last hidden layer, pairs of equal label, against the manifold of patches, "
+        "beta chosen by `--part search`.",
+        table("choice", grouped(runs, "choice"), SHORT),
+    )
+
+
+STUDY = Study(
+    "structure-choices",
+    settings,
+    keys,
+    measure,
+    tables,
+    shows="which choice makes it work",
+    time="a quarter of an hour on one core",
+    data="MNIST",
+    determines=determines,
+)

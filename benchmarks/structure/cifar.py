@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import photographs
-from benchmarks.results import Results, Run
+from benchmarks.results import Figures, Found, Key
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.evaluation import Embed, fine_figures, pixels_of
-from benchmarks.structure.experiment import (
+from benchmarks.structure.figure import draw_photographs
+from benchmarks.structure.report import every_task, tries_table
+from benchmarks.structure.settings import Settings
+from benchmarks.structure.training import (
     chosen_strengths,
+    determined_by,
     measure,
     measure_shortly,
-    progress_over,
     tries,
+    try_keys,
 )
-from benchmarks.structure.methods import METHODS, Method, compared_with, isometry, regression
-from benchmarks.structure.settings import Settings
+from benchmarks.structure.trials import PLAIN, TRIALS, Trial, compared_with, isometry
 from benchmarks.structure.unlabelled import BOTH, CHANNELS, LEARNT, Effort, learn, resnet_body
+from benchmarks.study import Lab, Study
+from benchmarks.tables import page
 from isoreg import references
 
-TASKS = {"animal or vehicle": [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]}
+TASK = "animal or vehicle"
+GROUPS = [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]
 _BETAS = (0.1, 0.3, 1.0)
 _SMALLER = (0.03, 0.1, 0.3)
 _WIDER = {
@@ -35,40 +41,39 @@ _WIDER = {
     "of_head": (*_SMALLER, 1.0),
 }
 
-CIFAR_METHODS: dict[str, Method] = {
-    "cross-entropy": Method(METHODS["cross-entropy"].build, (0.0,)),
-    "isometry, patches": Method(isometry(), _BETAS, reference="patches"),
-    "control: patches, shuffled": Method(isometry(shuffled=True), _SMALLER, reference="patches"),
-    "isometry, pixels": Method(isometry(), _SMALLER),
-    "patches predicted by a head": Method(regression, _BETAS, reference="patches"),
-    "control: constant distance": Method(METHODS["control: constant distance"].build, _SMALLER),
+CIFAR_TRIALS: dict[str, Trial] = {
+    "cross-entropy": replace(PLAIN, strengths=(0.0,)),
+    "isometry, patches": isometry(_BETAS, reference="patches"),
+    "control: patches, shuffled": isometry(_SMALLER, reference="patches", shuffled=True),
+    "isometry, pixels": isometry(_SMALLER),
+    "patches predicted by a head": Trial("second-head", _BETAS, reference="patches"),
+    "control: constant distance": replace(TRIALS["control: constant distance"], strengths=_SMALLER),
     **compared_with(BOTH, name="both", **_WIDER),
     **compared_with(LEARNT, name=LEARNT, **_WIDER),
     "supervised contrastive": replace(
-        METHODS["supervised contrastive"], strengths=(0.02, 0.1, 0.5, 2.0)
+        TRIALS["supervised contrastive"], strengths=(0.02, 0.1, 0.5, 2.0)
     ),
-    "Jacobian": replace(METHODS["Jacobian"], strengths=(0.001, 0.01, 0.1, 1.0)),
-    "label smoothing": replace(METHODS["label smoothing"], strengths=(0.03, 0.1, 0.3, 0.6)),
-    "dropout": replace(METHODS["dropout"], strengths=(0.1, 0.3, 0.5, 0.7)),
+    "Jacobian": replace(TRIALS["Jacobian"], strengths=(0.001, 0.01, 0.1, 1.0)),
+    "label smoothing": replace(TRIALS["label smoothing"], strengths=(0.03, 0.1, 0.3, 0.6)),
+    "dropout": Trial("dropout", (0.1, 0.3, 0.5, 0.7), options={"at": "features"}),
 }
 STEM, BEFORE = "0.maxpool", "0.layer3"
 """Of `small_resnet`: the end of its stem, and the block before the last one."""
 
 # on validation images alone
-ALSO_TRIED: dict[str, Method] = {
+ALSO_TRIED: dict[str, Trial] = {
     **{
-        f"isometry, {name}": Method(isometry(), _BETAS, reference=name)
+        f"isometry, {name}": isometry(_BETAS, reference=name)
         for name in ("blurred pixels", "whitened pixels", "random convolutions")
     },
     # its distances are long, about 50
-    "isometry, the stem": Method(isometry(inputs=STEM, scale="fit"), (0.003, 0.03, 0.3)),
-    "isometry, the layer before": Method(isometry(inputs=BEFORE, scale="fit"), _SMALLER),
-    "all pairs, both": Method(isometry(pairs="all"), (1.0, 3.0), reference=BOTH),
-    "isometry, manifold of both": Method(isometry(), (0.3, 1.0), reference=f"manifold of {BOTH}"),
-    "isometry, both and manifold": Method(
-        isometry(), (1.0, 3.0), reference=f"{BOTH} and their manifold"
-    ),
+    "isometry, the stem": isometry((0.003, 0.03, 0.3), inputs=STEM, scale="fit"),
+    "isometry, the layer before": isometry(_SMALLER, inputs=BEFORE, scale="fit"),
+    "all pairs, both": isometry((1.0, 3.0), reference=BOTH, pairs="all"),
+    "isometry, manifold of both": isometry((0.3, 1.0), reference=f"manifold of {BOTH}"),
+    "isometry, both and manifold": isometry((1.0, 3.0), reference=f"{BOTH} and their manifold"),
 }
+EVERY = CIFAR_TRIALS | ALSO_TRIED
 RAW = "raw pixels"
 UNTRAINED = (
     *(RAW, "patches", LEARNT, BOTH, f"manifold of {BOTH}"),
@@ -80,7 +85,7 @@ SLACK = 0.01
 
 def cifar_settings(quick: bool) -> Settings:
     """Few enough images and epochs for one core."""
-    settings = replace(
+    chosen = replace(
         Settings(),
         train_images=10_000,
         known=5_000,
@@ -90,9 +95,9 @@ def cifar_settings(quick: bool) -> Settings:
         examples=((1, 20), (5, 10), (10, 10), (100, 2)),
     )
     if not quick:
-        return settings
+        return chosen
     return replace(
-        settings,
+        chosen,
         train_images=200,
         known=150,
         epochs=1,
@@ -102,75 +107,66 @@ def cifar_settings(quick: bool) -> Settings:
     )
 
 
-def small_resnet(like: Tensor, outputs: int, settings: Settings, dropout: float) -> nn.Sequential:
+def small_resnet(like: Tensor, outputs: int, settings: Settings) -> nn.Sequential:
     """The body of a small resnet, and a linear classifier."""
     del like, settings
-    return nn.Sequential(resnet_body(dropout), nn.Linear(CHANNELS[-1], outputs))
+    return nn.Sequential(resnet_body(), nn.Linear(CHANNELS[-1], outputs))
 
 
-def run(*, seeds: int, data_dir: Path | None, out: Path, quick: bool) -> Results:
-    """Choose the strength of every method on validation images, then measure."""
-    settings = cifar_settings(quick)
-    results = Results(out, asdict(settings))
-    task = next(iter(TASKS))
-    few = 2 if quick else None
-    names = list(CIFAR_METHODS)[:few]
-    tried = {name: CIFAR_METHODS[name] for name in names} | ({} if quick else ALSO_TRIED)
-    keys: list[dict[str, Any]] = [
-        {"method": name, "strength": strength}
-        for name, method in tried.items()
-        for strength in method.strengths[: 1 if quick else None]
-    ]
-    keys += [{"task": "without labels", "method": name, "seed": 0} for name in UNTRAINED[:few]]
-    keys += [
-        {"task": task, "method": name, "seed": seed} for seed in range(seeds) for name in names
-    ]
-    todo = [key for key in keys if not results.has(key)]
-    if not todo:
-        return results
-    effort = Effort(filters=8, epochs=1) if quick else Effort()
-    wanted = {_reference_of(key["method"]) for key in todo}
-    data, learnt = load(settings, data_dir, out.parent / "cache", effort, wanted)
-    for key in progress_over(todo):
-        if key.get("task") == "without labels":
-            embed = _embedding(key["method"], learnt)
-            results.add(key, fine_figures(embed, data, settings, seed=0))
-        else:
-            results.add(key, _figures(key, data, settings, results.runs))
-    return results
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """The strengths of every method on validation images, then what is measured."""
+    few = 2 if lab.quick else None
+    names = list(CIFAR_TRIALS)[:few]
+    tried = {name: CIFAR_TRIALS[name] for name in names} | ({} if lab.quick else ALSO_TRIED)
+    yield from try_keys(tried, first=1 if lab.quick else None)
+    for name in UNTRAINED[:few]:
+        yield {"task": "without labels", "method": name, "seed": 0}
+    chosen = chosen_strengths(tries(lab.runs), slack=SLACK)
+    for seed in range(lab.seeds):
+        for name in names:
+            yield {"task": TASK, "method": name, "strength": chosen[name], "seed": seed}
 
 
-def _embedding(name: str, learnt: dict[str, references.Reference]) -> Embed:
-    if name == RAW:
-        return pixels_of
-    reference = learnt[name]
-    return lambda x: reference(x).flatten(1)
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings and the trial."""
+    embedded = key.get("task") == "without labels"
+    return determined_by(None if embedded else EVERY.get(key["method"]), settings, data="CIFAR-10")
 
 
-def _reference_of(name: str) -> str:
-    """What a method compares with, or what an untrained embedding is."""
-    methods = CIFAR_METHODS | ALSO_TRIED
-    return methods[name].reference if name in methods else name.replace(RAW, "pixels")
-
-
-def _figures(key: dict[str, Any], data: Data, settings: Settings, runs: list[Run]) -> Run:
-    name = key["method"]
-    method = (CIFAR_METHODS | ALSO_TRIED)[name]
-    if "strength" in key:
+def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
+    """Try a strength, measure a network, or an embedding that needs none."""
+    settings, name = lab.settings, key["method"]
+    effort = Effort(filters=8, epochs=1) if lab.quick else Effort()
+    wanted = _reference_of(name, key)
+    data = lab.once("photographs", lambda: load(settings, lab.data_dir, lab.cache))
+    learnt = lab.once(
+        f"reference: {wanted}",
+        lambda: learn(data.train.x, lab.cache, effort, [wanted])[wanted],
+    )
+    if key.get("task") == "without labels":
+        return fine_figures(_embedding(name, learnt), data, settings, seed=0)
+    rows = lab.once(f"rows: {wanted}", lambda: learnt(data.train.x))
+    data = replace(data, references={EVERY[name].reference: rows})
+    if "seed" not in key:
         short = replace(settings, epochs=max(1, settings.epochs // 2))
-        return measure_shortly(method, key["strength"], data.unseen(), short, network=small_resnet)
-    strength = chosen_strengths(tries(runs), slack=SLACK)[name]
-    found = measure(method, strength, data, key["seed"], settings, network=small_resnet)
-    return {"strength": strength, **found}
+        data = data.unseen()
+        return measure_shortly(EVERY[name], key["strength"], data, short, network=small_resnet)
+    return measure(EVERY[name], key["strength"], data, key["seed"], settings, network=small_resnet)
 
 
-def load(
-    settings: Settings, data_dir: Path | None, cache: Path, effort: Effort, wanted: Iterable[str]
-) -> tuple[Data, dict[str, references.Reference]]:
-    """An even sample of the training photographs, 2,000 others for validation, test ones.
+def _embedding(name: str, reference: references.Reference) -> Embed:
+    return pixels_of if name == RAW else lambda x: reference(x).flatten(1)
 
-    And the references that are wanted, learnt from the training photographs.
-    """
+
+def _reference_of(name: str, key: Key) -> str:
+    """What a method compares with, or what an untrained embedding is."""
+    if key.get("task") == "without labels":
+        return name.replace(RAW, "pixels")
+    return EVERY[name].reference
+
+
+def load(settings: Settings, data_dir: Path | None, cache: Path) -> Data:
+    """A sample of the training photographs, 2,000 others for validation, test ones."""
     train_images, train_labels = photographs.read("train", data_dir, cache)
     test_images, test_labels = photographs.read("test", data_dir, cache)
     order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(0))
@@ -180,13 +176,48 @@ def load(
     def split(images: Tensor, labels: Tensor, rows: Tensor | slice) -> Split:
         return Split(images[rows].float() / 255, labels[rows])
 
-    train = split(train_images, train_labels, chosen)
-    learnt = learn(train.x, cache, effort, wanted)
-    data = Data(
-        train=train,
+    return Data(
+        train=split(train_images, train_labels, chosen),
         validation=split(train_images, train_labels, held),
         test=split(test_images, test_labels, slice(0, None, every)),
-        groups=next(iter(TASKS.values())),
-        references={name: reference(train.x) for name, reference in learnt.items()},
+        groups=GROUPS,
+        references={},
     )
-    return data, learnt
+
+
+def tables(found: Found) -> str:
+    """What was measured, and the strengths that were tried."""
+    settings = found["settings"]
+    order = [*UNTRAINED, *CIFAR_TRIALS, *ALSO_TRIED]
+    runs = sorted(found["runs"], key=lambda run: order.index(run["key"]["method"]))
+    measured = {**found, "runs": [run for run in runs if "task" in run["key"]]}
+    return page(
+        "# Coarse to fine on CIFAR-10 (JPEG)",
+        f"A small resnet10t learns animal or vehicle from {settings['train_images']:,} images in "
+        f"{settings['epochs']} epochs; then the ten classes are read from what enters its "
+        f"classifier. {settings['test_images']:,} test images, in %, mean ± standard deviation "
+        "over seeds (over draws where there is one seed). References have root mean squared "
+        "distance 10.",
+        every_task(measured),
+        "## Strengths, chosen on validation images",
+        "One seed, half of the epochs, in %. Chosen: the best probe of ten examples a class among "
+        f"those whose coarse accuracy is at most {100 * SLACK:g} point below that of "
+        "cross-entropy. No test image was shown to the last ones, from "
+        f"*{next(iter(ALSO_TRIED))}* on.",
+        tries_table(tries(runs), SLACK, unchosen=ALSO_TRIED),
+    )
+
+
+STUDY = Study(
+    "structure-cifar",
+    cifar_settings,
+    keys,
+    measure_key,
+    tables,
+    draw_photographs,
+    shows="the same on photographs",
+    time="8 hours on one core",
+    data="CIFAR-10",
+    seeds=5,
+    determines=determines,
+)

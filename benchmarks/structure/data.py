@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.cache import computed_once
+from benchmarks.sampling import evenly
 from benchmarks.structure.settings import TASKS, Settings
+from benchmarks.structure.trials import MANIFOLD
 from isoreg import references
 from isoreg.datasets import mnist
 from isoreg.masks import partition
 
-MANIFOLD = "manifold of patches"
 _EACH_VALIDATION = 6
 
 
@@ -31,7 +32,7 @@ class Split:
 
     def sample(self, count: int) -> Split:
         """So many, evenly spread over all."""
-        return Split(even_sample(self.x, count), even_sample(self.fine, count))
+        return Split(evenly(self.x, count), evenly(self.fine, count))
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def digits(settings: Settings, data_dir: Path | None, *, cache: Path, validate: 
 
 def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Tensor]:
     """Pixels and what is made of them without labels; root mean squared distance 10 each."""
-    landmarks = even_sample(x, settings.landmarks)
+    landmarks = evenly(x, settings.landmarks)
 
     def patches() -> Tensor:
         return references.scaled(references.patches(landmarks), landmarks)(x)
@@ -99,7 +100,7 @@ def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Te
         "patches": computed_once(cache / f"patches-{len(x)}.pt", patches),
     }
     patches_of = tables["patches"]
-    known = even_sample(patches_of, settings.landmarks)
+    known = evenly(patches_of, settings.landmarks)
 
     def manifold() -> Tensor:
         return references.manifold(known)(patches_of)
@@ -108,6 +109,7 @@ def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Te
     return tables
 
 
-def even_sample(x: Tensor, count: int) -> Tensor:
-    """So many rows, evenly spread over all of them; all if there are no more."""
-    return x[:: max(1, len(x) // count)][:count]
+def manifold_of_patches(data: Data, settings: Settings) -> references.Reference:
+    """The reference itself, which `Data` has for the training images alone."""
+    landmarks = evenly(data.train.x, settings.landmarks)
+    return references.manifold(landmarks, reference=references.patches(landmarks))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.cache import computed_once
-from benchmarks.results import Results, Run
+from benchmarks.results import Figures, Key
+from benchmarks.sampling import evenly
 from benchmarks.structure import data as samples
 from benchmarks.structure.agreement import AMONG, agreement, linear_fit
-from benchmarks.structure.data import MANIFOLD, Data, even_sample
+from benchmarks.structure.data import Data, manifold_of_patches
 from benchmarks.structure.evaluation import Embed, coarse_accuracy, features_of, pixels_of
-from benchmarks.structure.experiment import (
-    chosen_strengths,
-    manifold_of_patches,
-    progress_over,
-    tries,
-)
-from benchmarks.structure.methods import METHODS, Method, compared_with, from_distances, regression
 from benchmarks.structure.settings import SEARCH_SEED, Settings
 from benchmarks.structure.shifts import MOST, placed_by_distances, shift_distances
-from benchmarks.structure.training import train
+from benchmarks.structure.training import chosen_strengths, determined_by, train, tries, try_keys
+from benchmarks.structure.trials import MANIFOLD, TRIALS, Trial, compared_with
+from benchmarks.study import Lab
 
 PIXELS, SHIFTS = "pixels", "shifts"
 PLACED = "places by shifts"
@@ -40,12 +36,13 @@ BEST = "best r"
 _OF_ISOMETRY = (0.1, 0.5, 2.0, 8.0)
 _OF_CONTROL = (0.004, 0.02, 0.1, 0.5, 2.0)
 _OF_HEAD = (0.02, 0.1, 0.5, 2.0)
+_BY_SHIFTS = {"distances": shift_distances}
 _DIMENSIONS = 100
 _LANDMARKS = 1_000
 _SHOWN = 2_000
 _PAIRS = 300
 
-COMPARED: dict[str, dict[str, Method]] = {
+COMPARED: dict[str, dict[str, Trial]] = {
     **{
         reference: compared_with(
             reference,
@@ -57,16 +54,16 @@ COMPARED: dict[str, dict[str, Method]] = {
         for reference in (MANIFOLD, PIXELS)
     },
     SHIFTS: {
-        f"isometry, {SHIFTS}": Method(from_distances(shift_distances), _OF_ISOMETRY),
-        f"control: {SHIFTS}, shuffled": Method(
-            from_distances(shift_distances, shuffled=True), _OF_CONTROL
+        f"isometry, {SHIFTS}": Trial("given-distances", _OF_ISOMETRY, options=_BY_SHIFTS),
+        f"control: {SHIFTS}, shuffled": Trial(
+            "given-distances", _OF_CONTROL, options={**_BY_SHIFTS, "shuffled": True}
         ),
-        f"{SHIFTS} predicted by a head": Method(regression, _OF_HEAD, reference=PLACED),
+        f"{SHIFTS} predicted by a head": Trial("second-head", _OF_HEAD, reference=PLACED),
     },
 }
 """By reference, the ways to train that are to keep its distances."""
 
-ALL: dict[str, Method] = {PLAIN: METHODS[PLAIN]} | {
+ALL: dict[str, Trial] = {PLAIN: TRIALS[PLAIN]} | {
     name: method for methods in COMPARED.values() for name, method in methods.items()
 }
 DRAWN = (PLAIN, *COMPARED[MANIFOLD])
@@ -97,33 +94,41 @@ class Asked:
     placed: Embed
 
 
-def run(
-    settings: Settings, *, seeds: int, data_dir: Path | None, out: Path, quick: bool
-) -> Results:
-    """Choose every strength on validation images, then measure on test images."""
-    results = Results(out, _recorded(settings))
-    names = [name for name in ALL if not quick or name in DRAWN]
-    keys: list[dict[str, Any]] = [
-        {"method": name, "strength": strength}
-        for name in names
-        for strength in (ALL[name].strengths or (0.0,))[: 1 if quick else None]
-    ]
-    keys += [{"method": name, "seed": 0} for name in UNTRAINED]
-    keys += [{"method": name, "seed": seed} for seed in range(seeds) for name in names]
-    todo = [key for key in keys if not results.has(key)]
-    ask = cache(lambda validate: asked(settings, data_dir, out.parent / "cache", validate))
-    for key in progress_over(todo):
-        if "strength" in key:
-            results.add(key, _try(key, ask(True), settings))
-        else:
-            results.add(key, _measure(key, ask(False), settings, results.runs))
-    return results
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Every strength on validation images, then what is measured on test images."""
+    names = [name for name in ALL if not lab.quick or name in DRAWN]
+    yield from try_keys({name: ALL[name] for name in names}, first=1 if lab.quick else None)
+    for name in UNTRAINED:
+        yield {"method": name, "seed": 0}
+    chosen = chosen_strengths(tries(lab.runs), by=BEST)
+    for seed in range(lab.seeds):
+        for name in names:
+            yield {"method": name, "strength": chosen[name], "seed": seed}
 
 
-def _recorded(settings: Settings) -> dict[str, Any]:
-    """All that determines the figures."""
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings, the trial and how it is asked."""
     own = {"dimensions": _DIMENSIONS, "landmarks of shifts": _LANDMARKS, "most": MOST}
-    return asdict(settings) | own | {"shown": _SHOWN, "among": AMONG, "pairs": _PAIRS}
+    own |= {"shown": _SHOWN, "among": AMONG, "pairs": _PAIRS}
+    return determined_by(ALL.get(key["method"]), settings, **own)
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Try a strength, or measure a network, or what needs none."""
+    name, settings, validate = key["method"], lab.settings, "seed" not in key
+    ask = lab.once(f"asked {validate}", lambda: asked(settings, lab.data_dir, lab.cache, validate))
+    if name in UNTRAINED:
+        return dict(agreements(pixels_of if name == RAW else ask.placed, ask, settings))
+    seed = key.get("seed", SEARCH_SEED)
+    model = train(ask.data, ALL[name], strength=key["strength"], seed=seed, settings=settings)
+    found = agreements(features_of(model), ask, settings)
+    coarse = {"coarse": coarse_accuracy(model, ask.data)}
+    if validate:
+        own = found[reference_of(name)]
+        return {**coarse, BEST: max(own["r"], own["fitted r"]), **own}
+    drawn = seed == 0 and name in DRAWN
+    pairs = {"pairs": some_pairs(features_of(model), ask.truth)} if drawn else {}
+    return {**coarse, **found, **pairs}
 
 
 def asked(settings: Settings, data_dir: Path | None, folder: Path, validate: bool) -> Asked:
@@ -142,38 +147,13 @@ def asked(settings: Settings, data_dir: Path | None, folder: Path, validate: boo
 
 def _placed_by_shifts(data: Data, settings: Settings) -> Embed:
     """Places of images by their distances to some of the training images."""
-    landmarks = even_sample(data.train.x, min(_LANDMARKS, settings.landmarks))
+    landmarks = evenly(data.train.x, min(_LANDMARKS, settings.landmarks))
     return placed_by_distances(landmarks, shift_distances, _DIMENSIONS)
 
 
 def reference_of(name: str) -> str:
     """Whose distances a method is to keep; cross-entropy is asked about the manifold."""
     return next((each for each, methods in COMPARED.items() if name in methods), MANIFOLD)
-
-
-def _try(key: dict[str, Any], ask: Asked, settings: Settings) -> dict[str, Any]:
-    method, strength = ALL[key["method"]], key["strength"]
-    model = train(ask.data, method, strength=strength, seed=SEARCH_SEED, settings=settings)
-    own = agreements(features_of(model), ask, settings)[reference_of(key["method"])]
-    best = max(own["r"], own["fitted r"])
-    return {"coarse": coarse_accuracy(model, ask.data), BEST: best, **own}
-
-
-def _measure(
-    key: dict[str, Any], ask: Asked, settings: Settings, runs: list[Run]
-) -> dict[str, Any]:
-    name, seed = key["method"], key["seed"]
-    if name in UNTRAINED:
-        return agreements(pixels_of if name == RAW else ask.placed, ask, settings)
-    strength = chosen_strengths(tries(runs), by=BEST)[name]
-    model = train(ask.data, ALL[name], strength=strength, seed=seed, settings=settings)
-    embed = features_of(model)
-    return {
-        "strength": strength,
-        "coarse": coarse_accuracy(model, ask.data),
-        **agreements(embed, ask, settings),
-        **({"pairs": some_pairs(embed, ask.truth)} if seed == 0 and name in DRAWN else {}),
-    }
 
 
 def agreements(embed: Embed, ask: Asked, settings: Settings) -> dict[str, dict[str, float]]:

@@ -2,89 +2,115 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich.console import Console
-
-from benchmarks.publish import publish
-from benchmarks.results import Results, Run
+from benchmarks.results import Found
 from benchmarks.structure.agreement import AMONG
-from benchmarks.structure.curves import draw_distances
-from benchmarks.structure.distances import ALL, BEST, COMPARED, PLAIN, UNTRAINED, reference_of
-from benchmarks.structure.experiment import SLACK, chosen_strengths, tries
-from benchmarks.tables import markdown_table, percent, spread
+from benchmarks.structure.distances import (
+    _DIMENSIONS,
+    _SHOWN,
+    ALL,
+    BEST,
+    COMPARED,
+    PLAIN,
+    UNTRAINED,
+    determines,
+    keys,
+    measure,
+    reference_of,
+)
+from benchmarks.structure.figure import draw_distances
+from benchmarks.structure.settings import settings
+from benchmarks.structure.shifts import MOST
+from benchmarks.structure.training import SLACK, chosen_strengths, tries
+from benchmarks.study import Study
+from benchmarks.tables import SEEDS, Column, grouped, page, table
 
-_FIGURES = ("r", "stress", "r of all pairs", "nearest")
-_HEADER = ["r", "stress, same unit", "r of all pairs", f"nearest among {AMONG}, %"]
+_COLUMNS = {
+    "r": ("r", 3),
+    "stress": ("stress, same unit", 3),
+    "r of all pairs": ("r of all pairs", 3),
+    "nearest": (f"nearest among {AMONG}, %", None),
+}
 
 
-def report_distances(results: Results, console: Console) -> None:
-    """Print and save the tables and the figure."""
-    publish(results, console, distances_tables, draw_distances)
-
-
-def distances_tables(results: dict[str, Any]) -> str:
+def tables(found: Found) -> str:
     """One Markdown table a reference, and one of the strengths that were tried."""
-    shown = results["settings"]["shown"]
-    measured = [run for run in results["runs"] if "seed" in run["key"]]
+    measured = grouped((run for run in found["runs"] if "seed" in run["key"]), "method")
+    # pixels that are nearly always black make a map of raw ones meaningless
+    for name in set(UNTRAINED) & set(measured):
+        measured[name] = [{**figures, "unmapped": True} for figures in measured[name]]
     parts = [
         "# Do distances of features mean something?",
         "Networks learn even or odd on MNIST; then the distances of their last hidden layer are "
-        f"compared with those of a reference, on {shown:,} test images. r and stress (0: the same "
+        f"compared with those of a reference, on {_SHOWN:,} test images. r and stress (0: the same "
         "distances in the same unit) of the pairs of equal parity, r of all pairs, and how often "
         f"the image that is nearest by the reference is among the {AMONG} nearest by the features. "
         "First as the features are, then after a linear map to the reference's coordinates, fitted "
         "on known images by least squares: as a second head predicts them. (Such a map shortens "
         "what it cannot predict, so its stress says how much that is.) *shifts*: the least "
-        f"distance when one image may be moved by up to {results['settings']['most']} pixels in "
+        f"distance when one image may be moved by up to {MOST} pixels in "
         "each direction; it has no coordinates, so for head and map "
-        f"{results['settings']['dimensions']} were made by multidimensional scaling. Mean ± "
+        f"{_DIMENSIONS} were made by multidimensional scaling. Mean ± "
         "standard deviation over seeds.",
     ]
-    for reference, methods in COMPARED.items():
-        names = [PLAIN, *methods, *UNTRAINED]
-        rows = [_row(name, reference, measured) for name in names]
-        after = [f"{figure}, mapped" for figure in _HEADER]
-        header = ["training", "seeds", "coarse, %", *_HEADER, *after]
-        parts += [
-            f"## {reference.capitalize()}",
-            markdown_table(header, [row for row in rows if row]),
-        ]
-    parts += [
+    for reference, trials in COMPARED.items():
+        names = [name for name in (PLAIN, *trials, *UNTRAINED) if name in measured]
+        rows = {name: measured[name] for name in names}
+        parts += [f"## {reference.capitalize()}", table("training", rows, _columns(reference))]
+    return page(
+        *parts,
         "## Strengths, chosen on validation images",
         "One seed. Chosen: the best r of pairs of equal parity, plain or mapped, among those whose "
         f"coarse accuracy is at most {100 * SLACK:g} points below that of cross-entropy; if there "
         "are none, the most accurate.",
-        _tries_table(tries(results["runs"])),
+        _tries_table(found),
+    )
+
+
+def _columns(reference: str) -> list[Column]:
+    plain = [
+        Column(title, f"{reference}/{figure}", digits)
+        for figure, (title, digits) in _COLUMNS.items()
     ]
-    return "\n\n".join(parts) + "\n"
+    mapped = [
+        Column(
+            f"{title}, mapped",
+            lambda f, name=f"fitted {figure}": None if "unmapped" in f else f[reference][name],  # type: ignore[misc]
+            digits,
+            empty="-",
+        )
+        for figure, (title, digits) in _COLUMNS.items()
+    ]
+    return [SEEDS, Column("coarse, %", "coarse", empty="-"), *plain, *mapped]
 
 
-def _row(name: str, reference: str, runs: list[Run]) -> list[str]:
-    found = [run["figures"] for run in runs if run["key"]["method"] == name]
-    if not found:
-        return []
-    coarse = percent([f["coarse"] for f in found]) if "coarse" in found[0] else "-"
-    cells = [_cell(figure, [f[reference][figure] for f in found]) for figure in _FIGURES]
-    # pixels that are nearly always black make a map of raw ones meaningless
-    after = [f"fitted {figure}" for figure in _FIGURES if name not in UNTRAINED]
-    cells += [_cell(figure, [f[reference][figure] for f in found]) for figure in after]
-    return [name, str(len(found)), coarse, *cells, *["-"] * (2 * len(_FIGURES) - len(cells))]
-
-
-def _cell(figure: str, values: list[float]) -> str:
-    return percent(values) if figure.endswith("nearest") else spread(values, 3)
-
-
-def _tries_table(runs: list[Run]) -> str:
+def _tries_table(found: Found) -> str:
+    runs, order = tries(found["runs"]), list(ALL)
     chosen = chosen_strengths(runs, by=BEST)
+    runs = sorted(runs, key=lambda r: (order.index(r["key"]["method"]), r["key"]["strength"]))
     rows = []
-    order = list(ALL)
-    for run in sorted(runs, key=lambda r: (order.index(r["key"]["method"]), r["key"]["strength"])):
-        key, figures = run["key"], run["figures"]
-        row = [key["method"], reference_of(key["method"]), f"{key['strength']:g}"]
-        row += [percent([figures["coarse"]])]
-        row += [f"{figures[figure]:.3f}" for figure in ("r", "fitted r")]
-        rows.append([*row, "chosen" if chosen[key["method"]] == key["strength"] else ""])
-    header = ["training", "distances", "strength", "coarse, %", "r", "r, mapped", ""]
-    return markdown_table(header, rows)
+    for run in runs:
+        name, strength = run["key"]["method"], run["key"]["strength"]
+        taken = "chosen" if chosen[name] == strength else ""
+        rows.append(((name, reference_of(name), f"{strength:g}"), [{**run["figures"], "": taken}]))
+    columns = [
+        Column("coarse, %", "coarse"),
+        Column("r", "r", 3),
+        Column("r, mapped", "fitted r", 3),
+        Column("", text=lambda f: str(f[0][""])),
+    ]
+    return table(("training", "distances", "strength"), rows, columns)
+
+
+STUDY = Study(
+    "structure-distances",
+    settings,
+    keys,
+    measure,
+    tables,
+    draw_distances,
+    shows="whether distances of features mean something",
+    time="an hour on one core",
+    data="MNIST",
+    seeds=5,
+    determines=determines,
+)

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.structure import probes
+from benchmarks import probes
+from benchmarks.networks import accuracy_of, features_in
 from benchmarks.structure.data import Data
 from benchmarks.structure.settings import Settings
-from benchmarks.structure.training import run_in_parts
 
 Embed = Callable[[Tensor], Tensor]
 
@@ -33,8 +33,7 @@ def freeze(embed: Embed, data: Data, settings: Settings) -> Frozen:
 
 def coarse_accuracy(model: nn.Module, data: Data) -> float:
     """Of what the network was trained for, on test samples."""
-    logits = run_in_parts(model, data.test.x)
-    return probes.accuracy(logits.argmax(1), data.coarse(data.test.fine))
+    return accuracy_of(model, data.test.x, data.coarse(data.test.fine))
 
 
 def few_shot(frozen: Frozen, settings: Settings) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def fine_figures(embed: Embed, data: Data, settings: Settings, *, seed: int) -> 
 
 def features_of(model: nn.Sequential) -> Embed:
     """What enters the classifier."""
-    return lambda x: run_in_parts(model[:-1], x)
+    return lambda x: features_in(model, x)
 
 
 def pixels_of(x: Tensor) -> Tensor:

@@ -1,32 +1,43 @@
-"""Pictures: features by the labels that training never saw, and what they cost in accuracy."""
+"""Pictures: features by labels that training never saw, their cost, and all beside the control."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.structure.curves import finish
+from benchmarks import style
+from benchmarks.results import Figures, Found
+from benchmarks.structure.trials import MANIFOLD
+from benchmarks.style import deviation, legend_beside, line_of, new_figure, plain, save
+from benchmarks.tables import grouped, with_keys
 
-_OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
+_LINES = (
+    style.BLACK,
+    style.ORANGE,
+    style.SKY,
+    style.GREEN,
+    style.VERMILION,
+    style.BLUE,
+    style.PURPLE,
+)
 _MARKERS = "osD^vP*X<>hdp8"
 SHOT = "10 a class"
 
 
-def draw_digits(results: dict[str, Any], path: Path) -> None:
+def draw_digits(found: Found, path: Path) -> None:
     """UMAP of some networks' features, and every method's fine over its coarse accuracy."""
-    tasks = (run["key"]["task"] for run in results["runs"])
+    tasks = (run["key"]["task"] for run in found["runs"])
     task = next(task for task in tasks if task != "none")
     runs = [
-        run for run in results["runs"] if run["key"]["task"] == task and "width" not in run["key"]
+        run for run in found["runs"] if run["key"]["task"] == task and "width" not in run["key"]
     ]
     drawn = [run for run in runs if "picture" in run["figures"]]
-    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    figure = new_figure(11, 8.5)
     rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.3])
     above, below = (figure.add_subfigure(rows[row]) for row in range(2))
     axes = above.subplots(1, max(1, len(drawn)), squeeze=False)[0]
@@ -39,7 +50,7 @@ def draw_digits(results: dict[str, Any], path: Path) -> None:
     ]
     above.legend(handles=handles, loc="outside upper center", ncols=10, title="digit, on seed 0")
     _trade(below.subplots(), runs, task)
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
 def _umap(axis: Axes, run: dict[str, Any]) -> None:
@@ -70,10 +81,10 @@ def _trade(axis: Axes, runs: list[dict[str, Any]], task: str) -> None:
         axis.errorbar(
             mean(coarse),
             mean(fine),
-            xerr=stdev(coarse) if len(coarse) > 1 else None,
-            yerr=stdev(fine) if len(fine) > 1 else None,
+            xerr=deviation(coarse),
+            yerr=deviation(fine),
             marker=_MARKERS[index % len(_MARKERS)],
-            color=_OKABE_ITO[index % len(_OKABE_ITO)],
+            color=_LINES[index % len(_LINES)],
             markersize=8,
             linestyle="",
             label=name,
@@ -82,22 +93,23 @@ def _trade(axis: Axes, runs: list[dict[str, Any]], task: str) -> None:
         xlabel=f"test accuracy of the task that was trained, {task} (%)",
         ylabel="ten digits from ten examples each (%)",
     )
-    finish(axis)
+    plain(axis)
+    legend_beside(axis)
 
 
-def draw_search(results: dict[str, Any], path: Path) -> None:
+def draw_search(found: Found, path: Path) -> None:
     """Fine over coarse accuracy of every method as its strength grows."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = new_figure(9, 5)
     axis = figure.subplots()
     by_method: dict[str, list[tuple[float, float, float]]] = {}
-    for run in results["runs"]:
+    for run in found["runs"]:
         figures = run["figures"]
         point = (run["key"]["strength"], 100 * figures["coarse"], 100 * figures[SHOT])
         by_method.setdefault(run["key"]["method"], []).append(point)
     for index, (name, points) in enumerate(by_method.items()):
         _, coarse, fine = zip(*sorted(points), strict=True)
         marker = _MARKERS[index % len(_MARKERS)]
-        color = _OKABE_ITO[index % len(_OKABE_ITO)]
+        color = _LINES[index % len(_LINES)]
         axis.plot(coarse, fine, marker=marker, color=color, label=name, linewidth=0.9)
         axis.plot(coarse[-1], fine[-1], marker=marker, color=color, markersize=11)
     axis.set(
@@ -105,5 +117,131 @@ def draw_search(results: dict[str, Any], path: Path) -> None:
         ylabel="ten digits from ten examples each (%)",
         title="Each line: growing strength; the large mark is the strongest",
     )
-    finish(axis)
-    figure.savefig(path, dpi=130)
+    plain(axis)
+    legend_beside(axis)
+    save(figure, path)
+
+
+# colour of Okabe and Ito, marker, line
+_Look = tuple[str, str, str]
+PHOTOGRAPHS: dict[str, _Look] = {
+    "contrastive": (style.GREY, "", "--"),
+    "contrastive predicted by a head": (style.SKY, "v", "-"),
+    "isometry, contrastive": (style.GREEN, "o", "-"),
+    "control: contrastive, shuffled": (style.VERMILION, "X", "-"),
+    "cross-entropy": (style.BLACK, "s", "-"),
+}
+_TITLES = {
+    "contrastive": "what features are compared with",
+    "contrastive predicted by a head": "the same predicted by a second head",
+    "isometry, contrastive": "isometry",
+    "control: contrastive, shuffled": "its control: distances shuffled",
+}
+_TITLES_OF_PAIRS = {
+    f"isometry, {MANIFOLD}": "isometry",
+    f"control: {MANIFOLD}, shuffled": "its control: distances shuffled",
+    f"{MANIFOLD} predicted by a head": "what enters a second head",
+}
+NEIGHBOURS: dict[str, tuple[str, str]] = {
+    "isometry, pixels": (style.GREEN, "o"),
+    "control: pixels, shuffled": (style.GREEN, "x"),
+    "isometry, manifold": (style.BLUE, "D"),
+    "control: manifold, shuffled": (style.BLUE, "+"),
+    "raw pixels": (style.GREY, "s"),
+}
+LOWER_IS_BETTER = "calibration error"
+
+
+def draw_photographs(found: Found, path: Path) -> None:
+    """Accuracy on the ten classes over the examples of each that are known."""
+    figure = new_figure(8.5, 4.2)
+    axis = figure.subplots()
+    shots = {f"{examples} a class": examples for examples, _ in found["settings"]["examples"]}
+    for name, look in PHOTOGRAPHS.items():
+        of_name = (run for run in found["runs"] if run["key"]["method"] == name)
+        runs = [run["figures"] for run in of_name if "few-shot" in run["figures"]]
+        if not runs:
+            continue
+        by_shot = [[_accuracy(figures, shot) for figures in runs] for shot in shots]
+        color, marker, line = look
+        label = _TITLES.get(name, name)
+        line_of(
+            axis, list(shots.values()), by_shot, color=color, marker=marker, ls=line, label=label
+        )
+    axis.set(
+        xscale="log",
+        xlabel="examples of each of the ten classes",
+        ylabel="accuracy on the ten classes (%)",
+    )
+    axis.set_xticks(list(shots.values()), list(map(str, shots.values())))
+    axis.minorticks_off()
+    plain(axis)
+    legend_beside(axis)
+    save(figure, path)
+
+
+def draw_neighbours(found: Found, path: Path) -> None:
+    """Of every question, what each method gains over cross-entropy."""
+    rows: list[tuple[str, dict[str, list[float]]]] = []
+    for question in dict.fromkeys(run["key"]["question"] for run in found["runs"]):
+        by_method = grouped(with_keys(found, question=question), "method")
+        for answer in by_method["cross-entropy"][0]:
+            rows.append((f"{question}: {answer}", _gains(by_method, answer)))
+    figure = new_figure(10, 0.33 * len(rows) + 1.2)
+    axis = figure.subplots()
+    named: set[str] = set()
+    for place, (_, gains) in enumerate(rows):
+        for offset, (name, (color, marker)) in enumerate(NEIGHBOURS.items()):
+            if name in gains:
+                axis.errorbar(
+                    mean(gains[name]),
+                    place + 0.16 * (offset - 2),
+                    xerr=deviation(gains[name]),
+                    color=color,
+                    marker=marker,
+                    linestyle="",
+                    elinewidth=1,
+                    label=None if name in named else name,
+                )
+                named.add(name)
+    axis.axvline(0, color=style.BLACK, linewidth=0.8)
+    axis.set_yticks(range(len(rows)), [title for title, _ in rows])
+    axis.invert_yaxis()
+    axis.set_xlabel("points better than cross-entropy (bars: over seeds of the method)")
+    plain(axis)
+    legend_beside(axis)
+    save(figure, path)
+
+
+def draw_distances(found: Found, path: Path) -> None:
+    """Distances by the manifold and by the features, of the pairs that were kept."""
+    drawn = [run for run in found["runs"] if "pairs" in run["figures"]]
+    figure = new_figure(3.1 * max(1, len(drawn)), 3.6)
+    axes = figure.subplots(1, max(1, len(drawn)), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, run in zip(axes, drawn, strict=False):
+        wanted, shown = run["figures"]["pairs"]
+        axis.axline((0, 0), slope=1, color=style.VERMILION, linewidth=1)
+        axis.scatter(wanted, shown, s=3, color=style.BLUE, alpha=0.5, linewidths=0)
+        r = run["figures"][MANIFOLD]["r"]
+        name = run["key"]["method"]
+        axis.set_title(f"{_TITLES_OF_PAIRS.get(name, name)}\nr {r:.2f}", fontsize=9)
+        axis.set_xlabel("distance by the reference", fontsize=9)
+        plain(axis)
+    axes[0].set_ylabel("distance of the features", fontsize=9)
+    save(figure, path)
+
+
+def _gains(by_method: dict[str, list[Figures]], answer: str) -> dict[str, list[float]]:
+    """Of every method and seed, in points over the mean of cross-entropy; positive is better."""
+    sign = -100 if answer == LOWER_IS_BETTER else 100
+    base = mean(found[answer] for found in by_method["cross-entropy"])
+    return {
+        name: [sign * (found[answer] - base) for found in runs]
+        for name, runs in by_method.items()
+        if all(answer in found for found in runs)
+    }
+
+
+def _accuracy(figures: dict[str, Any], shot: str) -> float:
+    draws: list[float] = figures["few-shot"][shot]["accuracy"]
+    return 100 * mean(draws)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,21 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from benchmarks import probes
 from benchmarks.cache import computed_once
-from benchmarks.results import Results
+from benchmarks.networks import accuracy_of, in_parts
+from benchmarks.results import Figures, Found, Key
+from benchmarks.sampling import evenly
 from benchmarks.structure import data as samples
-from benchmarks.structure import probes
 from benchmarks.structure.corruptions import CORRUPTIONS, STRENGTHS, blocks_shuffled, corrupted
-from benchmarks.structure.data import MANIFOLD, Data, Split
+from benchmarks.structure.data import Data, Split
 from benchmarks.structure.evaluation import features_of, pixels_of
-from benchmarks.structure.experiment import progress_over
-from benchmarks.structure.methods import METHODS
-from benchmarks.structure.settings import Settings
-from benchmarks.structure.training import run_in_parts, train
+from benchmarks.structure.figure import draw_neighbours
+from benchmarks.structure.settings import Settings, settings
+from benchmarks.structure.training import determined_by, train
+from benchmarks.structure.trials import MANIFOLD, TRIALS
+from benchmarks.study import Lab, Study
+from benchmarks.tables import grouped, markdown_table, page, percent, with_keys
 from isoreg import references
 
 COMPARED = (
@@ -37,34 +41,31 @@ PIXELS = "raw pixels"
 
 _BINS = 15
 
-Figures = dict[str, Any]
+
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Every question, for the networks of `COMPARED`, then for pixels where that makes sense."""
+    for seed in range(lab.seeds):
+        for question in QUESTIONS:
+            for name in COMPARED[: 1 if lab.quick else None]:
+                strength = TRIALS[name].strength
+                yield {"question": question, "method": name, "strength": strength, "seed": seed}
+    for question, ask in QUESTIONS.items():
+        if ask in (eight_digits, five_digits):
+            yield {"question": question, "method": PIXELS, "seed": 0}
 
 
-def run(
-    settings: Settings, *, seeds: int, data_dir: Path | None, out: Path, quick: bool
-) -> Results:
-    """Every question, for the networks of `COMPARED`."""
-    results = Results(out, asdict(settings))
-    keys: list[dict[str, Any]] = [
-        {"question": question, "method": name, "seed": seed}
-        for seed in range(seeds)
-        for question in QUESTIONS
-        for name in COMPARED[: 1 if quick else None]
-    ]
-    keys += [
-        {"question": question, "method": PIXELS, "seed": 0}
-        for question, ask in QUESTIONS.items()
-        if ask in (eight_digits, five_digits)
-    ]
-    todo = [key for key in keys if not results.has(key)]
-    if not todo:
-        return results
-    cache = out.parent / "cache"
-    data = samples.digits(settings, data_dir, cache=cache, validate=False)
-    for key in progress_over(todo):
-        ask = QUESTIONS[key["question"]]
-        results.add(key, ask(key["method"], data, key["seed"], settings, cache))
-    return results
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings and the trial."""
+    return determined_by(TRIALS.get(key["method"]), settings)
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Ask one question of one network."""
+    settings = lab.settings
+    data = lab.once(
+        "data", lambda: samples.digits(settings, lab.data_dir, cache=lab.cache, validate=False)
+    )
+    return QUESTIONS[key["question"]](key["method"], data, key["seed"], settings, lab.cache)
 
 
 def eight_digits(name: str, data: Data, seed: int, settings: Settings, cache: Path) -> Figures:
@@ -84,7 +85,7 @@ def eight_digits(name: str, data: Data, seed: int, settings: Settings, cache: Pa
         distance, _ = probes.nearest(features, embed(both), probes.NEIGHBORS)
         found[f"{what}, AUROC by distance"] = float(roc_auc_score(is_strange, distance[:, -1]))
         if model is not None:
-            confidence = run_in_parts(model, both).softmax(1).amax(1)
+            confidence = in_parts(model, both).softmax(1).amax(1)
             found[f"{what}, AUROC by softmax"] = float(roc_auc_score(is_strange, -confidence))
     return found
 
@@ -135,7 +136,7 @@ def ten_digits(name: str, data: Data, seed: int, settings: Settings, cache: Path
     """Trained on ten digits: calibration, and accuracy on corrupted digits."""
     del cache
     model = _train(name, _ten(data), seed, settings)
-    logits = run_in_parts(model, data.test.x)
+    logits = in_parts(model, data.test.x)
     found: Figures = {
         "accuracy": _accuracy(model, data.test),
         "calibration error": calibration_error(logits, data.test.fine),
@@ -189,8 +190,7 @@ def _trained_on(
 
     def manifold() -> Tensor:
         patches = tables["patches"]
-        every = max(1, len(patches) // settings.landmarks)
-        return references.manifold(patches[::every][: settings.landmarks])(patches)
+        return references.manifold(evenly(patches, settings.landmarks))(patches)
 
     path = cache / f"manifold-{len(digits)}-digits-{len(rows)}.pt"
     tables[MANIFOLD] = computed_once(path, manifold)
@@ -204,9 +204,46 @@ def _embedding(model: nn.Sequential | None) -> Callable[[Tensor], Tensor]:
 
 
 def _train(name: str, data: Data, seed: int, settings: Settings) -> nn.Sequential:
-    method = METHODS[name]
-    return train(data, method, strength=method.strength, seed=seed, settings=settings)
+    trial = TRIALS[name]
+    return train(data, trial, strength=trial.strength, seed=seed, settings=settings)
 
 
 def _accuracy(model: nn.Module, split: Split) -> float:
-    return probes.accuracy(run_in_parts(model, split.x).argmax(1), split.fine)
+    return accuracy_of(model, split.x, split.fine)
+
+
+def tables(found: Found) -> str:
+    """A Markdown table for each network that was trained, one column a method."""
+    parts = [
+        "# What else geometry might be good for",
+        "Test digits, in % (AUROC and calibration error x 100), mean ± standard deviation over "
+        "seeds; strengths are those that were chosen for even or odd.",
+    ]
+    for question in dict.fromkeys(run["key"]["question"] for run in found["runs"]):
+        by_method = grouped(with_keys(found, question=question), "method")
+        rows = [
+            [figure, *[_percent_of(runs, figure) for runs in by_method.values()]]
+            for figure in next(iter(by_method.values()))[0]
+        ]
+        parts += [f"## {question.capitalize()}", markdown_table(["", *by_method], rows)]
+    return page(*parts)
+
+
+def _percent_of(found: list[Figures], figure: str) -> str:
+    values = [figures[figure] for figures in found if figure in figures]
+    return percent(values) if values else "-"
+
+
+STUDY = Study(
+    "structure-neighbours",
+    settings,
+    keys,
+    measure,
+    tables,
+    draw_neighbours,
+    shows="what else geometry might do",
+    time="an hour on one core",
+    data="MNIST",
+    seeds=3,
+    determines=determines,
+)

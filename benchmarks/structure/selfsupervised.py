@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from benchmarks.training import Batches, descend
+
 _TEMPERATURE = 0.2
 _RATE = 3e-3
 _CODE = 128
@@ -44,17 +46,15 @@ def contrastive(
     projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, _CODE))
     both = nn.Sequential(body, projection)
     optimizer = torch.optim.AdamW(both.parameters(), lr=_RATE, weight_decay=1e-4)
-    steps = epochs * (len(images) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, steps, pct_start=0.1)
+    batches = Batches(len(images), batch_size, epochs, whole=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, len(batches), pct_start=0.1)
     both.train()
-    for _ in range(epochs):
-        order = torch.randperm(len(images))
-        for rows in order[: len(images) // batch_size * batch_size].split(batch_size):
-            loss = pairing_loss(both(torch.cat([view(images[rows]), view(images[rows])])))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    descend(
+        lambda rows, _: pairing_loss(both(torch.cat([view(images[rows]), view(images[rows])]))),
+        [optimizer],
+        batches,
+        after=schedule.step,
+    )
     return body.eval()
 
 

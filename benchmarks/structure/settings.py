@@ -27,6 +27,7 @@ class Settings:
         shift: Pixels, at most, by which training images are moved each time they are shown.
         flip: Whether training images are mirrored half of the time.
         strengths: Inverse L2 penalties among which each probe's is chosen on validation images.
+        tasks: What is trained.
     """
 
     train_images: int = 50_000
@@ -43,6 +44,7 @@ class Settings:
     flip: bool = False
     examples: tuple[tuple[int, int], ...] = ((1, 20), (5, 10), (10, 10), (100, 3))
     strengths: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4)
+    tasks: tuple[str, ...] = tuple(TASKS)
 
     def quick(self) -> Settings:
         """A version that takes less than a minute; its figures mean nothing."""
@@ -56,3 +58,8 @@ class Settings:
             examples=((1, 2), (10, 2)),
             strengths=(1.0, 100.0),
         )
+
+
+def settings(quick: bool) -> Settings:
+    """Those of the digits."""
+    return Settings().quick() if quick else Settings()

@@ -1,40 +1,56 @@
-"""The network of the digits and its training."""
+"""Settings and training of all these studies, and what is measured of one network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from statistics import mean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from benchmarks import networks
+from benchmarks.methods import attach
+from benchmarks.networks import in_parts
+from benchmarks.paper.geometry import embedding
+from benchmarks.probes import few_shot_accuracy, knn_accuracy
+from benchmarks.results import Figures, Key, Run
+from benchmarks.sampling import evenly
 from benchmarks.structure.data import Data
-from benchmarks.structure.methods import Batch, Method
-from benchmarks.structure.settings import Settings
+from benchmarks.structure.evaluation import (
+    choose_strength,
+    coarse_accuracy,
+    features_of,
+    fine_figures,
+    freeze,
+)
+from benchmarks.structure.settings import SEARCH_SEED, Settings
+from benchmarks.structure.trials import Trial
+from benchmarks.study import Lacking
+from benchmarks.training import Batches, adam, descend
 
 _CODE = 32
+PICTURED = 1500
+SLACK = 0.003
+"""Of the coarse accuracy, in the choice of a strength."""
+
+Network = Callable[[Tensor, int, Settings], nn.Sequential]
+"""One input, number of outputs and settings to a network with the classifier last."""
 
 
-def mlp(like: Tensor, outputs: int, settings: Settings, dropout: float = 0.0) -> nn.Sequential:
-    """An MLP on flattened inputs of the shape of ``like``; its last module is the classifier."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    inputs = like.numel()
-    for index in range(settings.depth):
-        layers.append(nn.Linear(inputs if index == 0 else settings.width, settings.width))
-        layers.append(getattr(nn, settings.activation)())
-        if dropout:
-            layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear(settings.width, outputs))
-
-
-Network = Callable[[Tensor, int, Settings, float], nn.Sequential]
-"""One input, number of outputs, settings and dropout to a network with the classifier last."""
+def mlp(like: Tensor, outputs: int, settings: Settings) -> nn.Sequential:
+    """An MLP on flattened inputs of the shape of ``like``."""
+    activation, width = getattr(nn, settings.activation), settings.width
+    depth = settings.depth
+    return networks.mlp(like.numel(), outputs, width=width, depth=depth, activation=activation)
 
 
 def train(
     data: Data,
-    method: Method,
+    trial: Trial,
     *,
     strength: float,
     seed: int,
@@ -44,19 +60,17 @@ def train(
     """Train on the coarse labels; the seed fixes initial weights and order of the batches."""
     torch.manual_seed(seed)
     x, labels = data.train.x, data.coarse(data.train.fine)
-    reference = data.references[method.reference]
-    dropout = strength if method.dropout else 0.0
-    model = network(x[0], len(data.groups), settings, dropout)
-    with method.build(model, strength, reference[0].numel()) as objective:
+    reference = data.references[trial.reference]
+    model = network(x[0], len(data.groups), settings)
+    with attach(model, trial.recipe(strength, reference[0].numel())) as objective:
+
+        def loss(rows: Tensor, progress: float) -> Tensor:
+            shown = augmented(x[rows], settings)
+            return objective(shown, labels[rows], progress, reference=reference[rows])
+
         parameters = [*model.parameters(), *objective.parameters]
-        optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
-        for _ in range(settings.epochs):
-            for rows in torch.randperm(len(x)).split(settings.batch_size):
-                shown = augmented(x[rows], settings)
-                loss = objective.loss(Batch(shown, labels[rows], reference[rows]))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+        batches = Batches(len(x), settings.batch_size, settings.epochs)
+        descend(loss, adam(parameters, settings.learning_rate), batches)
     return model.eval()
 
 
@@ -71,7 +85,7 @@ def augmented(x: Tensor, settings: Settings) -> Tensor:
     return x
 
 
-def autoencoder(data: Data, *, seed: int, settings: Settings) -> nn.Sequential:
+def autoencoder(data: Data, *, seed: int, settings: Settings) -> Callable[[Tensor], Tensor]:
     """The encoder of an autoencoder with a code of 32 units, trained without labels.
 
     Its units are ReLUs: ten layers of tanh do not get past the mean image in a few epochs.
@@ -80,19 +94,107 @@ def autoencoder(data: Data, *, seed: int, settings: Settings) -> nn.Sequential:
     settings = replace(settings, activation="ReLU")
     x = data.train.x.flatten(1)
     encoder = mlp(x[0], _CODE, settings)
-    decoder = mlp(torch.empty(_CODE), x.shape[1], settings)
-    both = nn.Sequential(encoder, decoder)
-    optimizer = torch.optim.Adam(both.parameters(), lr=settings.learning_rate)
-    for _ in range(settings.epochs):
-        for rows in torch.randperm(len(x)).split(settings.batch_size):
-            loss = F.binary_cross_entropy_with_logits(both(x[rows]), x[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return encoder.eval()
+    both = nn.Sequential(encoder, mlp(torch.empty(_CODE), x.shape[1], settings))
+    descend(
+        lambda rows, _: F.binary_cross_entropy_with_logits(both(x[rows]), x[rows]),
+        adam(both, settings.learning_rate),
+        Batches(len(x), settings.batch_size, settings.epochs),
+    )
+    encoder.eval()
+    return lambda images: in_parts(encoder, images)
 
 
-@torch.no_grad()
-def run_in_parts(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's outputs, computed in parts."""
-    return torch.cat([model(part).flatten(1) for part in x.split(1000)])
+def measure(
+    trial: Trial,
+    strength: float,
+    data: Data,
+    seed: int,
+    settings: Settings,
+    *,
+    drawn: bool = False,
+    network: Network = mlp,
+) -> Figures:
+    """Train once, and measure everything."""
+    begin = time.perf_counter()
+    model = train(data, trial, strength=strength, seed=seed, settings=settings, network=network)
+    seconds = time.perf_counter() - begin
+    return {
+        "training seconds": seconds,
+        "coarse": coarse_accuracy(model, data),
+        **fine_figures(features_of(model), data, settings, seed=seed),
+        **({"picture": _picture(model, data)} if drawn else {}),
+    }
+
+
+def _picture(model: nn.Sequential, data: Data) -> Figures:
+    """UMAP of the features of some test samples, with their fine labels."""
+    x, fine = (evenly(values, PICTURED) for values in (data.test.x, data.test.fine))
+    return {"points": embedding(features_of(model)(x), seed=0), "labels": fine.tolist()}
+
+
+def measure_shortly(
+    trial: Trial,
+    strength: float,
+    data: Data,
+    settings: Settings,
+    *,
+    seed: int = SEARCH_SEED,
+    network: Network = mlp,
+) -> Figures:
+    """Coarse accuracy, neighbours and a probe of one and of ten examples of each fine class."""
+    model = train(data, trial, strength=strength, seed=seed, settings=settings, network=network)
+    frozen = freeze(features_of(model), data, settings)
+    found: Figures = {"coarse": coarse_accuracy(model, data)}
+    for examples in (1, 10):
+        probe = choose_strength(frozen, examples, settings)
+        accuracies = few_shot_accuracy(
+            *frozen.known, *frozen.test, examples=examples, draws=range(5), strength=probe
+        )
+        found[f"{examples} a class"] = mean(accuracies)
+    return found | {"kNN": knn_accuracy(*frozen.known, *frozen.test)}
+
+
+def try_keys(trials: dict[str, Trial], first: int | None = None) -> Iterator[Key]:
+    """Every strength of every trial, or the first ones."""
+    for name, trial in trials.items():
+        for strength in (trial.strengths or (0.0,))[:first]:
+            yield {"method": name, "strength": strength}
+
+
+def tries(runs: list[Run]) -> list[Run]:
+    """Those on validation images, among which strengths are chosen."""
+    return [run for run in runs if "seed" not in run["key"]]
+
+
+def chosen_strengths(
+    runs: list[Run], *, slack: float = SLACK, by: str = "10 a class"
+) -> dict[str, float]:
+    """The strength with the best figure ``by`` among those that keep the coarse accuracy.
+
+    Kept means: at most ``slack`` below cross-entropy's; if none is, the most accurate is taken.
+
+    Raises:
+        Lacking: If cross-entropy was not tried yet.
+    """
+    by_method: dict[str, list[tuple[float, dict[str, float]]]] = {}
+    for found in runs:
+        key, figures = found["key"], found["figures"]
+        by_method.setdefault(key["method"], []).append((key["strength"], figures))
+    if "cross-entropy" not in by_method:
+        raise Lacking
+    floor = by_method["cross-entropy"][0][1]["coarse"] - slack
+    chosen = {}
+    for name, tried in by_method.items():
+        keeping = [pair for pair in tried if pair[1]["coarse"] >= floor]
+        if keeping:
+            chosen[name] = max(keeping, key=lambda pair: pair[1][by])[0]
+        else:
+            chosen[name] = max(tried, key=lambda pair: pair[1]["coarse"])[0]
+    return chosen
+
+
+def determined_by(trial: Trial | None, settings: Settings, **more: Any) -> dict[str, Any]:
+    """What determines a run: the settings, the trial and what else is said."""
+    found = {**asdict(settings), "trial": trial.describe() if trial else None, **more}
+    del found["tasks"]
+    return found

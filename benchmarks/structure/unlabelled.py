@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cache import computed_once
+from benchmarks.networks import in_parts
 from benchmarks.structure.selfsupervised import contrastive
-from benchmarks.structure.training import run_in_parts
 from benchmarks.structure.unlearnt import random_convolutions, whitened
 from isoreg import references
 
@@ -69,12 +69,12 @@ def learn(
     return {name: ways[name]() for name in names}
 
 
-def resnet_body(dropout: float = 0.0) -> nn.Module:
+def resnet_body() -> nn.Module:
     """A resnet10t of timm with half its channels, up to its 256 features."""
     import timm
 
     body: nn.Module = timm.create_model(
-        "resnet10t", num_classes=0, channels=CHANNELS, stem_width=16, drop_rate=dropout
+        "resnet10t", num_classes=0, channels=CHANNELS, stem_width=16
     )
     return body
 
@@ -102,4 +102,4 @@ def _contrastive(images: Tensor, cache_folder: Path, epochs: int) -> references.
     path = cache_folder / f"cifar-contrastive-{len(images)}-{epochs}.pt"
     body.load_state_dict(computed_once(path, weights))
     body.eval()
-    return references.standardized(lambda x: run_in_parts(body, x), images[:_MEASURED])
+    return references.standardized(lambda x: in_parts(body, x), images[:_MEASURED])

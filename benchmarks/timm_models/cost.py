@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.objectives import attach
-from benchmarks.objectives.methods import Recipe
-from benchmarks.speed.steps import Step, measure_step
+from benchmarks.library.speed_steps import Step, measure_step
+from benchmarks.methods import Recipe, attach
 from benchmarks.timing import interleaved, peak_memory
 from benchmarks.timm_models.networks import network, stages
 from benchmarks.timm_models.training import step_on
@@ -39,7 +38,7 @@ class StageStep(Step):
 
 def costs(
     name: str,
-    recipes: Mapping[str, Recipe],
+    recipe: Recipe,
     *,
     size: int,
     batch: int,
@@ -54,22 +53,18 @@ def costs(
     a processor Linux tells it, on a GPU torch does.
     """
     arguments: dict[str, Any] = {"size": size, "batch": batch, "narrow": narrow, "device": device}
+    recipes: dict[str, Recipe] = {"plain": {}, "method": recipe}
     with ExitStack() as stack:
         steps = {
-            method: training_step(name, recipe, stack, **arguments)
-            for method, recipe in recipes.items()
+            each: training_step(name, of_each, stack, **arguments)
+            for each, of_each in recipes.items()
         }
         times = interleaved(steps, device=device, seconds=seconds)
-    memory = (
-        {method: _memory(name, recipe, arguments) for method, recipe in recipes.items()}
-        if measure_memory and (device != "cpu" or sys.platform == "linux")
-        else {}
-    )
-    return {
-        "plain seconds": times["plain"],
-        "time": {method: value / times["plain"] for method, value in times.items()},
-        "memory": {method: value / memory["plain"] for method, value in memory.items()},
-    }
+    found = {"plain seconds": times["plain"], "time": times["method"] / times["plain"]}
+    if measure_memory and (device != "cpu" or sys.platform == "linux"):
+        plain, ours = (_memory(name, of_each, arguments) for of_each in recipes.values())
+        found["memory"] = ours / plain
+    return found
 
 
 def shares(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import photographs
+from benchmarks.sampling import even_rows
 
 Split = tuple[Tensor, Tensor]
 _KEPT_EPOCHS = 4
@@ -44,7 +45,7 @@ def load(
 
 def evenly(split: Split, count: int) -> Split:
     """So many of a split, sampled evenly over all: files come class by class."""
-    rows = torch.linspace(0, len(split[0]) - 1, min(count, len(split[0]))).round().long()
+    rows = even_rows(len(split[0]), count, both_ends=True)
     return split[0][rows], split[1][rows]
 
 

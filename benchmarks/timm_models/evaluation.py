@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.internals import Layer, choose_layers, resolve_pool
 from benchmarks.timm_models.corruptions import STRENGTHS, corrupted
 from benchmarks.timm_models.data import Split, evenly
 from benchmarks.timm_models.networks import stages
 from benchmarks.timm_models.settings import PIXEL, Settings
 from benchmarks.timm_models.training import accuracy
 from isoreg.diagnostics import distortion
-from isoreg.layers import Layer, find_layers
-from isoreg.pooling import resolve_pool
 from isoreg.robustness import evaluate
 
 _ATTACKED_AT_ONCE = 128  # on a processor the activations of more leave its caches
@@ -98,7 +97,7 @@ def by_layer(model: nn.Sequential, split: Split, device: str) -> dict[str, dict[
     factor is added.
     """
     names = stages(model)
-    layers = [*(find_layers(model, names) if names else []), *find_layers(model)]
+    layers = [*(choose_layers(model, names) if names else []), *choose_layers(model, None)]
     x, labels = split[0].float() / 255, split[1]
     found = {}
     for layer, features in zip(layers, _features(model, layers, x, device), strict=True):

@@ -3,67 +3,53 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rich.progress import Progress
 from torch import nn
 
-from benchmarks.objectives.methods import Recipe
-from benchmarks.progress import progress_bar
-from benchmarks.results import Results, Run
+from benchmarks.methods import Recipe
+from benchmarks.methods.registry import versions
+from benchmarks.results import Figures, Key, Run
+from benchmarks.study import Lab, Lacking, Study
 from benchmarks.timm_models.cost import costs, shares
 from benchmarks.timm_models.data import Epochs, Splits, evenly, load
 from benchmarks.timm_models.evaluation import measure, worst_case
+from benchmarks.timm_models.figure import draw_training
 from benchmarks.timm_models.networks import network, stages
-from benchmarks.timm_models.settings import METHODS, STAGES, Schedule, Settings, Way
+from benchmarks.timm_models.report import training_tables
+from benchmarks.timm_models.settings import ROWS, STAGES, Row, Schedule, Settings, settings
 from benchmarks.timm_models.training import Training, accuracy, train
 
 WIDTHS = ("narrow", "full")
 
-Key = dict[str, Any]
-Job = Callable[[], dict[str, Any]]
 
-
-@dataclass
 class Bench:
-    """Where an experiment runs, and on what.
+    """Trains the networks of a lab.
 
-    Attributes:
-        settings: What determines the figures.
-        data_dir: Folder with the images, or None.
-        out: The JSON file; checkpoints and logs are kept in a folder of its name.
-        device: A torch device.
-        workers: Processes that augment images.
+    Args:
+        lab: Where; checkpoints and logs are kept in a folder of the name of its results.
     """
 
-    settings: Settings
-    data_dir: Path | None
-    out: Path
-    device: str = "cpu"
-    workers: int = 0
-    tick: Callable[[], None] = lambda: None
+    def __init__(self, lab: Lab[Settings]) -> None:
+        self.lab, self.settings, self.device = lab, lab.settings, lab.device
 
-    @cached_property
+    @property
     def splits(self) -> Splits:
         """The images, read when they are first needed."""
         s = self.settings
-        return load(
-            self.data_dir,
-            self.out.parent / "cache",
-            size=s.size,
-            validation_images=s.validation_images,
-            test_images=s.test_images,
+        sizes = {"validation_images": s.validation_images, "test_images": s.test_images}
+        return self.lab.once(
+            "splits", lambda: load(self.lab.data_dir, self.lab.cache, size=s.size, **sizes)
         )
 
-    @cached_property
+    @property
     def epochs(self) -> Epochs:
         """The training images, augmented."""
-        return Epochs(self.splits.train, self.workers)
+        return self.lab.once("epochs", lambda: Epochs(self.splits.train, self.lab.workers))
 
     def network(self, name: str, seed: int) -> nn.Sequential:
         """An untrained network."""
@@ -73,7 +59,7 @@ class Bench:
     def folder(self, key: Key) -> Path:
         """Where the checkpoint, the log and the weights of a run are kept."""
         words = re.sub(r"[^a-z0-9.]+", "-", " ".join(map(str, key.values())).lower())
-        return self.out.with_suffix("") / words
+        return self.lab.results.path.with_suffix("") / words
 
     def train(
         self, key: Key, model: nn.Sequential, recipe: Recipe, schedule: Schedule, *, mixup: bool
@@ -89,7 +75,7 @@ class Bench:
             seed=key.get("seed", 0),
             device=self.device,
             folder=self.folder(key),
-            tick=self.tick,
+            tick=self.lab.tick,
         )
         return train(model, with_stages(recipe, model), training)
 
@@ -102,63 +88,64 @@ def with_stages(recipe: Recipe, model: nn.Sequential) -> Recipe:
     }
 
 
-def run(bench: Bench, *, seeds: int) -> Results:
-    """Run what is not yet in the file."""
-    results = Results(bench.out, {**asdict(bench.settings), "methods": _as_json(METHODS)})
-    run_jobs(bench, results, _jobs(bench, results, seeds), _count(bench.settings, seeds))
-    return results
+_OF_TRAINING = ("size", "batch_size", "weight_decay", "mixup", "narrow", "validation_images")
+_OF_TEST = ("test_images", "corrupted_images", "attacked_images", "radii", "attacks")
+_OF_COST = ("size", "batch_size", "narrow", "timing_seconds")
+OF_PHASE = {
+    "choose": (*_OF_TRAINING, "choice", "choice_images"),
+    "test": (*_OF_TRAINING, *_OF_TEST, "schedule"),
+    "finetune": (*_OF_TRAINING, *_OF_TEST, "schedule", "finetuning"),
+    "scale": (*_OF_TRAINING, "choice"),
+    "cost": (*_OF_COST, "measure_memory"),
+    "share": ("size", "batch_size", "timing_seconds"),
+}
 
 
-def run_jobs(bench: Bench, results: Results, jobs: Iterator[tuple[Key, Job]], count: int) -> None:
-    """Do what the file does not hold, under two bars: runs, and steps of the present one."""
-    with progress_bar() as progress:
-        bar = progress.add_task("", total=count)
-        for key, job in jobs:
-            progress.update(bar, description=", ".join(map(str, key.values())))
-            if not results.has(key):
-                results.add(key, _with_steps(bench, progress, job))
-            progress.advance(bar)
+def determined_by(settings: Settings, phase: str, recipe: Recipe, **more: Any) -> dict[str, Any]:
+    """The settings of a phase, the recipe and the versions of its methods."""
+    kept = {name: asdict(settings)[name] for name in OF_PHASE[phase]}
+    return {**kept, "recipe": recipe, "versions": versions(recipe), "data": "CIFAR-10", **more}
 
 
-def _with_steps(bench: Bench, progress: Progress, job: Job) -> dict[str, Any]:
-    steps = progress.add_task("  steps of training", total=None)
-    bench.tick = lambda: progress.advance(steps)
-    try:
-        return job()
-    finally:
-        progress.remove_task(steps)
-
-
-def _jobs(bench: Bench, results: Results, seeds: int) -> Iterator[tuple[Key, Job]]:
-    s = bench.settings
-    key: Key
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """The choice, the costs, then one seed of everything: stopped then it is a smaller study."""
+    s = lab.settings
     for name in s.networks:
-        for method, way in METHODS.items():
-            for setting in way.recipes if len(way.recipes) > 1 else ():
-                key = {"phase": "choose", "network": name, "method": method, "setting": setting}
-                yield key, partial(_try, bench, key, way)
+        for method, row in ROWS.items():
+            for setting in row.recipes if len(row.recipes) > 1 else ():
+                yield {"phase": "choose", "network": name, "method": method, "setting": setting}
     for name in s.networks:
-        yield {"phase": "cost", "network": name}, partial(_costs, bench, name)
+        for method in ROWS:
+            yield {"phase": "cost", "network": name, "method": method}
         for width in WIDTHS if s.narrow else WIDTHS[1:]:
-            key = {"phase": "share", "network": name, "width": width}
-            yield key, partial(_shares, bench, key)
-    # one seed of everything first: what is stopped then is a smaller experiment
-    for name in s.networks:
-        yield from _tests(bench, results, name, range(1))
-    for name in s.networks:
-        yield from _tests(bench, results, name, range(1, seeds))
+            yield {"phase": "share", "network": name, "width": width}
+    for seeds in (range(1), range(1, lab.seeds)):
+        for name in s.networks:
+            for seed in seeds:
+                for method, row in ROWS.items():
+                    if seed == 0 or not row.once:
+                        setting = chosen(lab.runs, name, method)
+                        key = {"phase": "test", "network": name, "method": method}
+                        yield {**key, "setting": setting, "seed": seed}
 
 
-def _tests(bench: Bench, results: Results, name: str, seeds: range) -> Iterator[tuple[Key, Job]]:
-    for seed in seeds:
-        for method in _methods(seed):
-            key = {"phase": "test", "network": name, "method": method, "seed": seed}
-            yield key, partial(_measure, bench, results, key)
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings of the phase, and the recipe."""
+    if key["phase"] == "share":
+        return determined_by(settings, "share", {})
+    row = ROWS.get(key["method"], Row({"": {}}))
+    first = next(iter(row.recipes))
+    recipe = row.recipes.get(key.get("setting", first), {})
+    return determined_by(settings, key["phase"], recipe, mixup_used=row.mixup)
 
 
 def chosen(runs: list[Run], name: str, method: str) -> str:
-    """The setting with the largest mean of clean and attacked accuracy on validation images."""
-    settings = list(METHODS[method].recipes)
+    """The setting with the largest mean of clean and attacked accuracy on validation images.
+
+    Raises:
+        Lacking: If a setting was not tried yet.
+    """
+    settings = list(ROWS[method].recipes)
     if len(settings) == 1:
         return settings[0]
     found = {
@@ -167,14 +154,20 @@ def chosen(runs: list[Run], name: str, method: str) -> str:
         if run["key"]["phase"] == "choose"
         and (run["key"]["network"], run["key"]["method"]) == (name, method)
     }
+    if set(settings) - set(found):
+        raise Lacking
     return max(settings, key=lambda setting: found[setting])
 
 
-def _try(bench: Bench, key: Key, way: Way) -> dict[str, Any]:
-    s = bench.settings
+def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
+    """Try a setting, time steps, or train and measure."""
+    return _MEASURES[key["phase"]](Bench(lab), key)
+
+
+def _try(bench: Bench, key: Key) -> Figures:
+    s, row = bench.settings, ROWS[key["method"]]
     model = bench.network(key["network"], seed=0)
-    recipe = way.recipes[key["setting"]]
-    average = bench.train(key, model, recipe, s.choice, mixup=way.mixup)
+    average = bench.train(key, model, row.recipes[key["setting"]], s.choice, mixup=row.mixup)
     split = evenly(bench.splits.validation, s.choice_images)
     attacked = worst_case(average, split, (2,), (("pgd-margin",),))
     return {
@@ -183,13 +176,12 @@ def _try(bench: Bench, key: Key, way: Way) -> dict[str, Any]:
     }
 
 
-def _costs(bench: Bench, name: str) -> dict[str, Any]:
-    s = bench.settings
-    recipes = {method: next(iter(way.recipes.values())) for method, way in METHODS.items()}
-    model = bench.network(name, seed=0)
+def _costs(bench: Bench, key: Key) -> Figures:
+    s, name = bench.settings, key["network"]
+    recipe = next(iter(ROWS[key["method"]].recipes.values()))
     return costs(
         name,
-        {method: with_stages(recipe, model) for method, recipe in recipes.items()},
+        with_stages(recipe, bench.network(name, seed=0)),
         size=s.size,
         batch=s.batch_size,
         narrow=s.narrow,
@@ -199,7 +191,7 @@ def _costs(bench: Bench, name: str) -> dict[str, Any]:
     )
 
 
-def _shares(bench: Bench, key: Key) -> dict[str, Any]:
+def _shares(bench: Bench, key: Key) -> Figures:
     s = bench.settings
     return shares(
         key["network"],
@@ -211,24 +203,27 @@ def _shares(bench: Bench, key: Key) -> dict[str, Any]:
     )
 
 
-def _measure(bench: Bench, results: Results, key: Key) -> dict[str, Any]:
-    s, way = bench.settings, METHODS[key["method"]]
-    setting = chosen(results.runs, key["network"], key["method"])
+def _test(bench: Bench, key: Key) -> Figures:
+    s, row = bench.settings, ROWS[key["method"]]
     model = bench.network(key["network"], key["seed"])
-    average = bench.train(key, model, way.recipes[setting], s.schedule, mixup=way.mixup)
-    return {"setting": setting, **measure(average, bench.splits.test, s, bench.device)}
+    recipe = row.recipes[key["setting"]]
+    average = bench.train(key, model, recipe, s.schedule, mixup=row.mixup)
+    return measure(average, bench.splits.test, s, bench.device)
 
 
-def _count(settings: Settings, seeds: int) -> int:
-    tries = sum(len(way.recipes) for way in METHODS.values() if len(way.recipes) > 1)
-    widths = len(WIDTHS) if settings.narrow else 1
-    tests = sum(len(_methods(seed)) for seed in range(seeds))
-    return len(settings.networks) * (tries + 1 + widths + tests)
+_MEASURES = {"choose": _try, "cost": _costs, "share": _shares, "test": _test}
 
-
-def _methods(seed: int) -> list[str]:
-    return [method for method, way in METHODS.items() if seed == 0 or not way.once]
-
-
-def _as_json(methods: dict[str, Way]) -> dict[str, Any]:
-    return {name: asdict(way) for name, way in methods.items()}
+STUDY = Study(
+    "timm",
+    settings,
+    keys,
+    measure_key,
+    training_tables,
+    draw_training,
+    shows="timm's models on photographs: what the penalty costs and does",
+    time="two hours on one core; for a GPU: --device cuda --full-width --epochs 100",
+    data="CIFAR-10",
+    seeds=3,
+    device=True,
+    determines=determines,
+)

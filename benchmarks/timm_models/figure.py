@@ -3,48 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, and markers for those who see none
+from benchmarks import style
+from benchmarks.results import Figures, Found
+from benchmarks.style import line_of, new_figure, plain, save
+from benchmarks.tables import with_keys
+from benchmarks.timm_models.settings import VARIANTS
+
+# markers for those who see no colours
 _LOOKS = {
-    "plain": ("#000000", "X", "-"),
-    "isometry, features": ("#D55E00", "o", "-"),
-    "isometry, stages": ("#E69F00", "s", "-"),
-    "its control: images shuffled": ("#CC79A7", "v", "-."),
-    "plain, no Mixup": ("#000000", "P", ":"),
-    "RobustLoss": ("#0072B2", "^", "--"),
-    "FGSM training": ("#009E73", "D", "--"),
+    "plain": (style.BLACK, "X", "-"),
+    "isometry, features": (style.VERMILION, "o", "-"),
+    "isometry, stages": (style.ORANGE, "s", "-"),
+    "its control: images shuffled": (style.PURPLE, "v", "-."),
+    "plain, no Mixup": (style.BLACK, "P", ":"),
+    "RobustLoss": (style.BLUE, "^", "--"),
+    "FGSM training": (style.GREEN, "D", "--"),
 }
-_NETWORKS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
+_NETWORKS = ((style.BLUE, "o"), (style.VERMILION, "s"), (style.GREEN, "^"), (style.PURPLE, "D"))
 
 
-def draw_training(results: dict[str, Any], path: Path) -> None:
+def draw_training(found: Found, path: Path) -> None:
     """Accuracy over the attack's radius, and Pearson's r by layer: a column a network."""
-    runs = [run for run in results["runs"] if run["key"]["phase"] == "test"]
+    runs = with_keys(found, phase="test")
     networks = list(dict.fromkeys(run["key"]["network"] for run in runs))
     if not networks:
         return
-    figure = Figure(figsize=(4.2 * len(networks), 7.2), layout="constrained")
+    figure = new_figure(4.2 * len(networks), 7.2)
     grid = figure.subplots(2, len(networks), squeeze=False, sharey="row")
-    radii = results["settings"]["radii"]
+    radii = found["settings"]["radii"]
     for column, name in enumerate(networks):
         above, below = grid[0, column], grid[1, column]
         for method in dict.fromkeys(run["key"]["method"] for run in runs):
-            found = [
+            own = [
                 run["figures"]
                 for run in runs
                 if (run["key"]["network"], run["key"]["method"]) == (name, method)
             ]
-            if found:
-                shares = [f["attacked"]["shares"] for f in found]
+            if own:
+                shares = [f["attacked"]["shares"] for f in own]
                 curves = [[100 * by[f"{radius}"] for radius in (0, *radii)] for by in shares]
                 _line(above, method, range(len(radii) + 1), curves)
-                layers = list(found[0]["distortion"])
-                curves = [[f["distortion"][x]["correlation"] for x in layers] for f in found]
+                layers = list(own[0]["distortion"])
+                curves = [[f["distortion"][x]["correlation"] for x in layers] for f in own]
                 _line(below, method, range(len(layers)), curves)
                 below.set_xticks(range(len(layers)), layers, rotation=30, ha="right")
         above.set_title(name, fontsize=10)
@@ -52,39 +55,26 @@ def draw_training(results: dict[str, Any], path: Path) -> None:
         above.set_xlabel("L-inf radius of the attack (pixels from 0 to 1)")
         below.set_xlabel("layer")
         for axis in (above, below):
-            axis.grid(alpha=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
+            plain(axis)
     grid[0, 0].set_ylabel("worst-case accuracy (%)")
     grid[1, 0].set_ylabel("Pearson's r within classes")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
 def _line(axis: Axes, method: str, places: range, curves: list[list[float]]) -> None:
-    colour, marker, style = _LOOKS.get(method, ("#CC79A7", "v", "-."))
-    columns = list(zip(*curves, strict=True))
-    errors = [stdev(column) if len(column) > 1 else 0.0 for column in columns]
-    axis.errorbar(
-        list(places),
-        [mean(column) for column in columns],
-        errors,
-        color=colour,
-        marker=marker,
-        linestyle=style,
-        label=method,
-        markersize=5,
-        linewidth=1.2,
-        capsize=2,
-    )
+    colour, marker, line = _LOOKS.get(method, (style.PURPLE, "v", "-."))
+    look = {"color": colour, "marker": marker, "linestyle": line, "label": method}
+    line_of(axis, places, list(zip(*curves, strict=True)), **look, markersize=5, linewidth=1.2)
 
 
-def draw_scale(results: dict[str, Any], path: Path) -> None:
+def draw_scale(found: Found, path: Path) -> None:
     """For each unit, network by network: the weight, accuracy and Pearson's r."""
-    runs = results["runs"]
-    variants = [(where, scale) for where, scale, _ in results["settings"]["variants"]]
+    runs = found["runs"]
+    variants = list(VARIANTS)
     names = [f"{where}, {scale}" if scale else where for where, scale in variants]
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = new_figure(11, 4.6)
     axes = figure.subplots(1, 3, sharey=True)
     networks = dict.fromkeys(run["key"]["network"] for run in runs)
     for (colour, marker), name in zip(_NETWORKS, networks, strict=False):
@@ -104,14 +94,13 @@ def draw_scale(results: dict[str, Any], path: Path) -> None:
     labels = ("weight at the end of training", "accuracy (%)", "Pearson's r, features")
     for axis, label in zip(axes, labels, strict=True):
         axis.set_xlabel(label)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+        plain(axis)
     handles, texts = axes[1].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=4, fontsize=9)
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
-def _value(figures: dict[str, Any], what: str) -> float | None:
+def _value(figures: Figures, what: str) -> float | None:
     if what == "clean":
         return 100 * float(figures["clean"])
     if what == "r":

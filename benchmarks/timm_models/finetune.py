@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.results import Results
+from benchmarks.results import Figures, Key
+from benchmarks.study import Lab, Study
 from benchmarks.timm_models.evaluation import measure
-from benchmarks.timm_models.experiment import Bench, Job, Key, run_jobs
-from benchmarks.timm_models.settings import STAGES
+from benchmarks.timm_models.experiment import Bench, determined_by
+from benchmarks.timm_models.report import finetune_tables
+from benchmarks.timm_models.settings import STAGES, Settings, settings
 
 BASE = "as it was"
 _SHARE = 1.0
@@ -27,23 +27,22 @@ TUNINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(bench: Bench, *, seeds: int) -> Results:
-    """Train each network once a seed, then go on in each way from there."""
-    results = Results(bench.out, {**asdict(bench.settings), "tunings": TUNINGS})
-    count = seeds * len(bench.settings.networks) * (1 + len(TUNINGS))
-    run_jobs(bench, results, _jobs(bench, seeds), count)
-    return results
-
-
-def _jobs(bench: Bench, seeds: int) -> Iterator[tuple[Key, Job]]:
-    for seed in range(seeds):
-        for name in bench.settings.networks:
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Each network once a seed, then on in each way from there."""
+    for seed in range(lab.seeds):
+        for name in lab.settings.networks:
             for tuning in (BASE, *TUNINGS):
-                key = {"network": name, "tuning": tuning, "seed": seed}
-                yield key, partial(_measure, bench, key)
+                yield {"network": name, "tuning": tuning, "seed": seed}
 
 
-def _measure(bench: Bench, key: Key) -> dict[str, Any]:
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings, and how it goes on."""
+    return determined_by(settings, "finetune", TUNINGS.get(key["tuning"], {}))
+
+
+def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
+    """All figures, before or after."""
+    bench = Bench(lab)
     model = _trained(bench, key)
     if key["tuning"] != BASE:
         recipe = TUNINGS[key["tuning"]]
@@ -61,3 +60,19 @@ def _trained(bench: Bench, key: Key) -> nn.Sequential:
         torch.save(average.state_dict(), path)
     model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     return model.to(bench.device).eval()
+
+
+STUDY = Study(
+    "timm-finetune",
+    settings,
+    keys,
+    measure_key,
+    finetune_tables,
+    shows="fine-tuning",
+    time="ten minutes a network",
+    data="CIFAR-10",
+    seeds=1,
+    device=True,
+    determines=determines,
+    committed={"timm-finetune": {"model": ["resnet10t", "convnext_atto"], "attacked_images": 100}},
+)

@@ -4,36 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
-from rich.console import Console
+from benchmarks.results import Figures, Found
+from benchmarks.tables import SEEDS, Column, grouped, markdown_table, percent, table, with_keys
+from benchmarks.timm_models.settings import SHARE, VARIANTS
 
-from benchmarks.publish import publish
-from benchmarks.results import Results
-from benchmarks.tables import markdown_table, percent, spread
-from benchmarks.timm_models.figure import draw_scale, draw_training
-
-Figures = dict[str, Any]
+FEATURES = "features"
 
 
-def report_training(results: Results, console: Console) -> None:
-    """Print the tables of the trainings; save them and the figure."""
-    publish(results, console, training_tables, draw_training)
-
-
-def report_scale(results: Results, console: Console) -> None:
-    """Print the tables of the scales; save them and the figure."""
-    publish(results, console, scale_tables, draw_scale)
-
-
-def report_finetune(results: Results, console: Console) -> None:
-    """Print and save the table of fine-tuning."""
-    publish(results, console, finetune_tables)
-
-
-def training_tables(results: dict[str, Any]) -> str:
+def training_tables(found: Found) -> str:
     """Of each network what was measured on test images, the choice of settings and the costs."""
-    s = results["settings"]
+    s = found["settings"]
     parts = [
         "# timm's models on photographs\n",
         f"{_training(s, 'schedule')} {_testing(s)} Settings were chosen on {s['choice_images']} "
@@ -41,69 +22,56 @@ def training_tables(results: dict[str, Any]) -> str:
         "deviation over seeds. Time and memory: of a step, as ratios to plain, taken in turn.\n",
     ]
     for name in s["networks"]:
-        runs = grouped(results, name, "method")
+        runs = grouped(with_keys(found, phase="test", network=name), "method")
         if runs:
-            parts += [f"## {name}\n", _measured(results, name, runs), _geometry(runs)]
-        parts += [_choice(results, name), _shares(results, name)]
+            parts += [f"## {name}\n", _measured(found, name), _geometry(runs)]
+        parts += [_choice(found, name), _shares(found, name)]
     return "\n".join(part for part in parts if part)
 
 
-def scale_tables(results: dict[str, Any]) -> str:
+def scale_tables(found: Found) -> str:
     """Every way to measure, on each network, and how far the weights are apart."""
-    s = results["settings"]
-    share = next(options["share"] for *_, options in s["variants"] if options)
+    s = found["settings"]
     parts = [
         "# In which unit to compare\n",
         f"{_training(s, 'choice')} Validation images. The weight keeps the penalty's gradient at "
-        f"{share:g} of the loss's; what it came to at the end is in the last column. r: Pearson's, "
+        f"{SHARE:g} of the loss's; what it came to at the end is in the last column. r: Pearson's, "
         "within classes. Stress: at the best factor.\n",
     ]
-    variants = [(where, scale) for where, scale, _ in s["variants"]]
+    columns = [
+        Column("clean, %", "clean"),
+        Column("r, features", "distortion/features/correlation", 2),
+        Column("r, stages", _mean_of_stages, 2),
+        Column("stress, features", "distortion/features/fitted stress", 2),
+        Column("scale", text=lambda runs: _mean(runs, "scale", ".2g")),
+        Column("weight", text=lambda runs: _mean(runs, "beta", ".3g")),
+    ]
     for name in s["networks"]:
-        rows = []
-        for where, scale in variants:
-            found = [
-                run["figures"]
-                for run in results["runs"]
-                if run["key"]["network"] == name
-                and (run["key"]["where"], run["key"]["scale"]) == (where, scale)
-            ]
-            if found:
-                rows.append([f"{where}, {scale}" if scale else where, *_scale_row(found)])
-        header = ["compared, scale", "clean, %", "r, features", "r, stages", "stress, features"]
-        parts += [f"## {name}\n", markdown_table([*header, "scale", "weight"], rows) + "\n"]
-    parts += ["## How far the weights are apart\n", _spans(results, variants)]
+        rows = {
+            f"{where}, {scale}" if scale else where: [run["figures"] for run in runs]
+            for where, scale in VARIANTS
+            if (runs := with_keys(found, network=name, where=where, scale=scale))
+        }
+        parts += [f"## {name}\n", table("compared, scale", rows, columns) + "\n"]
+    parts += ["## How far the weights are apart\n", _spans(found)]
     return "\n".join(parts)
 
 
-def finetune_tables(results: dict[str, Any]) -> str:
+def finetune_tables(found: Found) -> str:
     """Of each network before and after."""
-    s = results["settings"]
-    radii = s["radii"]
+    s = found["settings"]
     parts = [
         "# Fine-tuning\n",
         f"{_training(s, 'schedule')} Then {s['finetuning']['epochs']} more epochs at a rate of "
         f"{s['finetuning']['rate']:g} from there, in three ways. {_testing(s)}\n",
     ]
     for name in s["networks"]:
-        runs = grouped(results, name, "tuning")
-        rows = [[tuning, *_test_row(found, radii)] for tuning, found in runs.items()]
-        if rows:
-            parts += [f"## {name}\n", markdown_table(["", *_header(radii)], rows) + "\n"]
+        if runs := grouped(with_keys(found, network=name), "tuning"):
+            parts += [f"## {name}\n", table("", runs, _columns(s["radii"])) + "\n"]
     return "\n".join(parts)
 
 
-def grouped(results: dict[str, Any], name: str, by: str) -> dict[str, list[Figures]]:
-    """Figures of all seeds of a network by an entry of the key, in the order of the runs."""
-    found: dict[str, list[Figures]] = {}
-    for run in results["runs"]:
-        key = run["key"]
-        if key["network"] == name and by in key and key.get("phase", "test") == "test":
-            found.setdefault(key[by], []).append(run["figures"])
-    return found
-
-
-def _training(s: dict[str, Any], which: str) -> str:
+def _training(s: Figures, which: str) -> str:
     schedule, kind = s[which], "narrow versions" if s["narrow"] else "full width"
     return (
         f"{kind.capitalize()} of timm's models at {s['size']} pixels, {schedule['epochs']} epochs "
@@ -113,7 +81,7 @@ def _training(s: dict[str, Any], which: str) -> str:
     )
 
 
-def _testing(s: dict[str, Any]) -> str:
+def _testing(s: Figures) -> str:
     attacks = ", ".join(name for group in s["attacks"] for name in group)
     return (
         f"Clean: {s['test_images']:,} test images. Attacked: {s['attacked_images']:,} of them, "
@@ -122,58 +90,55 @@ def _testing(s: dict[str, Any]) -> str:
     )
 
 
-def _header(radii: Sequence[int]) -> list[str]:
-    attacked = [f"{radius}/255" for radius in radii]
-    return ["seeds", "clean", *attacked, "corrupted", "r, features", "stress"]
-
-
-def _test_row(found: list[Figures], radii: Sequence[int]) -> list[str]:
-    features = [figures["distortion"]["features"] for figures in found]
+def _columns(radii: Sequence[int]) -> list[Column]:
     return [
-        str(len(found)),
-        percent([figures["clean"] for figures in found]),
-        *(percent([f["attacked"]["shares"][f"{radius}"] for f in found]) for radius in radii),
-        percent([mean(figures["corrupted"].values()) for figures in found]),
-        spread([layer["correlation"] for layer in features], 2),
-        spread([layer["fitted stress"] for layer in features], 2),
+        SEEDS,
+        Column("clean", "clean"),
+        *(Column(f"{radius}/255", f"attacked/shares/{radius}") for radius in radii),
+        Column("corrupted", lambda figures: mean(figures["corrupted"].values())),
+        Column("r, features", "distortion/features/correlation", 2),
+        Column("stress", "distortion/features/fitted stress", 2),
     ]
 
 
-def _measured(results: dict[str, Any], name: str, runs: dict[str, list[Figures]]) -> str:
-    cost = _cost(results, name)
-    rows = []
-    for method, found in runs.items():
-        setting = found[0]["setting"]
-        title = f"{method}, {setting}" if setting else method
-        ratios = [
-            f"{cost[kind][method]:.2f}" if method in cost.get(kind, {}) else ""
-            for kind in ("time", "memory")
+def _measured(found: Found, name: str) -> str:
+    tested = with_keys(found, phase="test", network=name)
+    by_method = grouped(tested, "method")
+    cost = {
+        run["key"]["method"]: run["figures"] for run in with_keys(found, phase="cost", network=name)
+    }
+    titles = {run["key"]["method"]: run["key"]["setting"] for run in tested}
+    rows = {
+        f"{method}, {titles[method]}" if titles[method] else method: [
+            {**figures, "cost": cost.get(method, {})} for figures in runs
         ]
-        rows.append([title, *_test_row(found, results["settings"]["radii"]), *ratios])
-    header = ["", *_header(results["settings"]["radii"]), "time", "memory"]
-    warnings = sum(len(f["attacked"]["warnings"]) for found in runs.values() for f in found)
-    kinds = list(next(iter(runs.values()))[0]["corrupted"])
-    corrupted = [
-        [method, *(percent([f["corrupted"][kind] for f in found]) for kind in kinds)]
-        for method, found in runs.items()
+        for method, runs in by_method.items()
+    }
+    ratios = [
+        Column(kind, text=lambda f, k=kind: f"{f[0]['cost'][k]:.2f}" if k in f[0]["cost"] else "")  # type: ignore[misc]
+        for kind in ("time", "memory")
     ]
+    kinds = list(next(iter(by_method.values()))[0]["corrupted"])
+    warnings = sum(len(f["attacked"]["warnings"]) for runs in by_method.values() for f in runs)
+    corrupted = [Column(kind, f"corrupted/{kind}") for kind in kinds]
     return (
-        f"{markdown_table(header, rows)}\n\nWarnings of the report card: {warnings}.\n\n"
-        f"{markdown_table(['accuracy under', *kinds], corrupted)}\n"
+        f"{table('', rows, [*_columns(found['settings']['radii']), *ratios])}\n\n"
+        f"Warnings of the report card: {warnings}.\n\n"
+        f"{table('accuracy under', by_method, corrupted)}\n"
     )
 
 
 def _geometry(runs: dict[str, list[Figures]]) -> str:
     """Pearson's r by layer."""
     layers = list(next(iter(runs.values()))[0]["distortion"])
-    rows = [
-        [method, *(spread([f["distortion"][x]["correlation"] for f in found], 2) for x in layers)]
-        for method, found in runs.items()
+    columns = [
+        Column(x, lambda f, x=x: f["distortion"][x]["correlation"], 2)  # type: ignore[misc]
+        for x in layers
     ]
-    return markdown_table(["Pearson's r within classes", *layers], rows) + "\n"
+    return table("Pearson's r within classes", runs, columns) + "\n"
 
 
-def _choice(results: dict[str, Any], name: str) -> str:
+def _choice(found: Found, name: str) -> str:
     rows = [
         [
             run["key"]["method"],
@@ -181,14 +146,13 @@ def _choice(results: dict[str, Any], name: str) -> str:
             percent([run["figures"]["clean"]]),
             percent([run["figures"]["attacked"]]),
         ]
-        for run in results["runs"]
-        if run["key"].get("phase") == "choose" and run["key"]["network"] == name
+        for run in with_keys(found, phase="choose", network=name)
     ]
     header = [f"{name}, validation images", "setting", "clean", "2/255"]
     return markdown_table(header, rows) + "\n" if rows else ""
 
 
-def _shares(results: dict[str, Any], name: str) -> str:
+def _shares(found: Found, name: str) -> str:
     """The penalty's part of a step."""
     rows = [
         [
@@ -197,44 +161,30 @@ def _shares(results: dict[str, Any], name: str) -> str:
             str(run["figures"]["layers"]),
             *(f"{100 * run['figures'][pool]:.1f}" for pool in ("flatten", "mean")),
         ]
-        for run in results["runs"]
-        if run["key"].get("phase") == "share" and run["key"]["network"] == name
+        for run in with_keys(found, phase="share", network=name)
     ]
     header = ["the penalty's part of a step, %", "plain step", "stages", "flattened", "pooled"]
     return markdown_table(header, rows) + "\n" if rows else ""
 
 
-def _cost(results: dict[str, Any], name: str) -> Figures:
-    for run in results["runs"]:
-        if run["key"] == {"phase": "cost", "network": name}:
-            return dict(run["figures"])
-    return {}
+def _mean_of_stages(figures: Figures) -> float:
+    layers = figures["distortion"].items()
+    return float(mean(x["correlation"] for name, x in layers if name != FEATURES))
 
 
-def _scale_row(found: list[Figures]) -> list[str]:
-    layers = [figures["distortion"] for figures in found]
-    stages = [[x["correlation"] for n, x in by.items() if n != "features"] for by in layers]
-    weights = [f["beta"] for f in found if f["beta"] is not None]
-    scales = [f["scale"] for f in found if isinstance(f["scale"], float)]
-    return [
-        percent([figures["clean"] for figures in found]),
-        spread([by["features"]["correlation"] for by in layers], 2),
-        spread([mean(values) for values in stages], 2),
-        spread([by["features"]["fitted stress"] for by in layers], 2),
-        f"{mean(scales):.2g}" if scales else "",
-        f"{mean(weights):.3g}" if weights else "",
-    ]
+def _mean(runs: Sequence[Figures], name: str, form: str) -> str:
+    values = [figures[name] for figures in runs if isinstance(figures[name], float)]
+    return f"{mean(values):{form}}" if values else ""
 
 
-def _spans(results: dict[str, Any], variants: Sequence[tuple[str, str]]) -> str:
+def _spans(found: Found) -> str:
     """The largest weight over the smallest, among networks."""
     rows = []
-    for where, scale in variants:
-        by_network: dict[str, list[float]] = {}
-        for run in results["runs"]:
-            if (run["key"]["where"], run["key"]["scale"]) == (where, scale) and scale:
-                by_network.setdefault(run["key"]["network"], []).append(run["figures"]["beta"])
-        weights = [mean(values) for values in by_network.values()]
+    for where, scale in VARIANTS:
+        runs = with_keys(found, where=where, scale=scale) if scale else []
+        weights = [
+            mean(f["beta"] for f in of_network) for of_network in grouped(runs, "network").values()
+        ]
         if weights:
             low, high = min(weights), max(weights)
             rows.append([f"{where}, {scale}", f"{low:.3g}", f"{high:.3g}", f"{high / low:.1f}"])

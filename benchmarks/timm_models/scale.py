@@ -3,60 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import torch
 
-from benchmarks.results import Results
+from benchmarks.results import Figures, Key
+from benchmarks.study import Lab, Study
 from benchmarks.timm_models.data import evenly
 from benchmarks.timm_models.evaluation import by_layer
-from benchmarks.timm_models.experiment import Bench, Job, Key, run_jobs
-from benchmarks.timm_models.settings import STAGES
+from benchmarks.timm_models.experiment import Bench, determined_by
+from benchmarks.timm_models.figure import draw_scale
+from benchmarks.timm_models.report import scale_tables
+from benchmarks.timm_models.settings import UNTRAINED, VARIANTS, Settings, settings
 from benchmarks.timm_models.training import accuracy, read_log
 
-UNTRAINED = "of the untrained network"
-_FEATURES: dict[str, Any] = {"share": 0.3}
-_POOLED: dict[str, Any] = {"share": 0.3, "layers": STAGES, "pool": "mean"}
-_FLAT: dict[str, Any] = {"share": 0.3, "layers": STAGES}
 
-# where, which scale -> options of the penalty; None: no penalty
-VARIANTS: dict[tuple[str, str], dict[str, Any] | None] = {
-    ("plain", ""): None,
-    ("features", "1"): _FEATURES,
-    ("features", UNTRAINED): _FEATURES,
-    ("features", "learned"): _FEATURES | {"scale": "learned"},
-    ("features", "fit"): _FEATURES | {"scale": "fit"},
-    ("features", "per dimension"): _FEATURES | {"per_dimension": True},
-    ("stages, pooled", "1"): _POOLED,
-    ("stages, pooled", "fit"): _POOLED | {"scale": "fit"},
-    ("stages, pooled", "per dimension"): _POOLED | {"per_dimension": True},
-    ("stages, flattened", "1"): _FLAT,
-    ("stages, flattened", "fit"): _FLAT | {"scale": "fit"},
-    ("stages, flattened", "per dimension"): _FLAT | {"per_dimension": True},
-}
-
-
-def run(bench: Bench, *, seeds: int) -> Results:
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """Every variant on every network, with the weight chosen by its share of the gradient."""
-    variants = [[*key, options] for key, options in VARIANTS.items()]
-    results = Results(bench.out, {**asdict(bench.settings), "variants": variants})
-    count = seeds * len(bench.settings.networks) * len(VARIANTS)
-    run_jobs(bench, results, _jobs(bench, seeds), count)
-    return results
-
-
-def _jobs(bench: Bench, seeds: int) -> Iterator[tuple[Key, Job]]:
-    for seed in range(seeds):
-        for name in bench.settings.networks:
+    for seed in range(lab.seeds):
+        for name in lab.settings.networks:
             for where, scale in VARIANTS:
-                key = {"network": name, "where": where, "scale": scale, "seed": seed}
-                yield key, partial(_measure, bench, key)
+                yield {"network": name, "where": where, "scale": scale, "seed": seed}
 
 
-def _measure(bench: Bench, key: Key) -> dict[str, Any]:
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings, and the options of the penalty."""
+    options = VARIANTS.get((key["where"], key["scale"]))
+    return determined_by(settings, "scale", {"isometry": options} if options else {})
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
     """Figures on validation images, and the weight at the end."""
+    bench = Bench(lab)
     options = VARIANTS[key["where"], key["scale"]]
     model = bench.network(key["network"], key["seed"])
     if options is not None and key["scale"] == UNTRAINED:
@@ -78,3 +56,19 @@ def _ratio(bench: Bench, model: torch.nn.Sequential) -> float:
     """Pixel distances over feature distances within classes, before training."""
     sample = evenly(bench.splits.train, 512)
     return by_layer(model.to(bench.device).eval(), sample, bench.device)["features"]["scale"]
+
+
+STUDY = Study(
+    "timm-scale",
+    settings,
+    keys,
+    measure,
+    scale_tables,
+    draw_scale,
+    shows="in which unit to compare",
+    time="half an hour on one core",
+    data="CIFAR-10",
+    seeds=3,
+    device=True,
+    determines=determines,
+)

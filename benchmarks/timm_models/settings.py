@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
-from benchmarks.objectives.methods import Recipe
+import typer
+
+from benchmarks.internals import PRESETS
+from benchmarks.methods import Recipe
 from benchmarks.timm_models.networks import NETWORKS
-from isoreg.robustness.attacks import PRESETS
 
 PIXEL = 1 / 255
 # the standard preset in two parts: what the cheap one fooled need not be attacked again
@@ -17,14 +19,14 @@ STAGES = "stages"  # stands for the names of a network's stages
 
 
 @dataclass(frozen=True)
-class Way:
+class Row:
     """A way to train.
 
     Attributes:
         recipes: Settings, as (what it is called, recipe), among which to choose on validation
             images.
         mixup: Whether images are mixed; margins and attacks need labels that are not.
-        once: Whether the first seed will do: beside the question, or a repetition of it.
+        once: Seed 0 only: a side experiment.
     """
 
     recipes: dict[str, Recipe]
@@ -44,14 +46,37 @@ def _radii(method: str, *pixels: int) -> dict[str, Recipe]:
     return {f"eps {eps}/255": {method: {"eps": eps * PIXEL}} for eps in pixels}
 
 
-METHODS: dict[str, Way] = {
-    "plain": Way({"": {}}),
-    "isometry, features": Way(_isometry()),
-    "its control: images shuffled": Way(_isometry(shuffled=True)),
-    "isometry, stages": Way(_isometry(layers=STAGES, pool="mean"), once=True),
-    "plain, no Mixup": Way({"": {}}, mixup=False, once=True),
-    "RobustLoss": Way(_radii("first-order-margin", 2, 4), mixup=False),
-    "FGSM training": Way(_radii("fgsm", 4, 8), mixup=False, once=True),
+ROWS: dict[str, Row] = {
+    "plain": Row({"": {}}),
+    "isometry, features": Row(_isometry()),
+    "its control: images shuffled": Row(_isometry(shuffled=True)),
+    "isometry, stages": Row(_isometry(layers=STAGES, pool="mean"), once=True),
+    "plain, no Mixup": Row({"": {}}, mixup=False, once=True),
+    "RobustLoss": Row(_radii("first-order-margin", 2, 4), mixup=False),
+    "FGSM training": Row(_radii("fgsm", 4, 8), mixup=False, once=True),
+}
+
+
+UNTRAINED = "of the untrained network"
+SHARE = 0.3
+_FEATURES: dict[str, Any] = {"share": SHARE}
+_POOLED: dict[str, Any] = {"share": SHARE, "layers": STAGES, "pool": "mean"}
+_FLAT: dict[str, Any] = {"share": SHARE, "layers": STAGES}
+
+# where, which scale -> options of the penalty; None: no penalty
+VARIANTS: dict[tuple[str, str], dict[str, Any] | None] = {
+    ("plain", ""): None,
+    ("features", "1"): _FEATURES,
+    ("features", UNTRAINED): _FEATURES,
+    ("features", "learned"): _FEATURES | {"scale": "learned"},
+    ("features", "fit"): _FEATURES | {"scale": "fit"},
+    ("features", "per dimension"): _FEATURES | {"per_dimension": True},
+    ("stages, pooled", "1"): _POOLED,
+    ("stages, pooled", "fit"): _POOLED | {"scale": "fit"},
+    ("stages, pooled", "per dimension"): _POOLED | {"per_dimension": True},
+    ("stages, flattened", "1"): _FLAT,
+    ("stages, flattened", "fit"): _FLAT | {"scale": "fit"},
+    ("stages, flattened", "per dimension"): _FLAT | {"per_dimension": True},
 }
 
 
@@ -112,3 +137,33 @@ class Settings:
             measure_memory=False,
             timing_seconds=0.01,
         )
+
+
+def settings(
+    quick: bool,
+    model: Annotated[
+        list[str], typer.Option(help="A model of timm; again for more. Default: three.")
+    ] = [],  # noqa: B006 (typer wants a list)
+    full_width: Annotated[
+        bool, typer.Option("--full-width", help="timm's own widths, for a GPU.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=0, help="Default: 3.")] = 0,
+    train_images: Annotated[int, typer.Option(min=0, help="Default: 12,000.")] = 0,
+    attacked_images: Annotated[int, typer.Option(min=0, help="Default: 1,000.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that augment images.")] = 0,
+) -> Settings:
+    """All of it, or what takes less than a minute, with what the command changes."""
+    del workers
+    chosen = Settings().quick() if quick else Settings()
+    schedule = chosen.schedule
+    return replace(
+        chosen,
+        networks=tuple(model) or chosen.networks,
+        narrow=not full_width,
+        schedule=replace(
+            schedule,
+            epochs=epochs or schedule.epochs,
+            images=train_images or schedule.images,
+        ),
+        attacked_images=attacked_images or chosen.attacked_images,
+    )

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.objectives import Objective, attach
-from benchmarks.objectives.methods import Recipe
+from benchmarks.methods import Objective, Recipe, attach
 from benchmarks.timm_models.data import Epochs, Split
 from benchmarks.timm_models.settings import Schedule
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from isoreg._attach.samples import LABEL_NAMES
 from isoreg.errors import InputError
 
-LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+Finder: TypeAlias = str | Callable[[Any], Tensor | None] | None
+"""A key of the batch, a callable on the batch, or None."""
 
 
 def find_labels(batch: Any) -> Tensor:
     """The labels of a batch in one of the usual forms.
 
     Args:
-        batch: A mapping with one of `LABEL_KEYS`, or a tuple or list whose second entry they are.
+        batch: A mapping with one of `LABEL_NAMES`, or a tuple or list whose second entry they are.
 
     Returns:
         The labels.
@@ -30,7 +34,7 @@ def find_labels(batch: Any) -> Tensor:
         tensor([0, 1])
     """
     if isinstance(batch, Mapping):
-        found = next((batch[key] for key in LABEL_KEYS if key in batch), None)
+        found = next((batch[key] for key in LABEL_NAMES if key in batch), None)
         seen = f"a mapping with {', '.join(map(repr, batch)) or 'nothing'}"
     elif isinstance(batch, tuple | list) and len(batch) > 1:
         found, seen = batch[1], f"a {type(batch).__name__} whose second entry is none"
@@ -39,6 +43,63 @@ def find_labels(batch: Any) -> Tensor:
     if isinstance(found, Tensor):
         return found
     raise InputError(
-        f"labels are looked for in a batch's second entry or under {', '.join(LABEL_KEYS)}, got "
+        f"labels are looked for in a batch's second entry or under {', '.join(LABEL_NAMES)}, got "
         f"{seen}. Say where they are: labels=lambda batch: ..."
     )
+
+
+class Named:
+    """The reference and the distances of a batch, where an adapter was told that they are in it.
+
+    Args:
+        reference: Where the points are that the features are compared with.
+        distances: Where the distances are.
+        pair_weights: Where the weights of the pairs are.
+
+    Example:
+        >>> import torch
+        >>> named = Named(reference="embedding", distances=None, pair_weights=None)
+        >>> list(named({"x": torch.ones(2, 3), "embedding": torch.ones(2, 4)}))
+        ['reference']
+    """
+
+    def __init__(self, *, reference: Finder, distances: Finder, pair_weights: Finder) -> None:
+        given = {"reference": reference, "distances": distances, "pair_weights": pair_weights}
+        self._finders = {name: finder for name, finder in given.items() if finder is not None}
+
+    def __call__(self, batch: Any) -> dict[str, Tensor]:
+        """What is found, as keywords of `isoreg.IsometryRegularizer`'s call."""
+        return {name: self._find(name, finder, batch) for name, finder in self._finders.items()}
+
+    @staticmethod
+    def _find(name: str, finder: Finder, batch: Any) -> Tensor:
+        if isinstance(finder, str):
+            if not isinstance(batch, Mapping) or finder not in batch:
+                keys = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else "no keys"
+                raise InputError(
+                    f"{name} is to be found under {finder!r}, got a batch with {keys}. "
+                    f"Say where it is: {name}=lambda batch: ..."
+                )
+            found = batch[finder]
+        else:
+            found = finder(batch) if finder is not None else None
+        if not isinstance(found, Tensor):
+            raise InputError(f"{name} must be a tensor, got {type(found).__name__}.")
+        return found
+
+
+def check_options(options: Mapping[str, Any], allowed: Callable[..., Any]) -> None:
+    """Refuse keywords that nobody takes, before training starts.
+
+    Args:
+        options: What the user gave.
+        allowed: The callable that will get them.
+
+    Raises:
+        InputError: If one is unknown.
+    """
+    known = [*inspect.signature(allowed).parameters][1:]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+            raise InputError(f"there is no option {name!r}. Close matches: {', '.join(near)}.")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+from isoreg._attach.layers import Layers, find_layers
 from isoreg.errors import InputError, called, import_extra
-from isoreg.integrations.batches import find_labels
-from isoreg.integrations.steps import Step, first_floating, penalised
-from isoreg.layers import Layers, find_layers
+from isoreg.integrations.batches import Finder, Named, check_options, find_labels
+from isoreg.integrations.steps import Step, penalised
 from isoreg.regularizer import IsometryRegularizer
 
 pl: Any = import_extra("lightning.pytorch", "lightning")
@@ -28,15 +29,19 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
 
     Args:
         layers: As in `isoreg.IsometryRegularizer`; names are those in the LightningModule.
-        model: None: features are compared with the first floating tensor of the batch. A
+        model: None: features are compared with the tensor of the batch that holds the samples. A
             submodule's name: with what it is called with, and layers are named within it.
         labels: Finds the labels in a batch, or None for all pairs. By default they are its second
             entry, or under the key labels, label, targets, target or y.
+        reference: Points to compare with: their key in the batch, or a callable on the batch.
+        distances: Distances to compare with, found in the same way.
+        pair_weights: Weights of the pairs, found in the same way.
         options: Of `isoreg.IsometryRegularizer`. A callable ``inputs`` gets the arguments of
             ``training_step``, or of the named model.
 
     Raises:
-        InputError: When training starts, if optimization is manual or a name is unknown.
+        InputError: If an option is unknown; when training starts, if optimization is manual or a
+            layer is unknown.
 
     Example:
         >>> callback = IsometryCallback(beta=0.1)
@@ -49,15 +54,26 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         *,
         model: str | None = None,
         labels: Callable[[Any], Tensor | None] = find_labels,
+        reference: Finder = None,
+        distances: Finder = None,
+        pair_weights: Finder = None,
         **options: Any,
     ) -> None:
-        if model is None:
-            options = {"inputs": first_floating, **options}
+        with called(_NAME):
+            check_options(options, IsometryRegularizer)
         self._build: Any = functools.partial(IsometryRegularizer, layers=layers, **options)
         self._model, self._labels = model, labels
+        self._named = Named(reference=reference, distances=distances, pair_weights=pair_weights)
+        self._key = repr((layers, model, sorted(options)))
         self._restore: dict[str, Any] | None = None
-        self._state: dict[str, Any] = {}
+        self._loaded: dict[str, Any] | None = None
+        self._trained: weakref.ref[Any] | None = None
         self.iso: IsometryRegularizer | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Tells the callbacks of one trainer apart, by their layers, model and options."""
+        return f"{_NAME}{self._key}"
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach to the module and wrap its step."""
@@ -69,12 +85,16 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
                     "penalty to its loss there: an IsometryRegularizer is two lines."
                 )
             named = find_layers(pl_module, self._model)[0].module if self._model else step
+            before = self.iso
             self.iso = self._build(named)
-            if self._state:
-                self.iso.load_state_dict(self._state)
+            if self._loaded is not None:  # once: a later fit goes on from where this one ends
+                self.iso.load_state_dict(self._loaded)
+            elif before is not None and self._trained and self._trained() is pl_module:
+                self.iso.load_state_dict(before.state_dict())
+            self._loaded, self._trained = None, weakref.ref(pl_module)
         self._restore = {k: v for k, v in vars(pl_module).items() if k == "training_step"}
         vars(pl_module)["training_step"] = penalised(
-            _NAME, step, self.iso, self._labels, pl_module.log_dict
+            _NAME, step, self.iso, self._labels, pl_module.log_dict, self._named
         )
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -91,8 +111,10 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         """What the regularizer needs to go on."""
+        if self._loaded is not None:
+            return self._loaded
         return self.iso.state_dict() if self.iso is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until training starts."""
-        self._state = state_dict
+        self._loaded = state_dict or None

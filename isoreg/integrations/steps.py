@@ -9,27 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from isoreg.errors import called
-from isoreg.pooling import tensors_in
 from isoreg.regularizer import IsometryRegularizer
-
-
-def first_floating(*args: Any, **kwargs: Any) -> Tensor | None:
-    """The first floating tensor of a batch, which is what features are compared with.
-
-    Args:
-        args: The batch, and what else a step gets.
-        kwargs: More of it.
-
-    Returns:
-        The tensor, or the first of another type if none is floating; None without any.
-
-    Example:
-        >>> import torch
-        >>> first_floating({"label": torch.ones(2).long(), "image": torch.ones(2, 3)}, 0).shape
-        torch.Size([2, 3])
-    """
-    tensors = list(tensors_in((args, kwargs)))
-    return next((x for x in tensors if x.is_floating_point()), tensors[0] if tensors else None)
 
 
 class Step(nn.Module):
@@ -53,10 +33,7 @@ class Step(nn.Module):
         super().__init__()
         self._modules = module._modules
         self._method = method
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the method."""
-        return self._method(*args, **kwargs)
+        self.forward = method  # whose signature says what the batch is called
 
 
 def penalised(
@@ -65,6 +42,7 @@ def penalised(
     iso: IsometryRegularizer,
     labels: Callable[[Any], Tensor | None],
     log: Callable[[dict[str, Tensor]], object],
+    named: Callable[[Any], dict[str, Tensor]],
 ) -> Callable[..., Any]:
     """The step with the penalty added to its loss.
 
@@ -74,6 +52,7 @@ def penalised(
         iso: The regularizer.
         labels: Finds the labels in the batch.
         log: Called with the penalties and beta by name.
+        named: Finds the reference or the distances in the batch, as keywords of the regularizer.
 
     Returns:
         A function as the step's method.
@@ -81,11 +60,13 @@ def penalised(
 
     @functools.wraps(step._method)
     def run(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        with called(name):
+            found, given = labels(batch), named(batch)
         output = step(batch, *args, **kwargs)
         if output is None:
             return None
         with called(name):
-            penalty = iso(labels(batch))
+            penalty = iso(found, **given)
         log(iso.log_tensors())
         if isinstance(output, Mapping):
             return {**output, "loss": output["loss"] + penalty}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isoreg.errors import called, import_extra
-from isoreg.integrations.batches import find_labels
+from isoreg.integrations.batches import Finder, Named, check_options, find_labels
 from isoreg.regularizer import IsometryRegularizer
 
 transformers: Any = import_extra("transformers", "transformers")
@@ -32,7 +32,12 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             ``inputs`` says otherwise.
         isometry_labels: Finds the labels (N,) in a batch, a mapping; or None for all pairs. By
             default they are under labels, label, targets, target or y.
+        isometry_reference: Points to compare with: their key in the batch, or a callable on it.
+        isometry_distances: Distances to compare with, found in the same way.
         kwargs: Of the Trainer.
+
+    Raises:
+        InputError: If an option of ``isometry`` is unknown.
 
     Example:
         >>> class Mine(IsometryTrainer): ...
@@ -46,8 +51,15 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         *args: Any,
         isometry: Mapping[str, Any] | None = None,
         isometry_labels: Callable[[Any], Tensor | None] = find_labels,
+        isometry_reference: Finder = None,
+        isometry_distances: Finder = None,
         **kwargs: Any,
     ) -> None:
+        with called("IsometryTrainer"):
+            check_options(isometry or {}, IsometryRegularizer)
+        self._named = Named(
+            reference=isometry_reference, distances=isometry_distances, pair_weights=None
+        )
         self._isometry, self._isometry_labels = dict(isometry or {}), isometry_labels
         self._attached = False
         super().__init__(*args, **kwargs)
@@ -80,9 +92,10 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             if not self._attached:
                 self._attach(self.accelerator.unwrap_model(model))
             assert self.iso is not None
-            labels = self._isometry_labels(inputs)  # the Trainer may take them out of the batch
+            # the Trainer may take them out of the batch
+            labels, given = self._isometry_labels(inputs), self._named(inputs)
             loss, outputs = super().compute_loss(model, inputs, True, **options)
-            penalty = self.iso(labels)
+            penalty = self.iso(labels, **given)
         scaled = getattr(self, "loss_is_scaled_for_ga", None)
         if scaled is None:
             scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None

@@ -12,11 +12,12 @@ from torch import Tensor
 from isoreg.errors import InputError
 from isoreg.robustness.adapter import cw, deepfool, from_torchattacks
 from isoreg.robustness.corruption import corruption
-from isoreg.robustness.pgd import cross_entropy, margin, pgd, project
+from isoreg.robustness.pgd import Classifier, cross_entropy, margin, pgd, project, steepest
 from isoreg.robustness.task import Attack, Task
 
 _CLIMBING_STEPS = 40
 _PAPER_STEPS = 10
+_NOISES = 20
 
 
 def _pgd(**options: Any) -> Attack:
@@ -34,9 +35,9 @@ def _fgsm(task: Task) -> tuple[Tensor, list[int]]:
 
 
 def _noise(task: Task) -> tuple[Tensor, list[int]]:
-    """The worst of 20 random points of the ball; for scale, it is hardly an attack."""
+    """The worst of 20 random points at the ball's end; for scale, it is hardly an attack."""
     found = task.images.clone()
-    for _ in range(20):
+    for _ in range(_NOISES):
         step = torch.randn_like(task.images) if task.norm == "L2" else _signs(task.images)
         x = project(task.images + 1e3 * task.eps * step, task.images, task.eps, task.norm)
         with torch.no_grad():
@@ -50,16 +51,24 @@ def _signs(like: Tensor) -> Tensor:
 
 
 def _transfer(task: Task) -> tuple[Tensor, list[int]]:
-    """PGD on another model, which this one has not seen."""
-    other = task.transfer
-    assert other is not None
-    size = 2.5 * task.eps / _CLIMBING_STEPS
+    """PGD on another model, which this one has not seen; each of its steps is tried on this one."""
+    assert task.transfer is not None
+    return _on(task.transfer, task, loss=cross_entropy, random_start=False)
 
-    def loss(x: Tensor) -> Tensor:
-        return cross_entropy(other(x), task.labels).sum()
 
-    # to the end: an image that fools the other model at once may not fool this one
-    return _climb(loss, task, steps=_CLIMBING_STEPS, step_size=size), []
+def _student(task: Task) -> tuple[Tensor, list[int]]:
+    """PGD on a small network that has learnt the model's own answers."""
+    assert task.student is not None
+    return _on(task.student, task, loss=margin, random_start=False, restarts=2)
+
+
+def _on(other: Classifier, task: Task, **options: Any) -> tuple[Tensor, list[int]]:
+    found, _ = pgd(
+        *(other, task.images, task.labels),
+        **{"eps": task.eps, "norm": task.norm, "steps": _CLIMBING_STEPS, **options},
+        judge=task.classifier,
+    )
+    return found, []
 
 
 def _on_training_loss(steps: int) -> Attack:
@@ -85,12 +94,8 @@ def _climb(loss: Callable[[Tensor], Tensor], task: Task, *, steps: int, step_siz
     for _ in range(steps):
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(x), x)
-        if task.norm == "L2":
-            norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-30)
-            step = gradient / norms.view(-1, *[1] * (x.ndim - 1))
-        else:
-            step = gradient.sign()
-        x = project(x.detach() + step_size * step, task.images, task.eps, task.norm)
+        step = step_size * steepest(gradient, task.norm)
+        x = project(x.detach() + step, task.images, task.eps, task.norm)
     return x
 
 
@@ -108,14 +113,14 @@ ATTACKS: dict[str, Attack] = {
     "noise": _noise,
     "corruption": corruption,
     "transfer": _transfer,
+    "student": _student,
     "paper-pgd": _pgd(loss=cross_entropy, steps=_PAPER_STEPS, random_start=False),
     "paper-fgsm-training-loss": _on_training_loss(1),
     "paper-pgd-training-loss": _on_training_loss(_PAPER_STEPS),
 }
-WITHOUT_GRADIENT = ("square", "transfer", "noise", "corruption")
-ITERATED = (
-    *("pgd-ce", "pgd-margin", "pgd-margin-long", "apgd-ce", "apgd-t", "fab", "deepfool", "cw"),
-)
+WITHOUT_GRADIENT = ("square", "transfer", "student", "noise", "corruption")
+WITHIN_THE_BALL = ("pgd-ce", "pgd-margin", "pgd-margin-long", "apgd-ce", "apgd-t")
+ITERATED = (*WITHIN_THE_BALL, "fab", "deepfool", "cw")
 OF_THE_PAPER = ("paper-pgd", "paper-fgsm-training-loss", "paper-pgd-training-loss")
 _ON_TRAINING_LOSS = OF_THE_PAPER[1:]
 _L2_ALONE = ("deepfool", "cw")

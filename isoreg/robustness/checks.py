@@ -1,4 +1,4 @@
-"""Signs that an attack failed for a reason other than the model's robustness.
+"""Signs, in the model itself, that an attack would fail for a reason other than robustness.
 
 Source: Carlini et al. (2019), "On Evaluating Adversarial Robustness", and Athalye, Carlini and
 Wagner (2018), "Obfuscated Gradients Give a False Sense of Security".
@@ -6,48 +6,76 @@ Wagner (2018), "Obfuscated Gradients Give a False Sense of Security".
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from isoreg.robustness.attacks import ITERATED, WITHOUT_GRADIENT
-from isoreg.robustness.classifier import PixelClassifier, StraightThrough
-from isoreg.robustness.pgd import cross_entropy, margin, pgd
+from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.pgd import cross_entropy, margin, pgd, project, steepest
+from isoreg.robustness.straight_through import StraightThrough
 
 _NOISE = 0.01
 _MANY = 0.1
 _LARGE_MARGIN = 50.0
 _UNBOUNDED_IMAGES = 100
-_LARGER = 1.5
+_GRADIENT_IMAGES = 100
+# length of a step, and the least share of what the gradient promises: deep networks bend
+_SMALL_STEPS = {1e-3: 0.3, 1 / 255: 0.1}
 _SMALL_L2 = 0.05
 
 
+@dataclass(frozen=True)
+class Gradients:
+    """What gradients at clean images say.
+
+    Attributes:
+        signs: A sentence for each fault.
+        distances: (n) how far the boundary is by the gradient of the margin, in the norm; infinite
+            where that is zero.
+    """
+
+    signs: list[str]
+    distances: Tensor
+
+
 def check_radii(radii: list[float], norm: str) -> list[str]:
-    """Whether a radius looks like one of another norm.
+    """Whether a radius looks like one of other units, or of another norm.
 
     Args:
         radii: In pixels from 0 to 1.
         norm: "Linf" or "L2".
 
     Returns:
-        A sentence, or none.
+        A sentence for each sign.
 
     Example:
         >>> check_radii([8 / 255], "L2")[0][:41]
         'an L2 radius of 0.0314 is as small as L-i'
+        >>> check_radii([8 / 255 / 255], "Linf")[0][:44]
+        'an L-inf radius of 0.000123 of the range of '
     """
+    signs = []
     small = [radius for radius in radii if 0 < radius < _SMALL_L2]
-    if norm != "L2" or not small:
-        return []
-    return [
-        f"an L2 radius of {small[0]:.3g} is as small as L-inf radii are, and is spread over all "
-        "pixels: is norm='Linf' meant?"
+    if norm == "L2" and small:
+        signs.append(
+            f"an L2 radius of {small[0]:.3g} is as small as L-inf radii are, and is spread over "
+            "all pixels: is norm='Linf' meant?"
+        )
+    if norm == "L2":
+        return signs
+    odd = [radius for radius in radii if 0 < radius < 0.999 / 255 or radius > 0.5]
+    signs += [
+        f"an L-inf radius of {radius:.3g} of the range of the pixels is "
+        + ("less than one step of 255" if radius < 0.5 else "more than half of it")
+        + ": is eps in the units of bounds?"
+        for radius in odd[:1]
     ]
+    return signs
 
 
 def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
-    """What is suspicious about a model before any attack.
+    """What is suspicious about the logits of clean images.
 
     Args:
         classifier: Pixels to logits.
@@ -57,40 +85,75 @@ def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> 
     Returns:
         A sentence for each sign.
     """
-    found = []
+    signs = []
     x = images.detach().requires_grad_()
     logits = classifier(x)
-    if not torch.equal(logits, classifier(images)):
-        found.append(
-            "the output is random: two passes of the same images differ, so attacks see noise. "
-            "Average over the randomness before you believe these figures."
-        )
     if not bool(logits.isfinite().all()):
         broken = (~logits.isfinite()).any(1).float().mean().item()
-        found.append(
+        signs.append(
             f"logits are not finite at {100 * broken:.0f} % of the images: gradients are lost."
         )
     sums = logits.sum(1)
     if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
-        found.append("the output looks like probabilities; attacks need logits, without softmax.")
-    value = cross_entropy(logits, labels).sum()
-    if value.requires_grad:
-        (gradient,) = torch.autograd.grad(value, x)
-        zero = (gradient.flatten(1).abs().amax(1) == 0).float().mean().item()
-    else:
-        zero = 1.0
+        signs.append("the output looks like probabilities; attacks need logits, without softmax.")
+    gradient = _gradient(cross_entropy(logits, labels), x)
+    zero = (gradient.flatten(1).abs().amax(1) == 0).float().mean().item()
     if zero > _MANY:
-        found.append(
+        signs.append(
             f"the gradient of cross-entropy is exactly zero at {100 * zero:.0f} % of the images: "
             "it is masked (rounding, saturation or a cut graph), not small."
         )
     gap = margin(logits.detach(), labels).abs().median().item()
     if gap > _LARGE_MARGIN:
-        found.append(
+        signs.append(
             f"logits are very large (median margin {gap:.3g}), so cross-entropy is saturated and "
             "attacks that climb it are weak; believe the margin attacks."
         )
-    return found
+    return signs
+
+
+def check_gradients(
+    classifier: PixelClassifier, images: Tensor, labels: Tensor, norm: str
+) -> Gradients:
+    """Whether a small step along the gradient of the margin raises it as the gradient promises.
+
+    A wrong backward pass does not, nor does a surface with waves of that size.
+
+    Args:
+        classifier: Pixels to logits.
+        images: (n, ...) pixels from 0 to 1, all of them classified correctly; perhaps none.
+        labels: (n).
+        norm: "Linf" or "L2", in which the distances are given.
+
+    Returns:
+        Signs, and first-order distances.
+    """
+    if not len(images):
+        return Gradients([], images.new_zeros(0))
+    distances = []
+    for x, y in zip(images.split(_GRADIENT_IMAGES), labels.split(_GRADIENT_IMAGES), strict=True):
+        gap, gradient = _gap(classifier, x, y)
+        slope = gradient.flatten(1).norm(p=1 if norm == "Linf" else 2, dim=1)
+        distances.append(torch.where(slope > 0, -gap / slope, torch.inf))
+    signs: list[str] = []
+    some, of = images[:_GRADIENT_IMAGES], labels[:_GRADIENT_IMAGES]
+    if images.dtype not in (torch.float32, torch.float64):  # steps of that size are lost
+        return Gradients(signs, torch.cat(distances))
+    gap, gradient = _gap(classifier, some, of)
+    for size, least in _SMALL_STEPS.items():
+        moved = project(some + size * steepest(gradient, "Linf"), some, size, "Linf")
+        with torch.no_grad():
+            gained = margin(classifier(moved), of) - gap
+        promised = (gradient * (moved - some)).flatten(1).sum(1)
+        kept = (gained / promised)[(promised > 0) & gained.isfinite()]
+        if len(kept) and kept.median().item() < least:
+            signs.append(
+                f"a step of {size:.2g} along the gradient raises the margin's loss by "
+                f"{100 * kept.median().item():.0f} % of what the gradient promises (median): the "
+                "gradient is wrong, or the surface has waves that hide where it rises."
+            )
+            break
+    return Gradients(signs, torch.cat(distances))
 
 
 def check_unbounded(
@@ -107,6 +170,8 @@ def check_unbounded(
     Returns:
         A sentence, or none.
     """
+    if not len(images):
+        return []
     some, of = images[:_UNBOUNDED_IMAGES], labels[:_UNBOUNDED_IMAGES]
     eps = 1.0 if norm == "Linf" else float(some[0].numel()) ** 0.5
     with StraightThrough():
@@ -121,74 +186,16 @@ def check_unbounded(
     ]
 
 
-def check_results(
-    accuracy: dict[str, dict[float, float]], eps: list[float], clean: float
-) -> list[str]:
-    """What is suspicious about the accuracies under the attacks.
-
-    Args:
-        accuracy: By attack and radius.
-        eps: The radii.
-        clean: Accuracy without an attack.
-
-    Returns:
-        A sentence for each sign.
-    """
-    found = []
-    iterative = [name for name in accuracy if name in ITERATED]
-    for radius in eps:
-        if "fgsm" in accuracy and iterative:
-            best = min(accuracy[name][radius] for name in iterative)
-            if accuracy["fgsm"][radius] < best - _NOISE:
-                found.append(
-                    f"at eps {radius:g} a single step (fgsm) beats every iterated attack: the "
-                    "gradient is masked."
-                )
-        for name in WITHOUT_GRADIENT:
-            if name in accuracy and iterative:
-                best = min(accuracy[white][radius] for white in iterative)
-                if accuracy[name][radius] < best - _NOISE:
-                    found.append(
-                        f"at eps {radius:g} the attack '{name}', which sees no gradient, beats "
-                        "those that do: the gradient is masked."
-                    )
-    for name, by_eps in accuracy.items():
-        for small, large in itertools.pairwise(sorted(eps)):
-            if by_eps[large] > by_eps[small] + _NOISE:
-                found.append(
-                    f"accuracy under '{name}' rises from eps {small:g} to {large:g}: it is not a "
-                    "good attack on this model."
-                )
-    for small, large in itertools.pairwise(sorted(eps)):
-        levels = [(accuracy[name][small], accuracy[name][large]) for name in iterative]
-        if levels and small > 0 and large >= _LARGER * small:
-            before, after = (min(level) for level in zip(*levels, strict=True))
-            if after == before and _MANY < before < clean - _NOISE:
-                found.append(
-                    f"accuracy does not fall from eps {small:g} to {large:g} "
-                    f"({100 * after:.1f} %): a larger ball holds what fools the model in a "
-                    "smaller one and more, so the attacks fail."
-                )
-    return found
+def _gap(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The margin's loss and its gradient at the images, (n) and (n, ...)."""
+    x = images.detach().requires_grad_()
+    value = margin(classifier(x), labels)
+    return value.detach(), torch.nan_to_num(_gradient(value, x))
 
 
-def check_restarts(history: dict[str, list[int]], images: int) -> list[str]:
-    """Whether the last restart of an attack still found many images.
-
-    Args:
-        history: How many images were fooled after each restart, by attack.
-        images: How many there are.
-
-    Returns:
-        A sentence for each such attack.
-
-    Example:
-        >>> check_restarts({"pgd-margin": [50, 80]}, 100)[0][:42]
-        "the last restart of 'pgd-margin' still foo"
-    """
-    return [
-        f"the last restart of '{name}' still fooled {counts[-1] - counts[-2]} of {images} more "
-        "images: use attacks='full', or more restarts."
-        for name, counts in history.items()
-        if len(counts) > 1 and counts[-1] - counts[-2] > max(2, _NOISE * images)
-    ]
+def _gradient(values: Tensor, x: Tensor) -> Tensor:
+    """Zero where the model cuts the graph."""
+    if not values.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient

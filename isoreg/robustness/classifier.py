@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
-
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from isoreg.errors import InputError
+from isoreg.robustness.outputs import logits_of
+from isoreg.robustness.stand_in import guided, stand_in_for
+from isoreg.robustness.state import copied
+from isoreg.robustness.units import Normalisation, PerChannel
 
 
 class PixelClassifier(nn.Module):
     """Images with pixels from 0 to 1 to logits: moved to the model's bounds and normalised.
 
+    Where the model is quantised, gradients are those of its twin in floating point.
+
     Args:
         model: Images to logits.
         bounds: Smallest and largest pixel that the model's user has.
-        mean: Of each channel, in those units, or None.
-        std: Of each channel, or None.
+        mean: A number, a number a channel, in those units, or None.
+        std: A number, a number a channel, or None.
+
+    Raises:
+        InputError: If an argument or the model is unusable.
 
     Example:
+        >>> import torch
         >>> doubled = PixelClassifier(nn.Identity(), bounds=(0, 2), mean=None, std=None)
         >>> doubled(torch.tensor([[0.5, 1.0]]))
         tensor([[1., 2.]])
@@ -33,14 +36,32 @@ class PixelClassifier(nn.Module):
         model: nn.Module,
         *,
         bounds: tuple[float, float],
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
+        mean: PerChannel | None,
+        std: PerChannel | None,
     ) -> None:
         super().__init__()
+        self.bounds = bounds
+        self.normalisation = Normalisation(mean, std)
         self.model = model
-        self.low, self.high = bounds
-        self.mean = None if mean is None else torch.tensor(list(mean))
-        self.std = None if std is None else torch.tensor(list(std))
+        self.stand_in = stand_in_for(model)
+
+    def of(self, model: nn.Module) -> PixelClassifier:
+        """Another model behind the same units.
+
+        Args:
+            model: Images to logits.
+
+        Returns:
+            Its classifier, in eval mode.
+        """
+        other = PixelClassifier(model, bounds=self.bounds, mean=None, std=None)
+        other.normalisation = self.normalisation
+        return other.eval()
+
+    def copied(self) -> PixelClassifier:
+        """A copy with a state of its own that shares the parameters; itself, if it has none."""
+        copy = copied(self.model)
+        return self if copy is None else self.of(copy)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (n, classes).
@@ -54,20 +75,11 @@ class PixelClassifier(nn.Module):
         Raises:
             InputError: If the model returns anything else.
         """
-        x = self.in_units(pixels)
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        if self.mean is not None:
-            x = x - self.mean.to(x).view(shape)
-        if self.std is not None:
-            x = x / self.std.to(x).view(shape)
-        logits = self.model(x)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(
-                f"the model must return logits of shape (n, classes), got {found}. Wrap it in a "
-                "module that returns them alone."
-            )
-        return logits
+        x = self.normalisation(self.in_units(pixels))
+        if self.stand_in is None:
+            return logits_of(self.model(x), len(x))
+        logits = logits_of(self.model(x.detach()), len(x))
+        return guided(logits, logits_of(self.stand_in(x), len(x))) if x.requires_grad else logits
 
     def in_units(self, pixels: Tensor) -> Tensor:
         """The images as the user has them, before normalisation.
@@ -78,66 +90,5 @@ class PixelClassifier(nn.Module):
         Returns:
             (n, ...) within the bounds.
         """
-        return self.low + pixels * (self.high - self.low)
-
-
-@contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Evaluate in eval mode; afterwards modes, gradients and random numbers are what they were.
-
-    Args:
-        model: The user's model.
-
-    Yields:
-        Nothing.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        try:
-            model.eval()
-            for parameter, _, _ in gradients:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            for parameter, required, gradient in gradients:
-                parameter.requires_grad_(required)
-                parameter.grad = gradient
-
-
-class StraightThrough(TorchFunctionMode):
-    """Let gradients pass rounding unchanged, so that a quantised model can be attacked.
-
-    Source: the backward pass differentiable approximation of Athalye, Carlini and Wagner (2018),
-    "Obfuscated Gradients Give a False Sense of Security", with the identity.
-
-    Example:
-        >>> x = torch.tensor([0.4], requires_grad=True)
-        >>> with StraightThrough():
-        ...     x.round().sum().backward()
-        >>> x.grad
-        tensor([1.])
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Call a function of torch; give those that round the gradient of the identity."""
-        found = func(*args, **(kwargs or {}))
-        if func in _ROUNDING and args[0].requires_grad:
-            return args[0] + (found - args[0]).detach()
-        return found
-
-
-_ROUNDING = {
-    getattr(owner, name)
-    for owner in (torch, Tensor)
-    for name in ("round", "floor", "ceil", "trunc", "sign")
-}
+        low, high = self.bounds
+        return low + pixels * (high - low)

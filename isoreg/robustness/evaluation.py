@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from isoreg.errors import InputError, called
-from isoreg.robustness.attacks import ATTACKS, chosen
-from isoreg.robustness.checks import (
-    check_model,
-    check_radii,
-    check_restarts,
-    check_results,
-    check_unbounded,
+from isoreg.errors import called
+from isoreg.robustness.arguments import (
+    check_arguments,
+    check_classes,
+    device_of,
+    known_norm,
+    radii_of,
 )
-from isoreg.robustness.classifier import PixelClassifier, StraightThrough, left_as_it_was
-from isoreg.robustness.pgd import NORMS
+from isoreg.robustness.attacks import chosen
+from isoreg.robustness.checks import check_gradients, check_model, check_radii, check_unbounded
+from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.consistency import check_consistency
 from isoreg.robustness.progress import shown
 from isoreg.robustness.report import RobustnessReport
+from isoreg.robustness.results import check_distances, check_restarts, check_results
+from isoreg.robustness.run import Run
+from isoreg.robustness.state import Forgetful, copied, left_as_it_was, unwrapped
 from isoreg.robustness.task import Task, TrainingLoss
+from isoreg.robustness.units import PerChannel
 
 
 def evaluate(
@@ -35,8 +38,8 @@ def evaluate(
     norm: str = "Linf",
     attacks: str | Sequence[str] = "standard",
     bounds: tuple[float, float] = (0.0, 1.0),
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
     transfer_from: nn.Module | None = None,
     training_loss: TrainingLoss | None = None,
     batch_size: int = 500,
@@ -91,149 +94,95 @@ def evaluate(
         True
     """
     with called("evaluate"):
-        radii = _radii(eps)
+        radii = radii_of(eps)
         names = chosen(
             attacks,
-            norm=_check_norm(norm),
+            norm=known_norm(norm),
             transfer=transfer_from is not None,
             training_loss=training_loss is not None,
         )
-        _check(images, labels, radii, norm, bounds, batch_size)
+        check_arguments(images, labels, radii, norm, bounds, batch_size)
+        model = unwrapped(model)
+        other = nn.Identity() if transfer_from is None else unwrapped(transfer_from)
         low, high = bounds
-        device = _device(model, images)
-        labels = labels.to(device).long()
-        pixels = ((images.detach().to(device) - low) / (high - low)).clamp(0, 1)
-        classifier, other = (
-            None if m is None else PixelClassifier(m, bounds=bounds, mean=mean, std=std)
-            for m in (model, transfer_from)
-        )
-        assert classifier is not None
-        with left_as_it_was(model), left_as_it_was(other or nn.Identity()):
-            classifier.eval()
-            torch.manual_seed(seed)
-            _check_classes(classifier, pixels, labels)
-            correct = _predictions(classifier, pixels, labels, batch_size)
-            scaled = [radius / (high - low) for radius in radii]
-            warnings = check_radii(scaled, norm)
-            warnings += check_model(classifier, pixels[:batch_size], labels[:batch_size])
-            survived: dict[str, dict[float, list[bool]]] = {name: {} for name in names}
-            seconds = dict.fromkeys(names, 0.0)
-            history: dict[str, list[int]] = {}
-            for name, radius, size in shown(
-                [(name, *pair) for name in names for pair in zip(radii, scaled, strict=True)],
-                progress,
-            ):
-                begin = time.perf_counter()
-                task = Task(classifier, pixels, labels, size, norm, seed, other, training_loss)
-                left, counts = _attack(name, task, correct, batch_size)
-                survived[name][radius] = left
-                history[f"{name} at eps {radius:g}"] = counts
-                seconds[name] += time.perf_counter() - begin
-            if correct.any():
-                inside = pixels[correct], labels[correct]
-                warnings += check_unbounded(classifier, *inside, norm)
-        preset = attacks if isinstance(attacks, str) else "list"
-        report = RobustnessReport(
-            norm, radii, correct.tolist(), survived, warnings, seconds, preset
-        )
-        warnings += check_results(report.accuracy, radii, report.clean)
-        warnings += check_restarts(history, len(images))
-        return report
-
-
-def _attack(
-    name: str, task: Task, correct: Tensor, batch_size: int
-) -> tuple[list[bool], list[int]]:
-    """Which images stay correct, and how many were fooled after each restart."""
-    left = correct.clone()
-    counts: list[int] = []
-    for batch in correct.nonzero()[:, 0].split(batch_size):
-        part = replace(task, images=task.images[batch], labels=task.labels[batch])
-        torch.manual_seed(task.seed)
-        with StraightThrough():
-            found, fooled = ATTACKS[name](part)
-        left[batch] = _predictions(task.classifier, found, part.labels, batch_size)
-        counts = [a + b for a, b in zip(counts or [0] * len(fooled), fooled, strict=True)]
-    return left.tolist(), counts
-
-
-@torch.no_grad()
-def _predictions(
-    classifier: PixelClassifier, pixels: Tensor, labels: Tensor, batch_size: int
-) -> Tensor:
-    parts = zip(pixels.split(batch_size), labels.split(batch_size), strict=True)
-    return torch.cat([classifier(x).argmax(1) == y for x, y in parts])
-
-
-@torch.no_grad()
-def _check_classes(classifier: PixelClassifier, pixels: Tensor, labels: Tensor) -> None:
-    classes = classifier(pixels[:2]).shape[1]
-    smallest, largest = int(labels.min()), int(labels.max())
-    if smallest < 0 or largest >= classes:
-        wrong = smallest if smallest < 0 else largest
-        raise InputError(f"labels must be classes from 0 to {classes - 1}, got {wrong}.")
-
-
-def _device(model: nn.Module, images: Tensor) -> torch.device:
-    """Where the model is."""
-    tensors = [*model.parameters(), *model.buffers(), images]
-    return tensors[0].device
-
-
-def _radii(eps: float | Sequence[float] | Tensor) -> list[float]:
-    radii: list[float] = torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
-    if not radii or not all(math.isfinite(e) and e >= 0 for e in radii):
-        raise InputError(f"eps must be one or more numbers >= 0, got {radii}.")
-    if len(set(radii)) < len(radii):
-        raise InputError(f"eps must be different radii, got {radii}.")
-    return radii
-
-
-def _check_norm(norm: str) -> str:
-    if norm not in NORMS:
-        raise InputError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}.")
-    return norm
-
-
-def _check(
-    images: Tensor,
-    labels: Tensor,
-    radii: list[float],
-    norm: str,
-    bounds: tuple[float, float],
-    batch_size: int,
-) -> None:
-    for name, given in (("images", images), ("labels", labels)):
-        found: object = given
-        if not isinstance(found, Tensor):
-            raise InputError(
-                f"{name} must be a tensor, got {type(found).__name__}. Of a DataLoader join the "
-                "batches with torch.cat; torch.as_tensor converts an array."
+        device = device_of(model, images)
+        with left_as_it_was(model), left_as_it_was(other):
+            pixels = (images.detach().to(device, copy=True) - low) / (high - low)
+            classifier = PixelClassifier(model, bounds=bounds, mean=mean, std=std).eval()
+            task = Task(
+                classifier,
+                pixels.clamp_(0, 1),
+                labels.to(device, torch.long, copy=True),
+                eps=0.0,
+                norm=norm,
+                seed=seed,
+                transfer=None if transfer_from is None else classifier.of(other),
+                training_loss=training_loss,
             )
-    low, high = bounds
-    if not low < high:
-        raise InputError(f"bounds must be (smallest, largest), got {bounds}.")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}.")
-    if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
-        raise InputError(
-            f"images must be floating of shape (n, ...) with n > 0, got {images.dtype} of shape "
-            f"{tuple(images.shape)}. Bytes become pixels with images.float() / 255."
-        )
-    if labels.shape != (len(images),) or labels.is_floating_point():
-        raise InputError(
-            f"labels must be {len(images)} integers, got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}."
-        )
-    smallest, largest = images.min().item(), images.max().item()
-    if not (low - 1e-6 <= smallest and largest <= high + 1e-6):
-        raise InputError(
-            f"images must lie within bounds {bounds}, got {smallest:.3g} to {largest:.3g}. Pass "
-            "them as they are before normalisation, and mean= and std= for the model."
-        )
-    largest_radius = (high - low) * (images[0].numel() ** 0.5 if norm == "L2" else 1)
-    if max(radii) > largest_radius:
-        raise InputError(
-            f"eps must be at most {largest_radius:g}, the whole range of {norm} within the "
-            f"bounds, got {max(radii):g}. Is it in the units of the images?"
-        )
+            sizes = {radius: radius / (high - low) for radius in radii}
+            preset = attacks if isinstance(attacks, str) else "list"
+            return _evaluated(task, sizes, names, preset, batch_size, progress)
+
+
+def _evaluated(
+    task: Task,
+    sizes: dict[float, float],
+    names: list[str],
+    preset: str,
+    batch_size: int,
+    progress: bool | None,
+) -> RobustnessReport:
+    """Check the model, attack it, and look at what came out; with a student, if it looks masked."""
+    torch.manual_seed(task.seed)
+    # asked of a copy, as all that is asked before a model is known to keep no state
+    check_classes(task.classifier.copied(), task.images, task.labels)
+    consistency = check_consistency(
+        task.classifier, task.images, task.labels, max(sizes.values()), task.norm
+    )
+    fresh = None
+    if consistency.stateful:
+        task, fresh = _copies(task)
+    torch.manual_seed(task.seed)
+    run = Run.begun(task, sizes, batch_size, whole=consistency.beside)
+    signs = check_model(task.classifier, *run.batch(0)) + consistency.signs
+    gradients = check_gradients(task.classifier, *run.inside(), task.norm)
+    signs += gradients.signs
+    for name, radius in shown([(name, radius) for name in names for radius in sizes], progress):
+        run.attack(name, radius)
+    for radius in sizes if fresh else ():
+        run.attack("pgd-margin", radius, row="fresh-copy", task=fresh)
+    signs += check_unbounded(task.classifier, *run.inside(), task.norm)
+    signs += consistency.afterwards(task.classifier)
+    results = _check(run, gradients.distances)
+    masked = bool(signs or results) and preset != "paper"
+    if masked and "student" not in names and bool(run.correct.any()):
+        for radius in sizes:
+            run.attack("student", radius)
+        results = _check(run, gradients.distances)
+    warnings = check_radii(list(sizes.values()), task.norm) + signs + results
+    return run.report([*warnings, *check_restarts(run.history, len(task.labels))], preset)
+
+
+def _copies(task: Task) -> tuple[Task, Task | None]:
+    """Instead of a model that keeps a state a copy, and one that forgets; the model, if need be."""
+    own, pristine = copied(task.classifier.model), copied(task.classifier.model)
+    if own is None or pristine is None:
+        return task, None
+    classifiers = task.classifier.of(own), task.classifier.of(Forgetful(pristine))
+    return replace(task, classifier=classifiers[0]), replace(task, classifier=classifiers[1])
+
+
+def _check(run: Run, distances: Tensor) -> list[str]:
+    """What the rows say, and what they say beside the gradients at clean images."""
+    report = run.report([], "")
+    signs = check_results(
+        report.accuracy,
+        list(run.sizes),
+        report.clean,
+        images=len(report.correct),
+        worst_case=report.worst_case,
+    )
+    for radius, size in run.sizes.items():
+        survived = torch.tensor(report.survivors(radius))[run.correct.cpu()]
+        signs += check_distances(distances.cpu(), survived, radius, size, report.clean)
+    return signs

@@ -88,6 +88,7 @@ def pgd(
     restarts: int = 1,
     random_start: bool = True,
     step_size: float | None = None,
+    judge: Classifier | None = None,
 ) -> tuple[Tensor, list[int]]:
     """Climb a loss from random points of the ball; keep for each image what fools the classifier.
 
@@ -105,6 +106,7 @@ def pgd(
         restarts: Number of starts.
         random_start: Whether the first start is random; later ones always are.
         step_size: Length of a step; by default 2.5 eps / steps.
+        judge: The classifier that must be fooled, if it is another than the one that is climbed.
 
     Returns:
         Adversarial images (n, ...), the clean one where none was found, and how many images were
@@ -121,21 +123,44 @@ def pgd(
         for _ in range(steps + 1):
             x = x.detach().requires_grad_()
             logits = classifier(x)
-            new = (logits.argmax(1) != labels) & ~fooled
+            new = (_answers(judge, x, logits) != labels) & ~fooled
             found[new] = x.detach()[new]
             fooled |= new
             value = loss(logits, labels).sum()
             if not value.requires_grad:  # the model cuts the graph: there is nothing to climb
                 break
             (gradient,) = torch.autograd.grad(value, x)
-            gradient = torch.nan_to_num(gradient)
-            if norm == "Linf":
-                step = gradient.sign()
-            else:
-                step = gradient / _lengths(gradient).clamp_min(1e-30)
-            x = project(x.detach() + size * step, images, eps, norm)
+            x = project(x.detach() + size * steepest(gradient, norm), images, eps, norm)
         history.append(int(fooled.sum()))
     return found, history
+
+
+def steepest(gradient: Tensor, norm: str) -> Tensor:
+    """The step of length 1 that climbs fastest; no step where the gradient is 0.
+
+    Args:
+        gradient: (n, ...).
+        norm: "Linf" or "L2".
+
+    Returns:
+        (n, ...) steps.
+
+    Example:
+        >>> steepest(torch.tensor([[3e-9, -4e-9]]), "L2")
+        tensor([[ 0.6000, -0.8000]])
+    """
+    gradient = torch.nan_to_num(gradient)
+    if norm == "Linf":
+        return gradient.sign()
+    # scaled first, since squares of small numbers vanish
+    largest = gradient.flatten(1).abs().amax(1).view(-1, *[1] * (gradient.ndim - 1))
+    scaled = gradient / torch.where(largest > 0, largest, 1)
+    return scaled / _lengths(scaled).clamp_min(1)
+
+
+@torch.no_grad()
+def _answers(judge: Classifier | None, x: Tensor, logits: Tensor) -> Tensor:
+    return (logits if judge is None else judge(x.detach())).argmax(1)
 
 
 def _random(images: Tensor, eps: float, norm: str) -> Tensor:

@@ -8,14 +8,14 @@ from importlib.util import find_spec
 
 from isoreg.errors import import_extra
 
-Item = tuple[str, float, float]
+Item = tuple[str, float]
 
 
 def shown(items: Sequence[Item], progress: bool | None) -> Iterator[Item]:
     """Go through attacks and radii, with a bar on standard error.
 
     Args:
-        items: Name of an attack, radius as the user wrote it, radius in pixels.
+        items: Name of an attack, radius as the user wrote it.
         progress: Whether to show it; None: on a terminal, if tqdm is installed.
 
     Yields:
@@ -30,7 +30,7 @@ def shown(items: Sequence[Item], progress: bool | None) -> Iterator[Item]:
         yield from items
         return
     with import_extra("tqdm", "attacks").tqdm(total=len(items), unit="attack", leave=False) as bar:
-        for name, radius, size in items:
+        for name, radius in items:
             bar.set_description(f"{name}, eps {radius:g}")
-            yield name, radius, size
+            yield name, radius
             bar.update()

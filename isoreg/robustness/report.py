@@ -59,7 +59,19 @@ class RobustnessReport:
     @property
     def worst_case(self) -> dict[float, float]:
         """Share of images that survive every attack, by radius."""
-        return {eps: _share(self._survivors(eps)) for eps in self.eps}
+        return {eps: _share(self.survivors(eps)) for eps in self.eps}
+
+    def survivors(self, eps: float) -> list[bool]:
+        """Whether each image is correct when clean and after every attack at a radius.
+
+        Args:
+            eps: One of the radii.
+
+        Returns:
+            A truth value an image.
+        """
+        columns = [by_eps[eps] for by_eps in self.survived.values()]
+        return [all(image) for image in zip(self.correct, *columns, strict=True)]
 
     @property
     def note(self) -> str:
@@ -170,7 +182,7 @@ class RobustnessReport:
         found = {}
         for eps in self.eps:
             if eps in other.eps:
-                pairs = list(zip(self._survivors(eps), other._survivors(eps), strict=True))
+                pairs = list(zip(self.survivors(eps), other.survivors(eps), strict=True))
                 b, c = pairs.count((True, False)), pairs.count((False, True))
                 found[eps] = float(binomtest(b, b + c).pvalue) if b + c else 1.0
         return found
@@ -202,10 +214,6 @@ class RobustnessReport:
         """Whether a row measures no robustness; the worst case, if only such attacks ran."""
         names = list(self.survived) if name == _WORST else [name]
         return self.preset == "paper" or all(each in OF_THE_PAPER for each in names)
-
-    def _survivors(self, eps: float) -> list[bool]:
-        columns = [by_eps[eps] for by_eps in self.survived.values()]
-        return [all(image) for image in zip(self.correct, *columns, strict=True)]
 
 
 def _share(images: list[bool]) -> float:

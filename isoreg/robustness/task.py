@@ -26,6 +26,7 @@ class Task:
         norm: "Linf" or "L2".
         seed: Of the attack.
         transfer: Another classifier, for the attack by transfer.
+        student: A network that was taught this classifier's answers.
         training_loss: What the model was trained on, for the paper's attack.
     """
 
@@ -36,6 +37,7 @@ class Task:
     norm: str
     seed: int
     transfer: PixelClassifier | None = None
+    student: Callable[[Tensor], Tensor] | None = None
     training_loss: TrainingLoss | None = None
 
 

@@ -1,0 +1,86 @@
+"""Gradient ascent in a ball, and what it climbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+Loss = Callable[[Tensor], Tensor]
+
+
+def climb(loss: Loss, clean: Tensor, **how: Any) -> Tensor:
+    """The last point of `ascent`, which has the options."""
+    *_, last = ascent(loss, clean, **how)
+    return last
+
+
+def ascent(
+    loss: Loss,
+    clean: Tensor,
+    *,
+    eps: float,
+    step: float,
+    steps: int,
+    start: Tensor | None = None,
+    norm: str = "Linf",
+    leave_clean: bool = True,
+) -> Iterator[Tensor]:
+    """Gradient ascent within the ball around images, whose pixels go from 0 to 1; every point.
+
+    Args:
+        loss: Of images.
+        clean: (n, ...) the middle of the ball.
+        eps: Its radius.
+        step: Length of a step: along the signs of the gradient, or in L2 along its direction.
+        steps: So many; one with ``step=eps`` is FGSM.
+        start: Where to begin; None: at the clean images.
+        norm: "Linf" or "L2".
+        leave_clean: False: each gradient is taken at the clean images, as the paper's released
+            code does; then the end is FGSM of size min(steps * step, eps).
+
+    Yields:
+        The start, and the point after each step.
+    """
+    point = into_ball(clean if start is None else start, clean, eps, norm)
+    yield point
+    for _ in range(steps):
+        at = (point if leave_clean else clean).detach().requires_grad_()
+        (g,) = torch.autograd.grad(loss(at), at)
+        move = g.sign() if norm == "Linf" else F.normalize(g.flatten(1), dim=1).view_as(g)
+        point = into_ball(point + step * move, clean, eps, norm).detach()
+        yield point
+
+
+def into_ball(at: Tensor, clean: Tensor, eps: float, norm: str = "Linf") -> Tensor:
+    """The nearest point in the ball, then in the range of pixels."""
+    if norm == "Linf":
+        change = (at - clean).clamp(-eps, eps)
+    else:
+        change = torch.renorm((at - clean).flatten(1), 2, 0, eps).view_as(clean)
+    return (clean + change).clamp(0, 1)
+
+
+def random_start(clean: Tensor, eps: float) -> Tensor:
+    """A uniform point of the L-inf ball."""
+    return clean + torch.empty_like(clean).uniform_(-eps, eps)
+
+
+def cross_entropy(model: nn.Module, labels: Tensor) -> Loss:
+    """Summed over images, so that the batch does not scale a gradient."""
+    return lambda x: F.cross_entropy(model(x), labels, reduction="sum")
+
+
+def margin(model: nn.Module, labels: Tensor) -> Loss:
+    """Largest other logit minus that of the label, summed; above 0 an image is misclassified."""
+
+    def loss(x: Tensor) -> Tensor:
+        logits = model(x)
+        others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+        total: Tensor = (others - logits.gather(1, labels[:, None])[:, 0]).sum()
+        return total
+
+    return loss

@@ -1,1 +1,0 @@
-"""Whether ``beta="auto"`` finds what a search for beta finds, on two data sets."""

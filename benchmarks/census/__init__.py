@@ -1,1 +1,0 @@
-"""Whether the regularizer attaches to every architecture of timm, and to transformers."""

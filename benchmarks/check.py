@@ -1,0 +1,109 @@
+"""What the committed results lack by the present settings, and which of their runs are stale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import Key, Run, identity
+from benchmarks.study import Lab, Study, expected, new_lab
+
+RESULTS = Path(__file__).parent / "results"
+FROZEN = {
+    "robust-search": "one seed, and the answer was no: the search has no code any more",
+    "scaling-model": "predictions for hardware that was never measured: the model is gone",
+}
+"""Committed files that nothing regenerates, with the reason."""
+
+
+@dataclass
+class Findings:
+    """What is to be said of one file.
+
+    Attributes:
+        file: Its name.
+        runs: How many of its runs are as the present settings want them.
+        lacking: Keys of runs that the present settings want and the file has not.
+        stale: Runs that the present settings do not want, each with the reason.
+        error: Why the file could not be read.
+        table: Whether the committed table is what the runs give.
+        uncertain: How many runs name no commit, or one "with changes".
+    """
+
+    file: str
+    runs: int = 0
+    lacking: list[Key] = field(default_factory=list)
+    stale: list[tuple[Key, str]] = field(default_factory=list)
+    error: str = ""
+    table: bool = True
+    uncertain: int = 0
+
+
+def committed(studies: Iterable[Study[Any]]) -> dict[str, tuple[Study[Any], dict[str, Any]]]:
+    """By file its study, and the options that it was made with."""
+    found = {}
+    for study in studies:
+        for file, options in (study.committed or {study.name: {}}).items():
+            found[file] = (study, dict(options))
+    return found
+
+
+def lab_of(study: Study[Any], options: dict[str, Any], path: Path) -> Lab[Any]:
+    """A lab that measures nothing: of a committed file."""
+    options = dict(options)
+    seeds = options.pop("seeds", study.seeds or 1)
+    return new_lab(study, path, options=options, seeds=seeds)
+
+
+def check(studies: Iterable[Study[Any]], folder: Path = RESULTS) -> Iterator[Findings]:
+    """Hold every JSON file of a folder against the present settings."""
+    known = committed(studies)
+    for path in sorted(folder.glob("*.json")):
+        if path.stem in FROZEN:
+            continue
+        if path.stem not in known:
+            yield Findings(path.name, error="is of no study that there is")
+            continue
+        study, options = known[path.stem]
+        try:
+            lab = lab_of(study, options, path)
+        except SystemExit as error:
+            yield Findings(path.name, error=str(error))
+            continue
+        found = compare(path.name, study, lab)
+        page = path.with_suffix(".md")
+        found.table = not page.exists() or study.tables(lab.found()) == page.read_text()
+        yield found
+
+
+def compare(file: str, study: Study[Any], lab: Lab[Any]) -> Findings:
+    """The runs of a file beside those that its study wants."""
+    wanted = {identity({"key": key, "made": made}): key for key, made in expected(study, lab)}
+    held = {identity(run): run for run in lab.results.runs}
+    keys = {key for key, _ in wanted}
+    found = Findings(file, runs=len(wanted.keys() & held.keys()))
+    found.uncertain = sum(not r["commit"] or "with" in r["commit"] for r in lab.results.runs)
+    found.lacking = [key for name, key in wanted.items() if name not in held]
+    for name, run in held.items():
+        if name not in wanted:
+            why = _difference(study, lab, run) if name[0] in keys else "not wanted by the settings"
+            found.stale.append((run["key"], why))
+    return found
+
+
+def _difference(study: Study[Any], lab: Lab[Any], run: Run) -> str:
+    """Which determinants of a run are others now."""
+    now = study.determinants(run["key"], lab.settings)
+    then = lab.results.made.get(run["made"], {})
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    return "; ".join(f"{name}: {then.get(name)!r}, now {now.get(name)!r}" for name in names)
+
+
+def published(study: Study[Any], options: dict[str, Any], path: Path) -> str:
+    """The tables of a committed file, from its JSON."""
+    lab = lab_of(study, options, path)
+    for _ in expected(study, lab):
+        pass
+    return study.tables(lab.found())

@@ -1,0 +1,92 @@
+"""Command lines of the studies, made from what they declare."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks.study import Study, execute, new_lab
+
+_COMMON: dict[str, Any] = {
+    "quick": Annotated[bool, typer.Option("--quick", help="Quickly; figures mean nothing.")],
+    "seeds": Annotated[int, typer.Option(min=1, help="Number of seeds.")],
+    "data_dir": Annotated[
+        Path | None,
+        typer.Option(help="Folder with the data; default: $ISOREG_DATA, or a download."),
+    ],
+    "device": Annotated[str, typer.Option(help="A torch device.")],
+    "out": Annotated[Path | None, typer.Option(help="JSON file; default: runs/NAME.json.")],
+}
+
+
+def options_of(study: Study[Any]) -> dict[str, inspect.Parameter]:
+    """What a study takes beside the common options: the parameters of its settings."""
+    parameters = inspect.signature(study.settings, eval_str=True).parameters
+    return {name: found for name, found in parameters.items() if name != "quick"}
+
+
+def takes(study: Study[Any]) -> list[str]:
+    """The names of a study's options."""
+    common = ["quick", *["seeds"] * (study.seeds > 0), *["data_dir"] * (study.data != "none")]
+    return [*common, *["device"] * study.device, "out", *options_of(study)]
+
+
+def command_of(studies: Sequence[Study[Any]]) -> Callable[..., None]:
+    """A function with the options of all parts of a command, for typer."""
+    parameters = _parameters(studies)
+    names = [study.part or "training" for study in studies]
+
+    def command(**given: Any) -> None:
+        part = given.pop("part", names[0])
+        if part not in names:
+            raise typer.BadParameter(f"--part must be one of {', '.join(names)}, got {part!r}")
+        study = studies[names.index(part)]
+        common = {name: given.pop(name) for name in _COMMON if name in given}
+        changed = {n: v for n, v in given.items() if v != parameters[n].default}
+        if foreign := set(changed) - set(options_of(study)):
+            flags = ", ".join("--" + name.replace("_", "-") for name in sorted(foreign))
+            raise typer.BadParameter(f"{flags}: no option of --part {study.part}")
+        quick, out = common.pop("quick"), common.pop("out")
+        common["seeds"] = 1 if quick else common.get("seeds", 1)
+        if "device" in common and "device" in options_of(study):
+            changed["device"] = common["device"]
+        common["workers"] = changed.get("workers", 0)
+        out = out or Path("runs") / f"{study.name}{'-quick' * quick}.json"
+        try:
+            lab = new_lab(study, out, quick=quick, options=changed, **common)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        execute(study, lab, Console())
+
+    command.__name__ = studies[0].command
+    command.__doc__ = f"Measure: {'; '.join(study.shows for study in studies)}."
+    command.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    command.__annotations__ = {name: found.annotation for name, found in parameters.items()}
+    return command
+
+
+def _parameters(studies: Sequence[Study[Any]]) -> dict[str, inspect.Parameter]:
+    taken = dict.fromkeys(name for study in studies for name in takes(study))
+    defaults = {"quick": False, "seeds": studies[0].seeds, "device": "cpu"}
+    found = {
+        name: _keyword(name, _COMMON[name], defaults.get(name)) for name in taken if name in _COMMON
+    }
+    if len(studies) > 1:
+        parts = [study.part or "training" for study in studies]
+        choice = typer.Option(help=f"What to run: {', '.join(parts)}.")
+        found["part"] = _keyword("part", Annotated[str, choice], parts[0])
+    for study in studies:
+        for name, parameter in options_of(study).items():
+            if name not in _COMMON:
+                found.setdefault(name, _keyword(name, parameter.annotation, parameter.default))
+    return found
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, annotation=annotation, default=default)

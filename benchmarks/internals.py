@@ -1,0 +1,73 @@
+"""All that the benchmarks take from isoreg beside its public names, in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from isoreg._attach.classifier import choose_layers
+from isoreg._attach.layers import Layer
+from isoreg._attach.pooling import resolve_pool, tensors_in
+from isoreg._attach.recorder import Recorder
+from isoreg._pairs.backends import torch_blocks
+from isoreg._pairs.backends.torch_plan import plan_pairs
+from isoreg._pairs.plan import Call
+from isoreg._ranks.exchange import gather_rows
+from isoreg.robustness.attacks import PRESETS
+from isoreg.robustness.local import first_order_margin_loss
+from isoreg.robustness.pgd import pgd
+
+__all__ = [
+    "PRESETS",
+    "Layer",
+    "choose_layers",
+    "compute_rows",
+    "first_order_margin_loss",
+    "gather_rows",
+    "last_features",
+    "pgd",
+    "plan_rows",
+    "resolve_pool",
+    "rows_of",
+    "tensors_in",
+    "without_numba",
+]
+
+
+def last_features(model: nn.Module) -> Recorder:
+    """A recorder of what enters the classifier."""
+    return Recorder(model, choose_layers(model, None), resolve_pool("flatten"))
+
+
+def rows_of(points: list[Tensor], labels: Tensor | None, rows: int) -> Call:
+    """The pairs of the first rows of a batch, inputs first, with all its rows."""
+    inputs, *features = points
+    return Call(inputs, features, labels, rows=slice(0, rows))
+
+
+def plan_rows(call: Call) -> None:
+    """Plan the pairs of a call anew, by torch."""
+    plan_pairs(call)
+
+
+def compute_rows(call: Call, total: float) -> None:
+    """Value and gradients by torch; a call keeps its plan, so only the pairs are computed."""
+    ones = torch.ones(len(call.features), dtype=torch.float64)
+    torch_blocks.values_and_gradients(call, ones, total, needs_grad=True)
+
+
+@contextmanager
+def without_numba() -> Iterator[None]:
+    """As if numba were not installed."""
+    before = os.environ.get("ISOREG_BACKEND")
+    os.environ["ISOREG_BACKEND"] = "torch"
+    try:
+        yield
+    finally:
+        del os.environ["ISOREG_BACKEND"]
+        if before is not None:
+            os.environ["ISOREG_BACKEND"] = before

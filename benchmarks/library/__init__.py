@@ -1,0 +1,1 @@
+"""What the library's parts do: attacks, automatic weights, attaching, speed, pairs across ranks."""

@@ -1,0 +1,178 @@
+"""Each attack as torchattacks has it and as the report card calls it, beside plain PGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from benchmarks.ascent import ascent, cross_entropy, margin
+from benchmarks.library.attack_subjects import SUBJECTS, Subject
+from benchmarks.results import Figures, Found, Key
+from benchmarks.study import Lab, Study
+from benchmarks.tables import markdown_table, page
+from isoreg.robustness import evaluate
+
+# name in the report card: the class of torchattacks and its options, else its defaults
+THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pgd-ce": ("PGD", {"steps": 40}),
+    "apgd-ce": ("APGD", {"steps": 50, "loss": "ce"}),
+    "apgd-t": ("APGDT", {"steps": 50}),
+    "fab": ("FAB", {"steps": 50}),
+    "square": ("Square", {"n_queries": 1000}),
+    "deepfool": ("DeepFool", {}),
+    "cw": ("CW", {}),
+}
+_L2_ALONE = ("deepfool", "cw")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The attacks' own settings stand in the report card."""
+
+    images: int = 100
+
+
+def settings(quick: bool) -> Settings:
+    """A hundred images, or five."""
+    return Settings(images=5) if quick else Settings()
+
+
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Each model in both norms."""
+    del lab
+    for name in SUBJECTS:
+        for norm in ("Linf", "L2"):
+            yield {"model": name, "norm": norm}
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Share of images that survive plain PGD, every change (if known), and each attack twice."""
+    subject, norm = SUBJECTS[key["model"]](lab.settings.images), key["norm"]
+    model, x, y, eps = subject.model, subject.images, subject.labels, subject.eps[norm]
+    torch.manual_seed(0)
+    names = [name for name in THEIRS if norm == "L2" or name not in _L2_ALONE]
+    report = evaluate(model, x, y, eps=eps, norm=norm, attacks=names)
+    optimum = None
+    if subject.linear is not None:
+        optimum = _share(exact_linear(subject.linear, x, y, eps=eps, norm=norm))
+    return {
+        "eps": eps,
+        "plain PGD": _share(plain_pgd(model, x, y, eps=eps, norm=norm)),
+        "optimum": optimum,
+        "ours": {name: report.accuracy[name][eps] for name in names},
+        "theirs": {name: as_it_is(name, subject, norm) for name in names},
+    }
+
+
+def as_it_is(name: str, subject: Subject, norm: str) -> float | str:
+    """Accuracy under torchattacks' class as a user would call it, or the error that it raises.
+
+    An image counts as fooled if it is misclassified and within the ball.
+    """
+    import torchattacks
+
+    kind, options = THEIRS[name]
+    eps = subject.eps[norm]
+    if kind == "PGD":
+        kind = "PGD" if norm == "Linf" else "PGDL2"
+        options = {**options, "eps": eps, "alpha": 2.5 * eps / options["steps"]}
+    elif name not in _L2_ALONE:
+        options = {**options, "eps": eps, "norm": norm}
+    make: Callable[..., Any] = getattr(torchattacks, kind)
+    torch.manual_seed(0)
+    try:
+        found = make(subject.model, **options)(subject.images, subject.labels).detach()
+        return _share(_survives(subject, found, eps, norm))
+    except (IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        return type(error).__name__
+
+
+def plain_pgd(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str, steps: int = 100
+) -> Tensor:
+    """Which images survive ascent on cross-entropy and on the margin, from two starts each."""
+    survive: Tensor = model(x).argmax(1) == y
+    size = 1.0 if norm == "Linf" else float(x[:1].numel()) ** 0.5
+    for loss in (cross_entropy, margin):
+        for start in (x, x + eps * (2 * torch.rand_like(x) - 1) / size):
+            step = 2.5 * eps / steps
+            climbed = loss(model, y)
+            points = ascent(climbed, x, eps=eps, step=step, steps=steps, start=start, norm=norm)
+            for at in points:
+                survive = survive & (model(at).argmax(1) == y)
+    return survive
+
+
+def exact_linear(linear: nn.Linear, x: Tensor, y: Tensor, *, eps: float, norm: str) -> Tensor:
+    """Which images of a linear model survive every change in the ball, away from black and white.
+
+    The margin to each other class must exceed eps times the dual norm of the weights' difference.
+    """
+    weight = linear.weight.detach()
+    dual = (weight[y][:, None] - weight[None]).norm(p=1 if norm == "Linf" else 2, dim=2)
+    logits = linear(x.flatten(1)).detach()
+    gaps = logits.gather(1, y[:, None]) - logits
+    own = F.one_hot(y, logits.shape[1]).bool()
+    survives: Tensor = ((gaps > eps * dual) | own).all(1)
+    return survives
+
+
+def _survives(subject: Subject, found: Tensor, eps: float, norm: str) -> Tensor:
+    order = float("inf") if norm == "Linf" else 2
+    change = (found - subject.images).flatten(1)
+    inside: Tensor = torch.linalg.vector_norm(change, order, dim=1) <= eps * (1 + 1e-4)
+    with torch.no_grad():
+        right: Tensor = subject.model(found).argmax(1) == subject.labels
+    return right | ~inside
+
+
+def _share(mask: Tensor) -> float:
+    return mask.double().mean().item()
+
+
+def tables(found: Found) -> str:
+    """A row a model: each attack as torchattacks has it and as we call it, beside plain PGD."""
+    names = list(dict.fromkeys(name for run in found["runs"] for name in run["figures"]["ours"]))
+    rows = []
+    for run in found["runs"]:
+        figures, key = run["figures"], run["key"]
+        cells = [
+            f"{_percent(figures['theirs'][name])} / {_percent(ours)}"
+            if (ours := figures["ours"].get(name)) is not None
+            else ""
+            for name in names
+        ]
+        optimum = "" if figures["optimum"] is None else _percent(figures["optimum"])
+        model = f"{key['model']}, {key['norm']} {figures['eps']:.2g}"
+        rows.append([model, *cells, _percent(figures["plain PGD"]), optimum])
+    return page(
+        "# Attacks against plain PGD and known optima",
+        f"Share in % of {found['settings']['images']} images that survive, all of them "
+        "classified rightly when clean. Before the slash the class of torchattacks as a user "
+        "would call it (the same number of steps; DeepFool and CW with their defaults), an "
+        "image being fooled if it is misclassified within the ball, or the error that it "
+        "raises; after the slash what `isoreg.robustness.evaluate` calls (its PGD is its own). "
+        "Plain PGD: 100 steps on cross-entropy and on the margin, from two starts each, worst "
+        "case. Optimum: the exact worst case of a linear model.",
+        markdown_table(["model", *names, "plain PGD", "optimum"], rows),
+    )
+
+
+def _percent(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{100 * value:.0f}"
+
+
+STUDY = Study(
+    "attacks",
+    settings,
+    keys,
+    measure,
+    tables,
+    shows="the attacks against plain PGD and known optima",
+    time="5 minutes",
+)

@@ -1,0 +1,72 @@
+"""Whether the regularizer attaches to every architecture of timm, and to transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.library.census_check import check
+from benchmarks.library.census_subjects import timm_modules, timm_subject, transformers_subjects
+from benchmarks.results import Figures, Found, Key
+from benchmarks.study import Lab, Study
+from benchmarks.tables import markdown_table, page
+
+SAMPLE = (
+    *("byobnet", "convnext", "edgenext", "efficientnet", "ghostnet", "levit"),
+    *("mobilenetv3", "mobilevit", "regnet", "resnet", "tiny_vit", "vision_transformer"),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Random batches of four, two steps."""
+
+    batch: int = 4
+    beta: float = 0.1
+    steps: int = 2
+
+
+def settings(quick: bool) -> Settings:
+    """Always the same."""
+    del quick
+    return Settings()
+
+
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Modules of timm, then transformers."""
+    for name in SAMPLE if lab.quick else timm_modules():
+        yield {"of": f"timm {name}"}
+    for subject in transformers_subjects():
+        yield {"of": subject.name}
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Layer, shape and result of one model."""
+    del lab
+    library, _, module = key["of"].partition(" ")
+    if library == "timm":
+        return dict(check(timm_subject(module)))
+    return dict(check(next(s for s in transformers_subjects() if s.name == key["of"])))
+
+
+def tables(found: Found) -> str:
+    """How many attach, and all models."""
+    rows = [run["figures"] for run in found["runs"]]
+    good = sum(row["result"] == "ok" for row in rows)
+    header = ("model", "layer", "features", "result", "reason")
+    return page(
+        "# Census",
+        f"{good} of {len(rows)} attach, train two steps and detach without trace.",
+        markdown_table(header, ([row[name] for name in header] for row in rows)),
+    )
+
+
+STUDY = Study(
+    "census",
+    settings,
+    keys,
+    measure,
+    tables,
+    shows="attaching to every module of timm, and to transformers",
+    time="half an hour",
+)

@@ -1,0 +1,120 @@
+"""Attach with the defaults, train two steps, detach, and compare with an untouched twin."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from benchmarks.internals import tensors_in
+from isoreg import IsometryRegularizer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and how to train it.
+
+    Attributes:
+        name: What the table calls it.
+        build: Makes the model, with random weights.
+        batch: Makes a batch of four: the keyword arguments of a call, or one tensor.
+        options: What the regularizer is given beside the model.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    batch: Callable[[], Tensor | dict[str, Tensor]]
+    options: Mapping[str, Any]
+
+
+LABELS = torch.tensor([0, 0, 1, 1])
+
+
+def check(subject: Subject) -> dict[str, str]:
+    """Layer, shape and result of one model; a failure is quoted, never raised."""
+    row = {"model": subject.name, "layer": "", "features": "", "result": "", "reason": ""}
+    stage = "building"
+    try:
+        torch.manual_seed(0)
+        model = subject.build()
+        batch = subject.batch()
+        stage = "training without isoreg"
+        _step(copy.deepcopy(model), batch, None)
+        stage = "training"
+        twin = copy.deepcopy(model)
+        with IsometryRegularizer(model, beta=0.1, **subject.options) as iso:
+            for _ in range(2):
+                _step(model, batch, iso)
+            row["layer"] = ", ".join(iso.layers)
+            row["features"] = repr(iso).partition("(")[2].partition("layers=")[2].partition("]")[0]
+            row["features"] = "(" + row["features"].partition(" (")[2].rstrip("'")
+        stage = "comparing"
+        row["reason"] = _difference(model, twin, batch)
+        row["result"] = "differs" if row["reason"] else "ok"
+    except Exception as error:
+        row["result"] = f"failed while {stage}"
+        row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+    return row
+
+
+def _step(
+    model: nn.Module, batch: Tensor | dict[str, Tensor], iso: IsometryRegularizer | None
+) -> None:
+    model.train()
+    logits = _logits(_call(model, batch))
+    loss = F.cross_entropy(logits, LABELS)
+    if iso is not None:
+        penalty = iso(LABELS)
+        _check_gradient(penalty, model)
+        loss = loss + penalty
+    model.zero_grad()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=-1e-4)
+
+
+def _check_gradient(penalty: Tensor, model: nn.Module) -> None:
+    """The penalty is a number and moves some parameter."""
+    if not penalty.isfinite():
+        raise ValueError(f"the penalty is {penalty.item()}")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(penalty, parameters, retain_graph=True, allow_unused=True)
+    if not any(g is not None and g.abs().max() > 0 for g in gradients):
+        raise ValueError("the penalty has no gradient")
+
+
+def _difference(model: nn.Module, twin: nn.Module, batch: Tensor | dict[str, Tensor]) -> str:
+    """What tells the detached model from its twin once they have the same weights."""
+    if [type(m) for m in model.modules()] != [type(m) for m in twin.modules()]:
+        return "classes changed"
+    for mine, other in zip(model.modules(), twin.modules(), strict=True):
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
+            if len(getattr(mine, name)) != len(getattr(other, name)):
+                return f"{name} of {type(mine).__name__} changed"
+    if list(model.state_dict()) != list(twin.state_dict()):
+        return "names of the state dict changed"
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        torch.manual_seed(1)
+        mine_out = _logits(_call(model.eval(), batch))
+        torch.manual_seed(1)
+        twin_out = _logits(_call(twin.eval(), batch))
+    same = torch.equal(mine_out.nan_to_num(), twin_out.nan_to_num())
+    return "" if same else "outputs changed"
+
+
+def _call(model: nn.Module, batch: Tensor | dict[str, Tensor]) -> Any:
+    return model(**batch) if isinstance(batch, dict) else model(batch)
+
+
+def _logits(output: Any) -> Tensor:
+    """The first tensor of the output, as (4, classes)."""
+    first = next(tensors_in(output))
+    return first.flatten(1) if first.ndim == 2 else first.flatten(2).mean(1)

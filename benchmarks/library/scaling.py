@@ -1,0 +1,256 @@
+"""Pairs across ranks: computing for simulated ranks, gathering and whole steps in processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+
+from benchmarks.internals import compute_rows, gather_rows, plan_rows, rows_of
+from benchmarks.library.scaling_cases import CASES, PER_RANK
+from benchmarks.ranks import run_ranks
+from benchmarks.results import Figures, Found, Key, Run
+from benchmarks.study import Lab, Study
+from benchmarks.style import COLOURS, new_figure, save
+from benchmarks.tables import count, markdown_table, page, with_keys
+from isoreg import isometry_penalty
+
+RANKS = (1, 2, 4)
+SIMULATED = (1, 2, 4, 8, 16, 32, 64)
+_RAW_UP_TO = 4  # ranks: more raw images than a desk machine wants to hold
+MESSAGES = tuple(4**k for k in range(5, 12))  # bytes a rank: 1 kB to 4 MB
+_ROUNDS = 9
+_GATHERS = 30
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is timed, and how often."""
+
+    samples_a_rank: int = PER_RANK
+    rounds: int = _ROUNDS
+    gathers: int = _GATHERS
+
+
+def settings(quick: bool) -> Settings:
+    """Always the same; a quick run has fewer keys."""
+    del quick
+    torch.set_num_threads(1)
+    return Settings()
+
+
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Every run, from small to large."""
+    names = ["digits"] if lab.quick else list(CASES)
+    for ranks in SIMULATED[:5] if lab.quick else SIMULATED:
+        for name in names:
+            if name != "raw images" or ranks <= _RAW_UP_TO:
+                yield {"kind": "compute", "case": name, "ranks": ranks}
+    for ranks in RANKS[1:2] if lab.quick else RANKS[1:]:
+        for size in MESSAGES[: 4 if lab.quick else None]:
+            yield {"kind": "gather", "ranks": ranks, "bytes": size}
+    for name in names:
+        for ranks in RANKS[1:2] if lab.quick else RANKS:
+            if name != "raw images":
+                yield {"kind": "step", "case": name, "ranks": ranks}
+
+
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings, and what the case is."""
+    case = CASES.get(key.get("case", ""))
+    return {**asdict(settings), "case": asdict(case) if case else None}
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Computing for simulated ranks; gathering and whole steps in real processes."""
+    del lab
+    return _MEASURES[key["kind"]](**{k: v for k, v in key.items() if k != "kind"})
+
+
+def compute(case: str, ranks: int) -> dict[str, Any]:
+    """Processor seconds in which one of so many ranks plans and computes its share of the pairs."""
+    chosen, n = CASES[case], PER_RANK * ranks
+    points, labels = chosen.rows(n), chosen.labels(n)
+    call = rows_of(points, labels, PER_RANK)
+
+    def plan() -> None:
+        plan_rows(rows_of(points, labels, PER_RANK))
+
+    def pairs() -> None:
+        compute_rows(call, n * n / ranks)
+
+    # processor time: what else runs on the machine counts less than in time on the clock
+    planning, computing = _time(plan, time.thread_time), _time(pairs, time.thread_time)
+    return {"plan": planning, "pairs": computing}
+
+
+def gather(ranks: int, bytes: int) -> dict[str, Any]:  # noqa: A002 (the name in the file)
+    """Seconds on the clock in which every rank gets the bytes of all others."""
+    return {"gather": _slowest(run_ranks(_gather_in_rank, ranks, bytes))}
+
+
+def step(case: str, ranks: int) -> dict[str, Any]:
+    """Seconds on the clock of a whole penalty with its gradient, and the bytes received."""
+    received = (ranks - 1) * PER_RANK * CASES[case].sample_bytes()
+    seconds = _slowest(run_ranks(_step_in_rank, ranks, case))
+    return {"step": seconds, "bytes received by a rank": received}
+
+
+_MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
+    "compute": compute,
+    "gather": gather,
+    "step": step,
+}
+
+
+def _gather_in_rank(_: int, size: int) -> dict[str, float]:
+    rows = torch.zeros(PER_RANK, size // PER_RANK, dtype=torch.uint8)
+    group = torch.distributed.group.WORLD
+    assert group is not None
+    return _time(
+        lambda: gather_rows({"rows": rows}, "", group), time.perf_counter, _GATHERS, together=True
+    )
+
+
+def _step_in_rank(rank: int, name: str) -> dict[str, float]:
+    case, ranks = CASES[name], torch.distributed.get_world_size()
+    n = PER_RANK * ranks
+    own = slice(PER_RANK * rank, PER_RANK * (rank + 1))
+    inputs, *features = (x[own].clone() for x in case.rows(n))
+    leaves, labels = [x.requires_grad_() for x in features], case.labels(n)
+    labels = None if labels is None else labels[own]
+
+    def step() -> None:
+        penalties = isometry_penalty(inputs, leaves, labels, process_group="world")
+        torch.autograd.grad(penalties.sum(), leaves)
+
+    return _time(step, time.perf_counter, _GATHERS, together=True)
+
+
+def _time(
+    step: Callable[[], object],
+    clock: Callable[[], float],
+    rounds: int = _ROUNDS,
+    *,
+    together: bool = False,
+) -> dict[str, float]:
+    """Seconds of a call after a warm-up; together: all ranks start at once.
+
+    The fastest call says what the machine can do, the median what it did beside other work.
+    """
+    step()
+    seconds = []
+    for _ in range(rounds):
+        if together:
+            torch.distributed.barrier()
+        start = clock()
+        step()
+        seconds.append(clock() - start)
+    return {"fastest": min(seconds), "median": median(seconds)}
+
+
+def _slowest(ranks: list[dict[str, float]]) -> dict[str, float]:
+    """A step is over when the last rank is."""
+    if not all(isinstance(seconds, dict) for seconds in ranks):
+        raise RuntimeError(f"a rank failed: {ranks}")
+    return {name: max(seconds[name] for seconds in ranks) for name in ranks[0]}
+
+
+def tables(found: Found) -> str:
+    """What was measured: whole steps on few processes, computing for one of many ranks."""
+    names = {run["key"].get("case") for run in found["runs"]}
+    cases = "; ".join(
+        f"**{case.name}**, {case.p:,} inputs, features of {' + '.join(map(str, case.dims))}, "
+        f"{case.classes or 'no'} classes"
+        for case in CASES.values()
+        if case.name in names
+    )
+    computing = with_keys(found, kind="compute")
+    ranks = sorted({run["key"]["ranks"] for run in computing})
+    by_case = {(run["key"]["case"], run["key"]["ranks"]): run["figures"] for run in computing}
+    rows = [
+        [name, *(_milliseconds(by_case.get((name, count), {}).get("pairs")) for count in ranks)]
+        for name in dict.fromkeys(name for name, _ in by_case)
+    ]
+    gathering = [
+        [f"{run['key']['bytes'] / 1000:,.0f}", str(run["key"]["ranks"]), *_times(run, "gather")]
+        for run in with_keys(found, kind="gather")
+    ]
+    cores = found["environment"]["cores"]
+    return page(
+        "# Pairs across ranks",
+        f"{PER_RANK} samples a rank. The cases: {cases}.",
+        "## A step on 1, 2 and 4 processes",
+        f"Gloo on one machine, {cores} cores, one thread a process, so 4 "
+        f"processes share the cores: the fastest of {_GATHERS} says what the machine can do, the "
+        "median what it did. Time on the clock of value and gradient, slowest rank. MB received by "
+        "a rank.",
+        markdown_table(
+            ("case", "processes", "median, ms", "fastest, ms", "MB received"),
+            [_step_row(run) for run in with_keys(found, kind="step")],
+        ),
+        "## The pairs of one of many ranks",
+        "Processor time of one rank, in ms, the fastest of "
+        f"{_ROUNDS}; the other ranks are simulated.",
+        markdown_table(("case", *(count(each, "rank") for each in ranks)), rows),
+        "## Gathering",
+        "Every rank gets the bytes of all others: time on the clock.",
+        markdown_table(("kB a rank", "processes", "median, ms", "fastest, ms"), gathering),
+        "What a model that was fitted to these runs predicts for hardware that was never measured: "
+        "[scaling-model](scaling-model.md).",
+    )
+
+
+def _step_row(run: Run) -> list[str]:
+    key, received = run["key"], run["figures"]["bytes received by a rank"] / 1e6
+    return [key["case"], str(key["ranks"]), *_times(run, "step"), f"{received:.1f}"]
+
+
+def _times(run: Run, kind: str) -> list[str]:
+    found = run["figures"][kind]
+    return [
+        f"{1e3 * found[which]:.1f}" if which in found else "" for which in ("median", "fastest")
+    ]
+
+
+def _milliseconds(found: dict[str, float] | None) -> str:
+    return f"{1e3 * found['fastest']:.1f}" if found else ""
+
+
+def draw(found: Found, path: Path) -> None:
+    """Processor time of one rank's pairs over the number of ranks."""
+    figure = new_figure(6, 4.6)
+    axis: Axes = figure.subplots()
+    runs = with_keys(found, kind="compute")
+    for name, colour, marker in zip(CASES, COLOURS, "os^Dv", strict=False):
+        own = [run for run in runs if run["key"]["case"] == name]
+        times = [1e3 * run["figures"]["pairs"]["fastest"] for run in own]
+        ranks = [run["key"]["ranks"] for run in own]
+        axis.plot(ranks, times, color=colour, marker=marker, lw=1.2, ms=6, label=name)
+    axis.set(xscale="log", yscale="log", xlabel=f"ranks, {PER_RANK} samples each")
+    axis.set(ylabel="processor time of one rank, ms", title="pairs of own rows")
+    ticks = sorted({run["key"]["ranks"] for run in runs})
+    axis.set_xticks(ticks, [f"{r:,}" for r in ticks])
+    axis.minorticks_off()
+    axis.grid(which="major", color="#e5e5e5", lw=0.6)
+    axis.legend(fontsize=8)
+    save(figure, path, dpi=150)
+
+
+STUDY = Study(
+    "scaling",
+    settings,
+    keys,
+    measure,
+    tables,
+    draw,
+    shows="pairs across ranks",
+    time="10 minutes on two cores",
+    determines=determines,
+)

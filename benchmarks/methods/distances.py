@@ -1,0 +1,198 @@
+"""Distances between the samples of a batch, kept in the features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from benchmarks.internals import last_features
+from benchmarks.methods.plain import ACTIVATIONS
+from benchmarks.methods.registry import grid, method
+from benchmarks.methods.step import Part, Step
+from isoreg import AutoBeta, IsometryRegularizer, isometry_penalty
+
+_rival = partial(method, family="distances of a batch")
+_BETAS = grid("beta", 0.01, 0.1, 1.0, 10.0)
+
+
+@_rival("isometry-every-layer", title="isometry, every layer", grid=_BETAS, layers="activations")
+@_rival("isometry", title="isometry", grid=_BETAS)
+def isometry(
+    model: nn.Module,
+    *,
+    beta: float = 1.0,
+    share: float | None = None,
+    scale: float | Literal["fit", "learned"] = 1.0,
+    layers: str | Sequence[str] | None = None,
+    inputs: str | None = None,
+    pool: str = "flatten",
+    reduction: str = "batch",
+    pairs: str = "class",
+    per_dimension: bool = False,
+    shuffled: bool = False,
+) -> Part:
+    """The penalty of this library; ``layers="activations"`` takes the output of every activation.
+
+    Compared with the reference of the step, or with the output of the layer ``inputs``. Pairs of
+    equal label, or with ``pairs="all"`` all. With a ``share`` the weight is `isoreg.AutoBeta` of
+    it, in place of beta. ``scale="learned"`` is a parameter that starts at 1. With
+    ``per_dimension`` both distances are root mean squared differences. ``shuffled`` is the control:
+    each image's features are compared with the reference of another image of its class, so that
+    scale and labels stay and the geometry goes. The other options are those of
+    `isoreg.IsometryRegularizer`.
+    """
+    assert not (inputs and shuffled), "the output of a layer is not shuffled"
+    learned = nn.Parameter(torch.ones((), device=next(model.parameters()).device))
+    rows: list[Tensor] = []
+
+    def before(step: Step) -> None:
+        order = shuffle_within(step.labels) if shuffled else slice(None)
+        rows[:] = [step.reference[order]]
+
+    iso = IsometryRegularizer(
+        model,
+        _activations(model) if layers == "activations" else layers,
+        beta=beta if share is None else AutoBeta(share),
+        scale=learned if scale == "learned" else scale,
+        inputs=inputs or (lambda *_: rows[0]),
+        pool=pool,
+        reduction=reduction,  # type: ignore[arg-type]
+        distance=_root_mean_square if per_dimension else "euclidean",
+    )
+    return Part(
+        before=before,
+        term=lambda step: iso(step.labels if pairs == "class" else None),
+        finish=iso.detach,
+        parameters=(learned,) if scale == "learned" else (),
+        state=iso,
+        log=lambda: iso.log_dict(""),
+    )
+
+
+@_rival(
+    "relational-distillation",
+    title="relational distillation",
+    grid=grid("weight", 0.1, 1.0, 10.0, 100.0),
+)
+def relational_distillation(model: nn.Module, *, weight: float) -> Part:
+    """The distance loss of relational knowledge distillation, with the pixels as the teacher.
+
+    Distances over all pairs of the batch, divided by their mean, in pixels and in the features that
+    enter the classifier; the Huber loss between the two.
+
+    Source: Park et al. (2019), "Relational Knowledge Distillation", equations 5 to 8.
+    """
+
+    def value(features: Tensor, step: Step) -> Tensor:
+        student, teacher = _relative_distances(features), _relative_distances(step.reference)
+        return weight * F.smooth_l1_loss(student, teacher.detach())
+
+    return on_features(model, value)
+
+
+@method("given-distances", title="isometry, given distances")
+def given_distances(
+    model: nn.Module,
+    *,
+    weight: float,
+    distances: Callable[[Tensor], Tensor],
+    shuffled: bool = False,
+) -> Part:
+    """The penalty on what enters the classifier, for distances that no points need have.
+
+    Args:
+        model: The network.
+        weight: Of the penalty.
+        distances: References of a batch to (b, b).
+        shuffled: Whether each sample gets the reference of another of its class, the control.
+
+    Returns:
+        The term.
+    """
+
+    def value(features: Tensor, step: Step) -> Tensor:
+        order = shuffle_within(step.labels) if shuffled else slice(None)
+        wanted = distances(step.reference[order])
+        return weight * isometry_penalty(None, features, step.labels, input_distances=wanted)
+
+    return on_features(model, value)
+
+
+@method("second-head", title="a second head")
+def second_head(model: nn.Module, *, weight: float, outputs: int) -> Part:
+    """A second linear head that predicts the reference itself: what else it could be used for."""
+    head = nn.Linear(width_of(model), outputs)
+
+    def value(features: Tensor, step: Step) -> Tensor:
+        error: Tensor = (head(features) - step.reference.flatten(1)).square().sum(1).mean()
+        return weight * error
+
+    part = on_features(model, value)
+    return Part(term=part.term, finish=part.finish, parameters=tuple(head.parameters()))
+
+
+@method("supervised-contrastive", title="supervised contrastive")
+def supervised_contrastive(model: nn.Module, *, weight: float) -> Part:
+    """Beside cross-entropy the contrastive loss of Khosla et al. (2020) on the features."""
+    from pytorch_metric_learning.losses import SupConLoss
+
+    contrastive = SupConLoss(temperature=0.1)
+
+    def value(features: Tensor, step: Step) -> Tensor:
+        found: Tensor = contrastive(features, step.labels)
+        return weight * found
+
+    return on_features(model, value)
+
+
+def on_features(model: nn.Module, value: Callable[[Tensor, Step], Tensor]) -> Part:
+    """A term that is a function of what enters the classifier, (n, d), and of the step."""
+    recorder = last_features(model)
+
+    def term(step: Step) -> Tensor:
+        (features,) = recorder.take().features.values()
+        return value(features.flatten(1), step)
+
+    return Part(term=term, finish=recorder.remove)
+
+
+def shuffle_within(labels: Tensor) -> Tensor:
+    """For each sample a random one of its class: a permutation.
+
+    Args:
+        labels: (n) or, of mixed images, (n, classes), where the largest counts.
+    """
+    labels = labels if labels.ndim == 1 else labels.argmax(1)
+    partners = torch.empty_like(labels)
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        partners[members] = members[torch.randperm(len(members))]
+    return partners
+
+
+def width_of(model: nn.Module) -> int:
+    """Number of features that enter the classifier, the last module."""
+    classifier = list(model.children())[-1]
+    assert isinstance(classifier, nn.Linear)
+    return classifier.in_features
+
+
+def _relative_distances(x: Tensor) -> Tensor:
+    """Distances of all pairs of different samples, divided by their mean."""
+    distances = F.pdist(x.flatten(1))
+    return distances / distances.mean().clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _root_mean_square(x: Tensor) -> Tensor:
+    """Distances (n, n) of points (n, d), as if they had one dimension."""
+    return torch.cdist(x, x) / math.sqrt(x.shape[1])
+
+
+def _activations(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, ACTIVATIONS)]

@@ -1,0 +1,126 @@
+"""The methods by name, and recipes made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from benchmarks.methods.step import Objective, Options, Part, Recipe
+
+Build = Callable[..., Part]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+        name: In recipes and keys.
+        title: For tables and figures.
+        build: The model and the options to what the method contributes to the loss.
+        family: What it belongs to, in figures.
+        grid: Settings among which to choose on validation data; none for what is no rival.
+        version: Of its code: to be raised whenever it computes something else, so that its runs,
+            and no others, are made again.
+    """
+
+    name: str
+    title: str
+    build: Build
+    family: str = ""
+    grid: tuple[Options, ...] = ()
+    version: int = 1
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str,
+    *,
+    title: str,
+    family: str = "",
+    grid: tuple[Options, ...] = (),
+    version: int = 1,
+    **fixed: Any,
+) -> Callable[[Build], Build]:
+    """Register the function below as a method; ``fixed`` are options that it always has.
+
+    Raises:
+        ValueError: If there is another method of this name.
+    """
+
+    def register(build: Build) -> Build:
+        if name in METHODS:
+            raise ValueError(f"method: each has a name of its own, got {name!r} a second time")
+        bound = partial(build, **fixed) if fixed else build
+        METHODS[name] = Method(name, title, bound, family, grid, version)
+        return build
+
+    return register
+
+
+def grid(name: str, *values: float, **fixed: Any) -> tuple[Options, ...]:
+    """Settings that differ in one option."""
+    return tuple({name: value, **fixed} for value in values)
+
+
+def rivals() -> dict[str, Method]:
+    """The methods that have a grid."""
+    return {name: found for name, found in METHODS.items() if found.grid}
+
+
+def title_of(name: str) -> str:
+    """The name of a method for readers."""
+    return METHODS[name].title if name in METHODS else name
+
+
+def versions(recipe: Recipe) -> dict[str, int]:
+    """The versions of a recipe's methods: what determines a run beside the recipe itself."""
+    return {name: METHODS[name].version for name in recipe if name in METHODS}
+
+
+def settings() -> list[tuple[str, Recipe]]:
+    """Every rival with every setting of its grid, as (name, recipe); cross-entropy first."""
+    found: list[tuple[str, Recipe]] = [("cross-entropy", {})]
+    for name, rival in rivals().items():
+        found += [(name, {name: options}) for options in rival.grid]
+    return found
+
+
+@contextmanager
+def attach(model: nn.Module, recipe: Recipe) -> Iterator[Objective]:
+    """Prepare a model for training by a recipe, and leave it plain afterwards.
+
+    Args:
+        model: Images with pixels from 0 to 1 to logits.
+        recipe: Names in `METHODS` to options; empty for cross-entropy.
+
+    Yields:
+        The objective.
+
+    Raises:
+        ValueError: If a name is unknown, or two methods replace cross-entropy.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
+        >>> images, labels = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
+        >>> with attach(model, {"isometry": {"beta": 0.1}}) as objective:
+        ...     objective(images, labels, progress=0.0).backward()
+    """
+    if unknown := set(recipe) - set(METHODS):
+        raise ValueError(f"methods are {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")
+    with ExitStack() as stack:
+        parts = []
+        for name, options in recipe.items():
+            part = METHODS[name].build(model, **options)
+            parts.append(part)
+            if part.finish:
+                stack.callback(part.finish)
+        yield Objective(model, parts)

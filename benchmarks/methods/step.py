@@ -1,0 +1,172 @@
+"""One step of training, and the parts that a method contributes to its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+Options = Mapping[str, Any]
+Recipe = Mapping[str, Options]
+
+
+class Step:
+    """A batch on its way through the parts of an objective.
+
+    Args:
+        model: Images to logits.
+        images: (n, ...) pixels from 0 to 1.
+        labels: (n).
+        progress: Share of training that is done.
+        track_input: Whether gradients with respect to the images will be asked for.
+        reference: (n, ...) what features are to be compared with; None: the images.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        progress: float,
+        track_input: bool,
+        reference: Tensor | None = None,
+    ) -> None:
+        self.model = model
+        self.images = images.detach().requires_grad_() if track_input else images
+        self.labels = labels
+        self.progress = progress
+        self.reference = images if reference is None else reference
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Of the clean images; computed when first asked for, and once."""
+        logits: Tensor = self.model(self.images)
+        return logits
+
+    def radius(self, eps: float, ramp: float) -> float:
+        """Eps, or less while progress is below ``ramp``."""
+        return eps if self.progress >= ramp else eps * self.progress / ramp
+
+
+Value = Callable[[Step], Tensor]
+
+
+class Stateful(Protocol):
+    """What a checkpoint must keep of a method."""
+
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one method contributes.
+
+    Attributes:
+        criterion: In place of cross-entropy, or None.
+        term: Added to the criterion, or None.
+        before: Called before the first forward pass of a step.
+        track_input: Whether a term needs gradients with respect to the images.
+        after_step: Called after each step of the optimizer.
+        finish: Called at the end; leaves a plain model.
+        parameters: What the optimizer is to learn beside the model.
+        state: What a checkpoint must keep, if anything.
+        log: Figures of the last step, for a logger.
+    """
+
+    criterion: Value | None = None
+    term: Value | None = None
+    before: Callable[[Step], None] | None = None
+    track_input: bool = False
+    after_step: Callable[[], None] | None = None
+    finish: Callable[[], None] | None = None
+    parameters: tuple[nn.Parameter, ...] = ()
+    state: Stateful | None = None
+    log: Callable[[], dict[str, float]] | None = None
+
+
+class Objective:
+    """The loss of a recipe, and what it does after each step of the optimizer.
+
+    Args:
+        model: Images to logits.
+        parts: What the recipe's methods contribute.
+
+    Raises:
+        ValueError: If two parts replace cross-entropy.
+    """
+
+    def __init__(self, model: nn.Module, parts: Sequence[Part]) -> None:
+        criteria = [part.criterion for part in parts if part.criterion]
+        if len(criteria) > 1:
+            raise ValueError("one method of a recipe may replace cross-entropy, got two or more")
+        self._model = model
+        self._criterion = criteria[0] if criteria else _cross_entropy
+        self._terms = [part.term for part in parts if part.term]
+        self._preparations = [part.before for part in parts if part.before]
+        self._projections = [part.after_step for part in parts if part.after_step]
+        self._track_input = any(part.track_input for part in parts)
+        self._logs = [part.log for part in parts if part.log]
+        self._states = [part.state for part in parts if part.state]
+        self.parameters = [found for part in parts for found in part.parameters]
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        progress: float = 1.0,
+        reference: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch; ``progress`` is the share of training that is done."""
+        step = Step(self._model, images, labels, progress, self._track_input, reference)
+        for prepare in self._preparations:
+            prepare(step)
+        loss = self._criterion(step)
+        for term in self._terms:
+            loss = loss + term(step)
+        return loss
+
+    def after_step(self) -> None:
+        """Project the parameters, for the methods that do."""
+        for project in self._projections:
+            project()
+
+    def log(self) -> dict[str, float]:
+        """Figures of the last step, such as the penalty of each layer."""
+        return {name: value for log in self._logs for name, value in log().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep beside the model and the optimizer."""
+        return {
+            "parts": [state.state_dict() for state in self._states],
+            "parameters": [parameter.detach().clone() for parameter in self.parameters],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the checkpoint was."""
+        for part, found in zip(self._states, state["parts"], strict=True):
+            part.load_state_dict(found)
+        for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+            parameter.data.copy_(value)
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; each module's own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _cross_entropy(step: Step) -> Tensor:
+    return F.cross_entropy(step.logits, step.labels)

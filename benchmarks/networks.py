@@ -1,0 +1,63 @@
+"""The networks of more than one study; the classifier is always the last module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def mlp(
+    inputs: int = 28 * 28,
+    outputs: int = 10,
+    *,
+    width: int = 100,
+    depth: int = 4,
+    activation: type[nn.Module] = nn.Tanh,
+    orthogonal: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Sequential:
+    """An MLP on flattened inputs; the defaults are the paper's for MNIST.
+
+    Args:
+        inputs: Numbers of a sample.
+        outputs: Classes.
+        width: Units of each hidden layer.
+        depth: Hidden layers.
+        activation: Behind each of them.
+        orthogonal: Whether the weights between hidden layers start orthogonal.
+        dtype: Of the weights.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    for index in range(depth):
+        linear = nn.Linear(width if index else inputs, width)
+        if orthogonal and index:
+            nn.init.orthogonal_(linear.weight)
+        layers += [linear, activation()]
+    return nn.Sequential(*layers, nn.Linear(width if depth else inputs, outputs)).to(dtype)
+
+
+def convolutional(outputs: int = 2) -> nn.Sequential:
+    """Three strided stages on 32 pixels in three colours, and a hidden layer of 128."""
+    layers: list[nn.Module] = []
+    for before, after in ((3, 24), (24, 48), (48, 96)):
+        convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
+    layers += [nn.Flatten(), nn.Linear(96 * 16, 128), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(128, outputs))
+
+
+@torch.no_grad()
+def in_parts(model: nn.Module, x: Tensor, size: int = 1000) -> Tensor:
+    """The model's outputs as (n, d), computed in parts."""
+    return torch.cat([model(part).flatten(1) for part in x.split(size)])
+
+
+def features_in(model: nn.Sequential, x: Tensor) -> Tensor:
+    """What enters the classifier."""
+    return in_parts(model[:-1], x)
+
+
+def accuracy_of(model: nn.Module, x: Tensor, labels: Tensor) -> float:
+    """Share of samples that the model gets right."""
+    right = in_parts(model, x).argmax(1) == labels
+    return right.double().mean().item()

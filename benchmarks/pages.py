@@ -1,0 +1,188 @@
+"""The numbers on pages that runs bear, held against the tables that the runs' JSON gives.
+
+A mark is a comment in the page's source. In front of a table it names for each of its columns and
+rows those of a committed table, "-" for what no run bears, several columns for a cell such as
+"36.4 / 3.0"::
+
+    <!-- figures: mnist | Accuracy and geometry (the paper's table 1)
+    columns: - | test accuracy % | -
+    rows: 0 | 0.1 | 10 -->
+
+Behind a number in a sentence it names file, heading, row and column::
+
+    40 % <!-- figure: structure-cifar | Animal or vehicle | isometry, contrastive | 10 a class -->
+
+The heading is the last one above the table, or the last ones, joined by " / "; the second table
+below the same one has " #2" behind it. A row is named by
+its first cell, or where that is not enough by the first two, joined by " / ". A table on a page may
+have several marks, each with the rows and columns that one committed table bears.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from benchmarks.check import RESULTS
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+_BLOCK = re.compile(r"((?:<!-- figures: [^>]*?-->\n+)+)((?:\|.*\n)+)")
+_IN_BLOCK = re.compile(r"<!-- figures: (.*?)\ncolumns: (.*?)\nrows: (.*?) -->", re.DOTALL)
+_INLINE = re.compile(r"([-\d.,]+)(?: %| points?)?\s*<!-- figure: (.*?) -->", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Markdown table: the headings above it, its header, and its rows."""
+
+    heading: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def names(self) -> list[str]:
+        """Of the rows: the first cell where it is the only one of its kind, else the first two.
+
+        An empty first cell stands for the one above.
+        """
+        firsts: list[str] = []
+        for cells in self.rows:
+            firsts.append(cells[0] or (firsts[-1] if firsts else ""))
+        return [
+            first if firsts.count(first) == 1 else f"{first} / {cells[1]}"
+            for first, cells in zip(firsts, self.rows, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A marked number: what the page says, and where a committed table says it.
+
+    Attributes:
+        shown: On the page.
+        file: Of results, without a suffix.
+        heading: Above the table.
+        row: First cell of its row.
+        column: Title of its column.
+    """
+
+    shown: str
+    file: str
+    heading: str
+    row: str
+    column: str
+
+    def borne(self) -> str:
+        """The cell that bears the number."""
+        return find(self.file, self.heading, self.row, self.column)
+
+    def __str__(self) -> str:
+        return " | ".join((self.file, self.heading, self.row, self.column))
+
+
+def marks(text: str) -> Iterator[Mark]:
+    """The marks of a page.
+
+    Raises:
+        ValueError: If a mark does not fit its table.
+    """
+    blocks = (
+        (mark, table) for found, table in _BLOCK.findall(text) for mark in _IN_BLOCK.findall(found)
+    )
+    for (where, columns, rows), table in blocks:
+        file, heading = _split(where, 2)
+        (page,) = tables_of(table)
+        names, titles = re.split(r"\s*\|\s*", rows.strip()), re.split(r"\s*\|\s*", columns.strip())
+        if (len(names), len(titles)) != (len(page.rows), len(page.header)):
+            raise ValueError(
+                f"marks: a mark names each column and row of its table, got {len(titles)} columns "
+                f"and {len(names)} rows for {len(page.header)} and {len(page.rows)}: {where}"
+            )
+        for name, cells in zip(names, page.rows, strict=True):
+            for title, cell in zip(titles, cells, strict=True):
+                wanted = title.split(" + ")
+                for part, column in zip(_parts(cell, len(wanted)), wanted, strict=True):
+                    if "-" not in (name, column) and _NUMBER.search(part):
+                        yield Mark(part, file, heading, name, column)
+    for shown, where in _INLINE.findall(text):
+        yield Mark(shown, *_split(where, 4))
+
+
+def _parts(cell: str, count: int) -> list[str]:
+    parts = cell.split(" / ") if count > 1 else [cell]
+    return parts if len(parts) == count else [""] * count
+
+
+def _split(where: str, count: int) -> list[str]:
+    parts = re.split(r"\s*\|\s*", " ".join(where.split()))
+    if len(parts) != count:
+        raise ValueError(f"marks: a mark has {count} parts, got {where!r}")
+    return parts
+
+
+def agrees(shown: str, borne: str) -> bool:
+    """Whether a page says what a cell says: the same numbers, or fewer of them, perhaps rounded."""
+    page, cell = (_numbers(text) for text in (shown, borne))
+    return 0 < len(page) <= len(cell) and all(map(_same, page, cell))
+
+
+def _numbers(text: str) -> list[str]:
+    return [found.replace(",", "") for found in _NUMBER.findall(text)]
+
+
+def _same(shown: str, borne: str) -> bool:
+    digits, most = (len(text.partition(".")[2]) for text in (shown, borne))
+    # a rounded cell is rounded again: the half of a unit may have gone either way
+    off = 0.5 * 10**-digits + 0.5 * 10**-most if digits < most else 0
+    return digits <= most and abs(float(shown) - float(borne)) <= off + 1e-9
+
+
+def find(file: str, heading: str, row: str, column: str) -> str:
+    """A cell of a committed table.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    under = [t for t in committed_tables(file) if f" / {t.heading}".endswith(f" / {heading}")]
+    cells = [
+        cells[table.header.index(column)]
+        for table in under
+        for name, cells in zip(table.names(), table.rows, strict=True)
+        if name == row and table.header.count(column) == 1
+    ]
+    if len(cells) != 1:
+        raise ValueError(
+            f"find: one cell of {file}.md under {heading!r} in row {row!r} and column {column!r} "
+            f"is needed, got {len(cells)}"
+        )
+    return cells[0]
+
+
+@cache
+def committed_tables(file: str) -> Sequence[Table]:
+    """The tables of a committed file."""
+    return tables_of((RESULTS / f"{file}.md").read_text())
+
+
+def tables_of(text: str) -> list[Table]:
+    """All tables of a Markdown text."""
+    found: list[Table] = []
+    headings: list[str] = []
+    lines: list[list[str]] = []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            lines.append([_plain(cell) for cell in line.strip().strip("|").split("|")])
+        elif lines:
+            heading = " / ".join(headings[1:] or headings)
+            again = sum(re.sub(r" #\d+$", "", table.heading) == heading for table in found)
+            heading += f" #{again + 1}" if again else ""
+            found.append(Table(heading, lines[0], lines[2:]))
+            lines = []
+        if level := re.match(r"(#+) (.*)", line):
+            headings = [*headings[: len(level[1]) - 1], level[2]]
+    return found
+
+
+def _plain(cell: str) -> str:
+    return re.sub(r"\*\*|`", "", cell).strip()

@@ -1,0 +1,1 @@
+"""The paper's own experiments: MNIST, entangled rings, the torus."""

@@ -1,0 +1,286 @@
+"""The paper's MNIST experiment (table 1 and figure 3), and a standard attack beside its own."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from benchmarks.ascent import Loss, climb, margin, random_start
+from benchmarks.networks import accuracy_of, features_in, in_parts, mlp
+from benchmarks.paper.mnist_report import draw, tables
+from benchmarks.results import Figures, Key
+from benchmarks.sampling import even_split, evenly
+from benchmarks.study import Lab, Study
+from benchmarks.training import Batches, adam, descend
+from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg.datasets import mnist
+from isoreg.diagnostics import distortion
+from isoreg.distances import pairwise_distances
+
+Attack = Callable[[Tensor, Tensor], Tensor]
+_STANDARD_BATCH = 1000
+_DISTORTION_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Convention:
+    """Where the paper's text and its released code disagree.
+
+    The code has an input layer before its four hidden ones, initialises those orthogonally,
+    computes in float64 and multiplies the feature distances by a constant K.
+    """
+
+    hidden_layers: int
+    scale: float
+    dtype: str
+    orthogonal: bool
+
+    def network(self, width: int) -> nn.Sequential:
+        """The tanh MLP on flattened images."""
+        return mlp(
+            width=width,
+            depth=self.hidden_layers,
+            orthogonal=self.orthogonal,
+            dtype=getattr(torch, self.dtype),
+        )
+
+
+CONVENTIONS = {
+    "text": Convention(hidden_layers=4, scale=1.0, dtype="float32", orthogonal=False),
+    "code": Convention(hidden_layers=5, scale=10.0, dtype="float64", orthogonal=True),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The experiment; the defaults are the paper's where it names them."""
+
+    convention: str = "text"
+    betas: tuple[float, ...] = (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    width: int = 100
+    epochs: int = 5
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    train_images: int = 60_000
+    test_images: int = 10_000
+    # the paper's attacks: np.logspace(-2, 0, 10), as FGSM's eps and as PGD's step
+    attack_sizes: tuple[float, ...] = tuple(round(10 ** (-2 + 2 * i / 9), 6) for i in range(10))
+    paper_ball: float = 0.5
+    paper_steps: int = 10
+    # the standard attack: PGD on cross-entropy and on the margin, worst case per image
+    eps: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
+    steps: int = 40
+    relative_step: float = 2.5
+
+    def quick(self) -> Settings:
+        """A version that takes less than a minute; its figures mean nothing."""
+        return replace(
+            self, betas=(0.0, 0.1), epochs=1, train_images=10_000, test_images=500, eps=(0.1,)
+        )
+
+    @property
+    def of_convention(self) -> Convention:
+        """The convention by its name."""
+        return CONVENTIONS[self.convention]
+
+    def step_size(self, eps: float) -> float:
+        """Step of the standard PGD: the whole ball can be crossed 1.25 times."""
+        return self.relative_step * eps / self.steps
+
+    def __post_init__(self) -> None:
+        if self.test_images % self.batch_size:
+            raise ValueError("test_images must be whole batches: the paper's attack pairs them")
+        if not all(math.isfinite(beta) and beta >= 0 for beta in self.betas):
+            raise ValueError(f"betas must be finite and >= 0, got {self.betas}")
+
+
+def settings(
+    quick: bool,
+    convention: Annotated[
+        str, typer.Option(help="Follow the paper's text, or its released code.")
+    ] = "text",
+) -> Settings:
+    """The paper's, or ones that take less than a minute."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f"--convention must be one of {', '.join(CONVENTIONS)}, got {convention}")
+    chosen = Settings(convention=convention)
+    return chosen.quick() if quick else chosen
+
+
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Seed by seed."""
+    for seed in range(lab.seeds):
+        for beta in lab.settings.betas:
+            yield {"seed": seed, "beta": beta}
+
+
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """All settings but the grid of betas."""
+    del key
+    return {name: value for name, value in asdict(settings).items() if name != "betas"}
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Train and attack one network."""
+    settings = lab.settings
+    train_set, test_set = (
+        lab.once(split, lambda split=split, count=count: load(split, count, lab))  # type: ignore[misc]
+        for split, count in (("train", settings.train_images), ("test", settings.test_images))
+    )
+    begin = time.perf_counter()
+    model = train(*train_set, beta=key["beta"], seed=key["seed"], settings=settings)
+    figures: Figures = {"training seconds": time.perf_counter() - begin}
+    for name, value in evaluate(model, *test_set, beta=key["beta"], settings=settings):
+        figures[name] = value
+        lab.tick()
+    return figures
+
+
+def load(split: str, count: int, lab: Lab[Settings]) -> tuple[Tensor, Tensor]:
+    """An even sample of a split."""
+    images, labels = even_split(*mnist(split, lab.data_dir), count, lab.device)
+    return images.to(getattr(torch, lab.settings.of_convention.dtype)), labels
+
+
+def train(
+    images: Tensor, labels: Tensor, *, beta: float, seed: int, settings: Settings
+) -> nn.Sequential:
+    """Train one network; the seed fixes its initial weights and the order of the batches."""
+    torch.manual_seed(seed)
+    model = settings.of_convention.network(settings.width).to(images.device)
+    with IsometryRegularizer(model, beta=beta, scale=settings.of_convention.scale) as iso:
+
+        def loss(rows: Tensor, _: float) -> Tensor:
+            value = F.cross_entropy(model(images[rows]), labels[rows])
+            return value + iso(labels[rows]) if beta > 0 else value
+
+        batches = Batches(len(images), settings.batch_size, settings.epochs)
+        descend(loss, adam(model, settings.learning_rate), batches)
+    return model.eval()
+
+
+def combined_loss(
+    model: nn.Sequential, images: Tensor, labels: Tensor, *, beta: float, scale: float
+) -> Loss:
+    """The loss that the paper's attack climbs: that of the training, isometry term included.
+
+    As in the released code, the input distances are those of the clean batch.
+    """
+    clean = pairwise_distances(images)
+
+    def loss(x: Tensor) -> Tensor:
+        features = model[:-1](x)
+        value = F.cross_entropy(model[-1](features), labels)
+        if beta > 0:
+            penalty = isometry_penalty(None, features, labels, scale=scale, input_distances=clean)
+            value = value + beta * penalty
+        return value
+
+    return loss
+
+
+def evaluate(
+    model: nn.Sequential, images: Tensor, labels: Tensor, *, beta: float, settings: Settings
+) -> Iterator[tuple[str, Any]]:
+    """Yield one figure after another: its name and its value, accuracies from 0 to 1."""
+
+    def accuracy(attack: Attack, batch_size: int) -> float:
+        return _survivors(model, attack, images, labels, batch_size).double().mean().item()
+
+    clean = in_parts(model, images).argmax(1) == labels
+    yield "clean", accuracy_of(model, images, labels)
+    yield "distortion", _distortion(model, images, labels)
+    for name, attack_of_size in _paper_attacks(model, beta, settings).items():
+        batch_size = _STANDARD_BATCH if name.endswith("standard") else settings.batch_size
+        curve = [accuracy(attack_of_size(size), batch_size) for size in settings.attack_sizes]
+        yield name, curve
+    for eps in settings.eps:
+        survivors = clean
+        for name, attack in _strong_attacks(model, eps, settings).items():
+            mask = _survivors(model, attack, images, labels, _STANDARD_BATCH)
+            survivors = survivors & mask
+            yield f"{name} at {eps}", mask.double().mean().item()
+        yield f"worst case at {eps}", survivors.double().mean().item()
+
+
+def _paper_attacks(
+    model: nn.Sequential, beta: float, settings: Settings
+) -> dict[str, Callable[[float], Attack]]:
+    """Attacks by name, each a function of the size that the paper varies."""
+    import torchattacks
+
+    ball, steps, scale = settings.paper_ball, settings.paper_steps, settings.of_convention.scale
+
+    def on_combined(**how: Any) -> Attack:
+        return lambda x, y: climb(combined_loss(model, x, y, beta=beta, scale=scale), x, **how)
+
+    return {
+        "fgsm, combined loss": lambda s: on_combined(eps=s, step=s, steps=1),
+        "fgsm, standard": lambda s: torchattacks.FGSM(model, eps=s),
+        "pgd, combined loss": lambda s: on_combined(eps=ball, step=s, steps=steps),
+        "pgd, combined loss, clean gradient": lambda s: on_combined(
+            eps=ball, step=s, steps=steps, leave_clean=False
+        ),
+        "pgd, standard": lambda s: torchattacks.PGD(
+            model, eps=ball, alpha=s, steps=steps, random_start=False
+        ),
+    }
+
+
+def _strong_attacks(model: nn.Sequential, eps: float, settings: Settings) -> dict[str, Attack]:
+    import torchattacks
+
+    step, steps = settings.step_size(eps), settings.steps
+
+    def on_margin(x: Tensor, y: Tensor) -> Tensor:
+        start = random_start(x, eps)
+        return climb(margin(model, y), x, eps=eps, step=step, steps=steps, start=start)
+
+    return {
+        "pgd on cross-entropy": torchattacks.PGD(model, eps=eps, alpha=step, steps=steps),
+        "pgd on the margin": on_margin,
+    }
+
+
+def _survivors(
+    model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, batch_size: int
+) -> Tensor:
+    """Which images are still classified rightly after the attack."""
+    correct = []
+    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        adversarial = attack(x, y)
+        with torch.no_grad():
+            correct.append(model(adversarial).argmax(1) == y)
+    return torch.cat(correct)
+
+
+def _distortion(model: nn.Sequential, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Within-class distortion of the last hidden layer on an even sample of the images."""
+    x, y = (evenly(values, _DISTORTION_IMAGES) for values in (images, labels))
+    found = distortion(x, features_in(model, x), y)
+    return {"correlation": found.correlation, "stress": found.stress, "scale": found.scale}
+
+
+STUDY = Study(
+    "mnist",
+    settings,
+    keys,
+    measure,
+    tables,
+    draw,
+    shows="the paper's table 1 and figure 3",
+    time="40 minutes on one core",
+    data="MNIST",
+    seeds=3,
+    device=True,
+    determines=determines,
+    committed={"mnist": {}, "mnist-code": {"convention": "code", "seeds": 1}},
+)

@@ -1,0 +1,201 @@
+"""The paper's torus with its label hierarchy: figure 4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.paper.geometry import embedding, geometry
+from benchmarks.results import Figures, Found, Key
+from benchmarks.study import Lab, Study
+from benchmarks.style import BLACK, BLUE, COLOURS, new_figure, save
+from benchmarks.tables import Column, grouped, page, table
+from benchmarks.training import adam, cosine, descend_whole
+from isoreg import datasets
+from isoreg.lil import StackedLIL
+
+CLASSES = (2, 4, 8)
+_NEW = 1000  # the seed of points that were not trained on
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the paper's text and from the settings."""
+
+    beta: float = 100.0
+    regions: str = "cylinders"
+    gradients: str = "own"
+    reference: str = "inputs"
+    heads: str = "shared"
+    width: int = 20
+
+
+# the first is trained from every seed, the others from the first; the first two are drawn
+DRAWN = 2
+VARIANTS = {
+    "isometry, beta 100 (text)": Variant(),
+    "cross-entropy": Variant(beta=0.0),
+    "beta 10 (released code)": Variant(beta=10.0),
+    "bands in place of cylinders": Variant(regions="bands"),
+    "gradients reach everything": Variant(gradients="full"),
+    "each level against the LIL before": Variant(reference="preceding"),
+    "a head for each level": Variant(heads="own"),
+    "100 units a layer": Variant(width=100),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The paper's data. Epochs and learning rate, which falls as a cosine, are not in its text."""
+
+    epochs: int = 3000
+    points: int = 1600
+    learning_rate: float = 0.01
+
+
+def settings(quick: bool) -> Settings:
+    """The paper's, or ones that take seconds."""
+    return Settings(points=100, epochs=20) if quick else Settings()
+
+
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """All seeds of the first variant, then the others once."""
+    first, *others = list(VARIANTS)[: DRAWN if lab.quick else None]
+    for seed, name in [(s, first) for s in range(lab.seeds)] + [(0, name) for name in others]:
+        yield {"seed": seed, "variant": name}
+
+
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings, and what the variant is."""
+    variant = VARIANTS.get(key["variant"])
+    return {**asdict(settings), "variant": asdict(variant) if variant else None}
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Train stacked locally isometric layers and measure every level."""
+    variant, seed, points = VARIANTS[key["variant"]], key["seed"], lab.settings.points
+    x, levels = datasets.torus(points, regions=variant.regions)
+    torch.manual_seed(seed)
+    model = StackedLIL(
+        3,
+        CLASSES,
+        width=variant.width,
+        gradients=variant.gradients,
+        heads=variant.heads,
+        reference=variant.reference,
+    )
+    rate = lab.settings.learning_rate
+    descend_whole(
+        lambda: model.loss(x, levels, beta=variant.beta),
+        adam(model, rate),
+        lab.settings.epochs,
+        rate=cosine(rate),
+        after=lab.tick,
+    )
+    drawn = seed == 0 and key["variant"] in list(VARIANTS)[:DRAWN]
+    new_x, new_levels = datasets.torus(points, regions=variant.regions, seed=_NEW)
+    figures: Figures = {"variant": asdict(variant)}
+    with torch.no_grad():
+        outputs = zip(CLASSES, model(x), model.features(x), levels, strict=True)
+        new_logits = model(new_x)
+    for level, (classes, logits, features, y) in enumerate(outputs):
+        found = geometry(x, features, y)
+        figures[f"{classes} classes"] = {
+            "accuracy": _accuracy(logits, y),
+            "accuracy on new points": _accuracy(new_logits[level], new_levels[level]),
+            "distortion": found["distortion"],
+            "all pairs": geometry(x, features, None)["distortion"],
+            **({"pairs": found["pairs"], "embedding": embedding(features, 0)} if drawn else {}),
+        }
+    return figures
+
+
+def _accuracy(logits: Tensor, y: Tensor) -> float:
+    return (logits.argmax(1) == y).float().mean().item()
+
+
+COLUMNS = (
+    Column("accuracy %", "accuracy"),
+    Column("new points %", "accuracy on new points"),
+    Column("r", "distortion/correlation", 3),
+    Column("stress", "distortion/stress", 3),
+)
+
+
+def tables(found: Found) -> str:
+    """A Markdown table: accuracy and distances of every variant at every level."""
+    settings, runs = found["settings"], grouped(found["runs"], "variant")
+    rows = [
+        (
+            (variant if classes == CLASSES[0] else "", classes),
+            [figures[f"{classes} classes"] for figures in runs[variant]],
+        )
+        for variant in VARIANTS
+        if variant in runs
+        for classes in CLASSES
+    ]
+    return page(
+        "# Torus with a label hierarchy",
+        f"{settings['points']:,} points, {settings['epochs']:,} epochs, learning rate from "
+        f"{settings['learning_rate']:g} to 0 along a cosine; mean ± standard deviation "
+        "over seeds, or one seed. Accuracy on the training points and on as many new ones; r and "
+        "stress of the distances within each class of the level, against the input's.",
+        table(("training", "classes"), rows, COLUMNS),
+    )
+
+
+def draw(found: Found, path: Path) -> None:
+    """Draw the torus, and for isometry and cross-entropy each level's UMAP and distances."""
+    names = list(VARIANTS)[:DRAWN]
+    runs = {
+        run["key"]["variant"]: run["figures"]
+        for run in found["runs"]
+        if run["key"]["seed"] == 0 and run["key"]["variant"] in names
+    }
+    x, levels = datasets.torus(found["settings"]["points"])
+    colours = [COLOURS[int(label)] for label in levels[-1]]
+    figure = new_figure(11, 2.6 * 2 * len(runs))
+    parts: Any = figure.subfigures(1, 2, width_ratios=[1.2, 3])
+    left, right = parts
+    axes = right.subplots(2 * len(runs), len(CLASSES))
+    space: Any = left.add_subplot(projection="3d")
+    space.scatter(*x.T, c=colours, s=4)
+    space.set_box_aspect((1, 1, 0.4))
+    space.set(title="input, coloured by its 8 classes", xlabel="x", ylabel="y", zlabel="z")
+    for row, (name, figures) in enumerate(runs.items()):
+        for column, classes in enumerate(CLASSES):
+            level = figures[f"{classes} classes"]
+            axis = axes[2 * row, column]
+            first, second = torch.tensor(level["embedding"]).T
+            axis.scatter(first, second, c=colours, s=3)
+            axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+            title = f"{name}\n{classes} classes, accuracy {level['accuracy']:.3f}"
+            axis.set_title(title, fontsize=9)
+            axis = axes[2 * row + 1, column]
+            inputs, features = level["pairs"]
+            axis.scatter(inputs, features, s=2, alpha=0.4, color=BLUE, linewidths=0)
+            end = 1.05 * max(inputs)
+            axis.plot([0, end], [0, end], color=BLACK, linewidth=0.8)
+            axis.set(xlabel="input distance within a class", ylabel="feature distance")
+            d = level["distortion"]
+            axis.set_title(f"r = {d['correlation']:.3f}, stress = {d['stress']:.3f}", fontsize=9)
+    save(figure, path, dpi=150)
+
+
+STUDY = Study(
+    "torus",
+    settings,
+    keys,
+    measure,
+    tables,
+    draw,
+    shows="the paper's figure 4",
+    time="40 minutes on one core",
+    seeds=3,
+    determines=determines,
+)

@@ -1,1 +1,0 @@
-"""The paper's entangled rings: figures 1A and 2."""

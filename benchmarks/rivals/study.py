@@ -1,0 +1,233 @@
+"""Isometry beside its rivals: every way to train, tuned alike, under one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from benchmarks.methods import Recipe, attach, rivals
+from benchmarks.methods.registry import versions
+from benchmarks.networks import accuracy_of, mlp
+from benchmarks.results import Figures, Key, Run
+from benchmarks.rivals.costs import costs
+from benchmarks.rivals.figure import draw
+from benchmarks.rivals.report import tables
+from benchmarks.sampling import even_split
+from benchmarks.study import Lab, Lacking, Study
+from benchmarks.training import Batches, adam, descend
+from isoreg.datasets import mnist
+from isoreg.robustness import evaluate
+
+Split = tuple[Tensor, Tensor]
+PLAIN = "cross-entropy"
+_FITTED = 50_000  # of the training images; the others are for validation
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The paper's MLP and training; the rest was fixed before the first run.
+
+    For each method the setting is taken that has, on validation images, the largest mean of its
+    worst cases at ``chosen_at`` among those with a clean accuracy of ``clean_floor`` or more; if
+    there are none, the one with the largest clean accuracy.
+    """
+
+    width: int = 100
+    epochs: int = 5
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    train_images: int = 50_000
+    validation_images: int = 1_000
+    test_images: int = 1_000
+    chosen_at: tuple[float, ...] = (0.1, 0.2)
+    clean_floor: float = 0.95
+    choosing_attacks: tuple[str, ...] = ("pgd-ce", "pgd-margin")
+    eps: tuple[float, ...] = (0.1, 0.2, 0.3)
+    attacks: tuple[str, ...] = (
+        *("fgsm", "pgd-ce", "pgd-margin", "apgd-ce", "apgd-t", "square", "noise"),
+    )
+    eps_l2: tuple[float, ...] = (1.0, 2.0)
+    attacks_l2: tuple[str, ...] = ("fgsm", "pgd-ce", "pgd-margin", "apgd-ce", "apgd-t", "noise")
+    # which settings of each grid are tried
+    tried: tuple[int, int] = (0, 100)
+    timing_seconds: float = 40.0
+
+    def short(self) -> Settings:
+        """A fifth of the computing: two epochs, the middle of each grid, fewer images."""
+        fewer = replace(self, validation_images=300, test_images=200)
+        return replace(fewer, epochs=2, clean_floor=0.93, tried=(1, 4))
+
+    def quick(self) -> Settings:
+        """A version that takes less than a minute; its figures mean nothing."""
+        return replace(
+            self,
+            epochs=1,
+            train_images=500,
+            validation_images=50,
+            test_images=50,
+            attacks=("fgsm", "pgd-ce"),
+            attacks_l2=("pgd-ce",),
+            tried=(0, 1),
+            timing_seconds=0.1,
+        )
+
+
+_OF_TRAINING = ("width", "epochs", "batch_size", "learning_rate", "train_images")
+_OF_PHASE = {
+    "choose": (*_OF_TRAINING, "validation_images", "chosen_at", "choosing_attacks"),
+    "test": (*_OF_TRAINING, "test_images", "eps", "attacks", "eps_l2", "attacks_l2"),
+    "cost": ("width", "batch_size", "learning_rate", "timing_seconds"),
+}
+
+
+def settings(
+    quick: bool,
+    short: Annotated[
+        bool, typer.Option("--short", help="Two epochs, three settings each, 200 test images.")
+    ] = False,
+) -> Settings:
+    """All of it, a fifth of it, or what takes less than a minute."""
+    chosen = Settings().short() if short else Settings()
+    return chosen.quick() if quick else chosen
+
+
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Choosing first, then what a step costs, then seed by seed."""
+    tried = grids(lab.settings)
+    for method, recipes in tried.items():
+        for recipe in recipes:
+            yield {"phase": "choose", "method": method, "recipe": recipe}
+    best = chosen(lab.runs, lab.settings)
+    for method, recipe in best.items():
+        yield {"phase": "cost", "method": method, "recipe": recipe}
+    for seed in range(lab.seeds):
+        for method, recipe in best.items():
+            yield {"phase": "test", "method": method, "recipe": recipe, "seed": seed}
+
+
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings of the phase, and the version of the method."""
+    kept = {name: asdict(settings)[name] for name in _OF_PHASE[key["phase"]]}
+    return {**kept, "data": "MNIST", "versions": versions(key["recipe"])}
+
+
+def grids(settings: Settings) -> dict[str, list[Recipe]]:
+    """The recipes to try of each method."""
+    found: dict[str, list[Recipe]] = {PLAIN: [{}]}
+    for name, method in rivals().items():
+        found[name] = [{name: dict(o)} for o in method.grid[slice(*settings.tried)]]
+    return found
+
+
+def chosen(runs: list[Run], settings: Settings) -> dict[str, Recipe]:
+    """The recipe of each method by the rule of `Settings`, from the runs on validation images.
+
+    Raises:
+        Lacking: If a method was not tried yet.
+    """
+    found: dict[str, Recipe] = {}
+    for method in grids(settings):
+        tried = [
+            (run["key"]["recipe"], run["figures"])
+            for run in runs
+            if run["key"]["phase"] == "choose" and run["key"]["method"] == method
+        ]
+        if not tried:
+            raise Lacking
+        accurate = [pair for pair in tried if pair[1]["clean"] >= settings.clean_floor]
+        by = "score" if accurate else "clean"
+        found[method] = max(accurate or tried, key=lambda pair: pair[1][by])[0]
+    return found
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Validate a setting, time a step, or train, attack and test."""
+    settings, recipe = lab.settings, key["recipe"]
+    train_set = lab.once("train", lambda: _split("train", lab))
+    if key["phase"] == "cost":
+        return costs(recipe, train_set, settings)
+    seed = key.get("seed", 0)
+    model = train(recipe, *train_set, seed=seed, settings=settings)
+    if key["phase"] == "choose":
+        return _validate(model, lab.once("validation", lambda: _split("validation", lab)), lab)
+    return _test(model, lab.once("test", lambda: _split("test", lab)), settings)
+
+
+def _split(split: str, lab: Lab[Settings]) -> Split:
+    """An even sample of a split."""
+    images, labels = mnist("test" if split == "test" else "train", lab.data_dir)
+    if split != "test":
+        part = slice(_FITTED) if split == "train" else slice(_FITTED, None)
+        images, labels = images[part], labels[part]
+    counts = {"train": lab.settings.train_images, "test": lab.settings.test_images}
+    return even_split(images, labels, counts.get(split), lab.device)
+
+
+def train(
+    recipe: Recipe, images: Tensor, labels: Tensor, *, seed: int, settings: Settings
+) -> nn.Sequential:
+    """Train one network; the seed fixes its initial weights, the batches and their order."""
+    torch.manual_seed(seed)
+    model = mlp(width=settings.width).to(images.device)
+    order = torch.Generator().manual_seed(seed)
+    batches = Batches(len(images), settings.batch_size, settings.epochs, generator=order)
+    with attach(model, recipe) as objective:
+        descend(
+            lambda rows, progress: objective(images[rows], labels[rows], progress=progress),
+            adam([*model.parameters(), *objective.parameters], settings.learning_rate),
+            batches,
+            after=objective.after_step,
+        )
+    return model.eval()
+
+
+def _validate(model: nn.Module, validation: Split, lab: Lab[Settings]) -> Figures:
+    settings = lab.settings
+    some = even_split(*validation, settings.validation_images, lab.device)
+    report = evaluate(
+        model, *some, eps=settings.chosen_at, attacks=settings.choosing_attacks, batch_size=1000
+    )
+    worst = list(report.worst_case.values())
+    return {
+        "clean": accuracy_of(model, *validation),
+        "worst case": worst,
+        "score": sum(worst) / len(worst),
+        "warnings": report.warnings,
+    }
+
+
+def _test(model: nn.Module, test_set: Split, settings: Settings) -> Figures:
+    figures: Figures = {}
+    for norm, eps, attacks in (
+        ("Linf", settings.eps, settings.attacks),
+        ("L2", settings.eps_l2, settings.attacks_l2),
+    ):
+        report = evaluate(model, *test_set, eps=eps, norm=norm, attacks=attacks, batch_size=1000)
+        figures["clean"] = report.clean
+        figures[norm] = {
+            "worst case": list(report.worst_case.values()),
+            "accuracy": {name: list(found.values()) for name, found in report.accuracy.items()},
+            "warnings": report.warnings,
+        }
+    return figures
+
+
+STUDY = Study(
+    "rivals",
+    settings,
+    keys,
+    measure,
+    tables,
+    draw,
+    shows="isometry beside fourteen other ways to train",
+    time="two hours on one core; --short: 15 minutes",
+    data="MNIST",
+    seeds=5,
+    device=True,
+    determines=determines,
+)

@@ -1,0 +1,111 @@
+"""One run: data, training, attacks, and what a step costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.internals import pgd
+from benchmarks.methods import attach
+from benchmarks.results import Figures
+from benchmarks.robust.plans import UNIT, VALIDATION, Plan, Schedule, network
+from benchmarks.sampling import even_split
+from benchmarks.timing import interleaved
+from benchmarks.training import OPTIMIZERS, Batches, cosine, descend, take_step
+from isoreg.datasets import mnist
+from isoreg.robustness import evaluate
+
+Split = tuple[Tensor, Tensor]
+# what decides the worst case of these networks; the other attacks of the presets only confirm it
+DECISIVE = ("pgd-ce", "pgd-margin", "apgd-t")
+
+
+def load(split: str, data_dir: Path | None, device: str = "cpu", count: int | None = None) -> Split:
+    """MNIST: "fit" (the first 50,000), "validation" (10,000), "train" (both) or "test"."""
+    images, labels = mnist("test" if split == "test" else "train", data_dir)
+    part = {"fit": slice(-VALIDATION), "validation": slice(-VALIDATION, None)}.get(
+        split, slice(None)
+    )
+    return even_split(images[part], labels[part], count, device)
+
+
+def train(model: nn.Module, images: Tensor, labels: Tensor, *, plan: Plan) -> float:
+    """Train in place; the caller sets the seed.
+
+    Returns:
+        Seconds of the processor, of this process.
+    """
+    begin, schedule = time.process_time(), plan.schedule
+    model.train()
+    with attach(model, plan.recipe) as objective:
+        descend(
+            lambda rows, progress: objective(images[rows], labels[rows], progress=progress),
+            OPTIMIZERS[schedule.optimizer](model),
+            Batches(len(images), schedule.batch_size, schedule.epochs, whole=True),
+            rate=cosine(schedule.learning_rate, schedule.warmup),
+            after=objective.after_step,
+        )
+    model.eval()
+    return time.process_time() - begin
+
+
+def validate(
+    model: nn.Module, images: Tensor, labels: Tensor, *, radii: Sequence[float], steps: int
+) -> Figures:
+    """Clean accuracy, and what survives PGD on the margin at each radius."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        correct = model(images).argmax(1) == labels
+    x, y = images[correct], labels[correct]
+    attacked = {
+        f"{eps:g}": (len(x) - pgd(model, x, y, eps=eps, steps=steps)[1][-1]) / len(images)
+        for eps in radii
+    }
+    return {"clean": correct.float().mean().item(), "attacked": attacked}
+
+
+def attacked(
+    model: nn.Module, split: Split, norm: str, eps: Sequence[float], attacks: str | Sequence[str]
+) -> Figures:
+    """Clean accuracy, and by radius what survives each attack and all of them."""
+    found = evaluate(model, *split, eps=list(eps), norm=norm, attacks=attacks, batch_size=500)
+    rows = {"worst case": found.worst_case, **found.accuracy}
+    shares = {row: {f"{e:g}": value for e, value in of.items()} for row, of in rows.items()}
+    preset = attacks if isinstance(attacks, str) else "decisive"
+    return {
+        "clean": found.clean,
+        norm: {"attacks": preset, "shares": shares, "warnings": found.warnings},
+    }
+
+
+def relative_cost(name: str, plan: Plan, *, seconds: float) -> float:
+    """The cost of a plan on a network: its steps and the unit's are taken in turn in one process.
+
+    In trainings of five epochs of cross-entropy on batches of 100.
+    """
+    with ExitStack() as stack:
+        steps = {which: _stepper(name, p, stack) for which, p in (("plan", plan), ("unit", UNIT))}
+        times = interleaved(steps, seconds=seconds)
+
+    def cost(step: float, schedule: Schedule) -> float:
+        return schedule.epochs * step / schedule.batch_size
+
+    return cost(times["plan"], plan.schedule) / cost(times["unit"], UNIT.schedule)
+
+
+def _stepper(name: str, plan: Plan, stack: ExitStack) -> Callable[[], None]:
+    model, size = network(name), plan.schedule.batch_size
+    objective = stack.enter_context(attach(model, plan.recipe))
+    optimizers = OPTIMIZERS[plan.schedule.optimizer](model)
+    images, labels = torch.rand(size, 1, 28, 28), torch.arange(size) % 10
+
+    def step() -> None:
+        take_step(objective(images, labels, progress=1.0), optimizers)
+        objective.after_step()
+
+    return step

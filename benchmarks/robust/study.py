@@ -1,0 +1,265 @@
+"""Robustness on MNIST without adversarial images: the recipe, its rivals, its parts, controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.methods.registry import title_of, versions
+from benchmarks.results import Figures, Key, Run
+from benchmarks.robust.figure import draw
+from benchmarks.robust.plans import (
+    CHOICE_BUDGET,
+    OURS,
+    RATES,
+    RECIPES,
+    SHORTER,
+    STAGES,
+    UNIT,
+    UNIT_TITLE,
+    Choice,
+    Plan,
+    as_dict,
+    measured,
+    network,
+    plan_from,
+    plan_of,
+    shorter,
+)
+from benchmarks.robust.report import score, tables
+from benchmarks.robust.runs import (
+    DECISIVE,
+    Split,
+    attacked,
+    load,
+    relative_cost,
+    train,
+    validate,
+)
+from benchmarks.study import Lab, Lacking, Study
+from benchmarks.training import OPTIMIZERS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The experiment.
+
+    For each method recipe, optimizer and rate are taken that have, on validation images, the
+    largest mean of the clean accuracy and those at ``choice_radii``, among those with a clean
+    accuracy of ``clean_floor`` or more; if there are none, those with the largest clean accuracy.
+    The choice is trained on the first 50,000 images, what is measured on all 60,000.
+    """
+
+    networks: tuple[str, ...] = ("relu", "tanh")
+    train_images: int | None = None
+    clean_floor: float = 0.965
+    choice_images: int = 2000
+    choice_radii: tuple[float, ...] = (0.1, 0.2)
+    choice_steps: int = 30
+    recipes_each: int = 10
+    other_rate: bool = True
+    test_images: int = 1000
+    linf: tuple[float, ...] = (0.1, 0.2, 0.3)
+    l2: tuple[float, ...] = (1.0, 2.0)
+    # of the second run of the recipe on seed 0
+    last_preset: str = "full"
+    longest: int = 1000
+    timing_seconds: float = 40.0
+
+    def quick(self) -> Settings:
+        """A version that takes less than a minute; its figures mean nothing."""
+        return replace(
+            self,
+            networks=("tanh",),
+            train_images=1000,
+            choice_images=50,
+            choice_steps=2,
+            recipes_each=1,
+            other_rate=False,
+            test_images=20,
+            linf=(0.1,),
+            l2=(),
+            last_preset="quick",
+            longest=1,
+            timing_seconds=0.1,
+        )
+
+
+_OF_PHASE = {
+    "choose": ("train_images", "longest", "choice_images", "choice_radii", "choice_steps"),
+    "test": ("train_images", "longest", "test_images", "linf", "l2"),
+    "last": ("train_images", "longest", "test_images", "linf", "l2"),
+    "cost": ("timing_seconds",),
+    "alone": ("train_images", "longest"),
+}
+
+
+def settings(quick: bool) -> Settings:
+    """All of it, or what takes less than a minute."""
+    return Settings().quick() if quick else Settings()
+
+
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Stage by stage: what matters most first, on all seeds. Each key has its plan."""
+    chosen = partial(best, lab.runs, settings=lab.settings)
+    for stage, methods in enumerate(STAGES):
+        for name in lab.settings.networks:
+            for key, choice in tries(lab.runs, name, methods, lab.settings):
+                plan = plan_of(name, key["method"], choice, budget=CHOICE_BUDGET)
+                yield {**key, "plan": as_dict(plan)}
+            plans = measured(name, chosen, stage)
+            for title, seed in _order(list(plans), lab.seeds, by_title=stage == 0):
+                key = {"phase": "test", "network": name, "training": title, "seed": seed}
+                yield {**key, "plan": as_dict(plans[title])}
+            for title, plan in plans.items():
+                key = {"phase": "cost", "network": name, "training": title}
+                yield {**key, "plan": as_dict(replace(plan, preset=None))}
+    for name in lab.settings.networks:
+        title = title_of(OURS)
+        ours = measured(name, chosen, 0)[title]
+        alone = {UNIT_TITLE: UNIT, title: ours, title + SHORTER: shorter(ours)}
+        yield {"phase": "alone", "network": name, "plans": _as_dicts(alone)}
+        last = as_dict(replace(ours, preset=lab.settings.last_preset))
+        yield {"phase": "last", "network": name, "training": title, "seed": 0, "plan": last}
+
+
+def _as_dicts(plans: Mapping[str, Plan]) -> dict[str, Any]:
+    return {title: as_dict(plan) for title, plan in plans.items()}
+
+
+def _order(titles: list[str], seeds: int, *, by_title: bool) -> list[tuple[str, int]]:
+    """What is compared with each other seed by seed, unless one training after the other."""
+    found = [(title, seed) for seed in range(seeds) for title in titles]
+    return sorted(found, key=lambda pair: titles.index(pair[0])) if by_title else found
+
+
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings of the phase, and the versions of the methods."""
+    kept = {name: asdict(settings)[name] for name in _OF_PHASE[key["phase"]]}
+    plans = [key["plan"]] if "plan" in key else list(key["plans"].values())
+    found = {k: v for plan in plans for k, v in versions(plan["recipe"]).items()}
+    return {**kept, "data": "MNIST", "versions": found}
+
+
+def tries(
+    runs: list[Run], name: str, methods: Sequence[str], settings: Settings
+) -> Iterator[tuple[Key, Choice]]:
+    """Keys of the choice on a network with what they try: every recipe, the best at another rate.
+
+    The last one with each optimizer depends on the runs before it, which ``runs`` must have by
+    then.
+    """
+    for method in methods:
+        for optimizer in OPTIMIZERS:
+            rates = RATES[name][optimizer]
+            for recipe in RECIPES[method][: settings.recipes_each]:
+                yield _keyed(name, method, Choice(recipe, optimizer, rates.first))
+            if settings.other_rate:
+                recipe = best(runs, name, method, optimizer, settings=settings).recipe
+                yield _keyed(name, method, Choice(recipe, optimizer, rates.other))
+
+
+def _keyed(name: str, method: str, choice: Choice) -> tuple[Key, Choice]:
+    options = ", ".join(f"{k} {v:g}" for k, v in choice.recipe.get(method, {}).items())
+    setting = f"{options}, {choice.optimizer.title()} {choice.rate:g}".removeprefix(", ")
+    return {"phase": "choose", "network": name, "method": method, "setting": setting}, choice
+
+
+def best(
+    runs: list[Run], name: str, method: str, optimizer: str | None = None, *, settings: Settings
+) -> Choice:
+    """The choice by the rule of `Settings`, among all optimizers or with one of them.
+
+    Raises:
+        Lacking: If none was tried yet.
+    """
+    wanted = {"phase": "choose", "network": name, "method": method}
+    tried = [
+        (run["figures"], run["key"]["plan"])
+        for run in runs
+        if wanted.items() <= run["key"].items()
+        and optimizer in (None, run["key"]["plan"]["schedule"]["optimizer"])
+    ]
+    if not tried:
+        raise Lacking
+    accurate = [pair for pair in tried if pair[0]["clean"] >= settings.clean_floor]
+    _, plan = (
+        max(accurate, key=lambda pair: score(pair[0]))
+        if accurate
+        else max(tried, key=lambda pair: pair[0]["clean"])
+    )
+    return Choice(plan["recipe"], plan["schedule"]["optimizer"], plan["schedule"]["learning_rate"])
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Validate a try, train and attack, or time."""
+    phase, name = key["phase"], key["network"]
+    if phase == "alone":
+        # whole trainings, one after the other: steps that are timed in turn lose caches
+        plans, split = key["plans"], _data("train", lab)
+        return {
+            title: _trained(name, plan_from(plan), 0, split, lab)[1]
+            for title, plan in plans.items()
+        }
+    plan = plan_from(key["plan"])
+    if phase == "cost":
+        return {"cost": relative_cost(name, plan, seconds=lab.settings.timing_seconds)}
+    if phase == "choose":
+        model, seconds = _trained(name, plan, 0, _data("fit", lab), lab)
+        s = lab.settings
+        held = _data("validation", lab)
+        figures = validate(model, *held, radii=s.choice_radii, steps=s.choice_steps)
+        return {**figures, "training seconds": seconds}
+    images, labels = _data("train", lab)
+    kept = slice(None, len(images) - min(plan.held_out, len(images) // 6))
+    model, seconds = _trained(name, plan, key["seed"], (images[kept], labels[kept]), lab)
+    return {**_attacked(model, plan, key, lab), "training seconds": seconds}
+
+
+def _data(split: str, lab: Lab[Settings]) -> Split:
+    s = lab.settings
+    count = {"validation": s.choice_images, "test": s.test_images}.get(split, s.train_images)
+    return lab.once(split, lambda: load(split, lab.data_dir, lab.device, count))
+
+
+def _trained(
+    name: str, plan: Plan, seed: int, split: Split, lab: Lab[Settings]
+) -> tuple[nn.Module, float]:
+    torch.manual_seed(seed)
+    model = network(name).to(lab.device)
+    epochs = min(plan.schedule.epochs, lab.settings.longest)
+    return model, train(
+        model, *split, plan=replace(plan, schedule=replace(plan.schedule, epochs=epochs))
+    )
+
+
+def _attacked(model: nn.Module, plan: Plan, key: Key, lab: Lab[Settings]) -> Figures:
+    settings, first = lab.settings, key["seed"] == 0
+    attacks = plan.preset if first and plan.preset else DECISIVE
+    figures = attacked(model, _data("test", lab), "Linf", settings.linf, attacks)
+    if first and settings.l2:
+        # the presets in L2 are left to the last phase: they take as long as all the rest
+        attacks = attacks if key["phase"] == "last" else DECISIVE
+        figures |= attacked(model, _data("test", lab), "L2", settings.l2, attacks)
+    return figures
+
+
+STUDY = Study(
+    "robust",
+    settings,
+    keys,
+    measure,
+    tables,
+    draw,
+    shows="robustness without adversarial images",
+    time="three and a half hours on one core",
+    data="MNIST",
+    seeds=5,
+    device=True,
+    determines=determines,
+)

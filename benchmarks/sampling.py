@@ -1,0 +1,33 @@
+"""Even samples: files come class by class, and MNIST's test images by difficulty."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def even_rows(length: int, count: int | None, *, both_ends: bool = False) -> Tensor:
+    """Indices of so many rows, evenly spread over all; all of them if there are no more.
+
+    Args:
+        length: How many there are.
+        count: How many are wanted; None: all.
+        both_ends: Whether the last row belongs to the sample, as the first does.
+    """
+    count = length if count is None else min(count, length)
+    if both_ends:
+        return torch.linspace(0, length - 1, count).round().long()
+    return torch.arange(count) * length // max(1, count)
+
+
+def evenly(x: Tensor, count: int | None, *, both_ends: bool = False) -> Tensor:
+    """So many rows of a tensor, evenly spread over all."""
+    return x[even_rows(len(x), count, both_ends=both_ends)]
+
+
+def even_split(
+    images: Tensor, labels: Tensor, count: int | None, device: str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """The same rows of images and labels, on a device."""
+    rows = even_rows(len(images), count)
+    return images[rows].to(device), labels[rows].to(device)

@@ -1,1 +1,0 @@
-"""What pairs across ranks cost: measured on few ranks, modelled for many."""

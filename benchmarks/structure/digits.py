@@ -1,0 +1,201 @@
+"""Coarse to fine on MNIST: choose strengths on validation images, then measure on test images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.results import Figures, Found, Key
+from benchmarks.sampling import evenly
+from benchmarks.structure import data as samples
+from benchmarks.structure.data import Data, manifold_of_patches
+from benchmarks.structure.evaluation import Embed, fine_figures, pixels_of
+from benchmarks.structure.figure import draw_digits, draw_search
+from benchmarks.structure.report import in_order, task_table, tries_table
+from benchmarks.structure.settings import TASKS, Settings
+from benchmarks.structure.settings import settings as settings_of_digits
+from benchmarks.structure.training import (
+    SLACK,
+    autoencoder,
+    determined_by,
+    measure,
+    measure_shortly,
+    try_keys,
+)
+from benchmarks.structure.trials import FITTED, MANIFOLD, TRIALS, Trial
+from benchmarks.study import Lab, Study
+from benchmarks.tables import page
+from isoreg import references
+
+FIRST = (
+    *("cross-entropy", "isometry, manifold", "control: manifold, shuffled"),
+    *("manifold predicted by a head", "Jacobian", "isometry, pixels", "control: pixels, shuffled"),
+)
+"""Measured on all seeds before the others are begun."""
+DRAWN = (
+    *("cross-entropy", "isometry, pixels", "isometry, manifold"),
+    "control: manifold, shuffled",
+)
+WIDE = ("cross-entropy", "isometry, manifold", "control: manifold, shuffled")
+WIDTH = 300
+"""Measured on the first task with that many units a layer too: the choice that helped most."""
+LONGER = 2
+"""Times the epochs, of the same with all that helped: images moved, the scale fitted."""
+UNTRAINED = ("raw pixels", "patches", MANIFOLD, "autoencoder")
+"""What the features are to be compared with; none of them sees a label."""
+
+
+def settings(
+    quick: bool,
+    task: Annotated[str, typer.Option(help="One task of the digits; default: all.")] = "",
+) -> Settings:
+    """All tasks, or one; quickly one too."""
+    if task and task not in TASKS:
+        raise ValueError(f"--task must be one of {', '.join(map(repr, TASKS))}, got {task!r}")
+    tasks = (task,) if task else tuple(TASKS)[: 1 if quick else None]
+    return replace(settings_of_digits(quick), tasks=tasks)
+
+
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """What needs no training, every method on every task, wider and longer networks."""
+    for name in UNTRAINED:
+        for seed in range(lab.seeds if name == "autoencoder" else 1):
+            yield {"task": "none", "method": name, "seed": seed}
+    others = tuple(name for name in TRIALS if name not in FIRST)
+    for task in lab.settings.tasks:
+        for names in (FIRST, others):
+            for seed in range(lab.seeds):
+                for name in names:
+                    yield {"task": task, **_strong(name, TRIALS), "seed": seed}
+    for longer in ({}, {"epochs": LONGER * lab.settings.epochs}):
+        for seed in range(lab.seeds):
+            for name in WIDE:
+                key = {"task": lab.settings.tasks[0], **_strong(name, TRIALS), "seed": seed}
+                yield {**key, "width": WIDTH, **longer}
+
+
+def _strong(name: str, trials: dict[str, Trial]) -> Key:
+    return {"method": name, "strength": trials[name].strength}
+
+
+def trial_of(key: Key) -> Trial | None:
+    """What is trained; None: nothing is."""
+    fitted = FITTED if "epochs" in key else {}
+    return fitted.get(key["method"], TRIALS.get(key["method"]))
+
+
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings but for the tasks, and the trial."""
+    return determined_by(trial_of(key), settings)
+
+
+def run_key(key: Key, lab: Lab[Settings]) -> Figures:
+    """All figures of one network, or of an embedding that sees no label."""
+    settings, seed = lab.settings, key["seed"]
+    data = lab.once("test", lambda: _data(lab, validate=False))
+    if key["task"] == "none":
+        embed = _untrained(key["method"], data, seed, settings)
+        return fine_figures(embed, data, settings, seed=seed)
+    trial, wide = trial_of(key), "width" in key
+    assert trial is not None
+    settings = replace(settings, width=key["width"]) if wide else settings
+    if "epochs" in key:
+        settings = replace(settings, epochs=key["epochs"], shift=1)
+    first = (seed, key["task"]) == (0, next(iter(TASKS)))
+    drawn = not wide and first and key["method"] in DRAWN
+    task = data.of_task(TASKS[key["task"]])
+    return measure(trial, key["strength"], task, seed, settings, drawn=drawn)
+
+
+def _data(lab: Lab[Settings], *, validate: bool) -> Data:
+    return samples.digits(lab.settings, lab.data_dir, cache=lab.cache, validate=validate)
+
+
+def _untrained(name: str, data: Data, seed: int, settings: Settings) -> Embed:
+    if name == "raw pixels":
+        return pixels_of
+    if name == "patches":
+        return references.patches(evenly(data.train.x, settings.landmarks))
+    if name == MANIFOLD:
+        return manifold_of_patches(data, settings)
+    return autoencoder(data, seed=seed, settings=settings)
+
+
+def tables(found: Found) -> str:
+    """One Markdown table a task, and one of what needs no labels."""
+    found = in_order(found)
+    settings = found["settings"]
+    tasks = dict.fromkeys(run["key"]["task"] for run in found["runs"])
+    parts = [
+        "# Coarse to fine on MNIST",
+        f"Networks (tanh, {settings['depth']} x {settings['width']}, {settings['epochs']} epochs, "
+        f"{settings['train_images']:,} images) learn the coarse labels alone; then the ten digits "
+        f"are read from the frozen last hidden layer. {settings['test_images']:,} test images, in "
+        "%, mean ± standard deviation over seeds (over draws where there is one seed). "
+        f"Neighbours and the full probe know {settings['known']:,} labelled digits; NMI: of the "
+        "digits and ten clusters of k-means, x 100.",
+    ]
+    for task in sorted(tasks, key=lambda task: task == "none"):
+        title = "Without labels" if task == "none" else f"Trained on {task}"
+        parts += [f"## {title}", task_table(found, task)]
+    return page(*parts)
+
+
+def draw(found: Found, path: Path) -> None:
+    """The figure, in the order of the methods."""
+    draw_digits(in_order(found), path)
+
+
+DIGITS = Study(
+    "structure-digits",
+    settings,
+    keys,
+    run_key,
+    tables,
+    draw,
+    shows="what features keep that labels throw away",
+    time="2 hours on one core",
+    data="MNIST",
+    seeds=5,
+    determines=determines,
+)
+
+
+def search_keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Every strength of every method."""
+    del lab
+    return try_keys(TRIALS)
+
+
+def search(key: Key, lab: Lab[Settings]) -> Figures:
+    """One seed, on validation images of the first task."""
+    data = lab.once("validation", lambda: _data(lab, validate=True))
+    return measure_shortly(TRIALS[key["method"]], key["strength"], data, lab.settings)
+
+
+def search_tables(found: Found) -> str:
+    """All strengths on the digits, and the chosen ones."""
+    return page(
+        "# Strengths, chosen on validation images",
+        "Even or odd, one seed, in %. Chosen: the best probe of ten examples a digit among those "
+        f"whose coarse accuracy is at most {100 * SLACK:g} points below that of cross-entropy.",
+        tries_table(found["runs"], SLACK),
+    )
+
+
+SEARCH = Study(
+    "structure-search",
+    settings_of_digits,
+    search_keys,
+    search,
+    search_tables,
+    draw_search,
+    shows="the strength of each method",
+    time="half an hour on one core",
+    data="MNIST",
+    determines=lambda key, settings: determines({"task": "", **key}, settings),
+)

@@ -1,0 +1,29 @@
+"""All studies there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.library import attacks, auto, census, scaling, speed
+from benchmarks.paper import mnist, rings, torus
+from benchmarks.rivals import study as rivals
+from benchmarks.robust import study as robust
+from benchmarks.structure import choices, cifar, digits, distances_report, neighbours, small
+from benchmarks.study import Study
+from benchmarks.timm_models import experiment as timm
+from benchmarks.timm_models import finetune, scale
+
+STUDIES: tuple[Study[Any], ...] = (
+    *(mnist.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
+    *(digits.DIGITS, digits.SEARCH, choices.STUDY, small.TORUS, small.RECIPE, cifar.STUDY),
+    *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, census.STUDY, auto.STUDY),
+    *(timm.STUDY, scale.STUDY, finetune.STUDY, speed.STUDY, scaling.STUDY),
+)
+
+
+def by_command() -> dict[str, list[Study[Any]]]:
+    """The parts of each command."""
+    found: dict[str, list[Study[Any]]] = {}
+    for study in STUDIES:
+        found.setdefault(study.command, []).append(study)
+    return found

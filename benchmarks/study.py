@@ -1,0 +1,229 @@
+"""What a study is, and the one runner of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.results import (
+    Figures,
+    Found,
+    Key,
+    Results,
+    Run,
+    as_json,
+    fingerprint,
+    write_atomically,
+)
+
+S = TypeVar("S")
+Made = TypeVar("Made")
+
+
+class Skip(Exception):  # noqa: N818 (it is no error)
+    """Raised by what cannot be measured here, with the reason; the study goes on without it."""
+
+
+class Lacking(Exception):  # noqa: N818
+    """Raised by keys that depend on runs which are not there yet."""
+
+
+@dataclass(frozen=True)
+class Study(Generic[S]):
+    """A study: what is particular to it.
+
+    Attributes:
+        name: Of its file of results; before a dash the command, behind it the part.
+        settings: Makes the settings, a frozen dataclass, from ``quick`` and from what else the
+            command line may say: the other parameters of this function are its options.
+        keys: The runs in their order. Keys may depend on the runs so far, which the `Lab` has.
+        measure: The figures of a run.
+        tables: Settings and runs to Markdown.
+        draw: Settings and runs to a figure; None: it has none.
+        shows: What it shows, in a line.
+        time: How long it takes.
+        data: What it reads.
+        seeds: How many there are if the command does not say; 0: it has none.
+        device: Whether it can run on another device than the processor.
+        determines: What determines a run beside its key; None: all settings.
+        verdict: Sentences that say what falls short, after which the command fails.
+        fresh: Whether to begin anew rather than to go on.
+        committed: Files in ``results/`` that it made, with the options they were made with.
+    """
+
+    name: str
+    settings: Callable[..., S]
+    keys: Callable[[Lab[S]], Iterable[Key]]
+    measure: Callable[[Key, Lab[S]], Figures]
+    tables: Callable[[Found], str]
+    draw: Callable[[Found, Path], None] | None = None
+    shows: str = ""
+    time: str = ""
+    data: str = "none"
+    seeds: int = 0
+    device: bool = False
+    determines: Callable[[Key, S], dict[str, Any]] | None = None
+    verdict: Callable[[Found], list[str]] | None = None
+    fresh: Callable[[S], bool] = lambda _: False
+    committed: dict[str, dict[str, Any]] | None = None
+
+    @property
+    def command(self) -> str:
+        """Its command."""
+        return self.name.partition("-")[0]
+
+    @property
+    def part(self) -> str:
+        """Its part of the command; "" if the command has one."""
+        return self.name.partition("-")[2]
+
+    def determinants(self, key: Key, settings: S) -> dict[str, Any]:
+        """What determines a run beside its key, as in JSON."""
+        found = self.determines(key, settings) if self.determines else _asdict(settings)
+        plain: dict[str, Any] = as_json(found)
+        return plain
+
+
+@dataclass
+class Lab(Generic[S]):
+    """Where a study runs, and what it has found so far.
+
+    Attributes:
+        settings: What determines the figures.
+        results: The file.
+        seeds: How many.
+        quick: Whether it is only to be seen that it works.
+        data_dir: Folder with the data, or None.
+        device: A torch device.
+        workers: Processes that prepare data.
+        runs: Those that belong to the keys so far, in the order of the file.
+        tick: Called after each step of a training.
+    """
+
+    settings: S
+    results: Results
+    seeds: int = 1
+    quick: bool = False
+    data_dir: Path | None = None
+    device: str = "cpu"
+    workers: int = 0
+    runs: list[Run] = field(default_factory=list)
+    tick: Callable[[], None] = lambda: None
+    _kept: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what is computed once for several runs."""
+        return self.results.path.parent / "cache"
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What was made under this name before, or is now."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        found: Made = self._kept[name]
+        return found
+
+    def found(self) -> Found:
+        """What tables and figures are made of: the runs of these settings alone."""
+        order = {id(run): place for place, run in enumerate(self.results.runs)}
+        runs = sorted(self.runs, key=lambda run: order[id(run)])
+        return {
+            "settings": as_json(_asdict(self.settings)),
+            "environment": self.results.environment,
+            "runs": runs,
+        }
+
+
+def run(study: Study[S], lab: Lab[S]) -> Found:
+    """Measure what the file does not hold yet, saving each run as it comes."""
+    with progress_bar() as progress:
+        bar = progress.add_task("", total=None)
+        for key in study.keys(lab):
+            progress.update(bar, description=", ".join(map(str, key.values())))
+            determinants = study.determinants(key, lab.settings)
+            made = fingerprint(determinants)
+            done = lab.results.get(key, made)
+            if done is None:
+                lab.results.refresh()  # another process may have done it meanwhile
+                done = lab.results.get(key, made)
+            if done is None:
+                steps = progress.add_task("  steps of training", total=None, visible=False)
+                lab.tick = lambda task=steps: progress.update(task, advance=1, visible=True)  # type: ignore[misc]
+                try:
+                    done = lab.results.add(key, determinants, study.measure(key, lab))
+                except Skip as reason:
+                    progress.console.print(f"skipped {key}: {reason}")
+                finally:
+                    progress.remove_task(steps)
+            if done is not None:
+                lab.runs.append(done)
+            progress.advance(bar)
+    return lab.found()
+
+
+def expected(study: Study[S], lab: Lab[S]) -> Iterator[tuple[Key, str]]:
+    """Keys and fingerprints of a study's runs, as far as they follow from the runs that it has."""
+    try:
+        for key in study.keys(lab):
+            made = fingerprint(study.determinants(key, lab.settings))
+            done = lab.results.get(key, made)
+            if done is not None:
+                lab.runs.append(done)
+            yield as_json(key), made
+    except Lacking:
+        return
+
+
+def execute(study: Study[S], lab: Lab[S], console: Console) -> None:
+    """Run, print the tables, and save them (.md) and the figure (.png) beside the results.
+
+    Raises:
+        SystemExit: If something falls short.
+    """
+    found, path = run(study, lab), lab.results.path
+    text = study.tables(found)
+    write_atomically(path.with_suffix(".md"), text)
+    written = [path.name, path.with_suffix(".md").name]
+    if study.draw:
+        study.draw(found, path.with_suffix(".png"))
+        written.append(path.with_suffix(".png").name)
+    console.print(Markdown(text))
+    console.print(f"saved {', '.join(written)} in {path.parent}")
+    if study.verdict and (short := study.verdict(found)):
+        raise SystemExit("below the limits:\n" + "\n".join(short))
+
+
+def new_lab(
+    study: Study[S],
+    out: Path,
+    *,
+    quick: bool = False,
+    options: dict[str, Any] | None = None,
+    **where: Any,
+) -> Lab[S]:
+    """The lab of a study with options for its settings; ``where`` goes to `Lab`."""
+    settings = study.settings(quick=quick, **(options or {}))
+    if study.fresh(settings):
+        out.unlink(missing_ok=True)
+    return Lab(settings, Results(out, study.name, _asdict(settings)), quick=quick, **where)
+
+
+def progress_bar(width: int = 60) -> Progress:
+    """Description, bar, count and time, on standard error."""
+    return Progress(
+        TextColumn("[bold]{task.description:<" + str(width) + "}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _asdict(settings: Any) -> dict[str, Any]:
+    return asdict(settings)

@@ -1,0 +1,51 @@
+"""How all figures look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# the eight of Okabe and Ito, which colour-blind readers can tell apart
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, BLACK, YELLOW = "#E69F00", "#56B4E9", "#000000", "#F0E442"
+GREY = "#999999"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK, YELLOW)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def plain(axis: Axes) -> None:
+    """A light grid, and no frame above and to the right."""
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def legend_beside(axis: Axes) -> None:
+    """The legend to the right of the panel."""
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The sample standard deviation; 0 of a single value."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def line_of(
+    axis: Axes, x: Sequence[float], samples: Sequence[Sequence[float]], **look: Any
+) -> None:
+    """Means at each place, with bars of a standard deviation."""
+    means, bars = [mean(values) for values in samples], [deviation(values) for values in samples]
+    axis.errorbar(list(x), means, bars, **{"capsize": 2, **look})
+
+
+def save(figure: Figure, path: Path, dpi: int = 130) -> None:
+    """Write the figure."""
+    figure.savefig(path, dpi=dpi)

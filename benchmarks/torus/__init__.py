@@ -1,1 +1,0 @@
-"""The paper's torus with its label hierarchy: figure 4."""

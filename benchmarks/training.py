@@ -1,0 +1,148 @@
+"""Gradient descent: batches, optimizers, schedules and the loop, for all studies but timm's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+import torch
+from torch import Tensor, nn
+
+Optimizers = Sequence[torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Random batches, epoch by epoch.
+
+    Attributes:
+        samples: How many there are to choose from.
+        size: Of a batch.
+        epochs: How often each sample is taken.
+        whole: Whether a last batch that is not full is left out.
+        generator: Of the orders; None: torch's own.
+    """
+
+    samples: int
+    size: int
+    epochs: int
+    whole: bool = False
+    generator: torch.Generator | None = None
+
+    def __len__(self) -> int:
+        return self.epochs * self._each
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for _ in range(self.epochs):
+            order = torch.randperm(self.samples, generator=self.generator)
+            yield from order.split(self.size)[: self._each]
+
+    @property
+    def _each(self) -> int:
+        rounding = math.floor if self.whole else math.ceil
+        return rounding(self.samples / self.size)
+
+
+def descend(
+    loss: Callable[[Tensor, float], Tensor],
+    optimizers: Optimizers,
+    batches: Batches | Iterable[Tensor],
+    *,
+    steps: int | None = None,
+    rate: Callable[[float], float] | None = None,
+    after: Callable[[], None] | None = None,
+) -> None:
+    """Take a step for each batch.
+
+    Args:
+        loss: Of the rows of a batch and the share of training that is done.
+        optimizers: Which step together.
+        batches: Rows.
+        steps: How many batches there are, where they do not say.
+        rate: The learning rate when a share of training is done; None: as it is.
+        after: Called after each step.
+    """
+    steps = len(batches) if isinstance(batches, Batches) else steps or 1
+    for number, rows in enumerate(batches):
+        progress = number / steps
+        if rate:
+            set_rate(optimizers, rate(progress))
+        take_step(loss(rows, progress), optimizers)
+        if after:
+            after()
+
+
+def descend_whole(
+    loss: Callable[[], Tensor],
+    optimizers: Optimizers,
+    steps: int,
+    *,
+    rate: Callable[[float], float] | None = None,
+    after: Callable[[], None] | None = None,
+) -> None:
+    """Take so many steps on all samples at once."""
+    every = repeat(torch.empty(0), steps)
+    descend(lambda *_: loss(), optimizers, every, steps=steps, rate=rate, after=after)
+
+
+def take_step(loss: Tensor, optimizers: Optimizers) -> None:
+    """Gradients of the parameters alone, then one step."""
+    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward(inputs=[p for p in parameters if p.requires_grad])
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def adam(model: nn.Module | Iterable[nn.Parameter], rate: float = 1e-3) -> Optimizers:
+    """Adam for everything."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else model
+    return [torch.optim.Adam(parameters, lr=rate)]
+
+
+def fused_adam(model: nn.Module) -> Optimizers:
+    """Adam for everything, in one operation a step."""
+    return [torch.optim.Adam(model.parameters(), fused=True)]
+
+
+def muon(model: nn.Module) -> Optimizers:
+    """Muon for the matrices before the classifier's; Adam for that and for what is no matrix.
+
+    Muon makes all singular values of a step about equal. Its steps are scaled to the size of
+    Adam's, so that one rate serves both.
+
+    Source: Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks"; the
+    scale from Liu et al. (2025), "Muon is Scalable for LLM Training".
+    """
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2][:-1]
+    ours = set(map(id, matrices))
+    others = [parameter for parameter in model.parameters() if id(parameter) not in ours]
+    return [
+        torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Adam(others, fused=True),
+    ]
+
+
+OPTIMIZERS: Mapping[str, Callable[[nn.Module], Optimizers]] = {"adam": fused_adam, "muon": muon}
+
+
+def set_rate(optimizers: Optimizers, rate: float) -> None:
+    """One learning rate for all."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+def cosine(highest: float, warmup: float = 0.0) -> Callable[[float], float]:
+    """The rate by the share of training that is done: it rises linearly, then falls to 0."""
+
+    def rate(progress: float) -> float:
+        if progress < warmup:
+            return highest * progress / warmup
+        rest = (progress - warmup) / (1 - warmup)
+        return highest * (1 + math.cos(math.pi * rest)) / 2
+
+    return rate

@@ -1,0 +1,264 @@
+"""How hard penalty and loss pull at recorded features, and the weight that balances them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from isoreg.errors import InputError
+
+
+class Pull(NamedTuple):
+    """How hard loss and penalty pull at a layer's features: norms of their gradients.
+
+    Attributes:
+        loss: Norm of the gradient of everything but the layer's own penalty.
+        penalty: Norm of the gradient of the layer's own penalty.
+        along: Inner product of the two.
+    """
+
+    loss: Tensor
+    penalty: Tensor
+    along: Tensor
+
+
+Norms: TypeAlias = Mapping[str, Pull]
+"""By the name of a layer."""
+
+
+_STATE = ("log", "weight", "used")
+
+
+class GradientNorms:
+    """Norms of the gradients that reach watched features in backward, without waiting for a device.
+
+    A watched tensor goes two ways: on through the model, and as a copy into the penalty. The
+    gradient of the copy is the penalty's own, the rest of the tensor's gradient comes from
+    everything else: the loss, and the penalties of later layers.
+
+    Example:
+        >>> features = torch.ones(2, 3, requires_grad=True) * 1
+        >>> copy, norms = features.clone(), GradientNorms()
+        >>> norms.watch("layer", features, copy)
+        >>> (3 * features[0, 0] + 4 * copy[0, 0]).backward()
+        >>> norms.take()
+        {'layer': Pull(loss=tensor(3.), penalty=tensor(4.), along=tensor(12.))}
+    """
+
+    def __init__(self) -> None:
+        self._readings: dict[str, list[_Reading]] = {}
+
+    def watch(self, name: str, features: Tensor, copy: Tensor) -> None:
+        """Measure what backward brings to these two.
+
+        Args:
+            name: The layer's name.
+            features: What the model goes on with.
+            copy: A clone of it that only the penalty sees.
+        """
+        if features.requires_grad:
+            reading, own = _Reading(), list[Tensor]()
+            copy.register_hook(own.append)
+            features.register_hook(lambda total: self._add(name, reading, total, own))
+
+    def take(self) -> Norms:
+        """Norms by layer since the last call; then forget them.
+
+        Returns:
+            Those of forward passes whose penalty went backward, as one gradient of all of them.
+        """
+        readings, self._readings = self._readings, {}
+        return {name: _Reading.together(found) for name, found in readings.items()}
+
+    @torch.no_grad()
+    def _add(self, name: str, reading: _Reading, total: Tensor, own: list[Tensor]) -> None:
+        penalty = own.pop() if own else None
+        own.clear()
+        if total.requires_grad:  # create_graph=True: a gradient that a loss is made of, no step
+            return
+        rest = total if penalty is None else total - penalty
+        reading.rest.append(_norm(rest))
+        if penalty is not None:
+            reading.own.append(_norm(penalty))
+            reading.along.append((rest.float() * penalty.float()).sum())
+            self._readings.setdefault(name, []).append(reading)
+
+
+class _Reading:
+    """Norms at one layer of one forward pass, over the backward passes through it."""
+
+    def __init__(self) -> None:
+        self.rest: list[Tensor] = []
+        self.own: list[Tensor] = []
+        self.along: list[Tensor] = []
+
+    @staticmethod
+    def together(readings: list[_Reading]) -> Pull:
+        rest = [norm for reading in readings for norm in reading.rest]
+        own = [norm for reading in readings for norm in reading.own]
+        along = [product for reading in readings for product in reading.along]
+        return Pull(torch.stack(rest).norm(), torch.stack(own).norm(), torch.stack(along).sum())
+
+
+class AutoBeta:
+    r"""A weight that keeps the penalty's gradient at a share of the loss's: ``beta="auto"``.
+
+    .. math::
+        \beta = \text{share} \cdot \exp \text{EMA}\left[ \log
+        \frac{\|\partial L / \partial \phi\|}{\|\partial P / \partial \phi\|} \right]
+
+    with phi the recorded features of all layers, L all of the loss but the layer's own penalty,
+    and P the penalty at weight 1. Both gradients are read off the backward pass that happens
+    anyway. The average starts with the first measurement (its bias is corrected); the very first
+    batch, of which no gradient is known, gets a beta with which beta P is a hundredth of the share:
+    enough to measure by, too little to matter. Only ratios enter: a loss scaled for float16 or
+    divided for accumulation changes nothing. Steps whose gradients are zero (no pairs) or not
+    finite do not count.
+
+    The loss's gradient shrinks as a network fits its data, and beta with it. Gradients taken with
+    ``create_graph=True`` are not seen. Each process of a distributed run measures its own; with a
+    ``process_group`` all use the mean.
+
+    Args:
+        share: The penalty's gradient norm as a share of the loss's, positive.
+        momentum: Of the average, from 0 (the last step alone) to below 1.
+
+    Raises:
+        InputError: If an argument is out of range.
+
+    Example:
+        >>> from isoreg import IsometryRegularizer
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 2))
+        >>> iso = IsometryRegularizer(model, beta=AutoBeta(share=0.3))
+        >>> x, y = torch.rand(16, 8), torch.randint(2, (16,))
+        >>> for _ in range(2):
+        ...     loss = torch.nn.functional.cross_entropy(model(x), y) + iso(y)
+        ...     loss.backward()
+        >>> iso.beta > 0
+        True
+    """
+
+    def __init__(self, share: float = 0.1, *, momentum: float = 0.95) -> None:
+        if not (math.isfinite(share) and share > 0):
+            raise InputError(f"AutoBeta: share must be a finite number > 0, got {share!r}.")
+        if not 0 <= momentum < 1:
+            raise InputError(f"AutoBeta: momentum must be in [0, 1), got {momentum!r}.")
+        self.share = float(share)
+        self.momentum = float(momentum)
+        self._log = torch.zeros(())  # average of the logarithm, before its bias is corrected
+        self._weight = torch.zeros(())  # total weight of what went into it
+        self._used = torch.zeros(())
+
+    def __repr__(self) -> str:
+        return f"AutoBeta(share={self.share:g}, momentum={self.momentum:g})"
+
+    @property
+    def beta(self) -> Tensor:
+        """The weight of the last batch, 0-dimensional."""
+        return self._used
+
+    @beta.setter
+    def beta(self, beta: Tensor) -> None:
+        self._used = beta
+
+    @torch.no_grad()
+    def weigh(self, penalty: Tensor) -> Tensor:
+        """The weight for a batch.
+
+        Args:
+            penalty: Its penalty at weight 1.
+
+        Returns:
+            A 0-dimensional tensor.
+        """
+        penalty = penalty.detach()
+        self._move_to(penalty.device)
+        # small: with several layers a large one would be part of what reaches the earlier layers
+        first = torch.where(penalty > 0, 0.01 * self.share / penalty, 0.0)
+        learned = self.share * (self._log / self._weight.clamp_min(1e-30)).exp()
+        self._used = torch.where(self._weight > 0, learned, first)
+        return self._used
+
+    @torch.no_grad()
+    def update(self, norms: Norms) -> None:
+        """Take in what the last batch's backward pass measured.
+
+        Args:
+            norms: From `GradientNorms.take`.
+        """
+        if not norms:
+            return
+        device = self._used.device
+        rest = torch.stack([pull.loss.to(device) for pull in norms.values()]).norm()
+        own = torch.stack([pull.penalty.to(device) for pull in norms.values()]).norm()
+        log = (self._used * rest / own).log()
+        m, valid = self.momentum, log.isfinite()
+        self._log = torch.where(valid, m * self._log + (1 - m) * log, self._log)
+        self._weight = torch.where(valid, m * self._weight + (1 - m), self._weight)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average, for a checkpoint."""
+        return dict(zip(_STATE, (self._log, self._weight, self._used), strict=True))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the checkpoint was.
+
+        Args:
+            state: What `state_dict` returned.
+        """
+        self.check_state_dict(state)
+        self._log, self._weight, self._used = (
+            torch.as_tensor(state[name]).detach().clone() for name in _STATE
+        )
+
+    @staticmethod
+    def check_state_dict(state: Mapping[str, Any]) -> None:
+        """Refuse what `state_dict` did not return.
+
+        Args:
+            state: A checkpoint.
+
+        Raises:
+            InputError: If a part is missing or is no number.
+        """
+        for name in _STATE:
+            value = state.get(name)
+            if not isinstance(value, Tensor | float | int) or torch.as_tensor(value).ndim > 0:
+                raise InputError(
+                    f"the checkpoint of beta='auto' needs a number {name!r}, got {value!r}."
+                )
+
+    def _move_to(self, device: torch.device) -> None:
+        if self._used.device != device:
+            self.load_state_dict({k: v.to(device) for k, v in self.state_dict().items()})
+
+
+def check_beta(beta: float | str | AutoBeta) -> float | AutoBeta:
+    """A number as it is, "auto" as `AutoBeta`.
+
+    Args:
+        beta: What the user gave.
+
+    Returns:
+        A number, or the `AutoBeta`: the one that was given, or a new one for "auto".
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if isinstance(beta, AutoBeta):
+        return beta
+    if isinstance(beta, str) and beta == "auto":
+        return AutoBeta()
+    number = isinstance(beta, int | float) and math.isfinite(beta) and beta >= 0
+    if not number:
+        raise InputError(f"beta must be a finite number >= 0, 'auto' or an AutoBeta, got {beta!r}.")
+    return float(beta)
+
+
+def _norm(x: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    return norm

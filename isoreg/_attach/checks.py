@@ -1,0 +1,244 @@
+"""What `IsometryRegularizer` refuses: when it is built, and of each recorded batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoreg._attach.balance import AutoBeta
+from isoreg._attach.recorder import Record
+from isoreg.errors import InputError, RecordError
+from isoreg.masks import check_labels, check_shape
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what is no model, and models whose features or gradients would be wrong.
+
+    Args:
+        model: What the user gave.
+
+    Raises:
+        InputError: If it cannot be watched.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    if isinstance(model, nn.DataParallel):
+        raise InputError(
+            "nn.DataParallel runs copies of the model whose features are lost. "
+            "Use DistributedDataParallel, one process a device."
+        )
+    check_private(model)
+
+
+def check_private(model: nn.Module) -> None:
+    """Refuse models that Opacus watches, also where it came after the regularizer.
+
+    Args:
+        model: The model.
+
+    Raises:
+        InputError: If one of its modules has hooks for gradients of single samples.
+    """
+    if any("autograd_grad_sample_hooks" in vars(module) for module in model.modules()):
+        raise InputError(
+            "a penalty on pairs cannot be trained with Opacus: one sample would change another's "
+            "gradient, which voids the bound on what a sample reveals. Use one of the two."
+        )
+
+
+def whole_tensors(model: nn.Module, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The features as they are on all devices of a tensor-parallel model together.
+
+    Args:
+        model: The model.
+        features: By layer.
+
+    Returns:
+        The features, those that are `DTensor` gathered.
+
+    Raises:
+        InputError: If a plain tensor may be one device's part of the features.
+    """
+    parts = [name for name, x in features.items() if not _is_distributed(x)]
+    if parts and _is_tensor_parallel(model):
+        raise InputError(
+            f"layer {parts[0]!r} of a tensor-parallel model gave a plain tensor, which may hold a "
+            "part of the dimensions. Give that layer use_local_output=False in the plan of "
+            "parallelize_module, so that it returns a DTensor, which is gathered."
+        )
+    return {
+        name: x.full_tensor() if _is_distributed(x) else x  # type: ignore[attr-defined]
+        for name, x in features.items()
+    }
+
+
+def whole_tensor(x: Tensor) -> Tensor:
+    """A reference as it is on all devices together.
+
+    Args:
+        x: A tensor, also a `DTensor`.
+
+    Returns:
+        The whole, a plain tensor.
+    """
+    whole: Any = x
+    return whole.full_tensor() if _is_distributed(x) else x
+
+
+def _is_distributed(x: Tensor) -> bool:
+    return hasattr(x, "placements") and hasattr(x, "full_tensor")
+
+
+def _is_tensor_parallel(model: nn.Module) -> bool:
+    sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
+    for parameter in model.parameters():
+        if _is_distributed(parameter):
+            places: Any = parameter.placements  # type: ignore[attr-defined]
+            # FSDP2 shards along one axis of its mesh, and gathers before the forward pass
+            if sum(not place.is_replicate() for place in places) > sharded:
+                return True
+    return False
+
+
+def check_watched(record: Record, beta: float | AutoBeta) -> None:
+    """Refuse "auto" where the loss's gradient cannot be seen.
+
+    Args:
+        record: Of the batch.
+        beta: A number or an `AutoBeta`.
+
+    Raises:
+        InputError: If a layer returned a structure that a callable picks from.
+    """
+    if isinstance(beta, AutoBeta) and record.unwatched:
+        raise InputError(
+            f"beta='auto' cannot see the gradient of layer {record.unwatched[0]!r}, which returns "
+            "no tensor but a structure that pool= picks from. Name the layer inside that makes "
+            "the tensor, or give beta a number."
+        )
+
+
+def batch_size(features: dict[str, Tensor]) -> int:
+    """Number of samples, once all features agree on it.
+
+    Args:
+        features: By layer.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: If they do not agree, or have no distances.
+    """
+    first, x = next(iter(features.items()))
+    for name, other in features.items():
+        if other.ndim == 0 or not other.is_floating_point():
+            raise InputError(
+                f"layer {name!r} must give floating features with one row a sample, got "
+                f"{other.dtype} of shape {tuple(other.shape)}. See layers= and pool=."
+            )
+        if len(other) != len(x):
+            raise InputError(
+                f"layers {first!r} and {name!r} gave features of {len(x)} and {len(other)} "
+                "samples. All need one row a sample: see pool=."
+            )
+    return len(x)
+
+
+def check_reference(reference: Tensor, features: dict[str, Tensor]) -> None:
+    """Refuse a reference that is not one of this batch.
+
+    Args:
+        reference: (n, ...) points.
+        features: (n, d) by layer.
+
+    Raises:
+        InputError: If it holds other than n points, or none that have distances.
+    """
+    if not isinstance(reference, Tensor):
+        raise InputError(
+            "the reference must be a tensor with one row a sample, "
+            f"got {type(reference).__name__}. Convert it with torch.as_tensor."
+        )
+    if reference.ndim == 0:
+        raise InputError(
+            "the reference must have a batch axis, got a 0-dimensional tensor. "
+            "Say what to compare with: inputs=lambda *args, **kwargs: ..."
+        )
+    if not reference.is_floating_point():
+        raise InputError(
+            f"the reference must be floating to have distances, got {reference.dtype}. For token "
+            "ids name the embedding, inputs='embedding'; for integer images convert them, "
+            "inputs=lambda x: x.float()."
+        )
+    for name, x in features.items():
+        if len(x) != len(reference):
+            raise InputError(
+                f"layer {name!r} gave features of shape {tuple(x.shape)} for "
+                f"{len(reference)} inputs. Both need one row a sample: see pool= and inputs=."
+            )
+
+
+def check_batch_labels(labels: Tensor | None, n: int) -> None:
+    """Refuse labels that do not belong to the recorded batch.
+
+    Args:
+        labels: What the user gave.
+        n: Size of the batch.
+
+    Raises:
+        InputError: If they are not n usable labels.
+    """
+    if isinstance(labels, Tensor) and labels.ndim > 0 and len(labels) != n:
+        raise InputError(
+            f"{len(labels)} labels for a recorded batch of {n}. Call it with the labels of the "
+            "batch that went through the model last, or run other forward passes inside "
+            "`with iso.paused():`."
+        )
+    if labels is None:
+        return
+    if torch.compiler.is_compiling():  # bad values make the penalty NaN there
+        check_shape(labels, n)
+    else:
+        check_labels(labels, n)
+
+
+def check_uses(record: Record, *, paired: bool) -> None:
+    """Refuse a layer that ran again on what may be another batch.
+
+    Args:
+        record: Of the batch.
+        paired: Whether each use has a reference of its own, and no labels are given.
+
+    Raises:
+        RecordError: If a later use of a layer does not depend on the use before it.
+    """
+    names = list(record.uses)
+    for name, number in record.uses.items():
+        layer = name.rpartition(":")[0]
+        before = layer if number == 2 else f"{layer}:{number - 1}"
+        if number == 1 or paired or before not in names:
+            continue
+        if not _depends(record.nodes.get(name), record.nodes.get(before)):
+            raise RecordError(
+                f"layer {layer!r} ran {number} times in one forward pass, on inputs that do not "
+                "depend on each other, so it is not known which samples each use belongs to. "
+                "Watch the inner network by a regularizer of its own, and read the penalty after "
+                "each of its passes; or run the others inside `with iso.paused():`."
+            )
+
+
+def _depends(node: Any, other: Any) -> bool:
+    """Whether one node of the graph was made from another."""
+    waiting, known = [node], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in known:
+            continue
+        if node is other:
+            return True
+        known.add(node)
+        waiting += [before for before, _ in node.next_functions]
+    return False

@@ -1,0 +1,272 @@
+"""The default representation: what enters the classifier, found with certainty or not at all.
+
+The classifier is the module whose result the model returns. timm names it, in a chain of modules
+it is the last one with weights; any other model shows it in its first recorded forward pass, where
+the graph of the returned tensor is followed back to the first modules with weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from isoreg._attach.layers import Layer, Layers, find_layers
+from isoreg._attach.pooling import tensors_in
+from isoreg.errors import LayerError
+
+_UNSEEN = (
+    "not all of the model's modules were seen to run. If it is compiled, attach before its first "
+    "call: torch.compile ignores hooks that come later, also on a second model of the same class; "
+    "torch._dynamo.reset() forgets earlier calls. Or name a layer with layers=."
+)
+
+
+def choose_layers(model: nn.Module, layers: Layers) -> list[Layer]:
+    """The layers that are chosen, or the classifier where it is known.
+
+    Args:
+        model: The model.
+        layers: As in `find_layers`; None: what enters the classifier.
+
+    Returns:
+        The layers; none if the first forward pass is to show the classifier.
+
+    Raises:
+        LayerError: If a choice matches nothing, or the model holds no modules.
+        InputError: If a weight is negative or not finite.
+
+    Example:
+        >>> [layer.name for layer in choose_layers(nn.Sequential(nn.Linear(4, 3)), None)]
+        ['0']
+    """
+    if layers is not None:
+        return find_layers(model, layers)
+    known = known_classifier(model)
+    return [] if known is None else [known]
+
+
+def known_classifier(model: nn.Module) -> Layer | None:
+    """The classifier of a model that need not run to show it.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The module that timm's ``pretrained_cfg`` names (the first, if it names several), or the
+        last module with weights in a chain of modules; None for any other model.
+
+    Raises:
+        LayerError: If the model holds no modules.
+
+    Example:
+        >>> known_classifier(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))).name
+        '2'
+    """
+    if not list(model.children()) and not _weighs(model):
+        raise LayerError(
+            f"{type(model).__name__} holds no modules whose outputs could be features. "
+            "Build it of modules, such as nn.Linear, and name one with layers=."
+        )
+    name, module = "", model
+    while True:
+        declared = _declared(module)
+        if declared is not None:
+            path = f"{name}.{declared}" if name else declared
+            return Layer(path, model.get_submodule(path), at_input=True)
+        weighty = [(key, child) for key, child in module.named_children() if _weighs(child)]
+        if not isinstance(module, nn.Sequential) or not weighty:
+            break
+        key, module = weighty[-1]
+        name = f"{name}.{key}" if name else key
+    if type(module) is not nn.Linear:
+        return None
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    least = min(m.out_features for m in linear)
+    if module.out_features == linear[0].in_features and least < module.out_features:
+        return None  # an autoencoder has this form: its first pass decides
+    return Layer(name, module, at_input=True)
+
+
+def _declared(module: nn.Module) -> str | None:
+    """The classifier's name in timm's ``pretrained_cfg``, the first of several."""
+    config = vars(module).get("pretrained_cfg") or getattr(type(module), "pretrained_cfg", None)
+    named = config.get("classifier") if isinstance(config, Mapping) else None
+    names = {name for name, _ in module.named_modules()}
+    given = [named] if isinstance(named, str) else list(named or [])
+    return next((name for name in given if name in names), None)
+
+
+@dataclasses.dataclass
+class _Run:
+    """What a module with weights was called with, and what it made of it."""
+
+    name: str
+    module: nn.Module
+    value: Any
+    version: int
+    width: int
+    axes: int
+    node: Any
+
+
+class ClassifierSearch:
+    """Watches all modules during one forward pass, and then says which one classifies.
+
+    Args:
+        model: The model.
+
+    Attributes:
+        layer: The classifier, once it is found.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._kind = type(model).__name__
+        self._runs: list[_Run] = []
+        self._seen: set[int] = set()
+        self.layer: Layer | None = None
+
+    def clear(self) -> None:
+        """Forget the pass so far."""
+        self._runs.clear()
+        self._seen.clear()
+
+    def _is_seen(self, module: nn.Module) -> bool:
+        """Whether a module applies weights of its own, or holds modules that were seen to do so."""
+        inside = any(id(child) in self._seen for child in module.modules())
+        weighs = any(_is_matrix(x) for x in module.parameters(recurse=False))
+        weighs = weighs or nn.utils.parametrize.is_parametrized(module)
+        if inside or weighs:
+            self._seen.add(id(module))
+        return inside or weighs
+
+    def saw(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Take in one call of a module.
+
+        Args:
+            module: The module.
+            args: What it was called with.
+            kwargs: By keyword.
+            output: What it returned.
+        """
+        value = args[0] if args else kwargs
+        entered = next(tensors_in(value), None)
+        if entered is None or not self._is_seen(module):
+            return
+        for x in tensors_in(output):
+            if x.grad_fn is not None and x.ndim > 0:
+                name = self._names[id(module)]
+                width = x.numel() // max(1, len(x))
+                self._runs.append(
+                    _Run(name, module, value, entered._version, width, x.ndim, x.grad_fn)
+                )
+
+    def finish(self, args: Any, kwargs: Any, output: Any) -> tuple[Layer, Any]:
+        """Say which module classifies, from what the model took and returned.
+
+        Args:
+            args: What the model was called with.
+            kwargs: By keyword.
+            output: What it returned.
+
+        Returns:
+            The classifier, and what it was called with in this pass.
+
+        Raises:
+            LayerError: If there is none, or it is not certain.
+        """
+        returned = _returned(output)
+        if not self._runs:
+            raise LayerError(_UNSEEN)
+        if not returned:
+            self._refuse("returned no tensor with a gradient")
+        if any(x.ndim > 2 for x in returned):
+            shape = tuple(next(x for x in returned if x.ndim > 2).shape)
+            self._refuse(f"returned shape {shape}, which is not one vector a sample")
+        runs: dict[Any, _Run] = {}
+        for run in self._runs:
+            runs.setdefault(run.node, run)  # the innermost of those with this result
+        found: dict[str, _Run] = {}
+        for x in returned:
+            for run in self._sources(x.grad_fn, runs):
+                found.setdefault(run.name, run)
+        if len(found) != 1:
+            names = ", ".join(map(repr, found)) or "none of its modules"
+            self._refuse(f"returned what was made by {names}")
+        (run,) = found.values()
+        self._check_classifies(run, args, kwargs, returned)
+        entered = next(tensors_in(run.value))
+        if entered._version != run.version:
+            self._refuse(f"changed in place what had entered {run.name!r}")
+        self.layer = Layer(run.name, run.module, at_input=True)
+        return self.layer, run.value
+
+    def _sources(self, node: Any, runs: Mapping[Any, _Run]) -> Iterator[_Run]:
+        """The modules with weights that are met first on the way back from a result."""
+        waiting, known = [node], set()
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in known:
+                continue
+            known.add(node)
+            if node in runs:
+                yield runs[node]
+                continue
+            if "CompiledFunction" in node.name():
+                raise LayerError(_UNSEEN)
+            weight = getattr(node, "variable", None)
+            if isinstance(weight, nn.Parameter) and weight.ndim > 1:
+                self._refuse("returned what weights of its own were applied to")
+            waiting += [before for before, _ in node.next_functions]
+
+    def _check_classifies(self, run: _Run, args: Any, kwargs: Any, returned: list[Tensor]) -> None:
+        if "decoder" in run.name:
+            self._refuse(f"returned what its decoder made, {run.name!r}")
+        if run.axes > 2 and returned[0].ndim == 0:
+            self._refuse(f"returned a loss, and {run.name!r} gave more than one vector a sample")
+        widths = {x.numel() // max(1, len(x)) for x in tensors_in((args, kwargs)) if x.ndim > 1}
+        narrow = min(other.width for other in self._runs)
+        if run.width in widths and narrow < run.width:
+            self._refuse(f"returned as many numbers a sample as it takes, {run.width}")
+
+    def _refuse(self, what: str) -> NoReturn:
+        vectors = [run for run in self._runs if run.name]
+        if not vectors:
+            raise LayerError(
+                f"the model {what}, so its penultimate features are unknown. Name a layer with "
+                "layers=."
+            )
+        narrow = min(vectors, key=lambda run: run.width)
+        last = list(dict.fromkeys(run.name for run in vectors))[-5:]
+        raise LayerError(
+            f"{self._kind} {what}, so its penultimate features are unknown. Name them with "
+            f"layers=, for example one of {', '.join(map(repr, last))}, or the narrowest, "
+            f"{narrow.name!r} ({narrow.width} numbers a sample)."
+        )
+
+
+def _returned(output: Any) -> list[Tensor]:
+    """The tensors that a model's result is judged by: its logits, where it names them."""
+    logits = (
+        output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    )
+    judged = logits if isinstance(logits, Tensor) else output
+    return [x for x in tensors_in(judged) if x.grad_fn is not None]
+
+
+def _weighs(module: nn.Module) -> bool:
+    """Whether a module has weights, and not only factors and biases as normalisation has."""
+    return any(map(_is_matrix, module.parameters()))
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    return isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.ndim > 1
+
+
+def is_tracing() -> bool:
+    """Whether a forward pass is only traced, exported or scripted, and no step of training."""
+    return torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()

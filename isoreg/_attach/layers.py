@@ -1,0 +1,155 @@
+"""Names, globs, types and predicates -> modules of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from torch import nn
+
+from isoreg.errors import InputError, LayerError
+
+Selector: TypeAlias = str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool]
+Layers: TypeAlias = Selector | Iterable[Selector] | Mapping[str, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A place in a model where features are recorded.
+
+    Attributes:
+        name: Dotted name of the module in the model.
+        module: The module itself.
+        weight: Factor of its penalty.
+        at_input: Whether what enters the module is recorded, instead of what it returns.
+
+    Example:
+        >>> find_layers(nn.Sequential(nn.Linear(3, 2)), "0")[0].name
+        '0'
+    """
+
+    name: str
+    module: nn.Module
+    weight: float = 1.0
+    at_input: bool = False
+
+
+def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
+    """Choose layers of a model.
+
+    Args:
+        model: The model to search.
+        layers: A dotted name, or a glob whose wildcards stand within one dotted part
+            (``"blocks.*.mlp"``). ``"stages"``: the stages of a timm model, from its
+            ``feature_info``. A module of the model. A module type: all its instances. A predicate
+            on (name, module). A sequence of such. A mapping from names or globs to weights, in
+            which a full name goes before a glob.
+
+    Returns:
+        The layers, each module once, in the order of the choices and of the model within one.
+
+    Raises:
+        LayerError: If a choice matches nothing.
+        InputError: If a weight is negative or not finite.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2), nn.Tanh())
+        >>> [layer.name for layer in find_layers(model, nn.Tanh)]
+        ['1', '3']
+    """
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    if isinstance(layers, Mapping):
+        weighted = [(selector, _checked_weight(selector, w)) for selector, w in layers.items()]
+        weighted.sort(key=lambda pair: pair[0] not in modules)
+    elif isinstance(layers, str | nn.Module) or not isinstance(layers, Iterable):
+        weighted = [(layers, 1.0)]
+    else:
+        weighted = [(selector, 1.0) for selector in layers]
+    if not weighted:
+        raise LayerError(f"layers must name at least one layer, got {layers!r}.")
+    found: dict[int, Layer] = {}
+    for selector, weight in weighted:
+        for name in _matches(modules, selector, model):
+            found.setdefault(id(modules[name]), Layer(name, modules[name], weight))
+    return list(found.values())
+
+
+def module_at(model: nn.Module, name: str) -> nn.Module | None:
+    """The module that stands under a dotted name now.
+
+    Args:
+        model: The model.
+        name: Of a module in it; empty for the model itself.
+
+    Returns:
+        The module, or None if there is none of that name any more.
+
+    Example:
+        >>> module_at(nn.Sequential(nn.Tanh()), "0")
+        Tanh()
+    """
+    module: nn.Module | None = model
+    for part in name.split(".") if name else ():
+        module = None if module is None else module._modules.get(part)
+    return module
+
+
+def _matches(modules: Mapping[str, nn.Module], selector: Selector, model: nn.Module) -> list[str]:
+    """Names of the modules that one choice selects; never empty."""
+    if isinstance(selector, str):
+        matched = _stages(modules, model) if selector == "stages" else []
+        matched = matched or ([selector] if selector in modules else _glob(modules, selector))
+        if not matched:
+            near = get_close_matches(selector, modules, n=3, cutoff=0.5) or list(modules)[-3:]
+            raise LayerError(
+                f"no layer is called {selector!r}. Close matches: {', '.join(map(repr, near))}. "
+                "All names: [name for name, _ in model.named_modules()]."
+            )
+        return matched
+    if isinstance(selector, nn.Module):
+        matched = [name for name, module in modules.items() if module is selector]
+    elif isinstance(selector, type):
+        matched = [name for name, module in modules.items() if isinstance(module, selector)]
+    elif callable(selector):
+        matched = [name for name, module in modules.items() if selector(name, module)]
+    else:
+        raise LayerError(
+            "layers must be names, modules, module types or predicates, "
+            f"got {type(selector).__name__}."
+        )
+    if not matched:
+        raise LayerError(f"no layer of the model matches {selector!r}.")
+    return matched
+
+
+def _stages(modules: Mapping[str, nn.Module], model: nn.Module) -> list[str]:
+    """Modules of a timm model whose outputs are its stages; none if it does not name them."""
+    info = getattr(model, "feature_info", None)
+    entries = info if isinstance(info, list) else getattr(info, "info", [])
+    names = [entry["module"] for entry in entries]
+    missing = [name for name in names if name not in modules]
+    if missing:
+        raise LayerError(
+            f"feature_info names stages that are no modules, got {', '.join(map(repr, missing))}. "
+            f"Name the layers instead, for example {', '.join(map(repr, list(modules)[:5]))}."
+        )
+    return names
+
+
+def _glob(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
+    parts = pattern.split(".")
+    return [
+        name
+        for name in modules
+        if len(split := name.split(".")) == len(parts) and all(map(fnmatchcase, split, parts))
+    ]
+
+
+def _checked_weight(name: str, weight: float) -> float:
+    if not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
+        raise InputError(f"the weight of layer {name!r} must be finite and >= 0, got {weight!r}.")
+    return float(weight)

@@ -1,0 +1,213 @@
+"""What a regularizer keeps of its steps: counts, a sample of distances, norms of gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from isoreg._attach.balance import Norms, Pull
+from isoreg.diagnostics import distortion_of
+from isoreg.distances import Metric, distances_by, flatten_points, resolve_metric
+from isoreg.masks import pair_weights
+from isoreg.report import IsometryReport, LayerReport
+
+EVERY = 32
+"""A step in so many is looked at closely; the first one is."""
+WARN_AT = (129, 1025)
+"""Steps at which the warnings of the report are given unasked: later than the first, in which the
+penalty pulls several times harder than after a while."""
+_SAMPLES = 256
+_KEPT_NORMS = 16
+_EARLY = 3
+"""Of so many readings at the start the first is left out, since features have no spread yet."""
+
+
+class Seen(NamedTuple):
+    """What a step compared with what.
+
+    Attributes:
+        features: (n, d) by layer.
+        references: (n, ...) points by layer; empty where distances were given.
+        distances: (n, n) given distances, or None.
+        pair_weights: (n, n) given weights of the pairs, or None.
+    """
+
+    features: Mapping[str, Tensor]
+    references: Mapping[str, Tensor]
+    distances: Tensor | None
+    pair_weights: Tensor | None
+
+
+class Monitor:
+    """Watches the steps of a regularizer at little cost, and reports on demand.
+
+    Each step costs a comparison on the device. One in `EVERY` also costs the distances between at
+    most 256 samples, of which the (n, n) results are kept, not the features.
+
+    Args:
+        metric: Of the features, as in `isoreg.isometry_penalty`.
+        input_metric: Of the reference.
+
+    Example:
+        >>> monitor = Monitor("euclidean", "euclidean")
+        >>> x = torch.eye(3)
+        >>> seen = Seen({"layer": x}, {"layer": x}, None, None)
+        >>> monitor.record_step(seen, None, torch.zeros(1), scale=1.0)
+        >>> print(monitor.report(0.1))
+        beta 0.1, 1 steps, 1 of them without pairs
+        ...
+    """
+
+    def __init__(self, metric: Metric, input_metric: Metric) -> None:
+        self._metric = resolve_metric(metric)
+        self._input_metric = resolve_metric(input_metric)
+        self._steps = 0
+        self._with_pairs = torch.zeros((), dtype=torch.long)
+        self._layers: list[str] = []
+        self._penalties = torch.zeros(0)
+        self._norms: deque[Norms] = deque(maxlen=_KEPT_NORMS)
+        self._early: list[Norms] = []
+        self._targets: dict[str, Tensor] = {}
+        self._distances: dict[str, Tensor] = {}
+        self._weights: Tensor | None = None
+        self._scale: float | str = 1.0
+        self._warned: set[str] = set()
+
+    @property
+    def due(self) -> bool:
+        """Whether the next step is one to be looked at closely."""
+        return self._steps % EVERY == 0
+
+    @torch.no_grad()
+    def record_step(
+        self,
+        seen: Seen,
+        labels: Tensor | None,
+        penalties: Tensor,
+        *,
+        scale: float | Tensor | str,
+    ) -> None:
+        """Take in one step.
+
+        Args:
+            seen: What was compared with what.
+            labels: The batch's labels.
+            penalties: (L,) penalty of each layer.
+            scale: Factor of the feature distances.
+        """
+        due = self.due
+        self._steps += 1
+        self._layers, self._penalties = list(seen.features), penalties.detach()
+        self._with_pairs = self._with_pairs.to(penalties.device) + self._penalties.any()
+        if not due:
+            return
+        n = len(next(iter(seen.features.values())))
+        shown = min(n, _SAMPLES)
+        self._distances = {
+            name: self._measure(self._metric, x) for name, x in seen.features.items()
+        }
+        if seen.distances is None:
+            self._targets = {
+                name: self._measure(self._input_metric, x) for name, x in seen.references.items()
+            }
+        elif seen.distances.shape[1] == n:
+            given = seen.distances.detach()[:shown, :shown]
+            self._targets = dict.fromkeys(self._distances, given)
+        else:  # the columns of other ranks stand among the own ones
+            self._targets = {}
+        self._weights = self._pairs(labels, seen.pair_weights, n, shown)
+        self._scale = scale if isinstance(scale, str) else float(scale)
+
+    def _pairs(self, labels: Tensor | None, weights: Tensor | None, n: int, shown: int) -> Tensor:
+        """Which pairs of the first samples are compared; soft labels count as their largest."""
+        if labels is not None:
+            labels = (labels.argmax(1) if labels.is_floating_point() else labels)[:shown]
+        device = next(iter(self._distances.values())).device
+        compared = pair_weights(labels, shown, device=device).bool()
+        if weights is not None and weights.shape[1] == n:
+            compared &= weights[:shown, :shown].to(device) > 0
+        return compared.triu(1)
+
+    def record_gradients(self, norms: Norms) -> None:
+        """Take in the gradients of a step, for the median over the last ones.
+
+        Args:
+            norms: From `isoreg._attach.balance.GradientNorms.take`.
+        """
+        if norms:
+            self._norms.append(norms)
+            if len(self._early) < _EARLY:
+                self._early.append(norms)
+
+    def report(self, beta: float) -> IsometryReport:
+        """What came of it so far; waits for the device.
+
+        Args:
+            beta: Weight of the penalty.
+
+        Returns:
+            The report.
+        """
+        penalties = dict(zip(self._layers, self._penalties.tolist(), strict=True))
+        layers = {
+            name: self._layer(name, penalties.get(name, math.nan)) for name in self._distances
+        }
+        return IsometryReport(beta, self._steps, self._steps - int(self._with_pairs), layers)
+
+    def warn(self, report: IsometryReport, *, stacklevel: int) -> None:
+        """Give each kind of warning once.
+
+        Args:
+            report: What `report` returned.
+            stacklevel: As of `warnings.warn`.
+        """
+        for kind, text in report.problems():
+            if kind not in self._warned:
+                self._warned.add(kind)
+                warnings.warn(f"IsometryRegularizer: {text}", stacklevel=stacklevel + 1)
+
+    @property
+    def wants_to_warn(self) -> bool:
+        """Whether this step is one of `WARN_AT`."""
+        return self._steps in WARN_AT
+
+    def _measure(self, metric: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return distances_by(metric, flatten_points(x.detach()[:_SAMPLES], "features"))
+
+    def _layer(self, name: str, penalty: float) -> LayerReport:
+        distances, pulls = self._distances[name], self._pulls(name)
+        targets = self._targets.get(name, torch.full_like(distances, math.nan))
+        assert self._weights is not None
+        targets = targets.to(distances.device)
+        compared = self._weights & ~targets.isnan()  # NaN: a pair whose distance is not known
+        dx, dphi = targets[compared].double(), distances[compared].double()
+        scale = distortion_of(dx, dphi).scale if self._scale == "fit" else float(self._scale)
+        found = distortion_of(dx, scale * dphi)
+        return LayerReport(
+            distortion=dataclasses.replace(found, scale=scale * found.scale),
+            penalty=penalty,
+            gradient=median(float(p.penalty / p.loss) for p in pulls) if pulls else math.nan,
+            progress=median(float(1 + p.along / p.loss**2) for p in pulls) if pulls else math.nan,
+            remaining=self._remaining(name),
+        )
+
+    def _remaining(self, name: str) -> float:
+        """How hard the loss still pulls at a layer, as a share of how it did early."""
+        if len(self._norms) <= _EARLY:
+            return math.nan
+        early = [float(norms[name].loss) for norms in self._early[1:] if name in norms]
+        late = [float(norms[name].loss) for norms in [*self._norms][-_EARLY:] if name in norms]
+        return median(late) / median(early) if early and late and median(early) > 0 else math.nan
+
+    def _pulls(self, name: str) -> list[Pull]:
+        """Of the steps in which the loss pulled at a layer."""
+        pulls = [norms[name] for norms in self._norms if name in norms]
+        return [pull for pull in pulls if pull.loss > 0]

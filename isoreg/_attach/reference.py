@@ -1,0 +1,173 @@
+"""What features are compared with: kinds of references, and the exchange that makes a control."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from isoreg._attach.layers import Layer, find_layers
+from isoreg._attach.pooling import tensors_in
+from isoreg.errors import InputError
+
+Source: TypeAlias = "Layer | Teacher | Callable[..., Tensor] | None"
+"""A layer's output, a teacher's answer, a callable's result; None: the samples of the call."""
+
+
+class Teacher:
+    """Another network, called on what the model is called with: in eval mode, without gradients.
+
+    The mode of each of its modules is put back afterwards, also after an error.
+
+    Args:
+        module: The network.
+
+    Example:
+        >>> teacher = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.9))
+        >>> answer = Teacher(teacher)(torch.ones(4, 3))
+        >>> answer.shape, answer.requires_grad, teacher[1].training
+        (torch.Size([4, 2]), False, True)
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The one tensor of what it answers."""
+        modes = [(module, module.training) for module in self.module.modules()]
+        try:
+            for module, _ in modes:
+                module.training = False
+            with torch.no_grad():
+                answer = self.module(*args, **kwargs)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        found = [x for x in tensors_in(answer) if x.is_floating_point()]
+        if len(found) != 1:
+            shapes = ", ".join(str(tuple(x.shape)) for x in found) or "none"
+            raise InputError(
+                "the network given as inputs must return one floating tensor, got "
+                f"{type(answer).__name__} with {shapes}. Pick one: "
+                "inputs=lambda x: teacher(x).<name>, with teacher in eval mode."
+            )
+        return found[0].detach()
+
+
+def find_source(model: nn.Module, inputs: object) -> Source:
+    """What `Recorder` is to compare with.
+
+    Args:
+        model: The model.
+        inputs: What the user gave: None, a layer or its name, another module, or a callable.
+
+    Returns:
+        None, the one layer, the teacher, or the callable.
+
+    Raises:
+        InputError: If it is none of them, or names several layers.
+        LayerError: If there is no such layer.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
+        >>> find_source(model, "0").name, type(find_source(model, nn.Linear(3, 2))).__name__
+        ('0', 'Teacher')
+    """
+    if isinstance(inputs, nn.Module) and all(inputs is not module for module in model.modules()):
+        return Teacher(inputs)
+    if inputs is None or (callable(inputs) and not isinstance(inputs, nn.Module)):
+        return inputs
+    if not isinstance(inputs, str | nn.Module):
+        raise InputError(
+            "inputs must be None, a layer or its name, a network or a callable, "
+            f"got {type(inputs).__name__}. The points of one batch go to the call: "
+            "iso(labels, reference=points)."
+        )
+    layers = find_layers(model, inputs)
+    if len(layers) > 1:
+        names = ", ".join(repr(layer.name) for layer in layers)
+        raise InputError(f"inputs must name one layer, got {inputs!r}, which matches {names}.")
+    return layers[0]
+
+
+class Exchange:
+    """Random permutations of a batch that leave each sample's class as it is.
+
+    It draws from a generator of its own, so that a run with and one without have the same random
+    numbers, and it never waits for a device.
+
+    Example:
+        >>> labels = torch.tensor([0, 1, 0, 1])
+        >>> bool((labels[Exchange().permutation(labels, 4)] == labels).all())
+        True
+    """
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(0)
+
+    def permutation(self, labels: Tensor | None, n: int) -> Tensor:
+        """Draw a permutation.
+
+        Args:
+            labels: (n,) integers; (n, C) probabilities count as their largest; None: one class.
+            n: Number of samples.
+
+        Returns:
+            (n,) positions, on the device of the labels.
+        """
+        drawn = torch.randperm(n, generator=self._generator)
+        if labels is None:
+            return drawn
+        classes = labels.argmax(1) if labels.is_floating_point() else labels
+        drawn = drawn.to(classes.device)
+        by_class = classes.argsort(stable=True)
+        shuffled = drawn[classes[drawn].argsort(stable=True)]
+        return torch.empty_like(drawn).scatter_(0, by_class, shuffled)
+
+
+def pair_uses(features: Mapping[str, int], references: Sequence[Tensor]) -> list[int]:
+    """Which use of the reference each recorded feature is compared with.
+
+    Args:
+        features: By name of a use of a layer, its number from 1.
+        references: The reference of each use, or one for all.
+
+    Returns:
+        An index into the references for each feature.
+
+    Raises:
+        InputError: If a layer and the reference ran differently often.
+
+    Example:
+        >>> pair_uses({"layer": 1, "layer:2": 2}, [torch.ones(1), torch.ones(1)])
+        [0, 1]
+    """
+    if len(references) == 1:
+        return [0] * len(features)
+    by_layer: dict[str, int] = {}
+    for name, number in features.items():
+        layer = name if number == 1 else name.rpartition(":")[0]
+        by_layer[layer] = max(number, by_layer.get(layer, 0))
+    for layer, uses in by_layer.items():
+        if uses != len(references):
+            raise InputError(
+                f"layer {layer!r} ran {uses} times and what inputs names {len(references)} times, "
+                "so it is not known which belong together. Give reference= or name another layer."
+            )
+    return [number - 1 for number in features.values()]
+
+
+@contextlib.contextmanager
+def naming_the_source(source: Source) -> Iterator[None]:
+    """Say which argument failed when a teacher or a callable cannot take the model's arguments."""
+    try:
+        yield
+    except TypeError as error:
+        kind = "the network" if isinstance(source, Teacher) else "the callable"
+        raise InputError(
+            f"inputs: {kind} is called with what the model is called with, got {error}. Give a "
+            "callable that picks: inputs=lambda *args, **kwargs: <a tensor>."
+        ) from error

@@ -1,0 +1,263 @@
+"""Which tensor of a call holds the samples: certain, or refused with the candidates.
+
+A candidate is a floating tensor, or images in uint8, under no name that is a label's. Which of
+several it is shows once the labels are known, when the penalty is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from isoreg.errors import InputError
+
+LABEL_NAMES = ("labels", "label", "label_ids", "targets", "target", "y")
+"""Names under which a tensor holds labels, in the order in which they are looked for."""
+SAMPLE_NAMES = frozenset([
+    *("x", "input", "inputs", "image", "images", "img", "imgs", "data", "sample", "samples"),
+    *("pixel_values", "input_values", "input_features", "inputs_embeds"),
+])
+"""Names under which a tensor holds the samples, where another floating tensor is given too."""
+_REMEDY = "Say what to compare with: inputs=lambda *args, **kwargs: <a tensor>, or reference=."
+
+
+class Candidate(NamedTuple):
+    """A tensor of the call: its path there, its own name, and a copy of it."""
+
+    path: str
+    name: str
+    value: Tensor
+
+    def __str__(self) -> str:
+        return f"{self.path} {tuple(self.value.shape)}"
+
+
+class Listed(NamedTuple):
+    """A list of tensors of the call: batches, or the single samples of one batch."""
+
+    path: str
+    name: str
+    values: list[Tensor]
+
+    def __str__(self) -> str:
+        return f"{self.path}, a list of {len(self.values)} tensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What may hold the samples of a call, as the tensors were before the model ran.
+
+    Attributes:
+        candidates: Copies of the tensors that can be compared.
+        others: What the tensors that cannot are called, and their shapes; labels left out.
+    """
+
+    candidates: list[Candidate | Listed]
+    others: list[tuple[str, torch.Size | None]]
+
+
+def parameter_names(module: nn.Module) -> list[str]:
+    """Names of what a module's forward takes, looked up through wrappers that pass all on.
+
+    Args:
+        module: The module.
+
+    Returns:
+        The names; none where only ``*args`` and ``**kwargs`` are declared.
+
+    Example:
+        >>> parameter_names(nn.Linear(2, 2))
+        ['input']
+    """
+    while True:
+        kinds = inspect.signature(module.forward).parameters
+        names = [name for name, p in kinds.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        children = list(module.children())
+        if names or len(children) != 1:
+            return names
+        module = children[0]
+
+
+def read_call(
+    args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str], known: object = None
+) -> Call:
+    """Collect what may hold the samples, before the model can work in place on it.
+
+    Args:
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments.
+        names: What the positional ones are called.
+        known: A tensor that is known to hold the labels.
+
+    Returns:
+        The candidates, detached and copied.
+
+    Example:
+        >>> images, weights = torch.ones(2, 3), torch.ones(2)
+        >>> read_call((images, weights), {}, ["images", "targets"]).candidates[0].path
+        'images'
+    """
+    found: list[Candidate | Listed] = []
+    others: list[tuple[str, torch.Size | None]] = []
+    for path, name, value in _leaves(args, kwargs, names):
+        if value is known or (name in LABEL_NAMES and name != "y"):
+            continue
+        if isinstance(value, list):
+            found.append(Listed(path, name, [_copy(x) for x in value]))
+        elif _comparable(value):
+            found.append(Candidate(path, name, _copy(value)))
+        elif name != "y":
+            others.append((f"{path} {_kind(value)}", None if value.is_nested else value.shape))
+    return Call(found, others)
+
+
+def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
+    """The tensor that holds the n samples of a call.
+
+    Args:
+        call: What was collected.
+        labels: The labels of the batch.
+        n: Number of samples, as the features have it.
+
+    Returns:
+        (n, ...) floating points; where the only candidate has another length, that one.
+
+    Raises:
+        InputError: If there is none, or more than one.
+
+    Example:
+        >>> call = read_call((torch.ones(3, 2), torch.ones(3, 4)), {}, ["x", "noise"])
+        >>> choose_samples(call, None, 3).shape
+        torch.Size([3, 2])
+    """
+    others = [text for text, shape in call.others if labels is None or shape != labels.shape]
+    unfolded = [c for candidate in call.candidates for c in _unfold(candidate, n)]
+    candidates = [c for c in unfolded if not _equals(c.value, labels)]
+    left = [c for c in candidates if len(c.value) == n] or candidates
+    if len(left) > 1 or others:  # one number a sample is a weight, a time, a score
+        left = [c for c in left if c.value.numel() > len(c.value)]
+    if len(left) > 1:
+        left = _without_y(left)
+    if len(left) > 1:
+        named = [c for c in left if c.name in SAMPLE_NAMES]
+        left = named if len(named) == 1 else left
+    if not left or (others and _looks_like(left[0].value, labels)):
+        raise InputError(_nothing([*others, *map(str, call.candidates)]))
+    if len(left) > 1:
+        raise InputError(
+            f"the model was called with {len(left)} tensors that may hold the samples, got "
+            f"{', '.join(map(str, left))}. {_REMEDY}"
+        )
+    value = left[0].value
+    return value if value.is_floating_point() else value.float()
+
+
+def _unfold(candidate: Candidate | Listed, n: int) -> list[Candidate]:
+    """A list of tensors as the batches that it holds, or as one batch of single samples."""
+    if isinstance(candidate, Candidate):
+        return [candidate]
+    path, name, values = candidate
+    shapes = sorted({tuple(x.shape) for x in values})
+    are_batches = all(len(x) == n for x in values)
+    if len(values) != n or (are_batches and (n == 1 or len(shapes) > 1)):
+        return [Candidate(f"{path}[{index}]", name, x) for index, x in enumerate(values)]
+    if len(shapes) > 1:
+        raise InputError(
+            f"{path} is a list of {n} samples of different shapes, which have no distances, got "
+            f"{', '.join(map(str, shapes))}. {_REMEDY}"
+        )
+    if are_batches:
+        raise InputError(
+            f"{path} may be {n} single samples or {n} batches of {n}, got a list of {n} tensors "
+            f"of shape {shapes[0]}. {_REMEDY}"
+        )
+    return [Candidate(path, name, torch.stack(values))]
+
+
+def _without_y(candidates: list[Candidate]) -> list[Candidate]:
+    """``y`` is what labels are called, unless it looks like the only other tensor."""
+    rest = [c for c in candidates if c.name != "y"]
+    shapes = [c.value.shape for c in candidates if c.name == "y"]
+    return candidates if len(rest) == 1 and rest[0].value.shape in shapes else rest or candidates
+
+
+def _looks_like(value: Tensor, labels: Tensor | None) -> bool:
+    return labels is not None and value.shape == labels.shape and value.dtype == labels.dtype
+
+
+def _equals(value: Tensor, labels: Tensor | None) -> bool:
+    """Whether a tensor is the labels, where that can be seen without waiting for a device."""
+    if labels is None or not _looks_like(value, labels) or torch.compiler.is_compiling():
+        return False
+    return value.device.type == labels.device.type == "cpu" and torch.equal(value, labels)
+
+
+def _nothing(held: list[str]) -> str:
+    if not held:
+        return (
+            "there is no tensor to compare the features with: the model was called without one, "
+            f"or with labels alone. {_REMEDY}"
+        )
+    return (
+        "the model's inputs must be floating, and hold more than one number a sample or stand "
+        f"alone, got {', '.join(held)}. For token ids name the embedding, inputs='embedding'; "
+        "convert other integers, inputs=lambda x: x.float()."
+    )
+
+
+def _leaves(
+    args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]
+) -> Iterator[tuple[str, str, Any]]:
+    """Path, last name, and tensor (or list of tensors) of everything in a call."""
+    for index, value in enumerate(args):
+        name = names[index] if index < len(names) else f"argument {index}"
+        yield from _inside(name, name, value)
+    for name, value in kwargs.items():
+        yield from _inside(name, name, value)
+
+
+def _inside(path: str, name: str, value: Any) -> Iterator[tuple[str, str, Any]]:
+    if isinstance(value, Tensor):
+        yield path, name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _inside(f"{path}[{key!r}]", str(key), item)
+    elif isinstance(value, tuple | list):
+        if hasattr(value, "_asdict"):  # a named tuple
+            for key, item in value._asdict().items():
+                yield from _inside(f"{path}.{key}", key, item)
+        elif _may_be_samples(value):
+            yield path, name, list(value)
+        else:
+            for index, item in enumerate(value):
+                yield from _inside(f"{path}[{index}]", name, item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _inside(f"{path}.{field.name}", field.name, getattr(value, field.name))
+
+
+def _may_be_samples(value: Sequence[Any]) -> bool:
+    tensors = [x for x in value if isinstance(x, Tensor) and _comparable(x)]
+    return 0 < len(tensors) == len(value) and len({x.ndim for x in tensors}) == 1
+
+
+def _comparable(x: Tensor) -> bool:
+    """Whether distances between the rows of a tensor mean something."""
+    plain = x.layout is torch.strided and x.ndim > 0 and not x.is_nested
+    return plain and (x.is_floating_point() or (x.dtype == torch.uint8 and x.ndim > 2))
+
+
+def _kind(x: Tensor) -> str:
+    layout = "" if x.layout is torch.strided else f" {str(x.layout).removeprefix('torch.')}"
+    shape = "nested" if x.is_nested else tuple(x.shape)
+    return f"{str(x.dtype).removeprefix('torch.')}{layout} {shape}"
+
+
+def _copy(x: Tensor) -> Tensor:
+    # an attack's or a margin loss's images need a gradient, the distances between them none
+    return x.detach().clone()

@@ -1,0 +1,160 @@
+"""The backend of numba, on a processor: what the compiled loops of `numba_kernels` need, prepared.
+
+Needs numba (the extra ``fast``): without it this file cannot be imported, and torch serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from isoreg._pairs.backends import numba_kernels
+from isoreg._pairs.plan import Call, known_pairs, label_weights
+from isoreg._pairs.precision import CANCELLED
+from isoreg.masks import IGNORED
+
+kernels: Any = numba_kernels  # numba checks the types of what it compiles
+_TILE_NUMBERS = 1 << 17
+"""Points of a block are as many as hold this many numbers, so that two blocks stay in the cache."""
+_TILES = (32, 256)
+_PAIRS_AT_ONCE = 1 << 18
+_ONE_THREAD = 1 << 26
+"""A batch of more multiplications goes to the matrix products of several threads, if there are."""
+
+
+class Blocks(NamedTuple):
+    """Every pair of the rows with samples of equal label, as `numba_kernels` takes them.
+
+    Attributes:
+        order: (n,) positions in the batch, those of a class together, the rows first.
+        blocks: (k, 4) from and to where in ``order`` both sides of a block reach.
+        pairs: How many distances they hold, of points with themselves included.
+    """
+
+    order: Any
+    blocks: Any
+    pairs: int
+
+    def chunks(self) -> Iterator[tuple[Any, int]]:
+        """As many blocks at once as have distances that stay in the cache, and how many."""
+        if self.pairs <= _PAIRS_AT_ONCE:
+            yield self.blocks, self.pairs
+            return
+        blocks = self.blocks
+        sizes = (blocks[:, 1] - blocks[:, 0]) * (blocks[:, 3] - blocks[:, 2])
+        numbers = sizes.cumsum() // _PAIRS_AT_ONCE
+        for number in range(int(numbers[-1]) + 1):
+            chosen = numbers == number
+            yield blocks[chosen], int(sizes[chosen].sum())
+
+
+def refuses(call: Call) -> str | None:
+    """What is not on a processor, what numba may not compile, and what many threads do faster."""
+    if not kernels.AVAILABLE:
+        return "NUMBA_DISABLE_JIT is set"
+    points = call.points
+    if points[0].device.type != "cpu":
+        return f"it is for processors, and the tensors are on {points[0].device.type}"
+    if not all(type(x) is Tensor for x in points):
+        return "the tensors are of a class of their own"
+    if torch.get_num_threads() > 2:
+        work = 3 * plan_blocks(call).pairs * sum(x.shape[1] for x in points)
+        if work > _ONE_THREAD:
+            return f"{torch.get_num_threads()} threads multiply a large batch faster"
+    return None
+
+
+def plan_blocks(call: Call) -> Blocks:
+    """The blocks of a call."""
+    found: Blocks | None = call.plans.get("numba")
+    if found is None:
+        width = max(1, *(x.shape[1] for x in call.points))
+        side = min(max(_TILES[0], _TILE_NUMBERS // width), _TILES[1])
+        one_class = call.labels is None or call.is_soft
+        labels = torch.zeros(call.size) if one_class else call.labels
+        assert labels is not None
+        numbers, own = labels.to("cpu", torch.long).numpy(), call.own
+        found = Blocks(*kernels.blocks_of(numbers, IGNORED, side, own.start, own.stop))
+        call.plans["numba"] = found
+    return found
+
+
+def values_and_gradients(
+    call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d)."""
+    layers, own, total = _arrays(call.features), call.own, float(total)
+    rows, number, order = own.stop - own.start, layers[0].dtype.type, plan_blocks(call).order
+    gradients = [torch.zeros(rows * needs_grad, x.shape[1], dtype=x.dtype) for x in call.features]
+    into = [x.numpy() for x in gradients]
+    sums, factors = [0.0] * len(layers), scales.tolist()
+    for part, near, *distances in _targets(call):
+        for index, (x, scale, gradient) in enumerate(zip(layers, factors, into, strict=True)):
+            strength, s = number(4 * scale / total), number(scale)
+            sums[index] += kernels.penalty_and_gradient(
+                x, order, part, own.start, rows, near, *distances, s, strength, gradient
+            )
+    values = torch.tensor([x / total for x in sums], dtype=call.features[0].dtype)
+    return values, gradients if needs_grad else []
+
+
+def moments(call: Call) -> Tensor:
+    """(2, L) sums of G D d and of G d^2, in float64."""
+    layers, rows = _arrays(call.features), call.own.stop - call.own.start
+    order = plan_blocks(call).order
+    sums = torch.zeros(len(layers), 2, dtype=torch.float64)
+    for part, near, *distances in _targets(call):
+        found = [kernels.scale_moments(x, order, part, rows, near, *distances) for x in layers]
+        sums += torch.tensor(found, dtype=torch.float64)
+    return sums.T
+
+
+def _targets(call: Call) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Chunks of blocks, what is near in their dtype, their inputs' distances, and weights."""
+    dtype, plan = call.features[0].dtype, plan_blocks(call)
+    empty = torch.empty(0, dtype=dtype).numpy()
+    near = empty.dtype.type(CANCELLED[dtype])
+    (inputs,) = _arrays([call.inputs]) if call.inputs is not None else (None,)
+    (labels,) = (
+        _arrays([call.labels.to(dtype)]) if call.is_soft and call.labels is not None else (None,)
+    )
+    for part, pairs in plan.chunks():
+        targets = torch.empty(pairs, dtype=dtype).numpy()
+        shares = torch.ones(pairs, dtype=dtype).numpy() if call.has_tables else empty
+        if labels is not None:
+            shares = torch.empty(pairs, dtype=dtype).numpy()
+            kernels.pair_weights(labels, plan.order, part, shares)
+        if call.weights is not None:
+            weights = torch.empty(pairs, dtype=dtype).numpy()
+            _read(call, call.weights, part, shares, weights, missing=False)
+            shares *= weights
+        if call.targets is not None:
+            _read(call, call.targets, part, shares, targets, missing=True)
+        else:
+            kernels.input_distances(inputs, plan.order, part, near, targets)
+        yield part, near, targets, shares
+
+
+def _read(call: Call, table: Tensor, part: Any, shares: Any, found: Any, *, missing: bool) -> None:
+    """Entries of a table, refused if one that counts is not usable."""
+    own, (numbers,) = call.own, _arrays([table])
+    least, largest, difference = kernels.read_table(
+        numbers,
+        plan_blocks(call).order,
+        part,
+        own.start,
+        own.stop - own.start,
+        missing,
+        shares,
+        found,
+    )
+    if least < 0 or not largest < float("inf") or difference > 1e-3 * largest:
+        pairs = label_weights(call, torch.float32)  # says which entry it is
+        known_pairs(call, None if pairs is None else pairs > 0)
+
+
+def _arrays(points: Sequence[Tensor]) -> list[Any]:
+    return [x.contiguous().numpy(force=True) for x in points]

@@ -1,0 +1,288 @@
+"""Value and gradient of the Euclidean penalty by Triton, without ever waiting for the GPU.
+
+The samples are sorted by label on the device, which makes the columns that a row pairs with a
+range. A program takes a tile of rows from the least start of their ranges to the largest end and
+reads both on the device, so that no shape and no launch depends on data. It alone writes its rows
+of the gradient and its sums: results are the same bits in every run.
+
+Squared input distances are computed once for all layers, those of a narrow layer within the
+kernel that compares them, those of a wide one before, so that the gradient's dimensions can be
+shared out among programs. Rows go in slabs: memory beside the results is that of a few matrices
+of at most `_PAIRS_AT_ONCE` numbers, and of one centred copy of a wide layer.
+
+Narrow layers, and all float64 ones, subtract points directly. Wide ones multiply points that are
+seen from a member of their class, in full float32, and subtract directly the pairs that are so
+near each other that products lose digits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from isoreg.masks import IGNORED
+
+_TILE = 32
+_CHUNK, _LEAST = 64, 16
+_WARPS = 8
+_NARROW = 64
+"""Up to this width points are subtracted directly; at most `_CHUNK`, which one program holds."""
+_PAIRS_AT_ONCE = 1 << 24
+_PROGRAMS = 512
+_SHARE = 256
+"""The dimensions are cut into shares of at least this many where tiles are fewer than programs."""
+_PRECISION = "ieee"
+"""Of products; three TF32 parts ("tf32x3") keep two bits less."""
+_CAPABILITY = (8, 0)
+_MODES = {"differences": 0, "products": 1, "labels": 2}
+
+
+class Call(Protocol):
+    """What is read of a call of the engine.
+
+    Attributes:
+        inputs: (n, p) points; None if distances are given.
+        features: L tensors (n, d), of the dtype of the inputs.
+        labels: (n,) integers, (n, classes) probabilities, or None for one class.
+        targets: (own, n) given distances, NaN where a pair is not known; None if points are given.
+        weights: (own, n) symmetric weights that those of the labels are multiplied with, or None.
+        own: The rows that are compared with all.
+    """
+
+    inputs: Tensor | None
+    features: list[Tensor]
+    labels: Tensor | None
+    targets: Tensor | None
+    weights: Tensor | None
+
+    @property
+    def own(self) -> slice: ...
+
+
+def refuses(call: Call) -> str | None:
+    """Why Triton cannot serve this call; None if it can."""
+    kernels = _load_kernels()
+    if kernels is None:
+        return "triton is not installed"
+    dtype, device = call.features[0].dtype, call.features[0].device
+    if dtype not in (torch.float32, torch.float64):
+        return f"the Triton kernels compute in float32 or float64, not in {dtype}"
+    if kernels.INTERPRETED:
+        return None if device.type == "cpu" else "Triton interprets, for tensors on a CPU"
+    if device.type != "cuda" or torch.version.hip is not None:
+        return f"the Triton kernels are for NVIDIA GPUs, not for {device.type}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _CAPABILITY:
+        needed, there = (".".join(map(str, version)) for version in (_CAPABILITY, capability))
+        return f"the Triton kernels need a GPU of compute capability {needed}, this one has {there}"
+    return None
+
+
+@torch.no_grad()
+def moments(call: Call) -> Tensor:
+    """(2, L) float64 sums of G D d and of G d^2 over own i and all j."""
+    ones = call.features[0].new_ones(len(call.features), dtype=torch.float64)
+    return _compare(call, ones, ones, needs_grad=False)[0][1:]
+
+
+@torch.no_grad()
+def values_and_gradients(
+    call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Sums of G (D - s d)^2 over own i and all j divided by the total, and gradients by own rows.
+
+    Args:
+        call: The pairs.
+        scales: (L,) factors s, on the device.
+        total: A number, or a 0-dimensional tensor on the device.
+        needs_grad: Whether to compute gradients.
+
+    Returns:
+        (L,) values, and for each layer (own, width) 4 / total sum_j G (s^2 - s D / d)(x_i - x_j),
+        if needed.
+    """
+    scales = scales.double()
+    sums, gradients = _compare(call, scales, 4 * scales / total, needs_grad=needs_grad)
+    return (sums[0] / total).to(call.features[0].dtype), gradients
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The own rows and all columns in the order of their labels, as the kernels take them."""
+
+    rows: Tensor
+    columns: Tensor
+    starts: Tensor
+    ends: Tensor
+    origins: Tensor | None
+    """(n,) for each sample the first of its class; None if all are one class."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.rows, self.columns, self.starts, self.ends
+
+    @property
+    def n(self) -> int:
+        return len(self.columns)
+
+    def slabs(self) -> Iterator[tuple[int, _Order]]:
+        """As many rows at once as have few enough pairs, and the number of their first tile."""
+        step = max(1, _PAIRS_AT_ONCE // (_TILE * max(1, self.n))) * _TILE
+        for begin in range(0, len(self.rows), step):
+            rows, starts, ends = (
+                x[begin : begin + step] for x in (self.rows, self.starts, self.ends)
+            )
+            yield begin // _TILE, _Order(rows, self.columns, starts, ends, self.origins)
+
+    def taken(self, matrix: Tensor, own: int) -> Tensor:
+        """The rows and columns of an (own, n) matrix in this order."""
+        return matrix[(self.rows - own)[:, None], self.columns]
+
+
+def _order(call: Call, n: int) -> _Order:
+    own, everything = call.own, torch.arange(n, device=call.features[0].device)
+    if call.labels is None or call.labels.is_floating_point():
+        rows = everything[own]
+        return _Order(rows, everything, torch.zeros_like(rows), torch.full_like(rows, n), None)
+    classes = call.labels.long()
+    labels, columns = classes.sort(stable=True)
+    mine, rows = classes[own].sort(stable=True)
+    rows = rows + own.start
+    # a sample that pairs with nobody has a range of its own, in which it is seen if not finite
+    alone, places = (
+        mine == IGNORED,
+        torch.empty_like(columns).scatter_(0, columns, everything)[rows],
+    )
+    starts = torch.where(alone, places, torch.searchsorted(labels, mine))
+    ends = torch.where(alone, places + 1, torch.searchsorted(labels, mine, right=True))
+    return _Order(rows, columns, starts, ends, columns[torch.searchsorted(labels, classes)])
+
+
+def _compare(
+    call: Call, scales: Tensor, factors: Tensor, *, needs_grad: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """(3, L) float64 sums of G (D - s d)^2, G D d and G d^2; gradients multiplied by factors."""
+    features = [x.contiguous() for x in call.features]
+    count = call.own.stop - call.own.start
+    order = _order(call, len(features[0]))
+    sums = factors.new_empty(len(features), -(-count // _TILE), 3)
+    gradients = [x.new_empty(count, x.shape[1]) for x in features if needs_grad]
+    for tile, slab in order.slabs():
+        if call.inputs is None:
+            assert call.targets is not None
+            targets = slab.taken(call.targets, call.own.start)
+        else:
+            inputs = call.inputs.contiguous()
+            targets = _squares(inputs, _centred(inputs, slab), slab, _mode(inputs))
+        pairs = _Pairs(slab, targets, _weights(call, slab), call, tile)
+        for index, x in enumerate(features):
+            into = gradients[index] if gradients else None
+            _compare_layer(x, pairs, scales[index], factors[index], sums[index], into)
+    return sums.sum(1).T, gradients
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """What all layers are compared with."""
+
+    order: _Order
+    targets: Tensor
+    weights: Tensor | None
+    call: Call
+    tile: int
+
+
+def _compare_layer(
+    x: Tensor, pairs: _Pairs, scale: Tensor, factor: Tensor, sums: Tensor, gradient: Tensor | None
+) -> None:
+    """Write the sums of the slab's tiles and the gradient by its rows."""
+    order, mode, width = pairs.order, _mode(x), x.shape[1]
+    stored, centred = width > _NARROW, _centred(x, order)
+    squares = _squares(x, centred, order, mode) if stored else x
+    dimensions = _CHUNK if width > _LEAST else _LEAST
+    chunks = 1 if gradient is None else max(1, -(-width // dimensions))
+    _launch(
+        "compare_kernel",
+        -(-len(order.rows) // _TILE) * chunks,
+        (x, centred, *order.tensors, pairs.targets, squares),
+        (x if pairs.weights is None else pairs.weights, scale, factor, sums),
+        (x if gradient is None else gradient, width, order.n, len(order.rows)),
+        (pairs.tile, pairs.call.own.start, chunks),
+        D=dimensions,
+        MODE=mode,
+        GIVEN=pairs.call.inputs is None,
+        STORED=stored,
+        WEIGHTED=pairs.weights is not None,
+        GRADIENT=gradient is not None,
+    )
+
+
+def _squares(x: Tensor, centred: Tensor, order: _Order, mode: int) -> Tensor:
+    """(rows, n) squared distances, or products of labels; undefined where there is no pair."""
+    width, count, n = x.shape[1], len(order.rows), order.n
+    down, across = -(-count // _TILE), -(-n // _TILE)
+    splits = max(1, min(_PROGRAMS // max(1, down * across), width // _SHARE))
+    share = -(-width // (splits * _CHUNK)) * _CHUNK
+    out = x.new_empty(splits, count, n)
+    _launch(
+        "square_kernel",
+        down * across * splits,
+        (x, centred, *order.tensors, out, width, n, count, across, splits, share),
+        D=_CHUNK // 2,
+        MODE=mode,
+    )
+    return out[0] if splits == 1 else out.sum(0)
+
+
+def _weights(call: Call, order: _Order) -> Tensor | None:
+    """(rows, n) what the pairs weigh beside being of one class; None if all weigh 1."""
+    weights = None
+    if call.labels is not None and call.labels.is_floating_point():
+        labels = call.labels.to(call.features[0].dtype).contiguous()
+        weights = _squares(labels, labels, order, _MODES["labels"])
+    if call.weights is not None:
+        factors = order.taken(call.weights, call.own.start)
+        weights = factors if weights is None else weights.mul_(factors)
+    return weights
+
+
+def _mode(x: Tensor) -> int:
+    wide = x.dtype == torch.float32 and x.shape[1] > _NARROW
+    return _MODES["products" if wide else "differences"]
+
+
+def _centred(x: Tensor, order: _Order) -> Tensor:
+    """Points whose products are taken, seen from a member of their class; else as they are."""
+    if _mode(x) != _MODES["products"]:
+        return x
+    return x - (x[:1] if order.origins is None else x[order.origins])
+
+
+def _launch(
+    kernel: str, programs: int, *arguments: tuple[Tensor | int, ...], **constants: int
+) -> None:
+    """Run a kernel; the only place that a device is asked for anything."""
+    if programs == 0:
+        return
+    flat = [x for part in arguments for x in part]
+    device = next(x.device for x in flat if isinstance(x, Tensor))
+    constants |= {"M": _TILE, "N": _TILE, "num_warps": _WARPS}
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        getattr(_load_kernels(), kernel)[(programs,)](*flat, PRECISION=_PRECISION, **constants)
+
+
+@functools.cache
+def _load_kernels() -> ModuleType | None:
+    """`triton_kernels`, loaded when first needed; None where Triton is not installed."""
+    try:
+        from isoreg._pairs.backends import triton_kernels
+    except ImportError:
+        return None
+    return triton_kernels

@@ -1,0 +1,79 @@
+"""The penalty by all N^2 distances and autograd: any metric, any weights, second derivatives.
+
+Slower than the backends, which it is the reference for. Axes: b = batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from isoreg._pairs.options import Options, Scale
+from isoreg._pairs.plan import Call, known_pairs
+from isoreg.distances import distances_by
+from isoreg.masks import pair_weights
+
+
+def dense_by_options(
+    reference: Tensor,
+    features: Sequence[Tensor],
+    labels: Tensor | None,
+    options: Options,
+    given_weights: Tensor | None,
+) -> Tensor:
+    """The penalties of `isoreg.isometry_penalty` by all pairs of a batch."""
+    o = options
+    targets_bb = reference if o.given else distances_by(o.input_metric, reference)
+    if o.given or given_weights is not None:
+        counted = None
+        if labels is not None and not labels.requires_grad:  # a gradient reaches weights of 0 too
+            counted = pair_weights(labels, len(reference), device=reference.device) > 0
+        targets = reference if o.given else None
+        call = Call(None, list(features), None, targets, given_weights)
+        known, given_weights = known_pairs(call, counted)
+        given_weights.fill_diagonal_(1)  # a sample with itself weighs what its label says
+        targets_bb = targets_bb if known is None else known
+    return dense_penalty(
+        targets_bb, features, labels, o.metric, o.scale, o.reduction, given_weights
+    )
+
+
+def dense_penalty(
+    targets_bb: Tensor,
+    features: Sequence[Tensor],
+    labels: Tensor | None,
+    metric: Callable[[Tensor], Tensor],
+    scale: Scale,
+    reduction: str,
+    given: Tensor | None = None,
+) -> Tensor:
+    """The same from input distances that are known and weights that are clean."""
+    device, n = targets_bb.device, len(targets_bb)
+    weights_bb = pair_weights(labels, n, dtype=targets_bb.dtype, device=device)
+    if given is not None:
+        weights_bb = weights_bb * given
+    total = _total_weight(weights_bb, reduction)
+    stresses = [_stress(targets_bb, distances_by(metric, x), weights_bb, scale) for x in features]
+    return torch.stack(stresses) / total
+
+
+def _stress(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor, scale: Scale) -> Tensor:
+    """Weighted sum of the squared differences between distances: raw stress, in MDS's words."""
+    if isinstance(scale, str):
+        cross = (weights_bb * targets_bb * distances_bb).sum()
+        scale = best_scale(cross, (weights_bb * distances_bb.square()).sum())
+    return (weights_bb * (targets_bb - scale * distances_bb).square()).sum()
+
+
+def best_scale(cross: Tensor, squared: Tensor) -> Tensor:
+    """The scale that makes the stress smallest; 0 where all features are equal."""
+    return cross / squared.masked_fill(squared == 0, 1)
+
+
+def _total_weight(weights_bb: Tensor, reduction: str) -> Tensor:
+    if reduction == "batch":
+        return weights_bb.new_tensor(max(1, weights_bb.numel()))
+    total = weights_bb.sum() - weights_bb.diagonal().sum()
+    return total.masked_fill(total <= 0, 1)  # no pair: the stress is 0 as well

@@ -1,0 +1,177 @@
+"""Which backend computes a call: they are asked in order, and the first that does not refuse does.
+
+A backend is a module of `isoreg._pairs.backends` with the four names of `Backend`. A new one needs
+its file there and its name in `_BACKENDS`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from isoreg._pairs.plan import Call
+from isoreg._pairs.precision import LostDigitsError
+from isoreg.errors import InputError
+
+FORCED = "ISOREG_BACKEND"
+"""The environment variable that names the only backend to be used: triton, numba or torch."""
+
+# in the order in which they are asked: name, and the modules that stand for it
+_BACKENDS = {
+    "triton": ("triton_blocks",),
+    "numba": ("numba_blocks",),
+    "torch": ("torch_small", "torch_blocks"),
+}
+_EVERY = [(name, module) for name, modules in _BACKENDS.items() for module in modules]
+
+
+class Backend(Protocol):
+    """What a backend answers. All tensors of a call are on one device and have one dtype.
+
+    A backend may raise `LostDigitsError` where products in float32 have lost too many digits: the
+    next one is asked, and then all are asked again in float64.
+    """
+
+    def refuses(self, call: Call) -> str | None:
+        """Why it cannot or should not compute this call, as half a sentence; None: it can."""
+
+    def moments(self, call: Call) -> Tensor:
+        """(2, L) sums of G D d and of G d^2, in the widest dtype of the device."""
+
+    def values_and_gradients(
+        self, call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d).
+
+        A sample of the rows that is not finite must make the value NaN, also without a pair.
+        """
+
+
+class Choice(NamedTuple):
+    """Which backend computed, and why the ones before it did not.
+
+    Attributes:
+        name: Of the backend.
+        refused: For each that was asked before it, why it refused.
+    """
+
+    name: str
+    refused: dict[str, str]
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
+        return f"{self.name} ({reasons})" if reasons else self.name
+
+
+class _Last(threading.local):
+    choice: Choice | None = None
+
+
+_last = _Last()
+_failed: dict[str, str] = {}
+
+
+def last_choice() -> Choice | None:
+    """What the last call of this thread was computed by; None before the first."""
+    return _last.choice
+
+
+def moments(call: Call) -> Tensor:
+    """(2, L) sums of G D d and of G d^2 over the pairs of a call."""
+    found = _ask(call, lambda backend, given: (backend.moments(given), []))
+    return found[0]
+
+
+def values_and_gradients(
+    call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """(L,) sums of G (D - s d)^2 over the pairs of a call, divided by a number, and gradients."""
+    return _ask(
+        call,
+        lambda backend, given: backend.values_and_gradients(
+            given, scales, total, needs_grad=needs_grad
+        ),
+    )
+
+
+def _ask(call: Call, compute: _Compute) -> tuple[Tensor, list[Tensor]]:
+    """The answer of the first backend that does not refuse, in float64 if digits were lost."""
+    # autograd is off already, because only the node calls this
+    names, refused = _names(), dict[str, str]()
+    dtype, device = call.features[0].dtype, call.features[0].device
+    for given in _precisions(call):
+        for name, module in names:
+            reason = _failed.get(module)
+            try:
+                backend = None if reason else _load(module)
+                reason = reason if backend is None else backend.refuses(given)
+                if backend is not None and reason is None:
+                    values, gradients = compute(backend, given)
+                    refused.pop(name, None)
+                    _last.choice = Choice(name, refused)
+                    if given is not call:
+                        gradients = [x.to(dtype) for x in gradients]
+                        values = values if values.ndim > 1 else values.to(dtype)
+                    return values, gradients
+            except InputError:
+                raise
+            except LostDigitsError as error:
+                reason = str(error)
+            except ImportError as error:
+                reason = _failed[module] = str(error)
+            except Exception as error:
+                if name == "torch":
+                    raise
+                reason = _give_up(module, name, error)
+            refused.setdefault(name, reason or "")
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    raise InputError(
+        f"{FORCED} must name a backend that can compute this on {device}, got {names[0][0]!r}, "
+        f"which cannot ({reasons}). Unset it, so that another one serves."
+    )
+
+
+class _Compute(Protocol):
+    def __call__(self, backend: Backend, given: Call, /) -> tuple[Tensor, list[Tensor]]: ...
+
+
+def _names() -> list[tuple[str, str]]:
+    """Name and module of the backends that may be asked."""
+    forced = os.environ.get(FORCED)
+    if not forced:
+        return _EVERY
+    if forced not in _BACKENDS:
+        raise InputError(f"{FORCED} must be one of {', '.join(_BACKENDS)}, got {forced!r}.")
+    return [(name, module) for name, module in _EVERY if name == forced]
+
+
+def _precisions(call: Call) -> Iterator[Call]:
+    """The call, and the same in float64."""
+    yield call
+    if call.features[0].dtype == torch.float32 and call.features[0].device.type != "mps":
+        yield call.to(torch.float64)
+
+
+@functools.cache
+def _load(module: str) -> Backend:
+    return cast("Backend", importlib.import_module(f"isoreg._pairs.backends.{module}"))
+
+
+def _give_up(module: str, name: str, error: Exception) -> str:
+    """Never ask a backend again that failed, and say so once."""
+    first = str(error).partition("\n")[0]
+    _failed[module] = f"it failed with {type(error).__name__}: {first}"
+    warnings.warn(
+        f"isoreg: the backend {name} is not used from now on, because {_failed[module]}. "
+        "Another one serves.",
+        stacklevel=3,
+    )
+    return _failed[module]

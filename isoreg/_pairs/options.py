@@ -1,0 +1,75 @@
+"""How distances are compared: what a user chooses, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from isoreg.errors import InputError
+
+Scale: TypeAlias = float | Tensor | Literal["fit"]
+REDUCTIONS = ("batch", "pairs")
+NUMBER = (int, float)  # a tuple, because torch.compile cannot trace a union of types in 2.9
+
+
+class Options(NamedTuple):
+    """How distances are compared; see `isoreg.isometry_penalty`.
+
+    Attributes:
+        metric: A function from (n, d) points to (n, n) distances.
+        input_metric: The same for the inputs.
+        scale: A number, a 0-dimensional tensor or "fit".
+        reduction: "batch" or "pairs".
+        given: Whether the reference holds distances, not points.
+    """
+
+    metric: Callable[[Tensor], Tensor]
+    input_metric: Callable[[Tensor], Tensor]
+    scale: Scale
+    reduction: str
+    given: bool
+
+    def __str__(self) -> str:
+        scale = "a tensor" if isinstance(self.scale, Tensor) else self.scale
+        names = [getattr(m, "__name__", type(m).__name__) for m in (self.metric, self.input_metric)]
+        inputs = "" if self.input_metric is self.metric else f"; input_distance {names[1]}"
+        reference = "input_distances" if self.given else "inputs"
+        return (
+            f"distance {names[0]}{inputs}; scale {scale}; reduction {self.reduction}; "
+            f"with {reference}"
+        )
+
+
+def check_scale(scale: Scale) -> None:
+    """Refuse a scale that is neither a positive number nor "fit".
+
+    The value of a tensor is looked at where that does not wait for a device.
+
+    Args:
+        scale: The scale to check.
+
+    Raises:
+        InputError: If it is not usable.
+    """
+    if isinstance(scale, Tensor):
+        unseen = scale.device.type != "cpu" or torch.compiler.is_compiling()
+        usable = scale.ndim == 0 and (unseen or 0 < scale.detach().item() < math.inf)
+    elif isinstance(scale, str):
+        usable = scale == "fit"
+    else:
+        usable = isinstance(scale, NUMBER) and 0 < scale < math.inf
+    if not usable:
+        raise InputError(
+            f"scale must be a positive number, a 0-dimensional tensor or 'fit', got {scale!r}."
+        )
+
+
+def check_reduction(reduction: str) -> None:
+    """Refuse an unknown reduction."""
+    if reduction not in REDUCTIONS:
+        allowed = " or ".join(map(repr, REDUCTIONS))
+        raise InputError(f"reduction must be {allowed}, got {reduction!r}.")

@@ -1,0 +1,177 @@
+"""What is computed: rows of a batch against all its columns, and how much each pair weighs."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isoreg._pairs.options import Options
+from isoreg.distances import check_pairs, exact_dtype
+from isoreg.masks import IGNORED, weights_between
+
+_FEW = 512
+"""Labels that Python counts faster than operations on tensors do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of the engine: r rows against the n columns of a batch.
+
+    The sums run over i in ``rows`` and all j, i != j. Gradients are those by the features of the
+    rows, of sums in which each pair counts for both orders: 4 sum_j W_ij (phi_i - phi_j).
+
+    Attributes:
+        inputs: (n, p) points; None if distances are given.
+        features: L tensors (n, d), of the dtype of the inputs.
+        labels: (n,) integers, (n, C) probabilities, or None for one class that holds everything.
+        targets: (r, n) given distances, NaN where a pair is not known; None if points are given.
+        weights: (r, n) weights that those of the labels are multiplied with, or None.
+        rows: Which rows of the batch are compared with all; None: all of them.
+        plans: What backends keep of this call between two questions, by their name.
+    """
+
+    inputs: Tensor | None
+    features: list[Tensor]
+    labels: Tensor | None = None
+    targets: Tensor | None = None
+    weights: Tensor | None = None
+    rows: slice | None = None
+    plans: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """The number n of columns."""
+        return len(self.features[0])
+
+    @property
+    def own(self) -> slice:
+        """Which rows are compared with all columns."""
+        return slice(0, self.size) if self.rows is None else self.rows
+
+    @property
+    def points(self) -> list[Tensor]:
+        """Inputs, if they are points, and features."""
+        return self.features if self.inputs is None else [self.inputs, *self.features]
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether labels are probabilities."""
+        return self.labels is not None and self.labels.is_floating_point()
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether distances or weights of pairs are given."""
+        return self.targets is not None or self.weights is not None
+
+    def to(self, dtype: torch.dtype) -> Call:
+        """The same call in another floating dtype."""
+        inputs, targets, weights = (
+            None if x is None else x.to(dtype) for x in (self.inputs, self.targets, self.weights)
+        )
+        features = [x.to(dtype) for x in self.features]
+        return replace(self, inputs=inputs, features=features, targets=targets, weights=weights)
+
+
+def make_call(
+    reference: Tensor,
+    features: Sequence[Tensor],
+    labels: Tensor | None,
+    options: Options,
+    weights: Tensor | None,
+    rows: slice | None = None,
+) -> Call:
+    """A call of the engine, in one dtype and on one device.
+
+    Args:
+        reference: (n, p) inputs, or (r, n) given distances.
+        features: L tensors (n, d).
+        labels: None, (n,) integers or (n, C) probabilities.
+        options: How distances are compared.
+        weights: (r, n) pair weights, or None.
+        rows: Which rows are compared; None: all.
+
+    Returns:
+        The call.
+    """
+    tables = [x for x in (reference, weights) if x is not None]
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in (*tables, *features)))
+    points = [x.to(dtype) for x in features]
+    labels = None if labels is None else labels.to(reference.device)
+    weights = None if weights is None else weights.to(dtype)
+    first = reference.to(dtype)
+    if options.given:
+        return Call(None, points, labels, first, weights, rows)
+    return Call(first, points, labels, None, weights, rows)
+
+
+def label_weights(call: Call, dtype: torch.dtype) -> Tensor | None:
+    """(r, n) weights G of the labels, those of samples with themselves included; None if all 1."""
+    if call.labels is None:
+        return None
+    return weights_between(call.labels[call.own], call.labels, dtype)
+
+
+def is_itself(call: Call) -> Tensor:
+    """(r, n) booleans: which entries compare a sample with itself."""
+    places = torch.arange(call.size, device=call.features[0].device)
+    return places[call.own, None] == places
+
+
+def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
+    """Given distances and weights, checked, with zeros where a pair does not count.
+
+    Args:
+        call: With distances or weights of pairs.
+        counted: (r, n) booleans, the pairs whose labels let them count; None: all.
+
+    Returns:
+        (r, n) distances, if given, 0 on the diagonal and for pairs that do not count; and (r, n)
+        weights without those of the labels, 0 on the diagonal and for pairs that are not known.
+
+    Raises:
+        InputError: If an entry that counts is negative, infinite or not symmetric.
+    """
+    itself, targets, weights = is_itself(call), call.targets, call.weights
+    counted = ~itself if counted is None else counted & ~itself
+    if weights is not None:
+        weights = check_pairs(weights, counted, "pair_weights", call.own).masked_fill(~counted, 0)
+        counted = weights != 0  # NaN counts
+    if targets is not None:
+        counted = counted & ~targets.detach().isnan()
+        targets = check_pairs(targets, counted, "input_distances", call.own)
+        targets = targets.masked_fill(~counted, 0)
+    if weights is None:
+        like = call.features[0] if targets is None else targets
+        weights = counted.to(like.dtype)
+    return targets, weights.masked_fill(~counted, 0)
+
+
+def total_weight(call: Call) -> Tensor | int:
+    """Sum of G_ij over i in the rows and all j, i != j; does not look at any value."""
+    exact = exact_dtype(call.features[0].device)
+    if call.has_tables:
+        pairs = label_weights(call, exact)
+        _, weights = known_pairs(call, None if pairs is None else pairs > 0)
+        total: Tensor = (weights if pairs is None else weights * pairs).sum(dtype=exact)
+        return total
+    if call.labels is None:
+        return max(0, int(call.own.stop - call.own.start) * (call.size - 1))
+    at_hand = call.labels.device.type == "cpu" and call.rows is None and call.size <= _FEW
+    if at_hand and not call.is_soft:
+        found = Counter(call.labels.tolist())
+        return sum(k * (k - 1) for label, k in found.items() if label != IGNORED)
+    own = call.labels[call.own]
+    if call.is_soft:
+        own, every = own.to(exact), call.labels.to(exact)
+        both: Tensor = torch.dot(own.sum(0), every.sum(0))
+        return both - own.square().sum()
+    own, ordered = own.long(), call.labels.long().sort().values
+    counts = torch.searchsorted(ordered, own, right=True) - torch.searchsorted(ordered, own)
+    pairs_of_each: Tensor = (counts - 1) * (own != IGNORED)
+    return pairs_of_each.sum()

@@ -1,0 +1,51 @@
+"""How exact a product of matrices is: without autocast and TF32, and for points far apart."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+CANCELLED = {torch.float32: 1e-2, torch.float64: 1e-8}
+"""Below this share of |a|^2 + |b|^2, the expansion of |a - b|^2 has lost digits that matter."""
+
+
+def full_precision(device: torch.device) -> Any:
+    """Keep autocast out of the matrix products of a block of code.
+
+    Args:
+        device: Where the block computes.
+
+    Returns:
+        A context manager. Autocast is a setting of the thread that enters it.
+    """
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()  # autocast's own costs 10 microseconds
+    return torch.autocast(device.type, enabled=False)
+
+
+def rounds_products(device: torch.device) -> bool:
+    """Whether PyTorch is told to round the factors of float32 products to TF32 or bfloat16.
+
+    The settings are those of the process, so they are read and never changed: another thread may
+    rely on them. Where this is true, products are computed in float64.
+
+    Args:
+        device: Where products are computed.
+
+    Returns:
+        Whether they would lose digits.
+
+    Example:
+        >>> rounds_products(torch.device("cpu"))
+        False
+    """
+    backend: Any = {"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}.get(device.type)
+    if backend is None:
+        return False
+    return backend.matmul.fp32_precision not in {"ieee", "none"}
+
+
+class LostDigitsError(Exception):
+    """Products in this dtype lose digits of too many pairs."""

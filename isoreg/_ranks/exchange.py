@@ -1,0 +1,218 @@
+"""Ranks of a process group: which one to use, and the rows of every rank brought to all of them.
+
+Communication only; what is computed from the rows stands in `isoreg._ranks.penalty`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from isoreg.errors import InputError, RankError
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Group: TypeAlias = "ProcessGroup | Literal['world'] | None"
+
+
+def check_group(process_group: Group) -> None:
+    """Refuse what is no process group."""
+    given: object = process_group
+    if given is None or given == "world":
+        return
+    if dist.is_available() and given == dist.GroupMember.NON_GROUP_MEMBER:
+        raise InputError(
+            "process_group must hold this process, got what new_group() gives to the others. "
+            "Pass each process the group that it is in."
+        )
+    if not dist.is_available() or not isinstance(given, dist.ProcessGroup):
+        raise InputError(
+            f"process_group must be None, 'world' or a process group, got {given!r}. "
+            "A device mesh gives one with mesh.get_group()."
+        )
+
+
+def resolve_group(process_group: Group) -> ProcessGroup | None:
+    """The group to gather over, looked up when it is used.
+
+    "world" is the default group, which launchers often start after the model is built; without
+    one, or in a group of one, this process is alone. None means alone too, and warns once if
+    there are other ranks, whose pairs are then ignored.
+
+    Args:
+        process_group: None, a process group or "world".
+
+    Returns:
+        The group, or None where this process is alone.
+
+    Raises:
+        InputError: If it is no process group, or this process is not in it.
+
+    Example:
+        >>> resolve_group("world") is None  # torch.distributed is not initialised
+        True
+    """
+    check_group(process_group)
+    ready = dist.is_available() and dist.is_initialized()
+    if process_group is None:
+        if ready and dist.get_world_size() > 1:
+            _warn_of_other_ranks(dist.get_world_size())
+        return None
+    if not ready:
+        return None
+    group = dist.group.WORLD if isinstance(process_group, str) else process_group
+    return group if dist.get_world_size(group) > 1 else None
+
+
+@functools.cache
+def _warn_of_other_ranks(count: int) -> None:
+    warnings.warn(
+        f"isoreg: torch.distributed runs {count} ranks, but pairs across ranks are ignored, "
+        "pass process_group='world' to compare them (or filter this warning).",
+        stacklevel=4,
+    )
+
+
+class Gathered(NamedTuple):
+    """The rows of all ranks, in the order of the ranks.
+
+    Attributes:
+        tensors: (N, d) each.
+        own: Where this rank's rows stand.
+        ranks: Number of ranks.
+    """
+
+    tensors: list[Tensor]
+    own: slice
+    ranks: int
+
+
+def gather_rows(tensors: Mapping[str, Tensor], options: str, group: ProcessGroup) -> Gathered:
+    """Bring the rows of every rank to all of them, without gradient.
+
+    Two collectives: one of 16 bytes a rank, to know the batch sizes, and one for all the rows,
+    whatever their types. Ranks may hold different numbers of rows, also none.
+
+    Args:
+        tensors: (n, d) each, by what to call them in an error; all on one device.
+        options: Whatever else must be the same on every rank.
+        group: The group, of which this process is a member.
+
+    Returns:
+        The rows of all ranks.
+
+    Raises:
+        RankError: If the ranks disagree, or one does not answer within the group's timeout.
+        InputError: If the group's backend cannot move tensors of this device.
+    """
+    device = next(iter(tensors.values())).device
+    check_device(dist.get_backend_config(group), device)
+    found = [describe(tensors, options)]
+    n = len(next(iter(tensors.values())))
+    head = torch.tensor([n, _fingerprint(found[0])], device=device)
+    sizes, prints = _all_gather(head, group).view(-1, 2).T.tolist()
+    if len(set(prints)) > 1:
+        found *= len(sizes)
+        dist.all_gather_object(found, describe(tensors, options), group=group)
+        check_same(found)
+    rows = _rows_of_all(pack(list(tensors.values())), sizes, group)
+    rank = dist.get_rank(group)
+    own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+    return Gathered(unpack(rows, list(tensors.values())), own, len(sizes))
+
+
+def mean_over_ranks(x: Tensor, group: ProcessGroup) -> Tensor:
+    """The mean of a tensor over the ranks, without gradient."""
+    return _all_gather(x.detach()[None], group).mean(0)
+
+
+def describe(tensors: Mapping[str, Tensor], options: str) -> str:
+    """What must be the same on every rank, as text."""
+    parts = [f"{name} {x.dtype}, {x.shape[1]} a sample" for name, x in tensors.items()]
+    return "; ".join([options, *parts])
+
+
+def check_same(descriptions: Sequence[str]) -> None:
+    """Refuse ranks that disagree."""
+    for rank, other in enumerate(descriptions):
+        if other != descriptions[0]:
+            pairs = zip(descriptions[0].split("; "), other.split("; "), strict=False)
+            first = next((pair for pair in pairs if pair[0] != pair[1]), (descriptions[0], other))
+            raise RankError(
+                "every rank must give the same kinds of values, "
+                f"got {first[0]!r} on rank 0 and {first[1]!r} on rank {rank}."
+            )
+
+
+def check_device(backends: str, device: torch.device) -> None:
+    """Refuse tensors that a group cannot move."""
+    if device.type not in [part.partition(":")[0] for part in backends.split(",")]:
+        raise InputError(
+            f"the process group ({backends}) cannot move tensors on {device.type}. Move the model "
+            "and its inputs there, or pass a group with a backend for both, as "
+            "init_process_group('cpu:gloo,cuda:nccl') makes one."
+        )
+
+
+def pack(tensors: Sequence[Tensor]) -> Tensor:
+    """Rows of several tensors side by side, as bytes."""
+    # copies have strides, also without rows, by which their bytes can be viewed
+    copies = [x.detach().clone(memory_format=torch.contiguous_format) for x in tensors]
+    return torch.cat([x.view(-1).view(torch.uint8).view(len(x), _width(x)) for x in copies], dim=1)
+
+
+def unpack(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Undo `pack`."""
+    parts = rows.split([_width(x) for x in like], dim=1)
+    # a copy each: a part starts at any byte, and a type wants its own alignment
+    copies = [part.clone(memory_format=torch.contiguous_format) for part in parts]
+    return [
+        copy.view(-1).view(x.dtype).view(len(rows), x.shape[1])
+        for copy, x in zip(copies, like, strict=True)
+    ]
+
+
+def _width(x: Tensor) -> int:
+    """Bytes of a row."""
+    return x.shape[1] * x.element_size()
+
+
+def _rows_of_all(rows: Tensor, sizes: list[int], group: ProcessGroup) -> Tensor:
+    """Gather different numbers of rows: the fewer are padded to the most."""
+    most = max(sizes)
+    if most == 0 or rows.shape[1] == 0:
+        return rows.new_empty(sum(sizes), rows.shape[1])
+    if len(rows) < most:
+        rows = torch.cat([rows, rows.new_zeros(most - len(rows), rows.shape[1])])
+    found = _all_gather(rows, group)
+    if min(sizes) == most:
+        return found
+    return torch.cat([part[:size] for part, size in zip(found.split(most), sizes, strict=True)])
+
+
+def _all_gather(x: Tensor, group: ProcessGroup) -> Tensor:
+    count = dist.get_world_size(group)
+    found = x.new_empty(count * len(x), *x.shape[1:])
+    # the newer name of the same, where PyTorch has it
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    try:
+        gather(found, x, group=group)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise RankError(
+            f"gathering the features of {count} ranks failed: {reason}. Every rank must compute "
+            "the penalty in every step, and none may stop; a rank's own error stands in its log."
+        ) from error
+    return found
+
+
+def _fingerprint(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")

@@ -1,0 +1,167 @@
+"""The distances of a batch, whatever they come from: never those of all samples at once.
+
+A block function maps the places of b samples to their (b, b) distances; NaN: not known.
+Axes: b = batch, n = samples, d = columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from isoreg.distances import METRICS, distances_by
+from isoreg.embedding.cache import PairCache, sample_keys
+from isoreg.errors import InputError
+
+Array: TypeAlias = NDArray[Any]
+Places: TypeAlias = NDArray[np.int64]
+Blocks: TypeAlias = Callable[[Places], Tensor]
+CallableMetric: TypeAlias = Callable[[Array, Array], Any]
+
+TAKES = ("rows", "indices")
+NAMES = tuple(name for name in METRICS if name != "geodesic")
+_LEAF = 32  # a block of a callable is not split below this size
+_TRIED = 16  # samples on which a callable is tried before anything is trained
+
+
+def resolve_blocks(
+    rows: Array,
+    metric: str | CallableMetric,
+    *,
+    takes: str = "rows",
+    distances: Any = None,
+    cache: str | Path | None = None,
+) -> Blocks:
+    """The block function of a metric, tried out on a few samples.
+
+    Args:
+        rows: (n, d) samples.
+        metric: A name in `NAMES`, "precomputed", or a callable from two sets of a and b samples
+            to their (a, b) distances.
+        takes: What a callable takes: "rows" (a, d) and (b, d), or "indices" (a,) and (b,).
+        distances: (n, n) distances, for "precomputed".
+        cache: A file for the distances of a callable.
+
+    Returns:
+        The block function.
+
+    Raises:
+        InputError: If these do not fit together, or what comes back cannot be distances.
+    """
+    if (distances is not None) != (isinstance(metric, str) and metric == "precomputed"):
+        given = "none" if distances is None else "some"
+        raise InputError(
+            f"distances= belongs to metric='precomputed' and only to it, got metric={metric!r} "
+            f"and {given}."
+        )
+    if takes not in TAKES:
+        raise InputError(f"metric_takes must be {' or '.join(map(repr, TAKES))}, got {takes!r}.")
+    if cache is not None and not callable(metric):
+        raise InputError(f"cache is for a metric that is a callable, got metric={metric!r}.")
+    if distances is not None:
+        return _precomputed(distances, len(rows))
+    if callable(metric):
+        return _called(rows, metric, takes, cache)
+    if metric == "geodesic":
+        raise InputError(
+            "geodesic distances of a batch depend on the batch: compute those of all samples with "
+            "isoreg.distances.geodesic and pass metric='precomputed', distances=..."
+        )
+    if metric not in NAMES:
+        allowed = ", ".join(map(repr, (*NAMES, "precomputed")))
+        raise InputError(f"metric must be a callable or one of {allowed}, got {metric!r}.")
+    points = torch.tensor(np.asarray(rows, dtype=np.float64))
+    return lambda places: distances_by(METRICS[metric], points[torch.as_tensor(places)])
+
+
+def _precomputed(distances: Any, n: int) -> Blocks:
+    table = np.asarray(distances)
+    if table.shape != (n, n) or table.dtype.kind not in "iuf":
+        raise InputError(
+            f"distances must be real numbers of shape ({n}, {n}) for {n} samples, got "
+            f"{table.dtype} of shape {table.shape}."
+        )
+    for start in range(0, n, 256):  # a part at a time: the table may be larger than the memory
+        part, mirror = table[start : start + 256], table[:, start : start + 256].T
+        if (part < 0).any() or np.isinf(part).any():
+            raise InputError(
+                "distances must be at least 0 and finite (NaN: not known), got "
+                f"{np.nanmin(part):.4g} to {np.nanmax(part):.4g}."
+            )
+        _refuse_asymmetric(part, mirror, "distances")
+    return lambda places: torch.as_tensor(np.array(table[np.ix_(places, places)], dtype=np.float64))
+
+
+def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Blocks:
+    n = len(rows)
+
+    def ask(a: Places, b: Places) -> Array:
+        got = metric(a, b) if takes == "indices" else metric(rows[a], rows[b])
+        block = got.detach().cpu().numpy() if isinstance(got, Tensor) else np.asarray(got)
+        if block.shape != (len(a), len(b)) or block.dtype.kind not in "iuf":
+            raise InputError(
+                f"metric must map {len(a)} and {len(b)} samples to ({len(a)}, {len(b)}) real "
+                f"distances, got {block.dtype} of shape {block.shape}. A distance d between two "
+                "rows: metric=lambda a, b: scipy.spatial.distance.cdist(a, b, d)."
+            )
+        if (block < 0).any() or np.isinf(block).any():
+            raise InputError(
+                "metric must give distances of at least 0 that are finite (NaN: not known), got "
+                f"{np.nanmin(block):.4g} to {np.nanmax(block):.4g}."
+            )
+        distances: Array = block.astype(np.float64)
+        return distances
+
+    tried = np.unique(np.linspace(0, n - 1, min(n, _TRIED)).astype(np.int64))
+    _refuse_asymmetric(ask(tried, tried[:-1]), ask(tried[:-1], tried).T, "metric")
+    if cache is None:
+        return lambda places: torch.as_tensor(_symmetric(ask, places))
+    name = getattr(metric, "__qualname__", type(metric).__qualname__)
+    return _cached(ask, PairCache(cache, name), sample_keys(rows, places=takes == "indices"))
+
+
+def _symmetric(ask: Callable[[Places, Places], Array], places: Places) -> Array:
+    """All distances of a batch, of which a callable computes little more than half."""
+    size = len(places)
+    if size <= _LEAF:
+        block = ask(places, places)
+        _refuse_asymmetric(block, block.T, "metric")
+        return block
+    first, second = places[: size // 2], places[size // 2 :]
+    cross = ask(first, second)
+    parts = [[_symmetric(ask, first), cross], [cross.T, _symmetric(ask, second)]]
+    whole: Array = np.block(parts)
+    return whole
+
+
+def _cached(ask: Callable[[Places, Places], Array], store: PairCache, keys: list[int]) -> Blocks:
+    def block(places: Places) -> Tensor:
+        table = np.zeros((len(places), len(places)))
+        for i, place in enumerate(places[1:], start=1):
+            before = places[:i]
+            table[i, :i] = table[:i, i] = store.row(
+                keys[place],
+                [keys[other] for other in before],
+                lambda missing, place=place, before=before: ask(  # type: ignore[misc]
+                    np.array([place]), before[missing]
+                ),
+            )
+        return torch.as_tensor(table)
+
+    return block
+
+
+def _refuse_asymmetric(block: Array, mirror: Array, name: str) -> None:
+    if not np.allclose(block, mirror, rtol=1e-3, atol=1e-8, equal_nan=True):
+        apart = np.nan_to_num(np.abs(block - mirror), nan=np.inf)
+        worst = np.unravel_index(int(apart.argmax()), apart.shape)
+        raise InputError(
+            f"{name} must be symmetric, got {block[worst]:.4g} in one direction and "
+            f"{mirror[worst]:.4g} in the other. If the difference means nothing, give the mean."
+        )

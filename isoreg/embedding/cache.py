@@ -1,0 +1,119 @@
+"""Distances on disk, one a pair of samples, so that no pair is ever computed twice."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isoreg.errors import InputError
+
+Array = NDArray[np.float64]
+_AT_ONCE = 400  # SQLite takes at most 999 values a statement in its older versions
+
+
+class PairCache:
+    """A SQLite file of distances, keyed by what the two samples contain.
+
+    It holds the distances of one metric; a second fit, also on other samples, uses what is there.
+
+    Args:
+        path: The file; made if it does not exist.
+        metric: A name of the metric. A file that was made for another name is refused.
+
+    Raises:
+        InputError: If the file belongs to another metric, or is no such file.
+    """
+
+    def __init__(self, path: str | Path, metric: str) -> None:
+        self.path = Path(path)
+        try:
+            with self._open() as base:
+                base.execute("CREATE TABLE IF NOT EXISTS metric (name TEXT)")
+                base.execute(
+                    "CREATE TABLE IF NOT EXISTS pairs "
+                    "(a INT, b INT, distance REAL, PRIMARY KEY (a, b)) WITHOUT ROWID"
+                )
+                row = base.execute("SELECT name FROM metric").fetchone()
+                if row is None:
+                    base.execute("INSERT INTO metric VALUES (?)", (metric,))
+                base.commit()
+        except sqlite3.Error as error:
+            raise InputError(
+                f"cache must be a file that this class made, or a new one in a folder that exists, "
+                f"got {str(path)!r} ({error})."
+            ) from error
+        if row is not None and row[0] != metric:
+            raise InputError(
+                f"cache must hold distances of {metric!r}, got those of {row[0]!r} in "
+                f"{str(path)!r}. Use one file a metric."
+            )
+
+    def row(
+        self, key: int, others: list[int], compute: Callable[[NDArray[np.int64]], Array]
+    ) -> Array:
+        """Distances from one sample to others, computed only where they are not known yet.
+
+        Args:
+            key: The sample's key, of `sample_keys`.
+            others: The keys of the others.
+            compute: From the places in ``others`` that are missing to their distances.
+
+        Returns:
+            One distance for each of the others.
+        """
+        pairs = [(min(key, other), max(key, other)) for other in others]
+        with self._open() as base:
+            known: dict[tuple[int, int], float] = {}
+            for start in range(0, len(pairs), _AT_ONCE):
+                asked = pairs[start : start + _AT_ONCE]
+                marks = ",".join(["(?,?)"] * len(asked))
+                rows = base.execute(
+                    f"SELECT a, b, distance FROM pairs WHERE (a, b) IN (VALUES {marks})",
+                    [value for pair in asked for value in pair],
+                )
+                known.update({(a, b): np.nan if d is None else d for a, b, d in rows})
+            missing = [place for place, pair in enumerate(pairs) if pair not in known]
+            if missing:
+                new = np.asarray(compute(np.array(missing)), dtype=float).ravel()
+                values = [
+                    (*pairs[place], None if np.isnan(value) else float(value))
+                    for place, value in zip(missing, new, strict=True)
+                ]
+                base.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", values)
+                base.commit()
+                known.update({
+                    pairs[place]: value for place, value in zip(missing, new, strict=True)
+                })
+        return np.array([known[pair] for pair in pairs])
+
+    def _open(self) -> closing[sqlite3.Connection]:
+        return closing(sqlite3.connect(self.path, timeout=60))
+
+
+def sample_keys(rows: NDArray[np.generic], *, places: bool) -> list[int]:
+    """A 64-bit key of what each sample contains.
+
+    Args:
+        rows: (n, d) samples.
+        places: Whether a sample's place belongs to what it is, because the metric takes places.
+
+    Returns:
+        n integers.
+    """
+    wide = np.ascontiguousarray(rows, dtype=np.float64)
+    return [
+        int.from_bytes(
+            hashlib.blake2b(
+                row.tobytes() + (str(place).encode() if places else b""), digest_size=8
+            ).digest(),
+            "big",
+            signed=True,
+        )
+        for place, row in enumerate(wide)
+    ]

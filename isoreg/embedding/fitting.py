@@ -1,0 +1,214 @@
+"""From checked data to a trained map: the steps of `IsometricEmbedding.fit`, in their order."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from isoreg.diagnostics import distortion_of
+from isoreg.distances import exact_dtype
+from isoreg.embedding.blocks import Blocks, Places
+from isoreg.embedding.layout import lay_out
+from isoreg.embedding.network import MapNetwork, batches, mlp
+from isoreg.embedding.rules import pick_device
+from isoreg.embedding.targets import UNKNOWN, Targets
+from isoreg.embedding.training import Pairs, Progress, Recipe, train
+from isoreg.errors import InputError
+
+APART, CLOSEST = 4.0, 2.0  # median and least distance of two prototypes, in radii of the classes
+STEPS, EPOCHS = 800, 10  # a training has at least so many of both
+NOISE, NOISE_WITHOUT_CLASSES = 1.0, 0.0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training gives."""
+
+    network: MapNetwork
+    stress: float
+    progress: Progress
+    prototypes: NDArray[np.float32] | None
+
+
+def fit_map(
+    settings: Any, rows: NDArray[Any], blocks: Blocks, targets: Targets | None, seed: int
+) -> Fitted:
+    """Train a map.
+
+    Args:
+        settings: An `isoreg.embedding.IsometricEmbedding`, whose settings are checked.
+        rows: (n, d) samples.
+        blocks: Their distances.
+        targets: Their labels, or None.
+        seed: Of everything that is drawn.
+
+    Returns:
+        The map, and what was seen.
+
+    Raises:
+        InputError: If too few samples are left to learn from, no distance is above 0, or the
+            network does not fit.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(rows), generator=generator).numpy()
+    held = _held_out(settings, len(rows))
+    learned, measured = drawn[held:], (drawn[:held] if held else drawn)[: settings.batch_size]
+    classes = None if targets is None else targets.classes
+    pairs = _scaled(blocks, targets, classes, learned, settings)
+    network, noise = _network(settings, rows, pairs, classes, learned, seed)
+    inputs = network.standard(torch.tensor(rows))
+    if isinstance(settings.metric, str) and settings.metric == "euclidean":
+        pairs.rows = inputs * float(network.spread / pairs.radius)
+    per_epoch = max(1, len(learned) // settings.batch_size)
+    epochs = settings.max_epochs or max(EPOCHS, math.ceil(STEPS / per_epoch))
+    recipe = Recipe(
+        steps=epochs * per_epoch,
+        learning_rate=settings.learning_rate,
+        noise=noise,
+        beta=settings.beta,
+        beta_all=settings.beta_all,
+        near=settings.near,
+        patience=settings.n_iter_no_change if settings.early_stopping else None,
+        verbose=settings.verbose,
+    )
+    places = torch.as_tensor(learned)
+    order = (places[batch] for batch in batches(len(places), settings.batch_size, generator))
+    progress = train(network.body, inputs, order, pairs, recipe, generator, measured)
+    stress = _rescale(network, inputs, pairs, learned[: settings.batch_size], measured)
+    if settings.network is None:  # so that a point's place does not depend on those beside it
+        network.body.to(network.mean.dtype)
+    prototypes = None if targets is None else (network.unit * pairs.prototypes).cpu().numpy()
+    return Fitted(network.eval(), stress, progress, prototypes)
+
+
+def evenly(n: int, most: int) -> Places:
+    """At most so many places, evenly over n.
+
+    Args:
+        n: Number of samples.
+        most: Number of places.
+
+    Returns:
+        The places, increasing.
+
+    Example:
+        >>> evenly(9, 3).tolist()
+        [0, 4, 8]
+    """
+    places: Places = np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
+    return places
+
+
+def _held_out(settings: Any, n: int) -> int:
+    if not settings.early_stopping:
+        return 0
+    held: int = max(2, math.ceil(n * settings.validation_fraction))
+    if n - held < 2:
+        raise InputError(
+            f"early_stopping must leave at least 2 samples to learn from, got {n - held} of {n} "
+            f"with validation_fraction={settings.validation_fraction}."
+        )
+    return held
+
+
+def _scaled(
+    blocks: Blocks,
+    targets: Targets | None,
+    classes: NDArray[np.int64] | None,
+    learned: Places,
+    settings: Any,
+) -> Pairs:
+    """The pairs in radii of the classes, and the classes' places, from a batch of samples."""
+    k = 0 if targets is None else len(targets.names)
+    of_learned = np.full(len(learned), UNKNOWN) if classes is None else classes[learned]
+    chosen = _from_each_class(of_learned, max(settings.batch_size, 2 * k))
+    table = blocks(learned[chosen]).numpy()
+    layout = lay_out(
+        table, of_learned[chosen], k, settings.n_components, apart=APART, closest=CLOSEST
+    )
+    device = pick_device(settings.device)
+    prototypes = torch.as_tensor(layout.prototypes, dtype=torch.float32, device=device)
+    return Pairs(blocks, layout.radius, targets, prototypes)
+
+
+def _from_each_class(classes: NDArray[np.int64], most: int) -> Places:
+    """At most so many places, as many of each class as there are."""
+    order = np.argsort(classes, kind="stable")
+    order = order[classes[order] != UNKNOWN] if (classes != UNKNOWN).any() else order
+    starts = np.searchsorted(classes[order], classes[order])
+    return order[np.argsort(np.arange(len(order)) - starts, kind="stable")][:most]
+
+
+def _network(
+    settings: Any,
+    rows: NDArray[Any],
+    pairs: Pairs,
+    classes: NDArray[np.int64] | None,
+    learned: Places,
+    seed: int,
+) -> tuple[MapNetwork, float]:
+    """The network before training, and the deviation of the noise on what its body takes."""
+    known = rows[learned].astype(np.float64)
+    mean = known.mean(0)
+    spread = float(np.sqrt(((known - mean) ** 2).mean())) or 1.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = (
+            mlp(rows.shape[1], settings.n_components)
+            if settings.network is None
+            else copy.deepcopy(settings.network)
+        )
+    device = pick_device(settings.device)
+    centre = torch.as_tensor(mean, dtype=exact_dtype(device))
+    network = MapNetwork(body, centre, spread, pairs.radius).to(device)
+    _check_output(network, rows[learned[:2]], settings.n_components)
+    if classes is None:
+        share = NOISE_WITHOUT_CLASSES if settings.noise is None else settings.noise
+        return network, share
+    share = NOISE if settings.noise is None else settings.noise
+    return network, share * _within(known, classes[learned]) / spread
+
+
+def _within(rows: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
+    """Mean over the classes of their root mean square radius a column; 0 without two of a class."""
+    squares = [
+        float(((rows[classes == k] - rows[classes == k].mean(0)) ** 2).mean())
+        for k in np.unique(classes[classes != UNKNOWN])
+        if (classes == k).sum() > 1
+    ]
+    return float(np.mean(np.sqrt(squares))) if squares else 0.0
+
+
+@torch.no_grad()
+def _check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> None:
+    points = network.eval()(torch.tensor(rows))
+    if tuple(points.shape) != (len(rows), components):
+        raise InputError(
+            f"network must map ({len(rows)}, {rows.shape[1]}) rows to ({len(rows)}, {components}) "
+            f"points, got {tuple(points.shape)}."
+        )
+
+
+@torch.no_grad()
+def _rescale(
+    network: MapNetwork, inputs: torch.Tensor, pairs: Pairs, learned: Places, measured: Places
+) -> float:
+    """Make lengths of the map distances in the data's unit; the stress of the measured samples."""
+    body: nn.Module = network.body.eval()
+    device = inputs.device
+
+    def compared(places: Places) -> tuple[torch.Tensor, torch.Tensor]:
+        return pairs.compared(body(inputs[torch.as_tensor(places, device=device)]), places)
+
+    scale = distortion_of(*compared(learned)).scale if pairs.targets else 1.0
+    scale = scale if math.isfinite(scale) else 1.0
+    network.unit.mul_(scale)
+    known, drawn = compared(measured)
+    return distortion_of(known, scale * drawn).stress

@@ -1,0 +1,128 @@
+"""Where the classes go on the map, from the distances of a few samples. Axes: k = classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isoreg.errors import InputError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The classes' places on the map, and the unit that it is learned in.
+
+    Attributes:
+        radius: Mean over the classes of the root mean squared distance of a member from the
+            middle of its class, in the data's unit; without classes that of all samples.
+        prototypes: (k, components) places of the classes, in radii.
+    """
+
+    radius: float
+    prototypes: Array
+
+
+def lay_out(
+    distances: Array,
+    classes: NDArray[np.int64],
+    k: int,
+    components: int,
+    *,
+    apart: float,
+    closest: float,
+) -> Layout:
+    r"""Place the classes by metric MDS of their means.
+
+    Means need no coordinates: :math:`|\mu_k - \mu_l|^2 = m_{kl} - (m_{kk} + m_{ll}) / 2` with m
+    the mean squared distance between the members of two classes (all ordered pairs), which holds
+    in a Euclidean space and is the definition here in any other. A class has the squared radius
+    m_kk / 2.
+
+    Args:
+        distances: (m, m) distances of some samples; NaN: not known.
+        classes: (m,) their classes, or -1.
+        k: Number of classes; 0 for a map without classes.
+        components: Dimensions of the map.
+        apart: Median distance between two prototypes, in radii.
+        closest: Distances of prototypes that are asked of MDS are at least this, in radii.
+
+    Returns:
+        The layout.
+
+    Raises:
+        InputError: If no distance is known, or all are 0.
+    """
+    squares = distances.astype(float) ** 2
+    np.fill_diagonal(squares, 0)
+    means = _class_means(squares, classes, k)
+    radii = np.sqrt(means.diagonal() / 2)
+    with np.errstate(invalid="ignore"):
+        known = radii[radii > 0]
+    radius = float(known.mean()) if len(known) else _overall_radius(squares)
+    if k < 2:
+        return Layout(radius, np.zeros((k, components)))
+    gaps = means - (means.diagonal()[:, None] + means.diagonal()[None, :]) / 2
+    gaps = np.sqrt(np.clip(gaps, 0, None))
+    median = float(np.nanmedian(gaps[np.triu_indices(k, 1)])) if (gaps > 0).any() else 0.0
+    gaps = gaps * apart / median if median > 0 else np.full_like(gaps, apart)
+    gaps = np.maximum(np.where(np.isnan(gaps), apart, gaps), closest)
+    np.fill_diagonal(gaps, 0)
+    return Layout(radius, smacof(gaps, components))
+
+
+def _overall_radius(squares: Array) -> float:
+    known = squares[~np.isnan(squares) & ~np.eye(len(squares), dtype=bool)]
+    if not len(known) or known.max() == 0:
+        got = "no known one" if not len(known) else "none but 0"
+        raise InputError(
+            f"some distances between samples must be known and above 0, got {got} among "
+            f"{len(squares)} samples. Do all samples coincide?"
+        )
+    return float(np.sqrt(known.mean() / 2))
+
+
+def _class_means(squares: Array, classes: NDArray[np.int64], k: int) -> Array:
+    """(k, k) mean squared distances between the members of two classes; NaN: none is known."""
+    member = (classes[:, None] == np.arange(k)).astype(float)
+    known = (~np.isnan(squares)).astype(float)
+    with np.errstate(invalid="ignore"):
+        found: Array = (member.T @ np.nan_to_num(squares) @ member) / (member.T @ known @ member)
+    return found
+
+
+def smacof(distances: Array, components: int, *, rounds: int = 300) -> Array:
+    """Metric MDS: points whose Euclidean distances are close to the given ones, by least squares.
+
+    It starts from classical MDS and is deterministic.
+
+    Source: de Leeuw (1977); chapter 8 of Borg and Groenen, "Modern Multidimensional Scaling".
+
+    Args:
+        distances: (k, k) symmetric distances.
+        components: Dimensions of the points.
+        rounds: Guttman transforms.
+
+    Returns:
+        (k, components) points around the origin.
+    """
+    k = len(distances)
+    points = np.zeros((k, components))
+    centre = np.eye(k) - 1 / k
+    values, vectors = np.linalg.eigh(-centre @ (distances**2) @ centre / 2)
+    used = np.argsort(-values)[: min(k, components)]
+    points[:, : len(used)] = vectors[:, used] * np.sqrt(np.clip(values[used], 0, None))
+    jitter: Any = np.random.default_rng(0)  # equal points would never come apart
+    points += 1e-3 * distances.mean() * jitter.normal(size=points.shape)
+    for _ in range(rounds):
+        now = np.sqrt(((points[:, None] - points[None, :]) ** 2).sum(-1))
+        pull = -distances / np.maximum(now, 1e-12)
+        np.fill_diagonal(pull, 0)
+        np.fill_diagonal(pull, -pull.sum(1))
+        points = pull @ points / k
+    centred: Array = points - points.mean(0)
+    return centred

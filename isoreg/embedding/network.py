@@ -1,0 +1,160 @@
+"""The network of a map, what it takes and gives, and what trains it. Axes: b = batch."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WIDTH, HIDDEN = 256, 3
+
+
+def mlp(columns: int, components: int) -> nn.Sequential:
+    """The default network: three hidden layers of 256 ReLU units, no dropout.
+
+    Args:
+        columns: Columns of the data.
+        components: Dimensions of the map.
+
+    Returns:
+        The network.
+
+    Example:
+        >>> mlp(4, 2)(torch.rand(3, 4)).shape
+        torch.Size([3, 2])
+    """
+    sizes = [columns, *[WIDTH] * HIDDEN]
+    layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(WIDTH, components))
+
+
+class MapNetwork(nn.Module):
+    """From rows of the data to points of the map, in the data's unit: ``unit * body(standard(x))``.
+
+    Args:
+        body: The network that is trained.
+        mean: (d,) taken off the rows.
+        spread: The one number that all columns are divided by, so that distances keep their ratios.
+        unit: What the body's output is multiplied by.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    unit: Tensor
+
+    def __init__(self, body: nn.Module, mean: Tensor, spread: float, unit: float) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", mean)
+        self.register_buffer("spread", torch.tensor(spread, dtype=mean.dtype))
+        self.register_buffer("unit", torch.tensor(unit))
+
+    def standard(self, rows: Tensor) -> Tensor:
+        """What the body takes: centred in the widest precision, so that an offset costs nothing."""
+        exact = rows.to(self.mean.device, self.mean.dtype)
+        return ((exact - self.mean) / self.spread).to(self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next((p.dtype for p in self.body.parameters()), torch.float32)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(b, d) rows to (b, components) points."""
+        points: Tensor = self.unit * self.body(self.standard(rows))
+        return points
+
+
+class Optimizer:
+    """Muon on the matrices and AdamW on the rest, through one cycle of the learning rate.
+
+    Args:
+        network: What is trained.
+        learning_rate: Its largest value.
+        steps: Number of steps of the cycle.
+    """
+
+    def __init__(self, network: nn.Module, learning_rate: float, steps: int) -> None:
+        trained = [p for p in network.parameters() if p.requires_grad]
+        options: dict[str, Any] = {"lr": learning_rate, "weight_decay": 0.01}
+        matrices = [p for p in trained if p.ndim == 2]
+        rest = [p for p in trained if p.ndim != 2]
+        self._optimizers: list[torch.optim.Optimizer] = []
+        if matrices:
+            muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options)
+            self._optimizers.append(muon)
+        if rest:
+            self._optimizers.append(torch.optim.AdamW(rest, **options))
+        self._schedules = [
+            torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1)
+            for optimizer in self._optimizers
+        ]
+
+    def step(self, loss: Tensor) -> None:
+        """Descend the loss, and go on in the cycle."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        for schedule in self._schedules:
+            schedule.step()
+
+
+def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Places of the samples of batch after batch, without end: each epoch in a new order.
+
+    Args:
+        n: Number of samples.
+        size: Samples a batch; what is left of an epoch is dropped.
+        generator: Draws the orders.
+
+    Yields:
+        (size,) places.
+    """
+    size = min(size, n)
+    while True:
+        order = torch.randperm(n, generator=generator)
+        yield from order[: n // size * size].split(size)
+
+
+def pack(state: dict[str, Any]) -> dict[str, Any]:
+    """An estimator's state without what other machines, or skops, cannot read.
+
+    The default network becomes arrays; one of the user's own is copied to the processor.
+
+    Args:
+        state: Attributes by name.
+
+    Returns:
+        The same, with another ``network_``.
+    """
+    network = state.get("network_")
+    if network is None:
+        return state
+    if state.get("network") is not None:
+        return {**state, "network_": copy.deepcopy(network).cpu()}
+    arrays = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
+    return {**state, "network_": arrays}
+
+
+def unpack(state: dict[str, Any]) -> dict[str, Any]:
+    """The reverse of `pack`.
+
+    Args:
+        state: Attributes by name.
+
+    Returns:
+        The same, with a module as ``network_``.
+    """
+    arrays = state.get("network_")
+    if not isinstance(arrays, dict):
+        return state
+    tensors = {name: torch.as_tensor(value) for name, value in arrays.items()}
+    body = mlp(len(tensors["mean"]), state["n_components"]).to(tensors["mean"].dtype)
+    network = MapNetwork(body, tensors["mean"], 1.0, 1.0)
+    network.load_state_dict(tensors)
+    return {**state, "network_": network.eval()}

@@ -1,0 +1,91 @@
+"""A map drawn with a scale bar, since a length on it is a distance."""
+
+from __future__ import annotations
+
+import math
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isoreg.errors import InputError, import_extra
+from isoreg.plots import COLOURS
+
+_SMALL = 8
+_DIRECT = 24  # more classes than this are not named on the map
+_GREY = "#999999"
+
+
+def draw(points: NDArray[Any], labels: NDArray[Any] | None, unit: str, axes: Any) -> Any:
+    """Draw a map: equal axes without ticks, classes named where they are, a scale bar.
+
+    Args:
+        points: (n, 2) points.
+        labels: (n,) classes, -1 in grey, or None.
+        unit: What is written behind the length of the bar.
+        axes: matplotlib axes, or None for those of a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: If there is no point, or the labels are not as many.
+    """
+    if not len(points) or (labels is not None and len(labels) != len(points)):
+        got = f"{len(points)} points" + ("" if labels is None else f" and {len(labels)} labels")
+        raise InputError(f"there must be a point to draw, and one label for each, got {got}.")
+    if axes is None:
+        figure = import_extra("matplotlib.figure", "plots").Figure(
+            figsize=(5, 5), layout="constrained"
+        )
+        axes = figure.subplots()
+    size = float(np.clip(8000 / len(points), 4, 20))
+    style = {"s": size, "alpha": 0.75, "linewidths": 0}
+    if labels is None:
+        axes.scatter(*points.T, color=COLOURS[0], **style)
+    else:
+        _scatter_classes(axes, points, labels, style)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    _scale_bar(axes, points, unit)
+    return axes
+
+
+def _scatter_classes(
+    axes: Any, points: NDArray[Any], labels: NDArray[Any], style: dict[str, Any]
+) -> None:
+    effects = import_extra("matplotlib.patheffects", "plots")
+    colormaps = import_extra("matplotlib", "plots").colormaps
+    text = labels.astype(str)
+    names = np.unique(labels[text != "-1"].astype(object)).tolist() if len(labels) else []
+    many = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
+    colours = COLOURS if len(names) <= len(COLOURS) else many
+    axes.scatter(*points[text == "-1"].T, color=_GREY, **style)
+    for name, colour in zip(names, cycle(colours), strict=False):
+        own = points[text == str(name)]
+        axes.scatter(*own.T, color=[colour], label=str(name), **style)
+        if len(names) <= _DIRECT:
+            axes.text(
+                *np.median(own, axis=0),
+                str(name),
+                fontsize=_SMALL,
+                ha="center",
+                va="center",
+                path_effects=[effects.withStroke(linewidth=2.5, foreground="white")],
+            )
+
+
+def _scale_bar(axes: Any, points: NDArray[Any], unit: str) -> None:
+    """A bar of a round length, about a fifth of the map, below its left corner."""
+    low, high = points.min(0), points.max(0)
+    width = float((high - low).max())
+    if width == 0:
+        return
+    power = 10.0 ** math.floor(math.log10(width / 4))
+    length = max(step * power for step in (1, 2, 5) if step * power <= width / 4)
+    at = low[1] - 0.06 * width
+    axes.plot([low[0], low[0] + length], [at, at], color="black", linewidth=2, gid="scale bar")
+    axes.text(low[0], at - 0.02 * width, f"{length:g} {unit}".strip(), fontsize=_SMALL, va="top")

@@ -1,0 +1,90 @@
+"""What scikit-learn asks of an estimator, and which settings a map refuses."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import torch
+from torch import nn
+
+from isoreg.errors import InputError
+
+try:
+    from sklearn.utils.validation import validate_data
+except ImportError:  # scikit-learn before 1.6
+
+    def validate_data(estimator: Any, X: Any, **options: Any) -> Any:
+        """Check X, and keep or compare its number and names of columns."""
+        return estimator._validate_data(X, **options)
+
+
+__all__ = ["check_settings", "pick_device", "validate_data"]
+
+# name: kind, least value, whether the least value itself is allowed, most value
+_NUMBERS: dict[str, tuple[type, float, bool, float]] = {
+    "n_components": (numbers.Integral, 1, True, float("inf")),
+    "beta": (numbers.Real, 0, True, float("inf")),
+    "beta_all": (numbers.Real, 0, True, float("inf")),
+    "near": (numbers.Real, 0, True, float("inf")),
+    "max_epochs": (numbers.Integral, 1, True, float("inf")),
+    "batch_size": (numbers.Integral, 2, True, float("inf")),
+    "learning_rate": (numbers.Real, 0, False, float("inf")),
+    "noise": (numbers.Real, 0, True, float("inf")),
+    "validation_fraction": (numbers.Real, 0, False, 1),
+    "n_iter_no_change": (numbers.Integral, 1, True, float("inf")),
+}
+_MAY_BE_NONE = {"max_epochs", "noise"}
+
+
+def check_settings(estimator: Any) -> None:
+    """Refuse settings that cannot be, before anything is computed.
+
+    Args:
+        estimator: An `isoreg.embedding.IsometricEmbedding`.
+
+    Raises:
+        InputError: If one is of the wrong type or out of its range.
+    """
+    for name, (kind, least, closed, most) in _NUMBERS.items():
+        value = getattr(estimator, name)
+        if value is None and name in _MAY_BE_NONE:
+            continue
+        number = isinstance(value, kind) and not isinstance(value, bool)
+        if not number or not (least <= value < most if closed else least < value < most):
+            what = "an integer" if kind is numbers.Integral else "a number"
+            bound = f"{'at least' if closed else 'above'} {least:g}"
+            below = "" if most == float("inf") else f" and below {most:g}"
+            none = " or None" if name in _MAY_BE_NONE else ""
+            raise InputError(f"{name} must be {what} {bound}{below}{none}, got {value!r}.")
+    network = estimator.network
+    if network is not None and not isinstance(network, nn.Module):
+        raise InputError(f"network must be a torch.nn.Module or None, got {network!r}.")
+    if estimator.clusterer is not None and not hasattr(estimator.clusterer, "fit_predict"):
+        raise InputError(
+            "clusterer must have fit_predict, as scikit-learn's clusterers do, got "
+            f"{estimator.clusterer!r}."
+        )
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device that is meant.
+
+    Args:
+        device: "auto" or what `torch.device` takes.
+
+    Returns:
+        The device.
+
+    Raises:
+        InputError: If torch does not know it.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(
+            f"device must be 'auto' or a device of this torch, got {device!r} ({error})."
+        ) from error

@@ -1,0 +1,153 @@
+"""Labels in levels -> the classes of a map, and which classes a sample may belong to.
+
+Axes: n = samples, l = levels (coarse to fine), k = classes of the finest level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.multiclass import check_classification_targets
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from isoreg.errors import InputError
+from isoreg.masks import IGNORED
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a map knows of the labels.
+
+    Attributes:
+        names: (k, l) the labels of each class, as the user wrote them.
+        levels: (l, n) for each level the number of a sample's label, or `IGNORED`.
+        allowed: (sets, k) the classes that samples of the same known labels may belong to.
+        group: (n,) which of these sets holds for a sample.
+    """
+
+    names: NDArray[Any]
+    levels: Tensor
+    allowed: Tensor
+    group: Tensor
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """(n,) the class of each sample, -1 where the finest label is not known."""
+        finest = self.levels[-1]
+        return torch.where(finest == IGNORED, UNKNOWN, finest).numpy()
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """The labels of each class as scikit-learn has them: (k,), or (k, l) for several levels."""
+        return np.array(self.names[:, 0].tolist()) if self.names.shape[1] == 1 else self.names
+
+    def cross_entropy(self, logits: Tensor, places: Tensor) -> Tensor:
+        """Mean over the labelled samples of -log p(the classes that a sample may belong to).
+
+        With one level that is the cross-entropy. A batch without labels gives 0.
+
+        Args:
+            logits: (b, k) of the classes.
+            places: (b,) the samples of the batch.
+
+        Returns:
+            The mean.
+        """
+        allowed = self.allowed[self.group[places]].to(logits.device)
+        kept = F.log_softmax(logits, 1).masked_fill(~allowed, -torch.inf)
+        labelled = (~allowed.all(1)).sum().clamp_min(1)
+        return -kept.logsumexp(1).sum() / labelled
+
+
+def read_targets(y: Any, n: int) -> Targets:
+    """Read classes, -1 for unknown ones, one column or several from coarse to fine.
+
+    Labels of a finer level are told apart by the coarser ones: "other" in two regions is two
+    classes.
+
+    Args:
+        y: (n,) or (n, l) labels: integers, or strings.
+        n: Number of samples.
+
+    Returns:
+        The targets.
+
+    Raises:
+        InputError: If they are not n labels, no classes, fewer than two classes, or a known label
+            stands under an unknown one.
+        ValueError: scikit-learn's own, if they are no class labels.
+    """
+    table = np.asarray(y)
+    table = table[:, None] if table.ndim == 1 else table
+    if table.ndim != 2 or len(table) != n or not table.shape[1]:
+        raise InputError(
+            f"y must hold a label for each of {n} samples, or a row of them, got shape "
+            f"{np.shape(y)}."
+        )
+    coded = [_codes(column) for column in table.T]
+    known = np.stack([codes != UNKNOWN for codes, _ in coded])
+    if (known[1:] & ~known[:-1]).any():
+        level, place = np.argwhere(known[1:] & ~known[:-1])[0]
+        raise InputError(
+            "the labels of a sample must be known from coarse to fine, got sample "
+            f"{place} with a label in column {level + 1} and -1 in column {level}."
+        )
+    levels, members, fine = [], [], None
+    path = np.zeros((n, 0), dtype=np.int64)
+    for (codes, _), is_known in zip(coded, known, strict=True):
+        path = np.column_stack([path, codes])
+        fine, numbers = np.unique(path[is_known], axis=0, return_inverse=True)
+        level = np.full(n, IGNORED, dtype=np.int64)
+        level[is_known] = numbers.ravel()
+        levels.append(level)
+        members.append(fine)
+    if fine is None or len(fine) < 2:
+        found = 0 if fine is None else len(fine)
+        raise InputError(
+            f"y must hold at least two classes, got {found} class. Leave y out for a map without "
+            "classes."
+        )
+    names = np.array(
+        [[values[code] for code, (_, values) in zip(row, coded, strict=True)] for row in fine],
+        dtype=object,
+    )
+    allowed, group = _allowed(members, np.stack(levels), fine)
+    return Targets(names, torch.as_tensor(np.stack(levels)), allowed, group)
+
+
+def _codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Numbers of the labels of a column, -1 for unknown ones, and the labels by number."""
+    if column.dtype.kind == "f" and not np.isfinite(column).all():
+        raise InputError("y must not hold NaN or infinity. Write -1 where a label is not known.")
+    unknown = np.array([v in (UNKNOWN, str(UNKNOWN)) for v in column.tolist()], dtype=bool)
+    labels = column[~unknown]
+    if any(v is None or v != v for v in labels):
+        raise InputError("y must not hold None or NaN. Write -1 where a label is not known.")
+    codes = np.full(len(column), UNKNOWN, dtype=np.int64)
+    if not len(labels):
+        return codes, labels
+    if labels.dtype == object:  # a table of columns of several types, as pandas gives it
+        labels = np.array(labels.tolist())
+    check_classification_targets(labels)
+    values, codes[~unknown] = np.unique(labels, return_inverse=True)
+    return codes, values
+
+
+def _allowed(
+    members: list[NDArray[np.int64]], levels: NDArray[np.int64], fine: NDArray[np.int64]
+) -> tuple[Tensor, Tensor]:
+    """The sets of classes of `Targets`: all of them, then those below each label of each level."""
+    sets = [np.ones((1, len(fine)), dtype=bool)]
+    group = np.zeros(levels.shape[1], dtype=np.int64)
+    for depth, (labels, level) in enumerate(zip(members, levels, strict=True), start=1):
+        known = level != IGNORED
+        group[known] = sum(map(len, sets)) + level[known]
+        sets.append((fine[None, :, :depth] == labels[:, None, :]).all(-1))
+    return torch.as_tensor(np.concatenate(sets)), torch.as_tensor(group)

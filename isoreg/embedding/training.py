@@ -1,0 +1,209 @@
+"""How a map is learned. Distances are in radii of the classes here. Axes: b = batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isoreg.diagnostics import distortion_of
+from isoreg.distances import pairwise_distances
+from isoreg.embedding.blocks import Blocks, Places
+from isoreg.embedding.network import Optimizer
+from isoreg.embedding.targets import Targets
+from isoreg.masks import IGNORED
+from isoreg.penalty import isometry_penalty
+
+_CHECKS = 40  # looks at the stress in a training
+_LOOKED_AT = 300  # samples that they take
+_SHARPNESS = 2.0  # prototypes answer with -(d / (radius / 2))^2 / 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers of a training; `isoreg.embedding.IsometricEmbedding` says what they mean."""
+
+    steps: int
+    learning_rate: float
+    noise: float
+    beta: float
+    beta_all: float
+    near: float
+    patience: int | None
+    verbose: bool
+
+
+@dataclass
+class Pairs:
+    """Distances and labels of the samples that a map is learned from.
+
+    Attributes:
+        blocks: From places to distances, in the data's unit.
+        radius: What they are divided by.
+        targets: The labels, or None.
+        prototypes: (k, components) places of the classes, in radii.
+        rows: (n, d) the samples, in radii, if the distances are Euclidean and every pair counts
+            the same: the penalty then computes them itself, which is faster.
+    """
+
+    blocks: Blocks
+    radius: float
+    targets: Targets | None
+    prototypes: Tensor
+    rows: Tensor | None = None
+
+    def distances(self, places: Tensor | Places) -> Tensor:
+        """(b, b) distances of a batch, in radii."""
+        return (self.blocks(np.asarray(places)) / self.radius).float()
+
+    def loss(self, points: Tensor, places: Tensor, recipe: Recipe) -> Tensor:
+        """What is descended: cross-entropy, stress within each level of classes, and over all."""
+        rows: Tensor | None = None
+        options: dict[str, Any] = {}
+        if self.rows is not None and not recipe.near:
+            rows = self.rows[places.to(self.rows.device)]
+        else:
+            distances_bb = self.distances(places).to(points.device)
+            options["input_distances"] = distances_bb
+            if recipe.near:
+                options["pair_weights"] = near_weights(distances_bb, recipe.near)
+
+        def stress(labels: Tensor | None, scale: float | Literal["fit"]) -> Tensor:
+            return isometry_penalty(rows, points, labels, scale=scale, reduction="pairs", **options)
+
+        if self.targets is None:
+            return stress(None, 1.0)
+        levels = self.targets.levels[:, places].to(points.device)
+        within = torch.stack([stress(level, "fit") for level in levels]).mean()
+        logits = -torch.cdist(points, self.prototypes).square() * _SHARPNESS**2 / 2
+        told_apart = self.targets.cross_entropy(logits, places)
+        return told_apart + recipe.beta * within + recipe.beta_all * stress(None, "fit")
+
+    def compared(self, points: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+        """Distances and map distances of the pairs that count, in radii.
+
+        Those are the pairs within the classes of the finest level, or all of them without classes
+        or where every class has a single sample.
+
+        Args:
+            points: (b, components) the samples on the map, in radii.
+            places: (b,) the samples.
+
+        Returns:
+            (p,) distances and (p,) distances on the map.
+        """
+        distances_bb = self.distances(places).double()
+        pairs_bb = torch.ones_like(distances_bb, dtype=torch.bool).triu(1) & ~distances_bb.isnan()
+        if self.targets is not None:
+            finest = self.targets.levels[-1][places]
+            same_bb = (finest[:, None] == finest) & (finest != IGNORED) & pairs_bb
+            pairs_bb = same_bb if same_bb.any() else pairs_bb
+        return distances_bb[pairs_bb], pairwise_distances(points.double().cpu())[pairs_bb]
+
+
+def near_weights(distances_bb: Tensor, power: float) -> Tensor:
+    """Weights ``d^-power``, level below a twentieth of the median distance: near pairs count more.
+
+    Power 1 is Sammon's mapping, 2 elastic scaling.
+
+    Args:
+        distances_bb: (b, b) distances; NaN: not known.
+        power: How fast the weight falls.
+
+    Returns:
+        (b, b) weights of mean 1 or so; 0 for a pair that is not known.
+    """
+    floor = distances_bb.nanmedian().clamp_min(1e-12)
+    relative_bb = (distances_bb / floor).clamp_min(0.05)
+    return relative_bb.pow(-power).nan_to_num(0)
+
+
+@dataclass
+class Progress:
+    """What was seen of a training: at each look the step, the loss and the held-out stress."""
+
+    step: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    stress: list[float] = field(default_factory=list)
+
+
+def train(
+    body: nn.Module,
+    inputs: Tensor,
+    order: Iterator[Tensor],
+    pairs: Pairs,
+    recipe: Recipe,
+    generator: torch.Generator,
+    held_out: Places,
+) -> Progress:
+    """Train the body in place.
+
+    With a patience, the weights of the lowest held-out stress are put back at the end.
+
+    Args:
+        body: From standardised rows to points, in radii.
+        inputs: (n, d) standardised rows.
+        order: Batches of places, without end.
+        pairs: Distances and labels.
+        recipe: The numbers.
+        generator: Draws the noise of the inputs.
+        held_out: Places whose stress is looked at; with a patience not in ``order``.
+
+    Returns:
+        What was seen.
+    """
+    optimizer, seen = Optimizer(body, recipe.learning_rate, recipe.steps), Progress()
+    every = max(1, recipe.steps // _CHECKS)
+    best, kept, since = float("inf"), None, 0
+    for step, batch in zip(range(1, recipe.steps + 1), order, strict=False):
+        body.train()
+        x = inputs[batch.to(inputs.device)]
+        drawn = torch.randn(x.shape, generator=generator).to(x.device)
+        loss = pairs.loss(body(x + recipe.noise * drawn), batch, recipe)
+        optimizer.step(loss)
+        if step % every and step != recipe.steps:
+            continue
+        stress = held_out_stress(body, inputs, pairs, held_out[:_LOOKED_AT])
+        seen.step.append(step)
+        seen.loss.append(loss.item())
+        seen.stress.append(stress)
+        if recipe.verbose:
+            end = "\n" if step == recipe.steps else ""
+            seen_now = f"loss {loss.item():.3f}, stress {stress:.3f}"
+            print(f"\rstep {step}/{recipe.steps}, {seen_now}", end=end)
+        if recipe.patience is not None:
+            since += 1
+            if stress < best:
+                best, kept, since = stress, copy.deepcopy(body.state_dict()), 0
+            if since >= recipe.patience:
+                break
+    if kept is not None:
+        body.load_state_dict(kept)
+    body.eval()
+    return seen
+
+
+@torch.no_grad()
+def held_out_stress(body: nn.Module, inputs: Tensor, pairs: Pairs, places: Places) -> float:
+    """Kruskal's stress of some samples, with classes at the best scale, as the map is scaled later.
+
+    Args:
+        body: The network.
+        inputs: (n, d) standardised rows.
+        pairs: Distances and labels.
+        places: The samples.
+
+    Returns:
+        The stress; NaN without pairs.
+    """
+    body.eval()
+    wide, drawn = pairs.compared(
+        body(inputs[torch.as_tensor(places, device=inputs.device)]), places
+    )
+    scale = distortion_of(wide, drawn).scale if pairs.targets else 1.0
+    return distortion_of(wide, scale * drawn).stress

@@ -1,0 +1,139 @@
+"""`ReferenceHead`: the rival of isometry, a linear head that predicts the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from isoreg._attach.checks import check_model, check_reference
+from isoreg._attach.classifier import choose_layers
+from isoreg._attach.layers import Layers
+from isoreg._attach.pooling import Pool, resolve_pool
+from isoreg._attach.recorder import Recorder
+from isoreg.distances import flatten_points
+from isoreg.errors import InputError, RecordError, called
+
+_NAME = "ReferenceHead"
+
+
+class ReferenceHead(nn.Module):
+    r"""A linear head on a model's features that predicts the coordinates of a reference.
+
+    .. math::
+        \mathrm{head}(r) = w\, \frac{1}{N} \sum_i | A \phi_i + b - r_i |^2
+
+    with phi the recorded features, A and b the head's own weights and w ``weight``. It is what
+    isometry should be compared with where labels are to be read from the features afterwards: it
+    often wins there. Its *answers* have the reference's distances, the features themselves less
+    than with isometry.
+
+    Args:
+        model: The model; recorded as by `isoreg.IsometryRegularizer`.
+        out_features: Coordinates of the reference.
+        layer: One layer, as in `isoreg.IsometryRegularizer`; None: what enters the classifier.
+        weight: Factor w of the loss, at least 0. It may be changed at any time.
+        pool: As in `isoreg.IsometryRegularizer`.
+
+    Raises:
+        IsoregError: If the layer is unknown or an argument has a wrong value.
+
+    Example:
+        >>> import torch
+        >>> from torch.nn import functional as F
+        >>> model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+        >>> head = ReferenceHead(model, 3)
+        >>> optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()])
+        >>> x, y, reference = torch.rand(16, 8), torch.randint(2, (16,)), torch.rand(16, 3)
+        >>> (F.cross_entropy(model(x), y) + head(reference)).backward()
+        >>> head.linear.weight.grad.shape
+        torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        out_features: int,
+        layer: Layers = None,
+        *,
+        weight: float = 1.0,
+        pool: Pool = "flatten",
+    ) -> None:
+        super().__init__()
+        with called(_NAME):
+            check_model(model)
+            if isinstance(out_features, bool) or not out_features >= 1:
+                raise InputError(f"out_features must be at least 1, got {out_features!r}.")
+            if not weight >= 0:
+                raise InputError(f"weight must be a number >= 0, got {weight!r}.")
+            layers = choose_layers(model, layer)
+            pooling = resolve_pool(pool)
+            if len(layers) > 1:
+                names = ", ".join(repr(found.name) for found in layers)
+                raise InputError(f"layer must name one layer, got {names}.")
+        self.weight = weight
+        self.linear: nn.Linear = nn.LazyLinear(out_features)
+        if layers and type(layers[0].module) is nn.Linear:
+            linear = layers[0].module
+            width = linear.in_features if layers[0].at_input else linear.out_features
+            self.linear = nn.Linear(width, out_features).to(linear.weight)
+        self._recorder = Recorder(model, layers, pooling, source=_no_reference)
+
+    def forward(self, reference: Tensor) -> Tensor:
+        """The loss of the last recorded forward pass; the record is dropped.
+
+        Args:
+            reference: (N, ...) points of the batch that went through the model last; they get no
+                gradient.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            IsoregError: If nothing is recorded, or the reference does not belong to it.
+        """
+        with called(_NAME):
+            record = self._recorder.take()
+            (features,) = list(record.features.values())[:1]
+            check_reference(reference, {next(iter(record.features)): features})
+            points = flatten_points(reference.detach(), "reference").to(features)
+            if points.shape[1] != self.linear.out_features:
+                raise InputError(
+                    f"the reference must have {self.linear.out_features} coordinates a sample, "
+                    f"got {points.shape[1]}. Build the head with out_features={points.shape[1]}."
+                )
+        if isinstance(self.linear, nn.LazyLinear):
+            self.linear.to(features)
+        difference: Tensor = self.linear(features) - points
+        if len(points) == 0:
+            return difference.sum()
+        return self.weight * difference.square().sum(1).mean()
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """The head's weights, for the optimizer.
+
+        Args:
+            recurse: As in `torch.nn.Module`.
+
+        Yields:
+            Each parameter.
+
+        Raises:
+            RecordError: If their number is not known yet.
+        """
+        if isinstance(self.linear, nn.LazyLinear) and self.linear.has_uninitialized_params():
+            raise RecordError(
+                f"{_NAME}: the width of the features is not known yet. Call the model and the head "
+                "once on a batch before you build the optimizer."
+            )
+        yield from super().parameters(recurse)
+
+    def detach(self) -> None:
+        """Take all hooks off the model and forget the record. May be called again."""
+        self._recorder.remove()
+
+
+def _no_reference(*_: object, **__: object) -> Tensor:
+    """What the recorder asks for in each pass: here the reference comes with the call."""
+    return torch.empty(0)

@@ -1,0 +1,135 @@
+"""Distances between the objects of a batch, computed in the workers of a `DataLoader`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from isoreg.errors import InputError, called
+
+Pairwise = Callable[[Sequence[Any]], Any]
+
+
+class PairwiseCollate:
+    r"""A ``collate_fn`` that adds the distances of a batch, :math:`D_{ij} = d(o_i, o_j)`.
+
+    Distances that are slow to compute (edit distance, dynamic time warping, transport) are then
+    computed by the loader's workers while the model trains, for the N^2 pairs of a batch only.
+    Hand them to `isoreg.isometry_penalty` as ``input_distances``.
+
+    A mapping gets the distances under ``key``, a tuple or list as its last entry; anything else
+    becomes the pair (batch, distances). An empty batch or a batch of one sample is fine.
+
+    Args:
+        pairwise: From the list of a batch's samples, as the data set returns them, to (N, N)
+            distances: a tensor, an array or nested lists. `each_pair` makes it of a distance
+            between two objects. NaN means that the distance of a pair is not known. It has to be
+            picklable if the workers are spawned.
+        collate: What makes a batch of the samples.
+        key: Where the distances go if that batch is a mapping.
+
+    Raises:
+        InputError: While loading, if the distances are not (N, N), negative, infinite or not
+            symmetric, or the batch has the key already.
+
+    Example:
+        >>> def gaps(samples):
+        ...     at = torch.tensor([sample["at"] for sample in samples])
+        ...     return (at[:, None] - at).abs()
+        >>> PairwiseCollate(gaps)([{"at": 1.0}, {"at": 4.0}])
+        {'at': tensor([1., 4.], dtype=torch.float64), 'distances': tensor([[0., 3.],
+                [3., 0.]])}
+    """
+
+    def __init__(
+        self,
+        pairwise: Pairwise,
+        *,
+        collate: Callable[[list[Any]], Any] = default_collate,
+        key: str = "distances",
+    ) -> None:
+        with called("PairwiseCollate"):
+            for name, value in (("pairwise", pairwise), ("collate", collate)):
+                if not callable(value):
+                    raise InputError(f"{name} must be callable, got {type(value).__name__}.")
+        self.pairwise, self.collate, self.key = pairwise, collate, key
+
+    def __call__(self, samples: list[Any]) -> Any:
+        """Collate the samples and add their distances."""
+        with called("PairwiseCollate"):
+            distances_bb = _checked(self.pairwise(samples), len(samples))
+            batch = self.collate(samples)
+            if isinstance(batch, Mapping):
+                if self.key in batch:
+                    raise InputError(
+                        f"the batch must not have the key {self.key!r} already, got "
+                        f"{', '.join(map(repr, batch))}. Choose another one: key=..."
+                    )
+                return {**batch, self.key: distances_bb}
+            if isinstance(batch, tuple | list):
+                return (*batch, distances_bb)
+            return batch, distances_bb
+
+
+class each_pair:  # noqa: N801 - it is used like a function, and is a class to be picklable
+    """Lift a distance between two objects to the distances of a batch, for `PairwiseCollate`.
+
+    The distance has to be symmetric: it is computed for i < j only, and is 0 for i = j.
+
+    Args:
+        distance: From two objects to a number.
+        of: From a sample of the data set to the object; by default the sample itself.
+
+    Example:
+        >>> gap = each_pair(lambda a, b: abs(a - b), of=lambda sample: sample[0])
+        >>> gap([(1.0, "label"), (4.0, "label")])
+        tensor([[0., 3.],
+                [3., 0.]])
+    """
+
+    def __init__(
+        self, distance: Callable[[Any, Any], float], *, of: Callable[[Any], Any] | None = None
+    ) -> None:
+        self.distance, self.of = distance, of
+
+    def __call__(self, samples: Sequence[Any]) -> Tensor:
+        """The distances of all pairs of samples."""
+        objects = list(samples) if self.of is None else [self.of(sample) for sample in samples]
+        distances_bb = torch.zeros(len(objects), len(objects))
+        for i, first in enumerate(objects):
+            for j in range(i):
+                distances_bb[i, j] = distances_bb[j, i] = float(self.distance(first, objects[j]))
+        return distances_bb
+
+
+def _checked(distances: Any, n: int) -> Tensor:
+    """The distances as a floating tensor, once they can be distances."""
+    try:
+        distances_bb = torch.as_tensor(distances)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(distances).__name__
+        raise InputError(f"pairwise must return numbers, got {kind} ({error}).") from error
+    if tuple(distances_bb.shape) != (n, n) or distances_bb.is_complex():
+        raise InputError(
+            f"pairwise must return ({n}, {n}) real distances for {n} samples, got "
+            f"{distances_bb.dtype} of shape {tuple(distances_bb.shape)}. "
+            "each_pair makes them of a distance between two objects."
+        )
+    if not distances_bb.is_floating_point():
+        distances_bb = distances_bb.to(torch.float32)
+    if (distances_bb < 0).any() or distances_bb.isinf().any():
+        least, most = distances_bb.nan_to_num(0).aminmax()
+        raise InputError(
+            f"distances must be at least 0 and finite (NaN: not known), got {least:.4g} to "
+            f"{most:.4g}."
+        )
+    if n and not torch.allclose(distances_bb, distances_bb.T, rtol=1e-3, equal_nan=True):
+        raise InputError(
+            "distances must be symmetric, got some that differ in the two directions. "
+            "If the difference means nothing, return the mean of both."
+        )
+    return distances_bb

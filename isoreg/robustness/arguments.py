@@ -1,0 +1,140 @@
+"""The arguments of an evaluation, checked before anything is attacked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from isoreg.errors import InputError
+from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.pgd import NORMS
+
+
+def device_of(model: nn.Module, images: Tensor) -> torch.device:
+    """Where the model is.
+
+    Args:
+        model: The user's model.
+        images: Where they are counts if the model has no tensors.
+
+    Returns:
+        The device.
+    """
+    tensors = [*model.parameters(), *model.buffers(), images]
+    return tensors[0].device
+
+
+def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
+    """The radii as numbers.
+
+    Args:
+        eps: As the user gave them.
+
+    Returns:
+        At least one, all different.
+
+    Raises:
+        InputError: If they are anything else.
+    """
+    radii: list[float] = torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
+    if not radii or not all(math.isfinite(e) and e >= 0 for e in radii):
+        raise InputError(f"eps must be one or more numbers >= 0, got {radii}.")
+    if len(set(radii)) < len(radii):
+        raise InputError(f"eps must be different radii, got {radii}.")
+    return radii
+
+
+def known_norm(norm: str) -> str:
+    """The norm, if it is one.
+
+    Args:
+        norm: "Linf" or "L2".
+
+    Returns:
+        The same.
+
+    Raises:
+        InputError: If it is another.
+    """
+    if norm not in NORMS:
+        raise InputError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}.")
+    return norm
+
+
+def check_arguments(
+    images: Tensor,
+    labels: Tensor,
+    radii: list[float],
+    norm: str,
+    bounds: tuple[float, float],
+    batch_size: int,
+) -> None:
+    """Refuse what cannot be evaluated.
+
+    Args:
+        images: (n, ...) within the bounds.
+        labels: (n,) integers.
+        radii: In the units of the images.
+        norm: "Linf" or "L2".
+        bounds: Smallest and largest pixel.
+        batch_size: Images attacked at once.
+
+    Raises:
+        InputError: If one of them is unusable.
+    """
+    for name, given in (("images", images), ("labels", labels)):
+        found: object = given
+        if not isinstance(found, Tensor):
+            raise InputError(
+                f"{name} must be a tensor, got {type(found).__name__}. Of a DataLoader join the "
+                "batches with torch.cat; torch.as_tensor converts an array."
+            )
+    low, high = bounds
+    if not low < high:
+        raise InputError(f"bounds must be (smallest, largest), got {bounds}.")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}.")
+    if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
+        raise InputError(
+            f"images must be floating of shape (n, ...) with n > 0, got {images.dtype} of shape "
+            f"{tuple(images.shape)}. Bytes become pixels with images.float() / 255."
+        )
+    if labels.shape != (len(images),) or labels.is_floating_point() or labels.is_complex():
+        raise InputError(
+            f"labels must be {len(images)} integers, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}."
+        )
+    smallest, largest = images.min().item(), images.max().item()
+    if not (low - 1e-6 <= smallest and largest <= high + 1e-6):
+        raise InputError(
+            f"images must lie within bounds {bounds}, got {smallest:.3g} to {largest:.3g}. Pass "
+            "them as they are before normalisation, and mean= and std= for the model."
+        )
+    largest_radius = (high - low) * (images[0].numel() ** 0.5 if norm == "L2" else 1)
+    if max(radii) > largest_radius:
+        raise InputError(
+            f"eps must be at most {largest_radius:g}, the whole range of {norm} within the "
+            f"bounds, got {max(radii):g}. Is it in the units of the images?"
+        )
+
+
+@torch.no_grad()
+def check_classes(classifier: PixelClassifier, pixels: Tensor, labels: Tensor) -> None:
+    """Refuse labels that are no classes of the model.
+
+    Args:
+        classifier: Pixels to logits.
+        pixels: (n, ...) from 0 to 1.
+        labels: (n).
+
+    Raises:
+        InputError: If there are any, or the model returns no logits.
+    """
+    classes = classifier(pixels[:2]).shape[1]
+    smallest, largest = int(labels.min()), int(labels.max())
+    if smallest < 0 or largest >= classes:
+        wrong = smallest if smallest < 0 else largest
+        raise InputError(f"labels must be classes from 0 to {classes - 1}, got {wrong}.")

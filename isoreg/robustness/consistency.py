@@ -1,0 +1,156 @@
+"""Whether the model answers the same image in the same way, whatever it is shown before or beside.
+
+An attack asks about thousands of images, one after another and many at once. A model that
+remembers, or whose answer to an image depends on its neighbours, is not the function that the
+clean accuracy was measured on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.pgd import cross_entropy, project, steepest
+from isoreg.robustness.straight_through import StraightThrough
+
+_IMAGES = 64
+_RANDOM = 1e-5  # of the range of an image's logits
+_OTHERWISE = 1e-3  # another size of batch may round otherwise
+_COARSELY = 3e-2  # in half precision
+
+
+@dataclass
+class Consistency:
+    """How a model answers the same images under other circumstances.
+
+    Attributes:
+        signs: A sentence for each fault.
+        stateful: Whether answers depend on what was shown before.
+        beside: Whether they depend on the other images of the batch.
+        asked: The images that were asked about, and their logits; None if they are random.
+    """
+
+    signs: list[str] = field(default_factory=list)
+    stateful: bool = False
+    beside: bool = False
+    asked: tuple[Tensor, Tensor] | None = None
+
+    def afterwards(self, classifier: PixelClassifier) -> list[str]:
+        """Whether the attacks have changed how clean images are answered.
+
+        Args:
+            classifier: That was attacked.
+
+        Returns:
+            A sentence, or none.
+        """
+        if self.asked is None or self.stateful:
+            return []
+        images, logits = self.asked
+        changed = _changed(logits, _answer(classifier, images), _tolerance(logits))
+        return [_stateful(changed)] if changed else []
+
+
+def check_consistency(
+    classifier: PixelClassifier, images: Tensor, labels: Tensor, eps: float, norm: str
+) -> Consistency:
+    """Ask about some images twice, in other batches, and after other images.
+
+    Each question goes to a copy of its own that shares the parameters, where the model can be
+    copied, so that its own state stays untouched; random numbers start from the same seed.
+
+    Args:
+        classifier: Pixels to logits.
+        images: (n, ...) pixels from 0 to 1.
+        labels: (n).
+        eps: The largest radius.
+        norm: "Linf" or "L2".
+
+    Returns:
+        What was found.
+    """
+    every = max(1, len(images) // _IMAGES)
+    some, of = images[::every][:_IMAGES], labels[::every][:_IMAGES]
+    result = Consistency()
+    subject = classifier.copied()
+    first = _answer(subject, some)
+    if _changed(first, _answer(subject, some, seed=1), _RANDOM):
+        result.stateful = _changed(first, _answer(classifier.copied(), some, seed=1), _RANDOM) == 0
+        if not result.stateful:
+            result.signs.append(
+                "the output is random: two passes of the same images differ, so attacks see noise. "
+                "Average over the randomness before you believe these figures."
+            )
+            return result
+    tolerance, result.asked = _tolerance(first), (some, first)
+    near = _neighbours(classifier.copied(), some, of, eps, norm)
+    unaware = classifier.copied()
+    pairs = [(_answer(unaware, x), _answer(subject, x)) for x in near]
+    changed = max(_changed(a, b, tolerance) for a, b in pairs)
+    if changed or result.stateful:
+        result.stateful = True
+        result.signs.append(_stateful(changed))
+        return result
+    backwards = _answer(classifier.copied(), some.flip(0)).flip(0)
+    halves = [_answer(classifier.copied(), some[start::2]) for start in range(min(2, len(some)))]
+    apart = torch.empty_like(first)
+    for start, half in enumerate(halves):
+        apart[start::2] = half
+    changed = max(_changed(first, other, tolerance) for other in (backwards, apart))
+    if changed:
+        result.beside = True
+        result.signs.append(
+            f"the answer to {100 * changed:.0f} % of the images changes with the images beside "
+            "them in the batch (batch normalisation without running statistics, or a scale taken "
+            "over the batch). Attacks changed whole batches, of the images that the clean "
+            "accuracy was measured on: the figures hold for such batches alone."
+        )
+    return result
+
+
+def _stateful(changed: float) -> str:
+    share = f"of {100 * changed:.0f} % of the images" if changed else "to the same images"
+    return (
+        f"the answer {share} changes with what the model was shown before: it keeps a state, and "
+        "its accuracy under attack is that of its memory. The row 'fresh-copy' attacks copies "
+        "that have seen nothing, where the model can be copied."
+    )
+
+
+@torch.no_grad()
+def _answer(classifier: Callable[[Tensor], Tensor], images: Tensor, *, seed: int = 0) -> Tensor:
+    torch.manual_seed(seed)
+    return classifier(images).detach().clone()
+
+
+def _neighbours(
+    classifier: PixelClassifier, images: Tensor, labels: Tensor, eps: float, norm: str
+) -> list[Tensor]:
+    """Points where a model that remembers the images would rather repeat itself than look."""
+    x = images.detach().requires_grad_()
+    torch.manual_seed(0)
+    with StraightThrough():
+        value = cross_entropy(classifier(x), labels).sum()
+    random = torch.randn_like(images)
+    steps = [random]
+    if value.requires_grad:
+        steps.append(torch.autograd.grad(value, x)[0])
+    size = eps or 0.01
+    near = [project(images + size * steepest(step, norm), images, size, norm) for step in steps]
+    return [*near, (images + images.roll(1, 0)) / 2]
+
+
+def _changed(a: Tensor, b: Tensor, tolerance: float) -> float:
+    """The share of images whose logits differ by more than that share of their range."""
+    a, b = (torch.nan_to_num(x.double(), nan=0.0, posinf=1e30, neginf=-1e30) for x in (a, b))
+    span = (a.amax(1) - a.amin(1)).median().clamp_min(1e-6)
+    return ((a - b).abs().amax(1) > tolerance * span).double().mean().item()
+
+
+def _tolerance(logits: Tensor) -> float:
+    coarse = torch.finfo(logits.dtype).eps > 1e-5 or torch.is_autocast_enabled(logits.device.type)
+    return _COARSELY if coarse else _OTHERWISE

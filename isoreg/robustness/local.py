@@ -1,0 +1,245 @@
+"""Terms that act at the attack's scale: the first-order margin. Axes: n = images."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from isoreg.errors import InputError, called
+from isoreg.robustness.outputs import logits_of
+from isoreg.robustness.state import refuse_sharded
+from isoreg.robustness.units import Normalisation, PerChannel
+
+# the norm that bounds the attack: the order of its dual
+DUAL_ORDERS: dict[str, float] = {"Linf": 1.0, "L2": 2.0}
+IGNORED = -100
+
+
+def first_order_margin_loss(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: str = "Linf",
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
+) -> Tensor:
+    r"""Cross-entropy after the worst that a linear model could suffer within the ball.
+
+    .. math::
+        \text{CE}(z + \epsilon \|\nabla_x (z_r - z_y)\|_*\, e_r,\ y)
+
+    with z the logits, r the largest of the other classes and :math:`\|\cdot\|_*` the dual norm (L1
+    for L-inf, L2 for L2). This linearises the inner problem of FGSM adversarial training: it needs
+    no adversarial image, one forward pass and one double backward, and is exact for linear models
+    of two classes.
+
+    With batch normalisation in training mode the logits of one image depend on the others, and the
+    gradient is that of the sum of all margins; statistics are updated once. Dropout draws one mask
+    for the loss and its gradient. Attention takes torch's plain way, since its fused ones cannot be
+    differentiated twice. Images that have a graph get their gradient, as what made them does. In
+    `torch.inference_mode` the value is computed all the same, without a graph.
+
+    Source: first-order robust optimisation, as in Simon-Gabriel et al. (2019), "First-Order
+    Adversarial Vulnerability of Neural Networks and Input Dimension", on the margin.
+
+    Args:
+        model: Images to logits (n, classes), called once. Of a mapping the entry "logits" counts,
+            of another or of a tuple the only tensor of that shape.
+        images: (n, ...) floating, as `mean` and `std` expect them.
+        labels: (n,) integers of any type; an image with -100 counts for nothing.
+        eps: Radius in the units of the images; 0 gives cross-entropy.
+        norm: "Linf" or "L2".
+        mean: What the model wants subtracted from each channel, a number or one a channel; None
+            where images are normalised already: then divide eps by their std.
+        std: What the model wants each channel divided by, in the same way.
+
+    Returns:
+        The mean over images whose label counts; 0 if there is none.
+
+    Raises:
+        InputError: If labels are soft or no classes, images no floats, the norm unknown, eps
+            negative, the logits cannot be told, or FSDP shards the model, whose hooks do not allow
+            the second pass.
+
+    Example:
+        >>> model = nn.Linear(3, 2)
+        >>> x, y = torch.rand(5, 3), torch.tensor([0, 1, 0, 1, 0])
+        >>> robust = first_order_margin_loss(model, x, y, eps=0.1)
+        >>> bool(robust > F.cross_entropy(model(x), y))
+        True
+    """
+    with called("first_order_margin_loss"):
+        _check_options(eps, norm)
+        return _loss(model, Normalisation(mean, std), images, labels, eps, norm)
+
+
+class RobustLoss:
+    r"""Two lines for robustness at a radius: this in place of the criterion.
+
+    The first-order margin loss (`first_order_margin_loss`) with a radius that grows linearly from
+    0 over the first ``warmup_steps`` training calls, since a large one from the start can keep a
+    network from learning at all. It linearises the inner problem of FGSM adversarial training, runs
+    the model itself, and makes no adversarial image. It says nothing about attacks beyond eps:
+    measure with `isoreg.robustness.evaluate`.
+
+    Args:
+        model: Images to logits (n, classes).
+        eps: Radius in the units of the images.
+        norm: "Linf" or "L2".
+        warmup_steps: Training calls until the radius is eps.
+        mean: What the model wants subtracted from each channel, a number or one a channel, as in
+            `isoreg.robustness.evaluate`: images are then pixels before normalisation. None where
+            they are normalised already; then divide eps by their std.
+        std: What the model wants each channel divided by.
+
+    Raises:
+        InputError: If an argument is unusable.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> criterion = RobustLoss(model, eps=0.1, warmup_steps=100)
+        >>> criterion(torch.rand(6, 1, 4, 4), torch.arange(6) % 3).backward()
+        >>> criterion.steps
+        1
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        eps: float,
+        norm: str = "Linf",
+        warmup_steps: int = 0,
+        mean: PerChannel | None = None,
+        std: PerChannel | None = None,
+    ) -> None:
+        with called("RobustLoss"):
+            _check_options(eps, norm)
+            if warmup_steps < 0:
+                raise InputError(f"warmup_steps must be at least 0, got {warmup_steps}.")
+            refuse_sharded(model)
+            self._normalisation = Normalisation(mean, std)
+        self.model = model
+        self.eps = eps
+        self.norm = norm
+        self.warmup_steps = warmup_steps
+        self.steps = 0
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss at the present radius; a training call (training mode, gradients) is counted."""
+        with called("RobustLoss"):
+            eps = self.eps
+            if self.steps < self.warmup_steps:
+                eps *= self.steps / self.warmup_steps
+            loss = _loss(self.model, self._normalisation, images, labels, eps, self.norm)
+        if self.model.training and torch.is_grad_enabled():
+            self.steps += 1
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the warm-up is, for a checkpoint."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the checkpoint was.
+
+        Args:
+            state: What `state_dict` returned.
+        """
+        self.steps = int(state["steps"])
+
+
+def _loss(
+    model: nn.Module,
+    normalisation: Normalisation,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    norm: str,
+) -> Tensor:
+    """The loss, with a graph where the caller wants gradients."""
+    refuse_sharded(model)
+    _check_batch(images, labels)
+    needs_grad = torch.is_grad_enabled()
+    if eps == 0 or len(images) == 0:
+        logits = _float32_or_better(logits_of(model(normalisation(images)), len(images)))
+        return _mean_cross_entropy(logits, _classes(labels, logits))
+    with torch.inference_mode(False), torch.enable_grad():
+        if needs_grad and images.requires_grad:
+            # another tensor than the user's, whose hooks are not for the inner gradient
+            x = images.view_as(images)
+        else:
+            x = (images.clone() if images.is_inference() else images.detach()).requires_grad_()
+        labels = labels.clone() if labels.is_inference() else labels
+        # fused attention has no second derivative
+        with sdpa_kernel(SDPBackend.MATH) if needs_grad else nullcontext():
+            logits = _float32_or_better(logits_of(model(normalisation(x)), len(x)))
+        labels = _classes(labels, logits)
+        counted = labels != IGNORED
+        own = labels.where(counted, 0)[:, None]
+        rival = logits.detach().scatter(1, own, -torch.inf).argmax(1, keepdim=True)
+        margins = (logits.gather(1, rival) - logits.gather(1, own))[:, 0].where(counted, 0)
+        (gradient,) = torch.autograd.grad(margins.sum(), x, create_graph=needs_grad)
+        gains = _dual_norm(_float32_or_better(gradient).flatten(1), norm)
+        loss = _mean_cross_entropy(logits.scatter_add(1, rival, eps * gains[:, None]), labels)
+    return loss if needs_grad else loss.detach()
+
+
+def _mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    total = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
+    return total / (labels != IGNORED).sum().clamp_min(1)
+
+
+def _check_batch(images: Tensor, labels: Tensor) -> None:
+    if not images.is_floating_point():
+        raise InputError(
+            f"images must be floating, got {images.dtype}. A radius needs inputs that can change "
+            "a little: bytes become pixels with images.float() / 255, token ids embeddings."
+        )
+    soft = labels.is_floating_point() or labels.is_complex()
+    if soft or labels.shape != (len(images),):
+        raise InputError(
+            f"labels must be {len(images)} integers, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}. Soft labels, as of Mixup, have no margin; use "
+            "cross-entropy on such batches."
+        )
+
+
+def _classes(labels: Tensor, logits: Tensor) -> Tensor:
+    """Labels as int64 where the logits are; wrong ones refused where looking costs nothing."""
+    labels = labels.to(logits.device).long()
+    if labels.device.type == "cpu":
+        wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= logits.shape[1]))]
+        if len(wrong):
+            raise InputError(
+                f"labels must be classes from 0 to {logits.shape[1] - 1}, or {IGNORED} for an "
+                f"image that does not count, got {int(wrong[0])}."
+            )
+    return labels
+
+
+def _check_options(eps: float, norm: str) -> None:
+    if not (math.isfinite(eps) and eps >= 0):
+        raise InputError(f"eps must be finite and >= 0, got {eps}.")
+    if norm not in DUAL_ORDERS:
+        raise InputError(f"norm must be {' or '.join(map(repr, DUAL_ORDERS))}, got {norm!r}.")
+
+
+def _float32_or_better(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _dual_norm(gradient: Tensor, norm: str) -> Tensor:
+    if norm == "Linf":
+        return gradient.abs().sum(1)
+    # the root of an exact 0 would give the gradient NaN
+    squares = gradient.square().sum(1)
+    return torch.where(squares > 0, squares.clamp_min(1e-30).sqrt(), 0.0 * squares)

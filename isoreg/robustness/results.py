@@ -1,0 +1,168 @@
+"""Signs, in the accuracies under attack, that they say more about the attacks than the model."""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import Tensor
+
+from isoreg.robustness.attacks import ITERATED, WITHIN_THE_BALL, WITHOUT_GRADIENT
+
+_NOISE = 0.01
+_MANY = 0.1
+_LARGER = 1.5
+_WELL_BELOW = 0.05
+_MASKED_SHARE = 0.05
+_OVERSTATES = 0.03
+_ON_CROSS_ENTROPY = ("pgd-ce", "apgd-ce")
+_ON_THE_MARGIN = ("square", "student")
+_WEAK = ("fgsm", *WITHOUT_GRADIENT)
+_NEARBY = 0.25
+_FEW = 5
+
+Accuracy = dict[str, dict[float, float]]
+
+
+def check_results(
+    accuracy: Accuracy,
+    eps: list[float],
+    clean: float,
+    *,
+    images: int,
+    worst_case: dict[float, float],
+) -> list[str]:
+    """What is suspicious about the accuracies under the attacks.
+
+    Differences count from 1 % and two images on, disagreement from 5 % and five images on.
+
+    Args:
+        accuracy: By attack and radius.
+        eps: The radii.
+        clean: Accuracy without an attack.
+        images: How many there are.
+        worst_case: Accuracy under all attacks at once, by radius.
+
+    Returns:
+        A sentence for each sign.
+    """
+    noise = max(_NOISE, 1.5 / images)
+    signs = [
+        sentence
+        for radius in eps
+        for sentence in (
+            *_beaten(accuracy, radius, noise),
+            *_disagreeing(accuracy, radius, worst_case[radius], images),
+        )
+    ]
+    return [*signs, *_not_falling(accuracy, eps, clean, noise, images)]
+
+
+def check_distances(
+    distances: Tensor, survived: Tensor, radius: float, size: float, clean: float
+) -> list[str]:
+    """Whether images survive whose gradients say that a quarter of the radius is enough.
+
+    Args:
+        distances: (n) to the boundary by the gradient, of the images that are correct when clean.
+        survived: (n) whether each of them survives every attack.
+        radius: As the user wrote it.
+        size: The radius in pixels from 0 to 1.
+        clean: Share of the images that these are.
+
+    Returns:
+        A sentence, or none.
+    """
+    near = distances < _NEARBY * size
+    left = int((near & survived).sum())
+    share = clean * left / max(1, len(distances))
+    if left < _FEW or share < _MASKED_SHARE or left < 0.2 * int(near.sum()):
+        return []
+    return [
+        f"at eps {radius:g} {100 * share:.0f} % of the images survive although by their gradients "
+        "a quarter of it is enough to fool them: the gradient does not lead where it says."
+    ]
+
+
+def check_restarts(history: dict[str, list[int]], images: int) -> list[str]:
+    """Whether the last restart of an attack still found many images.
+
+    Args:
+        history: How many images were fooled after each restart, by attack.
+        images: How many there are.
+
+    Returns:
+        A sentence for each such attack.
+
+    Example:
+        >>> check_restarts({"pgd-margin": [50, 80]}, 100)[0][:42]
+        "the last restart of 'pgd-margin' still foo"
+    """
+    return [
+        f"the last restart of '{name}' still fooled {counts[-1] - counts[-2]} of {images} more "
+        "images: use attacks='full', or more restarts."
+        for name, counts in history.items()
+        if len(counts) > 1 and counts[-1] - counts[-2] > max(2, _NOISE * images)
+    ]
+
+
+def _beaten(accuracy: Accuracy, radius: float, noise: float) -> list[str]:
+    """A single step, noise or an attack without gradients below one that climbs."""
+    signs = []
+    rows = {name: by_eps[radius] for name, by_eps in accuracy.items()}
+    iterated = [name for name in rows if name in ITERATED]
+    for weak in (name for name in rows if name in _WEAK):
+        beaten = []
+        for name in iterated:
+            # cross-entropy alone overstates honestly, beside an attack on the margin by a lot
+            fair = weak not in _ON_THE_MARGIN or name not in _ON_CROSS_ENTROPY
+            gap = max(noise, _OVERSTATES) if name in _ON_CROSS_ENTROPY else noise
+            if fair and name in WITHIN_THE_BALL and rows[weak] < rows[name] - gap:
+                beaten.append(name)
+        if iterated and rows[weak] < min(rows[name] for name in iterated) - noise:
+            beaten = iterated
+        if not beaten:
+            continue
+        whom = "every iterated attack" if beaten == iterated else ", ".join(map(repr, beaten))
+        kind = "a single step (fgsm)" if weak == "fgsm" else f"'{weak}', which sees no gradient,"
+        signs.append(f"at eps {radius:g} {kind} beats {whom}: the gradient is masked.")
+    return signs
+
+
+def _disagreeing(accuracy: Accuracy, radius: float, worst: float, images: int) -> list[str]:
+    """Each attack leaves images that another takes."""
+    rows = [by_eps[radius] for name, by_eps in accuracy.items() if name in ITERATED]
+    lowest = min((by_eps[radius] for by_eps in accuracy.values()), default=worst)
+    if len(rows) < 2 or worst >= lowest - max(_WELL_BELOW, 4.5 / images):
+        return []
+    return [
+        f"at eps {radius:g} the worst case ({100 * worst:.1f} %) lies well below every attack "
+        f"(the best leaves {100 * lowest:.1f} %): each fails on images that another fools, so more "
+        "attacks would fool more."
+    ]
+
+
+def _not_falling(
+    accuracy: Accuracy, eps: list[float], clean: float, noise: float, images: int
+) -> list[str]:
+    """A larger ball holds what fools the model in a smaller one, and more."""
+    signs = []
+    for name, by_eps in accuracy.items():
+        for small, large in itertools.pairwise(sorted(eps)):
+            before, after = by_eps[small], by_eps[large]
+            if after > before + noise:
+                signs.append(
+                    f"accuracy under '{name}' rises from eps {small:g} to {large:g}: it is not a "
+                    "good attack on this model."
+                )
+            elif (
+                name in WITHIN_THE_BALL
+                and 0 < _LARGER * small <= large
+                and after >= before > _MANY
+                and (clean - before) * images >= _FEW
+            ):
+                signs.append(
+                    f"accuracy under '{name}' does not fall from eps {small:g} to {large:g} "
+                    f"({100 * after:.1f} %): a larger ball holds what fools the model in a "
+                    "smaller one and more, so the attack fails."
+                )
+    return signs

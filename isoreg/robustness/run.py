@@ -1,0 +1,133 @@
+"""Attacks on a model, one row after another, and what they left."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from isoreg.robustness.attacks import ATTACKS
+from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.report import RobustnessReport
+from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.student import taught
+from isoreg.robustness.task import Task
+
+
+@dataclass
+class Run:
+    """The rows of a report as they are made.
+
+    Attributes:
+        task: All images; its radius does not count.
+        sizes: Radii in the user's units, and in pixels from 0 to 1.
+        batch_size: Images attacked at once.
+        whole: Whether images are attacked beside those beside which they were classified when
+            clean, be they correct or not.
+        correct: (n) whether each clean image is classified correctly.
+        survived: For each row and radius, whether each image is still classified correctly.
+        seconds: Time of each row.
+        history: How many images were fooled after each restart of an attack.
+    """
+
+    task: Task
+    sizes: dict[float, float]
+    batch_size: int
+    whole: bool
+    correct: Tensor
+    survived: dict[str, dict[float, list[bool]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    history: dict[str, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def begun(cls, task: Task, sizes: dict[float, float], batch_size: int, *, whole: bool) -> Run:
+        """Classify the clean images.
+
+        Args:
+            task: All images.
+            sizes: Radii in the user's units, and in pixels from 0 to 1.
+            batch_size: Images classified at once.
+            whole: See the class.
+
+        Returns:
+            A run without rows.
+        """
+        correct = _predictions(task.classifier, task.images, task.labels, batch_size)
+        return cls(task, sizes, batch_size, whole, correct)
+
+    def batch(self, index: int) -> tuple[Tensor, Tensor]:
+        """Images and labels of one batch of clean images.
+
+        Args:
+            index: Which one.
+
+        Returns:
+            Images, labels.
+        """
+        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        return self.task.images[part], self.task.labels[part]
+
+    def inside(self) -> tuple[Tensor, Tensor]:
+        """Images that are classified correctly when clean, and their labels."""
+        return self.task.images[self.correct], self.task.labels[self.correct]
+
+    def attack(
+        self, name: str, radius: float, *, row: str | None = None, task: Task | None = None
+    ) -> None:
+        """Attack at one radius, and judge what comes back by our own forward pass.
+
+        Args:
+            name: Of the attack.
+            radius: In the user's units.
+            row: Its name in the report, if it is another.
+            task: Another classifier's.
+        """
+        begin = time.perf_counter()
+        if name == "student" and self.task.student is None:
+            size = max(self.sizes.values())
+            student = taught(self.task.classifier, self.inside()[0], eps=size, norm=self.task.norm)
+            self.task = replace(self.task, student=student)
+        row = row or name
+        task = replace(task or self.task, eps=self.sizes[radius])
+        left, counts = self._left(name, task)
+        self.survived.setdefault(row, {})[radius] = left.tolist()
+        self.history[f"{row} at eps {radius:g}"] = counts
+        self.seconds[row] = self.seconds.get(row, 0.0) + time.perf_counter() - begin
+
+    def report(self, warnings: list[str], preset: str) -> RobustnessReport:
+        """The rows so far.
+
+        Args:
+            warnings: Sentences.
+            preset: What was asked for.
+
+        Returns:
+            The report.
+        """
+        radii, correct = list(self.sizes), self.correct.tolist()
+        norm, seconds = self.task.norm, dict(self.seconds)
+        return RobustnessReport(norm, radii, correct, self.survived, warnings, seconds, preset)
+
+    def _left(self, name: str, task: Task) -> tuple[Tensor, list[int]]:
+        """Which images stay correct, and how many were fooled after each restart."""
+        left = self.correct.clone()
+        counts: list[int] = []
+        attacked = torch.ones_like(self.correct) if self.whole else self.correct
+        for batch in attacked.nonzero()[:, 0].split(self.batch_size):
+            part = replace(task, images=task.images[batch], labels=task.labels[batch])
+            torch.manual_seed(task.seed)
+            with StraightThrough():
+                found, fooled = ATTACKS[name](part)
+            left[batch] &= _predictions(task.classifier, found, part.labels, self.batch_size)
+            counts = [a + b for a, b in zip(counts or [0] * len(fooled), fooled, strict=True)]
+        return left, counts
+
+
+@torch.no_grad()
+def _predictions(
+    classifier: PixelClassifier, pixels: Tensor, labels: Tensor, batch_size: int
+) -> Tensor:
+    parts = zip(pixels.split(batch_size), labels.split(batch_size), strict=True)
+    return torch.cat([classifier(x).argmax(1) == y for x, y in parts])

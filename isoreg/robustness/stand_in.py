@@ -1,0 +1,79 @@
+"""Models whose arithmetic has no gradient, and smooth ones for attacks to climb."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from isoreg.errors import InputError
+
+_QUANTISED = "torch.ao.nn.quantized"
+
+
+def stand_in_for(model: nn.Module) -> nn.Module | None:
+    """The model in floating point, if some of its layers compute with integers.
+
+    Of torch's own quantisation the linear layers of dynamic int8 have such a twin: the same
+    weights, as they are after rounding, and no rounding of what enters.
+
+    Args:
+        model: The user's model.
+
+    Returns:
+        A model that shares its other layers, or None if nothing of it is quantised.
+
+    Raises:
+        InputError: If it has quantised layers of another kind.
+    """
+    quantised = {name: m for name, m in model.named_modules() if _is_quantised(m)}
+    if not quantised:
+        return None
+    linear = {name: layer for name, layer in quantised.items() if _is_dynamic_linear(layer)}
+    within = tuple(f"{name}." for name in linear)
+    others = [
+        name for name in quantised if name not in linear and not f"{name}.".startswith(within)
+    ]
+    if others:
+        kinds = sorted({type(quantised[name]).__name__ for name in others})
+        raise InputError(
+            "a quantised model must have no other quantised layers than dynamic linear ones, got "
+            f"{', '.join(kinds)} (first of them {others[0]!r}). They have no gradient: evaluate "
+            "the model before quantisation, or train it with fake quantisation and evaluate that."
+        )
+    twins = {id(layer): _in_floats(layer) for layer in linear.values()}
+    kept = {id(p): p for p in model.parameters()}
+    return copy.deepcopy(model, {**kept, **twins})
+
+
+def _is_quantised(layer: nn.Module) -> bool:
+    return type(layer).__module__.startswith(_QUANTISED)
+
+
+def _is_dynamic_linear(layer: nn.Module) -> bool:
+    kind = type(layer)
+    return kind.__name__ == "Linear" and kind.__module__.startswith(f"{_QUANTISED}.dynamic")
+
+
+def _in_floats(layer: nn.Module) -> nn.Linear:
+    weight, bias = layer.weight().dequantize(), layer.bias()  # type: ignore[operator]
+    twin = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        twin.weight.copy_(weight)
+        if bias is not None:
+            twin.bias.copy_(bias)
+    return twin.requires_grad_(False).eval()
+
+
+def guided(values: Tensor, smooth: Tensor) -> Tensor:
+    """Values of the one, the gradient of the other.
+
+    Args:
+        values: (n, classes) that count.
+        smooth: (n, classes) with a graph.
+
+    Returns:
+        (n, classes).
+    """
+    return values.detach() + (smooth - smooth.detach())

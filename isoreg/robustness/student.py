@@ -1,0 +1,93 @@
+"""A small network that learns the model's own answers, to be attacked in its place.
+
+Source: Papernot et al. (2017), "Practical Black-Box Attacks against Machine Learning", with
+adversarial images of the student among what it asks the model about.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from isoreg.robustness.pgd import Classifier, cross_entropy, pgd, project
+
+_ROUNDS = 4
+_STEPS = 100
+_BATCH = 128
+_WIDTH = 256
+_LARGE_SIDE = 16
+MOST_IMAGES = 1000
+_POINTS = 300
+_WIDER = 1.5
+
+
+def taught(classifier: Classifier, images: Tensor, *, eps: float, norm: str) -> nn.Module:
+    """A student of the model's answers at the images and in the balls around them.
+
+    Each round adds a random point of each ball and what fools the student there, asks the
+    model about them, and trains on all answers so far: at most 9 questions an image and 500 steps
+    on 128 of them. The class that is answered counts, not the logits, which a mask distorts.
+
+    Args:
+        classifier: Pixels to logits; it is asked, and no gradient of it is taken.
+        images: (n, ...) from 0 to 1, of which at most the first 1,000 serve.
+        eps: The largest radius.
+        norm: "Linf" or "L2".
+
+    Returns:
+        Pixels to logits.
+    """
+    images = images[:MOST_IMAGES]
+    at_once = min(_BATCH, len(images))
+    images = images.repeat(-(-_POINTS // len(images)), *[1] * (images.ndim - 1))
+    eps = _WIDER * eps
+    classes = _asked(classifier, images, at_once)
+    student = _network(images, int(classifier(images[:1]).shape[1]))
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+    x, answers = images, classes
+    _learn(student, optimizer, x, answers)
+    for _ in range(_ROUNDS):
+        student.requires_grad_(False)
+        noisy = project(
+            images + eps * (2 * torch.rand_like(images) - 1) * _scale(images, norm),
+            *(images, eps, norm),
+        )
+        worst, _ = pgd(student, images, classes, eps=eps, norm=norm, loss=cross_entropy, steps=10)
+        asked = torch.cat([noisy, worst])
+        x, answers = torch.cat([x, asked]), torch.cat([answers, _asked(classifier, asked, at_once)])
+        _learn(student.requires_grad_(True), optimizer, x, answers)
+    return student.requires_grad_(False)
+
+
+def _scale(images: Tensor, norm: str) -> float:
+    """Uniform noise of this size has length eps or more in L2."""
+    return 1.0 if norm == "Linf" else (3 / images[0].numel()) ** 0.5
+
+
+@torch.no_grad()
+def _asked(classifier: Classifier, images: Tensor, at_once: int) -> Tensor:
+    return torch.cat([classifier(x).argmax(1) for x in images.split(at_once)])
+
+
+def _learn(
+    student: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, answers: Tensor
+) -> None:
+    for _ in range(_STEPS):
+        batch = torch.randint(len(x), (_BATCH,), device=x.device)
+        optimizer.zero_grad()
+        F.cross_entropy(student(x[batch]), answers[batch]).backward()
+        optimizer.step()
+
+
+def _network(images: Tensor, classes: int) -> nn.Module:
+    """Two layers of convolutions for images of some size, two dense layers otherwise."""
+    body: list[nn.Module] = []
+    size = images[0].numel()
+    if images.ndim == 4 and min(images.shape[2:]) >= _LARGE_SIDE:
+        body = [nn.Conv2d(images.shape[1], 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1)]
+        body += [nn.ReLU(), nn.AdaptiveAvgPool2d(8)]
+        size = 64 * 8 * 8
+    body += [nn.Flatten(), nn.Linear(size, _WIDTH), nn.ReLU(), nn.Linear(_WIDTH, _WIDTH)]
+    student = nn.Sequential(*body, nn.ReLU(), nn.Linear(_WIDTH, classes))
+    return student.to(images)

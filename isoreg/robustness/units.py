@@ -1,0 +1,76 @@
+"""What the images' user calls a pixel, and what the model does: mean and std of each channel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from isoreg.errors import InputError
+
+PerChannel: TypeAlias = "float | Sequence[float] | Tensor"
+
+
+class Normalisation:
+    """Subtract the mean of each channel and divide by its std, each of them optional.
+
+    Args:
+        mean: A number, a number a channel, or None.
+        std: A number above 0, a number a channel, or None.
+
+    Raises:
+        InputError: If one of them is not finite, or a std is not above 0.
+
+    Example:
+        >>> Normalisation(mean=0.5, std=[0.5, 0.25])(torch.ones(1, 2))
+        tensor([[1., 2.]])
+    """
+
+    def __init__(self, mean: PerChannel | None, std: PerChannel | None) -> None:
+        self._mean, self._std = _values("mean", mean), _values("std", std)
+        if self._std is not None and not bool((self._std > 0).all()):
+            raise InputError(f"std must be above 0, got {self._std.tolist()}.")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """What the model takes.
+
+        Args:
+            images: (n, channels, ...) as their user has them.
+
+        Returns:
+            Normalised images of that shape.
+        """
+        if self._mean is not None:
+            images = images - _along("mean", self._mean, images)
+        return self.unscaled(images)
+
+    def unscaled(self, values: Tensor) -> Tensor:
+        """Divide by std alone, as a difference of images is.
+
+        Args:
+            values: (n, channels, ...).
+
+        Returns:
+            Values of that shape.
+        """
+        return values if self._std is None else values / _along("std", self._std, values)
+
+
+def _values(name: str, given: PerChannel | None) -> Tensor | None:
+    if given is None:
+        return None
+    values = torch.as_tensor(given, dtype=torch.float64).detach().flatten().cpu()
+    if len(values) == 0 or not bool(values.isfinite().all()):
+        raise InputError(f"{name} must be a finite number, or one a channel, got {given}.")
+    return values
+
+
+def _along(name: str, values: Tensor, images: Tensor) -> Tensor:
+    if len(values) not in (1, images.shape[1]):
+        raise InputError(
+            f"{name} must be one number, or one for each of {images.shape[1]} channels of images "
+            f"of shape {tuple(images.shape)}, got {len(values)}."
+        )
+    return values.to(images).view(1, -1, *[1] * (images.ndim - 2))

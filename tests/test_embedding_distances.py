@@ -1,0 +1,237 @@
+"""Distances that cost something: computed for a batch, cached, unknown, weighted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+from isoreg import InputError
+from isoreg.diagnostics import distortion
+from isoreg.embedding import IsometricEmbedding
+from isoreg.embedding.blocks import NAMES, resolve_blocks
+from isoreg.embedding.layout import lay_out, smacof
+from isoreg.embedding.targets import read_targets
+from isoreg.embedding.training import near_weights
+
+DRAWS = np.random.default_rng(0)
+ROWS = DRAWS.normal(size=(60, 3))
+SCIPY = {"manhattan": "cityblock"}
+
+
+def city(a: Any, b: Any) -> NDArray[np.float64]:
+    """City-block distances, as SciPy has them."""
+    return cdist(a, b, "cityblock")
+
+
+def brief(**options: Any) -> IsometricEmbedding:
+    return IsometricEmbedding(**{"max_epochs": 3, "random_state": 0, **options})
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"angular"}))
+def test_a_block_of_a_named_metric_equals_scipys(name: str) -> None:
+    places = np.array([5, 2, 40, 7])
+    block = resolve_blocks(ROWS, name)(places)
+    wanted = cdist(ROWS[places], ROWS[places], SCIPY.get(name, name))
+    np.testing.assert_allclose(block, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("takes", ["rows", "indices"])
+@pytest.mark.parametrize("cached", [False, True])
+@given(places=st.lists(st.integers(0, 59), min_size=2, max_size=60, unique=True))
+def test_a_block_of_a_callable_equals_what_it_gives_for_each_pair(
+    takes: str, cached: bool, places: list[int], tmp_path_factory: Any
+) -> None:
+    metric = city if takes == "rows" else lambda a, b: city(ROWS[a], ROWS[b])
+    file = tmp_path_factory.mktemp("cache") / "pairs.sqlite" if cached else None
+    blocks = resolve_blocks(ROWS, metric, takes=takes, cache=file)
+    chosen = np.array(places)
+    np.testing.assert_allclose(blocks(chosen), city(ROWS[chosen], ROWS[chosen]))
+    np.testing.assert_allclose(blocks(chosen[::-1]), city(ROWS[chosen[::-1]], ROWS[chosen[::-1]]))
+
+
+def test_no_block_is_larger_than_a_batch_and_little_more_than_half_is_computed() -> None:
+    asked: list[int] = []
+
+    def metric(a: Any, b: Any) -> Any:
+        asked.append(len(a) * len(b))
+        return city(a, b)
+
+    rows = DRAWS.normal(size=(2000, 3))
+    embedding = brief(metric=metric, batch_size=128, max_epochs=1).fit(rows)
+    assert max(asked) <= 128 * 128
+    blocks = resolve_blocks(rows, metric)
+    asked.clear()
+    blocks(np.arange(128))
+    assert sum(asked) < 0.7 * 128 * 128
+    assert embedding.n_iter_ == 15
+
+
+def test_a_cache_asks_for_each_pair_once_also_in_the_next_fit(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def metric(a: Any, b: Any) -> Any:
+        asked.append(len(a) * len(b))
+        return city(a, b)
+
+    def fit() -> Any:
+        asked.clear()
+        return brief(metric=metric, cache=tmp_path / "city.sqlite").fit_transform(ROWS)
+
+    first, trial = fit(), 2 * 15 * 16
+    assert sum(asked) == 60 * 59 / 2 + trial
+    second = fit()
+    assert sum(asked) == trial
+    assert (first == second).all()
+
+
+def test_a_cache_of_another_metric_and_a_file_that_is_none_are_refused(tmp_path: Path) -> None:
+    brief(metric=city, cache=tmp_path / "pairs").fit(ROWS)
+    with pytest.raises(InputError, match="must hold distances of .*lambda.*, got those of 'city'"):
+        brief(metric=lambda a, b: city(a, b), cache=tmp_path / "pairs").fit(ROWS)
+    (tmp_path / "text").write_text("no base of SQLite, only some text that is long enough" * 20)
+    with pytest.raises(InputError, match="cache must be a file that this class made"):
+        brief(metric=city, cache=tmp_path / "text").fit(ROWS)
+    with pytest.raises(InputError, match="cache is for a metric that is a callable"):
+        brief(cache=tmp_path / "other").fit(ROWS)
+
+
+def test_objects_that_are_no_rows_are_compared_by_their_places() -> None:
+    words = ["a" * (1 + place % 7) for place in range(60)]
+
+    def lengths(a: Any, b: Any) -> Any:
+        return np.array([[abs(len(words[i]) - len(words[j])) for j in b] for i in a])
+
+    rows = np.array([[len(word), 1.0] for word in words])
+    embedding = IsometricEmbedding(
+        1, metric=lengths, metric_takes="indices", random_state=0, max_epochs=300
+    ).fit(rows)
+    assert embedding.stress_ < 0.1
+    with pytest.raises(InputError, match=r"score: a metric that takes indices knows the samples"):
+        embedding.score(rows)
+
+
+def test_given_distances_are_kept_by_a_network_that_sees_other_columns() -> None:
+    angle = DRAWS.uniform(0, 1, size=200)
+    seen = np.c_[np.cos(angle), np.sin(angle)]
+    table = np.abs(angle[:, None] - angle)
+    embedding = IsometricEmbedding(1, metric="precomputed", random_state=0).fit(
+        seen, distances=pd_frame(table)
+    )
+    assert embedding.score(seen, distances=table) > -0.1
+
+
+def pd_frame(table: NDArray[np.float64]) -> Any:
+    return pytest.importorskip("pandas").DataFrame(table)
+
+
+def test_pairs_that_are_not_known_count_for_nothing() -> None:
+    plane = DRAWS.uniform(-2, 2, size=(150, 2))
+    table = cdist(plane, plane)
+    holes = np.triu(DRAWS.random(table.shape) < 0.6, 1)
+    table[holes | holes.T] = np.nan
+    embedding = IsometricEmbedding(metric="precomputed", random_state=0).fit(plane, distances=table)
+    kept = distortion(torch.tensor(plane), torch.tensor(embedding.transform(plane)))
+    assert kept.stress < 0.1
+    assert embedding.stress_ < 0.1
+
+
+def test_near_pairs_are_kept_better_if_they_weigh_more() -> None:
+    turn = DRAWS.uniform(0, 2 * np.pi, size=250)
+    ring = np.c_[np.cos(turn), np.sin(turn), DRAWS.normal(size=(250, 4)) / 20]
+    pairs = np.triu_indices(250, 1)
+    truth = cdist(ring, ring)[pairs]
+    near = truth < 0.3
+
+    def stress(power: float) -> float:
+        options = {"near": power, "random_state": 0, "max_epochs": 400}
+        points = IsometricEmbedding(1, **options).fit_transform(ring)
+        gap = (cdist(points, points)[pairs] - truth)[near]
+        return float((gap**2).sum() / (truth[near] ** 2).sum())
+
+    assert stress(2.0) < 0.6 * stress(0.0)
+
+
+def test_weights_of_near_pairs_fall_as_a_power_and_are_0_where_nothing_is_known() -> None:
+    distances = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, torch.nan], [2.0, torch.nan, 0.0]])
+    weights = near_weights(distances, 2.0)
+    assert weights[0, 1] == 4 * weights[0, 2]
+    assert weights[1, 2] == 0
+    assert weights.isfinite().all()
+
+
+def skewed(a: Any, b: Any) -> Any:
+    return np.maximum(a[:, None, 0] - b[None, :, 0], 0)
+
+
+BAD: list[tuple[dict[str, Any], Any, str]] = [
+    ({"metric": skewed}, None, "metric must be symmetric, got"),
+    ({"metric": lambda a, b: 1.0}, None, r"metric must map 16 and 15 samples to \(16, 15\) real"),
+    ({"metric": lambda a, b: -city(a, b)}, None, "metric must give distances of at least 0"),
+    ({"metric": "geodesic"}, None, "geodesic distances of a batch depend on the batch"),
+    ({"metric": "taxicab"}, None, "metric must be a callable or one of 'euclidean'"),
+    ({"metric": city, "metric_takes": "pairs"}, None, "metric_takes must be 'rows' or 'indices'"),
+    ({"metric": "precomputed"}, None, "distances= belongs to metric='precomputed'"),
+    ({}, np.zeros((60, 60)), "distances= belongs to metric='precomputed'"),
+    ({"metric": "precomputed"}, np.zeros((60, 59)), r"shape \(60, 60\) for 60 samples"),
+    ({"metric": "precomputed"}, -city(ROWS, ROWS), "distances must be at least 0 and finite"),
+    ({"metric": "precomputed"}, skewed(ROWS, ROWS), "distances must be symmetric, got"),
+    ({"metric": "precomputed"}, np.full((60, 60), np.nan), "got no known one among 60 samples"),
+]
+
+
+@pytest.mark.parametrize(("options", "distances", "text"), BAD)
+def test_what_cannot_be_distances_is_refused_before_anything_is_trained(
+    options: dict[str, Any], distances: Any, text: str
+) -> None:
+    with pytest.raises(InputError, match=text):
+        brief(**options).fit(ROWS, distances=distances)
+
+
+def test_classes_lie_as_the_means_of_the_data_do() -> None:
+    """In a plane MDS is exact: distances of prototypes are those of the means, scaled."""
+    centres = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 8.0], [6.0, 8.0]])
+    classes = np.repeat(np.arange(4), 30)
+    points = centres[classes] + DRAWS.normal(size=(120, 2))
+    layout = lay_out(cdist(points, points), classes, 4, 2, apart=4.0, closest=0.0)
+    means = np.stack([points[classes == k].mean(0) for k in range(4)])
+    spread = [np.sqrt(((points[classes == k] - means[k]) ** 2).sum(1).mean()) for k in range(4)]
+    assert layout.radius == pytest.approx(np.mean(spread))
+    wanted = cdist(means, means)
+    wanted *= 4 / np.median(wanted[np.triu_indices(4, 1)])
+    np.testing.assert_allclose(cdist(layout.prototypes, layout.prototypes), wanted, rtol=1e-3)
+
+
+def test_classes_that_coincide_are_still_put_apart() -> None:
+    points = np.r_[ROWS, ROWS]
+    layout = lay_out(cdist(points, points), np.repeat([0, 1], 60), 2, 2, apart=4.0, closest=2.0)
+    assert np.linalg.norm(layout.prototypes[0] - layout.prototypes[1]) >= 1.99
+
+
+@given(st.integers(0, 99), st.integers(3, 8))
+def test_mds_restores_points_of_a_plane(seed: int, k: int) -> None:
+    points = np.random.default_rng(seed).normal(size=(k, 2))
+    np.testing.assert_allclose(
+        cdist(smacof(cdist(points, points), 2), smacof(cdist(points, points), 2)),
+        cdist(points, points),
+        atol=0.02,
+    )
+
+
+def test_the_cross_entropy_of_partly_known_levels_is_that_of_the_classes_left() -> None:
+    y = np.array([["a", "x"], ["a", "y"], ["b", "x"], ["a", "-1"], ["-1", "-1"]])
+    targets = read_targets(y, 5)
+    assert targets.names.tolist() == [["a", "x"], ["a", "y"], ["b", "x"]]
+    assert targets.classes.tolist() == [0, 1, 2, -1, -1]
+    logits = torch.tensor(DRAWS.normal(size=(5, 3)))
+    p = logits.softmax(1)
+    wanted = -(p[0, 0].log() + p[1, 1].log() + p[2, 2].log() + (p[3, 0] + p[3, 1]).log()) / 4
+    assert targets.cross_entropy(logits, torch.arange(5)) == pytest.approx(wanted.item())
+    assert targets.cross_entropy(logits[4:], torch.tensor([4])) == 0

@@ -1,0 +1,111 @@
+"""Distances of a batch that the loader's workers compute."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from isoreg import InputError, isometry_penalty
+from isoreg.integrations.loading import PairwiseCollate, each_pair
+
+WORDS = ["isometry", "isotropy", "symmetry", "geometry", "entropy", "", "iso"]
+
+
+def edits(a: str, b: str) -> int:
+    """Levenshtein's distance."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        before, row = row, [i]
+        for (left, above), y in zip(pairwise(before), b, strict=True):
+            row.append(min(above + 1, row[-1] + 1, left + (x != y)))
+    return row[-1]
+
+
+def words_and_lengths() -> list[tuple[str, int]]:
+    return [(word, len(word)) for word in WORDS]
+
+
+def first(sample: tuple[str, int]) -> str:
+    return sample[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_batch_of_a_loader_brings_the_distances_of_its_own_samples(workers: int) -> None:
+    collate = PairwiseCollate(each_pair(edits, of=first))
+    loader = DataLoader(
+        words_and_lengths(), batch_size=3, shuffle=True, collate_fn=collate, num_workers=workers
+    )
+    seen = []
+    for words, lengths, distances in loader:
+        seen += words
+        assert [len(word) for word in words] == lengths.tolist()
+        assert distances.tolist() == [[edits(a, b) for b in words] for a in words]
+    assert sorted(seen) == sorted(WORDS)
+
+
+@given(st.lists(st.text("ab", max_size=4), min_size=1, max_size=6))
+def test_each_pair_equals_the_distance_of_every_ordered_pair(words: list[str]) -> None:
+    assert each_pair(edits)(words).tolist() == [[edits(a, b) for b in words] for a in words]
+
+
+def test_a_mapping_gets_a_key_and_a_tensor_becomes_a_pair() -> None:
+    gaps = each_pair(lambda a, b: abs(a["at"] - b["at"]))
+    batch = PairwiseCollate(gaps, key="gaps")([{"at": 1.0}, {"at": 4.0}])
+    assert batch["at"].tolist() == [1, 4]
+    assert batch["gaps"].tolist() == [[0, 3], [3, 0]]
+    x, distances = PairwiseCollate(each_pair(lambda a, b: abs(float(a - b))))([
+        torch.tensor(1.0),
+        torch.tensor(4.0),
+    ])
+    assert x.tolist() == [1, 4]
+    assert distances.tolist() == [[0, 3], [3, 0]]
+
+
+def test_the_distances_go_into_the_penalty_as_they_come() -> None:
+    collate = PairwiseCollate(lambda samples: [[0, 5], [5, 0]])
+    _, distances = collate([torch.zeros(2), torch.ones(2)])
+    features = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    assert isometry_penalty(None, features, input_distances=distances) == 0
+
+
+def test_a_collate_with_picklable_parts_can_be_sent_to_spawned_workers() -> None:
+    collate = pickle.loads(pickle.dumps(PairwiseCollate(each_pair(edits, of=first))))
+    assert collate([("a", 1), ("ab", 2)])[-1].tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("got", "text"),
+    [
+        ([[0.0, 1.0]], r"PairwiseCollate: pairwise must return \(2, 2\) real distances"),
+        ([[0.0, -1.0], [-1.0, 0.0]], "at least 0 and finite .* got -1 to 0"),
+        ([[0.0, float("inf")], [float("inf"), 0.0]], "at least 0 and finite"),
+        ([[0.0, 1.0], [2.0, 0.0]], "must be symmetric"),
+        ("far", "pairwise must return numbers, got str"),
+        (None, "pairwise must return numbers, got NoneType"),
+    ],
+)
+def test_what_cannot_be_distances_is_refused_with_the_rule(got: object, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        PairwiseCollate(lambda samples: got)([1.0, 2.0])
+
+
+def test_an_unknown_distance_passes_as_nan() -> None:
+    nan = float("nan")
+    batch = PairwiseCollate(lambda samples: [[0.0, nan], [nan, 0.0]])([1.0, 2.0])
+    assert batch[-1].isnan().tolist() == [[False, True], [True, False]]
+
+
+def test_a_key_that_is_taken_is_refused() -> None:
+    with pytest.raises(InputError, match="must not have the key 'at' already, got 'at'"):
+        PairwiseCollate(lambda samples: [[0.0]], key="at")([{"at": 1.0}])
+
+
+def test_what_is_not_callable_is_refused_when_it_is_built() -> None:
+    with pytest.raises(InputError, match="pairwise must be callable, got list"):
+        PairwiseCollate([1])  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""The report card calls masked models out, or attacks them as well as who knows the mask would."""
+
+from __future__ import annotations
+
+import pytest
+from torch import Tensor, nn
+from zoo import EPS, HONEST, MASKED, Memory, honest, images_of
+
+from isoreg.robustness import evaluate
+from isoreg.robustness.checks import check_gradients
+from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.pgd import cross_entropy, margin, pgd
+
+RADII = [0.1, 0.2]
+
+
+def second_attack(masked: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Who knows the networks behind the mask attacks them, and tries each step on the mask."""
+    left = masked(x).argmax(1) == y
+    members = [honest("plain", seed) for seed in (0, 1, 2)]
+
+    def mean(images: Tensor) -> Tensor:
+        return sum(m(images).log_softmax(1) for m in members)
+
+    for other in (members[0], mean):
+        for loss in (cross_entropy, margin):
+            found, _ = pgd(other, x, y, eps=EPS, loss=loss, steps=30, judge=masked)
+            left &= masked(found).argmax(1) == y
+    return left.float().mean().item()
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_masked_model_is_called_out_or_as_weak_as_a_second_attack_leaves_it(name: str) -> None:
+    x, y = images_of("test", 60)
+    report = evaluate(MASKED[name](), x, y, eps=RADII, attacks="quick")
+    called_out = [w for w in report.warnings if "last restart" not in w]
+    assert called_out or report.worst_case[EPS] <= second_attack(MASKED[name](), x, y) + 0.05
+    if called_out:
+        assert "student" in report.survived
+
+
+@pytest.mark.parametrize("preset", ["quick", "standard"])
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_model_raises_no_alarm(name: str, preset: str) -> None:
+    x, y = images_of("test", 60)
+    report = evaluate(honest(name), x, y, eps=RADII, attacks=preset)
+    assert [w for w in report.warnings if "last restart" not in w] == []
+    assert "student" not in report.survived
+
+
+@pytest.mark.parametrize("name", ["Votes", "Thermometer", "Integers", "Waves", "WrongBackward"])
+def test_a_student_of_its_answers_takes_what_attacks_with_gradients_leave(name: str) -> None:
+    x, y = images_of("test", 60)
+    report = evaluate(MASKED[name](), x, y, eps=EPS, attacks="quick")
+    white = min(report.accuracy[row][EPS] for row in ("fgsm", "pgd-ce", "pgd-margin"))
+    assert report.accuracy["student"][EPS] < white - 0.15
+    assert report.seconds["student"] > 0
+    assert "'student', which sees no gradient, beats every iterated attack" in str(report)
+
+
+def test_a_model_that_remembers_is_attacked_as_a_fresh_copy_too_and_keeps_its_memory() -> None:
+    x, y = images_of("test", 60)
+    model = Memory()
+    report = evaluate(model, x, y, eps=RADII, attacks="quick")
+    plain = evaluate(honest("plain"), x, y, eps=RADII, attacks="quick")
+    assert report.accuracy["pgd-margin"][EPS] == report.clean, "the memory hides it"
+    assert report.worst_case[EPS] <= plain.worst_case[EPS] + 0.05
+    assert "keeps a state" in str(report)
+    assert model.shown == []
+
+
+@pytest.mark.parametrize("name", ["BatchStatistics", "Positions"])
+def test_an_answer_that_depends_on_its_neighbours_is_said_and_radius_zero_costs_nothing(
+    name: str,
+) -> None:
+    x, y = images_of("test", 60)
+    report = evaluate(MASKED[name](), x, y, eps=[0.0, EPS], attacks=["pgd-margin"], batch_size=25)
+    assert "changes with the images beside them" in str(report)
+    assert report.worst_case[0.0] == report.clean
+    assert report.worst_case[EPS] < report.clean - 0.2
+
+
+def test_a_gradient_that_does_not_keep_its_promise_is_a_sign_and_an_honest_one_is_not() -> None:
+    x, y = images_of("test", 60)
+
+    def signs(model: nn.Module) -> list[str]:
+        classifier = PixelClassifier(model, bounds=(0, 1), mean=None, std=None)
+        inside = classifier(x).argmax(1) == y
+        return check_gradients(classifier, x[inside], y[inside], "Linf").signs
+
+    for name in ("Waves", "WrongBackward"):
+        assert "of what the gradient promises" in signs(MASKED[name]())[0]
+    assert [signs(honest(name)) for name in HONEST] == [[]] * len(HONEST)

@@ -1,0 +1,371 @@
+"""The report card where people call it: other modes, units, types of labels, and kinds of model."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import honest, images_of
+
+from isoreg import InputError
+from isoreg.robustness import ATTACKS, PRESETS, RobustnessReport, attacks, evaluate
+from isoreg.robustness.checks import check_model, check_radii
+from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.pgd import pgd, project
+from isoreg.robustness.results import check_distances, check_restarts, check_results
+from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.task import Task
+
+EPS = 0.1
+
+
+def classifier_of(model: nn.Module) -> PixelClassifier:
+    return PixelClassifier(model, bounds=(0, 1), mean=None, std=None)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_in_a_mode_without_gradients_the_report_is_the_same(mode) -> None:
+    model, (x, y) = honest("plain"), images_of("test", 40)
+    expected = evaluate(model, x, y, eps=EPS, attacks="quick")
+    with mode():
+        found = evaluate(model, x.clone(), y.clone(), eps=EPS, attacks="quick")
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+        assert not torch.is_grad_enabled()
+    assert found.survived == expected.survived
+    assert found.warnings == expected.warnings == []
+
+
+def test_in_lightning_s_test_step_the_report_is_the_same() -> None:
+    lightning = pytest.importorskip("lightning")
+    x, y = images_of("test", 40)
+    reports = []
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = honest("plain")
+
+        def test_step(self, batch: list[Tensor]) -> None:
+            reports.append(evaluate(self.net, *batch, eps=EPS, attacks="quick"))
+
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = lightning.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+        )
+        trainer.test(Module(), loader, verbose=False)
+    expected = evaluate(honest("plain"), x, y, eps=EPS, attacks="quick")
+    assert reports[0].survived == expected.survived
+
+
+def test_a_model_built_in_inference_mode_is_refused() -> None:
+    with torch.inference_mode():
+        model = nn.Linear(64, 2)
+    with pytest.raises(InputError, match=r"evaluate: model must be built outside torch.inference"):
+        evaluate(model, torch.rand(4, 64), torch.zeros(4).long(), eps=EPS, attacks="quick")
+
+
+class Normalised(nn.Module):
+    def __init__(self, mean, std) -> None:
+        super().__init__()
+        self.mean, self.std = (torch.as_tensor(v).view(1, -1, 1, 1) for v in (mean, std))
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [(0.13, 0.3), ([0.1, 0.7], [0.2, 0.5]), (torch.tensor(0.13), [0.3]), ((0.1, 0.7), 0.3)],
+)
+def test_mean_and_std_are_a_number_or_one_a_channel(mean, std) -> None:
+    x = torch.rand(6, 2, 4, 4)
+    model = Normalised(mean, std)
+    classifier = PixelClassifier(model, bounds=(0, 1), mean=mean, std=std)
+    torch.testing.assert_close(classifier(x), model((x - model.mean) / model.std))
+
+
+@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (-255.0, 0.0), (3.0, 5.0)])
+def test_a_radius_is_a_share_of_the_whole_range(bounds) -> None:
+    model, (x, y) = honest("plain"), images_of("test", 40)
+    low, high = bounds
+
+    class Shifted(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return model((images - low) / (high - low))
+
+    expected = evaluate(model, x, y, eps=EPS, attacks="quick").worst_case[EPS]
+    eps = EPS * (high - low)
+    images = (low + x * (high - low)).clamp(low, high)
+    found = evaluate(Shifted(), images, y, eps=eps, bounds=bounds, attacks="quick")
+    assert abs(found.worst_case[eps] - expected) <= 0.026
+
+
+def test_a_radius_in_other_units_than_the_bounds_is_remarked_on() -> None:
+    model, (x, y) = honest("plain"), images_of("test", 10)
+    found = evaluate(model, 255 * x, y, eps=8 / 255, bounds=(0, 255), attacks="fgsm")
+    assert "less than one step of 255: is eps in the units of bounds?" in str(found)
+    assert "more than half of it" in check_radii([0.1, 0.6], "Linf")[0]
+    assert check_radii([0.0, 1 / 255, 0.5], "Linf") == []
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16]
+)
+def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
+    model, (x, y) = honest("plain"), images_of("test", 20)
+    expected = evaluate(model, x, y, eps=EPS, attacks="quick")
+    found = evaluate(model, x, y.to(dtype), eps=EPS, attacks="quick")
+    assert found.survived == expected.survived
+
+
+def quantised() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(honest("plain"), {nn.Linear})
+
+
+def test_dynamic_int8_is_attacked_through_its_twin_in_floats() -> None:
+    x, y = images_of("test", 60)
+    plain = evaluate(honest("plain"), x, y, eps=EPS, attacks="quick")
+    found = evaluate(quantised(), x, y, eps=EPS, attacks="quick")
+    assert abs(found.clean - plain.clean) <= 0.04
+    assert found.worst_case[EPS] <= plain.worst_case[EPS] + 0.05
+
+
+def test_other_quantised_layers_are_refused_by_name() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.GRU(8, 4)), {nn.GRU})
+    with pytest.raises(InputError, match="got GRU"):
+        classifier_of(model)
+
+
+class FSDPModule(nn.Linear):
+    """Stands for what fully_shard makes of a module, which needs a process group."""
+
+
+def test_a_sharded_model_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="evaluate: model must be whole on this rank, got one tha"):
+        evaluate(FSDPModule(64, 2), torch.rand(4, 64), torch.zeros(4).long(), eps=EPS)
+
+
+def test_buffers_and_random_numbers_are_what_they_were() -> None:
+    class Counts(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(64, 10)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x.flatten(1)) + 0 * torch.rand(())
+
+    model, (x, y) = Counts(), images_of("test", 10)
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    evaluate(model, x, y, eps=EPS, attacks="quick")
+    assert model.calls == 0
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("name", ["round", "floor", "ceil", "trunc", "sign"])
+def test_rounding_keeps_its_values_to_the_bit_and_passes_gradients_in_every_spelling(
+    name: str,
+) -> None:
+    start = torch.randn(50) * 3
+    expected = getattr(torch, name)(start)
+    ways = [
+        lambda x: getattr(torch, name)(x),
+        lambda x: getattr(torch, name)(input=x),
+        lambda x: getattr(x, name)(),
+        lambda x: getattr(1 * x, f"{name}_")(),
+    ]
+    for way in ways:
+        x = start.clone().requires_grad_()
+        with StraightThrough():
+            found = way(x)
+            (2 * found).sum().backward()
+        assert torch.equal(found.detach(), expected)
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, torch.full_like(x, 2.0))
+
+
+def test_the_worst_case_counts_every_row() -> None:
+    keep = [True] * 4
+    rows = {f"a{i}": {EPS: list(keep)} for i in range(7)}
+    rows["a6"][EPS][2] = False
+    assert RobustnessReport("Linf", [EPS], keep, rows).worst_case == {EPS: 0.75}
+
+
+def first_images(**options) -> list[Tensor]:
+    """What pgd shows first in each of two restarts."""
+    shown: list[Tensor] = []
+
+    def classifier(x: Tensor) -> Tensor:
+        shown.append(x.detach())
+        return torch.stack([x.flatten(1).sum(1), 0 * x.flatten(1).sum(1)], 1)
+
+    images = 0.5 + torch.zeros(3, 64)
+    pgd(classifier, images, torch.zeros(3).long(), eps=EPS, steps=2, restarts=2, **options)
+    return [shown[0] - images, shown[3] - images]
+
+
+def test_starts_of_pgd_are_random_and_later_ones_always() -> None:
+    first, second = first_images()
+    assert first.std() > 0.05
+    assert second.std() > 0.05
+    assert not torch.equal(first, second)
+    clean, later = first_images(random_start=False)
+    assert bool((clean == 0).all())
+    assert later.std() > 0.05
+
+
+def test_in_l2_a_step_has_its_length_however_small_the_gradient_is() -> None:
+    x, y = images_of("test", 20)
+    model = honest("plain")
+
+    class Small(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return 1e-12 * model(images)
+
+    options = {"eps": 0.5, "norm": "L2", "steps": 5, "random_start": False}
+    torch.testing.assert_close(pgd(Small(), x, y, **options)[0], pgd(model, x, y, **options)[0])
+
+
+def test_restarts_and_unsorted_radii_are_compared_with_their_neighbours() -> None:
+    assert check_restarts({"pgd": [10, 90, 90]}, 100) == []
+    assert check_restarts({"pgd": [10, 20, 90]}, 100)
+    rows = {"pgd-ce": {0.2: 0.3, 0.05: 0.8, 0.1: 0.5}}
+    worst = rows["pgd-ce"]
+    assert check_results(rows, [0.2, 0.05, 0.1], 0.9, images=100, worst_case=worst) == []
+
+
+def test_each_attack_is_compared_with_weaker_ones_and_with_the_worst_case() -> None:
+    rows = {"fgsm": {EPS: 0.5}, "noise": {EPS: 0.4}, "pgd-ce": {EPS: 0.6}, "apgd-t": {EPS: 0.3}}
+    signs = " ".join(check_results(rows, [EPS], 0.9, images=200, worst_case={EPS: 0.2}))
+    assert "a single step (fgsm) beats 'pgd-ce'" in signs
+    assert "'noise', which sees no gradient, beats 'pgd-ce'" in signs
+    assert "the worst case (20.0 %) lies well below every attack (the best leaves 30.0 %)" in signs
+
+
+def test_survivors_that_gradients_give_up_are_a_sign() -> None:
+    distances = torch.cat([torch.full((50,), 0.01), torch.full((50,), 1.0)])
+    stays = torch.ones(100, dtype=torch.bool)
+    assert "50 % of the images survive although" in check_distances(distances, stays, 8, EPS, 1)[0]
+    assert check_distances(distances, distances > 0.1, 8, EPS, 1) == []
+    assert check_distances(4 * distances, stays, 8, EPS, 1) == []
+
+
+def test_large_margins_and_zero_gradients_are_looked_for_in_more_than_two_images() -> None:
+    model, (x, y) = honest("plain"), images_of("test", 40)
+    scale = 60 / (model(x).topk(2).values.diff(dim=1).abs().median().item())
+
+    class Scaled(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = scale * model(images)
+            return torch.cat([logits[:2], logits[2:].detach()])
+
+    signs = " ".join(check_model(classifier_of(Scaled()), x, y))
+    assert "logits are very large" in signs
+    assert "exactly zero at 95 %" in signs
+
+
+def calls_of(name: str, n: int = 3, classes: int = 10) -> int:
+    asked = 0
+
+    class Counted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            nonlocal asked
+            asked += 1
+            logits = torch.full((len(x), classes), -1.0)
+            logits[:, 0] = 1.0
+            return logits + 0 * x.flatten(1)[:, :1]
+
+    task = Task(
+        classifier_of(Counted()), torch.rand(n, 1, 6, 6), torch.zeros(n).long(), EPS, "Linf", 0
+    )
+    ATTACKS[name](task)
+    return asked
+
+
+def test_noise_is_the_worst_of_20_and_square_asks_a_thousand_times() -> None:
+    assert calls_of("noise") == 20
+    assert 1000 <= calls_of("square") <= 1100
+
+
+@pytest.mark.parametrize(("classes", "several"), [(4, False), (10, False), (12, True)])
+def test_fab_goes_for_the_likeliest_nine_where_there_are_more(
+    monkeypatch: pytest.MonkeyPatch, classes: int, several: bool
+) -> None:
+    import isoreg.robustness.adapter as adapter
+
+    given: dict = {}
+
+    def made(name: str, model: nn.Module, **options):
+        given.update(options)
+        return lambda images, labels: images
+
+    monkeypatch.setattr(adapter, "_made", made)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, classes))
+    images = torch.rand(2, 1, 6, 6)
+    ATTACKS["fab"](Task(classifier_of(model), images, torch.zeros(2).long(), EPS, "Linf", 0))
+    assert given["multi_targeted"] is several
+    assert given["n_classes"] == min(classes, 10)
+
+
+def test_transfer_climbs_the_other_model_and_judges_by_this_one() -> None:
+    model, (x, y) = honest("plain"), images_of("test", 60)
+
+    class Useless(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return 0 * model(images) + images.flatten(1)[:, :10]
+
+    def row(other: nn.Module) -> float:
+        found = evaluate(model, x, y, eps=EPS, attacks=["noise"], transfer_from=other)
+        return found.accuracy["transfer"][EPS]
+
+    assert row(Useless()) > 0.85
+    near, itself = row(honest("plain", 1)), row(model)
+    assert itself < near < row(Useless()) - 0.1
+
+
+def test_the_seed_alone_decides_and_not_what_was_drawn_before_or_runs_beside() -> None:
+    model, (x, y) = honest("plain"), images_of("test", 40)
+    torch.manual_seed(1)
+    first = evaluate(model, x, y, eps=EPS, attacks=["noise", "pgd-margin"], batch_size=7)
+    torch.manual_seed(2)
+    second = evaluate(model, x, y, eps=EPS, attacks=["pgd-margin", "noise"], batch_size=7)
+    assert first.survived == second.survived
+    shown: list[Tensor] = []
+
+    class Sees(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            shown.append(images.detach().clone())
+            return model(images)
+
+    runs = []
+    for seed in (0, 0, 1):
+        shown.clear()
+        evaluate(Sees(), x, y, eps=EPS, attacks="pgd-margin", seed=seed)
+        runs.append([s for s in shown if len(s) == int((model(x).argmax(1) == y).sum())])
+    assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
+
+
+def test_a_student_may_be_asked_for_by_name_and_is_in_no_preset() -> None:
+    model, (x, y) = honest("plain"), images_of("test", 40)
+    found = evaluate(model, x, y, eps=EPS, attacks=["student"])
+    assert found.accuracy["student"][EPS] < found.clean - 0.1
+    assert not any("student" in names for names in PRESETS.values())
+    assert attacks.chosen("quick", transfer=False) == list(PRESETS["quick"])
+
+
+def test_projection_keeps_the_ball() -> None:
+    x = project(torch.rand(5, 9), torch.rand(5, 9), EPS, "Linf")
+    assert bool(((x >= 0) & (x <= 1)).all())

@@ -1,0 +1,580 @@
+"""Which tensor, which layer, which pass: only the right value or an error of ours."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isoreg import IsometryRegularizer, ReferenceHead, isometry_penalty
+from isoreg.errors import InputError, IsoregError, LayerError, RecordError
+
+N = 12
+Y = torch.arange(N) % 3
+SOFT = 0.9 * F.one_hot(Y, 3).float() + 0.1 / 3
+
+
+class Net(nn.Module):
+    """Takes anything; `pick` says which tensor of it the network reads."""
+
+    def __init__(self, pick=lambda *args, **kwargs: args[0], width: int = 8) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(width, 6), nn.Linear(6, 3)
+        self.pick = pick
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        return self.head(torch.tanh(self.body(self.pick(*args, **kwargs).float().flatten(1))))
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.body(x.float().flatten(1)))
+
+
+def points(*shape: int) -> Tensor:
+    return torch.randn(N, *(shape or (8,)), generator=torch.Generator().manual_seed(1))
+
+
+@dataclasses.dataclass
+class Batch:
+    noise: Tensor
+    image: Tensor
+
+
+EXTRAS = {
+    "weights": torch.rand(N),
+    "column": torch.rand(N, 1),
+    "ids": torch.arange(N),
+    "mask": torch.ones(N, 5, dtype=torch.bool),
+    "temperature": torch.tensor(2.0),
+    "codebook": torch.rand(5, 8),
+    "targets": torch.rand(N, 8),
+    "labels": SOFT,
+    "soft": SOFT.clone(),
+    "boxes": torch.rand(N, 4),
+}
+
+
+@given(
+    names=st.lists(st.sampled_from(sorted(EXTRAS)), max_size=3, unique=True),
+    place=st.integers(0, 3),
+    form=st.sampled_from(["positional", "keyword", "dict", "list"]),
+    name=st.sampled_from(["x", "image", "signal"]),
+)
+def test_any_call_is_compared_with_its_samples_or_refused(names, place, form, name) -> None:
+    x = points()
+    items = [(key, EXTRAS[key]) for key in names]
+    items.insert(place, (name, x))
+    at = [key for key, _ in items].index(name)
+    forms = {
+        "positional": ([value for _, value in items], {}, lambda *a: a[at]),
+        "keyword": ([], dict(items), lambda **k: k[name]),
+        "dict": ([dict(items)], {}, lambda d: d[name]),
+        "list": ([[value for _, value in items]], {}, lambda values: values[at]),
+    }
+    args, kwargs, pick = forms[form]
+    model = Net(pick)
+    iso = IsometryRegularizer(model, "body")
+    model(*args, **kwargs)
+    try:
+        value = iso(SOFT)
+    except InputError as error:
+        assert "inputs=" in str(error)
+        assert len(items) > 1
+        return
+    torch.testing.assert_close(value, isometry_penalty(x, model.body(x), SOFT))
+
+
+def test_names_and_shapes_find_the_samples_beside_what_is_no_sample() -> None:
+    x = points()
+    for extras in ({"targets": SOFT}, {"weights": torch.rand(N)}, {"boxes": torch.rand(N, 4)}):
+        model = Net(lambda batch: batch["image"])
+        iso = IsometryRegularizer(model)
+        model({**extras, "image": x})
+        torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
+
+
+def test_two_tensors_that_may_be_the_samples_are_refused_with_their_shapes() -> None:
+    model = Net(lambda batch: batch.noise)
+    iso = IsometryRegularizer(model)
+    model(Batch(points(), torch.rand(N, 2)))
+    iso(Y)  # one of them is called image
+    model = Net(lambda first, second: first)
+    iso = IsometryRegularizer(model)
+    model(points(), torch.rand(N, 4))
+    with pytest.raises(InputError, match=r"2 tensors .*\(12, 8\).*\(12, 4\).*inputs="):
+        iso(Y)
+
+
+def test_images_in_uint8_are_images_and_other_integers_are_not() -> None:
+    images = torch.randint(0, 256, (N, 1, 2, 4), dtype=torch.uint8)
+    model = Net()
+    iso = IsometryRegularizer(model)
+    model(images)
+    x = images.float()
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
+    model(images.long())
+    with pytest.raises(InputError, match="int64"):
+        iso(Y)
+
+
+def test_a_list_of_single_samples_is_one_batch_and_one_of_several_shapes_is_refused() -> None:
+    x = points()
+    model = Net(torch.stack)
+    iso = IsometryRegularizer(model)
+    model(list(x.unbind()))
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
+    model = Net(lambda values: torch.stack([value[:8] for value in values]))
+    iso = IsometryRegularizer(model)
+    model([torch.rand(8 + i % 2) for i in range(N)])
+    with pytest.raises(InputError, match="different shapes"):
+        iso(Y)
+
+
+# The reference of a batch
+
+
+def test_points_of_one_batch_take_the_place_of_what_was_recorded_and_get_no_gradient() -> None:
+    model, x, table = Net(), points(), points(5).requires_grad_()
+    iso = IsometryRegularizer(model, beta=0.5)
+    model(x)
+    value = iso(Y, reference=table)
+    torch.testing.assert_close(value, 0.5 * isometry_penalty(table, model.features(x), Y))
+    value.backward()
+    assert table.grad is None
+
+
+def test_distances_of_one_batch_with_unknown_pairs_and_weights() -> None:
+    model, x = Net(), points()
+    given_bb = torch.cdist(points(5), points(5))
+    given_bb[0, 3] = given_bb[3, 0] = torch.nan
+    weights_bb = torch.ones(N, N)
+    weights_bb[1, 4] = weights_bb[4, 1] = 3.0
+    iso = IsometryRegularizer(model)
+    model(x)
+    value = iso(Y, distances=given_bb, pair_weights=weights_bb)
+    phi = model.features(x)
+    same = (Y[:, None] == Y) & ~given_bb.isnan() & ~torch.eye(N, dtype=torch.bool)
+    gaps = (given_bb.nan_to_num() - torch.cdist(phi, phi)).square() * weights_bb
+    torch.testing.assert_close(value, gaps[same].sum() / N**2)
+    shown = iso.report().layers["head"].distortion
+    assert shown.pairs == int(same.sum()) // 2
+    assert shown.stress == shown.stress
+
+
+def test_reference_and_distances_together_are_refused() -> None:
+    model, x = Net(), points()
+    iso = IsometryRegularizer(model)
+    model(x)
+    with pytest.raises(InputError, match="not both"):
+        iso(Y, reference=x, distances=torch.cdist(x, x))
+
+
+def test_an_input_distance_measures_the_reference_alone() -> None:
+    model, x = Net(), points()
+    iso = IsometryRegularizer(model, input_distance="manhattan")
+    model(x)
+    expected = isometry_penalty(x, model.features(x), Y, input_distance="manhattan")
+    torch.testing.assert_close(iso(Y), expected)
+
+
+# Teachers
+
+
+def test_a_teacher_gets_no_gradient_and_keeps_its_mode_and_statistics() -> None:
+    teacher = nn.Sequential(nn.Linear(8, 5), nn.BatchNorm1d(5), nn.Dropout(0.5))
+    before = copy.deepcopy(teacher.state_dict())
+    teacher[2].eval()
+    model, x = Net(), points()
+    iso = IsometryRegularizer(model, inputs=teacher)
+    model(x)
+    value = iso(Y)
+    value.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert [m.training for m in teacher.modules()] == [True, True, True, False]
+    torch.testing.assert_close(teacher.state_dict(), before, rtol=0, atol=0)
+    answer = teacher.eval()(x).detach()
+    torch.testing.assert_close(value, isometry_penalty(answer, model.features(x), Y))
+
+
+def test_a_teacher_that_cannot_take_the_call_is_named() -> None:
+    model = Net()
+    iso = IsometryRegularizer(model, inputs=nn.Linear(8, 2))
+    with pytest.raises(InputError, match="network is called with what the model is called with"):
+        model(points(), points())
+    iso.detach()
+
+
+def test_a_callable_may_ask_the_watched_model_without_end() -> None:
+    model, x = Net(), points()
+    iso = IsometryRegularizer(model, "body", inputs=lambda x: model(x))
+    logits = model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(logits, model.body(x), Y))
+
+
+# The default layer
+
+
+class Autoencoder(nn.Module):
+    def __init__(self, classes: int = 8) -> None:
+        super().__init__()
+        self.enc = nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 2))
+        self.dec = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dec(self.enc(x))
+
+
+def test_an_autoencoder_is_refused_with_its_narrowest_layer() -> None:
+    chain = nn.Sequential(nn.Linear(8, 2), nn.Tanh(), nn.Linear(2, 8))
+    for model, narrow in ((Autoencoder(), "enc.2"), (chain, "0")):
+        iso = IsometryRegularizer(model)
+        model(points())
+        with pytest.raises(LayerError, match=rf"layers=.*narrowest, '{narrow}' \(2 numbers"):
+            iso(Y)
+
+
+def test_a_squeezing_layer_is_no_classifier_and_a_convolution_before_pooling_is() -> None:
+    class Squeezing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 1)
+            self.squeeze = nn.Linear(8, 8)
+
+        def maps(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.conv(x))
+            return h * torch.sigmoid(self.squeeze(h.mean((2, 3))))[:, :, None, None]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.maps(x)).mean((2, 3))
+
+    model, x = Squeezing(), points(3, 8, 8)
+    iso = IsometryRegularizer(model)
+    model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.maps(x), Y))
+    assert iso.layers == ["head"]
+
+
+class OwnHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+def test_a_head_of_any_class_is_found_and_weights_without_a_module_are_refused() -> None:
+    model, x = Net(), points()
+    for head in (OwnHead(), nn.utils.parametrizations.weight_norm(nn.Linear(6, 3))):
+        model.head = head
+        with IsometryRegularizer(model) as iso:
+            model(x)
+            torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
+
+    class Bare(OwnHead):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(8, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(torch.tanh(self.body(x)), self.weight)
+
+    model = Bare()
+    iso = IsometryRegularizer(model)
+    model(x)
+    with pytest.raises(LayerError, match="weights of its own"):
+        iso(Y)
+
+
+def test_two_heads_are_refused_by_name() -> None:
+    class Heads(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = self.features(x)
+            return self.head(h), self.other(h)
+
+    model = Heads()
+    iso = IsometryRegularizer(model)
+    model(points())
+    with pytest.raises(LayerError, match="'head', 'other'"):
+        iso(Y)
+
+
+class Adapter(nn.Module):
+    """As a low-rank adapter wraps a layer in its place."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.low = base, nn.Linear(base.in_features, base.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.low(x)
+
+
+def test_an_adapter_around_a_named_layer_is_followed_after_attaching() -> None:
+    model, x = Net(), points()
+    iso = IsometryRegularizer(model, "body")
+    model.body = Adapter(model.body)
+    model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.body(x), Y))
+
+
+def test_an_adapter_around_the_head_is_the_classifier() -> None:
+    model, x = Net(), points()
+    model.head = Adapter(model.head)
+    iso = IsometryRegularizer(model)
+    model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
+    assert iso.layers == ["head"]
+
+
+# One pass, one comparison
+
+
+def test_a_second_pass_before_the_penalty_is_refused_and_the_advice_works() -> None:
+    model, x = Net(), points()
+    iso = IsometryRegularizer(model)
+    outputs = model(x), model(2 * x)
+    with pytest.raises(RecordError, match=r"more than once.*paused"):
+        iso(Y)
+    del outputs
+    logits = model(x)
+    with iso.paused():
+        other = model(2 * x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
+    assert logits.shape == other.shape
+
+
+def test_passes_whose_backward_is_done_or_whose_result_is_dropped_do_not_count() -> None:
+    model, x = Net(), points()
+    iso = IsometryRegularizer(model)
+    warm_up = model(2 * x)
+    warm_up.sum().backward()
+    model(3 * x)
+    model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
+
+
+def test_an_inner_network_that_runs_on_two_batches_is_refused() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x) + self.net(points() ** 2)
+
+    model = Outer()
+    iso = IsometryRegularizer(model, "net.body")
+    model(points())
+    with pytest.raises(RecordError, match=r"'net.body' ran 2 times"):
+        iso(Y)
+
+
+def test_uses_of_a_layer_are_compared_with_the_same_use_of_the_reference() -> None:
+    class Siamese(Net):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return (super().forward(a) - super().forward(b)).abs()
+
+    model, a, b = Siamese(), points(), points() ** 2
+    iso = IsometryRegularizer(model, "head", inputs="body")
+    model(a, b)
+    value = iso(None)
+    expected = sum(
+        isometry_penalty(model.body(x).detach(), model.head(model.features(x))) for x in (a, b)
+    )
+    torch.testing.assert_close(value, expected)
+
+
+def test_a_model_that_calls_itself_is_refused() -> None:
+    class Itself(Net):
+        def forward(self, x: Tensor, depth: int = 1) -> Tensor:
+            return self(x * 2, depth - 1) if depth else super().forward(x)
+
+    model = Itself()
+    iso = IsometryRegularizer(model, "body")
+    model(points())
+    with pytest.raises(RecordError, match="called itself"):
+        iso(Y)
+
+
+# Control and rival
+
+
+def test_the_control_exchanges_the_reference_within_classes_and_draws_anew() -> None:
+    model, x = Net(), points()
+    iso = IsometryRegularizer(model, control=True)
+    values = []
+    for _ in range(3):
+        state = torch.random.get_rng_state()
+        model(x)
+        values.append(float(iso(Y)))
+        assert torch.equal(torch.random.get_rng_state(), state)
+    assert len(set(values)) == 3
+    each = torch.arange(N)
+    model(x)  # alone in its class, a sample keeps its reference: there are no pairs
+    assert float(iso(each)) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["reference", "distances"])
+def test_the_control_equals_some_exchange_within_the_classes(kind: str) -> None:
+    model, x, y = Net(), points()[:4], torch.tensor([0, 0, 1, 1])
+    iso = IsometryRegularizer(model, control=True)
+    given_bb = torch.cdist(x, x)
+    model(x)
+    value = iso(y, **({"reference": x} if kind == "reference" else {"distances": given_bb}))
+    # pairs of a class of two keep their distance whoever they are exchanged with
+    torch.testing.assert_close(value, isometry_penalty(x, model.features(x), y))
+
+
+def test_a_reference_head_learns_to_predict_the_reference_and_leaves_it_alone() -> None:
+    model, x = Net(), points()
+    head = ReferenceHead(model, 2, "body")
+    reference = (x[:, :2] * 3).requires_grad_()
+    optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], 0.05)
+    losses = []
+    for _ in range(200):
+        optimizer.zero_grad()
+        model(x)
+        loss = head(reference)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.01 * losses[0]
+    assert reference.grad is None
+    with pytest.raises(InputError, match="out_features=3"):
+        model(x)
+        head(x[:, :3])
+
+
+# Models in the wild, and state
+
+
+def test_per_sample_gradients_are_refused_before_and_after_attaching() -> None:
+    model = Net()
+    iso = IsometryRegularizer(model)
+    model.autograd_grad_sample_hooks = []  # where Opacus keeps its hooks
+    model(points())
+    with pytest.raises(InputError, match="Opacus"):
+        iso(Y)
+    with pytest.raises(InputError, match="Opacus"):
+        IsometryRegularizer(model)
+
+
+def test_scripting_is_refused_in_a_sentence_and_tracing_and_export_work() -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    iso = IsometryRegularizer(model)
+    with pytest.raises(LayerError, match=r"script.*detach"):
+        torch.jit.script(model)
+    x = points()
+    traced = torch.jit.trace(model, x)
+    torch.testing.assert_close(traced(x), model(x))
+    iso(Y)
+    exported = torch.export.export(model, (x,)).module()
+    torch.testing.assert_close(exported(x), model(x))
+
+
+def test_a_quantisation_aware_copy_of_a_hooked_layer_writes_no_record() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3)), points()
+    iso = IsometryRegularizer(model, "0")
+    hooks = list(model[0]._forward_hooks.values()), list(model[2]._forward_pre_hooks.values())
+    model[0] = nn.Linear(8, 6)  # as prepare_qat swaps a layer and registers its hooks again
+    for hook in hooks[0]:
+        model[0].register_forward_hook(hook)
+    model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model[0](x), Y))
+    assert list(iso.penalties) == ["0"]
+
+
+def test_copies_and_pickles_of_a_regularizer_keep_its_state_and_watch_nothing() -> None:
+    model = Net()
+    iso = IsometryRegularizer(model, "body", beta=0.3, queue=5)
+    for twin in (copy.deepcopy(iso), pickle.loads(pickle.dumps(iso))):
+        assert twin.state_dict()["beta"] == 0.3
+        model(points())
+        with pytest.raises(RecordError, match="copy watches no model"):
+            twin(Y)
+        iso(Y)
+
+
+def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:
+    iso = IsometryRegularizer(Net(), beta=0.3, queue=5)
+    other = IsometryRegularizer(Net(), beta=0.7, queue=8)
+    with pytest.raises(InputError, match="queue"):
+        iso.load_state_dict(other.state_dict())
+    assert iso.beta == 0.3
+    with pytest.raises(InputError, match="beta"):
+        iso.load_state_dict({})
+
+
+def test_a_pause_belongs_to_the_thread_that_asked() -> None:
+    from threading import Thread
+
+    model, x, found = Net(), points(), []
+    iso = IsometryRegularizer(model, "body")
+
+    def other() -> None:
+        model(x)
+        found.append(float(iso(Y)))
+
+    with iso.paused():
+        thread = Thread(target=other)
+        thread.start()
+        thread.join()
+    assert found
+
+
+@pytest.mark.parametrize("name", ["distance", "scale", "reduction"])
+def test_what_past_steps_were_reported_in_cannot_be_changed(name: str) -> None:
+    iso = IsometryRegularizer(Net())
+    with pytest.raises(AttributeError):
+        setattr(iso, name, "euclidean")
+
+
+def test_every_error_of_this_page_is_ours() -> None:
+    assert issubclass(RecordError, IsoregError)
+
+
+# One graph
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(
+    "options", [{}, {"inputs": "1"}, {"inputs": "teacher"}, {"layers": ["0", "1"], "pool": "mean"}]
+)
+def test_a_step_with_its_penalty_is_one_graph_equal_to_eager(backend: str, options: dict) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    if options.get("inputs") == "teacher":
+        options = {"inputs": nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))}
+    iso = IsometryRegularizer(model, **options)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(model(x), y) + iso(y)
+
+    run = torch.compile(step, backend=backend, fullgraph=True)
+    for n in (N, N, 8):
+        x, y = points()[:n], Y[:n]
+        torch.testing.assert_close(run(x, y), step(x, y))
+    torch._dynamo.reset()
+
+
+def test_a_compiled_model_alone_has_no_break() -> None:
+    torch._dynamo.reset()
+    model, x = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3)), points()
+    iso = IsometryRegularizer(model, ["0", "1"])
+    run = torch.compile(model, backend="eager", fullgraph=True)
+    run(x)
+    parts = isometry_penalty(x, [model[0](x), model[:2](x)], Y)
+    torch.testing.assert_close(iso(Y), parts.sum())
+    torch._dynamo.reset()

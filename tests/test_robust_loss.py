@@ -1,0 +1,190 @@
+"""What a training loop may give to the first-order margin, and what it gets back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isoreg import InputError, RobustLoss
+from isoreg.robustness.local import first_order_margin_loss
+
+INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16]
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+def batch(n: int = 6) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.rand(n, 5).double(), torch.arange(n) % 3
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_what_made_the_images_gets_the_gradient_of_finite_differences(norm: str) -> None:
+    model, (x, y) = mlp(), batch()
+    maker = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+
+    def loss(value: Tensor) -> Tensor:
+        return first_order_margin_loss(model, value * x, y, eps=0.1, norm=norm)
+
+    assert torch.autograd.gradcheck(loss, (maker,))
+    leaf = x.clone().requires_grad_()
+    first_order_margin_loss(model, leaf, y, eps=0.1, norm=norm).backward()
+    assert leaf.grad is not None
+    assert torch.autograd.gradcheck(
+        lambda images: first_order_margin_loss(model, images, y, eps=0.1, norm=norm),
+        (x.clone().requires_grad_(),),
+    )
+
+
+def test_a_hook_of_the_images_sees_the_loss_s_gradient_alone() -> None:
+    model, (x, y) = mlp(), batch()
+    seen: list[Tensor] = []
+    x.requires_grad_().register_hook(lambda gradient: seen.append(gradient))
+    first_order_margin_loss(model, x, y, eps=0.1).backward()
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_labels_may_be_integers_of_any_type(dtype: torch.dtype, eps: float) -> None:
+    model, (x, y) = mlp(), batch()
+    expected = first_order_margin_loss(model, x, y, eps=eps)
+    torch.testing.assert_close(first_order_margin_loss(model, x, y.to(dtype), eps=eps), expected)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+def test_an_image_whose_label_is_ignored_counts_for_nothing(eps: float) -> None:
+    model, (x, y) = mlp(), batch()
+    y[[1, 4]] = -100
+    kept = y != -100
+    found = first_order_margin_loss(model, x, y, eps=eps)
+    expected = first_order_margin_loss(model, x[kept], y[kept], eps=eps)
+    torch.testing.assert_close(found, expected)
+    none = first_order_margin_loss(model, x, torch.full_like(y, -100), eps=eps)
+    none.backward()
+    assert none == 0
+    assert all(p.grad is not None and bool((p.grad == 0).all()) for p in model.parameters())
+
+
+def test_an_ignored_image_in_a_normalised_batch_adds_no_margin_to_the_others() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x, y = batch()
+    y[0] = -100
+    x.requires_grad_()
+    logits = model(x)
+    rival = logits.detach().scatter(1, y.clamp_min(0)[:, None], -torch.inf).argmax(1)
+    margins = (logits.gather(1, rival[:, None]) - logits.gather(1, y.clamp_min(0)[:, None]))[1:]
+    (gradient,) = torch.autograd.grad(margins.sum(), x)
+    raised = logits + 0.2 * gradient.abs().sum(1, keepdim=True) * F.one_hot(rival, 3)
+    expected = F.cross_entropy(raised, y)
+    found = first_order_margin_loss(model, x.detach(), y, eps=0.2)
+    torch.testing.assert_close(found.detach(), expected.detach())
+
+
+class Returns(nn.Module):
+    def __init__(self, wrap) -> None:
+        super().__init__()
+        self.model, self.wrap = mlp(), wrap
+
+    def forward(self, x: Tensor) -> object:
+        return self.wrap(self.model(x))
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda z: {"logits": z, "features": 2 * z},
+        lambda z: {"out": z},
+        lambda z: (z, z.sum()),
+        lambda z: [torch.tensor(1.0), z],
+    ],
+)
+def test_logits_are_found_in_a_mapping_or_a_tuple(wrap, eps: float) -> None:
+    x, y = batch()
+    expected = first_order_margin_loss(mlp(), x, y, eps=eps)
+    torch.testing.assert_close(RobustLoss(Returns(wrap), eps=eps)(x, y), expected)
+
+
+def test_logits_are_found_in_what_transformers_return() -> None:
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+    x, y = batch()
+    model = Returns(lambda z: outputs.SequenceClassifierOutput(logits=z, hidden_states=(z, z)))
+    expected = first_order_margin_loss(mlp(), x, y, eps=0.1)
+    torch.testing.assert_close(first_order_margin_loss(model, x, y, eps=0.1), expected)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_it_is_the_same_number(mode, eps: float) -> None:
+    model, (x, y) = mlp(), batch()
+    expected = first_order_margin_loss(model, x, y, eps=eps).detach()
+    with mode():
+        criterion = RobustLoss(model, eps=eps)
+        found = criterion(x.clone(), y.clone())
+        assert criterion.steps == 0
+    assert not found.requires_grad
+    torch.testing.assert_close(found.clone(), expected)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("std", [0.25, [0.2, 0.3, 0.4, 0.5, 0.6]])
+def test_the_radius_is_in_pixels_where_mean_and_std_are_given(norm: str, std) -> None:
+    model, (x, y) = mlp(), batch()
+    scale = torch.as_tensor(std, dtype=torch.float64)
+
+    class Normalised(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return model((pixels - 0.13) / scale)
+
+    expected = first_order_margin_loss(Normalised(), x, y, eps=0.1, norm=norm)
+    found = RobustLoss(model, eps=0.1, norm=norm, mean=0.13, std=std)(x, y)
+    torch.testing.assert_close(found, expected)
+
+
+class FullyShardedDataParallel(nn.Linear):
+    """Stands for torch's class of that name, which needs a process group."""
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda m, x, y: RobustLoss(m, eps=0.1)(x, y.to(torch.complex64)),
+            "labels must be 6 integers, got torch.complex64",
+        ),
+        (
+            lambda m, x, y: RobustLoss(m, eps=0.1)(x, y - 1),
+            "labels must be classes from 0 to 2, or -100 for an image that does not count, got -1.",
+        ),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x, y + 1), "labels must be classes from 0 to 2,"),
+        (
+            lambda m, x, y: RobustLoss(m, eps=0.1)((255 * x).byte(), y),
+            "images must be floating, got torch.uint8.",
+        ),
+        (
+            lambda m, x, y: RobustLoss(Returns(lambda z: (z, z)), eps=0.1)(x, y),
+            "the model must return logits of shape (n, classes), got 2 tensors of that shape, at "
+            "0, 1. Wrap it",
+        ),
+        (
+            lambda m, x, y: RobustLoss(nn.Sequential(FullyShardedDataParallel(5, 3)), eps=0.1),
+            "model must be whole on this rank, got one that FSDP shards at '0'.",
+        ),
+        (lambda m, x, y: RobustLoss(m, eps=0.1, std=0.0), "std must be above 0, got [0.0]."),
+        (
+            lambda m, x, y: RobustLoss(m, eps=0.1, mean=[0.1, 0.2])(x, y),
+            "mean must be one number, or one for each of 5 channels of images of shape (6, 5), ",
+        ),
+    ],
+)
+def test_what_has_no_answer_is_refused_with_a_sentence(call, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call(mlp(), *batch())
+    assert str(caught.value).startswith(f"RobustLoss: {message}")

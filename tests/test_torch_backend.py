@@ -1,0 +1,405 @@
+"""The plan of torch's blocks covers each pair of equal label once; all backends equal dense."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from isoreg import InputError, isometry_penalty
+from isoreg._pairs import engine
+from isoreg._pairs.backends import torch_small
+from isoreg._pairs.backends.torch_plan import TILE, places_of, plan_pairs
+from isoreg._pairs.dense import dense_penalty
+from isoreg._pairs.plan import Call, total_weight
+from isoreg._pairs.precision import LostDigitsError
+from isoreg.distances import euclidean
+from isoreg.masks import IGNORED, pair_weights
+
+pytestmark = pytest.mark.usefixtures("way")
+
+
+def call_of(labels: Tensor | None, n: int, rows: slice | None = None, width: int = 1) -> Call:
+    return Call(torch.zeros(n, width), [torch.zeros(n, width)], labels, rows=rows)
+
+
+def covered(call: Call) -> Tensor:
+    """How often each row is compared with each sample; the last row is for padding."""
+    own = call.own
+    times = torch.zeros(own.stop - own.start + 1, call.size + 1, dtype=torch.long)
+    for block in plan_pairs(call).blocks:
+        places = places_of(block, own).view(block.rows.shape)
+        columns = places if block.columns is None else block.columns
+        for a, b in block.tiles:
+            some, others = places[:, a], columns[:, b]
+            mask = torch.ones(*some.shape, others.shape[1])
+            if block.mask is not None:
+                mask = block.mask
+            elif block.columns is None and a == b:
+                mask = mask * (1 - torch.eye(some.shape[1]))
+            for row, column, compared in zip(some, others, mask.long(), strict=True):
+                spread = torch.zeros(len(row), times.shape[1], dtype=torch.long)
+                spread.index_add_(1, column, compared)
+                times.index_add_(0, row, spread)
+                if a != b:
+                    times.index_add_(0, column, spread_of(row, compared.T, times.shape[1]))
+    assert not times[-1].any()
+    return times[:-1, :-1]
+
+
+def spread_of(places: Tensor, compared: Tensor, width: int) -> Tensor:
+    spread = torch.zeros(len(compared), width, dtype=torch.long)
+    return spread.index_add_(1, places, compared)
+
+
+label_lists = st.lists(st.sampled_from([0, 1, 2, 7, 3, IGNORED]), max_size=300)
+
+
+@given(labels=label_lists, copies=st.integers(1, 3))
+def test_a_plan_compares_every_pair_of_equal_label_once(labels: list[int], copies: int) -> None:
+    y = torch.tensor(labels * copies, dtype=torch.long)
+    expected = (y[:, None] == y) & (y != IGNORED)
+    expected = expected.fill_diagonal_(False)
+    call = call_of(y, len(y))
+    assert torch.equal(covered(call), expected.long())
+    assert total_weight(call) == expected.sum()
+
+
+@given(
+    labels=label_lists,
+    copies=st.integers(1, 3),
+    cut=st.tuples(st.integers(0, 200), st.integers(0, 200)),
+    width=st.sampled_from([1, 5000]),
+)
+def test_a_plan_of_rows_compares_each_of_their_pairs_once(
+    labels: list[int], copies: int, cut: tuple[int, int], width: int
+) -> None:
+    y = torch.tensor(labels * copies, dtype=torch.long)
+    n, (start, stop) = len(y), sorted(cut)
+    own = slice(min(start, n), min(stop, n))
+    call = call_of(y, n, own, width)
+    expected = (y[own, None] == y) & (y[own, None] != IGNORED)
+    expected[torch.arange(len(expected)), torch.arange(own.start, own.stop)] = False
+    assert torch.equal(covered(call), expected.long())
+    assert total_weight(call) == expected.sum()
+    alone = plan_pairs(call).alone - own.start
+    assert torch.equal(alone.sort().values, (expected.sum(1) == 0).nonzero().squeeze(1))
+
+
+@given(labels=label_lists)
+def test_a_plan_gives_every_sample_one_place(labels: list[int]) -> None:
+    n = len(labels)
+    call = call_of(torch.tensor(labels, dtype=torch.long), n)
+    found = plan_pairs(call)
+    places = [places_of(block, call.own) for block in found.blocks]
+    every = torch.cat([*(x[x < n] for x in places), found.alone]).sort().values
+    assert torch.equal(every, torch.arange(n))
+
+
+def test_padding_costs_at_most_thirty_percent_or_a_few_pairs() -> None:
+    torch.manual_seed(1)
+    for classes in (3, 10, 100, 700):
+        call = call_of(torch.randint(classes, (2000,)), 2000)
+        for block in plan_pairs(call).blocks:
+            if block.mask is not None:
+                own = block.count_pairs() + int((places_of(block, call.own) < 2000).sum())
+                assert block.mask.numel() <= max(1.3 * own, own + 2048)
+
+
+def test_a_rank_computes_its_share_of_the_pairs() -> None:
+    y = torch.arange(64 * 32) % 100
+    computed = [
+        sum(b.mask.numel() for b in plan_pairs(call_of(y, 2048, slice(k, k + 64))).blocks)
+        for k in range(0, 2048, 64)
+    ]
+    assert max(computed) <= 1.3 * int((y[:, None] == y).sum()) / 32
+
+
+@pytest.mark.parametrize(
+    ("n", "classes"),
+    [(40, 4), (300, 7), (300, 200), (TILE + 1, 1), (2 * TILE + 300, 1), (2 * TILE + 300, 2)],
+)
+@pytest.mark.parametrize("scale", [1.0, 0.3, "fit"])
+@pytest.mark.parametrize("reduction", ["batch", "pairs"])
+def test_value_and_gradients_equal_the_dense_way(
+    n: int, classes: int, scale: float | str, reduction: str
+) -> None:
+    x, y = torch.randn(n, 6, dtype=torch.float64), torch.randint(classes, (n,))
+    y[::17] = IGNORED
+    features = [torch.randn(n, d, dtype=torch.float64, requires_grad=True) for d in (3, 9)]
+    found = isometry_penalty(x, features, y, scale=scale, reduction=reduction)
+    expected = dense_penalty(euclidean(x), features, y, euclidean, scale, reduction)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    weights = torch.tensor([1.0, -2.5], dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, features, weights),
+        torch.autograd.grad(expected, features, weights),
+        rtol=1e-9,
+        atol=1e-12,
+    )
+
+
+def difficult(kind: str, n: int) -> tuple[Tensor, Tensor]:
+    """Float32 features on which the usual expansion of squared distances loses its digits."""
+    y = torch.arange(n) % 3
+    features = torch.randn(n, 20)
+    if kind == "offset":
+        features = features + 100
+    elif kind == "collapsed":
+        features = 1e-3 * features + 30 * torch.randn(3, 20)[y]
+    elif kind == "duplicates":
+        features[n // 2 :] = features[: n - n // 2]
+    return features, y
+
+
+@pytest.mark.parametrize("kind", ["offset", "collapsed", "duplicates"])
+@pytest.mark.parametrize("n", [60, 600, 3 * TILE + 100])
+def test_float32_gradients_keep_six_digits(kind: str, n: int) -> None:
+    x = torch.randn(n, 12)
+    phi, y = difficult(kind, n)
+    phi.requires_grad_()
+    exact = phi.detach().double().requires_grad_()
+    expected = dense_penalty(euclidean(x.double()), [exact], y, euclidean, 1.0, "batch")
+    (gradient,) = torch.autograd.grad(isometry_penalty(x, phi, y), phi)
+    (reference,) = torch.autograd.grad(expected, exact)
+    assert (gradient - reference).norm() / reference.norm() < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("rows", [None, slice(7, 31)])
+@pytest.mark.parametrize("at_once", [1 << 24, 600])
+def test_a_small_batch_at_once_or_a_few_rows_at_a_time_equals_the_dense_one(
+    layers: int, scale: float, rows: slice | None, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_small, "_AT_ONCE", at_once)
+    x, y = torch.rand(60, 9).double(), torch.randint(5, (60,))
+    y[::7] = IGNORED
+    phi = [torch.randn(60, d).double().requires_grad_() for d in (3, 8, 20)[:layers]]
+    call = Call(x, [f.detach() for f in phi], y, rows=rows)
+    assert torch_small.refuses(call) is None
+    scales = torch.full((layers,), scale).double()
+    values, gradients = torch_small.values_and_gradients(call, scales, 60**2, needs_grad=True)
+    expected = dense_penalty(euclidean(x), phi, y, euclidean, scale, "batch")
+    if rows is None:
+        torch.testing.assert_close(values, expected)
+    for gradient, reference in zip(
+        gradients, torch.autograd.grad(expected.sum(), phi), strict=True
+    ):
+        torch.testing.assert_close(gradient, reference[call.own])
+
+
+def test_a_small_batch_with_near_pairs_is_subtracted() -> None:
+    x, y = torch.rand(60, 9), torch.arange(60) % 2
+    apart = torch.randn(60, 4)
+    near = apart.clone()
+    near[8] = near[2] + 1e-4
+    first = apart.clone()
+    first[2] = first[0]  # both are their class's origin: no term of their square is above 0
+    for features, subtracted in ((apart, False), (near, True), (first, True)):
+        call = Call(x, [features], y, rows=slice(0, 30) if subtracted else None)
+        if subtracted:  # of rows only, the blocks are asked
+            with pytest.raises(LostDigitsError):
+                torch_small.values_and_gradients(call, torch.tensor([0.7]), 100, needs_grad=True)
+        leaf = features.clone().requires_grad_()
+        value = isometry_penalty(x, leaf, y, scale=0.7)
+        exact = features.double().requires_grad_()
+        expected = dense_penalty(euclidean(x.double()), [exact], y, euclidean, 0.7, "batch")[0]
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
+        gradient, reference = (
+            torch.autograd.grad(v, f)[0] for v, f in ((value, leaf), (expected, exact))
+        )
+        assert (gradient - reference).norm() / reference.norm() < 1e-6
+
+
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether gradients were asked for, each time the engine computed."""
+    seen: list[bool] = []
+    real = engine.values_and_gradients
+
+    def watched(*args: Any, needs_grad: bool) -> Any:
+        seen.append(needs_grad)
+        return real(*args, needs_grad=needs_grad)
+
+    monkeypatch.setattr(engine, "values_and_gradients", watched)
+    return seen
+
+
+def test_without_a_gradient_to_give_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = asked(monkeypatch)
+    for n in (30, 300, TILE + 50):
+        x, phi, y = torch.rand(n, 5), torch.randn(n, 4), torch.arange(n) % 3
+        y = y if n < TILE else torch.zeros(n).long()
+        expected = isometry_penalty(x, phi, y)
+        phi.requires_grad_()
+        torch.testing.assert_close(isometry_penalty(x, phi, y).detach(), expected)
+        with torch.no_grad():
+            torch.testing.assert_close(isometry_penalty(x, phi, y), expected)
+        assert needed == [False, True, False]
+        needed.clear()
+
+
+def test_duplicates_are_at_distance_zero_in_every_kind_of_block() -> None:
+    for n in (50, 400, TILE + 200):
+        phi = torch.randn(n, 30).repeat(2, 1)
+        y = torch.arange(n).repeat(2)
+        assert isometry_penalty(torch.zeros(2 * n, 2), phi, y).item() == 0
+
+
+def test_the_engine_serves_all_options_but_metrics_and_learned_references(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = asked(monkeypatch)
+    x, phi, y = torch.randn(8, 3), torch.randn(8, 2), torch.arange(8) % 2
+    for options in (
+        {},
+        {"scale": 2.0},
+        {"scale": "fit"},
+        {"scale": torch.tensor(1.0)},
+        {"reduction": "pairs"},
+        {"distance": euclidean},
+        {"labels": torch.eye(2)[y]},
+        {"input_distances": euclidean(x)},
+        {"input_distances": euclidean(x), "input_distance": "cosine"},
+        {"pair_weights": torch.ones(8, 8)},
+    ):
+        isometry_penalty(x, phi, **{"labels": y, **options})
+        calls.pop()
+    isometry_penalty(x, phi, y, distance="manhattan")
+    isometry_penalty(x, phi, y, input_distance="manhattan")
+    isometry_penalty(x.requires_grad_(), phi, y)
+    isometry_penalty(None, phi, y, input_distances=euclidean(x))
+    assert not calls
+
+
+def test_function_transforms_give_the_same_gradient() -> None:
+    x, phi, y = torch.randn(8, 3), torch.randn(8, 4), torch.arange(8) % 2
+    found = torch.func.grad(lambda features: isometry_penalty(x, features, y))(phi)
+    phi.requires_grad_()
+    (expected,) = torch.autograd.grad(isometry_penalty(x, phi, y), phi)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_a_lower_matmul_precision_costs_no_digit(precision: str) -> None:
+    x, phi, y = torch.randn(200, 64), torch.randn(200, 64), torch.arange(200) % 2
+    expected = isometry_penalty(x.double(), phi.double(), y).float()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        torch.testing.assert_close(isometry_penalty(x, phi, y), expected, rtol=2e-7, atol=0)
+        soft = pair_weights(torch.eye(2)[y], 200)
+        assert torch.equal(soft, pair_weights(y, 200))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_vmap_is_refused_with_what_to_do_instead() -> None:
+    x, phi, y = torch.randn(8, 3), torch.randn(2, 8, 4), torch.arange(8) % 2
+    with pytest.raises(
+        InputError, match=r"^isometry_penalty: torch.vmap is not supported.*sequence"
+    ):
+        torch.func.vmap(lambda features: isometry_penalty(x, features, y))(phi)
+
+
+def test_settings_of_the_process_are_read_and_never_changed() -> None:
+    """Another thread may rely on them, or change them, while a penalty is computed."""
+    code = """if True:
+        import torch
+        from isoreg import isometry_penalty
+        backends, seen, real = torch.backends, [], torch.bmm
+        def watched(*args, **options):
+            seen.append(backends.cuda.matmul.fp32_precision)
+            return real(*args, **options)
+        torch.bmm = watched
+        x, y = torch.randn(200, 8), torch.arange(200) % 2
+        y[100:] = 2 + torch.arange(100) % 3
+        backends.fp32_precision = "tf32"
+        isometry_penalty(x, x.clone().requires_grad_(), y).backward()
+        assert set(seen) == {"tf32"}, seen
+        backends.fp32_precision = "ieee"
+        assert backends.cuda.matmul.fp32_precision == "ieee", "it follows the process again"
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "ISOREG_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_second_derivatives_do_not_need_every_layer_to_need_them() -> None:
+    x, y = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 2
+    trained = torch.randn(12, 4, dtype=torch.float64, requires_grad=True)
+    frozen = torch.randn(12, 4, dtype=torch.float64)
+    total = isometry_penalty(x, [frozen, trained], y).sum()
+    (slope,) = torch.autograd.grad(total, trained, create_graph=True)
+    (found,) = torch.autograd.grad(slope.square().sum(), trained)
+    alone = isometry_penalty(x, trained, y)
+    (slope,) = torch.autograd.grad(alone, trained, create_graph=True)
+    torch.testing.assert_close(found, torch.autograd.grad(slope.square().sum(), trained)[0])
+
+
+def test_features_may_be_changed_in_place_after_the_penalty() -> None:
+    x, y = torch.randn(8, 3), torch.arange(8) % 2
+    hidden = torch.randn(8, 4, requires_grad=True) * 1
+    penalty_ = isometry_penalty(x, hidden, y)
+    hidden.mul_(2)
+    (penalty_ + hidden.sum()).backward()
+
+
+def clustered(n: int, clusters: int) -> Tensor:
+    return 0.05 * torch.randn(n, 40) + torch.randn(clusters, 40)[torch.arange(n) % clusters]
+
+
+@pytest.mark.parametrize("labels", [None, torch.arange(700) % 2])
+def test_classes_of_tight_clusters_keep_six_digits(labels: Tensor | None) -> None:
+    x, phi = torch.randn(700, 12), clustered(700, 10).requires_grad_()
+    exact = phi.detach().double().requires_grad_()
+    expected = dense_penalty(euclidean(x.double()), [exact], labels, euclidean, 1.0, "batch")
+    (gradient,) = torch.autograd.grad(isometry_penalty(x, phi, labels), phi)
+    (reference,) = torch.autograd.grad(expected, exact)
+    assert gradient.dtype == torch.float32
+    assert (gradient - reference).norm() / reference.norm() < 1e-6
+
+
+@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize("options", [{}, {"reduction": "pairs"}, {"scale": "fit"}], ids=str)
+def test_small_integer_types_never_mistake_a_class_for_the_ignored_label(
+    n: int, options: dict[str, Any]
+) -> None:
+    x, phi = torch.rand(n, 3), torch.rand(n, 4)
+    labels = 150 + torch.arange(n) % 8  # 156 is IGNORED, read as a byte
+    expected = isometry_penalty(x, phi, labels, **options)
+    found = isometry_penalty(x, phi, labels.to(torch.uint8), **options)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize("label", [99, IGNORED])
+def test_an_input_without_a_pair_that_is_not_finite_reaches_every_layer(n: int, label: int) -> None:
+    x, phi, y = torch.rand(n, 3), torch.rand(n, 4), torch.arange(n) % 3
+    y[5] = label
+    assert isometry_penalty(x, [phi, phi + 1], y).isfinite().all()
+    x[5, 1] = torch.nan
+    assert isometry_penalty(x, [phi, phi + 1], y).isnan().all()
+
+
+def test_points_that_are_far_apart_beside_one_near_pair_keep_their_digits_in_float64() -> None:
+    x, phi, y = torch.randn(400, 3).double(), torch.randn(400, 5).double(), torch.arange(400) % 2
+    phi[6] = phi[2] + 1e-6 * torch.randn(5)
+    leaf = phi.clone().requires_grad_()
+    (found,) = torch.autograd.grad(isometry_penalty(x, leaf, y), leaf)
+    differences = phi[:, None] - phi
+    distances = differences.norm(dim=2)
+    ratio = ((x[:, None] - x).norm(dim=2) / distances).nan_to_num()
+    pulls = 4 / 400**2 * (y[:, None] == y).double() * (1 - ratio)
+    expected = (pulls.fill_diagonal_(0)[:, :, None] * differences).sum(1)
+    torch.testing.assert_close(found[[2, 6]], expected[[2, 6]], rtol=1e-9, atol=0)

@@ -1,0 +1,202 @@
+"""Honest and masked models on digits, each built around the same small network."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isoreg import RobustLoss
+from isoreg.datasets import digits
+from isoreg.robustness.pgd import cross_entropy, pgd
+
+EPS = 0.1
+
+
+@functools.cache
+def images_of(part: str, count: int = 100) -> tuple[Tensor, Tensor]:
+    images, labels = digits(part)
+    return images[:count], labels[:count]
+
+
+@functools.cache
+def honest(kind: str, seed: int = 0) -> nn.Module:
+    """A network trained on digits: not for changing, it is kept."""
+    torch.manual_seed(seed)
+    x, y = digits("train")
+    unit = {"smooth": nn.SiLU, "tanh": nn.Tanh}.get(kind, nn.ReLU)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), unit(), nn.Linear(64, 10))
+    steps = 15 if kind == "low accuracy" else 150
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    criterion = RobustLoss(model, eps=EPS, warmup_steps=steps // 2)
+    for _ in range(steps):
+        images = x
+        if kind == "adversarially trained":
+            images, _ = pgd(model, x, y, eps=EPS, loss=cross_entropy, steps=3)
+        optimizer.zero_grad()
+        loss = criterion(x, y) if kind == "robust loss" else F.cross_entropy(model(images), y)
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+HONEST = ("plain", "smooth", "tanh", "low accuracy", "adversarially trained", "robust loss")
+
+
+class Masked(nn.Module):
+    """Around the plain network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = honest("plain")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(x)
+
+    def answer(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Rounding(Masked):
+    def answer(self, x: Tensor) -> Tensor:
+        return torch.round(self.model(x) * 10) / 10
+
+
+class Temperature(Masked):
+    def answer(self, x: Tensor) -> Tensor:
+        return 1e4 * self.model(x)
+
+
+class Votes(Masked):
+    """One-hot votes of three networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([honest("plain", seed) for seed in (0, 1, 2)])
+
+    def answer(self, x: Tensor) -> Tensor:
+        return sum(F.one_hot(m(x).argmax(1), 10).float() for m in self.members)
+
+
+class Thermometer(Masked):
+    def answer(self, x: Tensor) -> Tensor:
+        levels = torch.arange(1, 16).view(-1, *[1] * x.ndim) / 16
+        return self.model((x[None] > levels).float().mean(0))
+
+
+class Integers(Masked):
+    def answer(self, x: Tensor) -> Tensor:
+        return self.model((x * 16).to(torch.uint8).float() / 16)
+
+
+class Detector(Masked):
+    """Answers from a blurred image where the image is not smooth, behind a hard switch."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        coarse = (x * 8).int().float() / 8
+        odd = ((x - coarse).flatten(1).abs().mean(1, keepdim=True) > 0.04).float()
+        return odd * self.model(coarse) + (1 - odd) * self.model(x.detach())
+
+
+class Random(Masked):
+    def answer(self, x: Tensor) -> Tensor:
+        return self.model(x + 0.1 * torch.randn_like(x))
+
+
+class Memory(Masked):
+    """Answers as it did for the nearest image that it was shown, if that is near."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[tuple[Tensor, Tensor]] = []
+
+    def answer(self, x: Tensor) -> Tensor:
+        logits = self.model(x)
+        if self.shown:
+            keys, values = (torch.cat(part) for part in zip(*self.shown, strict=True))
+            distances = torch.cdist(x.flatten(1), keys, p=torch.inf)
+            near, which = distances.min(1)
+            logits = torch.where((near < 0.31)[:, None], values[which], logits)
+            new = near >= 0.31
+        else:
+            new = torch.ones(len(x), dtype=torch.bool)
+        if new.any():
+            self.shown.append((x.detach().flatten(1)[new], logits.detach()[new]))
+        return logits
+
+
+class Waves(Masked):
+    """Small waves on the logits, whose slope is larger than the network's."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        w = torch.randn(64, 10)
+        return self.model(x) + 0.3 * torch.sin(1000 * x.flatten(1) @ w / 8)
+
+
+class LongWaves(Masked):
+    def answer(self, x: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        w = torch.randn(64, 10)
+        return self.model(x) + 1.0 * torch.sin(100 * x.flatten(1) @ w / 8)
+
+
+class _Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient.roll(3, -1) * torch.linspace(-1, 1, gradient.shape[-1])
+
+
+class WrongBackward(Masked):
+    def answer(self, x: Tensor) -> Tensor:
+        return self.model(_Turned.apply(x))
+
+
+class SmoothSteps(Masked):
+    """A smooth staircase: nearly flat wherever pixels of the data lie."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        y = 16 * x
+        return self.model((y - torch.sin(2 * torch.pi * y) / (2 * torch.pi)) / 16)
+
+
+class Plateau(Masked):
+    def answer(self, x: Tensor) -> Tensor:
+        return torch.tanh(0.3 * self.model(x))
+
+
+class Ensemble(Masked):
+    """Mean probabilities of three networks, of which two are hidden from gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([honest("plain", seed) for seed in (0, 1, 2)])
+
+    def answer(self, x: Tensor) -> Tensor:
+        hidden = [m(x.detach()).softmax(1) for m in self.members[1:]]
+        return (self.members[0](x).softmax(1) * 0.1 + sum(hidden)).log()
+
+
+class BatchStatistics(Masked):
+    """Batch normalisation without running statistics in front."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        return self.model(x - x.mean(0) + images_of("train")[0].mean(0))
+
+
+class Positions(Masked):
+    """The second half of a batch is answered by rounded logits."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        logits = self.model(x)
+        half = len(x) // 2
+        return torch.cat([logits[:half], logits[half:].round()])
+
+
+MASKED = {kind.__name__: kind for kind in Masked.__subclasses__()}
