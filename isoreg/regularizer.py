@@ -16,12 +16,12 @@ from isoreg._attach.checks import (
     batch_size,
     check_batch_labels,
     check_model,
+    check_parallel,
     check_private,
     check_reference,
     check_uses,
     check_watched,
     whole_tensor,
-    whole_tensors,
 )
 from isoreg._attach.classifier import choose_layers
 from isoreg._attach.layers import Layer, Layers
@@ -202,12 +202,13 @@ class IsometryRegularizer:
             record = self._attached().take()
             if self._monitor.due:
                 check_private(self._attached_model())
-                if labels is not None and not torch.compiler.is_compiling():
-                    check_label_values(labels)  # on accelerators they are not looked at each time
-                record.features = whole_tensors(self._attached_model(), record.features)
+                check_parallel(self._attached_model(), record.features)
+            record.features = {name: whole_tensor(x) for name, x in record.features.items()}
             n = batch_size(record.features)
             self._shapes = {name: tuple(x.shape) for name, x in record.features.items()}
             check_batch_labels(labels, n)
+            if labels is not None and self._monitor.due and not torch.compiler.is_compiling():
+                check_label_values(labels)  # on accelerators they are not looked at each time
             check_watched(record, self._beta)
             self._warn_of_frozen(record)
             given = self._given(record, labels, n, (reference, distances, pair_weights))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from isoreg import AutoBeta, InputError, IsometryRegularizer, LayerError
+from isoreg import AutoBeta, InputError, IsometryRegularizer, LayerError, isometry_penalty
 
 pl = pytest.importorskip("lightning.pytorch")
 callbacks = pytest.importorskip("isoreg.integrations.lightning")
@@ -250,3 +250,59 @@ def test_a_batch_without_labels_is_named() -> None:
     found = trainer(callbacks.IsometryCallback())
     with pytest.raises(InputError, match="IsometryCallback: labels are looked for in .*got list"):
         found.fit(module, DataLoader(TensorDataset(X), batch_size=8))
+
+
+class Soft(Direct):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net(batch["image"].float().flatten(1)), batch["label"])
+
+
+def test_images_in_uint8_beside_soft_labels_are_what_features_are_compared_with() -> None:
+    images = torch.randint(0, 9, (24, 1, 1, 5), dtype=torch.uint8)
+    soft = 0.9 * F.one_hot(Y, 3) + 0.1 / 3
+    rows = [{"label": y, "image": x} for x, y in zip(images, soft, strict=True)]
+    module, callback = Soft(), callbacks.IsometryCallback(beta=0.1)
+    trainer(callback, max_epochs=1).fit(module, DataLoader(rows, batch_size=24))
+    expected = isometry_penalty(images.float(), net()[:2](images.float().flatten(1)), soft)
+    torch.testing.assert_close(callback.iso.penalties["net.2"], expected.detach())
+
+
+def test_a_second_fit_goes_on_with_the_weight_that_was_learnt_and_another_module_does_not() -> None:
+    module, callback = Direct(), callbacks.IsometryCallback(beta="auto")
+    fit(module, callback)
+    learnt = callback.state_dict()["beta"]
+    assert float(learnt["weight"]) > 0
+    callback.on_train_start(trainer(callback), module)
+    assert callback.state_dict()["beta"]["log"] == learnt["log"]
+    callback.on_train_end(None, module)
+    other = Direct()
+    callback.on_train_start(trainer(callback), other)
+    assert float(callback.state_dict()["beta"]["weight"]) == 0
+    callback.on_train_end(None, other)
+
+
+def test_a_loaded_checkpoint_is_saved_again_and_is_applied_once() -> None:
+    state = {"beta": 0.7}
+    callback, module, other = callbacks.IsometryCallback(beta=0.1), Direct(), Direct()
+    callback.load_state_dict(state)
+    assert callback.state_dict() == state
+    for trained, beta in ((module, 0.7), (other, 0.1)):
+        callback.on_train_start(trainer(callback), trained)
+        assert callback.iso.beta == beta
+        callback.on_train_end(None, trained)
+
+
+def test_two_callbacks_share_a_trainer_and_unknown_options_are_refused() -> None:
+    pair = [callbacks.IsometryCallback(layer, beta=0.1) for layer in ("net.0", "net.1")]
+    trainer(*pair, max_epochs=1).fit(module := Direct(), loader(module))
+    assert [list(callback.iso.penalties) for callback in pair] == [["net.0"], ["net.1"]]
+    with pytest.raises(InputError, match=r"IsometryCallback: .*'betta'.*beta"):
+        callbacks.IsometryCallback(betta=0.1)
+
+
+def test_the_reference_may_stand_in_the_batch() -> None:
+    rows = [{"label": y, "image": x, "place": x[:2]} for x, y in zip(X, Y, strict=True)]
+    module, callback = Keys(), callbacks.IsometryCallback(beta=0.1, reference="place")
+    trainer(callback, max_epochs=1).fit(module, DataLoader(rows, batch_size=24))
+    expected = isometry_penalty(X[:, :2], net()[:2](X), Y)
+    torch.testing.assert_close(callback.iso.penalties["net.2"], expected.detach())

@@ -48,34 +48,27 @@ def check_private(model: nn.Module) -> None:
         )
 
 
-def whole_tensors(model: nn.Module, features: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The features as they are on all devices of a tensor-parallel model together.
+def check_parallel(model: nn.Module, features: dict[str, Tensor]) -> None:
+    """Refuse features that may be one device's part of those of a tensor-parallel model.
 
     Args:
         model: The model.
         features: By layer.
 
-    Returns:
-        The features, those that are `DTensor` gathered.
-
     Raises:
-        InputError: If a plain tensor may be one device's part of the features.
+        InputError: If the model is tensor-parallel and a layer gave a plain tensor.
     """
-    parts = [name for name, x in features.items() if not _is_distributed(x)]
-    if parts and _is_tensor_parallel(model):
+    plain = [name for name, x in features.items() if not _is_distributed(x)]
+    if plain and _is_tensor_parallel(model):
         raise InputError(
-            f"layer {parts[0]!r} of a tensor-parallel model gave a plain tensor, which may hold a "
+            f"layer {plain[0]!r} of a tensor-parallel model gave a plain tensor, which may hold a "
             "part of the dimensions. Give that layer use_local_output=False in the plan of "
             "parallelize_module, so that it returns a DTensor, which is gathered."
         )
-    return {
-        name: x.full_tensor() if _is_distributed(x) else x  # type: ignore[attr-defined]
-        for name, x in features.items()
-    }
 
 
 def whole_tensor(x: Tensor) -> Tensor:
-    """A reference as it is on all devices together.
+    """Features or a reference as they are on all devices together.
 
     Args:
         x: A tensor, also a `DTensor`.

@@ -132,7 +132,6 @@ class Recorder:
         watch: Unless it is None, it is called with a layer's name, the tensor that it returned and
             the clone of it that the record is made of.
         watch_compiled: Whether ``watch`` is worth a break in a compiled graph.
-        labels: A tensor of the next call that is known to hold its labels.
 
     Example:
         >>> from isoreg._attach.layers import find_layers
@@ -154,7 +153,6 @@ class Recorder:
     ) -> None:
         self.watch: Callable[[str, Tensor, Tensor], None] | None = None
         self.watch_compiled = False
-        self.labels: Tensor | None = None
         self.layers = list(layers)
         self._pool = pool
         self._source = source
@@ -293,7 +291,7 @@ class Recorder:
         record = self._follow_up(state)
         state.running = state.finished = None
         if self._source is None:
-            record.call = read_call(args, kwargs or {}, self._parameters, self.labels)
+            record.call = read_call(args, kwargs or {}, self._parameters)
         elif not isinstance(self._source, Layer):
             self._ask(record, args, kwargs or {})
         state.begun += 1

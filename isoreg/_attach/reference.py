@@ -97,7 +97,7 @@ class Exchange:
     """Random permutations of a batch that leave each sample's class as it is.
 
     It draws from a generator of its own, so that a run with and one without have the same random
-    numbers, and it never waits for a device.
+    numbers, and it never waits for a device. Inside a compiled step it draws from torch's.
 
     Example:
         >>> labels = torch.tensor([0, 1, 0, 1])
@@ -118,7 +118,9 @@ class Exchange:
         Returns:
             (n,) positions, on the device of the labels.
         """
-        drawn = torch.randperm(n, generator=self._generator)
+        # torch.compile cannot take a generator into a graph
+        compiled = torch.compiler.is_compiling()
+        drawn = torch.randperm(n, generator=None if compiled else self._generator)
         if labels is None:
             return drawn
         classes = labels.argmax(1) if labels.is_floating_point() else labels

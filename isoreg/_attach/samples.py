@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,11 +28,12 @@ _REMEDY = "Say what to compare with: inputs=lambda *args, **kwargs: <a tensor>, 
 
 
 class Candidate(NamedTuple):
-    """A tensor of the call: its path there, its own name, and a copy of it."""
+    """A tensor of the call: its path there, its own name, a copy of it, and which tensor it was."""
 
     path: str
     name: str
     value: Tensor
+    original: weakref.ref[Tensor] | None
 
     def __str__(self) -> str:
         return f"{self.path} {tuple(self.value.shape)}"
@@ -42,10 +44,10 @@ class Listed(NamedTuple):
 
     path: str
     name: str
-    values: list[Tensor]
+    parts: list[Candidate]
 
     def __str__(self) -> str:
-        return f"{self.path}, a list of {len(self.values)} tensors"
+        return f"{self.path}, a list of {len(self.parts)} tensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,16 +85,13 @@ def parameter_names(module: nn.Module) -> list[str]:
         module = children[0]
 
 
-def read_call(
-    args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str], known: object = None
-) -> Call:
+def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]) -> Call:
     """Collect what may hold the samples, before the model can work in place on it.
 
     Args:
         args: Positional arguments of the call.
         kwargs: Keyword arguments.
         names: What the positional ones are called.
-        known: A tensor that is known to hold the labels.
 
     Returns:
         The candidates, detached and copied.
@@ -105,12 +104,13 @@ def read_call(
     found: list[Candidate | Listed] = []
     others: list[tuple[str, torch.Size | None]] = []
     for path, name, value in _leaves(args, kwargs, names):
-        if value is known or (name in LABEL_NAMES and name != "y"):
+        if name in LABEL_NAMES and name != "y":
             continue
         if isinstance(value, list):
-            found.append(Listed(path, name, [_copy(x) for x in value]))
+            parts = [_candidate(f"{path}[{index}]", name, x) for index, x in enumerate(value)]
+            found.append(Listed(path, name, parts))
         elif _comparable(value):
-            found.append(Candidate(path, name, _copy(value)))
+            found.append(_candidate(path, name, value))
         elif name != "y":
             others.append((f"{path} {_kind(value)}", None if value.is_nested else value.shape))
     return Call(found, others)
@@ -137,7 +137,7 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
     """
     others = [text for text, shape in call.others if labels is None or shape != labels.shape]
     unfolded = [c for candidate in call.candidates for c in _unfold(candidate, n)]
-    candidates = [c for c in unfolded if not _equals(c.value, labels)]
+    candidates = [c for c in unfolded if not _is_labels(c, labels)]
     left = [c for c in candidates if len(c.value) == n] or candidates
     if len(left) > 1 or others:  # one number a sample is a weight, a time, a score
         left = [c for c in left if c.value.numel() > len(c.value)]
@@ -161,11 +161,12 @@ def _unfold(candidate: Candidate | Listed, n: int) -> list[Candidate]:
     """A list of tensors as the batches that it holds, or as one batch of single samples."""
     if isinstance(candidate, Candidate):
         return [candidate]
-    path, name, values = candidate
+    path, name, parts = candidate
+    values = [part.value for part in parts]
     shapes = sorted({tuple(x.shape) for x in values})
     are_batches = all(len(x) == n for x in values)
     if len(values) != n or (are_batches and (n == 1 or len(shapes) > 1)):
-        return [Candidate(f"{path}[{index}]", name, x) for index, x in enumerate(values)]
+        return parts
     if len(shapes) > 1:
         raise InputError(
             f"{path} is a list of {n} samples of different shapes, which have no distances, got "
@@ -176,7 +177,7 @@ def _unfold(candidate: Candidate | Listed, n: int) -> list[Candidate]:
             f"{path} may be {n} single samples or {n} batches of {n}, got a list of {n} tensors "
             f"of shape {shapes[0]}. {_REMEDY}"
         )
-    return [Candidate(path, name, torch.stack(values))]
+    return [Candidate(path, name, torch.stack(values), None)]
 
 
 def _without_y(candidates: list[Candidate]) -> list[Candidate]:
@@ -190,11 +191,15 @@ def _looks_like(value: Tensor, labels: Tensor | None) -> bool:
     return labels is not None and value.shape == labels.shape and value.dtype == labels.dtype
 
 
-def _equals(value: Tensor, labels: Tensor | None) -> bool:
-    """Whether a tensor is the labels, where that can be seen without waiting for a device."""
-    if labels is None or not _looks_like(value, labels) or torch.compiler.is_compiling():
+def _is_labels(candidate: Candidate, labels: Tensor | None) -> bool:
+    """Whether a tensor is the labels, or equals them where no device has to be waited for."""
+    if labels is None or torch.compiler.is_compiling():
         return False
-    return value.device.type == labels.device.type == "cpu" and torch.equal(value, labels)
+    if candidate.original is not None and candidate.original() is labels:
+        return True
+    on_cpu = candidate.value.device.type == labels.device.type == "cpu"
+    alike = on_cpu and _looks_like(candidate.value, labels)
+    return alike and torch.equal(candidate.value, labels)
 
 
 def _nothing(held: list[str]) -> str:
@@ -258,6 +263,7 @@ def _kind(x: Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')}{layout} {shape}"
 
 
-def _copy(x: Tensor) -> Tensor:
+def _candidate(path: str, name: str, x: Tensor) -> Candidate:
+    original = None if torch.compiler.is_compiling() else weakref.ref(x)
     # an attack's or a margin loss's images need a gradient, the distances between them none
-    return x.detach().clone()
+    return Candidate(path, name, x.detach().clone(), original)

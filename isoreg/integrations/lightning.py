@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from isoreg._attach.layers import Layers, find_layers
 from isoreg.errors import InputError, called, import_extra
 from isoreg.integrations.batches import Finder, Named, check_options, find_labels
-from isoreg.integrations.steps import Step, penalised
+from isoreg.integrations.steps import Step, Wrapper
 from isoreg.regularizer import IsometryRegularizer
 
 pl: Any = import_extra("lightning.pytorch", "lightning")
@@ -64,8 +64,8 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         self._build: Any = functools.partial(IsometryRegularizer, layers=layers, **options)
         self._model, self._labels = model, labels
         self._named = Named(reference=reference, distances=distances, pair_weights=pair_weights)
-        self._key = repr((layers, model, sorted(options)))
-        self._restore: dict[str, Any] | None = None
+        self._key = f"({_named(layers)}, {model!r}, {sorted(options)})"
+        self._wrapper: Wrapper | None = None
         self._loaded: dict[str, Any] | None = None
         self._trained: weakref.ref[Any] | None = None
         self.iso: IsometryRegularizer | None = None
@@ -92,18 +92,18 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
             elif before is not None and self._trained and self._trained() is pl_module:
                 self.iso.load_state_dict(before.state_dict())
             self._loaded, self._trained = None, weakref.ref(pl_module)
-        self._restore = {k: v for k, v in vars(pl_module).items() if k == "training_step"}
-        vars(pl_module)["training_step"] = penalised(
+        self._wrapper = Wrapper(
             _NAME, step, self.iso, self._labels, pl_module.log_dict, self._named
         )
+        self._wrapper.put_on(pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Leave the module as it was."""
-        if self.iso is not None and self._restore is not None:
+        if self.iso is not None:
             self.iso.detach()
-            del vars(pl_module)["training_step"]
-            vars(pl_module).update(self._restore)
-            self._restore = None
+        if self._wrapper is not None:
+            self._wrapper.take_off(pl_module)
+            self._wrapper = None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the module as it was."""
@@ -118,3 +118,10 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until training starts."""
         self._loaded = state_dict or None
+
+
+def _named(layers: Layers) -> str:
+    """Layers by what is the same in every process: names, and the kinds of anything else."""
+    if isinstance(layers, list | tuple | Mapping):
+        return str([_named(layer) for layer in layers])
+    return repr(layers) if layers is None or isinstance(layers, str) else type(layers).__name__
