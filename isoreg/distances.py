@@ -264,7 +264,7 @@ def flatten_points(points: Tensor, name: str) -> Tensor:
     if points.ndim == 0:
         raise InputError(f"{name} must have a batch axis first, got a 0-dimensional tensor.")
     wide = points.to(torch.promote_types(points.dtype, torch.float32))
-    return wide.reshape(len(wide), math.prod(wide.shape[1:]))
+    return wide if wide.ndim == 2 else wide.reshape(len(wide), math.prod(wide.shape[1:]))
 
 
 def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def isometry_penalty(
         square = group is None and queue is None
         reference = _reference(inputs, input_distances, points[0], square=square)
         if labels is not None:
-            check_shape(labels, len(points[0]))
+            check_shape(labels, points[0].shape[0])
         if pair_weights is not None:
             pair_weights = _weights(pair_weights, points[0], square=square)
         given = input_distances is not None
@@ -199,7 +199,7 @@ def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:
     names = ["features"] if single else [f"features[{index}]" for index in range(len(layers))]
     points = [flatten_points(x, name) for x, name in zip(layers, names, strict=True)]
     for x, name in zip(points, names, strict=True):
-        _check_length(name, len(x), len(points[0]), names[0])
+        _check_length(name, x.shape[0], points[0].shape[0], names[0])
     return points
 
 

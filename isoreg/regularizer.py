@@ -515,30 +515,33 @@ class IsometryRegularizer:
         names, features = list(record.features), list(record.features.values())
         references = given.references
         used = [0] * len(names) if len(references) < 2 else pair_uses(record.uses, references)
-        penalties: list[Tensor] = [features[0]] * len(names)
+        order: list[int] = []
+        parts: list[Tensor] = []
         for index in sorted(set(used)):
             places = [place for place, number in enumerate(used) if number == index]
-            found = isometry_penalty(
-                references[index] if references else None,
-                [features[place] for place in places],
-                labels,
-                distance=self._distance,
-                input_distance=self._input_distance,
-                scale=self._scale,
-                reduction=self._reduction,
-                input_distances=given.distances,
-                pair_weights=given.pair_weights,
-                process_group=self.process_group,
-                queue=self._queue,
+            order += places
+            parts.append(
+                isometry_penalty(
+                    references[index] if references else None,
+                    [features[place] for place in places],
+                    labels,
+                    distance=self._distance,
+                    input_distance=self._input_distance,
+                    scale=self._scale,
+                    reduction=self._reduction,
+                    input_distances=given.distances,
+                    pair_weights=given.pair_weights,
+                    process_group=self.process_group,
+                    queue=self._queue,
+                )
             )
-            if len(places) == len(names):
-                penalties = [*found.unbind()] if len(names) > 1 else [found[0]]
-                break
-            for place, penalty in zip(places, found.unbind(), strict=True):
-                penalties[place] = penalty
+        penalties = parts[0]
+        if len(parts) > 1:
+            joined = torch.cat(parts)
+            penalties = torch.stack([joined[order.index(place)] for place in range(len(names))])
         compared = {name: references[k] for name, k in zip(names, used, strict=True) if references}
         seen = Seen(record.features, compared, given.distances, given.pair_weights)
-        return seen, torch.stack(penalties)
+        return seen, penalties
 
     def _warn_of_frozen(self, record: Record) -> None:
         frozen = [name for name, x in record.features.items() if not x.requires_grad]

@@ -47,7 +47,7 @@ class Call:
     @property
     def size(self) -> int:
         """The number n of columns."""
-        return len(self.features[0])
+        return self.features[0].shape[0]  # len() asks whether it is traced, which takes longer
 
     @property
     def own(self) -> slice:
