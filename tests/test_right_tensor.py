@@ -99,6 +99,19 @@ def test_names_and_shapes_find_the_samples_beside_what_is_no_sample() -> None:
         torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
 
 
+@pytest.mark.parametrize("weights", [torch.rand(N), torch.rand(N, 1)])
+def test_one_number_a_sample_is_never_the_samples_beside_another_tensor(weights: Tensor) -> None:
+    model, x = Net(lambda first, second: second), points()
+    iso = IsometryRegularizer(model)
+    model(weights, x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
+    model = Net(lambda first, second: F.one_hot(second, N).float(), width=N)
+    iso = IsometryRegularizer(model)
+    model(weights, torch.randperm(N))
+    with pytest.raises(InputError, match="more than one number a sample"):
+        iso(SOFT)
+
+
 def test_two_tensors_that_may_be_the_samples_are_refused_with_their_shapes() -> None:
     model = Net(lambda batch: batch.noise)
     iso = IsometryRegularizer(model)
@@ -423,6 +436,18 @@ def test_the_control_exchanges_the_reference_within_classes_and_draws_anew() -> 
     each = torch.arange(N)
     model(x)  # alone in its class, a sample keeps its reference: there are no pairs
     assert float(iso(each)) == 0.0
+
+
+@pytest.mark.parametrize("labels", [Y, SOFT], ids=["integers", "probabilities"])
+def test_an_exchange_leaves_every_class_as_it_is_and_moves_its_members(labels: Tensor) -> None:
+    from isoreg._attach.reference import Exchange
+
+    exchange = Exchange()
+    drawn = torch.stack([exchange.permutation(labels, N) for _ in range(50)])
+    assert torch.equal(drawn.sort(1).values, torch.arange(N).expand(50, N))
+    assert torch.equal(Y[drawn], Y.expand(50, N))
+    reached = [set(column.tolist()) for column in drawn.T]
+    assert all(len(members) == N // 3 for members in reached)
 
 
 @pytest.mark.parametrize("kind", ["reference", "distances"])
