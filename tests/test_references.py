@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -267,3 +268,28 @@ def test_errors_say_what_is_wrong_and_what_to_do(call, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0, 1e5])
+def test_the_manifold_of_data_far_from_zero_is_that_of_the_data_at_zero(offset: float) -> None:
+    points = torch.randn(90, 3, generator=torch.Generator().manual_seed(0))
+    points = (points * 64).round() / 64  # so that an offset rounds nothing away
+    near = references.manifold(points, neighbors=8, dimensions=4)(points)
+    far = references.manifold(points + offset, neighbors=8, dimensions=4)(points + offset)
+    torch.testing.assert_close(torch.cdist(far, far), torch.cdist(near, near), rtol=1e-3, atol=1e-3)
+
+
+def test_a_graph_in_pieces_is_warned_of_with_their_number_and_a_whole_one_is_not() -> None:
+    points = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="falls into 2 parts"):
+        references.manifold(torch.cat([points, points + 100]), neighbors=6, dimensions=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        references.manifold(points, neighbors=10, dimensions=3)
+
+
+def test_a_manifold_of_one_type_places_points_of_another() -> None:
+    points = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    place = references.manifold(points, neighbors=10, dimensions=3)
+    assert place(points.double()).dtype == torch.float64
+    torch.testing.assert_close(place(points.double()).float(), place(points), rtol=1e-3, atol=1e-3)

@@ -145,6 +145,32 @@ def test_a_penalty_that_pulls_hard_and_is_in_nobodys_way_gives_no_warning() -> N
     assert IsometryReport(1.0, 10, 5, {"a": LayerReport(GOOD, 0.5, 7.2, 0.9)}).warnings == []
 
 
+@pytest.mark.parametrize(("remaining", "kinds"), [(0.7, []), (1.3, ["drowns"])])
+def test_a_penalty_that_pulls_hard_drowns_a_loss_that_is_not_being_fitted(
+    remaining: float, kinds: list[str]
+) -> None:
+    layer = LayerReport(GOOD, 0.5, 7.2, 0.9, remaining)
+    assert [kind for kind, _ in IsometryReport(1.0, 500, 0, {"a": layer}).problems()] == kinds
+
+
+def test_what_remains_of_the_losss_pull_falls_while_it_is_fitted_and_not_where_it_drowns() -> None:
+    found = {}
+    x, y = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    x[:, 0] += 3 * y
+    for beta in (0.01, 1e4):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2))
+        iso = IsometryRegularizer(model, beta=beta)
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        for _ in range(300):
+            optimizer.zero_grad()
+            (F.cross_entropy(model(x), y) + iso(y)).backward()
+            optimizer.step()
+        found[beta] = iso.report().layers["2"].remaining
+    assert found[0.01] < 0.3
+    assert found[1e4] > found[0.01]
+
+
 def test_a_layer_that_fares_well_gives_no_warning() -> None:
     assert IsometryReport(1.0, 10, 5, {"a": LayerReport(GOOD, 0.5, 0.1)}).warnings == []
 
