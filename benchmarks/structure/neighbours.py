@@ -26,7 +26,7 @@ from benchmarks.structure.settings import Settings, settings
 from benchmarks.structure.training import determined_by, train
 from benchmarks.structure.trials import MANIFOLD, TRIALS
 from benchmarks.study import Lab, Study
-from benchmarks.tables import grouped, markdown_table, page, percent, with_keys
+from benchmarks.tables import Column, grouped, markdown_table, page, with_keys
 from isoreg import references
 
 COMPARED = (
@@ -142,13 +142,9 @@ def ten_digits(name: str, data: Data, seed: int, settings: Settings, cache: Path
         "calibration error": calibration_error(logits, data.test.fine),
     }
     for kind in CORRUPTIONS:
-        found[f"{kind}, mean accuracy over strengths"] = (
-            sum(
-                _accuracy(model, Split(corrupted(data.test.x, kind, strength), data.test.fine))
-                for strength in range(STRENGTHS)
-            )
-            / STRENGTHS
-        )
+        changed = (corrupted(data.test.x, kind, strength) for strength in range(STRENGTHS))
+        total = sum(_accuracy(model, Split(x, data.test.fine)) for x in changed)
+        found[f"{kind}, mean accuracy over strengths"] = total / STRENGTHS
     return found
 
 
@@ -221,17 +217,10 @@ def tables(found: Found) -> str:
     ]
     for question in dict.fromkeys(run["key"]["question"] for run in found["runs"]):
         by_method = grouped(with_keys(found, question=question), "method")
-        rows = [
-            [figure, *[_percent_of(runs, figure) for runs in by_method.values()]]
-            for figure in next(iter(by_method.values()))[0]
-        ]
+        columns = [Column(f, f, empty="-") for f in next(iter(by_method.values()))[0]]
+        rows = [[c.title, *map(c.cell, by_method.values())] for c in columns]
         parts += [f"## {question.capitalize()}", markdown_table(["", *by_method], rows)]
     return page(*parts)
-
-
-def _percent_of(found: list[Figures], figure: str) -> str:
-    values = [figures[figure] for figures in found if figure in figures]
-    return percent(values) if values else "-"
 
 
 STUDY = Study(

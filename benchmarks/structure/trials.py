@@ -70,14 +70,9 @@ def compared_with(
     of_control: tuple[float, ...],
     of_head: tuple[float, ...],
 ) -> dict[str, Trial]:
-    """Isometry, its control and a second head, with one reference.
+    """Isometry, its control and a second head, with one reference and strengths to choose from.
 
-    Args:
-        reference: A name in `Data.references`.
-        name: Of the reference in the trials' names.
-        strengths: To choose from for isometry.
-        of_control: To choose from for its control.
-        of_head: To choose from for the second head.
+    ``name`` is what the reference is called in the names of the trials.
     """
     return {
         f"isometry, {name}": isometry(strengths, reference=reference),
