@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Key, Run, identity
+from benchmarks.results import Key, Run, identity, read
 from benchmarks.study import Lab, Study, expected, new_lab
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,6 +30,7 @@ class Findings:
         error: Why the file could not be read.
         table: Whether the committed table is what the runs give.
         uncertain: How many runs name no commit, or one "with changes".
+        images: Whether the file says of its images what its study says.
     """
 
     file: str
@@ -39,6 +40,7 @@ class Findings:
     error: str = ""
     table: bool = True
     uncertain: int = 0
+    images: bool = True
 
 
 def committed(studies: Iterable[Study[Any]]) -> dict[str, tuple[Study[Any], dict[str, Any]]]:
@@ -74,7 +76,8 @@ def check(studies: Iterable[Study[Any]], folder: Path = RESULTS) -> Iterator[Fin
             continue
         found = compare(path.name, study, lab)
         page = path.with_suffix(".md")
-        found.table = not page.exists() or study.tables(lab.found()) == page.read_text()
+        found.images = read(path).get("images") == lab.results.images
+        found.table = not page.exists() or study.page(lab.found()) == page.read_text()
         yield found
 
 
@@ -106,4 +109,4 @@ def published(study: Study[Any], options: dict[str, Any], path: Path) -> str:
     lab = lab_of(study, options, path)
     for _ in expected(study, lab):
         pass
-    return study.tables(lab.found())
+    return study.page(lab.found())

@@ -34,7 +34,7 @@ from isoreg.distances import pairwise_distances
 EPS, SEEDS, EPOCHS = 0.1, 3, 40
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Betas among which those of isometry and of its control were chosen by `choose`."""
-OPTIONS = {"plain": (0.0, False), "isometry": (0.3, False), "shuffled (control)": (0.3, True)}
+OPTIONS = {"plain": (0.0, False), "isometry": (1.0, False), "shuffled (control)": (0.1, True)}
 """By training: beta, and whether the distances are shuffled."""
 PICTURE = Path("demo.png")
 torch.set_num_threads(1)  # networks this small only lose by more

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks import photographs
+from benchmarks.claims import Entry
+from benchmarks.images import SHUFFLED, Uses, everything, rows
 from benchmarks.networks import accuracy_of, convolutional, features_in, mlp
 from benchmarks.probes import chosen_strength, few_shot_accuracy
 from benchmarks.results import Figures, Found, Key
@@ -266,6 +268,23 @@ def choose(runs: Runs, weights: list[str]) -> str:
     return max(cheap, key=lambda weight: average(weight, "few-shot"))
 
 
+def entries(found: Found) -> dict[str, Entry]:
+    """By task: the numbers, and those of the control; without one where nothing is gained."""
+    found_rows = {}
+    for task in dict.fromkeys(run["key"]["task"] for run in found["runs"]):
+        runs: Runs = grouped(with_keys(found, task=task), "beta")
+        numbers = [w for w in runs if w[0].isdigit() and w != "0"]
+        of_control = [w for w in numbers if w.endswith(CONTROL)]
+        grids = {"": [w for w in numbers if w not in of_control], CONTROL: of_control}
+        for (end, grid), weight in zip(grids.items(), chosen_weights(runs), strict=False):
+            control = f"{NAMES[task]}{CONTROL}" if not end else ""
+            tried = tuple(float(w.removesuffix(CONTROL)) for w in grid)
+            without = "" if task in CONTROLLED else "nothing is gained there"
+            taken = float(weight.removesuffix(CONTROL))
+            found_rows[NAMES[task] + end] = Entry(tried, taken, control, without)
+    return found_rows
+
+
 LINES = {"0": (":", "beta 0"), PIXELS: ("-.", PIXELS)}
 _ROWS = {"few-shot": "ten classes, ten\nexamples each (%)", "coarse": "coarse labels (%)"}
 
@@ -331,4 +350,10 @@ STUDY = Study(
     data="MNIST, CIFAR-10",
     seeds=3,
     determines=determines,
+    uses=Uses(
+        (rows("MNIST train", 0, 50_000, shuffled=True), SHUFFLED[0, 10_000]),
+        (rows("MNIST train", 50_000, 60_000, shuffled=True), SHUFFLED[40_000, 50_000]),
+        (everything("MNIST test"), everything("CIFAR-10 test")),
+    ),
+    entries=entries,
 )

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.images import Part, Uses, everything
 from benchmarks.results import Figures, Found, Key
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.evaluation import fine_figures, pixels_of
+from benchmarks.structure.fairness import entries
 from benchmarks.structure.report import every_task
 from benchmarks.structure.settings import TASKS as DIGIT_TASKS
 from benchmarks.structure.settings import Settings
@@ -40,6 +42,7 @@ RECIPES: dict[str, Trial] = {
     "isometry, pixels": isometry(strength=BETA),
     "control: pixels, shuffled": isometry(strength=BETA, shuffled=True),
     "isometry, patches": isometry(strength=BETA, reference="patches"),
+    "control: patches, shuffled": isometry(strength=BETA, reference="patches", shuffled=True),
     "isometry, manifold": isometry(strength=BETA, reference=MANIFOLD),
     "control: manifold, shuffled": isometry(strength=BETA, reference=MANIFOLD, shuffled=True),
     "manifold predicted by a head": Trial("second-head", strength=BETA, reference=MANIFOLD),
@@ -156,6 +159,8 @@ TORUS = Study(
     time="an hour on one core",
     seeds=5,
     determines=_TORUS.determines,
+    uses=Uses(*((Part("torus", seeds=(seed,)),) for seed in (0, 1_000, 2_000))),
+    entries=lambda _: entries(TORUS_TRIALS, {"all pairs": "no gain over a class's is claimed"}),
 )
 RECIPE = Study(
     "structure-recipe",
@@ -167,4 +172,6 @@ RECIPE = Study(
     time="10 minutes on one core",
     seeds=3,
     determines=_RECIPE.determines,
+    uses=Uses(*((everything(f"digits {part}"),) for part in ("train", "validation", "test"))),
+    entries=lambda _: entries(RECIPES),
 )

@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.results import Figures, Key
 from benchmarks.study import Lab, Study
 from benchmarks.timm_models.evaluation import measure
-from benchmarks.timm_models.experiment import Bench, determined_by
+from benchmarks.timm_models.experiment import USES, Bench, determined_by
 from benchmarks.timm_models.report import finetune_tables
 from benchmarks.timm_models.settings import STAGES, Settings, settings
 
@@ -74,5 +74,7 @@ STUDY = Study(
     seeds=1,
     device=True,
     determines=determines,
+    uses=USES,
+    without_control="one seed, and nothing is claimed of it but what it costs",
     committed={"timm-finetune": {"model": ["resnet10t", "convnext_atto"], "attacked_images": 100}},
 )
