@@ -51,7 +51,7 @@ class Part:
             whole = self.of
         else:
             first, last, step = self.rows
-            each = f", every {step}th" if step > 1 else ""
+            each = f", one in {step}" if step > 1 else ""
             whole = f"{self.of}{', shuffled' * self.shuffled}, {first:,} to {last:,}{each}"
         return f"{whole}, but {self.but}" if self.but else whole
 

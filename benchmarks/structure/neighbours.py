@@ -269,7 +269,8 @@ def tables(found: Found) -> str:
     ]
     measured = _measured(found)
     for question in dict.fromkeys(run["key"]["question"] for run in measured["runs"]):
-        by_method = grouped(with_keys(measured, question=question), "method")
+        runs = grouped(with_keys(measured, question=question), "method")
+        by_method = {name: runs[name] for name in (*COMPARED, PIXELS) if name in runs}
         columns = [Column(f, f, empty="-") for f in next(iter(by_method.values()))[0]]
         rows = [[c.title, *map(c.cell, by_method.values())] for c in columns]
         parts += [f"## {question.capitalize()}", markdown_table(["", *by_method], rows)]
