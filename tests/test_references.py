@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import isoreg
 from isoreg import references
 from isoreg.errors import InputError
-from isoreg.walks import commute_places, place_among
+from isoreg.references._walks import commute_places, place_among
 
 
 def images(n: int = 60, *, seed: int = 0, side: int = 12, channels: int = 1) -> Tensor:

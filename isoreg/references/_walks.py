@@ -36,7 +36,7 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
             f"isoreg.references.manifold: the graph of {neighbors} neighbours falls into {parts} "
             "parts, between which distances mean little. Use more neighbors, or drop copies of "
             "samples.",
-            stacklevel=4,
+            stacklevel=3,
         )
     scales = distances_nk[:, -1].clamp_min(1e-12)
     weights_nk = _exponents(distances_nk, scales, scales[indices_nk]).exp()
