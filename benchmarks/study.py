@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -138,6 +138,15 @@ class Lab(Generic[S]):
             "environment": self.results.environment,
             "runs": runs,
         }
+
+
+def quickly(settings: S, **changes: Any) -> Callable[[bool], S]:
+    """The ``settings`` of a study without options: these, or with changes if it is to be quick."""
+
+    def make(quick: bool) -> S:
+        return replace(settings, **changes) if quick else settings  # type: ignore[type-var]
+
+    return make
 
 
 def run(study: Study[S], lab: Lab[S]) -> Found:

@@ -113,14 +113,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_attach.samples",
     },
     "lil": {"errors", "penalty"},
-    "shapes": {"errors", "masks"},
     "diagnostics": {"errors", "distances", "masks", "_pairs.options", "_pairs.plan"},
-    "walks": {"distances"},
-    "patterns": {"errors", "distances"},
-    "references": {"errors", "distances", "patterns", "walks"},
+    "references": {"errors", "distances"},
     "robustness": {"errors"},
     "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
-    "datasets": {"errors", "shapes"},
+    "datasets": {"errors", "masks"},
     "embedding": {"errors", "distances", "masks", "penalty", "diagnostics", "plots"},
 }
 TOP = [name for _, name, _ in pkgutil.iter_modules(isoreg.__path__)]
@@ -193,7 +190,7 @@ def public_members(module: ModuleType) -> list[tuple[str, object]]:
         for key, value in vars(module).items()
         if not key.startswith("_")
         and (inspect.isfunction(value) or inspect.isclass(value))
-        and value.__module__ == module.__name__
+        and f"{value.__module__}.".startswith(f"{module.__name__}.")
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from benchmarks.cache import computed_once
 from benchmarks.results import Figures, Found, Key
@@ -38,10 +38,8 @@ _OURS = TRIALS["isometry, manifold"]
 
 def _changed(changes: dict[str, Any], name: str) -> dict[str, Choice]:
     """Cross-entropy and the penalty with the same change."""
-    return {
-        f"cross-entropy, {name}": Choice(_PLAIN, changes),
-        f"isometry, {name}": Choice(_OURS, changes),
-    }
+    trials = {"cross-entropy": _PLAIN, "isometry": _OURS}
+    return {f"{kind}, {name}": Choice(trial, changes) for kind, trial in trials.items()}
 
 
 def _with(reference: str = MANIFOLD, **options: Any) -> Choice:
@@ -51,28 +49,23 @@ def _with(reference: str = MANIFOLD, **options: Any) -> Choice:
 
 _HIDDEN = ("2", "4", "6", "8")
 """Outputs of the hidden layers of `mlp`, by name."""
-
+_LAST = (
+    *("pixels", "blurred pixels", "patches", "manifold of pixels"),
+    *("whitened pixels", "random convolutions"),
+)
+_EVERY = ("blurred pixels", "manifold of pixels", "manifold of patches")
 
 CHOICES: dict[str, Choice] = {
     "cross-entropy": Choice(_PLAIN),
     "isometry against the manifold of patches": Choice(_OURS),
-    **{
-        f"last hidden layer against {name}": _with(name)
-        for name in (
-            *("pixels", "blurred pixels", "patches", "manifold of pixels"),
-            *("whitened pixels", "random convolutions"),
-        )
-    },
+    **{f"last hidden layer against {name}": _with(name) for name in _LAST},
     "last hidden layer against the first, scale fitted": _with(inputs=_HIDDEN[0], scale="fit"),
     "last hidden layer against the one before, scale fitted": _with(
         inputs=_HIDDEN[-2], scale="fit"
     ),
     "second hidden layer against manifold of patches": _with(layers=_HIDDEN[1]),
     "manifold in 10 dimensions": _with("manifold in 10 dimensions"),
-    **{
-        f"all hidden layers against {name}": _with(name, layers="activations")
-        for name in ("blurred pixels", "manifold of pixels", "manifold of patches")
-    },
+    **{f"all hidden layers against {name}": _with(name, layers="activations") for name in _EVERY},
     "all pairs in place of those of a class": _with(pairs="all"),
     "scale fitted to each batch": _with(scale="fit"),
     "mean over the pairs of a class": _with(reduction="pairs"),
@@ -102,7 +95,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     choice = CHOICES[key["choice"]]
     data = lab.once("data", lambda: _data(lab))
     changed = replace(lab.settings, **({} if lab.quick else choice.changes))
-    return measure_shortly(choice.trial, key["strength"], data, changed)
+    return measure_shortly(data, choice.trial, strength=key["strength"], settings=changed)
 
 
 def _data(lab: Lab[Settings]) -> Data:
@@ -115,7 +108,7 @@ def _with_more_references(data: Data, settings: Settings, cache: Path) -> Data:
     x = data.train.x
     landmarks = evenly(x, settings.landmarks)
 
-    def of_pixels() -> torch.Tensor:
+    def of_pixels() -> Tensor:
         return references.manifold(landmarks)(x)
 
     few = data.references[MANIFOLD][:, :10]
@@ -130,14 +123,13 @@ def _with_more_references(data: Data, settings: Settings, cache: Path) -> Data:
 
 def tables(found: Found) -> str:
     """A Markdown table: one line a choice."""
-    order = list(CHOICES)
-    runs = sorted(found["runs"], key=lambda run: order.index(run["key"]["choice"]))
+    by_choice = grouped(found["runs"], "choice")
     return page(
         "# Which choice makes it work",
         "Even or odd, 8,000 validation images, one seed, in %. Where a line says nothing else: "
         "the last hidden layer, pairs of equal label, against the manifold of patches, "
         "beta chosen by `--part search`.",
-        table("choice", grouped(runs, "choice"), SHORT),
+        table("choice", {name: by_choice[name] for name in CHOICES if name in by_choice}, SHORT),
     )
 
 

@@ -1,4 +1,4 @@
-"""Real data for examples, tests and benchmarks, without a download where that is possible."""
+"""Real images of digits: scikit-learn's own and MNIST."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import torch
 from torch import Tensor
 
 from isoreg.errors import InputError, called, import_extra
-from isoreg.shapes import entangled_rings, torus
-
-__all__ = ["digits", "entangled_rings", "mnist", "torus"]
 
 DATA_VARIABLE = "ISOREG_DATA"
 _DIGITS_SPLITS = ("train", "validation", "test")

@@ -1,0 +1,127 @@
+"""References for images: without their fine detail, or the small patterns that they show.
+
+Axes: n = samples, b = batch.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from isoreg.errors import InputError, called
+from isoreg.references._patterns import Patterns, learn_patterns, pattern_features
+from isoreg.references._points import Reference, check_count
+
+
+def blurred(sigma: float) -> Reference:
+    r"""Images without their fine detail: convolved with a Gaussian of width sigma.
+
+    .. math::
+        r(x)_{uv} = \sum_{ab} g(a)\, g(b)\, x_{u+a,\,v+b}, \qquad
+        g(a) \propto e^{-a^2 / 2 \sigma^2}
+
+    with zeros outside the image and g cut off at 3 sigma. Strokes that are shifted by a pixel
+    come closer to each other than they are in raw pixels.
+
+    Args:
+        sigma: Width of the Gaussian, in pixels.
+
+    Returns:
+        A callable from images (b, c, h, w) to (b, c, h, w). It ignores further arguments.
+
+    Raises:
+        InputError: If sigma is not a positive number.
+
+    Example:
+        >>> image = torch.zeros(1, 1, 5, 5)
+        >>> image[0, 0, 2, 2] = 1
+        >>> blurred(0.7)(image)[0, 0, 2]
+        tensor([0.0055, 0.1170, 0.3247, 0.1170, 0.0055])
+    """
+    with called("blurred"):
+        if not (isinstance(sigma, int | float) and math.isfinite(sigma) and sigma > 0):
+            raise InputError(f"sigma must be a positive number, got {sigma!r}.")
+    reach = math.ceil(3 * sigma)
+    weights = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * sigma**2))
+    return partial(_blur, weights=weights / weights.sum())
+
+
+def patches(
+    images: Tensor, *, size: int = 7, filters: int = 32, grid: int = 3, seed: int = 0
+) -> Reference:
+    r"""Which small patterns an image shows, and roughly where: convolutional features, no labels.
+
+    Every patch of ``size`` by ``size`` pixels has its mean taken off, is divided by its standard
+    deviation and whitened; k-means of such patches gives the ``filters`` patterns c_f. With
+    ``z_f = |patch - c_f|`` a patch shows pattern f by
+
+    .. math::
+        a_f = \max(0,\ \mathrm{mean}_g\, z_g - z_f)
+
+    and a_f is averaged over the cells of a ``grid`` by ``grid`` division of the image. Takes about
+    a millisecond an image: compute it once for the training set rather than in each step (see
+    `manifold`).
+
+    Source: Coates, Lee and Ng (2011), "An Analysis of Single-Layer Networks in Unsupervised
+    Feature Learning".
+
+    Args:
+        images: (n, c, h, w) floating points to learn the patterns from; some thousands do.
+        size: Side of a patch, in pixels.
+        filters: Number of patterns.
+        grid: Cells in each direction.
+        seed: Of the choice of patches and of the first centres.
+
+    Returns:
+        A callable from images (b, c, h, w) to (b, filters * grid * grid). It ignores further
+        arguments.
+
+    Raises:
+        InputError: If the images are not (n, c, h, w), or an option does not fit them.
+
+    Example:
+        >>> images = torch.rand(50, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+        >>> patches(images, size=5, filters=8, grid=2)(images[:3]).shape
+        torch.Size([3, 32])
+    """
+    with called("patches"):
+        _check_images(images, size=size, grid=grid)
+        check_count("filters", filters, at_least=2)
+        patterns = learn_patterns(images, size, filters, seed)
+    return partial(_shown, size=size, grid=grid, patterns=patterns)
+
+
+def _blur(images: Tensor, *_: object, weights: Tensor) -> Tensor:
+    with called("blurred"):
+        if images.ndim != 4:
+            raise InputError(f"images must be (b, c, h, w), got {tuple(images.shape)}.")
+    channels, reach = images.shape[1], len(weights) // 2
+    kernel = weights.to(images).expand(channels, 1, 1, -1)
+    rows = F.conv2d(images, kernel, padding=(0, reach), groups=channels)
+    return F.conv2d(rows, kernel.transpose(2, 3), padding=(reach, 0), groups=channels)
+
+
+def _shown(images: Tensor, *_: object, size: int, grid: int, patterns: Patterns) -> Tensor:
+    with called("patches"):
+        _check_images(images, size=size, grid=grid)
+    return pattern_features(images, size, grid, patterns)
+
+
+def _check_images(images: Tensor, *, size: int, grid: int) -> None:
+    check_count("size", size, at_least=2)
+    check_count("grid", grid, at_least=1)
+    if images.ndim != 4 or not images.is_floating_point() or len(images) == 0:
+        raise InputError(
+            f"images must be (n, c, h, w) floating points with n >= 1, got {images.dtype} of shape "
+            f"{tuple(images.shape)}."
+        )
+    side = min(images.shape[2:])
+    if size > side or grid > side - size + 1:
+        raise InputError(
+            f"images of {tuple(images.shape[2:])} must hold {grid} by {grid} patches of {size} by "
+            f"{size} pixels. Choose a smaller size or grid."
+        )

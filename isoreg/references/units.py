@@ -1,0 +1,97 @@
+"""References in another unit: multiplied as a whole, or each of their numbers by itself."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from torch import Tensor
+
+from isoreg.errors import InputError, called
+from isoreg.references._points import Reference, as_points
+
+_FLOOR = 0.1
+
+
+def scaled(reference: Reference | None, samples: Tensor, *, spread: float = 10.0) -> Reference:
+    """A reference times a number, so that samples have root mean squared distance ``spread``.
+
+    Isometry compares distances, so their unit decides what ``beta`` means: 10 is the scale of
+    MNIST's pixels, for which ``beta=0.1`` is made.
+
+    Args:
+        reference: What to multiply; None: the points as they are.
+        samples: (n, ...) floating points to measure on, not all equal.
+        spread: The root mean squared distance of two samples.
+
+    Returns:
+        A callable from points (b, ...) to what the reference gives for them, multiplied.
+
+    Raises:
+        InputError: If the samples have no spread or ``spread`` is not positive.
+
+    Example:
+        >>> import torch
+        >>> corners = torch.tensor([[0.0, 0.0], [0.0, 3.0], [4.0, 0.0], [4.0, 3.0]])
+        >>> scaled(None, corners, spread=10.0)(corners)[3]
+        tensor([11.3137,  8.4853])
+    """
+    with called("scaled"):
+        size = float((2 * _variances(samples, reference, spread).sum()).sqrt())
+    return partial(_times, reference=reference, factor=spread / size)
+
+
+def standardized(
+    reference: Reference | None, samples: Tensor, *, spread: float = 10.0
+) -> Reference:
+    r"""A reference whose numbers count about alike: each divided by its standard deviation.
+
+    .. math::
+        r'(x)_m = c\, \frac{r(x)_m}{\sqrt{\sigma_m^2 + 0.1\, \overline{\sigma^2}}}
+
+    with sigma_m the standard deviation of number m over the samples, the bar a mean over numbers,
+    and c such that samples have root mean squared distance ``spread``. The second term keeps
+    numbers that hardly vary from being blown up. Without the division those that vary most decide
+    which samples are near, as brightness does in photographs.
+
+    Args:
+        reference: What to divide; None: the points as they are.
+        samples: (n, ...) floating points to measure on, not all equal.
+        spread: The root mean squared distance of two samples.
+
+    Returns:
+        A callable from points (b, ...) to what the reference gives for them, (b, m), divided.
+
+    Raises:
+        InputError: If the samples have no spread or ``spread`` is not positive.
+
+    Example:
+        >>> import torch
+        >>> corners = torch.tensor([[0.0, 0.0], [0.0, 3.0], [4.0, 0.0], [4.0, 3.0]])
+        >>> standardized(None, corners, spread=10.0)(corners)[3]
+        tensor([10.1361,  9.8620])
+    """
+    with called("standardized"):
+        variances = _variances(samples, reference, spread)
+        divisors = variances + _FLOOR * variances.mean()
+        factor = spread / (2 * (variances / divisors).sum() * divisors).sqrt()
+    return partial(_times, reference=reference, factor=factor)
+
+
+def _variances(samples: Tensor, reference: Reference | None, spread: float) -> Tensor:
+    """Of each number of a reference over samples; some are positive."""
+    if not (math.isfinite(spread) and spread > 0):
+        raise InputError(f"spread must be a positive number, got {spread!r}.")
+    points = as_points(samples, reference)
+    variances = points.var(0, correction=0)
+    if not 0 < variances.sum() < math.inf:
+        raise InputError(
+            "samples must be finite and differ from each other, "
+            f"got {len(points)} whose variance is {float(variances.sum()):g}."
+        )
+    return variances
+
+
+def _times(x: Tensor, *_: object, reference: Reference | None, factor: float | Tensor) -> Tensor:
+    points = x if reference is None else reference(x)
+    return points.flatten(1) * factor.to(points) if isinstance(factor, Tensor) else points * factor
