@@ -248,6 +248,18 @@ def test_an_environment_that_differs_from_the_file_s_is_kept_with_the_run(tmp_pa
     assert read(path)["environment"]["python"] == "1.5"
 
 
+def test_a_note_in_a_file_and_the_settings_it_began_with_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "toy.json"
+    run(TOY, lab(path))
+    began = read(path)
+    path.write_text(json.dumps({"study": "toy", "note": "carried over", **began}))
+    run(TOY, lab(path, depth=7))
+    held = read(path)
+    assert len(held["runs"]) == 2 * len(began["runs"])
+    assert (held["note"], held["settings"]) == ("carried over", began["settings"])
+    assert list(held) == ["study", "note", "settings", "environment", "made", "runs"]
+
+
 def toy_app(*studies: Study[Any]) -> typer.Typer:
     found = typer.Typer()
     found.command()(command_of(studies))
