@@ -8,14 +8,19 @@ DOCS := .venv-docs
 BIN := $(VENV)/bin
 SITE := build/site
 TESTS ?=
+# The oldest torch that pyproject.toml promises, and the tests that need nothing but torch.
+FLOOR := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml).0
+CORE_TESTS := $(patsubst %,tests/test_%.py,balance devices diagnostics distances distributed hazards \
+	layers lil loading masks memory penalty recorder references regularizer report right_tensor \
+	shapes sharded_models torch_backend)
 
-.PHONY: demo test lint types unit core docs dist setup clean
+.PHONY: demo test lint types unit core floor docs dist setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
 	@$(BIN)/python -m examples.demo
 
-test: lint types unit core docs dist
+test: lint types unit core floor docs dist
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -28,9 +33,17 @@ types: setup
 unit: setup
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
-# The core with torch alone: no other package may be needed to import and use it.
+# The core with the oldest torch alone: no other package may be needed to import and use it.
 core: $(CORE)/.installed
 	@PYTHONPATH=. $(CORE)/bin/python -W ignore tests/core_alone.py
+
+# The core's tests once more, on the oldest torch and without any extra.
+floor: $(CORE)/.installed
+	@test -e $(CORE)/floor || { $(PYTHON) -m venv $(CORE)/floor || { $(venv_failed); }; }
+	@ls -d $(CURDIR)/$(CORE)/lib/python*/site-packages > "$$(ls -d $(CORE)/floor/lib/python*/site-packages)/torch.pth"
+	@$(CORE)/floor/bin/python -m pip install --quiet --disable-pip-version-check \
+		hypothesis numpy pytest pytest-xdist sybil || { $(install_failed); }
+	@$(CORE)/floor/bin/python -m pytest -q -n auto --dist loadfile --disable-warnings $(CORE_TESTS)
 
 # The site, with warnings as errors. It imports isoreg beside the torch of $(CORE).
 docs: $(DOCS)/.installed $(CORE)/.installed
@@ -59,7 +72,7 @@ $(VENV)/.installed: pyproject.toml
 $(CORE)/.installed: pyproject.toml
 	@$(call check_python)
 	@$(PYTHON) -m venv $(CORE) || { $(venv_failed); }
-	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' || { $(install_failed); }
+	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==$(FLOOR)' || { $(install_failed); }
 	@touch $@
 
 $(DOCS)/.installed: docs/requirements.txt
