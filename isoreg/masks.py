@@ -136,7 +136,7 @@ def check_shape(labels: Tensor, n: int) -> None:
         raise InputError(f"labels must be integers or probabilities, got {labels.dtype}.")
     if labels.ndim != (2 if labels.is_floating_point() else 1) or labels.shape[1:] == (1,):
         _refuse_shape(labels)
-    if len(labels) != n:
+    if labels.shape[0] != n:
         raise InputError(f"{len(labels)} labels for a batch of {n}.")
 
 
@@ -155,7 +155,7 @@ def check_label_values(labels: Tensor) -> None:
         Traceback (most recent call last):
         isoreg.errors.InputError: integer labels must be 0 or more, ... got -1 at position 1. ...
     """
-    if not labels.is_floating_point() and (len(labels) == 0 or bool(labels.min() >= 0)):
+    if not labels.is_floating_point() and (labels.numel() == 0 or bool(labels.min() >= 0)):
         return
     valid = valid_labels(labels)
     if bool(valid.all()):

@@ -370,7 +370,7 @@ def test_classes_of_tight_clusters_keep_six_digits(labels: Tensor | None) -> Non
     assert (gradient - reference).norm() / reference.norm() < 1e-6
 
 
-@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize("n", [40, 300, 520])
 @pytest.mark.parametrize("options", [{}, {"reduction": "pairs"}, {"scale": "fit"}], ids=str)
 def test_small_integer_types_never_mistake_a_class_for_the_ignored_label(
     n: int, options: dict[str, Any]

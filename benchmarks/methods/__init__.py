@@ -32,11 +32,19 @@ A recipe is a mapping from names in `METHODS` to options, plain enough for JSON:
 - A method that cannot be used on a model raises `Skip` with the reason.
 """
 
-from benchmarks.methods import adversarial, controls, distances, gradients, lipschitz, plain
+from benchmarks.methods import (
+    adversarial,
+    controls,
+    distances,
+    gradients,
+    lipschitz,
+    plain,
+    together,
+)
 from benchmarks.methods.registry import METHODS, Method, attach, grid, method, rivals, settings
 from benchmarks.methods.step import Objective, Options, Part, Recipe, Step
 from benchmarks.study import Skip
 
 __all__ = ["METHODS", "Method", "Objective", "Options", "Part", "Recipe", "Skip", "Step"]
 __all__ += ["adversarial", "attach", "controls", "distances", "gradients", "grid", "lipschitz"]
-__all__ += ["method", "plain", "rivals", "settings"]
+__all__ += ["method", "plain", "rivals", "settings", "together"]
