@@ -226,6 +226,16 @@ def test_the_check_says_what_is_lacking_and_what_is_stale_and_why(tmp_path: Path
     assert len(stale) == 4
 
 
+def test_the_check_goes_on_where_a_table_lacks_the_runs_that_it_chooses_by(tmp_path: Path) -> None:
+    def lacking(_: dict[str, Any]) -> str:
+        raise Lacking
+
+    run(TOY, lab(tmp_path / "toy.json"))
+    (tmp_path / "toy.md").write_text("# Toy")
+    (found,) = check([replace(TOY, tables=lacking)], tmp_path)
+    assert (found.runs, found.error, found.table) == (4, "", False)
+
+
 def two_tests(value: int) -> list[dict[str, Any]]:
     return [{"phase": "test", "value": value, "seed": seed} for seed in (0, 1)]
 

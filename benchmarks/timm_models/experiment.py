@@ -96,7 +96,6 @@ _OF_COST = ("size", "batch_size", "narrow", "timing_seconds")
 OF_PHASE = {
     "choose": (*_OF_TRAINING, "choice", "choice_images"),
     "test": (*_OF_TRAINING, *_OF_TEST, "schedule"),
-    "finetune": (*_OF_TRAINING, *_OF_TEST, "schedule", "finetuning"),
     "scale": (*_OF_TRAINING, "choice"),
     "cost": (*_OF_COST, "measure_memory"),
     "share": ("size", "batch_size", "timing_seconds"),

@@ -1,4 +1,4 @@
-"""Tables of the three parts, from their results."""
+"""Tables of both parts, from their results."""
 
 from __future__ import annotations
 
@@ -55,20 +55,6 @@ def scale_tables(found: Found) -> str:
         }
         parts += [f"## {name}", table("compared, scale", rows, columns)]
     return page(*parts, "## How far the weights are apart", _spans(found))
-
-
-def finetune_tables(found: Found) -> str:
-    """Of each network before and after."""
-    s = found["settings"]
-    parts = [
-        "# Fine-tuning",
-        f"{_training(s, 'schedule')} Then {s['finetuning']['epochs']} more epochs at a rate of "
-        f"{s['finetuning']['rate']:g} from there, in three ways. {_testing(s)}",
-    ]
-    for name in s["networks"]:
-        if runs := grouped(with_keys(found, network=name), "tuning"):
-            parts += [f"## {name}", table("", runs, _columns(s["radii"]))]
-    return page(*parts)
 
 
 def _training(s: Figures, which: str) -> str:

@@ -101,7 +101,6 @@ class Settings:
     mixup: float = 0.2
     schedule: Schedule = Schedule(epochs=3, images=12_000)
     choice: Schedule = Schedule(epochs=2, images=6_000)
-    finetuning: Schedule = Schedule(epochs=2, images=12_000, rate=3e-4)
     validation_images: int = 5_000
     choice_images: int = 200
     test_images: int = 10_000
@@ -122,7 +121,6 @@ class Settings:
             batch_size=32,
             schedule=Schedule(epochs=2, images=64),
             choice=tiny,
-            finetuning=tiny,
             validation_images=40,
             choice_images=10,
             test_images=40,
