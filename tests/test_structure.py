@@ -155,6 +155,15 @@ def test_the_strengths_in_use_are_those_that_the_committed_search_chose() -> Non
     assert {name: method.strength for name, method in TRIALS.items()} == chosen
 
 
+def test_where_the_neighbours_choose_another_strength_that_one_is_measured_too() -> None:
+    runs = json.loads((RESULTS / "structure-search.json").read_text())["runs"]
+    compared = ("isometry, pixels", "control: pixels, shuffled", "isometry, manifold")
+    compared += ("control: manifold, shuffled", "manifold predicted by a head")
+    usual, chosen = chosen_strengths(runs), chosen_strengths(runs, by="kNN")
+    others = {name: chosen[name] for name in compared if chosen[name] != usual[name]}
+    assert others == digits.BY_NEIGHBOURS
+
+
 @pytest.mark.parametrize(
     ("part", "slack", "by"), [("cifar", 0.01, "10 a class"), ("distances", 0.003, "best r")]
 )
