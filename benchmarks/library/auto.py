@@ -48,7 +48,7 @@ class Settings:
     """
 
     tasks: tuple[str, ...] = ("mnist",)
-    betas: tuple[float, ...] = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
+    betas: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3)
     shares: tuple[float, ...] = (0.03, 0.1, 0.3)
     train_images: tuple[int, ...] = (50_000,)
     batch_size: int = 100
@@ -71,10 +71,11 @@ def settings(quick: bool) -> Settings:
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Task by task, seed by seed: numbers, then shares, then the same of the control; pixels."""
+    """Pixels; then seed by seed numbers and shares, and controls of the numbers and the default."""
     weights = [f"{beta:g}" for beta in lab.settings.betas]
     weights += [f"auto {share:g}" for share in lab.settings.shares]
-    controls = [weight + CONTROL for weight in weights if weight != "0"]
+    held_against = [*weights[1 : len(lab.settings.betas)], DEFAULT]
+    controls = [weight + CONTROL for weight in held_against]
     for task in lab.settings.tasks:
         yield {"task": task, "beta": PIXELS, "seed": 0}
         for seed in range(lab.seeds):
