@@ -8,14 +8,19 @@ DOCS := .venv-docs
 BIN := $(VENV)/bin
 SITE := build/site
 TESTS ?=
+# The oldest torch that pyproject.toml promises, and the tests that need nothing but torch.
+FLOOR := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml).0
+CORE_TESTS := $(patsubst %,tests/test_%.py,balance devices diagnostics distances distributed hazards \
+	layers lil loading masks memory penalty recorder references regularizer report right_tensor \
+	shapes sharded_models torch_backend)
 
-.PHONY: demo test lint types unit core docs dist setup clean
+.PHONY: demo test lint types unit core floor docs dist mutants setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
 	@$(BIN)/python -m examples.demo
 
-test: lint types unit core docs dist
+test: lint types unit core floor docs dist
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -28,9 +33,17 @@ types: setup
 unit: setup
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
-# The core with torch alone: no other package may be needed to import and use it.
+# The core with the oldest torch alone: no other package may be needed to import and use it.
 core: $(CORE)/.installed
 	@PYTHONPATH=. $(CORE)/bin/python -W ignore tests/core_alone.py
+
+# The core's tests once more, on the oldest torch and without any extra.
+floor: $(CORE)/.installed
+	@test -e $(CORE)/floor || { $(PYTHON) -m venv $(CORE)/floor || { $(venv_failed); }; }
+	@ls -d $(CURDIR)/$(CORE)/lib/python*/site-packages > "$$(ls -d $(CORE)/floor/lib/python*/site-packages)/torch.pth"
+	@$(CORE)/floor/bin/python -m pip install --quiet --disable-pip-version-check \
+		hypothesis numpy pytest pytest-xdist sybil || { $(install_failed); }
+	@$(CORE)/floor/bin/python -m pytest -q -n auto --dist loadfile --disable-warnings $(CORE_TESTS)
 
 # The site, with warnings as errors. It imports isoreg beside the torch of $(CORE).
 docs: $(DOCS)/.installed $(CORE)/.installed
@@ -47,6 +60,10 @@ dist: $(DOCS)/.installed $(CORE)/.installed
 	@build/clean/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	@cd build && clean/bin/python -W ignore ../tests/installed.py
 
+# What the tests of a file do not notice when it is broken: make mutants FILE=isoreg/masks.py. No part of make test.
+mutants: $(VENV)/.mutants
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(FILE)
+
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -56,10 +73,14 @@ $(VENV)/.installed: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' || { $(install_failed); }
 	@touch $@
 
+$(VENV)/.mutants: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mutants]' || { $(install_failed); }
+	@touch $@
+
 $(CORE)/.installed: pyproject.toml
 	@$(call check_python)
 	@$(PYTHON) -m venv $(CORE) || { $(venv_failed); }
-	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' || { $(install_failed); }
+	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==$(FLOOR)' || { $(install_failed); }
 	@touch $@
 
 $(DOCS)/.installed: docs/requirements.txt

@@ -30,15 +30,17 @@ class Column:
     Attributes:
         title: Of the column.
         figure: Where the figure stands in the figures of a run, as "distortion/stress", or a
-            function of these figures; None: the runs have none.
+            function of these figures; None: the runs have none. A text is written as it is.
         digits: Behind the point; None: a share, in percent with one digit.
-        text: In place of both: a function of the figures of all runs.
+        form: In place of digits: how the mean is written, without the spread, such as ".2g".
+        text: In place of all these: a function of the figures of all runs.
         empty: Written where no run has the figure.
     """
 
     title: str
-    figure: str | Callable[[Figures], float | None] = ""
+    figure: str | Callable[[Figures], Any] = ""
     digits: int | None = None
+    form: str = ""
     text: Callable[[Sequence[Figures]], str] | None = None
     empty: str = ""
 
@@ -49,14 +51,15 @@ class Column:
         values = [value for figures in found if (value := self.value(figures)) is not None]
         if not values:
             return self.empty
+        if isinstance(values[0], str):
+            return values[0]
+        if self.form:
+            return f"{mean(values):{self.form}}"
         return percent(values) if self.digits is None else spread(values, self.digits)
 
-    def value(self, figures: Figures) -> float | None:
+    def value(self, figures: Figures) -> Any:
         """The figure of one run."""
-        if callable(self.figure):
-            return self.figure(figures)
-        found: float | None = lookup(figures, self.figure)
-        return found
+        return self.figure(figures) if callable(self.figure) else lookup(figures, self.figure)
 
 
 SEEDS = Column("seeds", text=lambda found: str(len(found)))
@@ -66,17 +69,33 @@ def lookup(figures: Figures, path: str) -> Any:
     """The entry at a path such as "distortion/stress"; None if there is none."""
     found: Any = figures
     for name in path.split("/"):
-        found = found.get(name) if isinstance(found, dict) else None
+        if isinstance(found, list):
+            found = found[int(name)]
+        else:
+            found = found.get(name) if isinstance(found, dict) else None
     return found
 
 
-def grouped(runs: Iterable[Run], by: str | Callable[[Run], Any]) -> dict[Any, list[Figures]]:
-    """Figures of the runs by an entry of their keys, or a function of the run, in their order."""
-    groups: dict[Any, list[Figures]] = {}
+def runs_by(
+    runs: Iterable[Run], by: str | tuple[str, ...] | Callable[[Run], Any]
+) -> dict[Any, list[Run]]:
+    """The runs by an entry of their keys, several entries, or a function, in their order."""
+    groups: dict[Any, list[Run]] = {}
     for run in runs:
-        name = by(run) if callable(by) else run["key"][by]
-        groups.setdefault(name, []).append(run["figures"])
+        if callable(by):
+            name = by(run)
+        else:
+            key = run["key"]
+            name = key[by] if isinstance(by, str) else tuple(key[entry] for entry in by)
+        groups.setdefault(name, []).append(run)
     return groups
+
+
+def grouped(
+    runs: Iterable[Run], by: str | tuple[str, ...] | Callable[[Run], Any]
+) -> dict[Any, list[Figures]]:
+    """The same with the figures of the runs."""
+    return {name: [run["figures"] for run in of] for name, of in runs_by(runs, by).items()}
 
 
 def with_keys(found: Found, **wanted: Any) -> list[Run]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -18,7 +19,10 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=["numba", "torch"], scope="module")
+_BACKENDS = ["numba", "torch"] if find_spec("numba") else ["torch"]
+
+
+@pytest.fixture(params=_BACKENDS, scope="module")
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend by itself: every claim about the penalty must hold for all of them."""
     with pytest.MonkeyPatch.context() as patch:

@@ -14,17 +14,11 @@ AMONG = 10
 
 
 def agreement(wanted: Tensor, found: Tensor, labels: Tensor) -> dict[str, float]:
-    """How well one table of distances follows another.
+    """How well the distances by the features follow those by the reference, both (n, n), n > 10.
 
-    Args:
-        wanted: (n, n) by the reference, n > 10.
-        found: (n, n) by the features.
-        labels: (n,) integers, some of them equal.
-
-    Returns:
-        Pearson's r and the stress of `isoreg.diagnostics.Distortion` (in the reference's unit) over
-        the pairs of equal label, r over all pairs, and the share of samples whose nearest other one
-        by the reference is among the ten nearest by the features.
+    Pearson's r and the stress of `isoreg.diagnostics.Distortion` (in the reference's unit) over the
+    pairs of equal label, r over all pairs, and the share of samples whose nearest other one by the
+    reference is among the ten nearest by the features.
     """
     pairs = torch.ones_like(wanted, dtype=torch.bool).triu(1)
     alike = pairs & (labels[:, None] == labels)
@@ -42,15 +36,7 @@ def agreement(wanted: Tensor, found: Tensor, labels: Tensor) -> dict[str, float]
 
 
 def linear_fit(features: Tensor, places: Tensor) -> Callable[[Tensor], Tensor]:
-    """The linear map, with a constant, of features to places that has the least squared error.
-
-    Args:
-        features: (n, d).
-        places: (n, m) coordinates of the same samples.
-
-    Returns:
-        A callable from features (b, d) to (b, m).
-    """
+    """The linear map, with a constant, of features to places that has the least squared error."""
     # in float32 small directions would be cut off
     found = torch.linalg.lstsq(_with_one(features).double(), places.double(), driver="gelsd")
     weights = found.solution.to(features.dtype)

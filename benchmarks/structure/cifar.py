@@ -11,35 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import photographs
-from benchmarks.results import Figures, Found, Key
+from benchmarks.images import SHUFFLED, Uses, rows
+from benchmarks.results import Figures, Found, Key, Run
+from benchmarks.structure import training
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.evaluation import Embed, fine_figures, pixels_of
+from benchmarks.structure.fairness import controls, entries_of_runs
 from benchmarks.structure.figure import draw_photographs
 from benchmarks.structure.report import every_task, tries_table
 from benchmarks.structure.settings import Settings
-from benchmarks.structure.training import (
-    chosen_strengths,
-    determined_by,
-    measure,
-    measure_shortly,
-    tries,
-    try_keys,
-)
+from benchmarks.structure.training import chosen_strengths, determined_by, tries
 from benchmarks.structure.trials import PLAIN, TRIALS, Trial, compared_with, isometry
 from benchmarks.structure.unlabelled import BOTH, CHANNELS, LEARNT, Effort, learn, resnet_body
-from benchmarks.study import Lab, Study
+from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import page
-from isoreg import references
 
 TASK = "animal or vehicle"
 GROUPS = [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]
 _BETAS = (0.1, 0.3, 1.0)
 _SMALLER = (0.03, 0.1, 0.3)
-_WIDER = {
-    "strengths": (*_BETAS, 3.0),
-    "of_control": (*_SMALLER, 1.0),
-    "of_head": (*_SMALLER, 1.0),
-}
+_WIDER = {"strengths": (*_BETAS, 3.0)} | dict.fromkeys(("of_control", "of_head"), (*_SMALLER, 1.0))
+_UNLEARNT = ("blurred pixels", "whitened pixels", "random convolutions")
 
 CIFAR_TRIALS: dict[str, Trial] = {
     "cross-entropy": replace(PLAIN, strengths=(0.0,)),
@@ -62,10 +54,7 @@ STEM, BEFORE = "0.maxpool", "0.layer3"
 
 # on validation images alone
 ALSO_TRIED: dict[str, Trial] = {
-    **{
-        f"isometry, {name}": isometry(_BETAS, reference=name)
-        for name in ("blurred pixels", "whitened pixels", "random convolutions")
-    },
+    **{f"isometry, {name}": isometry(_BETAS, reference=name) for name in _UNLEARNT},
     # its distances are long, about 50
     "isometry, the stem": isometry((0.003, 0.03, 0.3), inputs=STEM, scale="fit"),
     "isometry, the layer before": isometry(_SMALLER, inputs=BEFORE, scale="fit"),
@@ -75,36 +64,35 @@ ALSO_TRIED: dict[str, Trial] = {
 }
 EVERY = CIFAR_TRIALS | ALSO_TRIED
 RAW = "raw pixels"
-UNTRAINED = (
-    *(RAW, "patches", LEARNT, BOTH, f"manifold of {BOTH}"),
-    *("blurred pixels", "whitened pixels", "random convolutions"),
-)
+UNTRAINED = (RAW, "patches", LEARNT, BOTH, f"manifold of {BOTH}", *_UNLEARNT)
+UNLABELLED = "without labels"
+WITHOUT = {
+    "isometry, pixels": "it gains next to nothing over cross-entropy",
+    "isometry, patches": "chosen at 1, where its control was not tried",
+}
 SLACK = 0.01
 """Of the coarse accuracy, in the choice of a strength: 1,000 images tell no smaller difference."""
 
 
-def cifar_settings(quick: bool) -> Settings:
-    """Few enough images and epochs for one core."""
-    chosen = replace(
-        Settings(),
-        train_images=10_000,
-        known=5_000,
-        epochs=16,
-        flip=True,
-        test_images=2_500,
-        examples=((1, 20), (5, 10), (10, 10), (100, 2)),
-    )
-    if not quick:
-        return chosen
-    return replace(
-        chosen,
-        train_images=200,
-        known=150,
-        epochs=1,
-        test_images=100,
-        examples=((1, 1), (5, 1), (10, 1)),
-        strengths=(1.0, 100.0),
-    )
+# few enough images and epochs for one core
+_ON_PHOTOGRAPHS = replace(
+    Settings(),
+    train_images=10_000,
+    known=5_000,
+    epochs=16,
+    flip=True,
+    test_images=2_500,
+    examples=((1, 20), (5, 10), (10, 10), (100, 2)),
+)
+cifar_settings = quickly(
+    _ON_PHOTOGRAPHS,
+    train_images=200,
+    known=150,
+    epochs=1,
+    test_images=100,
+    examples=((1, 1), (5, 1), (10, 1)),
+    strengths=(1.0, 100.0),
+)
 
 
 def small_resnet(like: Tensor, outputs: int, settings: Settings) -> nn.Sequential:
@@ -118,51 +106,47 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
     few = 2 if lab.quick else None
     names = list(CIFAR_TRIALS)[:few]
     tried = {name: CIFAR_TRIALS[name] for name in names} | ({} if lab.quick else ALSO_TRIED)
-    yield from try_keys(tried, first=1 if lab.quick else None)
+    yield from training.try_keys(tried, first=1 if lab.quick else None)
     for name in UNTRAINED[:few]:
-        yield {"task": "without labels", "method": name, "seed": 0}
-    chosen = chosen_strengths(tries(lab.runs), slack=SLACK)
+        yield {"task": UNLABELLED, "method": name, "seed": 0}
+    chosen = _chosen(lab.runs)
     for seed in range(lab.seeds):
         for name in names:
             yield {"task": TASK, "method": name, "strength": chosen[name], "seed": seed}
 
 
+def _chosen(runs: list[Run]) -> dict[str, float]:
+    """The strength of each method, by its tries among the runs."""
+    return chosen_strengths(tries(runs), slack=SLACK, controls=controls(CIFAR_TRIALS, WITHOUT))
+
+
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings and the trial."""
-    embedded = key.get("task") == "without labels"
+    embedded = key.get("task") == UNLABELLED
     return determined_by(None if embedded else EVERY.get(key["method"]), settings, data="CIFAR-10")
 
 
 def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
     """Try a strength, measure a network, or an embedding that needs none."""
     settings, name = lab.settings, key["method"]
+    untrained = key.get("task") == UNLABELLED
     effort = Effort(filters=8, epochs=1) if lab.quick else Effort()
-    wanted = _reference_of(name, key)
+    wanted = name.replace(RAW, "pixels") if untrained else EVERY[name].reference
     data = lab.once("photographs", lambda: load(settings, lab.data_dir, lab.cache))
     learnt = lab.once(
         f"reference: {wanted}",
         lambda: learn(data.train.x, lab.cache, effort, [wanted])[wanted],
     )
-    if key.get("task") == "without labels":
-        return fine_figures(_embedding(name, learnt), data, settings, seed=0)
+    if untrained:
+        embed: Embed = pixels_of if name == RAW else lambda x: learnt(x).flatten(1)
+        return fine_figures(embed, data, settings, seed=0)
     rows = lab.once(f"rows: {wanted}", lambda: learnt(data.train.x))
-    data = replace(data, references={EVERY[name].reference: rows})
-    if "seed" not in key:
-        short = replace(settings, epochs=max(1, settings.epochs // 2))
-        data = data.unseen()
-        return measure_shortly(EVERY[name], key["strength"], data, short, network=small_resnet)
-    return measure(EVERY[name], key["strength"], data, key["seed"], settings, network=small_resnet)
-
-
-def _embedding(name: str, reference: references.Reference) -> Embed:
-    return pixels_of if name == RAW else lambda x: reference(x).flatten(1)
-
-
-def _reference_of(name: str, key: Key) -> str:
-    """What a method compares with, or what an untrained embedding is."""
-    if key.get("task") == "without labels":
-        return name.replace(RAW, "pixels")
-    return EVERY[name].reference
+    data, trial = replace(data, references={wanted: rows}), EVERY[name]
+    how = {"strength": key["strength"], "network": small_resnet}
+    if "seed" in key:
+        return training.measure(data, trial, seed=key["seed"], settings=settings, **how)
+    short = replace(settings, epochs=max(1, settings.epochs // 2))
+    return training.measure_shortly(data.unseen(), trial, settings=short, **how)
 
 
 def load(settings: Settings, data_dir: Path | None, cache: Path) -> Data:
@@ -204,7 +188,7 @@ def tables(found: Found) -> str:
         f"those whose coarse accuracy is at most {100 * SLACK:g} point below that of "
         "cross-entropy. No test image was shown to the last ones, from "
         f"*{next(iter(ALSO_TRIED))}* on.",
-        tries_table(tries(runs), SLACK, unchosen=ALSO_TRIED),
+        tries_table(tries(runs), _chosen(runs), unchosen=ALSO_TRIED),
     )
 
 
@@ -220,4 +204,12 @@ STUDY = Study(
     data="CIFAR-10",
     seeds=5,
     determines=determines,
+    uses=Uses(
+        (SHUFFLED[0, 10_000],),
+        (rows("CIFAR-10 train", 48_000, 50_000, shuffled=True),),
+        (rows("CIFAR-10 test", 0, 10_000, step=4),),
+    ),
+    entries=lambda found: entries_of_runs(
+        CIFAR_TRIALS, tries(found["runs"]), _chosen(found["runs"]), WITHOUT
+    ),
 )

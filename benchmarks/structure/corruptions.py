@@ -48,12 +48,8 @@ def blocks_shuffled(images: Tensor, *, seed: int) -> Tensor:
 
 def _moved(images: Tensor, angles: Tensor, shifts: Tensor) -> Tensor:
     """Images turned by angles (n), in radians, and moved by shifts (2, n), in half sides."""
-    matrices = torch.stack(
-        [
-            torch.stack([angles.cos(), -angles.sin(), shifts[0]], 1),
-            torch.stack([angles.sin(), angles.cos(), shifts[1]], 1),
-        ],
-        1,
-    )
+    first = torch.stack([angles.cos(), -angles.sin(), shifts[0]], 1)
+    second = torch.stack([angles.sin(), angles.cos(), shifts[1]], 1)
+    matrices = torch.stack([first, second], 1)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)

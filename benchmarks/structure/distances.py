@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.cache import computed_once
-from benchmarks.results import Figures, Key
+from benchmarks.results import Figures, Key, Run
 from benchmarks.sampling import evenly
 from benchmarks.structure import data as samples
 from benchmarks.structure.agreement import AMONG, agreement, linear_fit
 from benchmarks.structure.data import Data, manifold_of_patches
 from benchmarks.structure.evaluation import Embed, coarse_accuracy, features_of, pixels_of
+from benchmarks.structure.fairness import controls
 from benchmarks.structure.settings import SEARCH_SEED, Settings
 from benchmarks.structure.shifts import MOST, placed_by_distances, shift_distances
 from benchmarks.structure.training import chosen_strengths, determined_by, train, tries, try_keys
@@ -33,32 +34,25 @@ UNTRAINED = (RAW, PLACED)
 BEST = "best r"
 """By which strengths are chosen."""
 
-_OF_ISOMETRY = (0.1, 0.5, 2.0, 8.0)
-_OF_CONTROL = (0.004, 0.02, 0.1, 0.5, 2.0)
-_OF_HEAD = (0.02, 0.1, 0.5, 2.0)
+_GRIDS: dict[str, tuple[float, ...]] = {
+    "strengths": (0.1, 0.5, 2.0, 8.0),
+    "of_control": (0.004, 0.02, 0.1, 0.5, 2.0),
+    "of_head": (0.02, 0.1, 0.5, 2.0),
+}
 _BY_SHIFTS = {"distances": shift_distances}
-_DIMENSIONS = 100
+DIMENSIONS = 100
+SHOWN = 2_000
 _LANDMARKS = 1_000
-_SHOWN = 2_000
 _PAIRS = 300
 
 COMPARED: dict[str, dict[str, Trial]] = {
-    **{
-        reference: compared_with(
-            reference,
-            name=reference,
-            strengths=_OF_ISOMETRY,
-            of_control=_OF_CONTROL,
-            of_head=_OF_HEAD,
-        )
-        for reference in (MANIFOLD, PIXELS)
-    },
+    **{name: compared_with(name, name=name, **_GRIDS) for name in (MANIFOLD, PIXELS)},
     SHIFTS: {
-        f"isometry, {SHIFTS}": Trial("given-distances", _OF_ISOMETRY, options=_BY_SHIFTS),
+        f"isometry, {SHIFTS}": Trial("given-distances", _GRIDS["strengths"], options=_BY_SHIFTS),
         f"control: {SHIFTS}, shuffled": Trial(
-            "given-distances", _OF_CONTROL, options={**_BY_SHIFTS, "shuffled": True}
+            "given-distances", _GRIDS["of_control"], options={**_BY_SHIFTS, "shuffled": True}
         ),
-        f"{SHIFTS} predicted by a head": Trial("second-head", _OF_HEAD, reference=PLACED),
+        f"{SHIFTS} predicted by a head": Trial("second-head", _GRIDS["of_head"], reference=PLACED),
     },
 }
 """By reference, the ways to train that are to keep its distances."""
@@ -100,16 +94,21 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
     yield from try_keys({name: ALL[name] for name in names}, first=1 if lab.quick else None)
     for name in UNTRAINED:
         yield {"method": name, "seed": 0}
-    chosen = chosen_strengths(tries(lab.runs), by=BEST)
+    chosen = chosen_by_r(lab.runs)
     for seed in range(lab.seeds):
         for name in names:
             yield {"method": name, "strength": chosen[name], "seed": seed}
 
 
+def chosen_by_r(runs: list[Run]) -> dict[str, float]:
+    """The strength of each method, by its tries among the runs."""
+    return chosen_strengths(tries(runs), by=BEST, controls=controls(ALL))
+
+
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings, the trial and how it is asked."""
-    own = {"dimensions": _DIMENSIONS, "landmarks of shifts": _LANDMARKS, "most": MOST}
-    own |= {"shown": _SHOWN, "among": AMONG, "pairs": _PAIRS}
+    own = {"dimensions": DIMENSIONS, "landmarks of shifts": _LANDMARKS, "most": MOST}
+    own |= {"shown": SHOWN, "among": AMONG, "pairs": _PAIRS}
     return determined_by(ALL.get(key["method"]), settings, **own)
 
 
@@ -135,10 +134,10 @@ def asked(settings: Settings, data_dir: Path | None, folder: Path, validate: boo
     """With ``validate`` no test image is read: validation images stand in for them."""
     data = samples.digits(settings, data_dir, cache=folder, validate=validate)
     placed = _placed_by_shifts(data, settings)
-    name = f"places-by-shifts-{len(data.train.x)}-{_DIMENSIONS}-{_LANDMARKS}-{MOST}.pt"
+    name = f"places-by-shifts-{len(data.train.x)}-{DIMENSIONS}-{_LANDMARKS}-{MOST}.pt"
     places = computed_once(folder / name, lambda: placed(data.train.x))
     data = replace(data, references=data.references | {PLACED: places})
-    shown = data.test.sample(_SHOWN)
+    shown = data.test.sample(SHOWN)
     points = {PIXELS: pixels_of(shown.x), MANIFOLD: manifold_of_patches(data, settings)(shown.x)}
     distances = {each: torch.cdist(found, found) for each, found in points.items()}
     distances[SHIFTS] = shift_distances(shown.x)
@@ -148,7 +147,7 @@ def asked(settings: Settings, data_dir: Path | None, folder: Path, validate: boo
 def _placed_by_shifts(data: Data, settings: Settings) -> Embed:
     """Places of images by their distances to some of the training images."""
     landmarks = evenly(data.train.x, min(_LANDMARKS, settings.landmarks))
-    return placed_by_distances(landmarks, shift_distances, _DIMENSIONS)
+    return placed_by_distances(landmarks, shift_distances, DIMENSIONS)
 
 
 def reference_of(name: str) -> str:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from benchmarks.results import Found
+from collections.abc import Callable
+
+from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, rows
+from benchmarks.results import Figures, Found
+from benchmarks.structure import distances
 from benchmarks.structure.agreement import AMONG
-from benchmarks.structure.distances import (
-    _DIMENSIONS,
-    _SHOWN,
-    ALL,
-    BEST,
-    COMPARED,
-    PLAIN,
-    UNTRAINED,
-    determines,
-    keys,
-    measure,
-    reference_of,
-)
+from benchmarks.structure.distances import COMPARED, PLAIN, UNTRAINED
+from benchmarks.structure.fairness import entries_of_runs
 from benchmarks.structure.figure import draw_distances
+from benchmarks.structure.report import tries_table
 from benchmarks.structure.settings import settings
 from benchmarks.structure.shifts import MOST
-from benchmarks.structure.training import SLACK, chosen_strengths, tries
+from benchmarks.structure.training import SLACK, tries
 from benchmarks.study import Study
 from benchmarks.tables import SEEDS, Column, grouped, page, table
 
@@ -30,6 +24,7 @@ _COLUMNS = {
     "r of all pairs": ("r of all pairs", 3),
     "nearest": (f"nearest among {AMONG}, %", None),
 }
+_TRIED = (Column("coarse, %", "coarse"), Column("r", "r", 3), Column("r, mapped", "fitted r", 3))
 
 
 def tables(found: Found) -> str:
@@ -38,18 +33,21 @@ def tables(found: Found) -> str:
     # pixels that are nearly always black make a map of raw ones meaningless
     for name in set(UNTRAINED) & set(measured):
         measured[name] = [{**figures, "unmapped": True} for figures in measured[name]]
+    tried = tries(found["runs"])
+    chosen = distances.chosen_by_r(tried)
     parts = [
         "# Do distances of features mean something?",
         "Networks learn even or odd on MNIST; then the distances of their last hidden layer are "
-        f"compared with those of a reference, on {_SHOWN:,} test images. r and stress (0: the same "
-        "distances in the same unit) of the pairs of equal parity, r of all pairs, and how often "
-        f"the image that is nearest by the reference is among the {AMONG} nearest by the features. "
+        f"compared with those of a reference, on {distances.SHOWN:,} test images. r and stress (0: "
+        "the same distances in the same unit) of the pairs of equal parity, r of all pairs, and "
+        "how often the image that is nearest by the reference is among the "
+        f"{AMONG} nearest by the features. "
         "First as the features are, then after a linear map to the reference's coordinates, fitted "
         "on known images by least squares: as a second head predicts them. (Such a map shortens "
         "what it cannot predict, so its stress says how much that is.) *shifts*: the least "
         f"distance when one image may be moved by up to {MOST} pixels in "
         "each direction; it has no coordinates, so for head and map "
-        f"{_DIMENSIONS} were made by multidimensional scaling. Mean ± "
+        f"{distances.DIMENSIONS} were made by multidimensional scaling. Mean ± "
         "standard deviation over seeds.",
     ]
     for reference, trials in COMPARED.items():
@@ -62,55 +60,37 @@ def tables(found: Found) -> str:
         "One seed. Chosen: the best r of pairs of equal parity, plain or mapped, among those whose "
         f"coarse accuracy is at most {100 * SLACK:g} points below that of cross-entropy; if there "
         "are none, the most accurate.",
-        _tries_table(found),
+        tries_table(tried, chosen, _TRIED, reference=distances.reference_of),
     )
 
 
 def _columns(reference: str) -> list[Column]:
-    plain = [
-        Column(title, f"{reference}/{figure}", digits)
-        for figure, (title, digits) in _COLUMNS.items()
-    ]
-    mapped = [
-        Column(
-            f"{title}, mapped",
-            lambda f, name=f"fitted {figure}": None if "unmapped" in f else f[reference][name],  # type: ignore[misc]
-            digits,
-            empty="-",
-        )
-        for figure, (title, digits) in _COLUMNS.items()
-    ]
-    return [SEEDS, Column("coarse, %", "coarse", empty="-"), *plain, *mapped]
+    def mapped(figure: str) -> Callable[[Figures], float | None]:
+        return lambda f: None if "unmapped" in f else f[reference][f"fitted {figure}"]
 
-
-def _tries_table(found: Found) -> str:
-    runs, order = tries(found["runs"]), list(ALL)
-    chosen = chosen_strengths(runs, by=BEST)
-    runs = sorted(runs, key=lambda r: (order.index(r["key"]["method"]), r["key"]["strength"]))
-    rows = []
-    for run in runs:
-        name, strength = run["key"]["method"], run["key"]["strength"]
-        taken = "chosen" if chosen[name] == strength else ""
-        rows.append(((name, reference_of(name), f"{strength:g}"), [{**run["figures"], "": taken}]))
-    columns = [
-        Column("coarse, %", "coarse"),
-        Column("r", "r", 3),
-        Column("r, mapped", "fitted r", 3),
-        Column("", text=lambda f: str(f[0][""])),
+    columns = _COLUMNS.items()
+    plain = [Column(title, f"{reference}/{name}", digits) for name, (title, digits) in columns]
+    plain += [
+        Column(f"{title}, mapped", mapped(name), digits, empty="-")
+        for name, (title, digits) in columns
     ]
-    return table(("training", "distances", "strength"), rows, columns)
+    return [SEEDS, Column("coarse, %", "coarse", empty="-"), *plain]
 
 
 STUDY = Study(
     "structure-distances",
     settings,
-    keys,
-    measure,
+    distances.keys,
+    distances.measure,
     tables,
     draw_distances,
     shows="whether distances of features mean something",
     time="an hour on one core",
     data="MNIST",
     seeds=5,
-    determines=determines,
+    determines=distances.determines,
+    uses=Uses((FIVE_SIXTHS,), (SIXTH,), (rows("MNIST test", 0, 10_000, step=5),)),
+    entries=lambda found: entries_of_runs(
+        distances.ALL, tries(found["runs"]), distances.chosen_by_r(found["runs"])
+    ),
 )

@@ -36,47 +36,38 @@ def coarse_accuracy(model: nn.Module, data: Data) -> float:
     return accuracy_of(model, data.test.x, data.coarse(data.test.fine))
 
 
+def shots(
+    frozen: Frozen, asked: tuple[Tensor, Tensor], examples: int, draws: range, strength: float
+) -> list[float]:
+    """Accuracy on the asked samples of a probe of so many known ones of each class, by draw."""
+    how: dict[str, Any] = {"examples": examples, "draws": draws, "strength": strength}
+    return probes.few_shot_accuracy(*frozen.known, *asked, **how)
+
+
 def few_shot(frozen: Frozen, settings: Settings) -> dict[str, Any]:
     """For each number of examples: the chosen strength and the accuracy of every draw."""
     found = {}
     for examples, draws in settings.examples:
         strength = choose_strength(frozen, examples, settings)
-        accuracies = probes.few_shot_accuracy(
-            *frozen.known, *frozen.test, examples=examples, draws=range(draws), strength=strength
-        )
+        accuracies = shots(frozen, frozen.test, examples, range(draws), strength)
         found[f"{examples} a class"] = {"strength": strength, "accuracy": accuracies}
     return found
 
 
 def choose_strength(frozen: Frozen, examples: int, settings: Settings) -> float:
-    """The probe's inverse penalty that does best on validation samples, in draws of its own."""
-    draws = range(1000, 1001 if examples >= 100 else 1004)
-
-    def score(strength: float) -> float:
-        return sum(
-            probes.few_shot_accuracy(
-                *frozen.known,
-                *frozen.validation,
-                examples=examples,
-                draws=draws,
-                strength=strength,
-            )
-        )
-
-    return max(settings.strengths, key=score)
+    """The probe's inverse penalty that does best on validation samples."""
+    return probes.chosen_strength(frozen.known, frozen.validation, examples, settings.strengths)
 
 
 def fine_figures(embed: Embed, data: Data, settings: Settings, *, seed: int) -> dict[str, Any]:
     """What can be read from the features of the labels that training never saw."""
     frozen = freeze(embed, data, settings)
-    shots = few_shot(frozen, settings)
-    most = f"{max(examples for examples, _ in settings.examples)} a class"
+    found = few_shot(frozen, settings)
+    most = found[f"{max(examples for examples, _ in settings.examples)} a class"]["strength"]
     return {
-        "few-shot": shots,
+        "few-shot": found,
         "kNN": probes.knn_accuracy(*frozen.known, *frozen.test),
-        "probe": probes.probe_accuracy(
-            *frozen.known, *frozen.test, strength=shots[most]["strength"]
-        ),
+        "probe": probes.probe_accuracy(*frozen.known, *frozen.test, strength=most),
         "NMI": probes.cluster_information(*frozen.test, seed=seed),
     }
 

@@ -11,31 +11,21 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from benchmarks import style
-from benchmarks.results import Figures, Found
+from benchmarks.results import Figures, Found, Run
 from benchmarks.structure.trials import MANIFOLD
 from benchmarks.style import deviation, legend_beside, line_of, new_figure, plain, save
-from benchmarks.tables import grouped, with_keys
+from benchmarks.tables import grouped, runs_by, with_keys
 
-_LINES = (
-    style.BLACK,
-    style.ORANGE,
-    style.SKY,
-    style.GREEN,
-    style.VERMILION,
-    style.BLUE,
-    style.PURPLE,
-)
 _MARKERS = "osD^vP*X<>hdp8"
+_DIGITS = colormaps["tab10"]
 SHOT = "10 a class"
+_TEN_DIGITS = "ten digits from ten examples each (%)"
 
 
 def draw_digits(found: Found, path: Path) -> None:
     """UMAP of some networks' features, and every method's fine over its coarse accuracy."""
-    tasks = (run["key"]["task"] for run in found["runs"])
-    task = next(task for task in tasks if task != "none")
-    runs = [
-        run for run in found["runs"] if run["key"]["task"] == task and "width" not in run["key"]
-    ]
+    task = next(task for task in runs_by(found["runs"], "task") if task != "none")
+    runs = [run for run in with_keys(found, task=task) if "width" not in run["key"]]
     drawn = [run for run in runs if "picture" in run["figures"]]
     figure = new_figure(11, 8.5)
     rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.3])
@@ -43,78 +33,52 @@ def draw_digits(found: Found, path: Path) -> None:
     axes = above.subplots(1, max(1, len(drawn)), squeeze=False)[0]
     for axis, run in zip(axes, drawn, strict=False):
         _umap(axis, run)
-    colors = colormaps["tab10"]
     handles = [
-        Line2D([], [], marker="o", linestyle="", color=colors(digit), label=str(digit))
+        Line2D([], [], marker="o", linestyle="", color=_DIGITS(digit), label=str(digit))
         for digit in range(10)
     ]
     above.legend(handles=handles, loc="outside upper center", ncols=10, title="digit, on seed 0")
-    _trade(below.subplots(), runs, task)
+    axis = below.subplots()
+    for index, (name, figures) in enumerate(grouped(runs, "method").items()):
+        coarse = [100 * f["coarse"] for f in figures]
+        fine = [_accuracy(f, SHOT) for f in figures]
+        look = {"xerr": deviation(coarse), "yerr": deviation(fine), **_look(index)}
+        axis.errorbar(mean(coarse), mean(fine), **look, markersize=8, linestyle="", label=name)
+    axis.set_xlabel(f"test accuracy of the task that was trained, {task} (%)")
+    axis.set_ylabel(_TEN_DIGITS)
+    plain(axis)
+    legend_beside(axis)
     save(figure, path)
 
 
-def _umap(axis: Axes, run: dict[str, Any]) -> None:
+def _umap(axis: Axes, run: Run) -> None:
     points, labels = run["figures"]["picture"]["points"], run["figures"]["picture"]["labels"]
-    colors = colormaps["tab10"]
     first, second = zip(*points, strict=True)
-    axis.scatter(first, second, c=[colors(y) for y in labels], s=4, linewidths=0)
+    axis.scatter(first, second, c=[_DIGITS(y) for y in labels], s=4, linewidths=0)
     for digit in sorted(set(labels)):  # numbers beside colours, for those who see few colours
         own = [point for point, label in zip(points, labels, strict=True) if label == digit]
         first, second = zip(*own, strict=True)
         middle = (median(first), median(second))
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
         axis.annotate(str(digit), middle, ha="center", va="center", fontsize=9, bbox=box)
-    shown = 100 * mean(run["figures"]["few-shot"][SHOT]["accuracy"])
+    shown = _accuracy(run["figures"], SHOT)
     title = f"{run['key']['method']}\n{shown:.0f} % from ten examples a digit"
     axis.set_title(title, fontsize=10)
     axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-
-
-def _trade(axis: Axes, runs: list[dict[str, Any]], task: str) -> None:
-    by_method: dict[str, list[tuple[float, float]]] = {}
-    for run in runs:
-        fine = 100 * mean(run["figures"]["few-shot"][SHOT]["accuracy"])
-        coarse = 100 * run["figures"]["coarse"]
-        by_method.setdefault(run["key"]["method"], []).append((coarse, fine))
-    for index, (name, pairs) in enumerate(by_method.items()):
-        coarse, fine = zip(*pairs, strict=True)
-        axis.errorbar(
-            mean(coarse),
-            mean(fine),
-            xerr=deviation(coarse),
-            yerr=deviation(fine),
-            marker=_MARKERS[index % len(_MARKERS)],
-            color=_LINES[index % len(_LINES)],
-            markersize=8,
-            linestyle="",
-            label=name,
-        )
-    axis.set(
-        xlabel=f"test accuracy of the task that was trained, {task} (%)",
-        ylabel="ten digits from ten examples each (%)",
-    )
-    plain(axis)
-    legend_beside(axis)
 
 
 def draw_search(found: Found, path: Path) -> None:
     """Fine over coarse accuracy of every method as its strength grows."""
     figure = new_figure(9, 5)
     axis = figure.subplots()
-    by_method: dict[str, list[tuple[float, float, float]]] = {}
-    for run in found["runs"]:
-        figures = run["figures"]
-        point = (run["key"]["strength"], 100 * figures["coarse"], 100 * figures[SHOT])
-        by_method.setdefault(run["key"]["method"], []).append(point)
-    for index, (name, points) in enumerate(by_method.items()):
-        _, coarse, fine = zip(*sorted(points), strict=True)
-        marker = _MARKERS[index % len(_MARKERS)]
-        color = _LINES[index % len(_LINES)]
-        axis.plot(coarse, fine, marker=marker, color=color, label=name, linewidth=0.9)
-        axis.plot(coarse[-1], fine[-1], marker=marker, color=color, markersize=11)
+    for index, (name, runs) in enumerate(runs_by(found["runs"], "method").items()):
+        runs = sorted(runs, key=lambda run: run["key"]["strength"])
+        coarse, fine = ([100 * run["figures"][what] for run in runs] for what in ("coarse", SHOT))
+        axis.plot(coarse, fine, **_look(index), label=name, linewidth=0.9)
+        axis.plot(coarse[-1], fine[-1], **_look(index), markersize=11)
     axis.set(
         xlabel="even or odd: accuracy on validation images (%)",
-        ylabel="ten digits from ten examples each (%)",
+        ylabel=_TEN_DIGITS,
         title="Each line: growing strength; the large mark is the strongest",
     )
     plain(axis)
@@ -122,27 +86,26 @@ def draw_search(found: Found, path: Path) -> None:
     save(figure, path)
 
 
-# colour of Okabe and Ito, marker, line
-_Look = tuple[str, str, str]
-PHOTOGRAPHS: dict[str, _Look] = {
-    "contrastive": (style.GREY, "", "--"),
-    "contrastive predicted by a head": (style.SKY, "v", "-"),
-    "isometry, contrastive": (style.GREEN, "o", "-"),
-    "control: contrastive, shuffled": (style.VERMILION, "X", "-"),
-    "cross-entropy": (style.BLACK, "s", "-"),
-}
-_TITLES = {
-    "contrastive": "what features are compared with",
-    "contrastive predicted by a head": "the same predicted by a second head",
-    "isometry, contrastive": "isometry",
-    "control: contrastive, shuffled": "its control: distances shuffled",
+def _look(index: int) -> dict[str, Any]:
+    marker, colour = _MARKERS[index % len(_MARKERS)], style.LINES[index % len(style.LINES)]
+    return {"marker": marker, "color": colour}
+
+
+_CONTROL = "its control: distances shuffled"
+# what is drawn of photographs: colour, marker, line, title
+PHOTOGRAPHS = {
+    "contrastive": (style.GREY, "", "--", "what features are compared with"),
+    "contrastive predicted by a head": (style.SKY, "v", "-", "the same predicted by a second head"),
+    "isometry, contrastive": (style.GREEN, "o", "-", "isometry"),
+    "control: contrastive, shuffled": (style.VERMILION, "X", "-", _CONTROL),
+    "cross-entropy": (style.BLACK, "s", "-", "cross-entropy"),
 }
 _TITLES_OF_PAIRS = {
     f"isometry, {MANIFOLD}": "isometry",
-    f"control: {MANIFOLD}, shuffled": "its control: distances shuffled",
+    f"control: {MANIFOLD}, shuffled": _CONTROL,
     f"{MANIFOLD} predicted by a head": "what enters a second head",
 }
-NEIGHBOURS: dict[str, tuple[str, str]] = {
+NEIGHBOURS = {
     "isometry, pixels": (style.GREEN, "o"),
     "control: pixels, shuffled": (style.GREEN, "x"),
     "isometry, manifold": (style.BLUE, "D"),
@@ -156,24 +119,17 @@ def draw_photographs(found: Found, path: Path) -> None:
     """Accuracy on the ten classes over the examples of each that are known."""
     figure = new_figure(8.5, 4.2)
     axis = figure.subplots()
-    shots = {f"{examples} a class": examples for examples, _ in found["settings"]["examples"]}
-    for name, look in PHOTOGRAPHS.items():
-        of_name = (run for run in found["runs"] if run["key"]["method"] == name)
-        runs = [run["figures"] for run in of_name if "few-shot" in run["figures"]]
-        if not runs:
-            continue
-        by_shot = [[_accuracy(figures, shot) for figures in runs] for shot in shots]
-        color, marker, line = look
-        label = _TITLES.get(name, name)
-        line_of(
-            axis, list(shots.values()), by_shot, color=color, marker=marker, ls=line, label=label
-        )
-    axis.set(
-        xscale="log",
-        xlabel="examples of each of the ten classes",
-        ylabel="accuracy on the ten classes (%)",
-    )
-    axis.set_xticks(list(shots.values()), list(map(str, shots.values())))
+    known = [examples for examples, _ in found["settings"]["examples"]]
+    for name, (colour, marker, line, title) in PHOTOGRAPHS.items():
+        figures = [run["figures"] for run in with_keys(found, method=name)]
+        figures = [f for f in figures if "few-shot" in f]
+        if figures:
+            by_shot = [[_accuracy(f, f"{examples} a class") for f in figures] for examples in known]
+            look = {"color": colour, "marker": marker, "ls": line, "label": title}
+            line_of(axis, known, by_shot, **look)
+    axis.set(xscale="log", xlabel="examples of each of the ten classes")
+    axis.set_ylabel("accuracy on the ten classes (%)")
+    axis.set_xticks(known, list(map(str, known)))
     axis.minorticks_off()
     plain(axis)
     legend_beside(axis)
@@ -182,15 +138,15 @@ def draw_photographs(found: Found, path: Path) -> None:
 
 def draw_neighbours(found: Found, path: Path) -> None:
     """Of every question, what each method gains over cross-entropy."""
-    rows: list[tuple[str, dict[str, list[float]]]] = []
-    for question in dict.fromkeys(run["key"]["question"] for run in found["runs"]):
+    rows: dict[str, dict[str, list[float]]] = {}
+    for question in runs_by(found["runs"], "question"):
         by_method = grouped(with_keys(found, question=question), "method")
         for answer in by_method["cross-entropy"][0]:
-            rows.append((f"{question}: {answer}", _gains(by_method, answer)))
+            rows[f"{question}: {answer}"] = _gains(by_method, answer)
     figure = new_figure(10, 0.33 * len(rows) + 1.2)
     axis = figure.subplots()
     named: set[str] = set()
-    for place, (_, gains) in enumerate(rows):
+    for place, gains in enumerate(rows.values()):
         for offset, (name, (color, marker)) in enumerate(NEIGHBOURS.items()):
             if name in gains:
                 axis.errorbar(
@@ -205,7 +161,7 @@ def draw_neighbours(found: Found, path: Path) -> None:
                 )
                 named.add(name)
     axis.axvline(0, color=style.BLACK, linewidth=0.8)
-    axis.set_yticks(range(len(rows)), [title for title, _ in rows])
+    axis.set_yticks(range(len(rows)), list(rows))
     axis.invert_yaxis()
     axis.set_xlabel("points better than cross-entropy (bars: over seeds of the method)")
     plain(axis)
@@ -222,8 +178,7 @@ def draw_distances(found: Found, path: Path) -> None:
         wanted, shown = run["figures"]["pairs"]
         axis.axline((0, 0), slope=1, color=style.VERMILION, linewidth=1)
         axis.scatter(wanted, shown, s=3, color=style.BLUE, alpha=0.5, linewidths=0)
-        r = run["figures"][MANIFOLD]["r"]
-        name = run["key"]["method"]
+        r, name = run["figures"][MANIFOLD]["r"], run["key"]["method"]
         axis.set_title(f"{_TITLES_OF_PAIRS.get(name, name)}\nr {r:.2f}", fontsize=9)
         axis.set_xlabel("distance by the reference", fontsize=9)
         plain(axis)
@@ -242,6 +197,6 @@ def _gains(by_method: dict[str, list[Figures]], answer: str) -> dict[str, list[f
     }
 
 
-def _accuracy(figures: dict[str, Any], shot: str) -> float:
+def _accuracy(figures: Figures, shot: str) -> float:
     draws: list[float] = figures["few-shot"][shot]["accuracy"]
     return 100 * mean(draws)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from statistics import mean
 
 from benchmarks.results import Figures, Found, Run
-from benchmarks.structure.training import chosen_strengths
 from benchmarks.structure.trials import FITTED, TRIALS
 from benchmarks.tables import SEEDS, Column, grouped, percent, table, with_keys
 
@@ -42,10 +41,7 @@ def task_table(found: Found, task: str) -> str:
     columns = [
         SEEDS,
         Column("coarse", "coarse", empty="-"),
-        *(
-            Column(shot, text=lambda f, shot=shot: percent(over_seeds(f, shot)))  # type: ignore[misc]
-            for shot in shots
-        ),
+        *(Column(shot, text=lambda f, shot=shot: percent(over_seeds(f, shot))) for shot in shots),  # type: ignore[misc]
         Column("5 neighbours", "kNN"),
         Column("full probe", "probe"),
         Column("NMI", "NMI"),
@@ -66,18 +62,23 @@ def over_seeds(found: Sequence[Figures], shot: str) -> list[float]:
     return draws[0] if len(draws) == 1 else [mean(each) for each in draws]
 
 
-def tries_table(runs: list[Run], slack: float, unchosen: Iterable[str] = ()) -> str:
-    """Every strength of every method, and which was chosen; of some methods none was."""
-    chosen, order = chosen_strengths(runs, slack=slack), list(chosen_strengths(runs, slack=slack))
+def tries_table(
+    runs: list[Run],
+    chosen: dict[str, float],
+    columns: Sequence[Column] = SHORT,
+    *,
+    unchosen: Container[str] = (),
+    reference: Callable[[str], str] | None = None,
+) -> str:
+    """Every strength of every method, and which was chosen; of some methods none was.
 
-    def taken(run: Run) -> str:
+    With ``reference`` there is a column with what a method's distances are compared with.
+    """
+    order, rows = list(chosen), []
+    for run in sorted(runs, key=lambda r: (order.index(r["key"]["method"]), r["key"]["strength"])):
         name, strength = run["key"]["method"], run["key"]["strength"]
-        return "chosen" if chosen[name] == strength and name not in unchosen else ""
-
-    runs = sorted(runs, key=lambda r: (order.index(r["key"]["method"]), r["key"]["strength"]))
-    rows = {
-        (run["key"]["method"], f"{run['key']['strength']:g}"): [{**run["figures"], "": taken(run)}]
-        for run in runs
-    }
-    columns = (*SHORT, Column("", text=lambda f: str(f[0][""])))
-    return table(("training", "strength"), rows, columns)
+        taken = chosen[name] == strength and name not in unchosen
+        names = (name, *([reference(name)] if reference else []), f"{strength:g}")
+        rows.append((names, [{**run["figures"], "chosen": "chosen" if taken else ""}]))
+    heads = ("training", *(["distances"] if reference else []), "strength")
+    return table(heads, rows, [*columns, Column("", "chosen")])

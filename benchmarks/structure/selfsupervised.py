@@ -31,15 +31,12 @@ def contrastive(
     Representations".
 
     Args:
-        images: (n, 3, h, w) pixels from 0 to 1.
-        body: To features (b, width); trained in place.
+        images: (n, 3, h, w) pixels from 0 to 1, each shown twice an epoch.
+        body: To features (b, width); trained in place, and returned in eval mode.
         width: Number of features.
-        epochs: Times that each image is shown, in two views.
+        epochs: Passes through the images.
         seed: Of the projection, the views and the order.
         batch_size: Photographs at a time, or all there are.
-
-    Returns:
-        The body, in eval mode.
     """
     torch.manual_seed(seed)
     batch_size = min(batch_size, len(images))
@@ -61,9 +58,8 @@ def contrastive(
 def pairing_loss(codes: Tensor) -> Tensor:
     """Cross-entropy of finding each code's partner among all others by its cosine, over 0.2.
 
-    Args:
-        codes: (2 b, d), the partner of row i is row i + b. The pairs of pytorch-metric-learning
-            take memory that grows as b^3.
+    Of codes (2 b, d) the partner of row i is row i + b. The pairs of pytorch-metric-learning take
+    memory that grows as b^3.
     """
     points = F.normalize(codes)
     similar = (points @ points.T / _TEMPERATURE).fill_diagonal_(-torch.inf)
@@ -72,14 +68,7 @@ def pairing_loss(codes: Tensor) -> Tensor:
 
 
 def view(images: Tensor) -> Tensor:
-    """Of each photograph a random part at full size, mirrored or not, in other colours.
-
-    Args:
-        images: (b, 3, h, w) pixels from 0 to 1.
-
-    Returns:
-        (b, 3, h, w) pixels from 0 to 1; each image is changed in its own way.
-    """
+    """Of each photograph (pixels from 0 to 1) a random part, mirrored or not, in other colours."""
     return recoloured(cropped(images))
 
 

@@ -14,16 +14,10 @@ MOST = 2
 
 
 def shift_distances(images: Tensor, others: Tensor | None = None) -> Tensor:
-    """The least Euclidean distance of each two images when one is moved by up to two pixels.
+    """The least Euclidean distance (n, m) of each two images when one is moved by up to two pixels.
 
-    What leaves the image on one side enters on the other, which is black in MNIST.
-
-    Args:
-        images: (n, c, h, w).
-        others: (m, c, h, w); None: the images themselves, with zeros on the diagonal.
-
-    Returns:
-        (n, m) distances.
+    What leaves the image on one side enters on the other, which is black in MNIST. Without others
+    (m, c, h, w) the images (n, c, h, w) are compared with themselves, with zeros on the diagonal.
     """
     there = images if others is None else others
     flat = images.flatten(1)
@@ -40,18 +34,10 @@ def placed_by_distances(
 ) -> Callable[[Tensor], Tensor]:
     """Coordinates for what has distances alone: multidimensional scaling of the landmarks.
 
-    Others are placed by their distances to them. Distances that no points can have give directions
-    of negative length; these, and those of none, are zeros in the result.
+    The result places any samples by their distances to the landmarks. Distances that no points can
+    have give directions of negative length; these, and those of none, are zeros.
 
     Source: de Silva and Tenenbaum (2004), "Sparse multidimensional scaling using landmark points".
-
-    Args:
-        landmarks: (n, ...) samples.
-        distances: Of (a, ...) and (b, ...) to (a, b).
-        dimensions: Of the result.
-
-    Returns:
-        A callable from samples (b, ...) to (b, dimensions).
     """
     squares = distances(landmarks, landmarks).double().square()
     means = squares.mean(1)

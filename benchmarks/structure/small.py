@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.images import Part, Uses, everything
 from benchmarks.results import Figures, Found, Key
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.evaluation import fine_figures, pixels_of
+from benchmarks.structure.fairness import entries
 from benchmarks.structure.report import every_task
 from benchmarks.structure.settings import TASKS as DIGIT_TASKS
 from benchmarks.structure.settings import Settings
 from benchmarks.structure.training import determined_by, measure
 from benchmarks.structure.trials import MANIFOLD, PLAIN, TRIALS, Trial, isometry
-from benchmarks.study import Lab, Study
+from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import page
 from isoreg import datasets, references
 
@@ -22,18 +24,16 @@ TASKS: dict[str, list[list[int]]] = {
     "2 sectors": [[0, 1, 2, 3], [4, 5, 6, 7]],
     "4 sectors": [[0, 1], [2, 3], [4, 5], [6, 7]],
 }
+_SAME = (
+    *("control: constant distance", "control: feature norm", "supervised contrastive"),
+    *("label smoothing", "dropout"),
+)
 TORUS_TRIALS: dict[str, Trial] = {
     "cross-entropy": PLAIN,
     "isometry": replace(TRIALS["isometry, manifold"], reference="points"),
     "all pairs": replace(TRIALS["all pairs, manifold"], reference="points"),
     "control: shuffled": replace(TRIALS["control: manifold, shuffled"], reference="points"),
-    **{
-        name: TRIALS[name]
-        for name in (
-            *("control: constant distance", "control: feature norm", "supervised contrastive"),
-            *("label smoothing", "dropout"),
-        )
-    },
+    **{name: TRIALS[name] for name in _SAME},
 }
 BETA = 0.1
 """For references of root mean squared distance 10: the default layer, pairs of equal label."""
@@ -47,81 +47,68 @@ RECIPES: dict[str, Trial] = {
     "manifold predicted by a head": Trial("second-head", strength=BETA, reference=MANIFOLD),
 }
 UNLABELLED = "without labels"
+_FEW: dict[str, Any] = {"examples": ((1, 1), (10, 1)), "strengths": (1.0, 100.0)}
+# the digits' network on fewer samples, for about as many steps
+_ON_TORUS = replace(Settings(), train_images=1_600, known=1_600, epochs=150)
+_ON_DIGITS = replace(
+    Settings(),
+    train_images=1_077,
+    known=1_077,
+    landmarks=1_077,
+    test_images=360,
+    epochs=40,
+    examples=((1, 20), (5, 10), (10, 10), (50, 3)),
+)
 
 
-def torus_settings(quick: bool) -> Settings:
-    """The digits' network on fewer samples, for about as many steps."""
-    examples = ((1, 20), (5, 10), (10, 10), (100, 3))
-    chosen = replace(Settings(), train_images=1_600, known=1_600, examples=examples, epochs=150)
-    if not quick:
-        return chosen
-    fewer = replace(chosen, examples=((1, 1), (10, 1)), strengths=(1.0, 100.0))
-    return replace(fewer, train_images=300, epochs=2)
+@dataclass(frozen=True)
+class Small:
+    """What is trained on a small data set.
+
+    Attributes:
+        trials: By name, each with its strength.
+        tasks: Fine labels of each coarse class.
+        load: Reads or draws the samples.
+        inputs: What the samples are called where no network is trained.
+    """
+
+    trials: dict[str, Trial]
+    tasks: dict[str, list[list[int]]]
+    load: Callable[[Settings], Data]
+    inputs: str
+
+    def keys(self, lab: Lab[Settings]) -> Iterator[Key]:
+        """Every method on every task, then the samples themselves."""
+        for task in list(self.tasks)[: 1 if lab.quick else None]:
+            for name in list(self.trials)[: 2 if lab.quick else None]:
+                for seed in range(lab.seeds):
+                    strength = self.trials[name].strength
+                    yield {"task": task, "method": name, "strength": strength, "seed": seed}
+        yield {"task": UNLABELLED, "method": self.inputs, "seed": 0}
+
+    def determines(self, key: Key, settings: Settings) -> dict[str, Any]:
+        """The settings and the trial."""
+        return determined_by(self.trials.get(key["method"]), settings)
+
+    def measure(self, key: Key, lab: Lab[Settings]) -> Figures:
+        """All figures of a network, or of the samples."""
+        data, settings = lab.once("data", lambda: self.load(lab.settings)), lab.settings
+        if key["task"] == UNLABELLED:
+            return fine_figures(pixels_of, data, settings, seed=0)
+        how = {"strength": key["strength"], "seed": key["seed"], "settings": settings}
+        return measure(data.of_task(self.tasks[key["task"]]), self.trials[key["method"]], **how)
 
 
-def recipe_settings(quick: bool) -> Settings:
-    """All of the small data set."""
-    chosen = replace(
-        Settings(),
-        train_images=1_077,
-        known=1_077,
-        landmarks=1_077,
-        test_images=360,
-        epochs=40,
-        examples=((1, 20), (5, 10), (10, 10), (50, 3)),
-    )
-    if not quick:
-        return chosen
-    return replace(chosen, epochs=1, examples=((1, 1), (10, 1)), strengths=(1.0, 100.0))
-
-
-def torus_keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Every method on both tasks, then the points themselves."""
-    for task in list(TASKS)[: 1 if lab.quick else None]:
-        yield from _keys(task, TORUS_TRIALS, lab)
-    yield {"task": UNLABELLED, "method": "the points", "seed": 0}
-
-
-def recipe_keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Every method on even or odd, then the pixels."""
-    yield from _keys(next(iter(DIGIT_TASKS)), RECIPES, lab)
-    yield {"task": UNLABELLED, "method": "raw pixels", "seed": 0}
-
-
-def _keys(task: str, trials: dict[str, Trial], lab: Lab[Settings]) -> Iterator[Key]:
-    for name in list(trials)[: 2 if lab.quick else None]:
-        for seed in range(lab.seeds):
-            yield {"task": task, "method": name, "strength": trials[name].strength, "seed": seed}
-
-
-def measure_on_torus(key: Key, lab: Lab[Settings]) -> Figures:
-    """All figures of a network on points, or of the points."""
-    data = lab.once("points", lambda: points(lab.settings.train_images))
-    groups = TASKS.get(key["task"], data.groups)
-    return _measure(key, TORUS_TRIALS, data.of_task(groups), lab)
-
-
-def measure_recipe(key: Key, lab: Lab[Settings]) -> Figures:
-    """All figures of a network on small digits, or of the pixels."""
-    return _measure(key, RECIPES, lab.once("digits", small_digits), lab)
-
-
-def _measure(key: Key, trials: dict[str, Trial], data: Data, lab: Lab[Settings]) -> Figures:
-    if key["task"] == UNLABELLED:
-        return fine_figures(pixels_of, data, lab.settings, seed=0)
-    return measure(trials[key["method"]], key["strength"], data, key["seed"], lab.settings)
-
-
-def points(count: int) -> Data:
+def points(settings: Settings) -> Data:
     """Three draws of points; their distances are multiplied to the scale of the strengths."""
-    draws = [datasets.torus(count, seed=seed) for seed in (0, 1_000, 2_000)]
+    draws = [datasets.torus(settings.train_images, seed=seed) for seed in (0, 1_000, 2_000)]
     train, validation, test = (Split(x, levels[2]) for x, levels in draws)
     scaled = references.scaled(None, train.x)(train.x)
     tables = {"points": scaled, "pixels": scaled}
     return Data(train, validation, test, next(iter(TASKS.values())), tables)
 
 
-def small_digits() -> Data:
+def small_digits(_: Settings) -> Data:
     """The fixed split of `isoreg.datasets.digits`; patches of 3 by 3 pixels."""
     splits = (Split(*datasets.digits(part)) for part in ("train", "validation", "test"))
     train, validation, test = splits
@@ -158,29 +145,32 @@ def recipe_tables(found: Found) -> str:
     )
 
 
-def _determines(trials: dict[str, Trial], key: Key, settings: Settings) -> dict[str, Any]:
-    return determined_by(trials.get(key["method"]), settings)
-
+_TORUS = Small(TORUS_TRIALS, TASKS, points, "the points")
+_RECIPE = Small(RECIPES, dict([next(iter(DIGIT_TASKS.items()))]), small_digits, "raw pixels")
 
 TORUS = Study(
     "structure-torus",
-    torus_settings,
-    torus_keys,
-    measure_on_torus,
+    quickly(_ON_TORUS, train_images=300, epochs=2, **_FEW),
+    _TORUS.keys,
+    _TORUS.measure,
     torus_tables,
     shows="the same on the torus",
     time="an hour on one core",
     seeds=5,
-    determines=lambda key, settings: _determines(TORUS_TRIALS, key, settings),
+    determines=_TORUS.determines,
+    uses=Uses(*((Part("torus", seeds=(seed,)),) for seed in (0, 1_000, 2_000))),
+    entries=lambda _: entries(TORUS_TRIALS, {"all pairs": "no gain over a class's is claimed"}),
 )
 RECIPE = Study(
     "structure-recipe",
-    recipe_settings,
-    recipe_keys,
-    measure_recipe,
+    quickly(_ON_DIGITS, epochs=1, **_FEW),
+    _RECIPE.keys,
+    _RECIPE.measure,
     recipe_tables,
     shows="the untuned recipe on small digits",
     time="10 minutes on one core",
     seeds=3,
-    determines=lambda key, settings: _determines(RECIPES, key, settings),
+    determines=_RECIPE.determines,
+    uses=Uses(*((everything(f"digits {part}"),) for part in ("train", "validation", "test"))),
+    entries=lambda _: entries(RECIPES, {"isometry, patches": "a step towards the manifold"}),
 )

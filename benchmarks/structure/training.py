@@ -1,9 +1,9 @@
-"""Settings and training of all these studies, and what is measured of one network."""
+"""Training of all these studies, what is measured of one network, and how strengths are chosen."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from statistics import mean
 from typing import Any
@@ -13,23 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks import networks
+from benchmarks.choice import best_of
 from benchmarks.methods import attach
-from benchmarks.networks import in_parts
 from benchmarks.paper.geometry import embedding
-from benchmarks.probes import few_shot_accuracy, knn_accuracy
+from benchmarks.probes import knn_accuracy
 from benchmarks.results import Figures, Key, Run
-from benchmarks.sampling import evenly
+from benchmarks.structure import evaluation
 from benchmarks.structure.data import Data
-from benchmarks.structure.evaluation import (
-    choose_strength,
-    coarse_accuracy,
-    features_of,
-    fine_figures,
-    freeze,
-)
+from benchmarks.structure.evaluation import Embed, coarse_accuracy, features_of
 from benchmarks.structure.settings import SEARCH_SEED, Settings
 from benchmarks.structure.trials import Trial
 from benchmarks.study import Lacking
+from benchmarks.tables import runs_by
 from benchmarks.training import Batches, adam, descend
 
 _CODE = 32
@@ -43,9 +38,9 @@ Network = Callable[[Tensor, int, Settings], nn.Sequential]
 
 def mlp(like: Tensor, outputs: int, settings: Settings) -> nn.Sequential:
     """An MLP on flattened inputs of the shape of ``like``."""
-    activation, width = getattr(nn, settings.activation), settings.width
-    depth = settings.depth
-    return networks.mlp(like.numel(), outputs, width=width, depth=depth, activation=activation)
+    activation, depth = getattr(nn, settings.activation), settings.depth
+    shape = {"width": settings.width, "depth": depth, "activation": activation}
+    return networks.mlp(like.numel(), outputs, **shape)
 
 
 def train(
@@ -85,7 +80,7 @@ def augmented(x: Tensor, settings: Settings) -> Tensor:
     return x
 
 
-def autoencoder(data: Data, *, seed: int, settings: Settings) -> Callable[[Tensor], Tensor]:
+def autoencoder(data: Data, *, seed: int, settings: Settings) -> Embed:
     """The encoder of an autoencoder with a code of 32 units, trained without labels.
 
     Its units are ReLUs: ten layers of tanh do not get past the mean image in a few epochs.
@@ -101,55 +96,38 @@ def autoencoder(data: Data, *, seed: int, settings: Settings) -> Callable[[Tenso
         Batches(len(x), settings.batch_size, settings.epochs),
     )
     encoder.eval()
-    return lambda images: in_parts(encoder, images)
+    return lambda images: networks.in_parts(encoder, images)
 
 
 def measure(
-    trial: Trial,
-    strength: float,
-    data: Data,
-    seed: int,
-    settings: Settings,
-    *,
-    drawn: bool = False,
-    network: Network = mlp,
+    data: Data, trial: Trial, *, seed: int, settings: Settings, drawn: bool = False, **how: Any
 ) -> Figures:
-    """Train once, and measure everything."""
+    """Train once (``how``: as `train` takes it), and measure everything."""
     begin = time.perf_counter()
-    model = train(data, trial, strength=strength, seed=seed, settings=settings, network=network)
+    model = train(data, trial, seed=seed, settings=settings, **how)
     seconds = time.perf_counter() - begin
     return {
         "training seconds": seconds,
         "coarse": coarse_accuracy(model, data),
-        **fine_figures(features_of(model), data, settings, seed=seed),
+        **evaluation.fine_figures(features_of(model), data, settings, seed=seed),
         **({"picture": _picture(model, data)} if drawn else {}),
     }
 
 
 def _picture(model: nn.Sequential, data: Data) -> Figures:
     """UMAP of the features of some test samples, with their fine labels."""
-    x, fine = (evenly(values, PICTURED) for values in (data.test.x, data.test.fine))
-    return {"points": embedding(features_of(model)(x), seed=0), "labels": fine.tolist()}
+    some = data.test.sample(PICTURED)
+    return {"points": embedding(features_of(model)(some.x), seed=0), "labels": some.fine.tolist()}
 
 
-def measure_shortly(
-    trial: Trial,
-    strength: float,
-    data: Data,
-    settings: Settings,
-    *,
-    seed: int = SEARCH_SEED,
-    network: Network = mlp,
-) -> Figures:
+def measure_shortly(data: Data, trial: Trial, *, settings: Settings, **how: Any) -> Figures:
     """Coarse accuracy, neighbours and a probe of one and of ten examples of each fine class."""
-    model = train(data, trial, strength=strength, seed=seed, settings=settings, network=network)
-    frozen = freeze(features_of(model), data, settings)
+    model = train(data, trial, seed=SEARCH_SEED, settings=settings, **how)
+    frozen = evaluation.freeze(features_of(model), data, settings)
     found: Figures = {"coarse": coarse_accuracy(model, data)}
     for examples in (1, 10):
-        probe = choose_strength(frozen, examples, settings)
-        accuracies = few_shot_accuracy(
-            *frozen.known, *frozen.test, examples=examples, draws=range(5), strength=probe
-        )
+        probe = evaluation.choose_strength(frozen, examples, settings)
+        accuracies = evaluation.shots(frozen, frozen.test, examples, range(5), probe)
         found[f"{examples} a class"] = mean(accuracies)
     return found | {"kNN": knn_accuracy(*frozen.known, *frozen.test)}
 
@@ -161,36 +139,63 @@ def try_keys(trials: dict[str, Trial], first: int | None = None) -> Iterator[Key
             yield {"method": name, "strength": strength}
 
 
+def widening(
+    names: Iterable[str],
+    grid: Sequence[float],
+    beyond: Sequence[float],
+    choose: Callable[[], dict[str, float]],
+) -> Iterator[Key]:
+    """One grid for all methods, wider for all while a choice lies at its upper end.
+
+    Args:
+        names: Of the methods; of cross-entropy there is nothing to choose.
+        grid: Strengths, rising.
+        beyond: More of them.
+        choose: The strengths by what was tried so far.
+    """
+    names, grid = list(names), list(grid)
+    yield from ({"method": n, "strength": 0.0} for n in names if n == "cross-entropy")
+    methods = [name for name in names if name != "cross-entropy"]
+    for more in (grid, *([strength] for strength in beyond)):
+        for name in methods:
+            yield from ({"method": name, "strength": strength} for strength in more)
+        if max(choose().values()) < more[-1]:
+            return
+
+
 def tries(runs: list[Run]) -> list[Run]:
     """Those on validation images, among which strengths are chosen."""
     return [run for run in runs if "seed" not in run["key"]]
 
 
 def chosen_strengths(
-    runs: list[Run], *, slack: float = SLACK, by: str = "10 a class"
+    runs: list[Run],
+    *,
+    slack: float = SLACK,
+    by: str = "10 a class",
+    controls: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """The strength with the best figure ``by`` among those that keep the coarse accuracy.
 
     Kept means: at most ``slack`` below cross-entropy's; if none is, the most accurate is taken.
+    Of a method with a control (``controls``: by method) only strengths take part at which the
+    control was tried too.
 
     Raises:
         Lacking: If cross-entropy was not tried yet.
     """
-    by_method: dict[str, list[tuple[float, dict[str, float]]]] = {}
-    for found in runs:
-        key, figures = found["key"], found["figures"]
-        by_method.setdefault(key["method"], []).append((key["strength"], figures))
+    by_method = runs_by(runs, "method")
     if "cross-entropy" not in by_method:
         raise Lacking
-    floor = by_method["cross-entropy"][0][1]["coarse"] - slack
-    chosen = {}
-    for name, tried in by_method.items():
-        keeping = [pair for pair in tried if pair[1]["coarse"] >= floor]
-        if keeping:
-            chosen[name] = max(keeping, key=lambda pair: pair[1][by])[0]
-        else:
-            chosen[name] = max(tried, key=lambda pair: pair[1]["coarse"])[0]
-    return chosen
+    floor = by_method["cross-entropy"][0]["figures"]["coarse"] - slack
+    for name, control in (controls or {}).items():
+        if name in by_method and control in by_method:
+            grid = {run["key"]["strength"] for run in by_method[control]}
+            by_method[name] = [run for run in by_method[name] if run["key"]["strength"] in grid]
+    return {
+        name: best_of(tried, by, accuracy="coarse", floor=floor)["key"]["strength"]
+        for name, tried in by_method.items()
+    }
 
 
 def determined_by(trial: Trial | None, settings: Settings, **more: Any) -> dict[str, Any]:

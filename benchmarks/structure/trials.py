@@ -70,14 +70,9 @@ def compared_with(
     of_control: tuple[float, ...],
     of_head: tuple[float, ...],
 ) -> dict[str, Trial]:
-    """Isometry, its control and a second head, with one reference.
+    """Isometry, its control and a second head, with one reference and strengths to choose from.
 
-    Args:
-        reference: A name in `Data.references`.
-        name: Of the reference in the trials' names.
-        strengths: To choose from for isometry.
-        of_control: To choose from for its control.
-        of_head: To choose from for the second head.
+    ``name`` is what the reference is called in the names of the trials.
     """
     return {
         f"isometry, {name}": isometry(strengths, reference=reference),
@@ -92,22 +87,23 @@ def constant_distance(points: Tensor) -> Tensor:
 
 
 _BETAS = (0.02, 0.1, 0.5)
+_WIDER = (0.004, *_BETAS, 2.0)
 _EVERY: dict[str, Any] = {"layers": "activations"}
 _MOVED: dict[str, Any] = {"shuffled": True}
 _CONSTANT = {"distances": constant_distance}
 _LENGTH = {"length": TARGET / 2**0.5}
 
 PLAIN = Trial("")
-# three strengths each, and more where the best lay at an end of those; the best of the control of
-# pixels and of dropout is the smallest still
+# three strengths each, and more where the best lay at an end of those; a control has all those of
+# what it is the control of
 TRIALS: dict[str, Trial] = {
     "cross-entropy": PLAIN,
     "isometry, pixels": isometry(_BETAS, 0.1, **_EVERY),
     "isometry, patches": isometry((0.004, *_BETAS), 0.02, "patches", **_EVERY),
     "isometry, manifold": isometry((*_BETAS, 2.0), 0.5, MANIFOLD),
     "all pairs, manifold": isometry((*_BETAS, 2.0), 0.5, MANIFOLD, pairs="all"),
-    "control: pixels, shuffled": isometry((0.004, *_BETAS), 0.004, **(_EVERY | _MOVED)),
-    "control: manifold, shuffled": isometry(_BETAS, 0.1, MANIFOLD, **_MOVED),
+    "control: pixels, shuffled": isometry((0.0008, *_WIDER), 0.004, **(_EVERY | _MOVED)),
+    "control: manifold, shuffled": isometry((*_BETAS, 2.0), 0.1, MANIFOLD, **_MOVED),
     "control: constant distance": Trial("given-distances", _BETAS, 0.1, options=_CONSTANT),
     "control: feature norm": Trial("feature-norm", (0.002, 0.01, 0.05, 0.2), 0.05, options=_LENGTH),
     "manifold predicted by a head": Trial("second-head", (0.004, 0.02, 0.1, 0.5), 0.1, MANIFOLD),

@@ -27,12 +27,7 @@ BOTH = f"patches and {LEARNT}"
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is learnt.
-
-    Attributes:
-        filters: Patterns of 6 by 6 pixels.
-        epochs: Of the contrastive network.
-    """
+    """How much is learnt: patterns of 6 by 6 pixels, epochs of the contrastive network."""
 
     filters: int = 100
     epochs: int = 100
@@ -41,13 +36,9 @@ class Effort:
 def learn(
     images: Tensor, cache_folder: Path, effort: Effort, names: Iterable[str]
 ) -> dict[str, references.Reference]:
-    """References by name; numbers in the learnt ones count alike, distances are about 10.
+    """References by name, learnt from the images that networks are trained on; nothing else is.
 
-    Args:
-        images: (n, 3, h, w) those that the networks are trained on.
-        cache_folder: For the weights of the contrastive network.
-        effort: How much to learn.
-        names: What is wanted; nothing else is learnt.
+    Numbers in the learnt ones count alike, distances are about 10.
     """
     patches = cache(lambda: _patches(images, effort.filters))
     contrastive_features = cache(lambda: _contrastive(images, cache_folder, effort.epochs))

@@ -17,9 +17,6 @@ def whitened(samples: Tensor) -> references.Reference:
 
     Each is divided by the root of its variance and a tenth of the mean variance, so that those that
     hardly vary, which most components of digits are, are not blown up.
-
-    Args:
-        samples: (n, c, h, w) images to measure on.
     """
     points = samples.flatten(1)
     _, components = torch.linalg.eigh(torch.cov(points.T))
@@ -31,11 +28,7 @@ def random_convolutions(
 ) -> references.Reference:
     """Convolutions with random filters of mean 0, ReLU, and the mean of each cell, standardised.
 
-    Args:
-        samples: (n, c, h, w) images to measure on.
-        size: Side of a filter, in pixels.
-        filters: Number of filters, of normal numbers.
-        grid: Cells in each direction.
+    A filter has ``size`` pixels a side, and there are ``grid`` cells in each direction.
     """
     draw = torch.Generator().manual_seed(_SEED)
     weights = torch.randn(filters, samples.shape[1], size, size, generator=draw)

@@ -1,0 +1,39 @@
+"""The rule by which settings are chosen among runs on validation data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from benchmarks.results import Figures, Run
+from benchmarks.study import Lacking
+from benchmarks.tables import lookup
+
+
+def best_of(
+    tried: Sequence[Run],
+    score: str | Callable[[Figures], float],
+    *,
+    accuracy: str = "clean",
+    floor: float,
+) -> Run:
+    """The run with the best score among those that are accurate enough; else the most accurate.
+
+    Args:
+        tried: Of one method.
+        score: Where it stands in the figures, or a function of them.
+        accuracy: Where the accuracy stands.
+        floor: Of the accuracy.
+
+    Raises:
+        Lacking: If nothing was tried yet.
+    """
+    if not tried:
+        raise Lacking
+    accurate = [run for run in tried if lookup(run["figures"], accuracy) >= floor]
+    by = score if accurate else accuracy
+
+    def value(run: Run) -> float:
+        found: float = by(run["figures"]) if callable(by) else lookup(run["figures"], by)
+        return found
+
+    return max(accurate or tried, key=value)
