@@ -14,7 +14,7 @@ CORE_TESTS := $(patsubst %,tests/test_%.py,balance devices diagnostics distances
 	layers lil loading masks memory penalty recorder references regularizer report right_tensor \
 	shapes sharded_models torch_backend)
 
-.PHONY: demo test lint types unit core floor docs dist setup clean
+.PHONY: demo test lint types unit core floor docs dist mutants setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -60,6 +60,10 @@ dist: $(DOCS)/.installed $(CORE)/.installed
 	@build/clean/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	@cd build && clean/bin/python -W ignore ../tests/installed.py
 
+# What the tests of a file do not notice when it is broken: make mutants FILE=isoreg/masks.py. No part of make test.
+mutants: $(VENV)/.mutants
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(FILE)
+
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -67,6 +71,10 @@ $(VENV)/.installed: pyproject.toml
 	@echo "Setting up $(VENV): about three minutes and 6 GB, most of it PyTorch."
 	@$(PYTHON) -m venv $(VENV) || { $(venv_failed); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' || { $(install_failed); }
+	@touch $@
+
+$(VENV)/.mutants: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mutants]' || { $(install_failed); }
 	@touch $@
 
 $(CORE)/.installed: pyproject.toml

@@ -60,12 +60,14 @@ class Results:
         self.made: dict[str, Any] = {}
         self.runs: list[Run] = []
         self._ids: set[tuple[str, str]] = set()
+        self._held: Found = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Take over what the file holds now, perhaps written by another process."""
         if self.path.exists():
             held = read(self.path, self.study)
+            self._held = held
             self.environment, self.made = held["environment"], held["made"] | self.made
             for run in held["runs"]:
                 self._take(run)
@@ -93,14 +95,10 @@ class Results:
         return self.get(key, made) or run
 
     def to_dict(self) -> Found:
-        """What the file holds."""
-        return {
-            "study": self.study,
-            "settings": self.settings,
-            "environment": self.environment,
-            "made": self.made,
-            "runs": self.runs,
-        }
+        """What the file holds: also what somebody noted in it, and the settings it began with."""
+        begun = self._held or {"study": self.study, "settings": self.settings}
+        now = {"environment": self.environment, "made": self.made, "runs": self.runs}
+        return {**begun, **now}
 
     def _take(self, run: Run) -> None:
         if identity(run) not in self._ids:

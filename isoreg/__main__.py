@@ -73,13 +73,9 @@ def _served_by(device: str, size: int) -> str:
 def _reasons(device: str, size: int) -> dict[str, str]:
     """What each backend says when it is asked for such a batch."""
     call, reasons = _call(device, size), dict[str, str]()
-    for name, module in engine._EVERY:
-        try:
-            refused = engine._load(module).refuses(call)
-        except ImportError as error:
-            refused = str(error)
-        if reasons.get(name) != "can":
-            reasons[name] = f"cannot, {refused}" if refused else "can"
+    for name in engine._BACKENDS:
+        refused = engine._load(name).refuses(call)
+        reasons[name] = f"cannot, {refused}" if refused else "can"
     return reasons
 
 

@@ -107,8 +107,8 @@ def distortion(
             input_distance=input_distance,
         )
         factor = distortion_of(dx, dphi).scale if isinstance(scale, str) else float(scale)
-        found = distortion_of(dx, factor * dphi)
-        return dataclasses.replace(found, scale=factor * found.scale)
+        scaled = distortion_of(dx, factor * dphi)
+        return dataclasses.replace(scaled, scale=factor * scaled.scale)
 
 
 @torch.no_grad()

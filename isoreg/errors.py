@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -86,8 +84,7 @@ class MissingExtraError(IsoregError, ImportError):
     """
 
 
-@contextmanager
-def called(name: str) -> Iterator[None]:
+class called:  # noqa: N801 - it is used like a function, and is a class because that is faster
     """Put ``name`` in front of the message of an `IsoregError` that leaves this block.
 
     Blocks nest; the outermost wins, because that is the function which the user called.
@@ -95,14 +92,28 @@ def called(name: str) -> Iterator[None]:
     Args:
         name: The public callable, as the user wrote it.
 
-    Yields:
-        Nothing.
+    Example:
+        >>> try:
+        ...     with called("distances"):
+        ...         raise InputError("they are none.")
+        ... except InputError as error:
+        ...     print(error)
+        distances: they are none.
     """
-    try:
-        yield
-    except IsoregError as error:
-        error.caller = name
-        raise
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        if isinstance(error, IsoregError):
+            error.caller = self.name
 
 
 def import_extra(module: str, extra: str) -> ModuleType:

@@ -152,7 +152,7 @@ class StackedLIL(nn.Module):
             A tensor (N, width) for each level.
         """
         reach = GRADIENTS[self.gradients]
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         entering = [x]
         for level in range(len(self.lils)):
             # a level that reaches further than itself goes through the LILs before it once more
@@ -160,9 +160,9 @@ class StackedLIL(nn.Module):
             h = entering[first]
             for lil in self.lils[first : level + 1]:
                 h = lil(h)
-            found.append(h)
+            outputs.append(h)
             entering.append(h if reach is None else h.detach())
-        return found
+        return outputs
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Logits of each level.

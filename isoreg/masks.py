@@ -64,12 +64,12 @@ def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights G of the pairs of some samples with others; see `pair_weights`.
 
     Args:
-        left: (a,) integers or (a, c) probabilities.
-        right: (b,) or (b, c), of the same kind.
+        left: (..., a) integers or (..., a, c) probabilities.
+        right: (..., b) or (..., b, c), of the same kind.
         dtype: Floating dtype of the result.
 
     Returns:
-        (a, b) weights from 0 to 1.
+        (..., a, b) weights from 0 to 1.
 
     Example:
         >>> weights_between(torch.tensor([0]), torch.tensor([0, 1]), torch.float32)
@@ -81,9 +81,9 @@ def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
         if wide == torch.float32 and rounds_products(left.device):
             wide = torch.float64
         with full_precision(left.device):
-            return (left.to(wide) @ right.to(wide).T).to(dtype)
+            return (left.to(wide) @ right.to(wide).mT).to(dtype)
     left, right = left.long(), right.long()  # in uint8, class 156 equals IGNORED
-    return ((left[:, None] == right) & (left != IGNORED)[:, None]).to(dtype)
+    return ((left[..., None] == right[..., None, :]) & (left != IGNORED)[..., None]).to(dtype)
 
 
 def check_labels(labels: Tensor, n: int) -> None:
@@ -136,7 +136,7 @@ def check_shape(labels: Tensor, n: int) -> None:
         raise InputError(f"labels must be integers or probabilities, got {labels.dtype}.")
     if labels.ndim != (2 if labels.is_floating_point() else 1) or labels.shape[1:] == (1,):
         _refuse_shape(labels)
-    if len(labels) != n:
+    if labels.shape[0] != n:
         raise InputError(f"{len(labels)} labels for a batch of {n}.")
 
 
@@ -155,7 +155,7 @@ def check_label_values(labels: Tensor) -> None:
         Traceback (most recent call last):
         isoreg.errors.InputError: integer labels must be 0 or more, ... got -1 at position 1. ...
     """
-    if not labels.is_floating_point() and (len(labels) == 0 or bool(labels.min() >= 0)):
+    if not labels.is_floating_point() and (labels.numel() == 0 or bool(labels.min() >= 0)):
         return
     valid = valid_labels(labels)
     if bool(valid.all()):

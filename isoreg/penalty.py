@@ -115,39 +115,86 @@ def isometry_penalty(
         check_reduction(reduction)
         layers = [features] if isinstance(features, Tensor) else list(features)
         points = _points(layers, single=isinstance(features, Tensor))
-        _refuse_vmap(inputs, input_distances, pair_weights, *points)
-        group = resolve_group(process_group)
-        square = group is None and queue is None
-        reference = _reference(inputs, input_distances, points[0], square=square)
         if labels is not None:
             check_shape(labels, points[0].shape[0])
-        if pair_weights is not None:
-            pair_weights = _weights(pair_weights, points[0], square=square)
-        given = input_distances is not None
-        options = Options(metric, input_metric, scale, reduction, given)
-        by_engine = _by_engine(options, labels, reference)
-        if group is not None or queue is not None:
-            penalties = penalty_across(
-                reference,
-                points,
-                labels,
-                options,
-                pair_weights,
-                by_engine=by_engine,
-                narrow=[
-                    x.dtype for x in (reference if given else inputs, *layers) if x is not None
-                ],
-                group=group,
-                queue=queue,
-            )
-        elif by_engine:
-            call = make_call(reference, points, labels, options, pair_weights)
-            penalties = engine_penalty(call, Terms(scale, reduction))
-        else:
-            penalties = dense_by_options(reference, points, labels, options, pair_weights)
-            if labels is not None and labels.device.type != "cpu":
-                penalties = spoil(penalties, valid_labels(labels).all())
+        penalties = layer_penalties(
+            inputs,
+            points,
+            labels,
+            Options(metric, input_metric, scale, reduction, input_distances is not None),
+            input_distances=input_distances,
+            pair_weights=pair_weights,
+            process_group=process_group,
+            queue=queue,
+            narrow=[x.dtype for x in layers],
+        )
         return penalties[0] if isinstance(features, Tensor) else penalties
+
+
+def layer_penalties(
+    inputs: Tensor | None,
+    points: list[Tensor],
+    labels: Tensor | None,
+    options: Options,
+    *,
+    input_distances: Tensor | None = None,
+    pair_weights: Tensor | None = None,
+    process_group: Group = None,
+    queue: FeatureQueue | None = None,
+    narrow: Sequence[torch.dtype] = (),
+) -> Tensor:
+    """`isometry_penalty` of features, labels and options that are checked already.
+
+    Args:
+        inputs: (N, ...) what the features are compared with, or None.
+        points: (N, d) features of each layer, in float32 or better.
+        labels: As in `isometry_penalty`; of the right type and shape.
+        options: How distances are compared.
+        input_distances: (N, N) distances in place of the inputs, or None.
+        pair_weights: (N, N) weights of the pairs, or None.
+        process_group: The ranks whose batches are one batch.
+        queue: Past samples to compare with too.
+        narrow: Dtypes in which the features came.
+
+    Returns:
+        (L,) penalties.
+
+    Raises:
+        InputError: If the reference or the weights cannot be used.
+        RankError: If the ranks disagree.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> layer_penalties(x, [3 * x], None, Options(euclidean, euclidean, 1.0, "batch", False))
+        tensor([2.])
+    """
+    _refuse_vmap(inputs, input_distances, pair_weights, *points)
+    group = resolve_group(process_group)
+    square = group is None and queue is None
+    reference = _reference(inputs, input_distances, points[0], square=square)
+    if pair_weights is not None:
+        pair_weights = _weights(pair_weights, points[0], square=square)
+    by_engine = _by_engine(options, labels, reference)
+    if not square:
+        given = reference if inputs is None or options.given else inputs
+        return penalty_across(
+            reference,
+            points,
+            labels,
+            options,
+            pair_weights,
+            by_engine=by_engine,
+            narrow=[given.dtype, *narrow],
+            group=group,
+            queue=queue,
+        )
+    if by_engine:
+        call = make_call(reference, points, labels, options, pair_weights)
+        return engine_penalty(call, Terms(options.scale, options.reduction))
+    penalties = dense_by_options(reference, points, labels, options, pair_weights)
+    if labels is not None and labels.device.type != "cpu":
+        penalties = spoil(penalties, valid_labels(labels).all())
+    return penalties
 
 
 def spoil(penalties: Tensor, valid: Tensor) -> Tensor:
@@ -182,7 +229,7 @@ def _by_engine(options: Options, labels: Tensor | None, reference: Tensor) -> bo
 
 
 def _weights(values: Tensor, like: Tensor, *, square: bool) -> Tensor:
-    n = len(like)
+    n = like.shape[0]  # len() asks whether it is traced, which takes longer
     table = pair_table(values, "pair_weights", n, n if square else None, like)
     if table.requires_grad:
         raise InputError(
@@ -218,13 +265,13 @@ def _reference(
     inputs: Tensor | None, distances_bb: Tensor | None, like: Tensor, *, square: bool
 ) -> Tensor:
     """What features are compared with: the given distances, or the flattened inputs."""
-    n = len(like)
+    n = like.shape[0]
     if distances_bb is not None:
         return pair_table(distances_bb, "input_distances", n, n if square else None, like)
     if inputs is None:
         raise InputError("inputs must be a tensor unless input_distances is given, got None.")
     points = flatten_points(inputs, "inputs")
-    _check_length("inputs", len(points), n, "features")
+    _check_length("inputs", points.shape[0], n, "features")
     return points.to(like.device)
 
 

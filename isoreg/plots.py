@@ -63,11 +63,11 @@ def shepard(
     axes.hexbin(dx, dphi, gridsize=40, mincnt=1, bins="log", cmap="cividis", linewidths=0.1)
     axes.axline((0, 0), slope=1, color=COLOURS[1], linewidth=1, linestyle="--", label="kept")
     axes.legend(fontsize=_SMALL - 1, frameon=False, loc="upper left")
-    found = distortion_of(dx, dphi)
+    measured = distortion_of(dx, dphi)
     axes.set_xlim(0, float(dx.max()) * 1.05)
     axes.set_ylim(0, max(float(dphi.max()), 1e-12) * 1.05)
-    numbers = f"r = {found.correlation:.3f}, stress = {found.stress:.3f}"
-    title = f"{numbers}, {found.pairs:,} pairs\n(bright: many)"
+    numbers = f"r = {measured.correlation:.3f}, stress = {measured.stress:.3f}"
+    title = f"{numbers}, {measured.pairs:,} pairs\n(bright: many)"
     _label(axes, "distance between inputs", "distance between features", title)
     return axes
 
@@ -105,15 +105,17 @@ def distance_histograms(
         ['inputs', 'plain', 'isometry']
     """
     named = {"features": features} if isinstance(features, Tensor) else dict(features)
-    found: dict[str, Tensor] = {}
+    curves: dict[str, Tensor] = {}
     with called("distance_histograms"):
         for name, phi in named.items():
-            found["inputs"], found[name] = distances_within(inputs, phi, labels, distance=distance)
-        _check_pairs(found["inputs"])
+            curves["inputs"], curves[name] = distances_within(
+                inputs, phi, labels, distance=distance
+            )
+        _check_pairs(curves["inputs"])
     axes = _axes(axes)
-    top = max(float(d.max()) for d in found.values()) or 1.0
+    top = max(float(d.max()) for d in curves.values()) or 1.0
     styles = zip(chain(["black"], cycle(COLOURS)), cycle(_DASHES), strict=False)
-    for (name, distances), (colour, dash) in zip(found.items(), styles, strict=False):
+    for (name, distances), (colour, dash) in zip(curves.items(), styles, strict=False):
         counts, edges = torch.histogram(distances.float(), bins, range=(0.0, top))
         shares = 100 * counts / len(distances)
         axes.stairs(shares, edges, color=colour, linestyle=dash, linewidth=1.3, label=name)
@@ -142,8 +144,8 @@ def robust_accuracy(
         MissingExtraError: If matplotlib is not installed.
 
     Example:
-        >>> found = RobustnessReport("Linf", [0.1], [True, True], {"pgd": {0.1: [True, False]}})
-        >>> robust_accuracy({"plain": found}).lines[0].get_ydata().tolist()
+        >>> report = RobustnessReport("Linf", [0.1], [True, True], {"pgd": {0.1: [True, False]}})
+        >>> robust_accuracy({"plain": report}).lines[0].get_ydata().tolist()
         [100.0, 50.0]
     """
     named = {"": reports} if isinstance(reports, RobustnessReport) else dict(reports)
@@ -204,16 +206,16 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
     """
     if isinstance(layers, IsometryReport):
         layers = {name: layer.distortion for name, layer in layers.layers.items()}
-    found = {name: d for name, d in layers.items() if d.pairs and d.expansion > 0}
-    if not found:
+    shown = {name: d for name, d in layers.items() if d.pairs and d.expansion > 0}
+    if not shown:
         raise InputError(
             "layer_distortion: at least one layer must have pairs and features that differ, got "
             f"{len(layers)} layers without. Train a step first, with two samples of a class."
         )
     axes = _axes(axes)
     axes.axhline(1, color=COLOURS[1], linewidth=1, linestyle="--")
-    least = min(d.contraction or d.expansion / 1000 for d in found.values())
-    for place, d in enumerate(found.values()):
+    least = min(d.contraction or d.expansion / 1000 for d in shown.values())
+    for place, d in enumerate(shown.values()):
         low = d.contraction or least  # 0 has no place on this axis
         axes.plot([place, place], [low, d.expansion], color=COLOURS[0], linewidth=5, alpha=0.4)
         axes.plot([place], [1 / d.scale], "o", color=COLOURS[0], markersize=4)
@@ -226,10 +228,10 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
             fontsize=_SMALL - 1,
         )
     axes.set_yscale("log")
-    _plain_log(axes.yaxis, narrow=max(d.expansion for d in found.values()) < 100 * least)
+    _plain_log(axes.yaxis, narrow=max(d.expansion for d in shown.values()) < 100 * least)
     axes.margins(x=0.1, y=0.15)
-    turned = {"rotation": 30, "ha": "right"} if sum(map(len, found)) > 30 else {}
-    axes.set_xticks(range(len(found)), list(found), **turned)
+    turned = {"rotation": 30, "ha": "right"} if sum(map(len, shown)) > 30 else {}
+    axes.set_xticks(range(len(shown)), list(shown), **turned)
     title = "bar: least to most, dot: typical,\nnumber: Pearson's r"
     _label(axes, "layer", "feature distance / input distance", title)
     return axes

@@ -30,13 +30,13 @@ from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.recorder import Record, Recorder
 from isoreg._attach.reference import Exchange, find_source, pair_uses
 from isoreg._attach.samples import choose_samples
-from isoreg._pairs.options import Scale
+from isoreg._pairs.options import Options, Scale, check_reduction, check_scale
 from isoreg._ranks.exchange import Group, check_group, mean_over_ranks, resolve_group
-from isoreg.distances import Metric, resolve_metric
+from isoreg.distances import Metric, flatten_points, resolve_metric
 from isoreg.errors import InputError, RecordError, called
 from isoreg.masks import check_label_values
 from isoreg.memory import FeatureQueue
-from isoreg.penalty import check_reduction, check_scale, isometry_penalty
+from isoreg.penalty import layer_penalties
 from isoreg.report import IsometryReport
 
 _NAME = "IsometryRegularizer"
@@ -48,6 +48,14 @@ class _Given(NamedTuple):
     references: list[Tensor]
     distances: Tensor | None
     pair_weights: Tensor | None
+
+
+def _options(
+    distance: Metric, input_distance: Metric | None, scale: Scale, reduction: str
+) -> Options:
+    metric = resolve_metric(distance)
+    input_metric = metric if input_distance is None else resolve_metric(input_distance)
+    return Options(metric, input_metric, scale, reduction, given=False)
 
 
 class IsometryRegularizer:
@@ -136,10 +144,9 @@ class IsometryRegularizer:
         with called(_NAME):
             check_model(model)
             weight = check_beta(beta)
-            resolve_metric(distance)
-            resolve_metric(input_distance or distance)
             check_scale(scale)
             check_reduction(reduction)
+            options = _options(distance, input_distance, scale, reduction)
             check_group(process_group)
             memory = None if queue is None else FeatureQueue(queue)
             pooling = resolve_pool(pool)
@@ -150,10 +157,11 @@ class IsometryRegularizer:
         self._input_distance = input_distance
         self._scale = scale
         self._reduction = reduction
+        self._options = options
         self._exchange = Exchange() if control else None
         self.process_group = process_group
         self._queue = memory
-        self._penalties: dict[str, Tensor] = {}
+        self._penalties: tuple[list[str], Tensor] = ([], torch.zeros(0))
         self._total: Tensor | None = None
         self._gradients = GradientNorms()
         self._monitor = Monitor(distance, input_distance or distance)
@@ -213,8 +221,8 @@ class IsometryRegularizer:
             self._warn_of_frozen(record)
             given = self._given(record, labels, n, (reference, distances, pair_weights))
             check_uses(record, paired=len(given.references) > 1 and labels is None)
-            seen, penalties = self._compare(record, labels, given)
-        self._penalties = dict(zip(record.features, penalties.detach().unbind(), strict=True))
+            penalties = self._compare(record, labels, given)
+        self._penalties = list(record.features), penalties.detach()
         total = self._weighted(record, penalties)
         if torch.compiler.is_compiling():
             if isinstance(self._beta, AutoBeta):
@@ -226,7 +234,7 @@ class IsometryRegularizer:
         else:
             self._read_gradients()
             total = total * self._weigh(total)
-            self._record_step(seen, labels, penalties)
+            self._record_step(record, labels, given)
         self._total = total.detach()
         return total
 
@@ -248,7 +256,8 @@ class IsometryRegularizer:
     @property
     def penalties(self) -> dict[str, Tensor]:
         """Penalty of each layer in the last call, detached and without its weight."""
-        return dict(self._penalties)
+        names, values = self._penalties
+        return dict(zip(names, values.unbind(), strict=True))
 
     @property
     def beta(self) -> float:
@@ -303,7 +312,7 @@ class IsometryRegularizer:
         if self._total is None:
             return {}
         beta = self._beta.beta if isinstance(self._beta, AutoBeta) else self._beta
-        named = {f"penalty/{name}": value for name, value in self._penalties.items()}
+        named = {f"penalty/{name}": value for name, value in self.penalties.items()}
         found = {"penalty": self._total, "beta": torch.as_tensor(beta), **named}
         return {prefix + name: value.to(self._total) for name, value in found.items()}
 
@@ -431,7 +440,8 @@ class IsometryRegularizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._penalties, self._total, self._source = {}, None, None
+        self._penalties, self._total, self._source = ([], torch.zeros(0)), None, None
+        self._options = _options(self._distance, self._input_distance, self._scale, self._reduction)
         self._gradients = GradientNorms()
         self._monitor = Monitor(self._distance, self._input_distance or self._distance)
         self._recorder = None
@@ -454,7 +464,7 @@ class IsometryRegularizer:
 
     def _with_shape(self, name: str) -> str:
         shape = self._shapes.get(name)
-        return f"{name} {shape}" if shape else name
+        return f"{name} {tuple(shape)}" if shape else name
 
     def _given(
         self,
@@ -510,38 +520,38 @@ class IsometryRegularizer:
         references = [x[order.to(x.device)] for x in given.references]
         return _Given(references, distances, given.pair_weights)
 
-    def _compare(self, record: Record, labels: Tensor | None, given: _Given) -> tuple[Seen, Tensor]:
+    def _compare(self, record: Record, labels: Tensor | None, given: _Given) -> Tensor:
         """The penalties of all layers, one call for those that share a reference."""
-        names, features = list(record.features), list(record.features.values())
-        references = given.references
-        used = [0] * len(names) if len(references) < 2 else pair_uses(record.uses, references)
-        order: list[int] = []
-        parts: list[Tensor] = []
+        features, references = record.features, given.references
+        if len(references) < 2:
+            return self._penalise(references[0] if references else None, features, labels, given)
+        used = pair_uses(record.uses, references)
+        found: dict[str, Tensor] = {}
         for index in sorted(set(used)):
-            places = [place for place, number in enumerate(used) if number == index]
-            order += places
-            parts.append(
-                isometry_penalty(
-                    references[index] if references else None,
-                    [features[place] for place in places],
-                    labels,
-                    distance=self._distance,
-                    input_distance=self._input_distance,
-                    scale=self._scale,
-                    reduction=self._reduction,
-                    input_distances=given.distances,
-                    pair_weights=given.pair_weights,
-                    process_group=self.process_group,
-                    queue=self._queue,
-                )
-            )
-        penalties = parts[0]
-        if len(parts) > 1:
-            joined = torch.cat(parts)
-            penalties = torch.stack([joined[order.index(place)] for place in range(len(names))])
-        compared = {name: references[k] for name, k in zip(names, used, strict=True) if references}
-        seen = Seen(record.features, compared, given.distances, given.pair_weights)
-        return seen, penalties
+            names = [name for name, number in zip(features, used, strict=True) if number == index]
+            sharing = {name: features[name] for name in names}
+            penalties = self._penalise(references[index], sharing, labels, given)
+            found |= zip(names, penalties.unbind(), strict=True)
+        return torch.stack([found[name] for name in features])
+
+    def _penalise(
+        self,
+        reference: Tensor | None,
+        features: Mapping[str, Tensor],
+        labels: Tensor | None,
+        given: _Given,
+    ) -> Tensor:
+        return layer_penalties(
+            reference,
+            [flatten_points(x, f"the features of layer {n!r}") for n, x in features.items()],
+            labels,
+            self._options if reference is not None else self._options._replace(given=True),
+            input_distances=given.distances,
+            pair_weights=given.pair_weights,
+            process_group=self.process_group,
+            queue=self._queue,
+            narrow=[x.dtype for x in features.values()],
+        )
 
     def _warn_of_frozen(self, record: Record) -> None:
         frozen = [name for name, x in record.features.items() if not x.requires_grad]
@@ -556,12 +566,12 @@ class IsometryRegularizer:
     def _weighted(self, record: Record, penalties: Tensor) -> Tensor:
         """The sum of the penalties by the weights of their layers."""
         weights = {layer.name: layer.weight for layer in self._recorded_layers()}
+        if all(weight == 1 for weight in weights.values()):
+            return penalties.sum() if len(record.features) > 1 else penalties.squeeze(0)
         factors = [
             weights[use] if use in weights else weights[use.rpartition(":")[0]]
             for use in record.features
         ]
-        if all(factor == 1 for factor in factors):
-            return penalties.sum()
         parts = [factor * x for factor, x in zip(factors, penalties.unbind(), strict=True)]
         return torch.stack(parts).sum()
 
@@ -581,12 +591,20 @@ class IsometryRegularizer:
         if isinstance(self._beta, AutoBeta):
             self._beta.update(norms)
 
-    def _record_step(self, seen: Seen, labels: Tensor | None, penalties: Tensor) -> None:
+    def _record_step(self, record: Record, labels: Tensor | None, given: _Given) -> None:
         """Keep what `report` needs of this step, and watch the next one if it is due."""
-        self._monitor.record_step(seen, labels, penalties, scale=self._scale)
-        if self._monitor.wants_to_warn:
-            self._monitor.warn(self.report(), stacklevel=4)
-        self._set_watch(due=self._monitor.due)
+        monitor = self._monitor
+        was_due = monitor.due
+        monitor.record_step(*self._penalties)
+        if was_due:
+            used = pair_uses(record.uses, given.references) if given.references else []
+            compared = zip(record.features, used, strict=False)
+            references = {name: given.references[number] for name, number in compared}
+            seen = Seen(record.features, references, given.distances, given.pair_weights)
+            monitor.look_closely(seen, labels, self._scale)
+        if monitor.wants_to_warn:
+            monitor.warn(self.report(), stacklevel=4)
+        self._set_watch(due=monitor.due)
 
     def _set_watch(self, *, due: bool) -> None:
         auto = isinstance(self._beta, AutoBeta)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoreg import AutoBeta, InputError, IsometryRegularizer, RobustLoss, isometry_penalty
-from isoreg._attach.balance import GradientNorms, Pull
+from isoreg._attach.balance import GradientNorms, Pull, _Reading
 
 LAYERS = ["1", "3"]
 
@@ -309,3 +309,22 @@ def test_errors_say_what_to_do(call, text: str) -> None:
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value) == text
+
+
+def test_several_passes_count_as_one_gradient_of_all_of_them() -> None:
+    readings = []
+    for rest, own, along in ((3.0, 5.0, 1.0), (4.0, 12.0, 2.0)):
+        reading = _Reading()
+        reading.rest.append(torch.tensor(rest))
+        reading.own.append(torch.tensor(own))
+        reading.along.append(torch.tensor(along))
+        readings.append(reading)
+    assert _Reading.together(readings) == (5.0, 13.0, 3.0)
+
+
+def test_the_first_weight_is_that_of_the_penalty_with_the_weights_of_its_layers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    iso = IsometryRegularizer(model, {"1": 1.0, "3": 30.0}, beta=AutoBeta(0.1))
+    model(torch.rand(12, 5))
+    assert iso(None).item() == pytest.approx(0.01 * 0.1, rel=1e-5)

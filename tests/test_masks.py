@@ -230,6 +230,13 @@ def test_partition_accepts_any_integer_type_and_an_empty_batch() -> None:
     assert partition(torch.empty(0, dtype=torch.int64), [[0]]).shape == (0,)
 
 
+def test_partition_takes_no_class_for_another_that_equals_it_in_a_small_type() -> None:
+    labels = torch.tensor([0, 1, 44], dtype=torch.uint8)
+    # 256, 257 and 300 wrap around to 0, 1 and 44; the ignored label to 156
+    assert partition(labels, [[256, 257], [1], [300]]).tolist() == [-100, 1, -100]
+    assert partition(labels, [[1], [300], [256, 257]]).tolist() == [-100, 0, -100]
+
+
 def test_a_class_in_two_groups_is_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"(?s)^partition: .*\b17\b"):
         partition(torch.tensor([0, 17]), [[0, 17], [3, 17]])

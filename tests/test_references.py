@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import isoreg
 from isoreg import references
 from isoreg.errors import InputError
-from isoreg.references._walks import commute_places
+from isoreg.references._walks import commute_places, place_among
 
 
 def images(n: int = 60, *, seed: int = 0, side: int = 12, channels: int = 1) -> Tensor:
@@ -293,3 +293,13 @@ def test_a_manifold_of_one_type_places_points_of_another() -> None:
     place = references.manifold(points, neighbors=10, dimensions=3)
     assert place(points.double()).dtype == torch.float64
     torch.testing.assert_close(place(points.double()).float(), place(points), rtol=1e-3, atol=1e-3)
+
+
+def test_new_points_lie_in_the_mean_of_one_more_sample_than_the_graph_has_neighbours() -> None:
+    known = torch.tensor([[0.0], [1.0], [3.0], [100.0], [-200.0]])
+    scales, places = torch.tensor([1.0, 2.0, 4.0, 1.0, 1.0]), torch.eye(5)
+    found = place_among(torch.tensor([[0.5]]), known, scales, places, neighbors=2)
+    own, distances = 2.5, torch.tensor([0.5, 0.5, 2.5])
+    weights = (-distances.square() / (own * scales[:3])).exp()
+    expected = torch.cat([weights / weights.sum(), torch.zeros(2)])
+    torch.testing.assert_close(found[0], expected)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg._attach.balance import Pull
 from isoreg._attach.monitor import EVERY, WARN_AT
 from isoreg.diagnostics import Distortion, distortion
 from isoreg.report import IsometryReport, LayerReport
@@ -81,6 +82,48 @@ def test_only_one_step_in_many_is_looked_at_closely_and_large_batches_are_sample
     assert iso.report().layers["4"].distortion == first
     step(model, iso, x[:10], None)
     assert iso.report().layers["4"].distortion.pairs == 45
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_of_a_large_batch_labels_distances_and_weights_are_sampled_alike(soft: bool) -> None:
+    model, (x, y) = net(), batch(300)
+    labels = F.one_hot(y, 3).float() if soft else y
+    iso = IsometryRegularizer(model)
+    step(model, iso, x, labels)
+    phi = model[:-1](x)
+    expected = distortion(x[:256], phi[:256], y[:256])
+    assert iso.report().layers["4"].distortion == expected
+    weights = torch.ones(300, 300)
+    weights[:10] = weights[:, :10] = 0
+    given = IsometryRegularizer(model)
+    model(x)
+    given(labels, distances=torch.cdist(x, x), pair_weights=weights).backward()
+    found = given.report().layers["4"].distortion
+    assert found.pairs == distortion(x[10:256], phi[10:256], y[10:256]).pairs < expected.pairs
+    assert found.correlation == pytest.approx(
+        distortion(x[10:256], phi[10:256], y[10:256]).correlation, abs=1e-4
+    )
+
+
+def pull(loss: float, penalty: float, along: float) -> Pull:
+    return Pull(*map(torch.tensor, (loss, penalty, along)))
+
+
+def test_one_odd_step_among_many_moves_no_figure_of_the_gradients() -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model)
+    step(model, iso, x, y)
+    monitor = iso._monitor
+    monitor._norms.clear()
+    monitor._early.clear()
+    for count in range(40):
+        odd = count % 10 == 5 or count == 38
+        usual = pull({1: 1.0, 2: 3.0}.get(count, 1.0), 1.0, 0.0)
+        monitor.record_gradients({"4": pull(50.0, 5e3, 2.5e3) if odd else usual})
+    layer = iso.report().layers["4"]
+    assert layer.gradient == pytest.approx(1.0)
+    assert layer.progress == pytest.approx(1.0)
+    assert layer.remaining == pytest.approx(0.5)
 
 
 def test_a_new_regularizer_and_a_detached_one_can_be_asked() -> None:

@@ -13,7 +13,7 @@ from isoreg import InputError
 from isoreg.robustness import ATTACKS, PRESETS, RobustnessReport, attacks, evaluate
 from isoreg.robustness.checks import check_model, check_radii
 from isoreg.robustness.classifier import PixelClassifier
-from isoreg.robustness.pgd import pgd, project
+from isoreg.robustness.pgd import pgd, project, steepest
 from isoreg.robustness.results import check_distances, check_restarts, check_results
 from isoreg.robustness.straight_through import StraightThrough
 from isoreg.robustness.task import Task
@@ -274,6 +274,9 @@ def test_large_margins_and_zero_gradients_are_looked_for_in_more_than_two_images
     signs = " ".join(check_model(classifier_of(Scaled()), x, y))
     assert "logits are very large" in signs
     assert "exactly zero at 95 %" in signs
+    warned = " ".join(evaluate(Scaled(), x, y, eps=EPS, attacks="fgsm").warnings)
+    assert "logits are very large" in warned
+    assert "exactly zero at 95 %" in warned
 
 
 def calls_of(name: str, n: int = 3, classes: int = 10) -> int:
@@ -358,6 +361,27 @@ def test_the_seed_alone_decides_and_not_what_was_drawn_before_or_runs_beside() -
     assert not all(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
 
 
+@pytest.mark.parametrize("name", ["check_consistency", "check_model", "check_unbounded"])
+def test_what_is_checked_before_and_after_the_attacks_draws_by_the_seed_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from isoreg.robustness import evaluation
+
+    model, (x, y) = honest("plain"), images_of("test", 20)
+    check, drawn = getattr(evaluation, name), []
+
+    def watched(*arguments):
+        drawn.append(torch.rand(3))
+        return check(*arguments)
+
+    monkeypatch.setattr(evaluation, name, watched)
+    for before, seed in ((1, 0), (2, 0), (2, 5)):
+        torch.manual_seed(before)
+        evaluate(model, x, y, eps=EPS, attacks="fgsm", seed=seed)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+
+
 def test_a_student_may_be_asked_for_by_name_and_is_in_no_preset() -> None:
     model, (x, y) = honest("plain"), images_of("test", 40)
     found = evaluate(model, x, y, eps=EPS, attacks=["student"])
@@ -366,6 +390,29 @@ def test_a_student_may_be_asked_for_by_name_and_is_in_no_preset() -> None:
     assert attacks.chosen("quick", transfer=False) == list(PRESETS["quick"])
 
 
-def test_projection_keeps_the_ball() -> None:
-    x = project(torch.rand(5, 9), torch.rand(5, 9), EPS, "Linf")
-    assert bool(((x >= 0) & (x <= 1)).all())
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e20])
+def test_steps_have_length_one_in_their_norm(size: float) -> None:
+    gradient = torch.randn(4, 1, 3, 3) * size
+    gradient[1] = 0
+    gradient[2, 0, 0, 0] = torch.nan
+    lengths = steepest(gradient, "L2").flatten(1).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    assert set(steepest(gradient, "Linf")[0].abs().flatten().tolist()) == {1.0}
+
+
+@pytest.mark.parametrize(("norm", "order"), [("Linf", torch.inf), ("L2", 2)])
+def test_projection_keeps_the_ball_and_the_pixels_and_what_lies_in_both(norm, order) -> None:
+    images = torch.rand(50, 1, 3, 3)
+    candidates = images + 0.2 * torch.randn_like(images)
+    found = project(candidates, images, EPS, norm)
+    lengths = (found - images).flatten(1).norm(p=order, dim=1)
+    assert bool((lengths <= EPS * (1 + 1e-5)).all())
+    assert lengths.max() > 0.99 * EPS
+    assert bool(((found >= 0) & (found <= 1)).all())
+    torch.testing.assert_close(project(found, images, EPS, norm), found)
+    if norm == "Linf":  # the nearest point, pixel by pixel
+        nearest = candidates.clamp(images - EPS, images + EPS).clamp(0, 1)
+        torch.testing.assert_close(found, nearest)
+    broken = candidates.clone()
+    broken[0] = torch.nan
+    assert torch.equal(project(broken, images, EPS, norm)[0], images[0])

@@ -10,6 +10,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from benchmarks.choice import best_of
 from benchmarks.methods import Recipe, attach, rivals
 from benchmarks.methods.registry import versions
 from benchmarks.networks import accuracy_of, mlp
@@ -18,7 +19,8 @@ from benchmarks.rivals.costs import costs
 from benchmarks.rivals.figure import draw
 from benchmarks.rivals.report import tables
 from benchmarks.sampling import even_split
-from benchmarks.study import Lab, Lacking, Study
+from benchmarks.study import Lab, Study
+from benchmarks.tables import with_keys
 from benchmarks.training import Batches, adam, descend
 from isoreg.datasets import mnist
 from isoreg.robustness import evaluate
@@ -125,37 +127,26 @@ def grids(settings: Settings) -> dict[str, list[Recipe]]:
 
 
 def chosen(runs: list[Run], settings: Settings) -> dict[str, Recipe]:
-    """The recipe of each method by the rule of `Settings`, from the runs on validation images.
-
-    Raises:
-        Lacking: If a method was not tried yet.
-    """
-    found: dict[str, Recipe] = {}
-    for method in grids(settings):
-        tried = [
-            (run["key"]["recipe"], run["figures"])
-            for run in runs
-            if run["key"]["phase"] == "choose" and run["key"]["method"] == method
-        ]
-        if not tried:
-            raise Lacking
-        accurate = [pair for pair in tried if pair[1]["clean"] >= settings.clean_floor]
-        by = "score" if accurate else "clean"
-        found[method] = max(accurate or tried, key=lambda pair: pair[1][by])[0]
-    return found
+    """The recipe of each method by the rule of `Settings`, from the runs on validation images."""
+    tried = {
+        method: with_keys({"runs": runs}, phase="choose", method=method)
+        for method in grids(settings)
+    }
+    floor = settings.clean_floor
+    return {m: best_of(of, "score", floor=floor)["key"]["recipe"] for m, of in tried.items()}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
     """Validate a setting, time a step, or train, attack and test."""
-    settings, recipe = lab.settings, key["recipe"]
-    train_set = lab.once("train", lambda: _split("train", lab))
+    s, recipe = lab.settings, key["recipe"]
     if key["phase"] == "cost":
-        return costs(recipe, train_set, settings)
-    seed = key.get("seed", 0)
-    model = train(recipe, *train_set, seed=seed, settings=settings)
+        shape = {"width": s.width, "batch_size": s.batch_size, "rate": s.learning_rate}
+        return costs(recipe, device=lab.device, seconds=s.timing_seconds, **shape)
+    train_set = lab.once("train", lambda: _split("train", lab))
+    model = train(recipe, *train_set, seed=key.get("seed", 0), settings=s)
     if key["phase"] == "choose":
         return _validate(model, lab.once("validation", lambda: _split("validation", lab)), lab)
-    return _test(model, lab.once("test", lambda: _split("test", lab)), settings)
+    return _test(model, lab.once("test", lambda: _split("test", lab)), s)
 
 
 def _split(split: str, lab: Lab[Settings]) -> Split:

@@ -41,7 +41,7 @@ class Trial:
         if not self.method:
             return {}
         options = {_STRENGTH.get(self.method, "weight"): strength, **self.options}
-        if self.method == "second-head":
+        if self.method in {"second-head", "isometry-and-head"}:
             options["outputs"] = width
         return {self.method: options}
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from torch import nn
@@ -15,6 +14,7 @@ from benchmarks.methods import Recipe
 from benchmarks.methods.registry import versions
 from benchmarks.results import Figures, Key, Run
 from benchmarks.study import Lab, Lacking, Study
+from benchmarks.tables import grouped, with_keys
 from benchmarks.timm_models.cost import costs, shares
 from benchmarks.timm_models.data import Epochs, Splits, evenly, load
 from benchmarks.timm_models.evaluation import measure, worst_case
@@ -28,11 +28,7 @@ WIDTHS = ("narrow", "full")
 
 
 class Bench:
-    """Trains the networks of a lab.
-
-    Args:
-        lab: Where; checkpoints and logs are kept in a folder of the name of its results.
-    """
+    """Trains the networks of a lab, with checkpoints and logs in a folder beside its results."""
 
     def __init__(self, lab: Lab[Settings]) -> None:
         self.lab, self.settings, self.device = lab, lab.settings, lab.device
@@ -45,6 +41,12 @@ class Bench:
         return self.lab.once(
             "splits", lambda: load(self.lab.data_dir, self.lab.cache, size=s.size, **sizes)
         )
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Of the steps whose cost is measured."""
+        s = self.settings
+        return {"size": s.size, "batch": s.batch_size, "device": self.device}
 
     @property
     def epochs(self) -> Epochs:
@@ -94,7 +96,6 @@ _OF_COST = ("size", "batch_size", "narrow", "timing_seconds")
 OF_PHASE = {
     "choose": (*_OF_TRAINING, "choice", "choice_images"),
     "test": (*_OF_TRAINING, *_OF_TEST, "schedule"),
-    "finetune": (*_OF_TRAINING, *_OF_TEST, "schedule", "finetuning"),
     "scale": (*_OF_TRAINING, "choice"),
     "cost": (*_OF_COST, "measure_memory"),
     "share": ("size", "batch_size", "timing_seconds"),
@@ -121,7 +122,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
             yield {"phase": "share", "network": name, "width": width}
     for seeds in (range(1), range(1, lab.seeds)):
         for name in s.networks:
-            for seed in seeds:
+            for seed in set(seeds) & {0} if name in s.once else seeds:
                 for method, row in ROWS.items():
                     if seed == 0 or not row.once:
                         setting = chosen(lab.runs, name, method)
@@ -148,15 +149,11 @@ def chosen(runs: list[Run], name: str, method: str) -> str:
     settings = list(ROWS[method].recipes)
     if len(settings) == 1:
         return settings[0]
-    found = {
-        run["key"]["setting"]: mean([run["figures"]["clean"], run["figures"]["attacked"]])
-        for run in runs
-        if run["key"]["phase"] == "choose"
-        and (run["key"]["network"], run["key"]["method"]) == (name, method)
-    }
+    tried = with_keys({"runs": runs}, phase="choose", network=name, method=method)
+    found = grouped(tried, "setting")
     if set(settings) - set(found):
         raise Lacking
-    return max(settings, key=lambda setting: found[setting])
+    return max(settings, key=lambda s: found[s][0]["clean"] + found[s][0]["attacked"])
 
 
 def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
@@ -179,28 +176,14 @@ def _try(bench: Bench, key: Key) -> Figures:
 def _costs(bench: Bench, key: Key) -> Figures:
     s, name = bench.settings, key["network"]
     recipe = next(iter(ROWS[key["method"]].recipes.values()))
-    return costs(
-        name,
-        with_stages(recipe, bench.network(name, seed=0)),
-        size=s.size,
-        batch=s.batch_size,
-        narrow=s.narrow,
-        device=bench.device,
-        seconds=s.timing_seconds,
-        measure_memory=s.measure_memory,
-    )
+    recipe = with_stages(recipe, bench.network(name, seed=0))
+    how = {**bench.shape, "narrow": s.narrow, "measure_memory": s.measure_memory}
+    return costs(name, recipe, seconds=s.timing_seconds, **how)
 
 
 def _shares(bench: Bench, key: Key) -> Figures:
-    s = bench.settings
-    return shares(
-        key["network"],
-        size=s.size,
-        batch=s.batch_size,
-        narrow=key["width"] == WIDTHS[0],
-        device=bench.device,
-        seconds=s.timing_seconds / 5,
-    )
+    seconds, narrow = bench.settings.timing_seconds / 5, key["width"] == WIDTHS[0]
+    return shares(key["network"], **bench.shape, narrow=narrow, seconds=seconds)
 
 
 def _test(bench: Bench, key: Key) -> Figures:

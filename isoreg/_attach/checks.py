@@ -132,12 +132,12 @@ def batch_size(features: dict[str, Tensor]) -> int:
                 f"layer {name!r} must give floating features with one row a sample, got "
                 f"{other.dtype} of shape {tuple(other.shape)}. See layers= and pool=."
             )
-        if len(other) != len(x):
+        if other.shape[0] != x.shape[0]:
             raise InputError(
                 f"layers {first!r} and {name!r} gave features of {len(x)} and {len(other)} "
                 "samples. All need one row a sample: see pool=."
             )
-    return len(x)
+    return x.shape[0]
 
 
 def check_reference(reference: Tensor, features: dict[str, Tensor]) -> None:
@@ -167,7 +167,7 @@ def check_reference(reference: Tensor, features: dict[str, Tensor]) -> None:
             "inputs=lambda x: x.float()."
         )
     for name, x in features.items():
-        if len(x) != len(reference):
+        if x.shape[0] != reference.shape[0]:
             raise InputError(
                 f"layer {name!r} gave features of shape {tuple(x.shape)} for "
                 f"{len(reference)} inputs. Both need one row a sample: see pool= and inputs=."
@@ -184,7 +184,7 @@ def check_batch_labels(labels: Tensor | None, n: int) -> None:
     Raises:
         InputError: If they are not n usable labels.
     """
-    if isinstance(labels, Tensor) and labels.ndim > 0 and len(labels) != n:
+    if isinstance(labels, Tensor) and labels.ndim > 0 and labels.shape[0] != n:
         raise InputError(
             f"{len(labels)} labels for a recorded batch of {n}. Call it with the labels of the "
             "batch that went through the model last, or run other forward passes inside "

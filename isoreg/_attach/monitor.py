@@ -60,7 +60,8 @@ class Monitor:
         >>> monitor = Monitor("euclidean", "euclidean")
         >>> x = torch.eye(3)
         >>> seen = Seen({"layer": x}, {"layer": x}, None, None)
-        >>> monitor.record_step(seen, None, torch.zeros(1), scale=1.0)
+        >>> monitor.record_step(["layer"], torch.zeros(1))
+        >>> monitor.look_closely(seen, None, 1.0)
         >>> print(monitor.report(0.1))
         beta 0.1, 1 steps, 1 of them without pairs
         ...
@@ -71,6 +72,7 @@ class Monitor:
         self._input_metric = resolve_metric(input_metric)
         self._steps = 0
         self._with_pairs = torch.zeros((), dtype=torch.long)
+        self._uncounted: list[Tensor] = []
         self._layers: list[str] = []
         self._penalties = torch.zeros(0)
         self._norms: deque[Norms] = deque(maxlen=_KEPT_NORMS)
@@ -86,29 +88,27 @@ class Monitor:
         """Whether the next step is one to be looked at closely."""
         return self._steps % EVERY == 0
 
-    @torch.no_grad()
-    def record_step(
-        self,
-        seen: Seen,
-        labels: Tensor | None,
-        penalties: Tensor,
-        *,
-        scale: float | Tensor | str,
-    ) -> None:
+    def record_step(self, layers: list[str], penalties: Tensor) -> None:
         """Take in one step.
+
+        Args:
+            layers: Names of the layers.
+            penalties: (L,) penalty of each, detached.
+        """
+        self._steps += 1
+        self._layers, self._penalties = layers, penalties
+        self._uncounted.append(penalties)
+
+    @torch.no_grad()
+    def look_closely(self, seen: Seen, labels: Tensor | None, scale: float | Tensor | str) -> None:
+        """Keep the distances of a step that was due, for the report.
 
         Args:
             seen: What was compared with what.
             labels: The batch's labels.
-            penalties: (L,) penalty of each layer.
             scale: Factor of the feature distances.
         """
-        due = self.due
-        self._steps += 1
-        self._layers, self._penalties = list(seen.features), penalties.detach()
-        self._with_pairs = self._with_pairs.to(penalties.device) + self._penalties.any()
-        if not due:
-            return
+        self._count()
         n = len(next(iter(seen.features.values())))
         shown = min(n, _SAMPLES)
         self._distances = {
@@ -125,6 +125,16 @@ class Monitor:
             self._targets = {}
         self._weights = self._pairs(labels, seen.pair_weights, n, shown)
         self._scale = scale if isinstance(scale, str) else float(scale)
+
+    def _count(self) -> None:
+        """Count the steps since the last look that had pairs, in a few operations for all."""
+        by_kind: dict[tuple[torch.device, int], list[Tensor]] = {}
+        for penalties in self._uncounted:
+            by_kind.setdefault((penalties.device, penalties.numel()), []).append(penalties)
+        for alike in by_kind.values():
+            counted = torch.stack(alike).bool().any(1).sum()
+            self._with_pairs = self._with_pairs.to(counted.device) + counted
+        self._uncounted.clear()
 
     def _pairs(self, labels: Tensor | None, weights: Tensor | None, n: int, shown: int) -> Tensor:
         """Which pairs of the first samples are compared; soft labels count as their largest."""
@@ -156,6 +166,7 @@ class Monitor:
         Returns:
             The report.
         """
+        self._count()
         penalties = dict(zip(self._layers, self._penalties.tolist(), strict=True))
         layers = {
             name: self._layer(name, penalties.get(name, math.nan)) for name in self._distances

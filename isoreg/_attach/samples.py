@@ -50,8 +50,7 @@ class Listed(NamedTuple):
         return f"{self.path}, a list of {len(self.parts)} tensors"
 
 
-@dataclasses.dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What may hold the samples of a call, as the tensors were before the model ran.
 
     Attributes:
@@ -101,6 +100,10 @@ def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[st
         >>> read_call((images, weights), {}, ["images", "targets"]).candidates[0].path
         'images'
     """
+    if len(args) == 1 and not kwargs and type(args[0]) is Tensor and args[0].is_floating_point():
+        name = names[0] if names else "argument 0"
+        if _comparable(args[0]) and name not in LABEL_NAMES:
+            return Call([_candidate(name, name, args[0])], [])
     found: list[Candidate | Listed] = []
     others: list[tuple[str, torch.Size | None]] = []
     for path, name, value in _leaves(args, kwargs, names):
@@ -135,6 +138,9 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
         >>> choose_samples(call, None, 3).shape
         torch.Size([3, 2])
     """
+    only = call.candidates[0] if len(call.candidates) == 1 and not call.others else None
+    if isinstance(only, Candidate) and not _is_labels(only, labels):
+        return _floating(only.value)
     others = [text for text, shape in call.others if labels is None or shape != labels.shape]
     unfolded = [c for candidate in call.candidates for c in _unfold(candidate, n)]
     candidates = [c for c in unfolded if not _is_labels(c, labels)]
@@ -153,7 +159,10 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
             f"the model was called with {len(left)} tensors that may hold the samples, got "
             f"{', '.join(map(str, left))}. {_REMEDY}"
         )
-    value = left[0].value
+    return _floating(left[0].value)
+
+
+def _floating(value: Tensor) -> Tensor:
     return value if value.is_floating_point() else value.float()
 
 

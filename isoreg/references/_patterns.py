@@ -67,7 +67,7 @@ def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -
     """
     height, width = (side - size + 1 for side in images.shape[2:])
     mean, white, centres = (part.to(images) for part in patterns)
-    found = []
+    answers = []
     with torch.no_grad():
         for part in images.split(_AT_ONCE):
             points_bpd = (_normalised_patches(part, size) - mean) @ white
@@ -75,14 +75,14 @@ def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -
             distances_bpf = distances_bpf.unflatten(0, (len(part), -1))
             shown_bpf = (distances_bpf.mean(2, keepdim=True) - distances_bpf).clamp_min(0)
             maps = shown_bpf.transpose(1, 2).unflatten(2, (height, width))
-            found.append(F.adaptive_avg_pool2d(maps, grid).flatten(1))
-    return torch.cat(found)
+            answers.append(F.adaptive_avg_pool2d(maps, grid).flatten(1))
+    return torch.cat(answers)
 
 
 def _normalised_patches(images: Tensor, size: int) -> Tensor:
     """(b, p, d) patches without their mean, divided by their standard deviation."""
-    found = F.unfold(images, size).transpose(1, 2)
-    centred = found - found.mean(2, keepdim=True)
+    patches = F.unfold(images, size).transpose(1, 2)
+    centred = patches - patches.mean(2, keepdim=True)
     return centred / (centred.square().mean(2, keepdim=True) + 0.01).sqrt()
 
 
@@ -92,10 +92,10 @@ def _sample_patches(images: Tensor, size: int, generator: torch.Generator) -> Te
     order = torch.randperm(len(images), generator=generator)[: max(1, 20 * _PATCHES // each)]
     kept = []
     for part in images[order.to(images.device)].split(_AT_ONCE):
-        found = _normalised_patches(part, size).flatten(0, 1)
-        found = found[found.square().mean(1) > 0.2]  # 1 but for patches with little contrast
-        share = torch.rand(len(found), generator=generator).to(found.device)
-        kept.append(found[share < 2 * _PATCHES / (each * len(order))])
+        patches = _normalised_patches(part, size).flatten(0, 1)
+        patches = patches[patches.square().mean(1) > 0.2]  # 1 but for patches with little contrast
+        share = torch.rand(len(patches), generator=generator).to(patches.device)
+        kept.append(patches[share < 2 * _PATCHES / (each * len(order))])
     return torch.cat(kept)[:_PATCHES]
 
 

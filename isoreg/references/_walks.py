@@ -82,10 +82,10 @@ def _nearest(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]
     exact = exact_dtype(points.device)
     near, origin = known.to(exact) - known[:1].to(exact), known[:1].to(exact)
     parts = (part.to(exact) - origin for part in points.split(_AT_ONCE))
-    found = [torch.cdist(part, near).topk(count, largest=False) for part in parts]
+    nearest = [torch.cdist(part, near).topk(count, largest=False) for part in parts]
     dtype = torch.promote_types(points.dtype, known.dtype)
-    distances = torch.cat([f.values for f in found]).to(dtype)
-    return distances, torch.cat([f.indices for f in found])
+    distances = torch.cat([part.values for part in nearest]).to(dtype)
+    return distances, torch.cat([part.indices for part in nearest])
 
 
 def _count_parts(indices_nk: Tensor) -> int:
@@ -113,10 +113,9 @@ def _slowest_modes(walk: Tensor, constant: Tensor, count: int) -> tuple[Tensor, 
     """The largest eigenvalues (count) and eigenvectors (n, count), without the constant one."""
     n = len(constant)
     start = torch.randn(n, count + 1, generator=torch.Generator().manual_seed(0), dtype=walk.dtype)
-    _, found = torch.lobpcg(walk, X=start.to(walk.device), largest=True, niter=_EIGEN_STEPS)
+    _, vectors = torch.lobpcg(walk, X=start.to(walk.device), largest=True, niter=_EIGEN_STEPS)
     constant = constant / constant.norm()
-    rest = torch.linalg.svd(found - constant[:, None] * (constant @ found), full_matrices=False).U[
-        :, :count
-    ]
+    others = vectors - constant[:, None] * (constant @ vectors)
+    rest = torch.linalg.svd(others, full_matrices=False).U[:, :count]
     modes, turn = torch.linalg.eigh(rest.T @ (walk @ rest))
     return modes.flip(0), (rest @ turn).flip(1)

@@ -17,6 +17,8 @@ from isoreg.robustness.arguments import (
     radii_of,
 )
 from isoreg.robustness.attacks import chosen
+from isoreg.robustness.certified import certified as proven
+from isoreg.robustness.certified import check_certifiable
 from isoreg.robustness.checks import check_gradients, check_model, check_radii, check_unbounded
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.consistency import check_consistency
@@ -42,6 +44,7 @@ def evaluate(
     std: PerChannel | None = None,
     transfer_from: nn.Module | None = None,
     training_loss: TrainingLoss | None = None,
+    certified: bool = False,
     batch_size: int = 500,
     seed: int = 0,
     progress: bool | None = None,
@@ -73,6 +76,9 @@ def evaluate(
         training_loss: For ``attacks="paper"``, whose attacks climb it: adversarial images, clean
             images (both in the user's units) and labels to the scalar that the model was trained
             on.
+        certified: Whether to bound the accuracy from below too: the report then says between which
+            two numbers the truth lies. For MLPs and ``norm="Linf"``; others are refused. Costs for
+            each image about as many forward passes as the MLP has units.
         batch_size: Images attacked at once.
         seed: Of every random number.
         progress: Whether to show a bar (tqdm) on standard error; None: if that is a terminal and
@@ -102,6 +108,8 @@ def evaluate(
             training_loss=training_loss is not None,
         )
         check_arguments(images, labels, radii, norm, bounds, batch_size)
+        if certified:
+            check_certifiable(model, norm)
         model = unwrapped(model)
         other = nn.Identity() if transfer_from is None else unwrapped(transfer_from)
         low, high = bounds
@@ -121,7 +129,11 @@ def evaluate(
             )
             sizes = {radius: radius / (high - low) for radius in radii}
             preset = attacks if isinstance(attacks, str) else "list"
-            return _evaluated(task, sizes, names, preset, batch_size, progress)
+            report = _evaluated(task, sizes, names, preset, batch_size, progress)
+            if not certified:
+                return report
+            held = {e: proven(classifier, task.images, task.labels, s) for e, s in sizes.items()}
+            return replace(report, certified=held)
 
 
 def _evaluated(

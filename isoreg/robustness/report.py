@@ -10,6 +10,7 @@ from isoreg.robustness.attacks import OF_THE_PAPER
 
 PAPER_NOTE = "the protocol of the paper, not a measure of robustness"
 _WORST = "worst case"
+_PROVEN = "proven"
 # Okabe and Ito's colours, which do not depend on colour vision, without black
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", ":", "-.")
@@ -28,6 +29,8 @@ class RobustnessReport:
         warnings: Why the figures may be better than the model.
         seconds: Time of each attack over all radii.
         preset: What was asked for.
+        certified: For each radius, whether each image is proven to survive every attack; empty if
+            that was not asked for.
 
     Example:
         >>> report = RobustnessReport("Linf", [0.1], [True, True], {"fgsm": {0.1: [True, False]}})
@@ -42,6 +45,7 @@ class RobustnessReport:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     preset: str = ""
+    certified: dict[float, list[bool]] = field(default_factory=dict)
 
     @property
     def clean(self) -> float:
@@ -60,6 +64,14 @@ class RobustnessReport:
     def worst_case(self) -> dict[float, float]:
         """Share of images that survive every attack, by radius."""
         return {eps: _share(self.survivors(eps)) for eps in self.eps}
+
+    @property
+    def lower_bound(self) -> dict[float, float]:
+        """Share of images that no attack can fool, by radius; empty if it was not asked for.
+
+        The robust accuracy lies between it and `worst_case`.
+        """
+        return {eps: _share(proven) for eps, proven in self.certified.items()}
 
     def survivors(self, eps: float) -> list[bool]:
         """Whether each image is correct when clean and after every attack at a radius.
@@ -85,6 +97,7 @@ class RobustnessReport:
             attack: [[eps, images] for eps, images in by_eps.items()]
             for attack, by_eps in self.survived.items()
         }
+        found["certified"] = list(map(list, self.certified.items()))
         return {**found, "clean": self.clean, "worst case": list(self.worst_case.items())}
 
     @classmethod
@@ -97,7 +110,8 @@ class RobustnessReport:
         Returns:
             An equal report.
         """
-        fields = {name: found[name] for name in cls.__dataclass_fields__}
+        fields = {name: found[name] for name in cls.__dataclass_fields__ if name in found}
+        fields["certified"] = dict(map(tuple, found.get("certified", [])))
         fields["survived"] = {
             attack: dict(map(tuple, rows)) for attack, rows in found["survived"].items()
         }
@@ -200,6 +214,14 @@ class RobustnessReport:
             cells = "".join(f"{100 * by_eps[e]:>8.1f}%" for e in self.eps)
             time = f"{self.seconds[name]:>9.1f}" if name in self.seconds else ""
             lines.append(self._marked(name).ljust(width) + cells + time)
+        if self.certified:
+            cells = "".join(f"{100 * self.lower_bound[e]:>8.1f}%" for e in self.eps)
+            lines.append(_PROVEN.ljust(width) + cells)
+            between = ", ".join(
+                f"{100 * self.lower_bound[e]:.1f} and {100 * self.worst_case[e]:.1f} % at {e:g}"
+                for e in self.eps
+            )
+            lines.append(f"the robust accuracy lies between {between}")
         if any(map(self._is_of_the_paper, rows)):
             lines.append(f"* {PAPER_NOTE}")
         return "\n".join([*lines, *[f"WARNING: {warning}" for warning in self.warnings]])

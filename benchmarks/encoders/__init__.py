@@ -1,0 +1,1 @@
+"""Networks that stand in for an expensive distance, trained in four ways at equal cost."""

@@ -1,0 +1,147 @@
+"""Objects whose distance costs something: words, series and digits, with the packages they need."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.cache import computed_once
+from benchmarks.study import Skip
+from isoreg import datasets
+
+Block = Callable[[Tensor, Tensor], Tensor]
+"""From the places of a and of b objects to their (a, b) distances."""
+
+_LETTERS = 12
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Objects, and what their distance is.
+
+    Attributes:
+        x: (n, ...) what a network takes.
+        compute: The distance itself, computed anew.
+        train: Places of the objects that every method is trained on.
+        more: Places of objects that only what needs no table of all distances can be trained on.
+        validation: Places.
+        test: Places.
+        table: (n, n) where a distance is too slow to be computed in each step.
+    """
+
+    x: Tensor
+    compute: Block
+    train: Tensor
+    more: Tensor
+    validation: Tensor
+    test: Tensor
+    table: Tensor | None = None
+
+    def distances(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """(a, b) distances, from the table if there is one."""
+        if self.table is None:
+            return self.compute(rows, columns)
+        return self.table[rows][:, columns]
+
+
+def words(folder: Path, most: int) -> Objects:
+    """English words of 4 to 12 letters under Levenshtein's distance; 12 times 27 zeros and ones."""
+    del folder
+    listed = _needed("wordfreq").top_n_list("en", 20_000)
+    _needed("rapidfuzz")
+    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.process import cdist
+
+    plain = [w for w in listed if w.isascii() and w.isalpha() and 4 <= len(w) <= _LETTERS]
+    order = torch.randperm(len(plain), generator=torch.Generator().manual_seed(0))
+    chosen = [plain[place] for place in order[:most].tolist()]
+    x = torch.stack([spelt(word) for word in chosen])
+
+    def compute(rows: Tensor, columns: Tensor) -> Tensor:
+        first, second = ([chosen[place] for place in part.tolist()] for part in (rows, columns))
+        found = cdist(first, second, scorer=Levenshtein.distance, dtype=np.uint8)
+        return torch.from_numpy(found).float()
+
+    sizes = [size * len(chosen) // 17_000 for size in (1_000, 1_000, 4_000)]
+    return _split(x, compute, sizes)
+
+
+def spelt(word: str) -> Tensor:
+    """(12, 27) zeros and ones: which letter stands where, or none."""
+    letters = [ord(letter) - ord("a") + 1 for letter in word.lower()]
+    places = torch.tensor(letters + [0] * (_LETTERS - len(letters)))
+    return torch.nn.functional.one_hot(places, 27).float()
+
+
+def series(folder: Path, most: int) -> Objects:
+    """ItalyPowerDemand, 24 hours each, under the root of dynamic time warping's sum of squares."""
+    _needed("aeon")
+    from aeon.datasets import load_italy_power_demand
+    from aeon.distances import dtw_pairwise_distance
+
+    raw = load_italy_power_demand()[0]
+    order = torch.randperm(len(raw), generator=torch.Generator().manual_seed(0))[:most]
+    x = torch.from_numpy(raw).float().flatten(1)[order]
+
+    def compute(rows: Tensor, columns: Tensor) -> Tensor:
+        first, second = (x[part].double().numpy()[:, None] for part in (rows, columns))
+        return torch.from_numpy(dtw_pairwise_distance(first, second)).sqrt().float()
+
+    return _with_table(folder / f"dtw-{len(x)}.pt", x, compute)
+
+
+def digits(folder: Path, most: int) -> Objects:
+    """scikit-learn's digits under Wasserstein's distance: by how many pixels ink must be moved."""
+    transport = _needed("ot")
+    parts = [datasets.digits(part)[0] for part in ("test", "validation", "train")]
+    images = torch.cat(parts).flatten(1)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:most]
+    x = images[order]
+    places = np.argwhere(np.ones((8, 8))).astype(float)
+    ground = transport.dist(places, places, metric="euclidean")
+    ink = (x.double() / x.double().sum(1, keepdim=True)).numpy()
+
+    def cost(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
+        of, to = first > 0, second > 0  # pixels without ink would only cost time
+        between = np.ascontiguousarray(ground[of][:, to])
+        return float(transport.emd2(first[of], second[to], between))
+
+    def compute(rows: Tensor, columns: Tensor) -> Tensor:
+        return torch.tensor([[cost(ink[i], ink[j]) for j in columns] for i in rows])
+
+    return _with_table(folder / f"wasserstein-{len(x)}.pt", x, compute)
+
+
+def _needed(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise Skip(f"{package} is not installed: pip install '.[encoders]'") from error
+
+
+def _with_table(path: Path, x: Tensor, compute: Block) -> Objects:
+    """A fifth each for validation and test; each pair computed once, and kept in a file."""
+
+    def all_pairs() -> Tensor:
+        found = torch.zeros(len(x), len(x))
+        for place in range(1, len(x)):
+            found[place, :place] = compute(torch.tensor([place]), torch.arange(place))[0]
+        return found + found.T
+
+    return _split(x, compute, [len(x) // 5] * 2, computed_once(path, all_pairs))
+
+
+def _split(x: Tensor, compute: Block, sizes: Sequence[int], table: Tensor | None = None) -> Objects:
+    """Test, validation, training and, if the sizes of all three are given, ``more``."""
+    n = len(x)
+    rest = n - sum(sizes)
+    parts = torch.arange(n).split([*sizes, rest] if len(sizes) == 3 else [*sizes, rest, 0])
+    test, validation, train, more = parts
+    return Objects(x, compute, train, more, validation, test, table)

@@ -1,0 +1,110 @@
+"""How well an encoder's distances stand in for those of new objects, and what they cost."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.encoders.data import Objects
+from benchmarks.timing import interleaved
+from isoreg.diagnostics import distortion_of
+
+Encode = Callable[[Tensor], Tensor]
+NEAREST, AGAIN = 10, 100
+_KNOWN, _ASKED = 1_000, 50
+
+
+def agreement(wanted: Tensor, found: Tensor) -> dict[str, float]:
+    """How well one (n, n) table of distances follows another, over the pairs of different objects.
+
+    Returns:
+        The root mean squared difference as a share of the mean distance, Pearson's r, and the share
+        of the ten nearest by what was found that are among the ten nearest indeed.
+    """
+    pairs = torch.ones_like(wanted, dtype=torch.bool).triu(1)
+    gaps = wanted[pairs].double() - found[pairs].double()
+    oneself = torch.eye(len(wanted), dtype=torch.bool)
+    others = (table.masked_fill(oneself, torch.inf) for table in (wanted, found))
+    return {
+        "RMSE": float(gaps.square().mean().sqrt() / wanted[pairs].double().mean()),
+        "r": distortion_of(wanted[pairs].double(), found[pairs].double()).correlation,
+        "overlap": overlap(*others, among=NEAREST),
+    }
+
+
+def overlap(wanted: Tensor, found: Tensor, *, among: int) -> float:
+    """Share of the ten nearest that are among so many nearest by what was found; rows are queries.
+
+    Equal distances leave open who is among the ten: whoever is as near as the tenth counts.
+    """
+    nearest = min(NEAREST, wanted.shape[1])
+    tenth = wanted.kthvalue(nearest, 1).values
+    few = found.topk(min(among, found.shape[1]), largest=False).indices
+    hits = (wanted.gather(1, few) <= tenth[:, None] * (1 + 1e-6)).sum(1)
+    return hits.clamp_max(nearest).float().mean().item() / nearest
+
+
+def new_objects(encode: Encode, objects: Objects, places: Tensor) -> dict[str, float]:
+    """Agreement among objects that were not trained on."""
+    points = encode(objects.x[places])
+    return agreement(objects.distances(places, places), torch.cdist(points, points))
+
+
+def search(encode: Encode, objects: Objects) -> dict[str, float]:
+    """How many of the ten nearest training objects of each new one a search on points finds."""
+    points, queries = encode(objects.x[objects.train]), encode(objects.x[objects.test])
+    wanted = objects.distances(objects.test, objects.train)
+    found = index_of(points)(queries, AGAIN)
+    # places in order of their distance, as a table of ranks
+    ranks = torch.full_like(wanted, torch.inf)
+    ranks.scatter_(1, found, torch.arange(found.shape[1]).float().expand(found.shape))
+    return {f"recall {few}": overlap(wanted, ranks, among=few) for few in (NEAREST, AGAIN)}
+
+
+def index_of(points: Tensor) -> Callable[[Tensor, int], Tensor]:
+    """From queries and a number to the places of that many nearest points, nearest first."""
+    if importlib.util.find_spec("faiss"):
+        import faiss
+
+        index = faiss.IndexFlatL2(points.shape[1])
+        index.add(points.numpy())
+        return lambda queries, k: torch.from_numpy(
+            index.search(queries.numpy(), min(k, len(points)))[1]
+        )
+    from sklearn.neighbors import NearestNeighbors
+
+    fitted = NearestNeighbors(algorithm="brute").fit(points.numpy())
+    return lambda queries, k: torch.from_numpy(
+        fitted.kneighbors(queries.numpy(), min(k, len(points)), return_distance=False)
+    )
+
+
+def costs(encode: Encode, objects: Objects, *, seconds: float = 1.0) -> dict[str, float | str]:
+    """Seconds of what one new object costs: its distances to known ones, and its nearest ones.
+
+    The distance itself, the encoder with the points of the known objects at hand, and a search on
+    the points whose hundred candidates are put in order by the distance itself.
+    """
+    known, asked = objects.train[:_KNOWN], objects.test[:_ASKED]
+    points = encode(objects.x[known])
+    find = index_of(points)
+
+    def each(one: Callable[[Tensor], object]) -> Callable[[], object]:
+        return lambda: [one(place[None]) for place in asked]
+
+    def looked_up(place: Tensor) -> Tensor:
+        candidates = known[find(encode(objects.x[place]), AGAIN)[0]]
+        return objects.compute(place, candidates).topk(min(NEAREST, len(candidates))).values
+
+    ways = {
+        "the distance": each(lambda place: objects.compute(place, known)),
+        "one pass": each(lambda place: torch.cdist(encode(objects.x[place]), points)),
+        "passes together": lambda: torch.cdist(encode(objects.x[asked]), points),
+        "search": each(looked_up),
+    }
+    measured = interleaved(ways, seconds=seconds)
+    by = "FAISS" if importlib.util.find_spec("faiss") else "scikit-learn"
+    return {name: value / len(asked) for name, value in measured.items()} | {"by": by}

@@ -1,0 +1,249 @@
+"""What an encoder reaches when it stands in for an expensive distance, and what a query costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.encoders import data
+from benchmarks.encoders.data import Objects
+from benchmarks.encoders.evaluation import AGAIN, NEAREST, agreement, costs, new_objects, search
+from benchmarks.encoders.training import LOSSES, UNTIL, coordinates, scaled, train
+from benchmarks.networks import in_parts
+from benchmarks.results import Figures, Found, Key, Run
+from benchmarks.structure.settings import SEARCH_SEED
+from benchmarks.study import Lab, Study
+from benchmarks.style import COLOURS, deviation, new_figure, plain, save
+from benchmarks.tables import SEEDS, Column, grouped, page, table
+
+EVERY = ", every word"
+"""Trained on words too that no table of all distances has room for."""
+ITSELF, CEILING, COST = "distance of the inputs", "MDS of the new objects", "cost"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A distance and how encoders for it are trained.
+
+    Attributes:
+        load: Folder and largest number of objects to `Objects`.
+        dimensions: Of the points.
+        passes: Objects that pass through the network in a training.
+        tried: The same in a try on validation objects.
+    """
+
+    load: Callable[[Path, int], Objects]
+    dimensions: int
+    passes: int = 100_000
+    tried: int = 50_000
+
+
+TASKS: dict[str, Task] = {
+    "words, Levenshtein": Task(data.words, 64, 200_000, 100_000),
+    "series, DTW": Task(data.series, 32),
+    "digits, Wasserstein": Task(data.digits, 32),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines the figures.
+
+    Attributes:
+        most: Objects of a kind, at most.
+        size: Of a batch.
+        tries: Optimizers and largest learning rates among which each method's are chosen.
+        share: Of the passes that a task has.
+        seconds: That measuring a cost takes, at least.
+    """
+
+    most: int = 17_000
+    size: int = 64
+    tries: tuple[tuple[str, float], ...] = (("adam", 3e-3), ("muon", 2e-3), ("muon", 6e-3))
+    share: float = 1.0
+    seconds: float = 3.0
+
+
+def settings(quick: bool) -> Settings:
+    """All of it, or a few steps on a few objects."""
+    few = replace(Settings(), most=340, tries=(("adam", 3e-3),), share=0.01, seconds=0.01)
+    return few if quick else Settings()
+
+
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """By distance: every try, what needs no training, the chosen ones on all seeds, the cost."""
+    for name in TASKS:
+        for method in LOSSES:
+            for optimizer, rate in lab.settings.tries:
+                yield {"distance": name, "method": method, "optimizer": optimizer, "rate": rate}
+        best = chosen([run for run in lab.runs if run["key"]["distance"] == name])
+        if not best:  # the packages are not there
+            continue
+        for method in (ITSELF, CEILING):
+            yield {"distance": name, "method": method, "seed": 0}
+        bases = ("all pairs (isometry)", "both, annealed")
+        more = {base + EVERY: best[base] for base in bases} if name.startswith("words") else {}
+        for seed in range(lab.seeds):
+            for method, how in {**best, **more}.items():
+                yield {"distance": name, "method": method, **how, "seed": seed}
+        yield {"distance": name, "method": COST, **best["both, annealed"], "seed": 0}
+
+
+def chosen(runs: list[Run]) -> dict[str, Key]:
+    """By method the optimizer and rate with the least error on validation objects."""
+    best: dict[str, tuple[float, Key]] = {}
+    for run in runs:
+        key, error = run["key"], run["figures"].get("RMSE")
+        if "seed" not in key and (key["method"] not in best or error < best[key["method"]][0]):
+            best[key["method"]] = (error, {name: key[name] for name in ("optimizer", "rate")})
+    return {method: key for method, (_, key) in best.items()}
+
+
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The settings but for the grid, and the distance's own."""
+    task = asdict(TASKS[key["distance"]]) | {"load": TASKS[key["distance"]].load.__name__}
+    of_cost = {"seconds": settings.seconds} if key["method"] == COST else {}
+    return {"most": settings.most, "size": settings.size, "share": settings.share} | task | of_cost
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Of one encoder, of what needs none, or what a query costs."""
+    name, task = key["distance"], TASKS[key["distance"]]
+    objects = lab.once(name, lambda: task.load(lab.cache, lab.settings.most))
+    wanted = objects.distances(objects.test, objects.test)
+    if key["method"] in {ITSELF, CEILING}:
+        x = objects.x[objects.test].flatten(1)
+        points = scaled(wanted, task.dimensions) if key["method"] == CEILING else x
+        found = torch.cdist(points, points)
+        fitted = (wanted * found).sum() / found.square().sum()
+        return dict(agreement(wanted, found * (fitted if key["method"] == ITSELF else 1)))
+    path = lab.cache / f"places-{task.load.__name__}-{len(objects.train)}-{task.dimensions}.pt"
+    places = lab.once(f"places {name}", lambda: coordinates(objects, task.dimensions, path))
+    trying = "seed" not in key
+    every, begin = key["method"].endswith(EVERY), time.process_time()
+    base = "both, annealed" if key["method"] == COST else key["method"].removesuffix(EVERY)
+    model = train(
+        objects,
+        LOSSES[base],
+        places,
+        passes=int((task.tried if trying else task.passes) * lab.settings.share),
+        size=min(lab.settings.size, len(objects.train)),
+        optimizer=key["optimizer"],
+        rate=key["rate"],
+        seed=SEARCH_SEED if trying else key["seed"],
+        every=every,
+        tick=lab.tick,
+    )
+    seconds = time.process_time() - begin
+
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        return in_parts(model, x)
+
+    if key["method"] == COST:
+        return dict(costs(encode, objects, seconds=lab.settings.seconds))
+    asked = objects.validation if trying else objects.test
+    found_figures: Figures = {"seconds": seconds, **new_objects(encode, objects, asked)}
+    return found_figures if trying else found_figures | search(encode, objects)
+
+
+_COLUMNS = (
+    Column("RMSE / mean distance", "RMSE", 3),
+    Column("r", "r", 3),
+    Column(f"{NEAREST} nearest, %", "overlap"),
+)
+_SEARCH = (
+    Column(f"found among {NEAREST}, %", f"recall {NEAREST}", empty="-"),
+    Column(f"among {AGAIN}, %", f"recall {AGAIN}", empty="-"),
+)
+
+
+def tables(found: Found) -> str:
+    """A table a distance, one of costs, one of tries."""
+    parts = [
+        "# Networks that stand in for a distance",
+        "Encoders are trained so that the distances of their points are those of words "
+        "(Levenshtein, 64 dimensions), of series (root of DTW, 32) and of digits (Wasserstein, "
+        f"32), in batches of {found['settings']['size']} with equal numbers of objects that pass "
+        "through the network. *Regression on MDS*: towards coordinates by metric multidimensional "
+        "scaling, which takes the table of all distances. *Both, annealed*: all pairs, and the "
+        f"regression with a weight that falls to 0 at {100 * UNTIL:g} % of training. New objects; "
+        "mean ± standard deviation over seeds. "
+        f"{NEAREST} nearest: of each new object among the new ones; found: of each new object "
+        "among all training objects, by a search on the points, among as many or a hundred "
+        "candidates. The rows with one seed need no training: the inputs' own distance at its best "
+        "scale, and multidimensional scaling of the new objects' own distances, which is about "
+        "what so many dimensions can hold.",
+    ]
+    for name in dict.fromkeys(run["key"]["distance"] for run in found["runs"]):
+        runs = [run for run in found["runs"] if run["key"]["distance"] == name]
+        measured = [run for run in runs if "seed" in run["key"] and run["key"]["method"] != COST]
+        parts += [f"## {name.capitalize()}"]
+        parts += [table("training", grouped(measured, "method"), [SEEDS, *_COLUMNS, *_SEARCH])]
+    priced = {r["key"]["distance"]: [r["figures"]] for r in found["runs"] if _is(r, COST)}
+    tried = [run for run in found["runs"] if "seed" not in run["key"]]
+    names = ("distance", "method", "optimizer", "rate")
+    rows = grouped(tried, lambda run: tuple(run["key"][name] for name in names))
+    return page(
+        *parts,
+        *_cost_parts(priced),
+        "## Optimizers and rates, chosen on validation objects",
+        "One seed, half of the passes. Chosen: the least error.",
+        table(names, rows, [*_COLUMNS]),
+    )
+
+
+def _is(run: Run, method: str) -> bool:
+    return bool(run["key"]["method"] == method)
+
+
+def _cost_parts(priced: dict[str, list[Figures]]) -> list[str]:
+    ways = ("the distance", "one pass", "passes together", "search")
+    columns = [Column(f"{way}, us", lambda f, way=way: 1e6 * f[way], 0) for way in ways]  # type: ignore[misc]
+    ratio = Column("search: times faster", lambda f: f["the distance"] / f["search"], 2)
+    by = Column("search by", text=lambda found: found[0]["by"])
+    return [
+        "## What a query costs",
+        "Microseconds a new object on one thread, medians of calls in turn in one process: its "
+        "distances to a thousand known objects, computed; by one pass and the points of the known; "
+        "the same for fifty new ones together; and its ten nearest, put in order by the distance "
+        f"itself among {AGAIN} candidates of a search on the points.",
+        table("distance", priced, [*columns, ratio, by]),
+    ] * bool(priced)
+
+
+def draw(found: Found, path: Path) -> None:
+    """A panel a distance: error and neighbours, a point a method, bars of a standard deviation."""
+    names = list(dict.fromkeys(run["key"]["distance"] for run in found["runs"]))
+    figure = new_figure(4.2 * max(1, len(names)), 3.9)
+    for axis, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names):  # noqa: B905
+        runs = [r for r in found["runs"] if r["key"]["distance"] == name and "seed" in r["key"]]
+        trained = grouped((r for r in runs if "recall 10" in r["figures"]), "method")
+        for place, (method, figures) in enumerate(trained.items()):
+            x, y = ([100 * f[which] for f in figures] for which in ("RMSE", "overlap"))
+            centre = (sum(x) / len(x), sum(y) / len(y))
+            look = {"fmt": "o", "capsize": 2, "color": COLOURS[place], "label": method}
+            axis.errorbar(*centre, deviation(y), deviation(x), **look)
+        axis.set(title=name, xlabel="RMSE, % of the mean distance", ylabel="10 nearest, %")
+        plain(axis)
+        if trained:
+            axis.legend(fontsize=7)
+    save(figure, path)
+
+
+STUDY = Study(
+    "encoders",
+    settings,
+    keys,
+    measure,
+    tables,
+    draw,
+    shows="networks that stand in for Levenshtein's distance, time warping and transport",
+    time="an hour on one core",
+    seeds=3,
+    determines=determines,
+)

@@ -1,0 +1,180 @@
+"""Four ways to train an encoder, at equal numbers of objects that pass through the network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import networks
+from benchmarks.cache import computed_once
+from benchmarks.encoders.data import Objects
+from benchmarks.training import Batches, descend
+from isoreg import isometry_penalty
+
+UNTIL = 0.7
+"""Share of training after which the regression's weight is 0, where it falls."""
+_ROUNDS = 60
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss may look at. Axes: b = batch, k = dimensions.
+
+    Attributes:
+        points: (b, k) of the network.
+        distances: (b, b) that they are to have.
+        places: (b, k) by multidimensional scaling; NaN where an object has none.
+        progress: Share of training that is done.
+    """
+
+    points: Tensor
+    distances: Tensor
+    places: Tensor
+    progress: float
+
+
+def all_pairs(batch: Batch) -> Tensor:
+    """Isometry: all pairs of the batch."""
+    given = batch.distances
+    return isometry_penalty(None, batch.points, input_distances=given, reduction="pairs")
+
+
+def random_pairs(batch: Batch) -> Tensor:
+    """A Siamese network's loss: as many objects, in pairs of two."""
+    half = len(batch.points) // 2
+    first, second = batch.points[:half], batch.points[half : 2 * half]
+    # the root of an exact 0 would give the gradient NaN
+    lengths = (first - second).square().sum(1).clamp_min(1e-12).sqrt()
+    wanted = batch.distances[:half, half : 2 * half].diagonal()
+    return (lengths - wanted).square().mean()
+
+
+def regression(batch: Batch) -> Tensor:
+    """Squared distance from the coordinates of multidimensional scaling."""
+    known = ~batch.places.isnan().any(1)
+    gaps = (batch.points - batch.places)[known].square().sum(1)
+    return gaps.sum() / known.sum().clamp_min(1)
+
+
+def annealed(batch: Batch) -> Tensor:
+    """All pairs, and the regression with a weight that falls from 1 to 0."""
+    weight = max(0.0, 1 - batch.progress / UNTIL)
+    return all_pairs(batch) + (weight * regression(batch) if weight else 0)
+
+
+LOSSES: dict[str, Callable[[Batch], Tensor]] = {
+    "all pairs (isometry)": all_pairs,
+    "random pairs": random_pairs,
+    "regression on MDS": regression,
+    "both, annealed": annealed,
+}
+
+
+class Spelling(nn.Module):
+    """Two convolutions along a word, then one hidden layer."""
+
+    def __init__(self, dimensions: int, channels: int = 64, width: int = 256) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv1d(27, channels, 3, padding=1), nn.ReLU()),
+            *(nn.Conv1d(channels, channels, 3, padding=1), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(12 * channels, width), nn.ReLU()),
+            nn.Linear(width, dimensions),
+        )
+
+    def forward(self, letters: Tensor) -> Tensor:
+        """(b, 12, 27) letters to (b, dimensions) points."""
+        points: Tensor = self.layers(letters.transpose(1, 2))
+        return points
+
+
+def network_for(x: Tensor, dimensions: int) -> nn.Module:
+    """Convolutions for words, an MLP of two times 256 ReLU for what is flat."""
+    if x.ndim == 3:
+        return Spelling(dimensions)
+    return networks.mlp(x.shape[1], dimensions, width=256, depth=2, activation=nn.ReLU)
+
+
+def optimizers(model: nn.Module, name: str) -> list[torch.optim.Optimizer]:
+    """Adam; or Muon for the matrices and AdamW for the rest."""
+    if name == "adam":
+        return [torch.optim.Adam(model.parameters())]
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if p.ndim != 2]
+    muon = torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(others, weight_decay=0.01)]
+
+
+def train(
+    objects: Objects,
+    loss: Callable[[Batch], Tensor],
+    places: Tensor,
+    *,
+    passes: int,
+    size: int,
+    optimizer: str,
+    rate: float,
+    seed: int,
+    every: bool = False,
+    tick: Callable[[], None] | None = None,
+) -> nn.Module:
+    """Train an encoder.
+
+    Args:
+        objects: What it is trained on.
+        loss: One of `LOSSES`.
+        places: (n, k) the coordinates of the training objects.
+        passes: How many objects pass through the network, counted each time.
+        size: Of a batch.
+        optimizer: "adam" or "muon".
+        rate: The largest learning rate; it rises for a tenth of training and falls to 0.
+        seed: Of the initial weights and of the batches.
+        every: Whether objects without coordinates are trained on too.
+        tick: Called after each step.
+    """
+    torch.manual_seed(seed)
+    chosen = torch.cat([objects.train, objects.more]) if every else objects.train
+    wanted = torch.full((len(chosen), places.shape[1]), math.nan)
+    wanted[: len(places)] = places
+    model = network_for(objects.x, places.shape[1])
+    epochs = math.ceil(passes / (len(chosen) // size * size))
+    batches = Batches(len(chosen), size, epochs, whole=True)
+
+    def value(rows: Tensor, progress: float) -> Tensor:
+        here = chosen[rows]
+        distances = objects.distances(here, here)
+        return loss(Batch(model(objects.x[here]), distances, wanted[rows], progress))
+
+    def cycle(progress: float) -> float:
+        return rate * min(1, 10 * progress + 0.01) * (1 + math.cos(math.pi * progress)) / 2
+
+    descend(value, optimizers(model, optimizer), batches, rate=cycle, after=tick)
+    return model.eval()
+
+
+def scaled(distances: Tensor, dimensions: int) -> Tensor:
+    """(n, k) coordinates by metric multidimensional scaling: SMACOF from the classical solution."""
+    from scipy.sparse.linalg import eigsh
+
+    squares = distances.double().square()
+    centred = squares - squares.mean(0) - squares.mean(1, keepdim=True) + squares.mean()
+    start = torch.rand(len(squares), generator=torch.Generator().manual_seed(0)).double().numpy()
+    values, vectors = eigsh(-0.5 * centred.numpy(), min(dimensions, len(squares) - 1), v0=start)
+    points = torch.from_numpy(vectors * values.clip(0) ** 0.5).float()
+    points = nn.functional.pad(points, (0, dimensions - points.shape[1]))
+    for _ in range(_ROUNDS):
+        ratios = distances / torch.cdist(points, points).clamp_min(1e-9)
+        ratios.fill_diagonal_(0)
+        points = (ratios.sum(1, keepdim=True) * points - ratios @ points) / len(points)
+    return points
+
+
+def coordinates(objects: Objects, dimensions: int, path: Path) -> Tensor:
+    """Those of the training objects, computed once."""
+    rows = objects.train
+    return computed_once(path, lambda: scaled(objects.distances(rows, rows), dimensions))

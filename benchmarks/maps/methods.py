@@ -1,0 +1,153 @@
+"""The methods of maps: each learns from rows and classes, and places new rows.
+
+A method is fitted once for each of its settings; `Method.prepare` is what all of them share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.neighbors import NeighborhoodComponentsAnalysis
+
+from benchmarks.maps import regression
+from benchmarks.maps.data import optional
+from isoreg.embedding import IsometricEmbedding
+
+Array = NDArray[Any]
+Place = Callable[[Array], Array]
+Fitted = tuple[Array, Place]  # the samples that were learned from on the map, and who places others
+Setting = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make maps.
+
+    Attributes:
+        fit: From rows, classes, seed, what was prepared and a setting to a map.
+        grid: The settings that are tried, at most four.
+        prepare: What does not depend on the setting, from rows and classes.
+        version: Raised when what it computes changes.
+    """
+
+    fit: Callable[..., Fitted]
+    grid: tuple[Setting, ...] = ({},)
+    prepare: Callable[[Array, Array], Any] = lambda *_: None
+    version: int = 1
+
+
+def _estimator(make: Callable[..., Any], *, labels: bool = False) -> Callable[..., Fitted]:
+    """A method from what makes an estimator with `transform`: of n samples, a seed, a setting."""
+
+    def fit(x: Array, y: Array, seed: int, _: Any, **setting: Any) -> Fitted:
+        estimator = make(len(x), seed, **setting)
+        points = estimator.fit_transform(x, y) if labels else estimator.fit_transform(x)
+        return np.asarray(points), lambda new: np.asarray(estimator.transform(new))
+
+    return fit
+
+
+def _lda(x: Array, y: Array, seed: int, _: Any, shrinkage: float | None) -> Fitted:
+    del seed
+    solver = "svd" if shrinkage is None else "eigen"
+    components = min(2, len(np.unique(y)) - 1)
+    lda = LinearDiscriminantAnalysis(solver=solver, shrinkage=shrinkage, n_components=components)
+    return lda.fit_transform(x, y), lda.transform
+
+
+def _umap(n: int, seed: int, n_neighbors: int, **setting: Any) -> Any:
+    few = min(n_neighbors, n - 1)
+    return optional("umap", "umap-learn").UMAP(random_state=seed, n_neighbors=few, **setting)
+
+
+def _tsne(x: Array, y: Array, seed: int, _: Any, perplexity: float) -> Fitted:
+    del y
+    tsne = optional("openTSNE", "openTSNE").TSNE(
+        perplexity=min(perplexity, (len(x) - 1) / 3), random_state=seed, n_jobs=1
+    )
+    learned = tsne.fit(x)
+    return np.asarray(learned), lambda new: np.asarray(learned.transform(new))
+
+
+def _pacmap(x: Array, y: Array, seed: int, _: Any, **setting: Any) -> Fitted:
+    del y
+    pacmap = optional("pacmap", "pacmap")
+    learned = pacmap.PaCMAP(random_state=seed, save_tree=True, **setting)
+    rows = x.astype(np.float32)
+    points = learned.fit_transform(rows, init="pca")
+
+    def place(new: Array) -> Array:
+        placed: Array = learned.transform(new.astype(np.float32), basis=rows)[-len(new) :]
+        return placed
+
+    return points, place
+
+
+def _phate(_: int, seed: int, **setting: Any) -> Any:
+    return optional("phate", "phate").PHATE(random_state=seed, n_jobs=1, verbose=0, **setting)
+
+
+def _ours(_: int, seed: int) -> Any:
+    return IsometricEmbedding(random_state=seed)
+
+
+def _control(x: Array, y: Array, seed: int, _: Any) -> Fitted:
+    """Ours with classes; every distance is that of two other samples of the same classes."""
+    places, generator = np.arange(len(x)), np.random.default_rng(seed)
+    for k in np.unique(y):
+        places[y == k] = generator.permutation(places[y == k])
+    others = x[places]
+
+    def exchanged(a: Array, b: Array) -> Array:
+        return regression.distances(others[a], others[b])
+
+    embedding = IsometricEmbedding(metric=exchanged, metric_takes="indices", random_state=seed)
+    return embedding.fit_transform(x, y), embedding.transform
+
+
+def _each(**options: tuple[Any, ...]) -> tuple[Setting, ...]:
+    """Settings in which the first of each goes with the first, and so on."""
+    values = zip(*options.values(), strict=True)
+    return tuple(dict(zip(options, chosen, strict=True)) for chosen in values)
+
+
+OURS, OURS_WITHOUT, CONTROL = "isometry, classes", "isometry, no classes", "its control"
+
+METHODS: dict[str, Method] = {
+    "PCA": Method(_estimator(lambda _, seed: PCA(2, random_state=seed))),
+    "LDA": Method(_lda, _each(shrinkage=(None, 0.1, 0.5, 0.9))),
+    "NCA": Method(
+        _estimator(
+            lambda _, seed, **s: NeighborhoodComponentsAnalysis(2, random_state=seed, **s),
+            labels=True,
+        ),
+        _each(init=("pca", "pca", "lda", "lda"), max_iter=(20, 60, 20, 60)),
+    ),
+    "UMAP": Method(
+        _estimator(_umap), _each(n_neighbors=(15, 15, 50, 50), min_dist=(0.1, 0.5, 0.1, 0.5))
+    ),
+    "supervised UMAP": Method(
+        _estimator(_umap, labels=True),
+        _each(n_neighbors=(15, 15, 50, 50), target_weight=(0.5, 0.1, 0.5, 0.1)),
+    ),
+    "t-SNE": Method(_tsne, _each(perplexity=(10, 30, 50, 100))),
+    "PaCMAP": Method(_pacmap, _each(n_neighbors=(10, 10, 20, 20), MN_ratio=(0.5, 2.0, 0.5, 2.0))),
+    "PHATE": Method(_estimator(_phate), _each(knn=(5, 5, 15, 15), gamma=(1, 0, 1, 0))),
+    "SMACOF, regression": Method(
+        regression.on_smacof, _each(noise=(0.0, 0.1, 0.3, 1.0)), regression.prepare_smacof
+    ),
+    "classes' SMACOF, regression": Method(
+        regression.on_class_smacof,
+        _each(noise=(0.3, 1.0, 0.3, 1.0), weight=(1.0, 1.0, 3.0, 3.0)),
+        regression.prepare_class_smacof,
+    ),
+    OURS_WITHOUT: Method(_estimator(_ours)),
+    OURS: Method(_estimator(_ours, labels=True)),
+    CONTROL: Method(_control),
+}

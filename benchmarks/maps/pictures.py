@@ -1,0 +1,104 @@
+"""One picture a data set: test samples on every map in the same colours, and what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from benchmarks.maps.methods import METHODS, OURS, OURS_WITHOUT
+from benchmarks.results import Found
+from benchmarks.style import new_figure, save
+from benchmarks.tables import with_keys
+
+_COLUMNS, _SIDE = 5, 2.5
+_OVERVIEW = ("PCA", "UMAP", "supervised UMAP", "t-SNE", OURS_WITHOUT, OURS)
+
+
+def draw(found: Found, path: Path) -> None:
+    """A picture of each data set beside the path; at the path some methods on all data sets."""
+    drawn = {
+        name: runs
+        for name in dict.fromkeys(run["key"]["data"] for run in found["runs"])
+        if (runs := _with_maps(found, name))
+    }
+    for name, runs in drawn.items():
+        _draw_set(name, runs, path.with_name(f"{path.stem}-{name.replace(' ', '-')}.png"))
+    _draw_overview(drawn, path)
+
+
+def _with_maps(found: Found, name: str) -> list[dict[str, Any]]:
+    order = list(METHODS)
+    runs = [run for run in with_keys(found, data=name) if "map" in run["figures"]]
+    return sorted(runs, key=lambda run: order.index(run["key"]["method"]))
+
+
+def _draw_set(name: str, runs: list[dict[str, Any]], path: Path) -> None:
+    rows = -(-len(runs) // _COLUMNS)
+    figure = new_figure(_SIDE * _COLUMNS, (_SIDE + 0.35) * rows + 0.7)
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    for axis in axes[len(runs) :]:
+        axis.set_axis_off()
+    for axis, run in zip(axes, runs, strict=False):
+        figures = run["figures"]
+        _scatter(axis, figures["map"])
+        axis.set_title(
+            f"{run['key']['method']}\n"
+            f"kNN {100 * figures['kNN']:.0f} %, r within {figures['r within']:.2f}",
+            fontsize=9,
+            fontweight="bold" if run["key"]["method"] == OURS else "normal",
+        )
+    names = runs[0]["figures"]["map"]["names"]
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=_colour(k), label=label)
+        for k, label in enumerate(names)
+    ]
+    title = f"{name}: new samples on each map"
+    look = {"ncols": 5, "fontsize": 9, "frameon": False, "title": title, "title_fontsize": 11}
+    figure.legend(handles=handles, loc="outside upper center", **look)
+    save(figure, path)
+
+
+def _draw_overview(drawn: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    rows = max(1, len(drawn))
+    figure = new_figure(2 * len(_OVERVIEW), 2 * rows + 0.4)
+    axes = figure.subplots(rows, len(_OVERVIEW), squeeze=False)
+    for axis in axes.ravel():
+        _plain(axis)
+        axis.spines[:].set_visible(False)
+    for line, (name, runs) in zip(axes, drawn.items(), strict=False):
+        line[0].set_ylabel(name)
+        by_method = {run["key"]["method"]: run["figures"]["map"] for run in runs}
+        for axis, method in zip(line, _OVERVIEW, strict=True):
+            if method in by_method:
+                _scatter(axis, by_method[method])
+    for axis, method in zip(axes[0], _OVERVIEW, strict=True):
+        axis.set_title(method, fontsize=10)
+    save(figure, path)
+
+
+def _scatter(axis: Axes, held: dict[str, Any]) -> None:
+    points, classes = np.asarray(held["points"]), np.asarray(held["classes"])
+    if points.shape[1] == 1:  # LDA of two classes: spread over the height, for the eye alone
+        height = np.random.default_rng(0).uniform(0, 0.3, len(points))
+        points = np.column_stack([points[:, 0], height])
+    size = float(np.clip(1500 / len(points), 3, 14))
+    axis.scatter(
+        points[:, 0], points[:, 1], c=[_colour(k) for k in classes], s=size, alpha=0.8, linewidths=0
+    )
+    axis.set_aspect("equal", adjustable="datalim")
+    _plain(axis)
+    axis.spines[:].set_color("#cccccc")
+
+
+def _plain(axis: Axes) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _colour(k: int) -> Any:
+    return colormaps["tab10" if k < 10 else "tab20"](k)

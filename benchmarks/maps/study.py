@@ -1,0 +1,193 @@
+"""`python -m benchmarks maps`: what each map keeps, measured on samples that no choice has seen."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from sklearn.manifold import trustworthiness
+from sklearn.neighbors import KNeighborsClassifier
+
+from benchmarks.maps import all_samples
+from benchmarks.maps.data import DATA, Parts, parts_of
+from benchmarks.maps.methods import METHODS, Fitted, Method, Place
+from benchmarks.maps.pictures import draw
+from benchmarks.maps.report import tables
+from benchmarks.results import Figures, Key
+from benchmarks.study import Lab, Study
+from isoreg.diagnostics import distortion
+
+Array = NDArray[Any]
+_NEIGHBOURS, _NEW = 5, 1000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines the figures.
+
+    Attributes:
+        sets: Data sets.
+        methods: Methods.
+        known: At most so many samples are learned from.
+        neighbours: For accuracy and trustworthiness.
+        all_samples: Whether to map all of MNIST as well.
+    """
+
+    sets: tuple[str, ...] = tuple(DATA)
+    methods: tuple[str, ...] = tuple(METHODS)
+    known: int | None = None
+    neighbours: int = _NEIGHBOURS
+    all_samples: bool = True
+
+
+def settings(
+    quick: bool, sets: Annotated[str, typer.Option(help="Data sets, by comma.")] = ""
+) -> Settings:
+    """The settings of a command line."""
+    if quick:
+        few = ("PCA", "LDA", "UMAP", "classes' SMACOF, regression", "isometry, classes")
+        return Settings(("wine",), few, known=60, all_samples=False)
+    chosen = tuple(name.strip() for name in sets.split(",")) if sets else tuple(DATA)
+    if unknown := set(chosen) - set(DATA):
+        raise ValueError(f"--sets must be of {', '.join(DATA)}, got {', '.join(unknown)}")
+    return replace(Settings(), sets=chosen, all_samples="MNIST" in chosen)
+
+
+def keys(lab: Lab[Settings]) -> Iterator[Key]:
+    """Every data set, split and method; then all of MNIST."""
+    for data in lab.settings.sets:
+        for split in range(lab.seeds):
+            for method in lab.settings.methods:
+                yield {"data": data, "method": method, "seed": split}
+    if lab.settings.all_samples:
+        for seed in range(lab.seeds):
+            for method in all_samples.METHODS:
+                yield {"data": all_samples.NAME, "method": method, "seed": seed}
+
+
+def determines(key: Key, settings: Settings) -> dict[str, Any]:
+    """The method's settings and version; not which other methods and data sets there are."""
+    if key["data"] == all_samples.NAME:
+        return {"version": all_samples.VERSION}
+    method = METHODS.get(key["method"])
+    return {
+        "known": settings.known,
+        "neighbours": settings.neighbours,
+        "grid": method.grid if method else (),
+        "version": method.version if method else 0,
+    }
+
+
+def measure(key: Key, lab: Lab[Settings]) -> Figures:
+    """Fit every setting, choose on validation samples, report the chosen one on test samples."""
+    if key["data"] == all_samples.NAME:
+        data = lab.once("all", lambda: all_samples.data(lab.data_dir))
+        return all_samples.measure(key["method"], key["seed"], *data)
+    samples = lab.once(key["data"], lambda: DATA[key["data"]](lab.data_dir))
+    parts, method = parts_of(samples, key["seed"]), METHODS[key["method"]]
+    x, y = parts.train
+    parts = replace(parts, train=(x[: lab.settings.known], y[: lab.settings.known]))
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lab.once(f"{key['method']}, compiled", lambda: _warm_up(method))
+        return _chosen(parts, method, key["seed"], lab)
+
+
+def _warm_up(method: Method) -> None:
+    """Have everything loaded and compiled before time is taken."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(120, 8)), np.arange(120) % 3
+    _, place = method.fit(x, y, 0, method.prepare(x, y), **method.grid[0])
+    place(x[:100])
+
+
+def _chosen(parts: Parts, method: Method, seed: int, lab: Lab[Settings]) -> Figures:
+    """Figures of the setting whose kNN accuracy and r within classes add up to most."""
+    prepare_seconds, prepared = _timed(lambda: method.prepare(*parts.train))
+    tries: list[Figures] = []
+    best: tuple[float, Fitted | None] = (-math.inf, None)
+    for setting in method.grid:
+        seconds, fitted = _timed(
+            lambda s=setting: method.fit(*parts.train, seed, prepared, **s)  # type: ignore[misc]
+        )
+        found = _figures(fitted, parts, parts.validation, lab.settings.neighbours)
+        value = found["kNN"] + found["r within"]
+        tries.append({"setting": setting, "fit": prepare_seconds + seconds, **found})
+        if not math.isnan(value) and value > best[0]:
+            best, chosen = (value, fitted), len(tries) - 1
+        lab.tick()
+    if best[1] is None:
+        raise RuntimeError("no setting gave a map")
+    place = best[1][1]
+    figures = _figures(best[1], parts, parts.test, lab.settings.neighbours)
+    figures |= {"fit": tries[chosen]["fit"], "place": _seconds_to_place(place, parts.test[0])}
+    figures |= {"chosen": chosen, "tries": tries}
+    if seed == 0:
+        figures["map"] = _map(place(parts.test[0]), parts)
+    return figures
+
+
+def _figures(fitted: Fitted, parts: Parts, part: tuple[Array, Array], neighbours: int) -> Figures:
+    """What a map keeps of new samples."""
+    known, place = fitted
+    points = np.asarray(place(part[0]), dtype=np.float64)
+    nearest = KNeighborsClassifier(neighbours).fit(known, parts.train[1])
+    x, phi, y = (torch.as_tensor(np.asarray(each)) for each in (part[0], points, part[1]))
+    within, everywhere = (distortion(x, phi, labels, scale="fit") for labels in (y, None))
+    return {
+        "kNN": float(nearest.score(points, part[1])),
+        "r within": within.correlation,
+        "stress within": within.stress,
+        "r": everywhere.correlation,
+        "stress": everywhere.stress,
+        "trustworthiness": float(trustworthiness(part[0], points, n_neighbors=neighbours)),
+    }
+
+
+def _map(points: Array, parts: Parts) -> Figures:
+    """Test samples on the map, for the picture: to a thousandth of its size."""
+    size = float(np.ptp(points, axis=0).max()) or 1.0
+    return {
+        "points": np.round((points - points.min(0)) / size, 3).tolist(),
+        "classes": parts.test[1].tolist(),
+        "names": parts.names,
+    }
+
+
+def _seconds_to_place(place: Place, x: Array) -> float:
+    """Of a thousand new samples."""
+    rows = np.resize(x, (_NEW, x.shape[1])) + 1e-6 * np.random.default_rng(0).normal(
+        size=(_NEW, x.shape[1])
+    )
+    return _timed(lambda: place(rows))[0]
+
+
+def _timed(do: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of the processor, which other processes do not change, and what came out."""
+    start = time.process_time()
+    found = do()
+    return time.process_time() - start, found
+
+
+STUDY = Study(
+    "maps",
+    settings,
+    keys,
+    measure,
+    tables,
+    draw,
+    shows="what maps keep of distances and classes, beside eleven rivals",
+    time="hours on one core",
+    data="MNIST",
+    seeds=3,
+    determines=determines,
+)

@@ -1,0 +1,257 @@
+"""Accuracy that no attack in the L-inf ball can fall below, for MLPs: bounds by linear relaxation.
+
+Each activation is enclosed between two lines over the range of what enters it; the margin between
+two logits is then enclosed between two linear functions of the image, whose least value over a box
+is known. Arithmetic is in float64, not in intervals: a bound holds up to its rounding.
+
+Source: Zhang et al. (2018), "Efficient Neural Network Robustness Certification with General
+Activation Functions" (CROWN), met with interval bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from isoreg.errors import InputError
+from isoreg.robustness.classifier import PixelClassifier
+
+_NUMBERS_AT_ONCE = 20_000_000
+_HALVINGS = 30
+_PASSIVE = (nn.Identity, nn.Dropout)
+_CURVES: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.Tanh: torch.tanh,
+    nn.Sigmoid: torch.sigmoid,
+}
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A linear layer: weight (out, in) and bias (out)."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+Layer: TypeAlias = Affine | type[nn.Module]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Two lines around an activation: slopes and intercepts, (n, units) each."""
+
+    low: Tensor
+    low_at: Tensor
+    high: Tensor
+    high_at: Tensor
+
+
+def layers_of(model: nn.Module) -> list[Layer]:
+    """Linear layers and activations of an MLP, in their order.
+
+    Args:
+        model: The user's model.
+
+    Returns:
+        The layers, in float64.
+
+    Raises:
+        InputError: If it is anything else than a Sequential of `Flatten`, `Linear`, `ReLU`,
+            `Tanh`, `Sigmoid`, `Dropout` and `Identity`.
+
+    Example:
+        >>> [type(layer).__name__ for layer in layers_of(nn.Sequential(nn.Linear(2, 3)))]
+        ['Affine']
+    """
+    found: list[Layer] = []
+    for module in _leaves(model):
+        if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
+            bias = torch.zeros(module.out_features) if module.bias is None else module.bias
+            weight = module.weight.detach().double()
+            found.append(Affine(weight, bias.detach().to(weight)))
+        elif type(module) is nn.ReLU or type(module) in _CURVES:
+            found.append(type(module))
+        elif type(module) not in _PASSIVE and (found or type(module) is not nn.Flatten):
+            raise InputError(
+                "certified=True bounds MLPs alone, a Sequential of Flatten, Linear, ReLU, Tanh, "
+                f"Sigmoid, Dropout and Identity, got {type(module).__name__}. Leave it out: the "
+                "report is then an upper bound alone."
+            )
+    return found
+
+
+def check_certifiable(model: nn.Module, norm: str) -> None:
+    """Refuse what cannot be bounded, before anything is attacked.
+
+    Args:
+        model: The user's model.
+        norm: "Linf" or "L2".
+
+    Raises:
+        InputError: If it is no MLP, or the norm is another than L-inf.
+    """
+    if norm != "Linf":
+        raise InputError(f"certified=True bounds L-inf balls alone, got norm={norm!r}.")
+    layers_of(model)
+
+
+def certified(
+    classifier: PixelClassifier, pixels: Tensor, labels: Tensor, size: float
+) -> list[bool]:
+    r"""Which images no change of at most ``size`` a pixel can make the model misclassify.
+
+    An image counts if for each other class j the bound proves
+
+    .. math:: \min_{\|x' - x\|_\infty \le \epsilon,\; x' \in [0, 1]^d} f_y(x') - f_j(x') > 0
+
+    Args:
+        classifier: Around an MLP.
+        pixels: (n, ...) from 0 to 1.
+        labels: (n).
+        size: Radius, in those pixels.
+
+    Returns:
+        A truth value an image; False where the bound is too loose to say.
+
+    Raises:
+        InputError: If the model is no MLP, or does something else than its layers.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(1, 2, bias=False))
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [-1.0]]))
+        >>> classifier = PixelClassifier(model, bounds=(-1, 1), mean=None, std=None)
+        >>> certified(classifier, torch.tensor([[0.8], [0.6]]), torch.tensor([0, 0]), 0.2)
+        [True, False]
+    """
+    layers = layers_of(classifier.model)
+    _check_same(classifier, layers, pixels[:20])
+    widest = max([pixels[0].numel(), *(len(x.bias) for x in layers if isinstance(x, Affine))])
+    found: list[bool] = []
+    at_once = max(1, _NUMBERS_AT_ONCE // widest**2)
+    for x, y in zip(pixels.split(at_once), labels.split(at_once), strict=True):
+        ends = [(x + change).clamp(0, 1).double() for change in (-size, size)]
+        low, high = (classifier.normalisation(classifier.in_units(end)).flatten(1) for end in ends)
+        found += (least_margin(layers, low, high, y) > 0).tolist()
+    return found
+
+
+@torch.no_grad()
+def least_margin(layers: list[Layer], low: Tensor, high: Tensor, labels: Tensor) -> Tensor:
+    """A number that the margin of no point of a box is below.
+
+    Args:
+        layers: Of an MLP.
+        low: (n, d) least values.
+        high: (n, d) largest values.
+        labels: (n).
+
+    Returns:
+        (n) lower bounds of the label's logit minus the largest other one.
+    """
+    lines: list[Lines | None] = []
+    at = low, high
+    for index, layer in enumerate(layers):
+        if isinstance(layer, Affine):
+            lines.append(None)
+            middle, radius = (at[0] + at[1]) / 2, (at[1] - at[0]) / 2
+            middle = middle @ layer.weight.T + layer.bias
+            radius = radius @ layer.weight.abs().T
+            at = middle - radius, middle + radius
+            if index:  # the first layer's interval is exact
+                rows = torch.eye(len(layer.bias)).to(low).expand(len(low), -1, -1)
+                least = _substituted(rows, layers[: index + 1], lines, low, high)
+                most = -_substituted(-rows, layers[: index + 1], lines, low, high)
+                at = torch.maximum(at[0], least), torch.minimum(at[1], most)
+        else:
+            lines.append(_lines(layer, *at))
+            at = _value(layer, at[0]), _value(layer, at[1])
+    classes = at[0].shape[1]
+    own = torch.eye(classes).to(low)[labels]
+    rows = own[:, None] - torch.eye(classes).to(low)
+    margins = _substituted(rows, layers, lines, low, high)
+    return margins.masked_fill(own.bool(), torch.inf).amin(1)
+
+
+def _substituted(
+    rows: Tensor, layers: list[Layer], lines: list[Lines | None], low: Tensor, high: Tensor
+) -> Tensor:
+    """Lower bounds (n, m) of rows (n, m, outputs) times what the layers return."""
+    total = rows.new_zeros(rows.shape[:2])
+    for layer, around in zip(reversed(layers), reversed(lines[: len(layers)]), strict=True):
+        if isinstance(layer, Affine):
+            total = total + rows @ layer.bias
+            rows = rows @ layer.weight
+        else:
+            assert around is not None
+            above, below = rows.clamp(min=0), rows.clamp(max=0)
+            ends = (above, around.low_at), (below, around.high_at)
+            total = total + sum((part * at[:, None]).sum(2) for part, at in ends)
+            rows = above * around.low[:, None] + below * around.high[:, None]
+    above, below = rows.clamp(min=0), rows.clamp(max=0)
+    return total + (above @ low[..., None] + below @ high[..., None])[..., 0]
+
+
+def _lines(kind: type[nn.Module], low: Tensor, high: Tensor) -> Lines:
+    """Lines below and above an activation over a range."""
+    if kind is nn.ReLU:
+        crossing = (low < 0) & (high > 0)
+        chord = torch.where(crossing, high / (high - low).clamp_min(1e-300), (low >= 0).to(low))
+        below = torch.where(crossing, (high > -low).to(low), chord)
+        return Lines(below, torch.zeros_like(low), chord, torch.where(crossing, -chord * low, 0))
+    half = 2 if kind is nn.Sigmoid else 1  # sigmoid(x) is (1 + tanh(x / 2)) / 2
+    low, high = low / half, high / half
+    above, above_at = _above_tanh(low, high)
+    below, minus_below_at = _above_tanh(-high, -low)  # tanh(-x) is -tanh(x)
+    lines = below, -minus_below_at, above, above_at
+    if kind is nn.Tanh:
+        return Lines(*lines)
+    return Lines(*(x / 4 if at % 2 == 0 else (1 + x) / 2 for at, x in enumerate(lines)))
+
+
+def _above_tanh(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and intercept of a line above tanh: a tangent at a point above 0, or the chord."""
+    at_low = low.tanh()
+    # from 0 on the tangent is above the curve where it is above its lower end
+    near, touch = torch.zeros_like(low), high.clamp(min=0)
+    for _ in range(_HALVINGS):
+        middle = (near + touch) / 2
+        value = middle.tanh()
+        over = value + (1 - value.square()) * (low - middle) >= at_low
+        near, touch = torch.where(over, near, middle), torch.where(over, middle, touch)
+    touch = torch.where(low >= 0, (low + high) / 2, touch)
+    value = touch.tanh()
+    slope = 1 - value.square()
+    is_tangent = value + slope * (low - touch) >= at_low
+    chord = (high.tanh() - at_low) / (high - low).clamp_min(1e-12)
+    return (
+        torch.where(is_tangent, slope, chord),
+        torch.where(is_tangent, value - slope * touch, at_low - chord * low),
+    )
+
+
+def _value(kind: type[nn.Module], x: Tensor) -> Tensor:
+    return x.clamp(min=0) if kind is nn.ReLU else _CURVES[kind](x)
+
+
+def _leaves(module: nn.Module) -> list[nn.Module]:
+    if type(module) is nn.Sequential:
+        return [leaf for child in module for leaf in _leaves(child)]
+    return [module]
+
+
+@torch.no_grad()
+def _check_same(classifier: PixelClassifier, layers: list[Layer], pixels: Tensor) -> None:
+    """Refuse a model whose hooks or wrappers make something else of its layers."""
+    x = classifier.normalisation(classifier.in_units(pixels.double())).flatten(1)
+    for layer in layers:
+        x = x @ layer.weight.T + layer.bias if isinstance(layer, Affine) else _value(layer, x)
+    expected = classifier(pixels).double()
+    if x.shape != expected.shape or not torch.allclose(x, expected, rtol=1e-2, atol=1e-2):
+        raise InputError(
+            "certified=True bounds what the layers compute, got a model that returns something "
+            "else: a hook changes it. Remove it, or leave certified out."
+        )

@@ -1,0 +1,221 @@
+"""Certified accuracy: never above what attacks leave, exact where it can be, refused elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from isoreg import InputError, IsometryRegularizer
+from isoreg.robustness import RobustnessReport, evaluate
+from isoreg.robustness.certified import certified, layers_of, least_margin
+from isoreg.robustness.classifier import PixelClassifier
+
+ACTIVATIONS = st.sampled_from([nn.ReLU, nn.Tanh, nn.Sigmoid])
+
+
+def mlp(kind: type[nn.Module], widths: list[int], seed: int, gain: float = 2.0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), kind()]
+    for layer in layers[1::2]:
+        nn.init.normal_(layer.weight, std=gain / layer.in_features**0.5)
+        nn.init.normal_(layer.bias, std=0.3)
+    return nn.Sequential(*layers[:-1])
+
+
+def margins(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    logits = model(x.float()).double()
+    own = logits.gather(1, labels[:, None])
+    return (own - logits.scatter(1, labels[:, None], -torch.inf)).amin(1)
+
+
+@given(
+    ACTIVATIONS,
+    st.integers(0, 10_000),
+    st.floats(0, 0.6),
+    st.lists(st.integers(1, 7), min_size=1, max_size=3),
+)
+def test_no_point_of_a_box_has_a_smaller_margin_than_the_bound(kind, seed, size, hidden) -> None:
+    model = mlp(kind, [2, *hidden, 3], seed)
+    middle, labels = torch.rand(4, 2).double(), torch.arange(4) % 3
+    bound = least_margin(layers_of(model), middle - size, middle + size, labels)
+    side = torch.linspace(-1, 1, 41).double()
+    for step in torch.cartesian_prod(side, side):
+        assert bool((margins(model, middle + size * step, labels) >= bound - 1e-4).all())
+
+
+@given(st.integers(0, 10_000), st.floats(0, 0.4), st.booleans())
+def test_without_activations_and_on_one_side_of_them_the_bound_is_exact(
+    seed: int, size: float, active: bool
+) -> None:
+    model = mlp(nn.ReLU, [3, 5, 4], seed)
+    model[1].bias.data += 50 if active else -50  # each unit always on, or always off
+    middle, labels = torch.rand(6, 3).double(), torch.arange(6) % 4
+    bound = least_margin(layers_of(model), middle - size, middle + size, labels)
+    weight = (model[3].weight @ model[1].weight * active).double()
+    rows = weight[labels][:, None] - weight
+    away = torch.arange(4) == labels[:, None]
+    values = model(middle.float()).double()
+    worst = values.gather(1, labels[:, None]) - values - size * rows.abs().sum(2)
+    torch.testing.assert_close(
+        bound, worst.masked_fill(away, torch.inf).amin(1), atol=1e-3, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.Tanh, nn.Sigmoid])
+def test_the_bound_meets_the_margin_as_the_box_shrinks_and_beats_intervals(kind) -> None:
+    model = mlp(kind, [8, 16, 16, 4], 0)
+    x, labels = torch.rand(20, 8).double(), torch.arange(20) % 4
+    layers = layers_of(model)
+    at_zero = least_margin(layers, x, x, labels)
+    torch.testing.assert_close(at_zero, margins(model, x, labels), atol=1e-4, rtol=1e-4)
+    low, high = x - 0.05, x + 0.05
+    for layer in model[1:]:
+        if isinstance(layer, nn.Linear):
+            middle, radius = (low + high) / 2, (high - low) / 2
+            middle = layer.double()(middle)
+            radius = radius @ layer.weight.abs().T
+            low, high = middle - radius, middle + radius
+        else:
+            low, high = layer(low), layer(high)
+    own = labels[:, None]
+    intervals = (low.gather(1, own) - high.scatter(1, own, -torch.inf)).amin(1)
+    bound = least_margin(layers, x - 0.05, x + 0.05, labels)
+    assert bool((bound >= intervals - 1e-9).all())
+    assert (bound - intervals).mean() > 0.3 * (at_zero - intervals).mean()
+
+
+def subject() -> tuple[nn.Module, Tensor, Tensor]:
+    model = mlp(nn.ReLU, [16, 12, 12, 3], 3)
+    x = torch.rand(60, 1, 4, 4)
+    return model, x, model(x).argmax(1)
+
+
+def test_a_report_says_between_which_two_numbers_the_truth_lies() -> None:
+    model, x, y = subject()
+    radii = [0.0, 0.01, 0.03, 0.1]
+    report = evaluate(model, x, y, eps=radii, attacks="quick", certified=True)
+    for eps in radii:
+        proven, survived = report.certified[eps], report.survivors(eps)
+        assert all(after for before, after in zip(proven, survived, strict=True) if before)
+    bounds = [report.lower_bound[eps] for eps in radii]
+    assert bounds[0] == report.clean == 1.0
+    assert 1 > bounds[1] > bounds[2] > bounds[3]
+    assert bounds[1] > report.worst_case[0.01] - 0.15, "it is no empty bound"
+    line = f"{100 * bounds[1]:.1f} and {100 * report.worst_case[0.01]:.1f} % at 0.01"
+    assert line in str(report)
+    assert RobustnessReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_without_being_asked_nothing_is_bounded_and_old_reports_are_read() -> None:
+    model, x, y = subject()
+    report = evaluate(model, x, y, eps=0.01, attacks="fgsm")
+    assert report.lower_bound == {}
+    assert "between" not in str(report)
+    old = {k: v for k, v in report.to_dict().items() if k != "certified"}
+    assert RobustnessReport.from_dict(old) == report
+
+
+def test_units_and_the_ends_of_the_pixels_count() -> None:
+    model, x, y = subject()
+    plain = PixelClassifier(model, bounds=(0, 1), mean=None, std=None)
+    expected = certified(plain, x, y, 0.02)
+    assert 0 < sum(expected) < len(expected)
+    turned = mlp(nn.ReLU, [16, 12, 12, 3], 3)
+    # the same function of images from -1 to 3, normalised: x = (4 p - 1 - 0.5) / 2
+    turned[1].weight.data /= 2
+    turned[1].bias.data += 0.75 * turned[1].weight.data.sum(1)
+    moved = PixelClassifier(turned, bounds=(-1, 3), mean=0.5, std=2.0)
+    torch.testing.assert_close(moved(x), plain(x), atol=1e-4, rtol=1e-4)
+    assert certified(moved, x, y, 0.02) == expected
+    # a model that fails beyond 1 alone is safe, since pixels end there
+    end = nn.Sequential(nn.Linear(1, 2))
+    end[0].weight.data.copy_(torch.tensor([[0.0], [1.0]]))
+    end[0].bias.data.copy_(torch.tensor([1.01, 0.0]))
+    safe = PixelClassifier(end, bounds=(0, 1), mean=None, std=None)
+    assert certified(safe, torch.tensor([[0.9]]), torch.tensor([0]), 0.5) == [True]
+
+
+def test_images_in_parts_are_bounded_as_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = subject()
+    plain = PixelClassifier(model, bounds=(0, 1), mean=None, std=None)
+    expected = certified(plain, x, y, 0.02)
+    monkeypatch.setattr("isoreg.robustness.certified._NUMBERS_AT_ONCE", 7 * 16**2)
+    assert certified(plain, x, y, 0.02) == expected
+
+
+class Wrapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3)), {}, "got Conv2d"),
+        (Wrapped(), {}, "bounds MLPs alone.*got Wrapped"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.GELU()), {}, "got GELU"),
+        (nn.Sequential(nn.Linear(4, 3), nn.Flatten(), nn.Linear(12, 3)), {}, "got Flatten"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"norm": "L2"}, "L-inf balls alone, got"),
+    ],
+)
+def test_what_cannot_be_bounded_is_refused_before_anything_is_attacked(
+    model: nn.Module, options: dict, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isoreg.robustness.evaluation._evaluated", None)
+    x, y = torch.rand(4, 1, 4, 4), torch.zeros(4).long()
+    with pytest.raises(InputError, match=f"evaluate: certified=True.*{words}"):
+        evaluate(model, x, y, eps=0.1, certified=True, **options)
+
+
+def test_a_hook_that_changes_what_layers_return_is_noticed_and_a_recorder_is_none() -> None:
+    model, x, y = subject()
+    with IsometryRegularizer(model):
+        report = evaluate(model, x, y, eps=0.01, attacks="fgsm", certified=True)
+        assert report.lower_bound[0.01] > 0
+    model[1].register_forward_hook(lambda module, args, out: 2 * out)
+    with pytest.raises(InputError, match="a hook changes it"):
+        evaluate(model, x, model(x).argmax(1), eps=0.01, attacks="fgsm", certified=True)
+
+
+def test_dropout_and_identity_are_nothing_in_eval_mode_and_a_bias_may_lack() -> None:
+    model = nn.Sequential(
+        nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(16, 8, bias=False)),
+        nn.Dropout(0.5),
+        nn.Tanh(),
+        nn.utils.parametrizations.orthogonal(nn.Linear(8, 3)),
+    ).train()
+    x = torch.rand(30, 1, 4, 4)
+    y = model.eval()(x).argmax(1)
+    report = evaluate(model.train(), x, y, eps=[0.0, 0.01], attacks="fgsm", certified=True)
+    assert report.lower_bound[0.0] == 1
+    assert 0 < report.lower_bound[0.01] <= report.worst_case[0.01]
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.Tanh, nn.Sigmoid])
+def test_a_second_implementation_agrees(kind) -> None:
+    other = pytest.importorskip("bound_propagation")
+    model = mlp(kind, [16, 12, 12, 3], 0)
+    x = torch.rand(30, 16)
+    y = model(x).argmax(1)
+    bound = least_margin(layers_of(model), x.double() - 0.03, x.double() + 0.03, y)
+    theirs = []
+    for row, label in zip(x, y, strict=True):
+        last = nn.Linear(3, 2, bias=False)
+        last.weight.data = torch.eye(3)[label] - torch.eye(3)[[j for j in range(3) if j != label]]
+        net = other.BoundModelFactory().build(nn.Sequential(*model[1:], last))
+        region = other.HyperRectangle.from_eps(row[None], 0.03)
+        theirs.append(net.crown(region).concretize().lower.min().item())
+    # each may take other lines
+    assert abs(bound.mean().item() - sum(theirs) / len(theirs)) < 0.1
