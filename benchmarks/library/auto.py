@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks import photographs
+from benchmarks.images import SHUFFLED, Uses, everything, rows
 from benchmarks.networks import accuracy_of, convolutional, features_in, mlp
 from benchmarks.probes import examples_of_each
 from benchmarks.results import Figures, Found, Key
@@ -300,4 +301,11 @@ STUDY = Study(
     data="MNIST, CIFAR-10",
     seeds=3,
     determines=determines,
+    uses=Uses(
+        (rows("MNIST train", 0, 50_000, shuffled=True), SHUFFLED[0, 10_000]),
+        (rows("MNIST train", 50_000, 60_000, shuffled=True), SHUFFLED[40_000, 50_000]),
+        (everything("MNIST test"), everything("CIFAR-10 test")),
+    ),
+    without_control="the probe's penalty is not chosen and the pixels are missing, so nothing "
+    "follows from the ten classes",
 )

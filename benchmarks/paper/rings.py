@@ -191,4 +191,5 @@ STUDY = Study(
     time="10 minutes on one core",
     seeds=3,
     determines=determines,
+    without_control="the table shows the paper's own experiment at the paper's beta",
 )
