@@ -36,9 +36,14 @@ def plain(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def legend_below(axis: Axes, columns: int) -> None:
+    """The legend below the panel, where it has room for letters that can be read."""
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, fontsize=11)
+
+
 def legend_beside(axis: Axes) -> None:
     """The legend to the right of the panel."""
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=11)
 
 
 def deviation(values: Sequence[float]) -> float:
