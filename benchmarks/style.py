@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 # what is written on a figure is read on a light page and on a dark one, so the ground is left out
 INK = "#767676"
-_INKED = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
-rcParams.update(dict.fromkeys((*_INKED, "axes.edgecolor", "grid.color"), INK))
+rcParams.update({"text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK})
+rcParams.update({"axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "grid.color": INK})
 rcParams.update({"figure.facecolor": "none", "axes.facecolor": "none", "legend.framealpha": 0})
 
 # the eight of Okabe and Ito, which colour-blind readers can tell apart
