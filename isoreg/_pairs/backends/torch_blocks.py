@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from isoreg._pairs.backends import torch_small
 from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, can_look, plan_blocks
 from isoreg._pairs.plan import Call
 from isoreg._pairs.precision import CANCELLED, LostDigitsError, rounds_products
@@ -85,6 +86,10 @@ def values_and_gradients(
     call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d)."""
+    if torch_small.is_small(call):
+        answer = torch_small.values_and_gradients(call, scales, total, needs_grad=needs_grad)
+        if answer is not None:
+            return answer
     features, rows = call.features, call.own.stop - call.own.start
     dtype, device = features[0].dtype, features[0].device
     sums = torch.zeros(len(features), dtype=exact_dtype(device), device=device)
