@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isoreg._pairs.backends.torch_plan import can_look
 from isoreg._pairs.plan import Call, label_weights
-from isoreg._pairs.precision import CANCELLED
+from isoreg._pairs.precision import CANCELLED, can_look
 
 _SAMPLES, _PRODUCTS = 128, 2e7
 """Where there are more, it pays to leave out the pairs that do not count."""
@@ -21,7 +20,7 @@ def is_small(call: Call) -> bool:
     """Whether a call is small, and has no more than points and class numbers."""
     products = call.size * call.size * sum(x.shape[1] for x in call.points)
     plain = not (call.is_soft or call.has_tables or call.plans) and call.rows is None
-    return plain and can_look(call) and 0 < products < _PRODUCTS and call.size <= _SAMPLES
+    return plain and can_look(call.device) and 0 < products < _PRODUCTS and call.size <= _SAMPLES
 
 
 def values_and_gradients(
