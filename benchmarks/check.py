@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Key, Run, identity
+from benchmarks.results import Key, Run, identity, read
 from benchmarks.study import Lab, Lacking, Study, expected, new_lab
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,6 +32,7 @@ class Findings:
         error: Why the file could not be read.
         table: Whether the committed table is what the runs give.
         uncertain: How many runs name no commit, or one "with changes".
+        images: Whether the file says of its images what its study says.
     """
 
     file: str
@@ -41,6 +42,7 @@ class Findings:
     error: str = ""
     table: bool = True
     uncertain: int = 0
+    images: bool = True
 
 
 def committed(studies: Iterable[Study[Any]]) -> dict[str, tuple[Study[Any], dict[str, Any]]]:
@@ -76,8 +78,9 @@ def check(studies: Iterable[Study[Any]], folder: Path = RESULTS) -> Iterator[Fin
             continue
         found = compare(path.name, study, lab)
         page = path.with_suffix(".md")
+        found.images = read(path).get("images") == lab.results.images
         try:
-            found.table = not page.exists() or study.tables(lab.found()) == page.read_text()
+            found.table = not page.exists() or study.page(lab.found()) == page.read_text()
         except Lacking:  # runs that the table chooses by are not there
             found.table = False
         yield found
@@ -111,4 +114,4 @@ def published(study: Study[Any], options: dict[str, Any], path: Path) -> str:
     lab = lab_of(study, options, path)
     for _ in expected(study, lab):
         pass
-    return study.tables(lab.found())
+    return study.page(lab.found())

@@ -1,8 +1,8 @@
 """The numbers on pages that runs bear, held against the tables that the runs' JSON gives.
 
 A mark is a comment in the page's source. In front of a table it names for each of its columns and
-rows those of a committed table, "-" for what no run bears, several columns for a cell such as
-"36.4 / 3.0"::
+rows those of a committed table, "-" for what no run bears ("-*3" for three in a row), several
+columns for a cell such as "36.4 / 3.0"::
 
     <!-- figures: mnist | Accuracy and geometry (the paper's table 1)
     columns: - | test accuracy % | -
@@ -100,7 +100,7 @@ def marks(text: str) -> Iterator[Mark]:
     for (where, columns, rows), table in blocks:
         file, heading = _split(where, 2)
         (page,) = tables_of(table)
-        names, titles = re.split(r"\s*\|\s*", rows.strip()), re.split(r"\s*\|\s*", columns.strip())
+        names, titles = _names(rows), _names(columns)
         if (len(names), len(titles)) != (len(page.rows), len(page.header)):
             raise ValueError(
                 f"marks: a mark names each column and row of its table, got {len(titles)} columns "
@@ -116,6 +116,17 @@ def marks(text: str) -> Iterator[Mark]:
                         yield Mark(part, file, heading, row, column)
     for shown, where in _INLINE.findall(text):
         yield Mark(shown, *_split(where, 4))
+
+
+def _names(line: str) -> list[str]:
+    """The names between the bars; ``-*3`` stands for three that no run bears."""
+    parts = re.split(r"\s*\|\s*", line.strip())
+    counts = [re.fullmatch(r"-\*(\d+)", part) for part in parts]
+    return [
+        name
+        for part, many in zip(parts, counts, strict=True)
+        for name in (["-"] * int(many[1]) if many else [part])
+    ]
 
 
 def _parts(cell: str, count: int) -> list[str]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from benchmarks.paper.geometry import BIN_WIDTH, embedding, geometry
 from benchmarks.results import Figures, Found, Key
 from benchmarks.study import Lab, Study, quickly
-from benchmarks.style import BLUE, GREEN, VERMILION, new_figure, save, umap_of
+from benchmarks.style import BLACK, BLUE, GREEN, VERMILION, new_figure, save, umap_of
 from benchmarks.tables import Column, count, grouped, page, seeds_of, table
 from benchmarks.training import adam, descend_whole
 from isoreg import isometry_penalty
@@ -168,7 +168,7 @@ def _histograms(axis: Axes, figures: Figures) -> None:
     edges = [BIN_WIDTH * k for k in range(len(figures["input histogram"]) + 1)]
     features, inputs = figures["feature histogram"], figures["input histogram"]
     axis.stairs(features, edges, fill=True, color=GREEN, alpha=0.6, label="last hidden layer")
-    axis.stairs(inputs, edges, color="black", label="input")
+    axis.stairs(inputs, edges, color=BLACK, label="input")
     last = max(k for k, pair in enumerate(zip(features, inputs, strict=True)) if any(pair))
     axis.set(yscale="log", xlim=(0, edges[last + 1] * 1.05), ylim=(0.7, None))
     axis.set(xlabel="distance within a class", ylabel="pairs")
@@ -188,4 +188,5 @@ STUDY = Study(
     time="10 minutes on one core",
     seeds=3,
     determines=determines,
+    without_control="the table shows the paper's own experiment at the paper's beta",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
@@ -11,10 +11,12 @@ import typer
 from torch import Tensor, nn
 
 from benchmarks.choice import best_of
+from benchmarks.claims import Entry
+from benchmarks.images import Uses, rows
 from benchmarks.methods import Recipe, attach, rivals
-from benchmarks.methods.registry import versions
+from benchmarks.methods.registry import title_of, versions
 from benchmarks.networks import accuracy_of, mlp
-from benchmarks.results import Figures, Key, Run
+from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.rivals.costs import costs
 from benchmarks.rivals.figure import draw
 from benchmarks.rivals.report import tables
@@ -136,6 +138,28 @@ def chosen(runs: list[Run], settings: Settings) -> dict[str, Recipe]:
     return {m: best_of(of, "score", floor=floor)["key"]["recipe"] for m, of in tried.items()}
 
 
+def entries(found: Found) -> dict[str, Entry]:
+    """Of the methods with one number to choose: what was tried, and what was taken."""
+    runs = found["runs"]
+    tried = grouped_recipes(run["key"] for run in runs if run["key"]["phase"] == "choose")
+    taken = grouped_recipes(run["key"] for run in runs if run["key"]["phase"] == "test")
+    return {
+        title_of(method): Entry(tuple(tried[method]), taken[method][0])
+        for method in taken
+        if len(tried.get(method, ())) > 1
+    }
+
+
+def grouped_recipes(keys: Iterable[Key]) -> dict[str, list[float]]:
+    """By method its numbers, once each; methods with several options are left out."""
+    found: dict[str, dict[float, None]] = {}
+    for key in keys:
+        options = [value for each in key["recipe"].values() for value in each.values()]
+        if len(options) == 1:
+            found.setdefault(key["method"], {})[options[0]] = None
+    return {method: list(values) for method, values in found.items()}
+
+
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
     """Validate a setting, time a step, or train, attack and test."""
     s, recipe = lab.settings, key["recipe"]
@@ -221,4 +245,11 @@ STUDY = Study(
     seeds=5,
     device=True,
     determines=determines,
+    uses=Uses(
+        (rows("MNIST train", 0, _FITTED),),
+        (rows("MNIST train", _FITTED, 60_000),),
+        (rows("MNIST test", 0, 10_000, step=10),),
+    ),
+    without_control="no gain of isometry is claimed here",
+    entries=entries,
 )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.choice import best_of
+from benchmarks.images import Uses, everything, rows
 from benchmarks.methods.registry import title_of, versions
 from benchmarks.results import Figures, Key, Run
 from benchmarks.robust import plans
@@ -226,4 +227,11 @@ STUDY = Study(
     seeds=5,
     device=True,
     determines=determines,
+    uses=Uses(
+        (everything("MNIST train"),),
+        (rows("MNIST train", 50_000, 60_000),),
+        (rows("MNIST test", 0, 10_000, step=10),),
+    ),
+    without_control="isometry stands beside its controls in a part of its own, where nothing is "
+    "gained over them",
 )

@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks.claims import Entry
+from benchmarks.images import SHUFFLED, Uses, everything
 from benchmarks.methods import Recipe
 from benchmarks.methods.registry import versions
-from benchmarks.results import Figures, Key, Run
+from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.study import Lab, Lacking, Study
 from benchmarks.tables import grouped, with_keys
 from benchmarks.timm_models.cost import costs, shares
@@ -21,7 +23,15 @@ from benchmarks.timm_models.evaluation import measure, worst_case
 from benchmarks.timm_models.figure import draw_training
 from benchmarks.timm_models.networks import network, stages
 from benchmarks.timm_models.report import training_tables
-from benchmarks.timm_models.settings import ROWS, STAGES, Row, Schedule, Settings, settings
+from benchmarks.timm_models.settings import (
+    CONTROL,
+    ROWS,
+    STAGES,
+    Row,
+    Schedule,
+    Settings,
+    settings,
+)
 from benchmarks.timm_models.training import Training, accuracy, train
 
 WIDTHS = ("narrow", "full")
@@ -196,6 +206,37 @@ def _test(bench: Bench, key: Key) -> Figures:
 
 _MEASURES = {"choose": _try, "cost": _costs, "share": _shares, "test": _test}
 
+USES = Uses((SHUFFLED[0, 12_000],), (SHUFFLED[45_000, 50_000],), (everything("CIFAR-10 test"),))
+_CONTROLLED = "isometry, features"
+
+
+def entries(found: Found) -> dict[str, Entry]:
+    """By method and network: the shares or radii that were tried, and the one taken."""
+    tried: dict[tuple[str, str], list[str]] = {}
+    taken: dict[tuple[str, str], str] = {}
+    for run in found["runs"]:
+        key = run["key"]
+        if key["phase"] == "choose":
+            tried.setdefault((key["network"], key["method"]), []).append(key["setting"])
+        elif key["phase"] == "test":
+            taken[key["network"], key["method"]] = key["setting"]
+    return {
+        f"{method}, {network}": Entry(
+            tuple(map(_number, tried.get((network, method), ()))),
+            _number(setting),
+            f"{CONTROL}, {network}" if method == _CONTROLLED else "",
+            "one seed, beside the question" if method == "isometry, stages" else "",
+        )
+        for (network, method), setting in taken.items()
+        if setting
+    }
+
+
+def _number(setting: str) -> float:
+    """Of a setting such as "share 0.1" or "eps 4/255", in the latter's unit."""
+    return float(setting.split()[1].partition("/")[0])
+
+
 STUDY = Study(
     "timm",
     settings,
@@ -209,4 +250,6 @@ STUDY = Study(
     seeds=3,
     device=True,
     determines=determines,
+    uses=USES,
+    entries=entries,
 )

@@ -40,10 +40,11 @@ def _radii(method: str, *pixels: int) -> dict[str, Recipe]:
     return {f"eps {eps}/255": {method: {"eps": eps * PIXEL}} for eps in pixels}
 
 
+CONTROL = "its control: images shuffled"
 ROWS: dict[str, Row] = {
     "plain": Row({"": {}}),
     "isometry, features": Row(_isometry()),
-    "its control: images shuffled": Row(_isometry(shuffled=True)),
+    CONTROL: Row(_isometry(shuffled=True)),
     "isometry, stages": Row(_isometry(layers=STAGES, pool="mean"), once=True),
     "plain, no Mixup": Row({"": {}}, mixup=False, once=True),
     "RobustLoss": Row(_radii("first-order-margin", 2, 4), mixup=False),

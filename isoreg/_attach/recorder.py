@@ -45,10 +45,12 @@ _TRACED = 0  # the state of compiled passes, in which torch.compile cannot ask f
 class _Pulse:
     """Lives as long as the graph of a forward pass, and knows whether backward went through it."""
 
+    __slots__ = ("__weakref__", "spent")
+
     def __init__(self) -> None:
         self.spent = False
 
-    def __call__(self, gradient: Tensor) -> None:
+    def __call__(self, gradients: tuple[Tensor, ...]) -> None:
         self.spent = True
 
 
@@ -442,7 +444,7 @@ class Recorder:
         if record.pulse is None:
             pulse = _Pulse()
             record.pulse = weakref.ref(pulse)
-            value.register_hook(pulse)
+            value.grad_fn.register_prehook(pulse)
 
 
 @dataclasses.dataclass

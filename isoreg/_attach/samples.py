@@ -50,8 +50,7 @@ class Listed(NamedTuple):
         return f"{self.path}, a list of {len(self.parts)} tensors"
 
 
-@dataclasses.dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What may hold the samples of a call, as the tensors were before the model ran.
 
     Attributes:
