@@ -13,8 +13,7 @@ from isoreg._attach.classifier import choose_layers
 from isoreg._attach.layers import Layer
 from isoreg._attach.pooling import resolve_pool, tensors_in
 from isoreg._attach.recorder import Recorder
-from isoreg._pairs.backends import torch_blocks
-from isoreg._pairs.backends.torch_plan import plan_pairs
+from isoreg._pairs import engine
 from isoreg._pairs.plan import Call
 from isoreg._ranks.exchange import gather_rows
 from isoreg.robustness.attacks import PRESETS
@@ -30,9 +29,7 @@ __all__ = [
     "gather_rows",
     "last_features",
     "pgd",
-    "plan_rows",
     "resolve_pool",
-    "rows_of",
     "tensors_in",
     "without_numba",
 ]
@@ -43,21 +40,13 @@ def last_features(model: nn.Module) -> Recorder:
     return Recorder(model, choose_layers(model, None), resolve_pool("flatten"))
 
 
-def rows_of(points: list[Tensor], labels: Tensor | None, rows: int) -> Call:
-    """The pairs of the first rows of a batch, inputs first, with all its rows."""
+@torch.no_grad()
+def compute_rows(points: list[Tensor], labels: Tensor | None, rows: int) -> None:
+    """Value and gradients of the first rows of a batch, inputs first, with all its rows."""
     inputs, *features = points
-    return Call(inputs, features, labels, rows=slice(0, rows))
-
-
-def plan_rows(call: Call) -> None:
-    """Plan the pairs of a call anew, by torch."""
-    plan_pairs(call)
-
-
-def compute_rows(call: Call, total: float) -> None:
-    """Value and gradients by torch; a call keeps its plan, so only the pairs are computed."""
-    ones = torch.ones(len(call.features), dtype=torch.float64)
-    torch_blocks.values_and_gradients(call, ones, total, needs_grad=True)
+    call = Call(inputs, features, labels, rows=slice(0, rows))
+    ones = torch.ones(len(features), dtype=torch.float64)
+    engine.values_and_gradients(call, ones, float(rows * len(inputs)), needs_grad=True)
 
 
 @contextmanager

@@ -390,14 +390,15 @@ def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = 
     with torch.no_grad():
         seen = values.detach()
         largest = seen.masked_fill(~counted | seen.isnan(), 0).amax() if seen.numel() else 0.0
-        mirrored = seen.clone()
-        mirrored[:, own] = seen[:, own].T
+        mirrored = seen[:, own].T
+        if mirrored.shape != seen.shape:
+            mirrored = torch.cat([seen[:, : own.start], mirrored, seen[:, own.stop :]], 1)
         valid = (seen >= 0) & (seen < math.inf) & ((seen - mirrored).abs() <= 1e-3 * largest)
-        valid |= ~counted
+        bad = counted & ~valid
     if values.device.type != "cpu":
-        return values.masked_fill(~valid, math.nan)
-    if not bool(valid.all()):
-        i, j = (~valid).nonzero()[0].tolist()
+        return values.masked_fill(bad, math.nan)
+    if bool(bad.any()):
+        i, j = bad.nonzero()[0].tolist()
         one, other = values[i, j].item(), mirrored[i, j].item()
         i += own.start
         got = f"{one:.6g} for samples {i} and {j}"

@@ -64,12 +64,12 @@ def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights G of the pairs of some samples with others; see `pair_weights`.
 
     Args:
-        left: (a,) integers or (a, c) probabilities.
-        right: (b,) or (b, c), of the same kind.
+        left: (..., a) integers or (..., a, c) probabilities.
+        right: (..., b) or (..., b, c), of the same kind.
         dtype: Floating dtype of the result.
 
     Returns:
-        (a, b) weights from 0 to 1.
+        (..., a, b) weights from 0 to 1.
 
     Example:
         >>> weights_between(torch.tensor([0]), torch.tensor([0, 1]), torch.float32)
@@ -81,9 +81,9 @@ def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
         if wide == torch.float32 and rounds_products(left.device):
             wide = torch.float64
         with full_precision(left.device):
-            return (left.to(wide) @ right.to(wide).T).to(dtype)
+            return (left.to(wide) @ right.to(wide).mT).to(dtype)
     left, right = left.long(), right.long()  # in uint8, class 156 equals IGNORED
-    return ((left[:, None] == right) & (left != IGNORED)[:, None]).to(dtype)
+    return ((left[..., None] == right[..., None, :]) & (left != IGNORED)[..., None]).to(dtype)
 
 
 def check_labels(labels: Tensor, n: int) -> None:

@@ -47,24 +47,30 @@ def call(
     return SimpleNamespace(inputs=x, features=features, labels=y, own=own, **tables)
 
 
-def oracle(c: Any, scales: Tensor, total: float) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Values and moments of own rows, and the whole batch's gradients by them; in float64."""
+def oracle(
+    c: Any, scales: Tensor, total: float
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """Values and moments of own rows, and the whole batch's gradients by them; in float64.
+
+    Last for each layer how long a row of its gradient were if no term cancelled another.
+    """
     targets, weights = c.whole
     g = pair_weights(c.labels, len(c.features[0]), dtype=torch.float64).fill_diagonal_(0)
     g = g if weights is None else g * weights.double()
     if targets is None:
         targets = euclidean(c.inputs.double())
     g, targets = g.masked_fill(targets.isnan(), 0), targets.double().nan_to_num()
-    values, moments, gradients = [], [], []
+    values, moments, gradients, terms = [], [], [], []
     for x, s in zip(c.features, scales, strict=True):
         exact = x.double().requires_grad_()
         d = euclidean(exact)
         stress = g * (targets - s * d).square() / total
         (gradient,) = torch.autograd.grad(stress.sum(), exact)
         gradients.append(gradient[c.own])
+        terms.append((4 * s / total * g * (targets + s * d.detach()))[c.own].sum(1))
         values.append(stress[c.own].sum().detach())
         moments.append(torch.stack([(g * y * d)[c.own].sum().detach() for y in (targets, d)]))
-    return torch.stack(values), torch.stack(moments, 1), gradients
+    return torch.stack(values), torch.stack(moments, 1), gradients, terms
 
 
 def check(c: Any, digits: float, *, scale: float = 0.7) -> None:
@@ -72,15 +78,16 @@ def check(c: Any, digits: float, *, scale: float = 0.7) -> None:
     scales = scale + torch.arange(len(c.features), dtype=torch.float64)
     values, gradients = triton_blocks.values_and_gradients(c, scales, total, needs_grad=True)
     moments = triton_blocks.moments(c)
-    expected, sums, slopes = oracle(c, scales, total)
+    expected, sums, slopes, terms = oracle(c, scales, total)
     size = (sums[1] * scales**2 + sums[0] * scales) / total  # what the value is the difference of
     assert values.dtype == c.features[0].dtype
     assert ((values.double() - expected).abs() <= digits * size + digits * expected).all()
     torch.testing.assert_close(moments, sums, rtol=digits, atol=0)
     assert moments.dtype == torch.float64
-    for gradient, slope in zip(gradients, slopes, strict=True):
+    for gradient, slope, term in zip(gradients, slopes, terms, strict=True):
         assert gradient.shape == slope.shape
-        assert (gradient.double() - slope).norm() <= digits * slope.norm() + 1e-30
+        # a few rows may nearly cancel; and the oracle's own rounding leaves 1e-17 where no pair is
+        assert (gradient.double() - slope).norm() <= digits * (slope.norm() + term.norm()) + 1e-13
 
 
 @st.composite
@@ -120,9 +127,7 @@ def calls(draw: Any) -> Any:
 
 
 @pytest.mark.parametrize("narrow", [64, 4], ids=["differences", "products"])
-@settings(
-    max_examples=20, deadline=None, phases=[Phase.generate], derandomize=True
-)  # a draw is slow to shrink
+@settings(max_examples=20, deadline=None, phases=[Phase.generate])  # a draw is slow to shrink
 @given(c=calls())
 def test_value_moments_and_gradient_equal_the_oracle(narrow: int, c: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 
-from benchmarks.internals import compute_rows, gather_rows, plan_rows, rows_of
+from benchmarks.internals import compute_rows, gather_rows
 from benchmarks.library.scaling_cases import CASES, PER_RANK
 from benchmarks.ranks import run_ranks
 from benchmarks.results import Figures, Found, Key, Run
@@ -74,20 +74,11 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 
 
 def compute(case: str, ranks: int) -> dict[str, Any]:
-    """Processor seconds in which one of so many ranks plans and computes its share of the pairs."""
+    """Processor seconds in which one of so many ranks computes its share of the pairs."""
     chosen, n = CASES[case], PER_RANK * ranks
     points, labels = chosen.rows(n), chosen.labels(n)
-    call = rows_of(points, labels, PER_RANK)
-
-    def plan() -> None:
-        plan_rows(rows_of(points, labels, PER_RANK))
-
-    def pairs() -> None:
-        compute_rows(call, n * n / ranks)
-
     # processor time: what else runs on the machine counts less than in time on the clock
-    planning, computing = _time(plan, time.thread_time), _time(pairs, time.thread_time)
-    return {"plan": planning, "pairs": computing}
+    return {"pairs": _time(lambda: compute_rows(points, labels, PER_RANK), time.thread_time)}
 
 
 def gather(ranks: int, bytes: int) -> dict[str, Any]:  # noqa: A002 (the name in the file)
@@ -238,7 +229,7 @@ def draw(found: Found, path: Path) -> None:
     ticks = sorted({run["key"]["ranks"] for run in runs})
     axis.set_xticks(ticks, [f"{r:,}" for r in ticks])
     axis.minorticks_off()
-    axis.grid(which="major", color="#e5e5e5", lw=0.6)
+    axis.grid(which="major", alpha=0.3, lw=0.6)
     axis.legend(fontsize=8)
     save(figure, path, dpi=150)
 

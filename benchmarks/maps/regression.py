@@ -20,7 +20,7 @@ from isoreg.embedding.layout import lay_out, smacof
 from isoreg.embedding.network import Optimizer, batches, mlp
 
 Array = NDArray[Any]
-BATCH, RATE = 512, 1e-2  # those of `IsometricEmbedding`
+BATCH, RATE = 256, 1e-2  # those of `IsometricEmbedding`
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,20 @@ from benchmarks.methods import METHODS
 from benchmarks.methods.registry import title_of
 from benchmarks.results import Figures, Found
 from benchmarks.rivals.report import costs_of
-from benchmarks.style import BLUE, GREEN, ORANGE, VERMILION, line_of, new_figure, plain, save
+from benchmarks.style import BLUE, GREEN, INK, ORANGE, VERMILION, line_of, new_figure, plain, save
 from benchmarks.tables import grouped, with_keys
 
 Point = tuple[float, float, str, str]
 Box = tuple[float, float, float, float]
-_FONT = 8
+_FONT = 10
+_CROWD = 4  # points of the second radius and on that are lower lie on each other: no names
 _OFFSETS = [
     *((dx, dy) for dy in (-3, 6, -13) for dx in (7, -7)),
     *((dx, dy) for dy in range(17, 130, 11) for dx in (7, -7)),
 ]
 # family: its colour and marker
 FAMILIES: dict[str, tuple[str, str]] = {
-    "no local term": ("#666666", "o"),
+    "no local term": (INK, "o"),
     "distances of a batch": (GREEN, "D"),
     "constrained weights": (ORANGE, "s"),
     "input gradients": (BLUE, "^"),
@@ -42,7 +43,8 @@ def draw(found: Found, path: Path) -> None:
     points = []
     for column, (axis, eps) in enumerate(zip(panels, radii, strict=True)):
         points.append(_panel(axis, tested, ratio, column))
-        axis.set_title(f"L-inf radius {eps:g}")
+        others = f" (without a name: below {_CROWD} %)" if column else ""
+        axis.set_title(f"L-inf radius {eps:g}{others}")
         axis.set(xlabel="time of a training step, as a ratio to cross-entropy's", xscale="log")
         axis.set(ylabel="test images that survive every attack (%)")
         axis.set_xlim(0.75, 1.6 * max(ratio.values()))
@@ -78,6 +80,7 @@ def _panel(
         points += [
             (ratio[method], mean(found), title_of(method), colour)
             for method, found in zip(shown, values, strict=True)
+            if column == 0 or mean(found) > _CROWD
         ]
     return points
 

@@ -96,7 +96,6 @@ def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Te
 
     tables = {
         "pixels": x,
-        "blurred pixels": references.scaled(references.blurred(1.0), landmarks)(x),
         "patches": computed_once(cache / f"patches-{len(x)}.pt", patches),
     }
     patches_of = tables["patches"]

@@ -54,10 +54,6 @@ class Epochs:
 
     They depend on the seed and the epoch alone, so that methods are compared on the same images
     and a resumed run sees what an unbroken one does. A few epochs are kept.
-
-    Args:
-        split: Images as bytes, and labels.
-        workers: Processes that augment.
     """
 
     def __init__(self, split: Split, workers: int = 0) -> None:

@@ -26,17 +26,10 @@ _AVERAGED = 0.1
 class Training:
     """Everything about a training but the model and the recipe.
 
-    Attributes:
-        epochs: Gives the images of each epoch.
-        validation: Images and labels whose accuracy is logged.
-        schedule: How long, how fast.
-        batch_size: Images a step.
-        weight_decay: Of AdamW.
-        mixup: Alpha of timm's Mixup; 0: none.
-        seed: Of the augmentation and of what the method draws.
-        device: A torch device; on a GPU the forward pass is in bfloat16.
-        folder: Where the checkpoint and timm's ``summary.csv`` are kept.
-        tick: Called after each step.
+    The accuracy on the validation split is logged. ``mixup`` is the alpha of timm's Mixup, 0: none.
+    The seed is that of the augmentation and of what the method draws. On a GPU the forward pass is
+    in bfloat16. The checkpoint and timm's ``summary.csv`` are kept in the folder; ``tick`` is
+    called after each step.
     """
 
     epochs: Epochs
@@ -136,18 +129,14 @@ def _train_epoch(
 
     images, labels = training.epochs(training.schedule.images, seed=training.seed, epoch=epoch)
     classes = int(training.validation[1].max()) + 1
-    mixup = (
-        Mixup(mixup_alpha=training.mixup, label_smoothing=0.0, num_classes=classes)
-        if training.mixup
-        else None
-    )
+    mixup = Mixup(mixup_alpha=training.mixup, label_smoothing=0.0, num_classes=classes)
     random_seed(1000 * training.seed + epoch)
     model.train()
     losses = []
     for step in range(training.steps):
         rows = slice(step * training.batch_size, (step + 1) * training.batch_size)
         x, y = images[rows].to(training.device).float() / 255, labels[rows].to(training.device)
-        if mixup:
+        if training.mixup:
             x, y = mixup(x, y)
         done = epoch * training.steps + step
         scheduler.step_update(done)

@@ -11,26 +11,23 @@ import importlib
 import os
 import threading
 import warnings
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol, cast
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from isoreg._pairs.plan import Call
-from isoreg._pairs.precision import LostDigitsError
+from isoreg._pairs.precision import LostDigitsError, full_precision
 from isoreg.errors import InputError
 
 FORCED = "ISOREG_BACKEND"
 """The environment variable that names the only backend to be used: triton, numba or torch."""
 
-# in the order in which they are asked: name, and the modules that stand for it
-_BACKENDS = {
-    "triton": ("triton_blocks",),
-    "numba": ("numba_blocks",),
-    "torch": ("torch_small", "torch_blocks"),
-}
-_EVERY = [(name, module) for name, modules in _BACKENDS.items() for module in modules]
+# in the order in which they are asked
+_BACKENDS = ("triton", "numba", "torch")
+_Answer = TypeVar("_Answer")
 
 
 class Backend(Protocol):
@@ -86,92 +83,84 @@ def last_choice() -> Choice | None:
 
 def moments(call: Call) -> Tensor:
     """(2, L) sums of G D d and of G d^2 over the pairs of a call."""
-    found = _ask(call, lambda backend, given: (backend.moments(given), []))
-    return found[0]
+    return _ask(call, lambda backend, given: backend.moments(given))
 
 
 def values_and_gradients(
     call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """(L,) sums of G (D - s d)^2 over the pairs of a call, divided by a number, and gradients."""
-    return _ask(
+    values, gradients = _ask(
         call,
         lambda backend, given: backend.values_and_gradients(
             given, scales, total, needs_grad=needs_grad
         ),
     )
+    dtype = call.features[0].dtype
+    return values.to(dtype), [x.to(dtype) for x in gradients]
 
 
-def _ask(call: Call, compute: _Compute) -> tuple[Tensor, list[Tensor]]:
+def _ask(call: Call, compute: Callable[[Backend, Call], _Answer]) -> _Answer:
     """The answer of the first backend that does not refuse, in float64 if digits were lost."""
     # autograd is off already, because only the node calls this
     names, refused = _names(), dict[str, str]()
-    dtype, device = call.features[0].dtype, call.features[0].device
     for given in _precisions(call):
-        for name, module in names:
-            reason = _failed.get(module)
+        for name in names:
             try:
-                backend = None if reason else _load(module)
-                reason = reason if backend is None else backend.refuses(given)
-                if backend is not None and reason is None:
-                    values, gradients = compute(backend, given)
+                reason = _failed.get(name) or _load(name).refuses(given)
+                if reason is None:
+                    with full_precision(given.device):
+                        answer = compute(_load(name), given)
                     refused.pop(name, None)
                     _last.choice = Choice(name, refused)
-                    if given is not call:
-                        gradients = [x.to(dtype) for x in gradients]
-                        values = values if values.ndim > 1 else values.to(dtype)
-                    return values, gradients
+                    return answer
             except InputError:
                 raise
             except LostDigitsError as error:
                 reason = str(error)
-            except ImportError as error:
-                reason = _failed[module] = str(error)
             except Exception as error:
                 if name == "torch":
                     raise
-                reason = _give_up(module, name, error)
-            refused.setdefault(name, reason or "")
+                reason = _give_up(name, error)
+            refused.setdefault(name, reason)
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     raise InputError(
-        f"{FORCED} must name a backend that can compute this on {device}, got {names[0][0]!r}, "
-        f"which cannot ({reasons}). Unset it, so that another one serves."
+        f"{FORCED} must name a backend that can compute this on {call.device}, got "
+        f"{names[0]!r}, which cannot ({reasons}). Unset it, so that another one serves."
     )
 
 
-class _Compute(Protocol):
-    def __call__(self, backend: Backend, given: Call, /) -> tuple[Tensor, list[Tensor]]: ...
-
-
-def _names() -> list[tuple[str, str]]:
-    """Name and module of the backends that may be asked."""
+def _names() -> tuple[str, ...]:
+    """The backends that may be asked."""
     forced = os.environ.get(FORCED)
-    if not forced:
-        return _EVERY
-    if forced not in _BACKENDS:
+    if forced and forced not in _BACKENDS:
         raise InputError(f"{FORCED} must be one of {', '.join(_BACKENDS)}, got {forced!r}.")
-    return [(name, module) for name, module in _EVERY if name == forced]
+    return (forced,) if forced else _BACKENDS
 
 
 def _precisions(call: Call) -> Iterator[Call]:
     """The call, and the same in float64."""
     yield call
-    if call.features[0].dtype == torch.float32 and call.features[0].device.type != "mps":
+    if call.features[0].dtype == torch.float32 and call.device.type != "mps":
         yield call.to(torch.float64)
 
 
 @functools.cache
-def _load(module: str) -> Backend:
-    return cast("Backend", importlib.import_module(f"isoreg._pairs.backends.{module}"))
+def _load(name: str) -> Backend:
+    try:
+        return cast("Backend", importlib.import_module(f"isoreg._pairs.backends.{name}_blocks"))
+    except ImportError as error:
+        reason = str(error)
+        return cast("Backend", SimpleNamespace(refuses=lambda _: reason))
 
 
-def _give_up(module: str, name: str, error: Exception) -> str:
+def _give_up(name: str, error: Exception) -> str:
     """Never ask a backend again that failed, and say so once."""
     first = str(error).partition("\n")[0]
-    _failed[module] = f"it failed with {type(error).__name__}: {first}"
+    _failed[name] = f"it failed with {type(error).__name__}: {first}"
     warnings.warn(
-        f"isoreg: the backend {name} is not used from now on, because {_failed[module]}. "
+        f"isoreg: the backend {name} is not used from now on, because {_failed[name]}. "
         "Another one serves.",
         stacklevel=3,
     )
-    return _failed[module]
+    return _failed[name]

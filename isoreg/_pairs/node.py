@@ -80,7 +80,7 @@ def _is_learned(scale: Scale) -> bool:
 
 def _compute(call: Call, terms: Terms, *, needs_grad: bool, learned: bool) -> _Result:
     """Penalties, their gradients by the features, and their derivatives by the scale."""
-    device = call.features[0].device
+    device = call.device
     exact, scale, labels = exact_dtype(device), terms.scale, call.labels
     if labels is not None and labels.device.type == "cpu":
         check_label_values(labels)
@@ -95,19 +95,17 @@ def _compute(call: Call, terms: Terms, *, needs_grad: bool, learned: bool) -> _R
     else:
         scales = torch.full((len(call.features),), scale, dtype=exact, device=device)
     total = _total(call, terms)
+    if labels is not None and device.type != "cpu":
+        total = _spoil(total, labels)
     penalties, gradients = engine.values_and_gradients(call, scales, total, needs_grad=needs_grad)
     slopes = 2 * (scales * moments[1] - moments[0]) / total if learned else None
-    if device.type != "cpu":
-        penalties, gradients = _spoil(call, penalties, gradients)
     return _Result(penalties, gradients, slopes)
 
 
-def _spoil(call: Call, penalties: Tensor, gradients: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """NaN in their place where labels are no labels, without a look at any value."""
-    if call.labels is None:
-        return penalties, gradients
-    spoilt = torch.where(valid_labels(call.labels).all(), 1.0, torch.nan).to(penalties)
-    return penalties * spoilt, [x * spoilt for x in gradients]
+def _spoil(total: Tensor | float, labels: Tensor) -> Tensor:
+    """What sums are divided by, but NaN where labels are no labels; no value is looked at."""
+    valid = valid_labels(labels).all().to(exact_dtype(labels.device))
+    return total * (valid / valid)
 
 
 def _total(call: Call, terms: Terms) -> Tensor | float:
@@ -121,7 +119,8 @@ def _total(call: Call, terms: Terms) -> Tensor | float:
         if terms.mean is not None:
             weight = terms.mean(torch.as_tensor(weight)[None])[0] * terms.ranks
     else:
-        weight = total_weight(Call(None, call.features, call.labels, rows=slice(0, rows)))
+        batch = slice(call.size - rows, call.size)  # behind what a queue holds
+        weight = total_weight(Call(None, call.features, call.labels, rows=batch))
     if isinstance(weight, Tensor) and weight.device.type != "cpu":
         return weight.masked_fill(weight <= 0, 1) / terms.ranks
     return (float(weight) if weight > 0 else 1.0) / terms.ranks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -50,6 +50,11 @@ class Call:
         return self.features[0].shape[0]  # len() asks whether it is traced, which takes longer
 
     @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.features[0].device
+
+    @property
     def own(self) -> slice:
         """Which rows are compared with all columns."""
         return slice(0, self.size) if self.rows is None else self.rows
@@ -69,13 +74,22 @@ class Call:
         """Whether distances or weights of pairs are given."""
         return self.targets is not None or self.weights is not None
 
+    @functools.cached_property
+    def known(self) -> tuple[Tensor | None, Tensor]:
+        """(r, n) given distances, if any, and weights of pairs times those of labels, checked."""
+        labels = label_weights(self, self.features[0].dtype if self.is_soft else torch.bool)
+        targets, weights = known_pairs(
+            self, labels > 0 if labels is not None and self.is_soft else labels
+        )
+        return targets, weights * labels if labels is not None and self.is_soft else weights
+
     def to(self, dtype: torch.dtype) -> Call:
         """The same call in another floating dtype."""
         inputs, targets, weights = (
             None if x is None else x.to(dtype) for x in (self.inputs, self.targets, self.weights)
         )
         features = [x.to(dtype) for x in self.features]
-        return replace(self, inputs=inputs, features=features, targets=targets, weights=weights)
+        return Call(inputs, features, self.labels, targets, weights, self.rows)
 
 
 def make_call(
@@ -102,7 +116,8 @@ def make_call(
     tables = [x for x in (reference, weights) if x is not None]
     dtype = functools.reduce(torch.promote_types, (x.dtype for x in (*tables, *features)))
     points = [x.to(dtype) for x in features]
-    labels = None if labels is None else labels.to(reference.device)
+    if labels is not None:  # in small integer types a class may be equal to the ignored label
+        labels = labels.to(reference.device, None if labels.is_floating_point() else torch.int64)
     weights = None if weights is None else weights.to(dtype)
     first = reference.to(dtype)
     if options.given:
@@ -117,18 +132,13 @@ def label_weights(call: Call, dtype: torch.dtype) -> Tensor | None:
     return weights_between(call.labels[call.own], call.labels, dtype)
 
 
-def is_itself(call: Call) -> Tensor:
-    """(r, n) booleans: which entries compare a sample with itself."""
-    places = torch.arange(call.size, device=call.features[0].device)
-    return places[call.own, None] == places
-
-
 def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
     """Given distances and weights, checked, with zeros where a pair does not count.
 
     Args:
         call: With distances or weights of pairs.
-        counted: (r, n) booleans, the pairs whose labels let them count; None: all.
+        counted: (r, n) booleans, the pairs whose labels let them count, for this function to
+            change; None: all.
 
     Returns:
         (r, n) distances, if given, 0 on the diagonal and for pairs that do not count; and (r, n)
@@ -137,28 +147,28 @@ def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | Non
     Raises:
         InputError: If an entry that counts is negative, infinite or not symmetric.
     """
-    itself, targets, weights = is_itself(call), call.targets, call.weights
-    counted = ~itself if counted is None else counted & ~itself
+    targets, weights, own = call.targets, call.weights, call.own
+    if counted is None:
+        shape, device = (own.stop - own.start, call.size), call.device
+        counted = torch.ones(shape, dtype=torch.bool, device=device)
+    counted.diagonal(own.start).fill_(False)
     if weights is not None:
-        weights = check_pairs(weights, counted, "pair_weights", call.own).masked_fill(~counted, 0)
+        weights = check_pairs(weights, counted, "pair_weights", own).masked_fill(~counted, 0)
         counted = weights != 0  # NaN counts
     if targets is not None:
-        counted = counted & ~targets.detach().isnan()
-        targets = check_pairs(targets, counted, "input_distances", call.own)
+        counted = counted & (targets == targets)  # not NaN
+        targets = check_pairs(targets, counted, "input_distances", own)
         targets = targets.masked_fill(~counted, 0)
-    if weights is None:
-        like = call.features[0] if targets is None else targets
-        weights = counted.to(like.dtype)
-    return targets, weights.masked_fill(~counted, 0)
+        weights = counted.to(targets.dtype) if weights is None else weights.masked_fill(~counted, 0)
+    assert weights is not None
+    return targets, weights
 
 
 def total_weight(call: Call) -> Tensor | int:
     """Sum of G_ij over i in the rows and all j, i != j; does not look at any value."""
-    exact = exact_dtype(call.features[0].device)
+    exact = exact_dtype(call.device)
     if call.has_tables:
-        pairs = label_weights(call, exact)
-        _, weights = known_pairs(call, None if pairs is None else pairs > 0)
-        total: Tensor = (weights if pairs is None else weights * pairs).sum(dtype=exact)
+        total: Tensor = call.known[1].sum(dtype=exact)
         return total
     if call.labels is None:
         return max(0, int(call.own.stop - call.own.start) * (call.size - 1))

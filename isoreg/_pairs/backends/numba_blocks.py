@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.backends import numba_kernels
-from isoreg._pairs.plan import Call, known_pairs, label_weights
+from isoreg._pairs.plan import Call
 from isoreg._pairs.precision import CANCELLED
 from isoreg.masks import IGNORED
 
@@ -152,8 +152,7 @@ def _read(call: Call, table: Tensor, part: Any, shares: Any, found: Any, *, miss
         found,
     )
     if least < 0 or not largest < float("inf") or difference > 1e-3 * largest:
-        pairs = label_weights(call, torch.float32)  # says which entry it is
-        known_pairs(call, None if pairs is None else pairs > 0)
+        _ = call.known  # says which entry it is
 
 
 def _arrays(points: Sequence[Tensor]) -> list[Any]:

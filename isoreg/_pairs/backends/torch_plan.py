@@ -2,168 +2,171 @@
 
 from __future__ import annotations
 
-import itertools
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from isoreg._pairs.plan import Call
+from isoreg._pairs.precision import can_look
 from isoreg.masks import IGNORED
 
 TILE = 512
 """Classes with more members are cut into tiles of this side, so that temporaries stay in cache."""
+_NUMBERS = 1 << 19
+"""Tiles of wide points are shorter: they hold this many numbers."""
 _PADDING = 1.3
 _FREE_PADDING = 2048
-# Pairs of a block, and numbers that are copied into a block of rows and other samples.
-_PAIRS, _NUMBERS = 1 << 18, 1 << 19
+_PAIRS = 1 << 18
+"""Pairs of a block."""
+AT_ONCE = 1 << 24
+"""On an accelerator, a tile has as many pairs as make this many distances of inputs and layers."""
 
-_Piece: TypeAlias = tuple[Tensor, Tensor]
+# Rows, columns, and how often their pairs count: 0 if the columns are the rows (each order of a
+# pair is computed), 2 if a pair stands for both of its orders, 1 if its column is no row.
+_Piece: TypeAlias = tuple[Sequence[int], Sequence[int], int]
 
 
 class Block(NamedTuple):
-    """Pieces of classes of similar size; of a large class all tiles.
+    """Pieces of classes, of similar size: pairs of some rows with some samples of their class.
 
     Attributes:
         rows: (c, a) positions in the batch; padding repeats the first of its piece.
-        columns: (c, b) positions; None if they are the rows.
-        mask: (c, a, b) 1 for the pairs that are compared, else 0; None if all i != j are.
-        tiles: Which rows and which columns are compared at once.
+        columns: (c, b) positions; the same tensor if they are the rows, else they share none.
+        origins: (c, 1) positions of a sample of each class, from which its points are seen; or
+            those of each row and each column.
+        inside: Of the rows (c, a) and of the columns (c, b): 1, and 0 for padding; None if there
+            is none.
+        times: How often a pair counts: 2 if it stands for both of its orders, else 1.
     """
 
     rows: Tensor
-    columns: Tensor | None
-    mask: Tensor | None
-    tiles: list[tuple[slice, slice]]
+    columns: Tensor
+    origins: tuple[Tensor, Tensor]
+    inside: tuple[Tensor | None, Tensor | None]
+    times: int
 
-    def count_pairs(self) -> int:
-        """Number of ordered pairs i != j."""
-        if self.mask is not None:
-            return int(self.mask.sum().item())
-        c, a = self.rows.shape
-        return c * a * (a - 1)
+    @property
+    def is_square(self) -> bool:
+        """Whether rows are compared with themselves."""
+        return self.rows is self.columns
 
-
-class Plan(NamedTuple):
-    """Every pair of the rows with samples of their class, once.
-
-    Attributes:
-        blocks: The pairs.
-        alone: (k,) positions of the rows that pair with nobody.
-    """
-
-    blocks: list[Block]
-    alone: Tensor
+    def rows_from(self, start: int) -> Tensor:
+        """(c, a) places among the rows, the first of which stands at the start in the batch."""
+        return self.rows - start if start else self.rows
 
 
-def plan_pairs(call: Call) -> Plan:
+def plan_blocks(call: Call) -> list[Block]:
     """Cut the pairs of the rows with all samples of their class into blocks.
 
-    Classes are sorted by size, and those next to each other share a block as long as padding them
-    to the largest adds at most 30 % to their pairs, or so few pairs that computing them costs less
-    than another round of small operations.
+    Pieces of similar size share a block as long as padding them to the largest adds at most 30 %
+    to their pairs, or so few pairs that computing them costs less than another round of small
+    operations. Each row stands in one square block, also if it pairs with nobody: a row that is
+    not finite is seen there. Where labels cannot be looked at, all samples are one class.
 
     Args:
         call: What is compared.
 
     Returns:
-        The plan; its blocks and lone samples hold each row of a square call once.
+        The blocks.
     """
-    found: Plan | None = call.plans.get("torch")
+    found: list[Block] | None = call.plans.get("torch")
     if found is None:
-        pieces, large = [], []
-        columns = max(128, _NUMBERS // max(1, *(x.shape[1] for x in call.points)))
-        side = min(TILE, columns)
-        classes, alone = _classes(call)
-        for mine, members in classes:
-            if call.rows is not None:
-                pieces += list(itertools.product(mine.split(side), members.split(side)))
-            elif len(members) > TILE:
-                large.append(_large(members))
-            else:
-                pieces.append((members, members))
-        pieces.sort(key=lambda piece: (len(piece[0]), len(piece[1])))
-        limit = call.size if call.rows is None else columns
-        blocks = [_block(run, call) for run in _similar(pieces, limit)]
-        found = Plan(blocks + large, alone)
+        if can_look(call.device):
+            side = min(TILE, max(128, _NUMBERS // max(1, *(x.shape[1] for x in call.points))))
+        else:
+            side = max(1, int((AT_ONCE / (len(call.features) + 1)) ** 0.5))
+        pieces = sorted(_pieces(call, side), key=lambda x: (x[2], len(x[0]), len(x[1])))
+        runs = _similar(pieces) if can_look(call.device) else ([piece] for piece in pieces)
+        origins = _origins(call)
+        found = [_block(run, call, origins) for run in runs]
         call.plans["torch"] = found
     return found
 
 
-def _classes(call: Call) -> tuple[list[_Piece], Tensor]:
-    """The rows and all members of each class in which a row has a pair; and rows without one."""
-    own, n, device = call.own, call.size, call.features[0].device
-    if call.labels is None or call.is_soft:
-        every = torch.arange(n, device=device)
-        some = n > 1 and own.start < own.stop
-        return ([(every[own], every)], every[:0]) if some else ([], every[own])
-    ordered, order = call.labels.long().sort(stable=True)
-    values, counts = ordered.unique_consecutive(return_counts=True)
-    kept = (counts > 1) & (values != IGNORED)
-    groups = [g for g, use in zip(order.split(counts.tolist()), kept.tolist(), strict=True) if use]
-    alone = order[~kept.repeat_interleave(counts)]
-    if call.rows is None:
-        return [(group, group) for group in groups], alone
-    mine = [g[(g >= own.start) & (g < own.stop)] for g in [*groups, alone]]
-    pairs = zip(mine[:-1], groups, strict=True)
-    return [pair for pair in pairs if len(pair[0])], mine[-1]
+def _pieces(call: Call, side: int) -> Iterator[_Piece]:
+    for rows, others in _classes(call):
+        parts = _cut(rows, side)
+        for number, part in enumerate(parts):
+            yield part, part, 0
+            yield from ((part, other, 2) for other in parts[number + 1 :])
+            yield from ((part, other, 1) for rest in others for other in _cut(rest, side))
 
 
-def _similar(pieces: list[_Piece], limit: int) -> list[list[_Piece]]:
-    """Cut pieces, sorted by size, into runs that are cheap to pad and small enough to cache."""
-    runs: list[list[_Piece]] = []
-    pairs = most = 0
-    for mine, members in pieces:
-        new = len(mine) * len(members)
-        widest, count = max(most, len(members)), len(runs[-1]) + 1 if runs else 1
-        padded = count * len(mine) * widest
-        cheap = padded <= max(_PADDING * (pairs + new), pairs + new + _FREE_PADDING)
-        if runs and cheap and padded <= _PAIRS and count * widest <= limit * _PADDING:
-            runs[-1].append((mine, members))
-            pairs, most = pairs + new, widest
+def _cut(places: Sequence[int], side: int) -> list[Sequence[int]]:
+    return [places[start : start + side] for start in range(0, len(places), side)]
+
+
+def _classes(call: Call) -> Iterator[tuple[Sequence[int], Sequence[Sequence[int]]]]:
+    """The rows of each class, and its other samples."""
+    own = range(call.own.start, call.own.stop)
+    if call.labels is None or call.is_soft or not can_look(call.device):
+        yield own, [range(own.start), range(own.stop, call.size)]
+        return
+    classes: dict[int, list[int]] = {}
+    for place, label in enumerate(call.labels.tolist()):
+        classes.setdefault(label, []).append(place)
+    yield from (([place], []) for place in classes.pop(IGNORED, ()) if place in own)
+    for members in classes.values():
+        if call.rows is None:
+            yield members, []
         else:
-            runs.append([(mine, members)])
-            pairs, most = new, len(members)
-    return runs
+            yield [i for i in members if i in own], [[i for i in members if i not in own]]
 
 
-def _block(run: list[_Piece], call: Call) -> Block:
-    whole = [(slice(None), slice(None))]
-    rows, keep_rows = _padded([mine for mine, _ in run])
-    if call.rows is None:
-        if keep_rows is None:
-            return Block(rows, None, None, whole)
-        keep = keep_rows[:, :, None] & keep_rows[:, None]
-        keep &= ~torch.eye(rows.shape[1], dtype=torch.bool, device=rows.device)
-        return Block(rows, None, keep.to(call.features[0].dtype), whole)
-    columns, keep_columns = _padded([members for _, members in run])
-    keep = rows[:, :, None] != columns[:, None]
-    for some, kept in ((keep_rows, 2), (keep_columns, 1)):
-        if some is not None:
-            keep &= some.unsqueeze(kept)
-    return Block(rows, columns, keep.to(call.features[0].dtype), whole)
+def _origins(call: Call) -> Tensor | None:
+    """(n,) for each sample the first of its class, found without a look at any label."""
+    if call.labels is None or call.is_soft or can_look(call.device):
+        return None
+    ordered, order = call.labels.sort()
+    return order[torch.searchsorted(ordered, call.labels)]
 
 
-def _padded(groups: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Groups as rows that are filled with their first member, and which are no filling."""
-    if len({len(group) for group in groups}) == 1:
-        return torch.stack(groups), None
-    rows = torch.nn.utils.rnn.pad_sequence(groups, batch_first=True, padding_value=-1)
-    keep = rows >= 0
-    return torch.where(keep, rows, rows[:, :1]), keep
+def _similar(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
+    """Cut pieces, sorted by size, into runs that are cheap to pad and small enough to cache."""
+    run: list[_Piece] = []
+    pairs = most = 0
+    for piece in pieces:
+        rows, columns, kind = piece
+        pairs, most = pairs + len(rows) * len(columns), max(most, len(columns))
+        padded = (len(run) + 1) * len(rows) * most
+        cheap = padded <= max(_PADDING * pairs, pairs + _FREE_PADDING) and padded <= _PAIRS
+        if run and not (cheap and kind == run[0][2]):
+            yield run
+            run, pairs, most = [], len(rows) * len(columns), len(columns)
+        run.append(piece)
+    if run:
+        yield run
 
 
-def _large(members: Tensor) -> Block:
-    tiles = [slice(start, start + TILE) for start in range(0, len(members), TILE)]
-    pairs = [(a, b) for number, a in enumerate(tiles) for b in tiles[number:]]
-    return Block(members[None], None, None, pairs)
+def _block(run: list[_Piece], call: Call, origins: Tensor | None) -> Block:
+    like, kind = call.features[0], run[0][2]
+    rows, in_rows = _padded([rows for rows, *_ in run], like)
+    first = rows[:, :1]
+    if kind:
+        columns, in_columns = _padded([columns for _, columns, _ in run], like)
+        if in_columns is not None:  # filled with what is at the origin, and is a row
+            columns = torch.where(in_columns > 0, columns, first)
+    else:
+        columns, in_columns = rows, in_rows
+    seen = (first, first)
+    if origins is not None:
+        seen = (origins[rows], origins[columns]) if kind else (origins[rows],) * 2
+    return Block(rows, columns, seen, (in_rows, in_columns), max(1, kind))
 
 
-def places_of(block: Block, own: slice) -> Tensor:
-    """(c * a) where the results of a block's rows belong; those of padding go behind the last."""
-    rows = block.rows - own.start
-    is_padding = torch.zeros_like(rows, dtype=torch.bool)
-    if block.mask is not None:
-        is_padding[:, 1:] = rows[:, 1:] == rows[:, :1]
-    places: Tensor = rows.masked_fill(is_padding, own.stop - own.start).flatten()
-    return places
+def _padded(groups: list[Sequence[int]], like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Groups as rows that are filled with their first member, and 1 for what is no filling."""
+    device, first, longest = like.device, groups[0], max(map(len, groups))
+    if len(groups) == 1 and isinstance(first, range):  # made on the device
+        return torch.arange(first.start, first.stop, device=device)[None], None
+    filled = [x for group in groups for x in (*group, *[group[0]] * (longest - len(group)))]
+    # torch.tensor takes five times as long
+    rows = torch.frombuffer(array("q", filled), dtype=torch.int64).view(len(groups), longest)
+    if min(map(len, groups)) == longest:
+        return rows, None
+    inside = rows.ne(rows[:, :1]).to(like.dtype)
+    inside[:, 0] = 1
+    return rows, inside
