@@ -80,7 +80,7 @@ def _is_learned(scale: Scale) -> bool:
 
 def _compute(call: Call, terms: Terms, *, needs_grad: bool, learned: bool) -> _Result:
     """Penalties, their gradients by the features, and their derivatives by the scale."""
-    device = call.features[0].device
+    device = call.device
     exact, scale, labels = exact_dtype(device), terms.scale, call.labels
     if labels is not None and labels.device.type == "cpu":
         check_label_values(labels)
@@ -119,7 +119,8 @@ def _total(call: Call, terms: Terms) -> Tensor | float:
         if terms.mean is not None:
             weight = terms.mean(torch.as_tensor(weight)[None])[0] * terms.ranks
     else:
-        weight = total_weight(Call(None, call.features, call.labels, rows=slice(0, rows)))
+        batch = slice(call.size - rows, call.size)  # behind what a queue holds
+        weight = total_weight(Call(None, call.features, call.labels, rows=batch))
     if isinstance(weight, Tensor) and weight.device.type != "cpu":
         return weight.masked_fill(weight <= 0, 1) / terms.ranks
     return (float(weight) if weight > 0 else 1.0) / terms.ranks
