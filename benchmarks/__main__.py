@@ -35,11 +35,14 @@ def check_results(
     """Say which runs the committed results lack by the present settings, and which are stale."""
     console, wrong = Console(), 0
     for found in check(STUDIES, folder):
-        wrong += bool(found.error or found.lacking or found.stale or not found.table)
+        wrong += bool(
+            found.error or found.lacking or found.stale or not found.table or not found.images
+        )
         state = found.error or (
             f"{found.runs} runs; {len(found.lacking)} lacking, {len(found.stale)} stale"
             f"{f'; {found.uncertain} of an uncertain commit' if found.uncertain else ''}"
             f"{'' if found.table else '; its table is not what its runs give'}"
+            f"{'' if found.images else '; it says other images than its study'}"
         )
         console.print(f"{found.file}: {state}", highlight=False)
         lines = [f"  lacking: {key}" for key in found.lacking]

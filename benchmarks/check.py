@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Key, Run, identity
-from benchmarks.study import Lab, Study, expected, new_lab
+from benchmarks.results import Key, Run, identity, read
+from benchmarks.study import Lab, Lacking, Study, expected, new_lab
 
 RESULTS = Path(__file__).parent / "results"
 FROZEN = {
     "robust-search": "one seed, and the answer was no: the search has no code any more",
+    "structure-choices": "one seed on validation images: what it chose is measured by structure",
+    "timm-finetune": "one seed, and nothing beyond the noise; examples/timm_finetune.py does it",
     "scaling-model": "predictions for hardware that was never measured: the model is gone",
 }
 """Committed files that nothing regenerates, with the reason."""
@@ -30,6 +32,7 @@ class Findings:
         error: Why the file could not be read.
         table: Whether the committed table is what the runs give.
         uncertain: How many runs name no commit, or one "with changes".
+        images: Whether the file says of its images what its study says.
     """
 
     file: str
@@ -39,6 +42,7 @@ class Findings:
     error: str = ""
     table: bool = True
     uncertain: int = 0
+    images: bool = True
 
 
 def committed(studies: Iterable[Study[Any]]) -> dict[str, tuple[Study[Any], dict[str, Any]]]:
@@ -74,7 +78,11 @@ def check(studies: Iterable[Study[Any]], folder: Path = RESULTS) -> Iterator[Fin
             continue
         found = compare(path.name, study, lab)
         page = path.with_suffix(".md")
-        found.table = not page.exists() or study.tables(lab.found()) == page.read_text()
+        found.images = read(path).get("images") == lab.results.images
+        try:
+            found.table = not page.exists() or study.page(lab.found()) == page.read_text()
+        except Lacking:  # runs that the table chooses by are not there
+            found.table = False
         yield found
 
 
@@ -106,4 +114,4 @@ def published(study: Study[Any], options: dict[str, Any], path: Path) -> str:
     lab = lab_of(study, options, path)
     for _ in expected(study, lab):
         pass
-    return study.tables(lab.found())
+    return study.page(lab.found())

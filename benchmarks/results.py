@@ -1,9 +1,10 @@
 """Results of a study: saved after every run, each with the fingerprint of what determines it.
 
 A file holds the name of its ``study``, the ``settings`` and the ``environment`` of the command that
-began it, ``made``: by fingerprint what determines a run beside its key, and the ``runs``. A run has
-a flat ``key``, its ``figures``, the ``commit`` and its fingerprint, ``made``. Two runs are the same
-if key and fingerprint are: so a wider grid or other settings add runs, and no run is ever replaced.
+began it, which ``images`` are used for what, ``made``: by fingerprint what determines a run beside
+its key, and the ``runs``. A run has a flat ``key``, its ``figures``, the ``commit`` and its
+fingerprint, ``made``. Two runs are the same if key and fingerprint are: so a wider grid or other
+settings add runs, and no run is ever replaced.
 """
 
 from __future__ import annotations
@@ -48,24 +49,33 @@ class Results:
         path: The JSON file; an existing one is continued.
         study: Name of the study.
         settings: For the introductions of tables.
+        images: Which images are used for what.
 
     Raises:
         SystemExit: If the file is none of this study.
     """
 
-    def __init__(self, path: Path, study: str, settings: dict[str, Any]) -> None:
-        self.path, self.study = path, study
+    def __init__(
+        self,
+        path: Path,
+        study: str,
+        settings: dict[str, Any],
+        images: dict[str, Any] | None = None,
+    ) -> None:
+        self.path, self.study, self.images = path, study, images or {}
         self.settings: dict[str, Any] = as_json(settings)
         self.environment = environment()
         self.made: dict[str, Any] = {}
         self.runs: list[Run] = []
         self._ids: set[tuple[str, str]] = set()
+        self._held: Found = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Take over what the file holds now, perhaps written by another process."""
         if self.path.exists():
             held = read(self.path, self.study)
+            self._held = held
             self.environment, self.made = held["environment"], held["made"] | self.made
             for run in held["runs"]:
                 self._take(run)
@@ -93,14 +103,15 @@ class Results:
         return self.get(key, made) or run
 
     def to_dict(self) -> Found:
-        """What the file holds."""
-        return {
-            "study": self.study,
-            "settings": self.settings,
+        """What the file holds: also what somebody noted in it, and the settings it began with."""
+        begun = self._held or {"study": self.study, "settings": self.settings}
+        now = {
+            "images": self.images,
             "environment": self.environment,
             "made": self.made,
             "runs": self.runs,
         }
+        return {**begun, **now}
 
     def _take(self, run: Run) -> None:
         if identity(run) not in self._ids:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.encoders import study as encoders
 from benchmarks.library import attacks, auto, census, scaling, speed
 from benchmarks.paper import mnist, rings, torus
 from benchmarks.rivals import study as rivals
 from benchmarks.robust import study as robust
 from benchmarks.structure import (
-    choices,
     cifar,
     digits,
     distances_report,
     neighbours,
     small,
-    together,
 )
 from benchmarks.study import Study
 from benchmarks.timm_models import experiment as timm
-from benchmarks.timm_models import finetune, scale
+from benchmarks.timm_models import scale
 
 STUDIES: tuple[Study[Any], ...] = (
     *(mnist.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
-    *(digits.DIGITS, digits.SEARCH, choices.STUDY, small.TORUS, small.RECIPE, cifar.STUDY),
+    *(digits.DIGITS, digits.SEARCH, small.TORUS, small.RECIPE, cifar.STUDY),
     *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, census.STUDY, auto.STUDY),
-    *(timm.STUDY, scale.STUDY, finetune.STUDY, speed.STUDY, scaling.STUDY, encoders.STUDY),
-    together.STUDY,
+    *(timm.STUDY, scale.STUDY, speed.STUDY, scaling.STUDY),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.claims import Entry, Unfair, below
+from benchmarks.images import Uses, as_field, sentence
+from benchmarks.provenance import doubts
 from benchmarks.results import (
     Figures,
     Found,
@@ -21,6 +24,7 @@ from benchmarks.results import (
     fingerprint,
     write_atomically,
 )
+from benchmarks.tables import page as joined
 
 S = TypeVar("S")
 Made = TypeVar("Made")
@@ -55,6 +59,9 @@ class Study(Generic[S]):
         verdict: Sentences that say what falls short, after which the command fails.
         fresh: Whether to begin anew rather than to go on.
         committed: Files in ``results/`` that it made, with the options they were made with.
+        uses: Which images it trains, chooses and measures on.
+        entries: Of the rows that its tables have, from what each was chosen.
+        without_control: Why no row of a method of ours has a control; "": they have.
     """
 
     name: str
@@ -72,6 +79,22 @@ class Study(Generic[S]):
     verdict: Callable[[Found], list[str]] | None = None
     fresh: Callable[[S], bool] = lambda _: False
     committed: dict[str, dict[str, Any]] | None = None
+    uses: Uses = Uses()  # noqa: RUF009 (it is frozen)
+    entries: Callable[[Found], Mapping[str, Entry]] | None = None
+    without_control: str = ""
+
+    def page(self, found: Found) -> str:
+        """The tables, and below them what the rules of `claims`, `images` and `provenance` ask for.
+
+        Raises:
+            Unfair: If a row had not the chances of its control, or says nothing of a control.
+        """
+        if self.entries is None and not self.without_control and _names_ours(found["runs"]):
+            raise Unfair(f"{self.name}: a method of ours without `entries` or `without_control`")
+        rules = [below(self.entries(found))] if self.entries else []
+        rules += [f"Without a control: {self.without_control}."] if self.without_control else []
+        rules += [sentence(self.uses), doubts(found["runs"])]
+        return joined(self.tables(found), *rules)
 
     @property
     def command(self) -> str:
@@ -196,7 +219,7 @@ def execute(study: Study[S], lab: Lab[S], console: Console) -> None:
         SystemExit: If something falls short.
     """
     found, path = run(study, lab), lab.results.path
-    text = study.tables(found)
+    text = study.tables(found) if lab.quick else study.page(found)
     write_atomically(path.with_suffix(".md"), text)
     written = [path.name, path.with_suffix(".md").name]
     if study.draw:
@@ -220,7 +243,8 @@ def new_lab(
     settings = study.settings(quick=quick, **(options or {}))
     if study.fresh(settings):
         out.unlink(missing_ok=True)
-    return Lab(settings, Results(out, study.name, _asdict(settings)), quick=quick, **where)
+    results = Results(out, study.name, _asdict(settings), as_field(study.uses))
+    return Lab(settings, results, quick=quick, **where)
 
 
 def progress_bar(width: int = 60) -> Progress:
@@ -232,6 +256,12 @@ def progress_bar(width: int = 60) -> Progress:
         TimeElapsedColumn(),
         console=Console(stderr=True),
     )
+
+
+def _names_ours(runs: Iterable[Run]) -> bool:
+    """Whether a key names the method of this library, as a method, a choice or a recipe."""
+    keys = (run["key"] for run in runs)
+    return any("isometry" in str(value) for key in keys for value in key.values())
 
 
 def _asdict(settings: Any) -> dict[str, Any]:

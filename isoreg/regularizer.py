@@ -567,7 +567,7 @@ class IsometryRegularizer:
         """The sum of the penalties by the weights of their layers."""
         weights = {layer.name: layer.weight for layer in self._recorded_layers()}
         if all(weight == 1 for weight in weights.values()):
-            return penalties.sum()
+            return penalties.sum() if len(record.features) > 1 else penalties.squeeze(0)
         factors = [
             weights[use] if use in weights else weights[use.rpartition(":")[0]]
             for use in record.features

@@ -56,7 +56,7 @@ def test_with_labels_classes_are_apart_and_lengths_within_them_are_distances() -
     labels = draws.integers(3, size=240)
     data = np.c_[draws.normal(size=(240, 2)), 0.8 * labels, draws.normal(size=240) / 10]
     known, new, y, y_new = train_test_split(data, labels, random_state=0)
-    embedding = IsometricEmbedding(noise=0.2, random_state=0).fit(known, y)
+    embedding = IsometricEmbedding(noise=0.2, max_epochs=800, random_state=0).fit(known, y)
     points = embedding.transform(new)
     plain = IsometricEmbedding(max_epochs=200, random_state=0).fit(known)
     accuracy = KNeighborsClassifier().fit(embedding.transform(known), y).score(points, y_new)

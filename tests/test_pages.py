@@ -17,7 +17,7 @@ PAGES = [
         ROOT / name
         for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "examples/README.md")
     ),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 
 
@@ -29,15 +29,37 @@ def test_the_reference_holds_every_name_of_the_contents_page(name: str) -> None:
     assert {name, home, f"isoreg.{name}"} & set(directives)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_and_picture_of_a_page_exists(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_picture_and_anchor_of_a_page_exists(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
         if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+            file = page.parent / target if target else page
+            assert file.exists(), target
+            assert not anchor or anchor in anchors_of(file), f"{target}#{anchor}"
 
 
-def test_few_blocks_are_left_out_and_each_says_so() -> None:
-    text = "\n".join(page.read_text() for page in PAGES)
-    skips = re.findall(r"<!-- skip: next .*-->\s*```python\n(.*)", text)
-    assert len(skips) == text.count("<!-- skip") <= 3
-    assert all(first.startswith("# not run") for first in skips)
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_begins_with_whom_it_is_for(page: Path) -> None:
+    if page.is_relative_to(ROOT / "docs") and "reference" not in page.parts:
+        first = page.read_text().split("\n\n")[1]
+        assert re.match(r"For (everybody|readers) w", first), first
+
+
+def test_pages_of_how_stay_short_and_so_do_all_of_them() -> None:
+    lengths = {page: words(page) for page in PAGES if page.is_relative_to(ROOT / "docs")}
+    how = {page: n for page, n in lengths.items() if page.parent == ROOT / "docs"}
+    assert not {page.name: n for page, n in how.items() if n > 900}
+    assert sum(lengths.values()) < 17_500
+    assert words(ROOT / "README.md") <= 700
+
+
+def words(page: Path) -> int:
+    """What is read: without marks, code and the bars of tables."""
+    unread = r"<!--.*?-->|^```.*?^```|[|]"
+    return len(re.sub(unread, " ", page.read_text(), flags=re.DOTALL | re.MULTILINE).split())

@@ -14,12 +14,14 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
+from benchmarks.costs import memory
 from benchmarks.methods import METHODS, Part, grid, method, rivals
 from benchmarks.rivals import costs
 from benchmarks.rivals import study as experiment
 from benchmarks.rivals.figure import FAMILIES, family_of
 from benchmarks.rivals.study import Settings, chosen, grids, train
-from benchmarks.timing import peak_memory
+
+SHAPE = {"width": 100, "batch_size": 20, "rate": 1e-3}
 
 
 def tried(method: str, setting: int, clean: float, score: float) -> dict:
@@ -65,13 +67,12 @@ def test_all_methods_start_alike_and_a_seed_repeats() -> None:
 @pytest.mark.skipif("not __import__('sys').platform.startswith('linux')")
 def test_the_memory_of_training_is_measured_in_a_process_of_its_own() -> None:
     recipe = {"isometry": {"beta": 0.1}}
-    assert 1e5 < peak_memory(costs.memory_program(recipe, Settings())) < 1e9
+    assert 1e5 < memory(costs.training_step, recipe, steps=10, **SHAPE) < 1e9
 
 
 def test_the_step_that_is_timed_trains() -> None:
-    images, labels = torch.rand(20, 1, 28, 28), torch.arange(20) % 10
     with ExitStack() as stack:
-        step = costs.training_step({"pgd": {"eps": 0.1}}, images, labels, stack, Settings())
+        step = costs.training_step({"pgd": {"eps": 0.1}}, stack, **SHAPE)
         losses = [step() for _ in range(30)]
     assert losses[-1] < losses[0] - 0.1
 
@@ -83,7 +84,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     some = {name: METHODS[name] for name in ("isometry", "orthogonal", "fgsm")}
     for name in set(METHODS) - set(some):
         del METHODS[name]
-    monkeypatch.setattr(costs, "peak_memory", lambda _: 5_000_000)
+    monkeypatch.setattr(costs, "memory", lambda *_, **__: 5_000_000)
     tiny = replace(Settings().quick(), train_images=200, validation_images=5, test_images=5)
     monkeypatch.setattr(Settings, "quick", lambda _: replace(tiny, timing_seconds=0.01))
     images, labels = torch.rand(60_000, 1, 2, 14).repeat(1, 1, 14, 2), torch.arange(60_000) % 10

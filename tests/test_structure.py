@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,8 +17,8 @@ from typer.testing import CliRunner
 from benchmarks import probes
 from benchmarks.__main__ import app
 from benchmarks.methods import attach
-from benchmarks.structure import choices, digits, distances, training
 from benchmarks.structure import data as samples
+from benchmarks.structure import digits, distances, training
 from benchmarks.structure.cifar import ALSO_TRIED, CIFAR_TRIALS, UNTRAINED
 from benchmarks.structure.corruptions import CORRUPTIONS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split, manifold_of_patches
@@ -132,22 +131,6 @@ def test_a_method_s_strength_acts_and_vanishes_with_it(name: str) -> None:
     plain = F.cross_entropy(mlp(x[0], 2, TINY)(x), labels).item()
     assert loss(0.0) == pytest.approx(plain, rel=1e-5)
     assert abs(loss(0.5) - plain) > 1e-4
-
-
-def test_every_choice_trains_another_network_than_the_one_it_is_a_change_of(tmp_path: Path) -> None:
-    settings = replace(TINY, train_images=100, width=10)
-    x, fine = small_mnist("train")
-    split = Split(x[:100], fine[:100])
-    tables = samples.digit_references(split.x, settings, tmp_path)
-    data = Data(split, split, split, TASKS["even or odd"], tables)
-    data = choices._with_more_references(data, settings, tmp_path)
-    found = {}
-    for name, choice in choices.CHOICES.items():
-        changed = replace(settings, **choice.changes)
-        model = train(data, choice.trial, strength=0.5, seed=0, settings=changed)
-        found[name] = model(split.x)
-    for one, other in itertools.combinations(found, 2):
-        assert not torch.allclose(found[one], found[other], atol=1e-6), (one, other)
 
 
 def test_strengths_are_chosen_among_those_that_keep_the_coarse_accuracy() -> None:
@@ -263,9 +246,7 @@ def test_distances_are_asked_about_images_that_are_not_of_the_test_until_strengt
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize(
-    "part", ["digits", "search", "choices", "recipe", "torus", "neighbours", "distances"]
-)
+@pytest.mark.parametrize("part", ["digits", "search", "recipe", "torus", "neighbours", "distances"])
 def test_each_part_runs_resumes_and_leaves_a_table(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,7 +262,7 @@ def test_each_part_runs_resumes_and_leaves_a_table(
     first = out.read_text()
     table = out.with_suffix(".md").read_text()
     for run in json.loads(first)["runs"]:
-        shown = (value for name, value in run["key"].items() if name in ("method", "choice"))
+        shown = (value for name, value in run["key"].items() if name == "method")
         assert all(name in table for name in shown)
     assert ("300 units a layer |" in table) == (part == "digits")
     longer = [f"{name}, 300 units a layer, 2 epochs, moved" for name in few]

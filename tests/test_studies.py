@@ -226,6 +226,16 @@ def test_the_check_says_what_is_lacking_and_what_is_stale_and_why(tmp_path: Path
     assert len(stale) == 4
 
 
+def test_the_check_goes_on_where_a_table_lacks_the_runs_that_it_chooses_by(tmp_path: Path) -> None:
+    def lacking(_: dict[str, Any]) -> str:
+        raise Lacking
+
+    run(TOY, lab(tmp_path / "toy.json"))
+    (tmp_path / "toy.md").write_text("# Toy")
+    (found,) = check([replace(TOY, tables=lacking)], tmp_path)
+    assert (found.runs, found.error, found.table) == (4, "", False)
+
+
 def two_tests(value: int) -> list[dict[str, Any]]:
     return [{"phase": "test", "value": value, "seed": seed} for seed in (0, 1)]
 
@@ -246,6 +256,18 @@ def test_an_environment_that_differs_from_the_file_s_is_kept_with_the_run(tmp_pa
     assert not any("environment" in run for run in before)
     assert new["environment"]["python"] != "1.5"
     assert read(path)["environment"]["python"] == "1.5"
+
+
+def test_a_note_in_a_file_and_the_settings_it_began_with_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "toy.json"
+    run(TOY, lab(path))
+    began = read(path)
+    path.write_text(json.dumps({"study": "toy", "note": "carried over", **began}))
+    run(TOY, lab(path, depth=7))
+    held = read(path)
+    assert len(held["runs"]) == 2 * len(began["runs"])
+    assert (held["note"], held["settings"]) == ("carried over", began["settings"])
+    assert list(held)[:3] == ["study", "note", "settings"]
 
 
 def toy_app(*studies: Study[Any]) -> typer.Typer:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks import photographs
+from benchmarks.images import SHUFFLED, Uses, everything, rows
 from benchmarks.networks import accuracy_of, convolutional, features_in, mlp
 from benchmarks.probes import examples_of_each
 from benchmarks.results import Figures, Found, Key
 from benchmarks.sampling import evenly
 from benchmarks.study import Lab, Study
-from benchmarks.style import BLUE, VERMILION, deviation, new_figure, save
+from benchmarks.style import BLACK, BLUE, VERMILION, deviation, new_figure, save
 from benchmarks.tables import Column, count, grouped, page, table, with_keys
 from benchmarks.training import Batches, adam, descend
 from isoreg import AutoBeta, IsometryRegularizer
@@ -266,7 +267,7 @@ def _panel(axis: Axes, groups: Runs, name: str) -> None:
     for weight, figures in groups.items():
         values = [100 * figure["validation"][name] for figure in figures]
         if weight == "0":
-            axis.axhline(mean(values), color="black", linestyle=":", label="beta 0")
+            axis.axhline(mean(values), color=BLACK, linestyle=":", label="beta 0")
             continue
         kind = "auto" if weight.startswith("auto") else "number"
         beta = mean(figure["betas"][-1] for figure in figures)
@@ -300,4 +301,11 @@ STUDY = Study(
     data="MNIST, CIFAR-10",
     seeds=3,
     determines=determines,
+    uses=Uses(
+        (rows("MNIST train", 0, 50_000, shuffled=True), SHUFFLED[0, 10_000]),
+        (rows("MNIST train", 50_000, 60_000, shuffled=True), SHUFFLED[40_000, 50_000]),
+        (everything("MNIST test"), everything("CIFAR-10 test")),
+    ),
+    without_control="the probe's penalty is not chosen and the pixels are missing, so nothing "
+    "follows from the ten classes",
 )

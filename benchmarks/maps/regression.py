@@ -20,7 +20,7 @@ from isoreg.embedding.layout import lay_out, smacof
 from isoreg.embedding.network import Optimizer, batches, mlp
 
 Array = NDArray[Any]
-BATCH, RATE = 512, 1e-2  # those of `IsometricEmbedding`
+BATCH, RATE = 256, 1e-2  # those of `IsometricEmbedding`
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Coordinates:
 
 def distances(a: Array, b: Array) -> Array:
     """(a, b) Euclidean distances."""
-    found: Array = torch.cdist(torch.as_tensor(a), torch.as_tensor(b)).numpy()
+    exact = "donot_use_mm_for_euclid_dist"
+    found: Array = torch.cdist(*map(torch.as_tensor, (a, b)), compute_mode=exact).numpy()
     return found
 
 

@@ -18,8 +18,7 @@ A recipe is a mapping from names in `METHODS` to options, plain enough for JSON:
             objective.after_step()
     # the model is a plain one again: hooks are gone, parametrizations are baked in
 
-- ``{}`` is cross-entropy. At most one method of a recipe may replace cross-entropy (adversarial
-  training, TRADES, the first-order margin, ...); any number may add a term to it:
+- ``{}`` is cross-entropy. At most one method of a recipe may replace it; any number may add a term:
   ``{"first-order-margin": {"eps": 0.1}, "isometry": {"beta": 0.1, "scale": 10.0}}``.
 - The objective runs the model itself, in the mode that the model is in. Attacks within it run in
   eval mode, so statistics of batches see only the images that are trained on.
@@ -28,8 +27,8 @@ A recipe is a mapping from names in `METHODS` to options, plain enough for JSON:
   goes to ``ramp`` (an option of each method with a radius; half of training by default).
 - ``objective(..., reference=rows)``: what features are to be compared with, a row an image;
   without it methods that compare take the images themselves.
-- A method's ``grid`` holds the settings among which the study of rivals chooses on validation data;
-  `rivals` has the methods that have one. The others are controls, or belong to another study.
+- `rivals` has the methods with a ``grid``, the settings to choose from on validation data. The
+  others are controls, or belong to another study.
 - A method that cannot be used on a model raises `Skip` with the reason.
 """
 

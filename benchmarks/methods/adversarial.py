@@ -54,14 +54,9 @@ def trades(
             with torch.no_grad():
                 target = model(clean).softmax(1)
             radius = step.radius(eps, ramp)
-            found = climb(
-                lambda x: _divergence(model(x), target),
-                clean,
-                start=clean + 1e-3 * torch.randn_like(clean),
-                eps=radius,
-                steps=steps,
-                step=2.5 * radius / steps,
-            )
+            start = clean + 1e-3 * torch.randn_like(clean)
+            how = {"eps": radius, "step": 2.5 * radius / steps, "steps": steps}
+            found = climb(lambda x: _divergence(model(x), target), clean, start=start, **how)
         distance = _divergence(model(found), step.logits.softmax(1))
         return F.cross_entropy(step.logits, step.labels) + beta * distance / len(clean)
 
@@ -75,15 +70,9 @@ def _adversarial(
         clean, labels = step.images.detach(), step.labels
         radius = step.radius(eps, ramp)
         start = random_start(clean, radius)
+        how = {"eps": radius, "step": relative_step * radius, "steps": steps}
         with in_eval_mode(model):
-            found = climb(
-                cross_entropy(model, labels),
-                clean,
-                start=start,
-                eps=radius,
-                steps=steps,
-                step=relative_step * radius,
-            )
+            found = climb(cross_entropy(model, labels), clean, start=start, **how)
         return F.cross_entropy(model(found), labels)
 
     return Part(criterion=criterion)

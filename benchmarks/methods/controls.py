@@ -14,15 +14,8 @@ from benchmarks.methods.step import Part, Step
 def isometry_control(model: nn.Module, *, beta: float, target: str, scale: float = 1.0) -> Part:
     """The isometry penalty of the features that enter the classifier, towards other distances.
 
-    Args:
-        model: Images to logits.
-        beta: Weight.
-        target: "shuffled": the input distances of the batch, shuffled among the pairs of each
-            class; "constant": their mean, for all pairs.
-        scale: What the feature distances are multiplied by.
-
-    Returns:
-        The term.
+    The target "shuffled" has the input distances of the batch, shuffled among the pairs of each
+    class; "constant" their mean, for all pairs. Feature distances are multiplied by ``scale``.
 
     Raises:
         ValueError: If the target is neither.

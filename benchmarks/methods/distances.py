@@ -75,11 +75,10 @@ def isometry(
     )
 
 
-@_rival(
-    "relational-distillation",
-    title="relational distillation",
-    grid=grid("weight", 0.1, 1.0, 10.0, 100.0),
-)
+_WEIGHTS = grid("weight", 0.1, 1.0, 10.0, 100.0)
+
+
+@_rival("relational-distillation", title="relational distillation", grid=_WEIGHTS)
 def relational_distillation(model: nn.Module, *, weight: float) -> Part:
     """The distance loss of relational knowledge distillation, with the pixels as the teacher.
 
@@ -106,14 +105,7 @@ def given_distances(
 ) -> Part:
     """The penalty on what enters the classifier, for distances that no points need have.
 
-    Args:
-        model: The network.
-        weight: Of the penalty.
-        distances: References of a batch to (b, b).
-        shuffled: Whether each sample gets the reference of another of its class, the control.
-
-    Returns:
-        The term.
+    They are computed from the references of the batch; shuffled as for `isometry`.
     """
 
     def value(features: Tensor, step: Step) -> Tensor:
@@ -163,11 +155,7 @@ def on_features(model: nn.Module, value: Callable[[Tensor, Step], Tensor]) -> Pa
 
 
 def shuffle_within(labels: Tensor) -> Tensor:
-    """For each sample a random one of its class: a permutation.
-
-    Args:
-        labels: (n) or, of mixed images, (n, classes), where the largest counts.
-    """
+    """For each sample a random one of its class; of mixed labels the largest counts."""
     labels = labels if labels.ndim == 1 else labels.argmax(1)
     partners = torch.empty_like(labels)
     for label in labels.unique():

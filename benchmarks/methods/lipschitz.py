@@ -45,14 +45,10 @@ def orthogonal(model: nn.Module, *, temperature: float) -> Part:
     return _parametrized(model, (nn.Linear,), register, temperature)
 
 
-@_rival(
-    "parseval",
-    title="Parseval",
-    grid=(
-        *grid("temperature", *_TEMPERATURES, pull=0.01),
-        *grid("temperature", 3.0, 10.0, pull=0.1),
-    ),
-)
+_PULLED = grid("temperature", *_TEMPERATURES, pull=0.01)
+
+
+@_rival("parseval", title="Parseval", grid=(*_PULLED, *grid("temperature", 3.0, 10.0, pull=0.1)))
 def parseval(model: nn.Module, *, temperature: float, pull: float = 0.01) -> Part:
     """After each step every weight matrix W goes to (1 + pull) W - pull W W^T W.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -53,13 +54,7 @@ def gaussian_noise(model: nn.Module, *, sigma: float) -> Part:
 def dropout(model: nn.Module, *, share: float, at: str = "activations") -> Part:
     """This share of the units is left out in each step: of every activation, or of the features.
 
-    Args:
-        model: The network.
-        share: Of the units.
-        at: "activations", or "features": what enters the classifier, its last module.
-
-    Returns:
-        A part that acts through hooks.
+    ``at="features"`` is what enters the classifier, the model's last module.
     """
 
     def dropped(module: nn.Module, _: object, output: Tensor) -> Tensor:
@@ -68,10 +63,7 @@ def dropout(model: nn.Module, *, share: float, at: str = "activations") -> Part:
     modules: list[nn.Module] = [m for m in model.modules() if isinstance(m, ACTIVATIONS)]
     if at == "features":
         modules = list(model.children())[-2:-1]
-    handles = [module.register_forward_hook(dropped) for module in modules]
-
-    def finish() -> None:
-        for handle in handles:
-            handle.remove()
-
-    return Part(finish=finish)
+    stack = ExitStack()
+    for module in modules:
+        stack.callback(module.register_forward_hook(dropped).remove)
+    return Part(finish=stack.close)

@@ -25,8 +25,7 @@ class Method:
         build: The model and the options to what the method contributes to the loss.
         family: What it belongs to, in figures.
         grid: Settings among which to choose on validation data; none for what is no rival.
-        version: Of its code: to be raised whenever it computes something else, so that its runs,
-            and no others, are made again.
+        version: To be raised whenever the code computes something else: its runs are made again.
     """
 
     name: str
@@ -97,22 +96,8 @@ def settings() -> list[tuple[str, Recipe]]:
 def attach(model: nn.Module, recipe: Recipe) -> Iterator[Objective]:
     """Prepare a model for training by a recipe, and leave it plain afterwards.
 
-    Args:
-        model: Images with pixels from 0 to 1 to logits.
-        recipe: Names in `METHODS` to options; empty for cross-entropy.
-
-    Yields:
-        The objective.
-
     Raises:
         ValueError: If a name is unknown, or two methods replace cross-entropy.
-
-    Example:
-        >>> import torch
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
-        >>> images, labels = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
-        >>> with attach(model, {"isometry": {"beta": 0.1}}) as objective:
-        ...     objective(images, labels, progress=0.0).backward()
     """
     if unknown := set(recipe) - set(METHODS):
         raise ValueError(f"methods are {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")

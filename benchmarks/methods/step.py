@@ -18,13 +18,8 @@ Recipe = Mapping[str, Options]
 class Step:
     """A batch on its way through the parts of an objective.
 
-    Args:
-        model: Images to logits.
-        images: (n, ...) pixels from 0 to 1.
-        labels: (n).
-        progress: Share of training that is done.
-        track_input: Whether gradients with respect to the images will be asked for.
-        reference: (n, ...) what features are to be compared with; None: the images.
+    ``progress`` is the share of training that is done; with ``track_input`` gradients with respect
+    to the images can be asked for; features are compared with ``reference``, else with the images.
     """
 
     def __init__(
@@ -69,14 +64,14 @@ class Part:
     """What one method contributes.
 
     Attributes:
-        criterion: In place of cross-entropy, or None.
-        term: Added to the criterion, or None.
+        criterion: In place of cross-entropy.
+        term: Added to the criterion.
         before: Called before the first forward pass of a step.
         track_input: Whether a term needs gradients with respect to the images.
         after_step: Called after each step of the optimizer.
         finish: Called at the end; leaves a plain model.
         parameters: What the optimizer is to learn beside the model.
-        state: What a checkpoint must keep, if anything.
+        state: What a checkpoint must keep.
         log: Figures of the last step, for a logger.
     """
 
@@ -92,11 +87,7 @@ class Part:
 
 
 class Objective:
-    """The loss of a recipe, and what it does after each step of the optimizer.
-
-    Args:
-        model: Images to logits.
-        parts: What the recipe's methods contribute.
+    """The loss of a recipe's parts, and what it does after each step of the optimizer.
 
     Raises:
         ValueError: If two parts replace cross-entropy.
@@ -106,40 +97,36 @@ class Objective:
         criteria = [part.criterion for part in parts if part.criterion]
         if len(criteria) > 1:
             raise ValueError("one method of a recipe may replace cross-entropy, got two or more")
-        self._model = model
+        self._model, self._parts = model, parts
         self._criterion = criteria[0] if criteria else _cross_entropy
-        self._terms = [part.term for part in parts if part.term]
-        self._preparations = [part.before for part in parts if part.before]
-        self._projections = [part.after_step for part in parts if part.after_step]
         self._track_input = any(part.track_input for part in parts)
-        self._logs = [part.log for part in parts if part.log]
         self._states = [part.state for part in parts if part.state]
         self.parameters = [found for part in parts for found in part.parameters]
 
     def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        progress: float = 1.0,
-        reference: Tensor | None = None,
+        self, images: Tensor, labels: Tensor, progress: float = 1.0, reference: Tensor | None = None
     ) -> Tensor:
         """The loss of a batch; ``progress`` is the share of training that is done."""
         step = Step(self._model, images, labels, progress, self._track_input, reference)
-        for prepare in self._preparations:
-            prepare(step)
+        for part in self._parts:
+            if part.before:
+                part.before(step)
         loss = self._criterion(step)
-        for term in self._terms:
-            loss = loss + term(step)
+        for part in self._parts:
+            if part.term:
+                loss = loss + part.term(step)
         return loss
 
     def after_step(self) -> None:
         """Project the parameters, for the methods that do."""
-        for project in self._projections:
-            project()
+        for part in self._parts:
+            if part.after_step:
+                part.after_step()
 
     def log(self) -> dict[str, float]:
         """Figures of the last step, such as the penalty of each layer."""
-        return {name: value for log in self._logs for name, value in log().items()}
+        logs = (part.log() for part in self._parts if part.log)
+        return {name: value for log in logs for name, value in log.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep beside the model and the optimizer."""

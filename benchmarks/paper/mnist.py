@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks.ascent import Loss, climb, margin, random_start
+from benchmarks.images import Uses, everything
 from benchmarks.networks import accuracy_of, features_in, in_parts, mlp
 from benchmarks.paper.mnist_report import draw, tables
 from benchmarks.results import Figures, Key
@@ -40,22 +41,18 @@ class Convention:
 
     hidden_layers: int
     scale: float
-    dtype: str
+    dtype: torch.dtype
     orthogonal: bool
 
     def network(self, width: int) -> nn.Sequential:
         """The tanh MLP on flattened images."""
-        return mlp(
-            width=width,
-            depth=self.hidden_layers,
-            orthogonal=self.orthogonal,
-            dtype=getattr(torch, self.dtype),
-        )
+        start: dict[str, Any] = {"orthogonal": self.orthogonal, "dtype": self.dtype}
+        return mlp(width=width, depth=self.hidden_layers, **start)
 
 
 CONVENTIONS = {
-    "text": Convention(hidden_layers=4, scale=1.0, dtype="float32", orthogonal=False),
-    "code": Convention(hidden_layers=5, scale=10.0, dtype="float64", orthogonal=True),
+    "text": Convention(hidden_layers=4, scale=1.0, dtype=torch.float32, orthogonal=False),
+    "code": Convention(hidden_layers=5, scale=10.0, dtype=torch.float64, orthogonal=True),
 }
 
 
@@ -131,10 +128,8 @@ def determines(key: Key, settings: Settings) -> dict[str, Any]:
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
     """Train and attack one network."""
     settings = lab.settings
-    train_set, test_set = (
-        lab.once(split, lambda split=split, count=count: load(split, count, lab))  # type: ignore[misc]
-        for split, count in (("train", settings.train_images), ("test", settings.test_images))
-    )
+    train_set = lab.once("train", lambda: load("train", settings.train_images, lab))
+    test_set = lab.once("test", lambda: load("test", settings.test_images, lab))
     begin = time.perf_counter()
     model = train(*train_set, beta=key["beta"], seed=key["seed"], settings=settings)
     figures: Figures = {"training seconds": time.perf_counter() - begin}
@@ -147,7 +142,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 def load(split: str, count: int, lab: Lab[Settings]) -> tuple[Tensor, Tensor]:
     """An even sample of a split."""
     images, labels = even_split(*mnist(split, lab.data_dir), count, lab.device)
-    return images.to(getattr(torch, lab.settings.of_convention.dtype)), labels
+    return images.to(lab.settings.of_convention.dtype), labels
 
 
 def train(
@@ -222,16 +217,15 @@ def _paper_attacks(
     def on_combined(**how: Any) -> Attack:
         return lambda x, y: climb(combined_loss(model, x, y, beta=beta, scale=scale), x, **how)
 
+    many = {"eps": ball, "steps": steps}
     return {
         "fgsm, combined loss": lambda s: on_combined(eps=s, step=s, steps=1),
         "fgsm, standard": lambda s: torchattacks.FGSM(model, eps=s),
-        "pgd, combined loss": lambda s: on_combined(eps=ball, step=s, steps=steps),
+        "pgd, combined loss": lambda s: on_combined(step=s, **many),
         "pgd, combined loss, clean gradient": lambda s: on_combined(
-            eps=ball, step=s, steps=steps, leave_clean=False
+            step=s, **many, leave_clean=False
         ),
-        "pgd, standard": lambda s: torchattacks.PGD(
-            model, eps=ball, alpha=s, steps=steps, random_start=False
-        ),
+        "pgd, standard": lambda s: torchattacks.PGD(model, alpha=s, **many, random_start=False),
     }
 
 
@@ -282,5 +276,7 @@ STUDY = Study(
     seeds=3,
     device=True,
     determines=determines,
+    uses=Uses((everything("MNIST train"),), (), (everything("MNIST test"),)),
+    without_control="the table shows the paper's own experiment at the paper's betas",
     committed={"mnist": {}, "mnist-code": {"convention": "code", "seeds": 1}},
 )

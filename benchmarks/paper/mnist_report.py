@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from benchmarks.results import Found
-from benchmarks.style import deviation, new_figure, plain, save
+from benchmarks.style import BLACK, deviation, new_figure, plain, save
 from benchmarks.tables import Column, count, grouped, page, seeds_of, table
 
 SHOWN_SIZES = (0.027826, 0.077426, 0.215443)
@@ -25,12 +25,11 @@ def tables(found: Found) -> str:
     settings = found["settings"]
     by_beta = {f"{beta:g}": runs for beta, runs in sorted(grouped(found["runs"], "beta").items())}
     worst = [Column(f"eps {eps:g}", f"worst case at {eps}") for eps in settings["eps"]]
-    sizes = settings["attack_sizes"]
     paper = [
-        Column(f"FGSM {size:.3f}, {title}", lambda run, n=name, s=size: run[n][sizes.index(s)])  # type: ignore[misc]
+        Column(f"FGSM {size:.3f}, {title}", f"{name}/{index}")
         for title, name in (("combined", "fgsm, combined loss"), ("CE", "fgsm, standard"))
-        for size in SHOWN_SIZES
-        if size in sizes
+        for index, size in enumerate(settings["attack_sizes"])
+        if size in SHOWN_SIZES
     ]
     return page(
         f"# MNIST, the paper's experiment ({settings['convention']} convention)",
@@ -51,14 +50,12 @@ def tables(found: Found) -> str:
 
 
 _PANELS = {
-    "fgsm, combined loss": ("FGSM on cross-entropy + isometry\n(the paper's attack)", "eps"),
-    "pgd, combined loss": ("10-step PGD on cross-entropy + isometry\n(the paper's text)", "step"),
-    "pgd, combined loss, clean gradient": (
-        "10 steps along the gradient at the clean image\n(the released code)",
-        "step",
-    ),
-    "fgsm, standard": ("FGSM on cross-entropy", "eps"),
-    "pgd, standard": ("10-step PGD on cross-entropy", "step"),
+    "fgsm, combined loss": "FGSM on cross-entropy + isometry\n(the paper's attack)",
+    "pgd, combined loss": "10-step PGD on cross-entropy + isometry\n(the paper's text)",
+    "pgd, combined loss, clean gradient": "10 steps along the gradient at the clean image\n"
+    "(the released code)",
+    "fgsm, standard": "FGSM on cross-entropy",
+    "pgd, standard": "10-step PGD on cross-entropy",
 }
 
 
@@ -68,10 +65,10 @@ def draw(found: Found, path: Path) -> None:
     by_beta = dict(sorted(grouped(found["runs"], "beta").items()))
     figure = new_figure(10, 6.2)
     axes = figure.subplots(2, 3, sharey=True).ravel()
-    for axis, (name, (title, size)) in zip(axes, _PANELS.items(), strict=False):
+    for axis, (name, title) in zip(axes, _PANELS.items(), strict=False):
         curves = {beta: [run[name] for run in runs] for beta, runs in by_beta.items()}
         _curves(axis, curves, settings["attack_sizes"])
-        axis.set(xscale="log", xlabel=f"L-inf {size}")
+        axis.set(xscale="log", xlabel=f"L-inf {'eps' if name.startswith('fgsm') else 'step'}")
         axis.set_title(title, fontsize=9)
     worst = {
         beta: [[run[f"worst case at {eps}"] for eps in settings["eps"]] for run in runs]
@@ -93,16 +90,13 @@ def _curves(axis: Axes, by_beta: dict[float, list[list[float]]], sizes: list[flo
     colors = mpl.colormaps["viridis"].resampled(len(by_beta) + 1)
     for index, (beta, curves) in enumerate(by_beta.items()):
         points = [[100 * value for value in values] for values in zip(*curves, strict=True)]
-        centre, width = (
-            [mean(values) for values in points],
-            [deviation(values) for values in points],
-        )
-        color = "black" if beta == 0 else colors(index)
-        style = "--" if beta == 0 else "-"
-        label = "beta 0 (plain)" if beta == 0 else f"beta {beta:g}"
+        first = beta == 0
+        color, style = (BLACK, "--") if first else (colors(index), "-")
+        label = "beta 0 (plain)" if first else f"beta {beta:g}"
+        centre = [mean(values) for values in points]
         axis.plot(sizes, centre, style, color=color, label=label, marker="o", markersize=3)
-        low = [c - w for c, w in zip(centre, width, strict=True)]
-        high = [c + w for c, w in zip(centre, width, strict=True)]
+        low = [mean(values) - deviation(values) for values in points]
+        high = [mean(values) + deviation(values) for values in points]
         axis.fill_between(sizes, low, high, color=color, alpha=0.15, linewidth=0)
     axis.set_ylim(0, 100)
     plain(axis)

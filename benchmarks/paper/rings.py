@@ -14,8 +14,8 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks.paper.geometry import BIN_WIDTH, embedding, geometry
 from benchmarks.results import Figures, Found, Key
-from benchmarks.study import Lab, Study
-from benchmarks.style import BLUE, GREEN, VERMILION, new_figure, save
+from benchmarks.study import Lab, Study, quickly
+from benchmarks.style import BLACK, BLUE, GREEN, VERMILION, new_figure, save, umap_of
 from benchmarks.tables import Column, count, grouped, page, seeds_of, table
 from benchmarks.training import adam, descend_whole
 from isoreg import isometry_penalty
@@ -41,11 +41,6 @@ class Settings:
     learning_rate: float = 1e-3
 
 
-def settings(quick: bool) -> Settings:
-    """The paper's, or ones that take seconds."""
-    return Settings(points=80, epochs=60) if quick else Settings()
-
-
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """Seed by seed."""
     for seed in range(lab.seeds):
@@ -68,10 +63,8 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 
     def loss() -> Tensor:
         features = lil(x)
-        value = F.cross_entropy(head(features), y)
-        return (
-            value + beta * isometry_penalty(x, features, y if within else None) if beta else value
-        )
+        penalty = isometry_penalty(x, features, y if within else None) if beta else 0.0
+        return F.cross_entropy(head(features), y) + beta * penalty
 
     optimizers = adam([*lil.parameters(), *head.parameters()], settings.learning_rate)
     descend_whole(loss, optimizers, settings.epochs, after=lab.tick)
@@ -165,11 +158,8 @@ def draw(found: Found, path: Path) -> None:
     space.set_box_aspect((3, 2, 2))
     space.set(title="input", xlabel="x", ylabel="y", zlabel="z")
     for column, (variant, figures) in enumerate(runs.items(), start=1):
-        axis = figure.add_subplot(grid[0, column])
-        first, second = torch.tensor(figures["embedding"]).T
-        axis.scatter(first, second, c=colours, s=6)
-        axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-        axis.set_title(f"{variant}\naccuracy {figures['accuracy']:.3f}", fontsize=10)
+        axis, title = figure.add_subplot(grid[0, column]), f"accuracy {figures['accuracy']:.3f}"
+        umap_of(axis, figures["embedding"], colours, f"{variant}\n{title}", 10, s=6)
         _histograms(figure.add_subplot(grid[1, column]), figures)
     save(figure, path, dpi=150)
 
@@ -178,7 +168,7 @@ def _histograms(axis: Axes, figures: Figures) -> None:
     edges = [BIN_WIDTH * k for k in range(len(figures["input histogram"]) + 1)]
     features, inputs = figures["feature histogram"], figures["input histogram"]
     axis.stairs(features, edges, fill=True, color=GREEN, alpha=0.6, label="last hidden layer")
-    axis.stairs(inputs, edges, color="black", label="input")
+    axis.stairs(inputs, edges, color=BLACK, label="input")
     last = max(k for k, pair in enumerate(zip(features, inputs, strict=True)) if any(pair))
     axis.set(yscale="log", xlim=(0, edges[last + 1] * 1.05), ylim=(0.7, None))
     axis.set(xlabel="distance within a class", ylabel="pairs")
@@ -189,7 +179,7 @@ def _histograms(axis: Axes, figures: Figures) -> None:
 
 STUDY = Study(
     "rings",
-    settings,
+    quickly(Settings(), points=80, epochs=60),
     keys,
     measure,
     tables,
@@ -198,4 +188,5 @@ STUDY = Study(
     time="10 minutes on one core",
     seeds=3,
     determines=determines,
+    without_control="the table shows the paper's own experiment at the paper's beta",
 )

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.images import Part, Uses
 from benchmarks.paper.geometry import embedding, geometry
 from benchmarks.results import Figures, Found, Key
-from benchmarks.study import Lab, Study
-from benchmarks.style import BLACK, BLUE, COLOURS, new_figure, save
-from benchmarks.tables import Column, grouped, page, table
+from benchmarks.study import Lab, Study, quickly
+from benchmarks.style import BLACK, BLUE, COLOURS, new_figure, save, umap_of
+from benchmarks.tables import Column, grouped, page, table, with_keys
 from benchmarks.training import adam, cosine, descend_whole
 from isoreg import datasets
 from isoreg.lil import StackedLIL
@@ -58,11 +59,6 @@ class Settings:
     learning_rate: float = 0.01
 
 
-def settings(quick: bool) -> Settings:
-    """The paper's, or ones that take seconds."""
-    return Settings(points=100, epochs=20) if quick else Settings()
-
-
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """All seeds of the first variant, then the others once."""
     first, *others = list(VARIANTS)[: DRAWN if lab.quick else None]
@@ -81,14 +77,8 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     variant, seed, points = VARIANTS[key["variant"]], key["seed"], lab.settings.points
     x, levels = datasets.torus(points, regions=variant.regions)
     torch.manual_seed(seed)
-    model = StackedLIL(
-        3,
-        CLASSES,
-        width=variant.width,
-        gradients=variant.gradients,
-        heads=variant.heads,
-        reference=variant.reference,
-    )
+    kind = {k: v for k, v in asdict(variant).items() if k not in {"beta", "regions"}}
+    model = StackedLIL(3, CLASSES, **kind)
     rate = lab.settings.learning_rate
     descend_whole(
         lambda: model.loss(x, levels, beta=variant.beta),
@@ -130,15 +120,11 @@ COLUMNS = (
 def tables(found: Found) -> str:
     """A Markdown table: accuracy and distances of every variant at every level."""
     settings, runs = found["settings"], grouped(found["runs"], "variant")
-    rows = [
-        (
-            (variant if classes == CLASSES[0] else "", classes),
-            [figures[f"{classes} classes"] for figures in runs[variant]],
-        )
-        for variant in VARIANTS
-        if variant in runs
-        for classes in CLASSES
-    ]
+    rows = []
+    for variant in (name for name in VARIANTS if name in runs):
+        for classes in CLASSES:
+            names = (variant if classes == CLASSES[0] else "", classes)
+            rows.append((names, [figures[f"{classes} classes"] for figures in runs[variant]]))
     return page(
         "# Torus with a label hierarchy",
         f"{settings['points']:,} points, {settings['epochs']:,} epochs, learning rate from "
@@ -152,11 +138,8 @@ def tables(found: Found) -> str:
 def draw(found: Found, path: Path) -> None:
     """Draw the torus, and for isometry and cross-entropy each level's UMAP and distances."""
     names = list(VARIANTS)[:DRAWN]
-    runs = {
-        run["key"]["variant"]: run["figures"]
-        for run in found["runs"]
-        if run["key"]["seed"] == 0 and run["key"]["variant"] in names
-    }
+    first = grouped(with_keys(found, seed=0), "variant")
+    runs = {name: first[name][0] for name in names if name in first}
     x, levels = datasets.torus(found["settings"]["points"])
     colours = [COLOURS[int(label)] for label in levels[-1]]
     figure = new_figure(11, 2.6 * 2 * len(runs))
@@ -170,12 +153,8 @@ def draw(found: Found, path: Path) -> None:
     for row, (name, figures) in enumerate(runs.items()):
         for column, classes in enumerate(CLASSES):
             level = figures[f"{classes} classes"]
-            axis = axes[2 * row, column]
-            first, second = torch.tensor(level["embedding"]).T
-            axis.scatter(first, second, c=colours, s=3)
-            axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
             title = f"{name}\n{classes} classes, accuracy {level['accuracy']:.3f}"
-            axis.set_title(title, fontsize=9)
+            umap_of(axes[2 * row, column], level["embedding"], colours, title, 9, s=3)
             axis = axes[2 * row + 1, column]
             inputs, features = level["pairs"]
             axis.scatter(inputs, features, s=2, alpha=0.4, color=BLUE, linewidths=0)
@@ -189,7 +168,7 @@ def draw(found: Found, path: Path) -> None:
 
 STUDY = Study(
     "torus",
-    settings,
+    quickly(Settings(), points=100, epochs=20),
     keys,
     measure,
     tables,
@@ -198,4 +177,6 @@ STUDY = Study(
     time="40 minutes on one core",
     seeds=3,
     determines=determines,
+    uses=Uses((Part("torus", seeds=(0,)),), (), (Part("torus", seeds=(_NEW,)),)),
+    without_control="the table shows the paper's own experiment at the paper's beta",
 )

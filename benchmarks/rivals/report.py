@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from benchmarks.methods import Recipe
 from benchmarks.methods.registry import title_of
-from benchmarks.results import Figures, Found
-from benchmarks.tables import Column, count, grouped, markdown_table, page, table, with_keys
+from benchmarks.results import Figures, Found, Run
+from benchmarks.tables import Column, count, grouped, page, runs_by, table, with_keys
 
 _FOOLED = re.compile(r"fooled (\d+) of")
+_NAMES = ("training", "setting")
+_COSTS = (
+    Column("time", "cost/ratio", form=".1f"),
+    Column("memory, MB", "cost/megabytes", form=".1f", empty="-"),
+)
 
 
 def tables(found: Found) -> str:
@@ -47,30 +51,23 @@ def costs_of(found: Found) -> dict[str, Figures]:
 
 
 def _test_table(found: Found) -> str:
-    settings, costs = found["settings"], costs_of(found)
     columns = [Column("clean", "clean")]
     for norm, title, radii in (("Linf", "L-inf", "eps"), ("L2", "L2", "eps_l2")):
         columns += [
-            Column(f"{title} {eps:g}", lambda f, n=norm, i=index: f[n]["worst case"][i])  # type: ignore[misc]
-            for index, eps in enumerate(settings[radii])
+            Column(f"{title} {eps:g}", f"{norm}/worst case/{index}")
+            for index, eps in enumerate(found["settings"][radii])
         ]
-    of_cost = [
-        Column("time", text=lambda f: f"{f[0]['ratio']:.1f}"),
-        Column(
-            "memory, MB", text=lambda f: f"{f[0]['memory'] / 1e6:.1f}" if f[0]["memory"] else "-"
-        ),
-    ]
-    rows = []
-    by_recipe = grouped(
-        with_keys(found, phase="test"),
-        lambda run: (run["key"]["method"], setting(run["key"]["recipe"])),
-    )
-    for (method, chosen), figures in by_recipe.items():
-        cells = [column.cell(figures) for column in columns]
-        cells += [column.cell([costs[method]]) for column in of_cost]
-        rows.append([title_of(method), chosen, *cells])
-    header = ["training", "setting", *(column.title for column in [*columns, *of_cost])]
-    return markdown_table(header, rows)
+    costs = costs_of(found)
+    rows = {}
+    for names, runs in runs_by(with_keys(found, phase="test"), _names).items():
+        cost = dict(costs[runs[0]["key"]["method"]])
+        cost["megabytes"] = cost["memory"] / 1e6 if cost["memory"] else None
+        rows[names] = [{**run["figures"], "cost": cost} for run in runs]
+    return table(_NAMES, rows, [*columns, *_COSTS])
+
+
+def _names(run: Run) -> tuple[str, str]:
+    return title_of(run["key"]["method"]), setting(run["key"]["recipe"])
 
 
 def setting(recipe: Recipe) -> str:
@@ -98,20 +95,13 @@ def _warnings(found: Found) -> str:
 
 
 def _choice_table(found: Found) -> str:
-    picked: list[Any] = [run["key"]["recipe"] for run in with_keys(found, phase="test")]
+    picked = [run["key"]["recipe"] for run in with_keys(found, phase="test")]
     rows = {
-        (title_of(run["key"]["method"]), setting(run["key"]["recipe"])): [
-            {**run["figures"], "picked": run["key"]["recipe"] in picked}
-        ]
+        _names(run): [{**run["figures"], "chosen": "yes" if run["key"]["recipe"] in picked else ""}]
         for run in with_keys(found, phase="choose")
     }
-    radii = found["settings"]["chosen_at"]
-    columns = [
-        Column("clean", "clean"),
-        *(
-            Column(f"L-inf {eps:g}", lambda f, i=index: f["worst case"][i])  # type: ignore[misc]
-            for index, eps in enumerate(radii)
-        ),
-        Column("chosen", text=lambda f: "yes" if f[0]["picked"] else ""),
+    radii = [
+        Column(f"L-inf {eps:g}", f"worst case/{index}")
+        for index, eps in enumerate(found["settings"]["chosen_at"])
     ]
-    return table(("training", "setting"), rows, columns)
+    return table(_NAMES, rows, [Column("clean", "clean"), *radii, Column("chosen", "chosen")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
@@ -10,15 +10,19 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from benchmarks.choice import best_of
+from benchmarks.claims import Entry
+from benchmarks.images import Uses, rows
 from benchmarks.methods import Recipe, attach, rivals
-from benchmarks.methods.registry import versions
+from benchmarks.methods.registry import title_of, versions
 from benchmarks.networks import accuracy_of, mlp
-from benchmarks.results import Figures, Key, Run
+from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.rivals.costs import costs
 from benchmarks.rivals.figure import draw
 from benchmarks.rivals.report import tables
 from benchmarks.sampling import even_split
-from benchmarks.study import Lab, Lacking, Study
+from benchmarks.study import Lab, Study
+from benchmarks.tables import with_keys
 from benchmarks.training import Batches, adam, descend
 from isoreg.datasets import mnist
 from isoreg.robustness import evaluate
@@ -125,37 +129,48 @@ def grids(settings: Settings) -> dict[str, list[Recipe]]:
 
 
 def chosen(runs: list[Run], settings: Settings) -> dict[str, Recipe]:
-    """The recipe of each method by the rule of `Settings`, from the runs on validation images.
+    """The recipe of each method by the rule of `Settings`, from the runs on validation images."""
+    tried = {
+        method: with_keys({"runs": runs}, phase="choose", method=method)
+        for method in grids(settings)
+    }
+    floor = settings.clean_floor
+    return {m: best_of(of, "score", floor=floor)["key"]["recipe"] for m, of in tried.items()}
 
-    Raises:
-        Lacking: If a method was not tried yet.
-    """
-    found: dict[str, Recipe] = {}
-    for method in grids(settings):
-        tried = [
-            (run["key"]["recipe"], run["figures"])
-            for run in runs
-            if run["key"]["phase"] == "choose" and run["key"]["method"] == method
-        ]
-        if not tried:
-            raise Lacking
-        accurate = [pair for pair in tried if pair[1]["clean"] >= settings.clean_floor]
-        by = "score" if accurate else "clean"
-        found[method] = max(accurate or tried, key=lambda pair: pair[1][by])[0]
-    return found
+
+def entries(found: Found) -> dict[str, Entry]:
+    """Of the methods with one number to choose: what was tried, and what was taken."""
+    runs = found["runs"]
+    tried = grouped_recipes(run["key"] for run in runs if run["key"]["phase"] == "choose")
+    taken = grouped_recipes(run["key"] for run in runs if run["key"]["phase"] == "test")
+    return {
+        title_of(method): Entry(tuple(tried[method]), taken[method][0])
+        for method in taken
+        if len(tried.get(method, ())) > 1
+    }
+
+
+def grouped_recipes(keys: Iterable[Key]) -> dict[str, list[float]]:
+    """By method its numbers, once each; methods with several options are left out."""
+    found: dict[str, dict[float, None]] = {}
+    for key in keys:
+        options = [value for each in key["recipe"].values() for value in each.values()]
+        if len(options) == 1:
+            found.setdefault(key["method"], {})[options[0]] = None
+    return {method: list(values) for method, values in found.items()}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
     """Validate a setting, time a step, or train, attack and test."""
-    settings, recipe = lab.settings, key["recipe"]
-    train_set = lab.once("train", lambda: _split("train", lab))
+    s, recipe = lab.settings, key["recipe"]
     if key["phase"] == "cost":
-        return costs(recipe, train_set, settings)
-    seed = key.get("seed", 0)
-    model = train(recipe, *train_set, seed=seed, settings=settings)
+        shape = {"width": s.width, "batch_size": s.batch_size, "rate": s.learning_rate}
+        return costs(recipe, device=lab.device, seconds=s.timing_seconds, **shape)
+    train_set = lab.once("train", lambda: _split("train", lab))
+    model = train(recipe, *train_set, seed=key.get("seed", 0), settings=s)
     if key["phase"] == "choose":
         return _validate(model, lab.once("validation", lambda: _split("validation", lab)), lab)
-    return _test(model, lab.once("test", lambda: _split("test", lab)), settings)
+    return _test(model, lab.once("test", lambda: _split("test", lab)), s)
 
 
 def _split(split: str, lab: Lab[Settings]) -> Split:
@@ -230,4 +245,11 @@ STUDY = Study(
     seeds=5,
     device=True,
     determines=determines,
+    uses=Uses(
+        (rows("MNIST train", 0, _FITTED),),
+        (rows("MNIST train", _FITTED, 60_000),),
+        (rows("MNIST test", 0, 10_000, step=10),),
+    ),
+    without_control="no gain of isometry is claimed here",
+    entries=entries,
 )

@@ -90,14 +90,9 @@ STAGES: Sequence[Sequence[str]] = (
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: the rate rises linearly at first, then falls along a cosine to 0.
+    """How long and how fast: the rate rises along ``warmup``, a share of the steps, then falls.
 
-    Attributes:
-        epochs: Passes through the training images.
-        batch_size: Images a step.
-        learning_rate: The highest.
-        warmup: Share of the steps before the highest rate.
-        optimizer: A name of `benchmarks.training.OPTIMIZERS`.
+    Its end is 0, along a cosine; the optimizer is one of `benchmarks.training.OPTIMIZERS`.
     """
 
     epochs: int
@@ -125,8 +120,13 @@ class Plan:
     held_out: int = 0
 
 
+def as_dict(plan: Plan) -> dict[str, Any]:
+    """A plan as it stands in keys."""
+    return asdict(plan)
+
+
 def plan_from(found: dict[str, Any]) -> Plan:
-    """A plan from its dict, as it stands in keys."""
+    """A plan from its dict."""
     return Plan(**{**found, "schedule": Schedule(**found["schedule"])})
 
 
@@ -165,11 +165,8 @@ def measured(name: str, chosen: Chosen, stage: int) -> dict[str, Plan]:
         return plan_of(name, method, chosen(name, method), **options)
 
     if stage == 0:
-        plans = {
-            title_of(OURS): replace(plan(OURS), preset="standard"),
-            UNIT_TITLE: UNIT,
-            title_of("fgsm"): plan("fgsm"),
-        }
+        ours = replace(plan(OURS), preset="standard")
+        plans = {title_of(OURS): ours, UNIT_TITLE: UNIT, title_of("fgsm"): plan("fgsm")}
         for method in (OURS, "fgsm"):
             (other,) = set(OPTIMIZERS) - {chosen(name, method).optimizer}
             title = f"{title_of(method)}, {other.title()}"
@@ -221,8 +218,3 @@ def _parts(ours: Plan) -> dict[str, Plan]:
         f"{title}{SHORTER}": shorter(ours),
         f"{title}, 50,000 images": replace(ours, held_out=VALIDATION),
     }
-
-
-def as_dict(plan: Plan) -> dict[str, Any]:
-    """For keys and JSON."""
-    return asdict(plan)

@@ -28,9 +28,8 @@ DECISIVE = ("pgd-ce", "pgd-margin", "apgd-t")
 def load(split: str, data_dir: Path | None, device: str = "cpu", count: int | None = None) -> Split:
     """MNIST: "fit" (the first 50,000), "validation" (10,000), "train" (both) or "test"."""
     images, labels = mnist("test" if split == "test" else "train", data_dir)
-    part = {"fit": slice(-VALIDATION), "validation": slice(-VALIDATION, None)}.get(
-        split, slice(None)
-    )
+    parts = {"fit": slice(-VALIDATION), "validation": slice(-VALIDATION, None)}
+    part = parts.get(split, slice(None))
     return even_split(images[part], labels[part], count, device)
 
 

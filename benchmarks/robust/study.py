@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,38 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.choice import best_of
+from benchmarks.images import Uses, everything, rows
 from benchmarks.methods.registry import title_of, versions
 from benchmarks.results import Figures, Key, Run
+from benchmarks.robust import plans
+from benchmarks.robust import runs as work
 from benchmarks.robust.figure import draw
-from benchmarks.robust.plans import (
-    CHOICE_BUDGET,
-    OURS,
-    RATES,
-    RECIPES,
-    SHORTER,
-    STAGES,
-    UNIT,
-    UNIT_TITLE,
-    Choice,
-    Plan,
-    as_dict,
-    measured,
-    network,
-    plan_from,
-    plan_of,
-    shorter,
-)
+from benchmarks.robust.plans import OURS, STAGES, Choice, Plan, as_dict, measured, plan_from
 from benchmarks.robust.report import score, tables
-from benchmarks.robust.runs import (
-    DECISIVE,
-    Split,
-    attacked,
-    load,
-    relative_cost,
-    train,
-    validate,
-)
-from benchmarks.study import Lab, Lacking, Study
+from benchmarks.study import Lab, Study
+from benchmarks.tables import with_keys
 from benchmarks.training import OPTIMIZERS
 
 
@@ -90,12 +69,14 @@ class Settings:
         )
 
 
+_OF_TRAINING = ("train_images", "longest")
+_OF_TEST = (*_OF_TRAINING, "test_images", "linf", "l2")
 _OF_PHASE = {
-    "choose": ("train_images", "longest", "choice_images", "choice_radii", "choice_steps"),
-    "test": ("train_images", "longest", "test_images", "linf", "l2"),
-    "last": ("train_images", "longest", "test_images", "linf", "l2"),
+    "choose": (*_OF_TRAINING, "choice_images", "choice_radii", "choice_steps"),
+    "test": _OF_TEST,
+    "last": _OF_TEST,
     "cost": ("timing_seconds",),
-    "alone": ("train_images", "longest"),
+    "alone": _OF_TRAINING,
 }
 
 
@@ -110,26 +91,27 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
     for stage, methods in enumerate(STAGES):
         for name in lab.settings.networks:
             for key, choice in tries(lab.runs, name, methods, lab.settings):
-                plan = plan_of(name, key["method"], choice, budget=CHOICE_BUDGET)
+                plan = plans.plan_of(name, key["method"], choice, budget=plans.CHOICE_BUDGET)
                 yield {**key, "plan": as_dict(plan)}
-            plans = measured(name, chosen, stage)
-            for title, seed in _order(list(plans), lab.seeds, by_title=stage == 0):
+            trainings = measured(name, chosen, stage)
+            for title, seed in _order(list(trainings), lab.seeds, by_title=stage == 0):
                 key = {"phase": "test", "network": name, "training": title, "seed": seed}
-                yield {**key, "plan": as_dict(plans[title])}
-            for title, plan in plans.items():
+                yield {**key, "plan": as_dict(trainings[title])}
+            for title, plan in trainings.items():
                 key = {"phase": "cost", "network": name, "training": title}
                 yield {**key, "plan": as_dict(replace(plan, preset=None))}
     for name in lab.settings.networks:
         title = title_of(OURS)
         ours = measured(name, chosen, 0)[title]
-        alone = {UNIT_TITLE: UNIT, title: ours, title + SHORTER: shorter(ours)}
-        yield {"phase": "alone", "network": name, "plans": _as_dicts(alone)}
+        alone = {
+            plans.UNIT_TITLE: plans.UNIT,
+            title: ours,
+            title + plans.SHORTER: plans.shorter(ours),
+        }
+        described = {title: as_dict(plan) for title, plan in alone.items()}
+        yield {"phase": "alone", "network": name, "plans": described}
         last = as_dict(replace(ours, preset=lab.settings.last_preset))
         yield {"phase": "last", "network": name, "training": title, "seed": 0, "plan": last}
-
-
-def _as_dicts(plans: Mapping[str, Plan]) -> dict[str, Any]:
-    return {title: as_dict(plan) for title, plan in plans.items()}
 
 
 def _order(titles: list[str], seeds: int, *, by_title: bool) -> list[tuple[str, int]]:
@@ -141,8 +123,8 @@ def _order(titles: list[str], seeds: int, *, by_title: bool) -> list[tuple[str, 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings of the phase, and the versions of the methods."""
     kept = {name: asdict(settings)[name] for name in _OF_PHASE[key["phase"]]}
-    plans = [key["plan"]] if "plan" in key else list(key["plans"].values())
-    found = {k: v for plan in plans for k, v in versions(plan["recipe"]).items()}
+    each = [key["plan"]] if "plan" in key else list(key["plans"].values())
+    found = {k: v for plan in each for k, v in versions(plan["recipe"]).items()}
     return {**kept, "data": "MNIST", "versions": found}
 
 
@@ -156,8 +138,8 @@ def tries(
     """
     for method in methods:
         for optimizer in OPTIMIZERS:
-            rates = RATES[name][optimizer]
-            for recipe in RECIPES[method][: settings.recipes_each]:
+            rates = plans.RATES[name][optimizer]
+            for recipe in plans.RECIPES[method][: settings.recipes_each]:
                 yield _keyed(name, method, Choice(recipe, optimizer, rates.first))
             if settings.other_rate:
                 recipe = best(runs, name, method, optimizer, settings=settings).recipe
@@ -173,26 +155,13 @@ def _keyed(name: str, method: str, choice: Choice) -> tuple[Key, Choice]:
 def best(
     runs: list[Run], name: str, method: str, optimizer: str | None = None, *, settings: Settings
 ) -> Choice:
-    """The choice by the rule of `Settings`, among all optimizers or with one of them.
-
-    Raises:
-        Lacking: If none was tried yet.
-    """
-    wanted = {"phase": "choose", "network": name, "method": method}
+    """The choice by the rule of `Settings`, among all optimizers or with one of them."""
     tried = [
-        (run["figures"], run["key"]["plan"])
-        for run in runs
-        if wanted.items() <= run["key"].items()
-        and optimizer in (None, run["key"]["plan"]["schedule"]["optimizer"])
+        run
+        for run in with_keys({"runs": runs}, phase="choose", network=name, method=method)
+        if optimizer in (None, run["key"]["plan"]["schedule"]["optimizer"])
     ]
-    if not tried:
-        raise Lacking
-    accurate = [pair for pair in tried if pair[0]["clean"] >= settings.clean_floor]
-    _, plan = (
-        max(accurate, key=lambda pair: score(pair[0]))
-        if accurate
-        else max(tried, key=lambda pair: pair[0]["clean"])
-    )
+    plan = best_of(tried, score, floor=settings.clean_floor)["key"]["plan"]
     return Choice(plan["recipe"], plan["schedule"]["optimizer"], plan["schedule"]["learning_rate"])
 
 
@@ -201,19 +170,16 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     phase, name = key["phase"], key["network"]
     if phase == "alone":
         # whole trainings, one after the other: steps that are timed in turn lose caches
-        plans, split = key["plans"], _data("train", lab)
-        return {
-            title: _trained(name, plan_from(plan), 0, split, lab)[1]
-            for title, plan in plans.items()
-        }
+        split = _data("train", lab)
+        each = {title: plan_from(plan) for title, plan in key["plans"].items()}
+        return {title: _trained(name, plan, 0, split, lab)[1] for title, plan in each.items()}
     plan = plan_from(key["plan"])
     if phase == "cost":
-        return {"cost": relative_cost(name, plan, seconds=lab.settings.timing_seconds)}
+        return {"cost": work.relative_cost(name, plan, seconds=lab.settings.timing_seconds)}
     if phase == "choose":
         model, seconds = _trained(name, plan, 0, _data("fit", lab), lab)
-        s = lab.settings
-        held = _data("validation", lab)
-        figures = validate(model, *held, radii=s.choice_radii, steps=s.choice_steps)
+        s, held = lab.settings, _data("validation", lab)
+        figures = work.validate(model, *held, radii=s.choice_radii, steps=s.choice_steps)
         return {**figures, "training seconds": seconds}
     images, labels = _data("train", lab)
     kept = slice(None, len(images) - min(plan.held_out, len(images) // 6))
@@ -221,31 +187,30 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     return {**_attacked(model, plan, key, lab), "training seconds": seconds}
 
 
-def _data(split: str, lab: Lab[Settings]) -> Split:
+def _data(split: str, lab: Lab[Settings]) -> work.Split:
     s = lab.settings
     count = {"validation": s.choice_images, "test": s.test_images}.get(split, s.train_images)
-    return lab.once(split, lambda: load(split, lab.data_dir, lab.device, count))
+    return lab.once(split, lambda: work.load(split, lab.data_dir, lab.device, count))
 
 
 def _trained(
-    name: str, plan: Plan, seed: int, split: Split, lab: Lab[Settings]
+    name: str, plan: Plan, seed: int, split: work.Split, lab: Lab[Settings]
 ) -> tuple[nn.Module, float]:
     torch.manual_seed(seed)
-    model = network(name).to(lab.device)
+    model = plans.network(name).to(lab.device)
     epochs = min(plan.schedule.epochs, lab.settings.longest)
-    return model, train(
-        model, *split, plan=replace(plan, schedule=replace(plan.schedule, epochs=epochs))
-    )
+    plan = replace(plan, schedule=replace(plan.schedule, epochs=epochs))
+    return model, work.train(model, *split, plan=plan)
 
 
 def _attacked(model: nn.Module, plan: Plan, key: Key, lab: Lab[Settings]) -> Figures:
     settings, first = lab.settings, key["seed"] == 0
-    attacks = plan.preset if first and plan.preset else DECISIVE
-    figures = attacked(model, _data("test", lab), "Linf", settings.linf, attacks)
+    attacks = plan.preset if first and plan.preset else work.DECISIVE
+    figures = work.attacked(model, _data("test", lab), "Linf", settings.linf, attacks)
     if first and settings.l2:
         # the presets in L2 are left to the last phase: they take as long as all the rest
-        attacks = attacks if key["phase"] == "last" else DECISIVE
-        figures |= attacked(model, _data("test", lab), "L2", settings.l2, attacks)
+        attacks = attacks if key["phase"] == "last" else work.DECISIVE
+        figures |= work.attacked(model, _data("test", lab), "L2", settings.l2, attacks)
     return figures
 
 
@@ -262,4 +227,11 @@ STUDY = Study(
     seeds=5,
     device=True,
     determines=determines,
+    uses=Uses(
+        (everything("MNIST train"),),
+        (rows("MNIST train", 50_000, 60_000),),
+        (rows("MNIST test", 0, 10_000, step=10),),
+    ),
+    without_control="isometry stands beside its controls in a part of its own, where nothing is "
+    "gained over them",
 )

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.results import Figures, Found, Key
+from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, everything
+from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.sampling import evenly
 from benchmarks.structure import data as samples
 from benchmarks.structure import training
 from benchmarks.structure.data import Data, manifold_of_patches
 from benchmarks.structure.evaluation import Embed, fine_figures, pixels_of
+from benchmarks.structure.fairness import controls, entries, entries_of_runs
 from benchmarks.structure.figure import draw_digits, draw_search
 from benchmarks.structure.report import in_order, task_table, tries_table
 from benchmarks.structure.settings import TASKS, Settings
@@ -35,6 +37,10 @@ WIDTH = 300
 """Measured on the first task with that many units a layer too: the choice that helped most."""
 LONGER = 2
 """Times the epochs, of the same with all that helped: images moved, the scale fitted."""
+WITHOUT = {
+    "isometry, patches": "a step between pixels and the manifold",
+    "all pairs, manifold": "no gain over the pairs of a class is claimed",
+}
 UNTRAINED = ("raw pixels", "patches", MANIFOLD, "autoencoder")
 """What the features are to be compared with; none of them sees a label."""
 
@@ -151,6 +157,8 @@ DIGITS = Study(
     data="MNIST",
     seeds=5,
     determines=determines,
+    uses=Uses((FIVE_SIXTHS,), (SIXTH,), (everything("MNIST test"),)),
+    entries=lambda _: entries(TRIALS, WITHOUT),
 )
 
 
@@ -166,6 +174,10 @@ def search(key: Key, lab: Lab[Settings]) -> Figures:
     return training.measure_shortly(data, TRIALS[key["method"]], **how)
 
 
+def _chosen(runs: list[Run]) -> dict[str, float]:
+    return training.chosen_strengths(runs, controls=controls(TRIALS, WITHOUT))
+
+
 def search_tables(found: Found) -> str:
     """All strengths on the digits, and the chosen ones."""
     return page(
@@ -173,7 +185,7 @@ def search_tables(found: Found) -> str:
         "Even or odd, one seed, in %. Chosen: the best probe of ten examples a digit among those "
         f"whose coarse accuracy is at most {100 * training.SLACK:g} points below that of "
         "cross-entropy.",
-        tries_table(found["runs"], training.chosen_strengths(found["runs"])),
+        tries_table(found["runs"], _chosen(found["runs"])),
     )
 
 
@@ -188,4 +200,6 @@ SEARCH = Study(
     time="half an hour on one core",
     data="MNIST",
     determines=determines,
+    uses=Uses((FIVE_SIXTHS,), (SIXTH,)),
+    entries=lambda found: entries_of_runs(TRIALS, found["runs"], _chosen(found["runs"]), WITHOUT),
 )

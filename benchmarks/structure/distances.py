@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.cache import computed_once
-from benchmarks.results import Figures, Key
+from benchmarks.results import Figures, Key, Run
 from benchmarks.sampling import evenly
 from benchmarks.structure import data as samples
 from benchmarks.structure.agreement import AMONG, agreement, linear_fit
 from benchmarks.structure.data import Data, manifold_of_patches
 from benchmarks.structure.evaluation import Embed, coarse_accuracy, features_of, pixels_of
+from benchmarks.structure.fairness import controls
 from benchmarks.structure.settings import SEARCH_SEED, Settings
 from benchmarks.structure.shifts import MOST, placed_by_distances, shift_distances
 from benchmarks.structure.training import chosen_strengths, determined_by, train, tries, try_keys
@@ -65,13 +66,7 @@ DRAWN = (PLAIN, *COMPARED[MANIFOLD])
 
 @dataclass(frozen=True)
 class Truth:
-    """Images that are asked about, and their distances by each reference.
-
-    Attributes:
-        images: (n, 1, 28, 28) that no network was trained on.
-        labels: (n,) the coarse ones.
-        distances: By reference, (n, n).
-    """
+    """Images that no network was trained on, coarse labels, and (n, n) distances by reference."""
 
     images: Tensor
     labels: Tensor
@@ -93,10 +88,15 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
     yield from try_keys({name: ALL[name] for name in names}, first=1 if lab.quick else None)
     for name in UNTRAINED:
         yield {"method": name, "seed": 0}
-    chosen = chosen_strengths(tries(lab.runs), by=BEST)
+    chosen = chosen_by_r(lab.runs)
     for seed in range(lab.seeds):
         for name in names:
             yield {"method": name, "strength": chosen[name], "seed": seed}
+
+
+def chosen_by_r(runs: list[Run]) -> dict[str, float]:
+    """The strength of each method, by its tries among the runs."""
+    return chosen_strengths(tries(runs), by=BEST, controls=controls(ALL))
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, rows
 from benchmarks.results import Figures, Found
 from benchmarks.structure import distances
 from benchmarks.structure.agreement import AMONG
 from benchmarks.structure.distances import COMPARED, PLAIN, UNTRAINED
+from benchmarks.structure.fairness import entries_of_runs
 from benchmarks.structure.figure import draw_distances
 from benchmarks.structure.report import tries_table
 from benchmarks.structure.settings import settings
 from benchmarks.structure.shifts import MOST
-from benchmarks.structure.training import SLACK, chosen_strengths, tries
+from benchmarks.structure.training import SLACK, tries
 from benchmarks.study import Study
 from benchmarks.tables import SEEDS, Column, grouped, page, table
 
@@ -32,7 +34,7 @@ def tables(found: Found) -> str:
     for name in set(UNTRAINED) & set(measured):
         measured[name] = [{**figures, "unmapped": True} for figures in measured[name]]
     tried = tries(found["runs"])
-    chosen = chosen_strengths(tried, by=distances.BEST)
+    chosen = distances.chosen_by_r(tried)
     parts = [
         "# Do distances of features mean something?",
         "Networks learn even or odd on MNIST; then the distances of their last hidden layer are "
@@ -87,4 +89,8 @@ STUDY = Study(
     data="MNIST",
     seeds=5,
     determines=distances.determines,
+    uses=Uses((FIVE_SIXTHS,), (SIXTH,), (rows("MNIST test", 0, 10_000, step=5),)),
+    entries=lambda found: entries_of_runs(
+        distances.ALL, tries(found["runs"]), distances.chosen_by_r(found["runs"])
+    ),
 )

@@ -55,13 +55,8 @@ def few_shot(frozen: Frozen, settings: Settings) -> dict[str, Any]:
 
 
 def choose_strength(frozen: Frozen, examples: int, settings: Settings) -> float:
-    """The probe's inverse penalty that does best on validation samples, in draws of its own."""
-    draws = range(1000, 1001 if examples >= 100 else 1004)
-
-    def score(strength: float) -> float:
-        return sum(shots(frozen, frozen.validation, examples, draws, strength))
-
-    return max(settings.strengths, key=score)
+    """The probe's inverse penalty that does best on validation samples."""
+    return probes.chosen_strength(frozen.known, frozen.validation, examples, settings.strengths)
 
 
 def fine_figures(embed: Embed, data: Data, settings: Settings, *, seed: int) -> dict[str, Any]:

@@ -14,13 +14,17 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks import probes
 from benchmarks.cache import computed_once
+from benchmarks.claims import Entry
+from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, everything
 from benchmarks.networks import accuracy_of, in_parts
-from benchmarks.results import Figures, Found, Key
+from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.sampling import evenly
 from benchmarks.structure import data as samples
+from benchmarks.structure import fairness
 from benchmarks.structure.corruptions import CORRUPTIONS, STRENGTHS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.evaluation import features_of, pixels_of
+from benchmarks.structure.fairness import controls
 from benchmarks.structure.figure import draw_neighbours
 from benchmarks.structure.report import tries_table
 from benchmarks.structure.settings import SEARCH_SEED, Settings, settings
@@ -44,6 +48,7 @@ COMPARED = (
     "isometry, manifold",
     "control: manifold, shuffled",
 )
+_TRIALS = {name: TRIALS[name] for name in COMPARED}
 PIXELS = "raw pixels"
 """No network: what the features of networks have to be better than."""
 
@@ -81,7 +86,11 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 def _choice(lab: Lab[Settings], question: str, figure: str) -> dict[str, float]:
     """The strength of each method for a question, by the runs on validation images so far."""
     tried = [run for run in tries(lab.runs) if run["key"]["question"] == question]
-    return chosen_strengths(tried, by=figure)
+    return _chosen(tried, figure)
+
+
+def _chosen(tried: list[Run], figure: str) -> dict[str, float]:
+    return chosen_strengths(tried, by=figure, controls=controls(_TRIALS))
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
@@ -260,7 +269,8 @@ def tables(found: Found) -> str:
     ]
     measured = _measured(found)
     for question in dict.fromkeys(run["key"]["question"] for run in measured["runs"]):
-        by_method = grouped(with_keys(measured, question=question), "method")
+        runs = grouped(with_keys(measured, question=question), "method")
+        by_method = {name: runs[name] for name in (*COMPARED, PIXELS) if name in runs}
         columns = [Column(f, f, empty="-") for f in next(iter(by_method.values()))[0]]
         rows = [[c.title, *map(c.cell, by_method.values())] for c in columns]
         parts += [f"## {question.capitalize()}", markdown_table(["", *by_method], rows)]
@@ -270,9 +280,23 @@ def tables(found: Found) -> str:
             f"## {question.capitalize()}: strengths, chosen on validation images",
             f"One seed, in %. Chosen: the best *{figure}* among those whose accuracy on the digits "
             f"that were trained is at most {100 * SLACK:g} points below that of cross-entropy.",
-            tries_table(tried, chosen_strengths(tried, by=figure), _TRIED),
+            tries_table(tried, _chosen(tried, figure), _TRIED),
         ]
     return page(*parts)
+
+
+def entries(found: Found) -> dict[str, Entry]:
+    """Of the questions with strengths of their own, and of the others."""
+    rows = fairness.entries(_TRIALS)
+    for question, figure in TUNED.items():
+        tried = [run for run in tries(found["runs"]) if run["key"]["question"] == question]
+        own = fairness.entries_of_runs(_TRIALS, tried, _chosen(tried, figure))
+        rows |= {f"{name}, {question}": _renamed(entry, question) for name, entry in own.items()}
+    return rows
+
+
+def _renamed(entry: Entry, question: str) -> Entry:
+    return replace(entry, control=f"{entry.control}, {question}" if entry.control else "")
 
 
 def draw(found: Found, path: Path) -> None:
@@ -304,4 +328,6 @@ STUDY = Study(
     data="MNIST",
     seeds=3,
     determines=determines,
+    uses=Uses((FIVE_SIXTHS,), (SIXTH,), (everything("MNIST test"),)),
+    entries=entries,
 )

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.images import Part, Uses, everything
 from benchmarks.results import Figures, Found, Key
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.evaluation import fine_figures, pixels_of
+from benchmarks.structure.fairness import entries
 from benchmarks.structure.report import every_task
 from benchmarks.structure.settings import TASKS as DIGIT_TASKS
 from benchmarks.structure.settings import Settings
@@ -156,6 +158,8 @@ TORUS = Study(
     time="an hour on one core",
     seeds=5,
     determines=_TORUS.determines,
+    uses=Uses(*((Part("torus", seeds=(seed,)),) for seed in (0, 1_000, 2_000))),
+    entries=lambda _: entries(TORUS_TRIALS, {"all pairs": "no gain over a class's is claimed"}),
 )
 RECIPE = Study(
     "structure-recipe",
@@ -167,4 +171,6 @@ RECIPE = Study(
     time="10 minutes on one core",
     seeds=3,
     determines=_RECIPE.determines,
+    uses=Uses(*((everything(f"digits {part}"),) for part in ("train", "validation", "test"))),
+    entries=lambda _: entries(RECIPES, {"isometry, patches": "a step towards the manifold"}),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from statistics import mean
 from typing import Any
@@ -169,11 +169,17 @@ def tries(runs: list[Run]) -> list[Run]:
 
 
 def chosen_strengths(
-    runs: list[Run], *, slack: float = SLACK, by: str = "10 a class"
+    runs: list[Run],
+    *,
+    slack: float = SLACK,
+    by: str = "10 a class",
+    controls: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """The strength with the best figure ``by`` among those that keep the coarse accuracy.
 
     Kept means: at most ``slack`` below cross-entropy's; if none is, the most accurate is taken.
+    Of a method with a control (``controls``: by method) only strengths take part at which the
+    control was tried too.
 
     Raises:
         Lacking: If cross-entropy was not tried yet.
@@ -182,6 +188,10 @@ def chosen_strengths(
     if "cross-entropy" not in by_method:
         raise Lacking
     floor = by_method["cross-entropy"][0]["figures"]["coarse"] - slack
+    for name, control in (controls or {}).items():
+        if name in by_method and control in by_method:
+            grid = {run["key"]["strength"] for run in by_method[control]}
+            by_method[name] = [run for run in by_method[name] if run["key"]["strength"] in grid]
     return {
         name: best_of(tried, by, accuracy="coarse", floor=floor)["key"]["strength"]
         for name, tried in by_method.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.costs import memory, times
 from benchmarks.library.speed_steps import Step, measure_step
 from benchmarks.methods import Recipe, attach
-from benchmarks.timing import interleaved, peak_memory
 from benchmarks.timm_models.networks import network, stages
 from benchmarks.timm_models.training import step_on
 
@@ -37,32 +36,19 @@ class StageStep(Step):
 
 
 def costs(
-    name: str,
-    recipe: Recipe,
-    *,
-    size: int,
-    batch: int,
-    narrow: bool,
-    device: str,
-    seconds: float,
-    measure_memory: bool,
-) -> dict[str, Any]:
-    """Ratios of whole steps to plain ones, taken in turn.
+    name: str, recipe: Recipe, *, device: str, seconds: float, measure_memory: bool, **shape: Any
+) -> dict[str, float]:
+    """Ratios of whole steps to plain ones, taken in turn; ``shape`` as for `training_step`.
 
     Memory is the peak of three steps in a fresh process above what it needs for data and model: on
     a processor Linux tells it, on a GPU torch does.
     """
-    arguments: dict[str, Any] = {"size": size, "batch": batch, "narrow": narrow, "device": device}
-    recipes: dict[str, Recipe] = {"plain": {}, "method": recipe}
-    with ExitStack() as stack:
-        steps = {
-            each: training_step(name, of_each, stack, **arguments)
-            for each, of_each in recipes.items()
-        }
-        times = interleaved(steps, device=device, seconds=seconds)
-    found = {"plain seconds": times["plain"], "time": times["method"] / times["plain"]}
+    shape |= {"name": name, "device": device}
+    measured = times(training_step, recipe, seconds=seconds, **shape)
+    found = {"plain seconds": measured["plain"], "time": measured["method"] / measured["plain"]}
     if measure_memory and (device != "cpu" or sys.platform == "linux"):
-        plain, ours = (_memory(name, of_each, arguments) for of_each in recipes.values())
+        peak = _memory_on_gpu if device.startswith("cuda") else memory
+        plain, ours = (peak(training_step, of, steps=_STEPS, **shape) for of in ({}, recipe))
         found["memory"] = ours / plain
     return found
 
@@ -82,10 +68,10 @@ def shares(
 
 
 def training_step(
-    name: str,
     recipe: Recipe,
     stack: ExitStack,
     *,
+    name: str,
     size: int,
     batch: int,
     narrow: bool,
@@ -106,27 +92,14 @@ def training_step(
     return run
 
 
-def _memory(name: str, recipe: Recipe, arguments: dict[str, Any]) -> int:
+def _memory_on_gpu(
+    make: Callable[..., Callable[[], None]], recipe: Recipe, *, steps: int, **options: Any
+) -> int:
     """Bytes by which the peak grows."""
-    if arguments["device"].startswith("cuda"):
-        with ExitStack() as stack:
-            step = training_step(name, recipe, stack, **arguments)
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            for _ in range(_STEPS):
-                step()
-            return torch.cuda.max_memory_allocated() - before
-    given = json.dumps(json.dumps([name, recipe, arguments]))
-    return peak_memory(
-        "import json, sys, torch\n"
-        "sys.modules['numba'] = None\n"  # its libraries, loaded once, are no part of training
-        "from contextlib import ExitStack\n"
-        "from benchmarks.timm_models.cost import training_step\n"
-        "torch.set_num_threads(1)\n"
-        f"name, recipe, arguments = json.loads({given})\n"
-        "stack = ExitStack()\n"
-        "step = training_step(name, recipe, stack, **arguments)\n"
-        "def measured():\n"
-        f"    for _ in range({_STEPS}):\n"
-        "        step()\n"
-    )
+    with ExitStack() as stack:
+        step = make(recipe, stack, **options)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        for _ in range(steps):
+            step()
+        return torch.cuda.max_memory_allocated() - before

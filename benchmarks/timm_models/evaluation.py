@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from statistics import mean
 from typing import Any
@@ -35,24 +36,13 @@ def measure(model: nn.Sequential, test: Split, settings: Settings, device: str) 
 
 
 def worst_case(
-    model: nn.Module,
-    split: Split,
-    radii: Sequence[int],
-    attacks: Sequence[Sequence[str]],
+    model: nn.Module, split: Split, radii: Sequence[int], attacks: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
-    """The share of images that stay correct under every attack, by radius in 1/255, L-inf.
+    """The share of images that stay correct under every attack, by rising radius in 1/255, L-inf.
 
     An image that one attack fools needs no other one, and is fooled at every larger radius: so
-    attacks get the images that are still standing.
-
-    Args:
-        model: Pixels from 0 to 1 to logits.
-        split: Images as bytes, and labels.
-        radii: In 1/255, rising.
-        attacks: Of the report card, in groups: one call of `isoreg.robustness.evaluate` each.
-
-    Returns:
-        The share of correct clean images as radius 0, those by radius, and all warnings.
+    attacks get the images that are still standing. They come in groups: one call of
+    `isoreg.robustness.evaluate` each. Radius 0 is the share of correct clean images.
     """
     images, labels = split[0].float() / 255, split[1]
     standing = torch.arange(len(labels))
@@ -71,8 +61,8 @@ def worst_case(
                     progress=False,
                 )
                 shares.setdefault("0", sum(report.correct) / len(labels))
-                survived = torch.tensor([report.correct, *_columns(report.survived)]).all(0)
-                standing = standing[survived]
+                of_each = (f for by in report.survived.values() for f in by.values())
+                standing = standing[torch.tensor([report.correct, *of_each]).all(0)]
                 warnings += [f"{radius}/255: {text}" for text in report.warnings]
         shares[f"{radius}"] = len(standing) / len(labels)
     return {"images": len(labels), "shares": shares, "warnings": warnings}
@@ -117,22 +107,12 @@ def _features(model: nn.Module, layers: Sequence[Layer], x: Tensor, device: str)
         assert features is not None
         parts[index].append(features.float().cpu().clone())
 
-    handles = []
-    for index, layer in enumerate(layers):
-        if layer.at_input:
-            hook = lambda _, inputs, index=index: keep(index, inputs)  # noqa: E731
-            handles.append(layer.module.register_forward_pre_hook(hook))
-        else:
-            after = lambda _, __, output, index=index: keep(index, output)  # noqa: E731
-            handles.append(layer.module.register_forward_hook(after))
-    try:
+    with ExitStack() as stack:
+        for index, layer in enumerate(layers):
+            hook = lambda _, *values, index=index: keep(index, values[-1])  # noqa: E731
+            module, before = layer.module, layer.at_input
+            add = module.register_forward_pre_hook if before else module.register_forward_hook
+            stack.callback(add(hook).remove)
         for images in x.split(500):
             model(images.to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
     return [torch.cat(found) for found in parts]
-
-
-def _columns(survived: dict[str, dict[float, list[bool]]]) -> list[list[bool]]:
-    return [images for by_radius in survived.values() for images in by_radius.values()]

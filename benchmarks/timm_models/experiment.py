@@ -6,33 +6,39 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from torch import nn
 
+from benchmarks.claims import Entry
+from benchmarks.images import SHUFFLED, Uses, everything
 from benchmarks.methods import Recipe
 from benchmarks.methods.registry import versions
-from benchmarks.results import Figures, Key, Run
+from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.study import Lab, Lacking, Study
+from benchmarks.tables import grouped, with_keys
 from benchmarks.timm_models.cost import costs, shares
 from benchmarks.timm_models.data import Epochs, Splits, evenly, load
 from benchmarks.timm_models.evaluation import measure, worst_case
 from benchmarks.timm_models.figure import draw_training
 from benchmarks.timm_models.networks import network, stages
 from benchmarks.timm_models.report import training_tables
-from benchmarks.timm_models.settings import ROWS, STAGES, Row, Schedule, Settings, settings
+from benchmarks.timm_models.settings import (
+    CONTROL,
+    ROWS,
+    STAGES,
+    Row,
+    Schedule,
+    Settings,
+    settings,
+)
 from benchmarks.timm_models.training import Training, accuracy, train
 
 WIDTHS = ("narrow", "full")
 
 
 class Bench:
-    """Trains the networks of a lab.
-
-    Args:
-        lab: Where; checkpoints and logs are kept in a folder of the name of its results.
-    """
+    """Trains the networks of a lab, with checkpoints and logs in a folder beside its results."""
 
     def __init__(self, lab: Lab[Settings]) -> None:
         self.lab, self.settings, self.device = lab, lab.settings, lab.device
@@ -45,6 +51,12 @@ class Bench:
         return self.lab.once(
             "splits", lambda: load(self.lab.data_dir, self.lab.cache, size=s.size, **sizes)
         )
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Of the steps whose cost is measured."""
+        s = self.settings
+        return {"size": s.size, "batch": s.batch_size, "device": self.device}
 
     @property
     def epochs(self) -> Epochs:
@@ -94,7 +106,6 @@ _OF_COST = ("size", "batch_size", "narrow", "timing_seconds")
 OF_PHASE = {
     "choose": (*_OF_TRAINING, "choice", "choice_images"),
     "test": (*_OF_TRAINING, *_OF_TEST, "schedule"),
-    "finetune": (*_OF_TRAINING, *_OF_TEST, "schedule", "finetuning"),
     "scale": (*_OF_TRAINING, "choice"),
     "cost": (*_OF_COST, "measure_memory"),
     "share": ("size", "batch_size", "timing_seconds"),
@@ -121,7 +132,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
             yield {"phase": "share", "network": name, "width": width}
     for seeds in (range(1), range(1, lab.seeds)):
         for name in s.networks:
-            for seed in seeds:
+            for seed in set(seeds) & {0} if name in s.once else seeds:
                 for method, row in ROWS.items():
                     if seed == 0 or not row.once:
                         setting = chosen(lab.runs, name, method)
@@ -148,15 +159,11 @@ def chosen(runs: list[Run], name: str, method: str) -> str:
     settings = list(ROWS[method].recipes)
     if len(settings) == 1:
         return settings[0]
-    found = {
-        run["key"]["setting"]: mean([run["figures"]["clean"], run["figures"]["attacked"]])
-        for run in runs
-        if run["key"]["phase"] == "choose"
-        and (run["key"]["network"], run["key"]["method"]) == (name, method)
-    }
+    tried = with_keys({"runs": runs}, phase="choose", network=name, method=method)
+    found = grouped(tried, "setting")
     if set(settings) - set(found):
         raise Lacking
-    return max(settings, key=lambda setting: found[setting])
+    return max(settings, key=lambda s: found[s][0]["clean"] + found[s][0]["attacked"])
 
 
 def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
@@ -179,28 +186,14 @@ def _try(bench: Bench, key: Key) -> Figures:
 def _costs(bench: Bench, key: Key) -> Figures:
     s, name = bench.settings, key["network"]
     recipe = next(iter(ROWS[key["method"]].recipes.values()))
-    return costs(
-        name,
-        with_stages(recipe, bench.network(name, seed=0)),
-        size=s.size,
-        batch=s.batch_size,
-        narrow=s.narrow,
-        device=bench.device,
-        seconds=s.timing_seconds,
-        measure_memory=s.measure_memory,
-    )
+    recipe = with_stages(recipe, bench.network(name, seed=0))
+    how = {**bench.shape, "narrow": s.narrow, "measure_memory": s.measure_memory}
+    return costs(name, recipe, seconds=s.timing_seconds, **how)
 
 
 def _shares(bench: Bench, key: Key) -> Figures:
-    s = bench.settings
-    return shares(
-        key["network"],
-        size=s.size,
-        batch=s.batch_size,
-        narrow=key["width"] == WIDTHS[0],
-        device=bench.device,
-        seconds=s.timing_seconds / 5,
-    )
+    seconds, narrow = bench.settings.timing_seconds / 5, key["width"] == WIDTHS[0]
+    return shares(key["network"], **bench.shape, narrow=narrow, seconds=seconds)
 
 
 def _test(bench: Bench, key: Key) -> Figures:
@@ -212,6 +205,37 @@ def _test(bench: Bench, key: Key) -> Figures:
 
 
 _MEASURES = {"choose": _try, "cost": _costs, "share": _shares, "test": _test}
+
+USES = Uses((SHUFFLED[0, 12_000],), (SHUFFLED[45_000, 50_000],), (everything("CIFAR-10 test"),))
+_CONTROLLED = "isometry, features"
+
+
+def entries(found: Found) -> dict[str, Entry]:
+    """By method and network: the shares or radii that were tried, and the one taken."""
+    tried: dict[tuple[str, str], list[str]] = {}
+    taken: dict[tuple[str, str], str] = {}
+    for run in found["runs"]:
+        key = run["key"]
+        if key["phase"] == "choose":
+            tried.setdefault((key["network"], key["method"]), []).append(key["setting"])
+        elif key["phase"] == "test":
+            taken[key["network"], key["method"]] = key["setting"]
+    return {
+        f"{method}, {network}": Entry(
+            tuple(map(_number, tried.get((network, method), ()))),
+            _number(setting),
+            f"{CONTROL}, {network}" if method == _CONTROLLED else "",
+            "one seed, beside the question" if method == "isometry, stages" else "",
+        )
+        for (network, method), setting in taken.items()
+        if setting
+    }
+
+
+def _number(setting: str) -> float:
+    """Of a setting such as "share 0.1" or "eps 4/255", in the latter's unit."""
+    return float(setting.split()[1].partition("/")[0])
+
 
 STUDY = Study(
     "timm",
@@ -226,4 +250,6 @@ STUDY = Study(
     seeds=3,
     device=True,
     determines=determines,
+    uses=USES,
+    entries=entries,
 )

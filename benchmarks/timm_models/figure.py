@@ -7,9 +7,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from benchmarks import style
-from benchmarks.results import Figures, Found
+from benchmarks.results import Found
 from benchmarks.style import line_of, new_figure, plain, save
-from benchmarks.tables import with_keys
+from benchmarks.tables import grouped, lookup, runs_by, with_keys
 from benchmarks.timm_models.settings import VARIANTS
 
 # markers for those who see no colours
@@ -27,29 +27,23 @@ _NETWORKS = ((style.BLUE, "o"), (style.VERMILION, "s"), (style.GREEN, "^"), (sty
 
 def draw_training(found: Found, path: Path) -> None:
     """Accuracy over the attack's radius, and Pearson's r by layer: a column a network."""
-    runs = with_keys(found, phase="test")
-    networks = list(dict.fromkeys(run["key"]["network"] for run in runs))
-    if not networks:
+    tested = runs_by(with_keys(found, phase="test"), "network")
+    if not tested:
         return
+    networks = list(tested)
     figure = new_figure(4.2 * len(networks), 7.2)
     grid = figure.subplots(2, len(networks), squeeze=False, sharey="row")
     radii = found["settings"]["radii"]
     for column, name in enumerate(networks):
         above, below = grid[0, column], grid[1, column]
-        for method in dict.fromkeys(run["key"]["method"] for run in runs):
-            own = [
-                run["figures"]
-                for run in runs
-                if (run["key"]["network"], run["key"]["method"]) == (name, method)
-            ]
-            if own:
-                shares = [f["attacked"]["shares"] for f in own]
-                curves = [[100 * by[f"{radius}"] for radius in (0, *radii)] for by in shares]
-                _line(above, method, range(len(radii) + 1), curves)
-                layers = list(own[0]["distortion"])
-                curves = [[f["distortion"][x]["correlation"] for x in layers] for f in own]
-                _line(below, method, range(len(layers)), curves)
-                below.set_xticks(range(len(layers)), layers, rotation=30, ha="right")
+        for method, own in grouped(tested[name], "method").items():
+            shares = [f["attacked"]["shares"] for f in own]
+            curves = [[100 * by[f"{radius}"] for radius in (0, *radii)] for by in shares]
+            _line(above, method, range(len(radii) + 1), curves)
+            layers = list(own[0]["distortion"])
+            curves = [[f["distortion"][x]["correlation"] for x in layers] for f in own]
+            _line(below, method, range(len(layers)), curves)
+            below.set_xticks(range(len(layers)), layers, rotation=30, ha="right")
         above.set_title(name, fontsize=10)
         above.set_xticks(range(len(radii) + 1), ["clean", *(f"{r}/255" for r in radii)])
         above.set_xlabel("L-inf radius of the attack (pixels from 0 to 1)")
@@ -71,38 +65,31 @@ def _line(axis: Axes, method: str, places: range, curves: list[list[float]]) -> 
 
 def draw_scale(found: Found, path: Path) -> None:
     """For each unit, network by network: the weight, accuracy and Pearson's r."""
-    runs = found["runs"]
     variants = list(VARIANTS)
     names = [f"{where}, {scale}" if scale else where for where, scale in variants]
     figure = new_figure(11, 4.6)
     axes = figure.subplots(1, 3, sharey=True)
-    networks = dict.fromkeys(run["key"]["network"] for run in runs)
-    for (colour, marker), name in zip(_NETWORKS, networks, strict=False):
-        for axis, what in zip(axes, ("beta", "clean", "r"), strict=True):
+    panels = {
+        "weight at the end of training": ("beta", 1),
+        "accuracy (%)": ("clean", 100),
+        "Pearson's r, features": ("distortion/features/correlation", 1),
+    }
+    by_network = runs_by(found["runs"], "network")
+    for axis, (label, (what, factor)) in zip(axes, panels.items(), strict=True):
+        for (colour, marker), (name, runs) in zip(_NETWORKS, by_network.items(), strict=False):
             points = [
-                (value, variants.index((run["key"]["where"], run["key"]["scale"])))
+                (factor * value, variants.index((run["key"]["where"], run["key"]["scale"])))
                 for run in runs
-                if run["key"]["network"] == name
-                if (value := _value(run["figures"], what)) is not None
+                if (value := lookup(run["figures"], what)) is not None
             ]
             if points:
                 x, y = zip(*points, strict=True)
                 axis.scatter(x, y, color=colour, marker=marker, s=28, label=name)
+        axis.set_xlabel(label)
+        plain(axis)
     axes[0].set_xscale("log")
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    labels = ("weight at the end of training", "accuracy (%)", "Pearson's r, features")
-    for axis, label in zip(axes, labels, strict=True):
-        axis.set_xlabel(label)
-        plain(axis)
     handles, texts = axes[1].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=4, fontsize=9)
     save(figure, path)
-
-
-def _value(figures: Figures, what: str) -> float | None:
-    if what == "clean":
-        return 100 * float(figures["clean"])
-    if what == "r":
-        return float(figures["distortion"]["features"]["correlation"])
-    return figures["beta"] and float(figures["beta"])

@@ -43,12 +43,7 @@ class Normalise(nn.Module):
 def network(name: str, *, classes: int, size: int, narrow: bool, seed: int) -> nn.Sequential:
     """Pixels from 0 to 1 to logits: ``normalise``, then ``net``, a model of timm.
 
-    Args:
-        name: Of a model of timm.
-        classes: Number of classes.
-        size: Side of the images.
-        narrow: Whether to take the small version of `NARROW`, where there is one.
-        seed: Of its weights.
+    ``size`` is the side of the images; ``narrow`` takes the version of `NARROW`, if there is one.
     """
     import timm
     from timm.data import resolve_model_data_config

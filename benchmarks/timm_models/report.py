@@ -1,4 +1,4 @@
-"""Tables of the three parts, from their results."""
+"""Tables of both parts, from their results."""
 
 from __future__ import annotations
 
@@ -6,45 +6,46 @@ from collections.abc import Sequence
 from statistics import mean
 
 from benchmarks.results import Figures, Found
-from benchmarks.tables import SEEDS, Column, grouped, markdown_table, percent, table, with_keys
+from benchmarks.tables import SEEDS, Column, grouped, page, table, with_keys
 from benchmarks.timm_models.settings import SHARE, VARIANTS
 
 FEATURES = "features"
+_R = Column("r, features", "distortion/features/correlation", 2)
+_STRESS = Column("stress", "distortion/features/fitted stress", 2)
 
 
 def training_tables(found: Found) -> str:
     """Of each network what was measured on test images, the choice of settings and the costs."""
     s = found["settings"]
     parts = [
-        "# timm's models on photographs\n",
+        "# timm's models on photographs",
         f"{_training(s, 'schedule')} {_testing(s)} Settings were chosen on {s['choice_images']} "
         f"attacked and {s['validation_images']:,} clean validation images. Mean ± standard "
-        "deviation over seeds. Time and memory: of a step, as ratios to plain, taken in turn.\n",
+        "deviation over seeds. Time and memory: of a step, as ratios to plain, taken in turn.",
     ]
     for name in s["networks"]:
-        runs = grouped(with_keys(found, phase="test", network=name), "method")
-        if runs:
-            parts += [f"## {name}\n", _measured(found, name), _geometry(runs)]
+        if with_keys(found, phase="test", network=name):
+            parts += [f"## {name}", *_measured(found, name)]
         parts += [_choice(found, name), _shares(found, name)]
-    return "\n".join(part for part in parts if part)
+    return page(*parts)
 
 
 def scale_tables(found: Found) -> str:
     """Every way to measure, on each network, and how far the weights are apart."""
     s = found["settings"]
     parts = [
-        "# In which unit to compare\n",
+        "# In which unit to compare",
         f"{_training(s, 'choice')} Validation images. The weight keeps the penalty's gradient at "
         f"{SHARE:g} of the loss's; what it came to at the end is in the last column. r: Pearson's, "
-        "within classes. Stress: at the best factor.\n",
+        "within classes. Stress: at the best factor.",
     ]
     columns = [
         Column("clean, %", "clean"),
-        Column("r, features", "distortion/features/correlation", 2),
+        _R,
         Column("r, stages", _mean_of_stages, 2),
-        Column("stress, features", "distortion/features/fitted stress", 2),
-        Column("scale", text=lambda runs: _mean(runs, "scale", ".2g")),
-        Column("weight", text=lambda runs: _mean(runs, "beta", ".3g")),
+        Column("stress, features", _STRESS.figure, 2),
+        Column("scale", _scale, form=".2g"),
+        Column("weight", "beta", form=".3g"),
     ]
     for name in s["networks"]:
         rows = {
@@ -52,23 +53,8 @@ def scale_tables(found: Found) -> str:
             for where, scale in VARIANTS
             if (runs := with_keys(found, network=name, where=where, scale=scale))
         }
-        parts += [f"## {name}\n", table("compared, scale", rows, columns) + "\n"]
-    parts += ["## How far the weights are apart\n", _spans(found)]
-    return "\n".join(parts)
-
-
-def finetune_tables(found: Found) -> str:
-    """Of each network before and after."""
-    s = found["settings"]
-    parts = [
-        "# Fine-tuning\n",
-        f"{_training(s, 'schedule')} Then {s['finetuning']['epochs']} more epochs at a rate of "
-        f"{s['finetuning']['rate']:g} from there, in three ways. {_testing(s)}\n",
-    ]
-    for name in s["networks"]:
-        if runs := grouped(with_keys(found, network=name), "tuning"):
-            parts += [f"## {name}\n", table("", runs, _columns(s["radii"])) + "\n"]
-    return "\n".join(parts)
+        parts += [f"## {name}", table("compared, scale", rows, columns)]
+    return page(*parts, "## How far the weights are apart", _spans(found))
 
 
 def _training(s: Figures, which: str) -> str:
@@ -96,75 +82,58 @@ def _columns(radii: Sequence[int]) -> list[Column]:
         Column("clean", "clean"),
         *(Column(f"{radius}/255", f"attacked/shares/{radius}") for radius in radii),
         Column("corrupted", lambda figures: mean(figures["corrupted"].values())),
-        Column("r, features", "distortion/features/correlation", 2),
-        Column("stress", "distortion/features/fitted stress", 2),
+        _R,
+        _STRESS,
     ]
 
 
-def _measured(found: Found, name: str) -> str:
+def _measured(found: Found, name: str) -> list[str]:
+    """What came out, by kind of corruption, and Pearson's r by layer."""
     tested = with_keys(found, phase="test", network=name)
     by_method = grouped(tested, "method")
-    cost = {
-        run["key"]["method"]: run["figures"] for run in with_keys(found, phase="cost", network=name)
-    }
+    cost = grouped(with_keys(found, phase="cost", network=name), "method")
     titles = {run["key"]["method"]: run["key"]["setting"] for run in tested}
     rows = {
         f"{method}, {titles[method]}" if titles[method] else method: [
-            {**figures, "cost": cost.get(method, {})} for figures in runs
+            {**figures, "cost": cost.get(method, [{}])[0]} for figures in runs
         ]
         for method, runs in by_method.items()
     }
-    ratios = [
-        Column(kind, text=lambda f, k=kind: f"{f[0]['cost'][k]:.2f}" if k in f[0]["cost"] else "")  # type: ignore[misc]
-        for kind in ("time", "memory")
-    ]
-    kinds = list(next(iter(by_method.values()))[0]["corrupted"])
+    ratios = [Column(kind, f"cost/{kind}", form=".2f") for kind in ("time", "memory")]
+    first = next(iter(by_method.values()))[0]
     warnings = sum(len(f["attacked"]["warnings"]) for runs in by_method.values() for f in runs)
-    corrupted = [Column(kind, f"corrupted/{kind}") for kind in kinds]
-    return (
-        f"{table('', rows, [*_columns(found['settings']['radii']), *ratios])}\n\n"
-        f"Warnings of the report card: {warnings}.\n\n"
-        f"{table('accuracy under', by_method, corrupted)}\n"
-    )
-
-
-def _geometry(runs: dict[str, list[Figures]]) -> str:
-    """Pearson's r by layer."""
-    layers = list(next(iter(runs.values()))[0]["distortion"])
-    columns = [
-        Column(x, lambda f, x=x: f["distortion"][x]["correlation"], 2)  # type: ignore[misc]
-        for x in layers
+    corrupted = [Column(kind, f"corrupted/{kind}") for kind in first["corrupted"]]
+    layers = [Column(x, f"distortion/{x}/correlation", 2) for x in first["distortion"]]
+    return [
+        table("", rows, [*_columns(found["settings"]["radii"]), *ratios]),
+        f"Warnings of the report card: {warnings}.",
+        table("accuracy under", by_method, corrupted),
+        table("Pearson's r within classes", by_method, layers),
     ]
-    return table("Pearson's r within classes", runs, columns) + "\n"
 
 
 def _choice(found: Found, name: str) -> str:
-    rows = [
-        [
-            run["key"]["method"],
-            run["key"]["setting"],
-            percent([run["figures"]["clean"]]),
-            percent([run["figures"]["attacked"]]),
-        ]
-        for run in with_keys(found, phase="choose", network=name)
-    ]
-    header = [f"{name}, validation images", "setting", "clean", "2/255"]
-    return markdown_table(header, rows) + "\n" if rows else ""
+    runs = grouped(with_keys(found, phase="choose", network=name), ("method", "setting"))
+    columns = [Column("clean", "clean"), Column("2/255", "attacked")]
+    return table((f"{name}, validation images", "setting"), runs, columns) if runs else ""
 
 
 def _shares(found: Found, name: str) -> str:
     """The penalty's part of a step."""
-    rows = [
-        [
-            f"{name}, {run['key']['width']} width",
-            f"{run['figures']['milliseconds']:.0f} ms",
-            str(run["figures"]["layers"]),
-            *(f"{100 * run['figures'][pool]:.1f}" for pool in ("flatten", "mean")),
-        ]
-        for run in with_keys(found, phase="share", network=name)
+    runs = grouped(with_keys(found, phase="share", network=name), "width")
+    rows = {f"{name}, {width} width": figures for width, figures in runs.items()}
+    columns = [
+        Column("plain step", lambda f: f"{f['milliseconds']:.0f} ms"),
+        Column("stages", "layers", 0),
+        Column("flattened", "flatten"),
+        Column("pooled", "mean"),
     ]
-    header = ["the penalty's part of a step, %", "plain step", "stages", "flattened", "pooled"]
-    return markdown_table(header, rows) + "\n" if rows else ""
+    return table("the penalty's part of a step, %", rows, columns) if runs else ""
+
+
+def _scale(figures: Figures) -> float | None:
+    """None where it is learned or fitted: then it is a word."""
+    return figures["scale"] if isinstance(figures["scale"], float) else None
 
 
 def _mean_of_stages(figures: Figures) -> float:
@@ -172,21 +141,18 @@ def _mean_of_stages(figures: Figures) -> float:
     return float(mean(x["correlation"] for name, x in layers if name != FEATURES))
 
 
-def _mean(runs: Sequence[Figures], name: str, form: str) -> str:
-    values = [figures[name] for figures in runs if isinstance(figures[name], float)]
-    return f"{mean(values):{form}}" if values else ""
-
-
 def _spans(found: Found) -> str:
     """The largest weight over the smallest, among networks."""
-    rows = []
+    rows = {}
     for where, scale in VARIANTS:
         runs = with_keys(found, where=where, scale=scale) if scale else []
-        weights = [
-            mean(f["beta"] for f in of_network) for of_network in grouped(runs, "network").values()
-        ]
+        weights = [mean(f["beta"] for f in of) for of in grouped(runs, "network").values()]
         if weights:
             low, high = min(weights), max(weights)
-            rows.append([f"{where}, {scale}", f"{low:.3g}", f"{high:.3g}", f"{high / low:.1f}"])
-    header = ["compared, scale", "smallest weight", "largest weight", "ratio"]
-    return markdown_table(header, rows) + "\n"
+            rows[f"{where}, {scale}"] = [{"low": low, "high": high, "ratio": high / low}]
+    columns = [
+        Column("smallest weight", "low", form=".3g"),
+        Column("largest weight", "high", form=".3g"),
+        Column("ratio", "ratio", 1),
+    ]
+    return table("compared, scale", rows, columns)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.images import SHUFFLED, Uses
 from benchmarks.results import Figures, Key
 from benchmarks.study import Lab, Study
 from benchmarks.timm_models.data import evenly
@@ -71,4 +72,5 @@ STUDY = Study(
     seeds=3,
     device=True,
     determines=determines,
+    uses=Uses((SHUFFLED[0, 12_000],), (SHUFFLED[45_000, 50_000],)),
 )

@@ -20,13 +20,10 @@ STAGES = "stages"  # stands for the names of a network's stages
 
 @dataclass(frozen=True)
 class Row:
-    """A way to train.
+    """A way to train, by one of its recipes, which is chosen on validation images.
 
-    Attributes:
-        recipes: Settings, as (what it is called, recipe), among which to choose on validation
-            images.
-        mixup: Whether images are mixed; margins and attacks need labels that are not.
-        once: Seed 0 only: a side experiment.
+    Margins and attacks need labels of images that are not mixed. ``once``: seed 0 only, a side
+    experiment.
     """
 
     recipes: dict[str, Recipe]
@@ -35,21 +32,19 @@ class Row:
 
 
 def _isometry(**options: Any) -> dict[str, Recipe]:
-    shares = (0.1, 1.0)
-    return {
-        f"share {share:g}": {"isometry": {"share": share, "scale": "fit", **options}}
-        for share in shares
-    }
+    common = {"scale": "fit", **options}
+    return {f"share {share:g}": {"isometry": {"share": share, **common}} for share in (0.1, 1.0)}
 
 
 def _radii(method: str, *pixels: int) -> dict[str, Recipe]:
     return {f"eps {eps}/255": {method: {"eps": eps * PIXEL}} for eps in pixels}
 
 
+CONTROL = "its control: images shuffled"
 ROWS: dict[str, Row] = {
     "plain": Row({"": {}}),
     "isometry, features": Row(_isometry()),
-    "its control: images shuffled": Row(_isometry(shuffled=True)),
+    CONTROL: Row(_isometry(shuffled=True)),
     "isometry, stages": Row(_isometry(layers=STAGES, pool="mean"), once=True),
     "plain, no Mixup": Row({"": {}}, mixup=False, once=True),
     "RobustLoss": Row(_radii("first-order-margin", 2, 4), mixup=False),
@@ -98,6 +93,8 @@ class Settings:
     """
 
     networks: tuple[str, ...] = NETWORKS
+    # of these one seed alone is measured on test images
+    once: tuple[str, ...] = ("vit_tiny_patch16_224",)
     narrow: bool = True
     size: int = 32
     batch_size: int = 128
@@ -105,7 +102,6 @@ class Settings:
     mixup: float = 0.2
     schedule: Schedule = Schedule(epochs=3, images=12_000)
     choice: Schedule = Schedule(epochs=2, images=6_000)
-    finetuning: Schedule = Schedule(epochs=2, images=12_000, rate=3e-4)
     validation_images: int = 5_000
     choice_images: int = 200
     test_images: int = 10_000
@@ -126,7 +122,6 @@ class Settings:
             batch_size=32,
             schedule=Schedule(epochs=2, images=64),
             choice=tiny,
-            finetuning=tiny,
             validation_images=40,
             choice_images=10,
             test_images=40,
@@ -155,15 +150,11 @@ def settings(
     """All of it, or what takes less than a minute, with what the command changes."""
     del workers
     chosen = Settings().quick() if quick else Settings()
-    schedule = chosen.schedule
+    long, many = epochs or chosen.schedule.epochs, train_images or chosen.schedule.images
     return replace(
         chosen,
         networks=tuple(model) or chosen.networks,
         narrow=not full_width,
-        schedule=replace(
-            schedule,
-            epochs=epochs or schedule.epochs,
-            images=train_images or schedule.images,
-        ),
+        schedule=replace(chosen.schedule, epochs=long, images=many),
         attacked_images=attacked_images or chosen.attacked_images,
     )

@@ -66,8 +66,9 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             (-1, its outliers, have none).
         network: A `torch.nn.Module` from (b, d) rows to (b, n_components), which is copied before
             it is trained; its input is centred and divided by one number. By default three hidden
-            layers of 256 ReLU units.
-        max_epochs: Passes over the data; by default 10, or what 800 steps take if that is more.
+            layers of 160 ReLU units.
+        max_epochs: Passes over the data; by default 10, or what 200 + n/4 steps take (at most 800)
+            if that is more.
         batch_size: Samples a step; all of them if they are fewer.
         learning_rate: The largest of its one cycle.
         noise: Gaussian noise on the training inputs, in radii of the classes (in the data's
@@ -115,8 +116,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         clusterer: Any = None,
         network: nn.Module | None = None,
         max_epochs: int | None = None,
-        batch_size: int = 512,
-        learning_rate: float = 4e-3,
+        batch_size: int = 256,
+        learning_rate: float = 1e-2,
         noise: float | None = None,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,

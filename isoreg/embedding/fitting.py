@@ -23,7 +23,7 @@ from isoreg.embedding.training import Pairs, Progress, Recipe, train
 from isoreg.errors import InputError
 
 APART, CLOSEST = 4.0, 2.0  # median and least distance of two prototypes, in radii of the classes
-STEPS, EPOCHS = 800, 10  # a training has at least so many of both
+STEPS, STEPS_A_SAMPLE, MOST_STEPS, EPOCHS = 200, 0.25, 800, 10  # see `default_epochs`
 NOISE, NOISE_WITHOUT_CLASSES = 1.0, 0.0
 
 
@@ -67,7 +67,7 @@ def fit_map(
     if isinstance(settings.metric, str) and settings.metric == "euclidean":
         pairs.rows = inputs * float(network.spread / pairs.radius)
     per_epoch = max(1, len(learned) // settings.batch_size)
-    epochs = settings.max_epochs or max(EPOCHS, math.ceil(STEPS / per_epoch))
+    epochs = settings.max_epochs or default_epochs(len(learned), per_epoch)
     recipe = Recipe(
         steps=epochs * per_epoch,
         learning_rate=settings.learning_rate,
@@ -86,6 +86,24 @@ def fit_map(
         network.body.to(network.mean.dtype)
     prototypes = None if targets is None else (network.unit * pairs.prototypes).cpu().numpy()
     return Fitted(network.eval(), stress, progress, prototypes)
+
+
+def default_epochs(n: int, per_epoch: int) -> int:
+    """Epochs of a training: at least 10, and at least 200 + n/4 steps, or 800 if that is less.
+
+    Args:
+        n: Number of samples that are learned from.
+        per_epoch: Steps an epoch.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> default_epochs(100, 1), default_epochs(1000, 1), default_epochs(60_000, 117)
+        (225, 450, 10)
+    """
+    steps = min(STEPS + STEPS_A_SAMPLE * n, MOST_STEPS)
+    return max(EPOCHS, math.ceil(steps / per_epoch))
 
 
 def evenly(n: int, most: int) -> Places:

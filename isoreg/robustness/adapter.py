@@ -1,6 +1,6 @@
 """torchattacks behind our signature, and what it takes for granted put right.
 
-Each of these was found by comparing its attacks with plain PGD (docs/evaluating.md has figures).
+Each of these was found by comparing its attacks with plain PGD (benchmarks/README.md has figures).
 """
 
 from __future__ import annotations

@@ -1,0 +1,106 @@
+"""The rule of what a table may publish: no method without a control that had the same chances.
+
+A method of ours stands in a table only if its control does, and if the control was tried, on the
+same validation images and by the same rule, at every strength that the method was chosen from. A
+choice at an end of what was tried is named below the table: the best may lie beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+Grid = tuple[float, ...]
+
+
+class Unfair(ValueError):  # noqa: N818 (it says what the table would be)
+    """Raised instead of a table whose rows had not the same chances."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a row of a table came about.
+
+    Attributes:
+        tried: Strengths on validation data that took part in the choice; (): there was none.
+        chosen: The one that was taken; None: the method has none.
+        control: The row that is its control; "": it needs none, as a rival or a control itself.
+        without: Why it has no control, a sentence that the page then prints.
+    """
+
+    tried: Grid = ()
+    chosen: float | None = None
+    control: str = ""
+    without: str = ""
+
+
+def demand_controls(entries: Mapping[str, Entry]) -> None:
+    """Refuse rows without a control of equal grid.
+
+    Raises:
+        Unfair: With the row, its control, and the strengths that the control lacks.
+    """
+    for name, entry in entries.items():
+        if entry.chosen is not None and entry.tried and entry.chosen not in entry.tried:
+            raise Unfair(f"{name!r}: its strength {entry.chosen:g} is none of {said(entry.tried)}")
+        if not entry.control or entry.without:
+            continue
+        control = entries.get(entry.control)
+        if control is None:
+            raise Unfair(
+                f"{name!r}: its control {entry.control!r} is not in the table. Measure it, or say "
+                "in `without` why there is none."
+            )
+        if lacking := sorted(set(entry.tried) - set(control.tried)):
+            raise Unfair(
+                f"{name!r} was chosen from {said(entry.tried)}, its control {entry.control!r} from "
+                f"{said(control.tried)}: try the control at {said(lacking)} too."
+            )
+        if not entry.tried and entry.chosen != control.chosen:
+            raise Unfair(
+                f"{name!r} has strength {entry.chosen}, its control {control.chosen}, and neither "
+                "was chosen: give both the same."
+            )
+
+
+def comparable(tried: Iterable[float], of_control: Iterable[float] | None) -> Grid:
+    """The strengths that may take part in the choice: those that the control was tried at too.
+
+    All, where there is no control.
+    """
+    allowed = set(tried) if of_control is None else set(tried) & set(of_control)
+    return tuple(sorted(allowed))
+
+
+def ends(entries: Mapping[str, Entry]) -> str:
+    """The sentence that names choices at an end of what was tried; "" if there is none."""
+    named = []
+    for name, entry in entries.items():
+        low, high = (min(entry.tried), max(entry.tried)) if len(entry.tried) > 1 else (None, None)
+        if entry.chosen is not None and entry.chosen in (low, high):
+            which = "smallest" if entry.chosen == low else "largest"
+            named.append(f"{name} ({entry.chosen:g}, the {which} of {len(entry.tried)})")
+    if not named:
+        return ""
+    return f"Chosen at an end of what was tried, so the best may lie beyond: {'; '.join(named)}."
+
+
+def without_control(entries: Mapping[str, Entry]) -> str:
+    """The sentence that names rows without a control, with the reason; "" if there is none."""
+    reasons = [f"{name} ({entry.without})" for name, entry in entries.items() if entry.without]
+    return f"Without a control: {'; '.join(reasons)}." if reasons else ""
+
+
+def below(entries: Mapping[str, Entry]) -> str:
+    """What a page says of its rows, after they were found to be fair.
+
+    Raises:
+        Unfair: As `demand_controls`.
+    """
+    demand_controls(entries)
+    return " ".join(part for part in (without_control(entries), ends(entries)) if part)
+
+
+def said(grid: Iterable[float]) -> str:
+    """Strengths for readers."""
+    return ", ".join(f"{strength:g}" for strength in sorted(grid))

@@ -1,0 +1,115 @@
+"""``python -m isoreg``: versions, and which backend serves here and why, for a bug report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, requires, version
+
+import torch
+
+import isoreg
+from isoreg._pairs import engine
+from isoreg._pairs.plan import Call
+from isoreg.errors import IsoregError
+
+_PACKAGES = (
+    "numpy",
+    "numba",
+    "triton",
+    "scikit-learn",
+    "torchvision",
+    "timm",
+    "transformers",
+    "lightning",
+    "accelerate",
+    "torchattacks",
+)
+
+
+def main() -> None:
+    """Print what a bug report needs."""
+    print("\n".join([*versions(), "", *backends()]))
+
+
+def versions() -> list[str]:
+    """A line for isoreg, Python and torch, and one for each package that isoreg can work with."""
+    threads = f"{torch.get_num_threads()} threads"
+    lines = [
+        f"isoreg {isoreg.__version__}",
+        f"Python {platform.python_version()} on {platform.platform()}",
+        f"torch {torch.__version__}, {threads}, matmul precision {_precision()}",
+        f"devices: {', '.join(_devices())}",
+    ]
+    for name in _PACKAGES:
+        try:
+            lines.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            lines.append(f"{name}: not installed{_extra_of(name)}")
+    return lines
+
+
+def backends() -> list[str]:
+    """For two batches on each device: which backend computes, and why another does not."""
+    forced = os.environ.get(engine.FORCED)
+    lines = [f"{engine.FORCED}={forced}"] if forced else []
+    for device in _devices():
+        for size in (64, 1024):
+            lines.append(f"{size} samples on {device}: {_served_by(device, size)}")
+            lines += [f"  {name}: {why}" for name, why in _reasons(device, size).items()]
+    return lines
+
+
+def _served_by(device: str, size: int) -> str:
+    scales = torch.ones(1, device=device)
+    try:
+        engine.values_and_gradients(_call(device, size), scales, float(size**2), needs_grad=True)
+    except (IsoregError, RuntimeError) as error:
+        return f"none, {error}"
+    choice = engine.last_choice()
+    return choice.name if choice else "none"
+
+
+def _reasons(device: str, size: int) -> dict[str, str]:
+    """What each backend says when it is asked for such a batch."""
+    call, reasons = _call(device, size), dict[str, str]()
+    for name in engine._BACKENDS:
+        refused = engine._load(name).refuses(call)
+        reasons[name] = f"cannot, {refused}" if refused else "can"
+    return reasons
+
+
+def _call(device: str, size: int) -> Call:
+    points = torch.rand(size, 16, device=device)
+    return Call(points, [points[:, :8].contiguous()], torch.arange(size, device=device) % 4)
+
+
+def _devices() -> list[str]:
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        found.append("cuda")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def _precision() -> str:
+    return torch.get_float32_matmul_precision()
+
+
+def _extra_of(package: str) -> str:
+    """Which extra of isoreg brings a package, as the distribution's metadata say it."""
+    try:
+        lines = requires("isoreg") or []
+    except PackageNotFoundError:
+        return ""
+    extras = [
+        line.partition("extra == ")[2].strip("'\" )")
+        for line in lines
+        if line.startswith(package) and "extra == " in line
+    ]
+    return f" (extra '{extras[0]}')" if extras else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""``python -m isoreg`` says what a bug report needs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import isoreg
+from isoreg import __main__ as report
+from isoreg._pairs import engine
+
+
+def test_it_names_the_versions_and_for_each_size_the_backend_that_serves(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(engine.FORCED, "torch")
+    report.main()
+    text = capsys.readouterr().out
+    for line in (
+        f"isoreg {isoreg.__version__}",
+        f"torch {torch.__version__}",
+        "ISOREG_BACKEND=torch",
+    ):
+        assert line in text
+    assert "64 samples on cpu: torch\n" in text
+    assert "  triton: cannot, the Triton kernels are for NVIDIA GPUs, not for cpu\n" in text
+    assert text.count("  torch: can\n") == 2
+
+
+def test_a_backend_that_is_forced_and_cannot_serve_is_reported_and_no_crash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(engine.FORCED, "triton")
+    assert any("none, ISOREG_BACKEND must name a backend" in line for line in report.backends())
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_PACKAGES", ("no-such-package",))
+    assert report.versions()[-1] == "no-such-package: not installed"
+    monkeypatch.setattr(report, "requires", lambda _: ["no-such-package>=1; extra == 'fast'"])
+    assert report.versions()[-1] == "no-such-package: not installed (extra 'fast')"
