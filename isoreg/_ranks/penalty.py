@@ -51,8 +51,8 @@ def penalty_across(
     narrow: Sequence[torch.dtype],
     group: ProcessGroup | None,
     queue: FeatureQueue | None,
-) -> Tensor:
-    """The penalties V_r of this rank.
+) -> tuple[Tensor, int]:
+    """The penalties V_r of this rank, and where its samples begin among those of all ranks.
 
     Points of all ranks are gathered once, without gradient. By the engine this rank computes the
     pairs of its own rows; otherwise it computes those of the whole batch.
@@ -69,7 +69,8 @@ def penalty_across(
         queue: Past samples to compare with too; this batch is added to it afterwards.
 
     Returns:
-        (L,) penalties.
+        (L,) penalties; and the first column of the own samples in a table, counted from its end,
+        because it may have columns of past samples before those of all ranks.
 
     Raises:
         InputError: If the queue cannot be used with these options, or a table has another size.
@@ -97,12 +98,17 @@ def penalty_across(
             gathered_labels = gathered_labels.squeeze(1)
         if gathered_labels.device.type == "cpu":
             check_label_values(gathered_labels)
+    first = batch.local.start - count
     if not by_engine:
         given = dict(zip(tables, rest, strict=True))
-        return _by_all_pairs(reference, local, gathered, gathered_labels, given, batch, options)
+        penalties = _by_all_pairs(
+            reference, local, gathered, gathered_labels, given, batch, options
+        )
+        return penalties, first
     if queue is not None:
         gathered, gathered_labels = queue.extend(gathered, gathered_labels)
-    return _by_rows(local, gathered, gathered_labels, options, tables, batch, count, group)
+    penalties = _by_rows(local, gathered, gathered_labels, options, tables, batch, count, group)
+    return penalties, first
 
 
 def _rows(
