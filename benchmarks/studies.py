@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.library import attacks, auto, census, scaling, speed, stepcost
-from benchmarks.paper import mnist, rings, torus
+from benchmarks.library import attacks, auto, census, certified, scaling, speed, stepcost
+from benchmarks.paper import journal, mnist, rings, torus
 from benchmarks.rivals import study as rivals
 from benchmarks.robust import study as robust
 from benchmarks.structure import (
@@ -20,10 +20,10 @@ from benchmarks.timm_models import experiment as timm
 from benchmarks.timm_models import scale
 
 STUDIES: tuple[Study[Any], ...] = (
-    *(mnist.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
+    *(mnist.STUDY, journal.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
     *(digits.DIGITS, digits.SEARCH, small.TORUS, small.RECIPE, cifar.STUDY),
-    *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, census.STUDY, auto.STUDY),
-    *(timm.STUDY, scale.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
+    *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, certified.STUDY, census.STUDY),
+    *(auto.STUDY, timm.STUDY, scale.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
 )
 
 

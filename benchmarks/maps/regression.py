@@ -40,8 +40,8 @@ class Coordinates:
 
 def distances(a: Array, b: Array) -> Array:
     """(a, b) Euclidean distances."""
-    exact = "donot_use_mm_for_euclid_dist"
-    found: Array = torch.cdist(*map(torch.as_tensor, (a, b)), compute_mode=exact).numpy()
+    first, second = torch.as_tensor(a), torch.as_tensor(b)
+    found: Array = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist").numpy()
     return found
 
 
