@@ -14,6 +14,7 @@ def test_the_demo_has_pixels_and_control_beside_isometry_and_draws_all_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = {"SEEDS": 2, "EPOCHS": 8, "DRAWS": 2, "MAP_EPOCHS": 1, "STRENGTHS": (10.0,)}
+    monkeypatch.setattr(demo, "BETAS", {"plain": 0.0, "isometry": 0.1, "control": 0.1})
     for name, value in small.items():
         monkeypatch.setattr(demo, name, value)
     monkeypatch.setattr(demo, "PICTURE", tmp_path / "demo.png")
