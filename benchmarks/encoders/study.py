@@ -246,4 +246,5 @@ STUDY = Study(
     time="an hour on one core",
     seeds=3,
     determines=determines,
+    without_control="the rivals learn the same distances; exchanged ones are noise to all of them",
 )
