@@ -59,6 +59,16 @@ def line_of(
     axis.errorbar(list(x), means, bars, **{"capsize": 2, **look})
 
 
+def umap_of(
+    axis: Axes, points: Sequence[Sequence[float]], colours: Any, title: str, size: int, **look: Any
+) -> None:
+    """A point a sample, in a panel without ticks; ``size`` is the title's."""
+    first, second = zip(*points, strict=True)
+    axis.scatter(first, second, c=colours, **look)
+    axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    axis.set_title(title, fontsize=size)
+
+
 def save(figure: Figure, path: Path, dpi: int = 130) -> None:
     """Write the figure."""
     figure.savefig(path, dpi=dpi)

@@ -171,6 +171,17 @@ def skewed(a: Any, b: Any) -> Any:
     return np.maximum(a[:, None, 0] - b[None, :, 0], 0)
 
 
+def test_a_metric_may_round_differently_in_each_direction() -> None:
+    rows = np.random.default_rng(0).normal(size=(20, 50))
+    rows[1::2] = rows[::2] + 1e-12  # as products of matrices do for samples that nearly coincide
+
+    def rounded(a: Any, b: Any) -> Any:
+        return cdist(a, b) + 1e-6 * (a[:, None, 0] > b[None, :, 0])
+
+    embedding = IsometricEmbedding(metric=rounded, max_epochs=1, random_state=0)
+    assert embedding.fit_transform(rows).shape == (20, 2)
+
+
 BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": skewed}, None, "metric must be symmetric, got"),
     ({"metric": lambda a, b: 1.0}, None, r"metric must map 16 and 15 samples to \(16, 15\) real"),

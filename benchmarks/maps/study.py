@@ -16,12 +16,22 @@ from numpy.typing import NDArray
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import KNeighborsClassifier
 
+from benchmarks.claims import Entry
+from benchmarks.images import Part, Uses
 from benchmarks.maps import all_samples
 from benchmarks.maps.data import DATA, Parts, parts_of
-from benchmarks.maps.methods import METHODS, Fitted, Method, Place
+from benchmarks.maps.methods import (
+    CONTROL,
+    METHODS,
+    OURS,
+    OURS_WITHOUT,
+    Fitted,
+    Method,
+    Place,
+)
 from benchmarks.maps.pictures import draw
 from benchmarks.maps.report import tables
-from benchmarks.results import Figures, Key
+from benchmarks.results import Figures, Found, Key
 from benchmarks.study import Lab, Study
 from isoreg.diagnostics import distortion
 
@@ -71,6 +81,17 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
         for seed in range(lab.seeds):
             for method in all_samples.METHODS:
                 yield {"data": all_samples.NAME, "method": method, "seed": seed}
+
+
+def entries(found: Found) -> dict[str, Entry]:
+    """Ours and its control have one default each; rivals need no control."""
+    shown = dict.fromkeys(run["key"]["method"] for run in found["runs"])
+    rows = {name: Entry() for name in shown}
+    if OURS in rows:
+        rows[OURS] = Entry(control=CONTROL)
+    if OURS_WITHOUT in rows:
+        rows[OURS_WITHOUT] = Entry(without="without classes there is none to exchange within")
+    return rows
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
@@ -190,4 +211,6 @@ STUDY = Study(
     data="MNIST",
     seeds=3,
     determines=determines,
+    uses=Uses(*((Part(f"{share} of each data set"),) for share in ("60 %", "20 %", "other 20 %"))),
+    entries=entries,
 )

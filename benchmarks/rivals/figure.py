@@ -40,17 +40,15 @@ def draw(found: Found, path: Path) -> None:
     tested = grouped(with_keys(found, phase="test"), "method")
     figure = new_figure(6.2 * len(radii), 5.8)
     panels = figure.subplots(1, len(radii), squeeze=False)[0]
-    points = []
+    points, ticks = [], [1, 2, 3, 4, 6, 8]
     for column, (axis, eps) in enumerate(zip(panels, radii, strict=True)):
         points.append(_panel(axis, tested, ratio, column))
         others = f" (without a name: below {_CROWD} %)" if column else ""
-        axis.set_title(f"L-inf radius {eps:g}{others}")
-        axis.set(xlabel="time of a training step, as a ratio to cross-entropy's", xscale="log")
+        axis.set(title=f"L-inf radius {eps:g}{others}", xscale="log", ylim=(-5, 100))
+        axis.set(xlabel="time of a training step, as a ratio to cross-entropy's")
         axis.set(ylabel="test images that survive every attack (%)")
         axis.set_xlim(0.75, 1.6 * max(ratio.values()))
-        axis.set_ylim(-5, 100)
-        ticks = [1, 2, 3, 4, 6, 8]
-        axis.set_xticks(ticks, [f"{tick}" for tick in ticks], minor=False)
+        axis.set_xticks(ticks, list(map(str, ticks)))
         axis.set_xticks([], minor=True)
         plain(axis)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -68,20 +66,11 @@ def _panel(
     for family, (colour, marker) in FAMILIES.items():
         shown = [method for method in tested if family_of(method) == family]
         values = [[100 * run["Linf"]["worst case"][column] for run in tested[m]] for m in shown]
-        line_of(
-            axis,
-            [ratio[method] for method in shown],
-            values,
-            fmt=marker,
-            color=colour,
-            label=family,
-            markersize=6,
-        )
-        points += [
-            (ratio[method], mean(found), title_of(method), colour)
-            for method, found in zip(shown, values, strict=True)
-            if column == 0 or mean(found) > _CROWD
-        ]
+        times = [ratio[method] for method in shown]
+        line_of(axis, times, values, fmt=marker, color=colour, label=family, markersize=6)
+        for method, found in zip(shown, values, strict=True):
+            if column == 0 or mean(found) > _CROWD:
+                points.append((ratio[method], mean(found), title_of(method), colour))
     return points
 
 

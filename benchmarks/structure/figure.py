@@ -21,6 +21,7 @@ from benchmarks.style import (
     new_figure,
     plain,
     save,
+    umap_of,
 )
 from benchmarks.tables import grouped, runs_by, with_keys
 
@@ -61,18 +62,15 @@ def draw_digits(found: Found, path: Path) -> None:
 
 def _umap(axis: Axes, run: Run) -> None:
     points, labels = run["figures"]["picture"]["points"], run["figures"]["picture"]["labels"]
-    first, second = zip(*points, strict=True)
-    axis.scatter(first, second, c=[_DIGITS(y) for y in labels], s=4, linewidths=0)
+    shown = _accuracy(run["figures"], SHOT)
+    title = f"{run['key']['method']}\n{shown:.0f} % from ten examples a digit"
+    umap_of(axis, points, [_DIGITS(y) for y in labels], title, 10, s=4, linewidths=0)
     for digit in sorted(set(labels)):  # numbers beside colours, for those who see few colours
         own = [point for point, label in zip(points, labels, strict=True) if label == digit]
         first, second = zip(*own, strict=True)
         middle = (median(first), median(second))
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
         axis.annotate(str(digit), middle, ha="center", va="center", fontsize=9, bbox=box)
-    shown = _accuracy(run["figures"], SHOT)
-    title = f"{run['key']['method']}\n{shown:.0f} % from ten examples a digit"
-    axis.set_title(title, fontsize=10)
-    axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
 
 
 def draw_search(found: Found, path: Path) -> None:
