@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.encoders import study as encoders
 from benchmarks.library import attacks, auto, census, scaling, speed
 from benchmarks.paper import mnist, rings, torus
 from benchmarks.rivals import study as rivals
@@ -14,6 +15,7 @@ from benchmarks.structure import (
     distances_report,
     neighbours,
     small,
+    together,
 )
 from benchmarks.study import Study
 from benchmarks.timm_models import experiment as timm
@@ -23,7 +25,8 @@ STUDIES: tuple[Study[Any], ...] = (
     *(mnist.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
     *(digits.DIGITS, digits.SEARCH, small.TORUS, small.RECIPE, cifar.STUDY),
     *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, census.STUDY, auto.STUDY),
-    *(timm.STUDY, scale.STUDY, speed.STUDY, scaling.STUDY),
+    *(timm.STUDY, scale.STUDY, speed.STUDY, scaling.STUDY, encoders.STUDY),
+    together.STUDY,
 )
 
 

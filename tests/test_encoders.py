@@ -118,6 +118,25 @@ def test_every_training_sees_as_many_objects_and_the_right_ones(
             assert set(seen.tolist()) == set(allowed.tolist())
 
 
+def test_coordinates_belong_to_the_training_objects_and_no_other_has_any() -> None:
+    made = objects()
+    places = made.x[made.train][:, :3]
+    batches: list[Batch] = []
+
+    def loss(batch: Batch) -> Tensor:
+        batches.append(batch)
+        return batch.points.sum()
+
+    how = {"passes": 120, "size": 10, "optimizer": "adam", "rate": 1e-3, "seed": 0, "every": True}
+    train(made, loss, places, **how)  # type: ignore[arg-type]
+    for batch in batches:
+        known = ~batch.places.isnan().any(1)
+        assert 0 < known.sum() < 10
+        # points in the plane of the first three coordinates, so distances of them are no longer
+        given = batch.distances[known][:, known] / 2
+        assert (torch.cdist(*[batch.places[known]] * 2) <= given + 1e-3).all()
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_an_encoder_learns_a_distance_of_new_objects(optimizer: str) -> None:
     made = objects(400)
