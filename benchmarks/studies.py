@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.encoders import study as encoders
-from benchmarks.library import attacks, auto, census, scaling, speed
+from benchmarks.library import attacks, auto, census, scaling, speed, stepcost
 from benchmarks.paper import mnist, rings, torus
 from benchmarks.rivals import study as rivals
 from benchmarks.robust import study as robust
@@ -25,7 +25,8 @@ STUDIES: tuple[Study[Any], ...] = (
     *(mnist.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
     *(digits.DIGITS, digits.SEARCH, small.TORUS, small.RECIPE, cifar.STUDY),
     *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, census.STUDY, auto.STUDY),
-    *(timm.STUDY, scale.STUDY, speed.STUDY, scaling.STUDY, encoders.STUDY),
+    *(timm.STUDY, scale.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
+    encoders.STUDY,
     together.STUDY,
 )
 

@@ -191,4 +191,5 @@ STUDY = Study(
     entries=lambda found: entries_of_runs(
         ALL, tries(found["runs"]), chosen_by_both(found["runs"]), WITHOUT
     ),
+    without_raw="they stand in structure-recipe",
 )
