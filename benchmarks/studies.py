@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.encoders import study as encoders
 from benchmarks.library import attacks, auto, census, certified, scaling, speed, stepcost
 from benchmarks.paper import journal, mnist, rings, torus
 from benchmarks.rivals import study as rivals
@@ -14,6 +15,7 @@ from benchmarks.structure import (
     distances_report,
     neighbours,
     small,
+    together,
 )
 from benchmarks.study import Study
 from benchmarks.timm_models import experiment as timm
@@ -24,6 +26,7 @@ STUDIES: tuple[Study[Any], ...] = (
     *(digits.DIGITS, digits.SEARCH, small.TORUS, small.RECIPE, cifar.STUDY),
     *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, certified.STUDY, census.STUDY),
     *(auto.STUDY, timm.STUDY, scale.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
+    *(encoders.STUDY, together.STUDY),
 )
 
 

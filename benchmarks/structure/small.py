@@ -48,10 +48,10 @@ RECIPES: dict[str, Trial] = {
     "manifold predicted by a head": Trial("second-head", strength=BETA, reference=MANIFOLD),
 }
 UNLABELLED = "without labels"
-_FEW: dict[str, Any] = {"examples": ((1, 1), (10, 1)), "strengths": (1.0, 100.0)}
+FEW: dict[str, Any] = {"examples": ((1, 1), (10, 1)), "strengths": (1.0, 100.0)}
 # the digits' network on fewer samples, for about as many steps
 _ON_TORUS = replace(Settings(), train_images=1_600, known=1_600, epochs=150)
-_ON_DIGITS = replace(
+ON_DIGITS = replace(
     Settings(),
     train_images=1_077,
     known=1_077,
@@ -151,7 +151,7 @@ _RECIPE = Small(RECIPES, dict([next(iter(DIGIT_TASKS.items()))]), small_digits, 
 
 TORUS = Study(
     "structure-torus",
-    quickly(_ON_TORUS, train_images=300, epochs=2, **_FEW),
+    quickly(_ON_TORUS, train_images=300, epochs=2, **FEW),
     _TORUS.keys,
     _TORUS.measure,
     torus_tables,
@@ -164,7 +164,7 @@ TORUS = Study(
 )
 RECIPE = Study(
     "structure-recipe",
-    quickly(_ON_DIGITS, epochs=1, **_FEW),
+    quickly(ON_DIGITS, epochs=1, **FEW),
     _RECIPE.keys,
     _RECIPE.measure,
     recipe_tables,
