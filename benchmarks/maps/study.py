@@ -63,7 +63,7 @@ def settings(
 ) -> Settings:
     """The settings of a command line."""
     if quick:
-        few = ("PCA", "LDA", "UMAP", "classes' SMACOF, regression", "isometry, classes")
+        few = ("PCA", "LDA", OURS)
         return Settings(("wine",), few, known=60, all_samples=False)
     chosen = tuple(name.strip() for name in sets.split(",")) if sets else tuple(DATA)
     if unknown := set(chosen) - set(DATA):
@@ -119,7 +119,8 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lab.once(f"{key['method']}, compiled", lambda: _warm_up(method))
+        if not lab.quick:
+            lab.once(f"{key['method']}, compiled", lambda: _warm_up(method))
         return _chosen(parts, method, key["seed"], lab)
 
 
