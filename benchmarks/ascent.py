@@ -29,21 +29,11 @@ def ascent(
     norm: str = "Linf",
     leave_clean: bool = True,
 ) -> Iterator[Tensor]:
-    """Gradient ascent within the ball around images, whose pixels go from 0 to 1; every point.
+    """The points of gradient ascent within the ball around clean images, pixels from 0 to 1.
 
-    Args:
-        loss: Of images.
-        clean: (n, ...) the middle of the ball.
-        eps: Its radius.
-        step: Length of a step: along the signs of the gradient, or in L2 along its direction.
-        steps: So many; one with ``step=eps`` is FGSM.
-        start: Where to begin; None: at the clean images.
-        norm: "Linf" or "L2".
-        leave_clean: False: each gradient is taken at the clean images, as the paper's released
-            code does; then the end is FGSM of size min(steps * step, eps).
-
-    Yields:
-        The start, and the point after each step.
+    A step goes along the signs of the gradient, or in L2 along its direction; one with ``step=eps``
+    is FGSM. With ``leave_clean=False`` each gradient is taken at the clean images, as the paper's
+    released code does; then the end is FGSM of size min(steps * step, eps).
     """
     point = into_ball(clean if start is None else start, clean, eps, norm)
     yield point

@@ -16,16 +16,9 @@ def mlp(
     orthogonal: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Sequential:
-    """An MLP on flattened inputs; the defaults are the paper's for MNIST.
+    """An MLP on flattened inputs, of so many hidden layers; the defaults are the paper's for MNIST.
 
-    Args:
-        inputs: Numbers of a sample.
-        outputs: Classes.
-        width: Units of each hidden layer.
-        depth: Hidden layers.
-        activation: Behind each of them.
-        orthogonal: Whether the weights between hidden layers start orthogonal.
-        dtype: Of the weights.
+    ``orthogonal``: the weights between hidden layers start so.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for index in range(depth):

@@ -23,18 +23,10 @@ def read(
     """The images of a split and their classes.
 
     Looked for in ``data_dir``, or in the folder that ``ISOREG_DATA`` names, directly or in its
-    ``cifar10-jpeg``: a tar or a folder called after the split, with one folder a class. If no
-    folder is named, torchvision downloads CIFAR-10.
-
-    Args:
-        split: "train" or "test".
-        data_dir: Folder with the images, or None.
-        cache: Folder where the decoded images are kept; None: they are decoded each time.
-        size: Side in pixels; images of another size are scaled and cropped in the middle.
-
-    Returns:
-        Bytes (n, 3, size, size), in the order of the classes' and files' names where they are
-        files, and labels (n).
+    ``cifar10-jpeg``: a tar or a folder called after the split, "train" or "test", with one folder a
+    class. If no folder is named, torchvision downloads CIFAR-10. Images of another size are scaled
+    and cropped in the middle; a cache keeps them decoded. Bytes (n, 3, size, size), in the order of
+    the classes' and files' names where they are files, and labels (n).
 
     Raises:
         SystemExit: If the images are not there, or cannot be downloaded.

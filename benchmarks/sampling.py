@@ -7,12 +7,9 @@ from torch import Tensor
 
 
 def even_rows(length: int, count: int | None, *, both_ends: bool = False) -> Tensor:
-    """Indices of so many rows, evenly spread over all; all of them if there are no more.
+    """Indices of so many rows, evenly spread over all; all of them if there are no more, or None.
 
-    Args:
-        length: How many there are.
-        count: How many are wanted; None: all.
-        both_ends: Whether the last row belongs to the sample, as the first does.
+    ``both_ends``: the last row belongs to the sample, as the first does.
     """
     count = length if count is None else min(count, length)
     if both_ends:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.encoders import study as encoders
 from benchmarks.library import attacks, auto, census, scaling, speed
 from benchmarks.paper import mnist, rings, torus
 from benchmarks.rivals import study as rivals
@@ -15,7 +14,6 @@ from benchmarks.structure import (
     distances_report,
     neighbours,
     small,
-    together,
 )
 from benchmarks.study import Study
 from benchmarks.timm_models import experiment as timm
@@ -25,8 +23,7 @@ STUDIES: tuple[Study[Any], ...] = (
     *(mnist.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
     *(digits.DIGITS, digits.SEARCH, small.TORUS, small.RECIPE, cifar.STUDY),
     *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, census.STUDY, auto.STUDY),
-    *(timm.STUDY, scale.STUDY, speed.STUDY, scaling.STUDY, encoders.STUDY),
-    together.STUDY,
+    *(timm.STUDY, scale.STUDY, speed.STUDY, scaling.STUDY),
 )
 
 

@@ -7,13 +7,20 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+# what is written on a figure is read on a light page and on a dark one, so the ground is left out
+INK = "#767676"
+rcParams.update({"text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK})
+rcParams.update({"axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "grid.color": INK})
+rcParams.update({"figure.facecolor": "none", "axes.facecolor": "none", "legend.framealpha": 0})
+
 # the eight of Okabe and Ito, which colour-blind readers can tell apart
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK, YELLOW = "#E69F00", "#56B4E9", "#000000", "#F0E442"
-GREY = "#999999"
+ORANGE, SKY, BLACK, YELLOW = "#E69F00", "#56B4E9", INK, "#F0E442"
+GREY = "#A0A0A0"
 LINES = (BLACK, ORANGE, SKY, GREEN, VERMILION, BLUE, PURPLE)
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, BLACK, YELLOW)
 
@@ -29,9 +36,14 @@ def plain(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def legend_below(axis: Axes, columns: int) -> None:
+    """The legend below the panel, where it has room for letters that can be read."""
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, fontsize=11)
+
+
 def legend_beside(axis: Axes) -> None:
     """The legend to the right of the panel."""
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=11)
 
 
 def deviation(values: Sequence[float]) -> float:
@@ -45,6 +57,16 @@ def line_of(
     """Means at each place, with bars of a standard deviation."""
     means, bars = [mean(values) for values in samples], [deviation(values) for values in samples]
     axis.errorbar(list(x), means, bars, **{"capsize": 2, **look})
+
+
+def umap_of(
+    axis: Axes, points: Sequence[Sequence[float]], colours: Any, title: str, size: int, **look: Any
+) -> None:
+    """A point a sample, in a panel without ticks; ``size`` is the title's."""
+    first, second = zip(*points, strict=True)
+    axis.scatter(first, second, c=colours, **look)
+    axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    axis.set_title(title, fontsize=size)
 
 
 def save(figure: Figure, path: Path, dpi: int = 130) -> None:

@@ -15,14 +15,9 @@ Optimizers = Sequence[torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Batches:
-    """Random batches, epoch by epoch.
+    """Random batches of the indices of samples, epoch by epoch.
 
-    Attributes:
-        samples: How many there are to choose from.
-        size: Of a batch.
-        epochs: How often each sample is taken.
-        whole: Whether a last batch that is not full is left out.
-        generator: Of the orders; None: torch's own.
+    ``whole``: a last batch that is not full is left out. ``generator``: of the orders.
     """
 
     samples: int
@@ -54,15 +49,10 @@ def descend(
     rate: Callable[[float], float] | None = None,
     after: Callable[[], None] | None = None,
 ) -> None:
-    """Take a step for each batch.
+    """Take a step for each batch, with all optimizers, and call ``after``.
 
-    Args:
-        loss: Of the rows of a batch and the share of training that is done.
-        optimizers: Which step together.
-        batches: Rows.
-        steps: How many batches there are, where they do not say.
-        rate: The learning rate when a share of training is done; None: as it is.
-        after: Called after each step.
+    Loss and rate are functions of the share of training that is done, the loss of the batch's rows
+    too. ``steps``: how many batches there are, where they do not say.
     """
     steps = len(batches) if isinstance(batches, Batches) else steps or 1
     for number, rows in enumerate(batches):

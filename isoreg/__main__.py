@@ -75,8 +75,7 @@ def _reasons(device: str, size: int) -> dict[str, str]:
     call, reasons = _call(device, size), dict[str, str]()
     for name in engine._BACKENDS:
         refused = engine._load(name).refuses(call)
-        if reasons.get(name) != "can":
-            reasons[name] = f"cannot, {refused}" if refused else "can"
+        reasons[name] = f"cannot, {refused}" if refused else "can"
     return reasons
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoreg._pairs.precision import can_look
 from isoreg.errors import InputError
 from isoreg.masks import IGNORED
 
@@ -26,7 +27,7 @@ class FeatureQueue:
     G_ij over i in B, j in B and Q, i != j. The returned value counts each pair of B and Q once,
     so it estimates the penalty of a batch of \|B\| + \|Q\| samples, and the gradient estimates
     that of such a batch. Then B takes the place of the oldest samples, but for samples that are
-    not finite (on an accelerator, if labels are given, they stay and pair with nobody). Across
+    not finite (on an accelerator, where looking would wait, they stay and pair with nobody). Across
     ranks B is the batch of all ranks: all ranks hold the queue that a single process would hold.
 
     Pairs with past samples whose distance or weight is not given, where distances or weights of
@@ -70,96 +71,88 @@ class FeatureQueue:
 
     def clear(self) -> None:
         """Forget all samples."""
-        self._count = self._next = 0
-        self._tensors: list[Tensor] = []
-        self._labels: Tensor | None = None
+        self._first = self._count = 0
+        self._rows: list[Tensor] = []
+        self._kind = ""
 
     def extend(
         self, tensors: Sequence[Tensor], labels: Tensor | None
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """A batch and behind it what is held; then the batch takes the place of the oldest.
+    ) -> tuple[list[Tensor], Tensor]:
+        """What is held and behind it a batch; then the batch takes the place of the oldest.
 
         Args:
             tensors: Inputs and features of the batch, (n, d) each.
-            labels: (n,) int64 or (n, C) floating labels, or None.
+            labels: (n,) int64 or (n, C) floating labels, or None for one class.
 
         Returns:
-            Inputs and features, and labels, of the batch and of the samples that were held, the
-            oldest first.
+            Inputs and features, and labels, of the samples that were held, the oldest first, and
+            of the batch.
 
         Raises:
             InputError: If what is held cannot be compared with this batch.
         """
-        everything, every_label = list(tensors), labels
-        if self._tensors:
-            self._check(tensors, labels)
-            self._move_to(tensors[0].device)
-            everything = [
-                torch.cat([x, *(part.to(x.dtype) for part in self._by_age(held))])
-                for x, held in zip(tensors, self._tensors, strict=True)
-            ]
-            if labels is not None and self._labels is not None:
-                every_label = torch.cat([labels, *self._by_age(self._labels)])
-        self._append(tensors, labels)
-        return everything, every_label
-
-    def _by_age(self, held: Tensor) -> list[Tensor]:
-        """What is held, the oldest first, in two parts: the newest stand where the oldest did."""
-        start = self._next if self._count == self.size else 0
-        return [held[start : self._count], held[:start]]
-
-    def _check(self, tensors: Sequence[Tensor], labels: Tensor | None) -> None:
-        there, here = _describe(self._tensors, self._labels), _describe(tensors, labels)
-        if there != here:
+        kind = _describe(tensors, labels)
+        if kind != (self._kind or kind):
             raise InputError(
-                f"the queue must hold samples like those of the batch, got {there} in the queue "
-                f"and {here} now. Use one queue for each model and kind of labels, or clear() it."
+                f"the queue must hold samples like those of the batch, got {self._kind} in the "
+                f"queue and {kind} now. Use one queue for each model and kind of labels, or "
+                "clear() it."
             )
-
-    def _move_to(self, device: torch.device) -> None:
-        """Once, after a checkpoint was loaded elsewhere."""
-        self._tensors = [x.to(device) for x in self._tensors]
-        self._labels = None if self._labels is None else self._labels.to(device)
-
-    def _append(self, tensors: Sequence[Tensor], labels: Tensor | None) -> None:
+        self._kind = kind
+        if labels is None:
+            labels = torch.zeros(len(tensors[0]), dtype=torch.int64, device=tensors[0].device)
+        batch = [*(x.detach() for x in tensors), labels]
         # a sum is finite if all its terms are, and takes a tenth of the time of looking at each
-        kept = torch.stack([x.sum(1).isfinite() for x in tensors]).all(0)
-        if labels is not None and not _waits(kept):
-            # dropping them would wait for the device: in their place stands what pairs with nobody
-            tensors = [x.masked_fill(~kept[:, None], 0) for x in tensors]
-            nobody = 0 if labels.is_floating_point() else IGNORED
-            labels = labels.masked_fill(~kept.view(-1, *[1] * (labels.ndim - 1)), nobody)
-        elif not bool(kept.all()):  # a step that overflowed must not spoil those after it
-            tensors = [x[kept] for x in tensors]
-            labels = None if labels is None else labels[kept]
-        tensors = [x.detach()[-self.size :] for x in tensors]
-        new = len(tensors[0])
-        if not self._tensors:
-            self._tensors = [x.new_zeros(self.size, x.shape[1]) for x in tensors]
-            self._labels = (
-                None if labels is None else labels.new_zeros(self.size, *labels.shape[1:])
-            )
-        places = (self._next + torch.arange(new, device=tensors[0].device)) % self.size
-        for held, x in zip(self._tensors, tensors, strict=True):
-            held[places] = x.to(held.dtype)
-        if self._labels is not None and labels is not None:
-            self._labels[places] = labels[-self.size :]
-        self._next = (self._next + new) % self.size
-        self._count = min(self.size, self._count + new)
+        finite = torch.stack([x.sum(1).isfinite() for x in tensors]).all(0)
+        may_look = can_look(finite.device)
+        self._make_room(batch)
+        if may_look and bool(finite.all()):
+            start, stop = self._first, self._first + self._count + len(labels)
+            self._append(batch)
+            everything = [held[start:stop] for held in self._rows]
+        else:  # a step that overflowed must not spoil those after it
+            everything = [torch.cat(pair) for pair in zip(self._held(), batch, strict=True)]
+            self._append([x[finite] for x in batch] if may_look else _hide(batch, finite))
+        return everything[:-1], everything[-1]
+
+    def _held(self) -> list[Tensor]:
+        """What is held, the oldest first."""
+        return [x[self._first : self._first + self._count] for x in self._rows]
+
+    def _make_room(self, batch: Sequence[Tensor]) -> None:
+        """Behind what is held, so that both can be read as one; it moves once in several steps."""
+        n, held = len(batch[0]), self._held() or [x[:0] for x in batch]
+        fits = [
+            old.device == new.device and torch.promote_types(old.dtype, new.dtype) == old.dtype
+            for old, new in zip(held, batch, strict=True)
+        ]
+        if self._rows and all(fits) and self._first + self._count + n <= len(self._rows[0]):
+            return
+        size = 2 * (self.size + n)
+        self._rows = [
+            new.new_zeros(size, *new.shape[1:], dtype=torch.promote_types(old.dtype, new.dtype))
+            for old, new in zip(held, batch, strict=True)
+        ]
+        self._first = 0
+        for rows, old in zip(self._rows, held, strict=True):
+            rows[: len(old)] = old
+
+    def _append(self, batch: Sequence[Tensor]) -> None:
+        start = self._first + self._count
+        stop = start + len(batch[0])
+        for rows, x in zip(self._rows, batch, strict=True):
+            rows[start:stop] = x
+        self._count = min(self.size, stop - self._first)
+        self._first = stop - self._count
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of what is held, for `torch.save`.
 
         Returns:
-            Tensors and numbers.
+            Tensors, numbers and text.
         """
-        return {
-            "size": self.size,
-            "count": self._count,
-            "next": self._next,
-            "tensors": [x.clone() for x in self._tensors],
-            "labels": None if self._labels is None else self._labels.clone(),
-        }
+        rows = [x.clone() for x in self._held()]
+        return {"size": self.size, "kind": self._kind, "rows": rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what another queue held.
@@ -168,12 +161,12 @@ class FeatureQueue:
             state: What `state_dict` returned.
 
         Raises:
-            InputError: If that queue was of another size.
+            InputError: If that queue was of another size, or saved by an older version.
         """
         self.check_state_dict(state)
-        self._count, self._next = state["count"], state["next"]
-        self._tensors = [x.clone() for x in state["tensors"]]
-        self._labels = None if state["labels"] is None else state["labels"].clone()
+        self.clear()
+        self._kind, self._rows = state["kind"], [x.clone() for x in state["rows"]]
+        self._count = len(self._rows[0]) if self._rows else 0
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse what cannot be loaded.
@@ -182,17 +175,25 @@ class FeatureQueue:
             state: What `state_dict` returned.
 
         Raises:
-            InputError: If that queue was of another size.
+            InputError: If that queue was of another size, or saved by an older version.
         """
+        if "rows" not in state:
+            raise InputError(
+                "the saved queue must be of this version of isoreg, got "
+                f"{', '.join(state)}. Start with an empty queue: it is full again soon."
+            )
         if state["size"] != self.size:
             raise InputError(
                 f"the saved queue must be of {self.size} samples, got one of {state['size']}."
             )
 
 
-def _waits(x: Tensor) -> bool:
-    """Whether values can be looked at without waiting for a device."""
-    return x.device.type == "cpu"
+def _hide(batch: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
+    """What pairs with nobody in the place of samples that are not finite, without looking."""
+    *tensors, labels = batch
+    nobody = 0 if labels.is_floating_point() else IGNORED
+    labels = labels.masked_fill(~finite.view(-1, *[1] * (labels.ndim - 1)), nobody)
+    return [*(x.masked_fill(~finite[:, None], 0) for x in tensors), labels]
 
 
 def _describe(tensors: Sequence[Tensor], labels: Tensor | None) -> str:

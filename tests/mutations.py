@@ -17,6 +17,8 @@ _BINARY = {
 }  # fmt: skip
 _TEXT = (ast.Raise, ast.JoinedStr, ast.Assert)
 _UNTOUCHED = {"annotation", "returns", "decorator_list", "bases", "type_params"}
+# on a processor there is no other device, and a zip of equal lengths is one with or without strict
+_UNSEEN = {"device", "strict", "stacklevel", "non_blocking"}
 _LARGER = 1e4
 
 
@@ -120,7 +122,7 @@ def _calls(call: ast.Call) -> Iterator[ast.AST]:
     if isinstance(call.func, ast.Attribute) and not _is_library(call.func.value):
         yield call.func.value
     for index, keyword in enumerate(call.keywords):
-        if keyword.arg:
+        if keyword.arg and keyword.arg not in _UNSEEN:
             other = deepcopy(call)
             del other.keywords[index]
             yield other

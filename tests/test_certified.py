@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from isoreg import InputError, IsometryRegularizer
 from isoreg.robustness import RobustnessReport, evaluate
-from isoreg.robustness.certified import certified, layers_of, least_margin
+from isoreg.robustness.certified import _lines, certified, layers_of, least_margin
 from isoreg.robustness.classifier import PixelClassifier
 
 ACTIVATIONS = st.sampled_from([nn.ReLU, nn.Tanh, nn.Sigmoid])
@@ -90,6 +90,32 @@ def test_the_bound_meets_the_margin_as_the_box_shrinks_and_beats_intervals(kind)
     bound = least_margin(layers, x - 0.05, x + 0.05, labels)
     assert bool((bound >= intervals - 1e-9).all())
     assert (bound - intervals).mean() > 0.3 * (at_zero - intervals).mean()
+
+
+def test_a_margin_of_zero_is_no_proof() -> None:
+    tie = nn.Sequential(nn.Linear(1, 2, bias=False))
+    tie[0].weight.data.fill_(1.0)
+    classifier = PixelClassifier(tie, bounds=(0, 1), mean=None, std=None)
+    assert certified(classifier, torch.tensor([[0.5]]), torch.tensor([0]), 0.1) == [False]
+
+
+def test_the_lines_touch_what_they_enclose() -> None:
+    low, high = torch.tensor([-2.0, -1.0, 0.5, -3.0]), torch.tensor([1.0, 2.0, 3.0, -0.2])
+    lines = _lines(nn.ReLU, low, high)
+    assert lines.low.tolist() == [0, 1, 1, 0], "the one that leaves less between the two"
+    torch.testing.assert_close(lines.high, torch.tensor([1 / 3, 2 / 3, 1.0, 0.0]))
+    for kind, value in ((nn.Tanh, torch.tanh), (nn.Sigmoid, torch.sigmoid)):
+        lines = _lines(kind, low, high)
+        at = low + (high - low) * torch.linspace(0, 1, 2001)[:, None]
+        above = lines.high * at + lines.high_at - value(at)
+        below = value(at) - lines.low * at - lines.low_at
+        for gap in (above, below):
+            assert gap.min() > -1e-6
+            assert bool((gap.amin(0) < 1e-5).all())
+            # a line over a bend touches it twice, or is a tangent in the middle
+            ends = torch.minimum(gap[0], gap[-1])
+            middle = gap[1000]
+            assert bool((torch.minimum(ends, middle) < 1e-4).all())
 
 
 def subject() -> tuple[nn.Module, Tensor, Tensor]:

@@ -103,12 +103,13 @@ def test_bfloat16_features_and_autocast_are_no_reason_to_look() -> None:
 
 
 @needs_fake_cuda
-def test_a_queue_looks_at_no_value_where_labels_are_given() -> None:
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_queue_looks_at_no_value(labelled: bool) -> None:
     with FakeTensorMode():
         queue = FeatureQueue(100)
         for _ in range(4):
             phi = torch.rand(32, 9, device="cuda", requires_grad=True)
-            labels = torch.zeros(32, dtype=torch.int64, device="cuda")
+            labels = torch.zeros(32, dtype=torch.int64, device="cuda") if labelled else None
             found = isometry_penalty(torch.rand(32, 5, device="cuda"), phi, labels, queue=queue)
         assert (len(queue), found.device.type) == (100, "cuda")
 
@@ -117,7 +118,7 @@ def test_a_queue_looks_at_no_value_where_labels_are_given() -> None:
 def test_where_nobody_looks_a_sample_that_is_not_finite_pairs_with_nobody_later(
     soft: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_waits", lambda x: False)
+    monkeypatch.setattr(memory, "can_look", lambda _: False)
     queue, clean = FeatureQueue(10), FeatureQueue(10)
     x, phi, y = torch.rand(6, 3), torch.rand(6, 4), torch.arange(6) % 2
     labels = torch.eye(2)[y] if soft else y
@@ -150,7 +151,7 @@ def difficult(kind: str, n: int) -> tuple[Tensor, Tensor, Tensor]:
 def _as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """The arithmetic of an accelerator, on tensors whose values can be checked."""
     for module in (torch_plan, torch_blocks):
-        monkeypatch.setattr(module, "can_look", lambda call: False)
+        monkeypatch.setattr(module, "can_look", lambda _: False)
 
 
 @pytest.mark.usefixtures("_as_on_an_accelerator")

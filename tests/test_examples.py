@@ -76,6 +76,48 @@ def test_maps(tmp_path: Path) -> None:
     assert (tmp_path / "drawn.png").stat().st_size > 10_000
 
 
+def test_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = run("words", picture=tmp_path / "drawn.png", steps=150)
+    assert figures["r"] > 0.75
+    assert "itterator: iterator" in capsys.readouterr().out
+    assert (tmp_path / "drawn.png").stat().st_size > 10_000
+
+
+def test_the_edit_distance_of_the_words_is_levenshtein_s() -> None:
+    from examples.words import edit_distances, letters
+
+    def levenshtein(a: str, b: str) -> int:
+        if not a or not b:
+            return len(a) + len(b)
+        changed = levenshtein(a[1:], b[1:]) + (a[0] != b[0])
+        return min(changed, levenshtein(a[1:], b) + 1, levenshtein(a, b[1:]) + 1)
+
+    words = ["tuple", "ape", "", "applet", "purple", "plates"]
+    wanted = [[levenshtein(a, b) for b in words] for a in words[:4]]
+    assert edit_distances(letters(words[:4]), letters(words)).tolist() == wanted
+
+
+def test_teacher(tmp_path: Path) -> None:
+    figures = run("teacher", picture=tmp_path / "drawn.png", epochs=15)
+    alone, taught = figures["on its own"], figures["with the teacher's distances"]
+    assert taught[1] > alone[1] + 0.2
+    assert taught[2] > alone[2]
+    assert (tmp_path / "drawn.png").stat().st_size > 10_000
+
+
+def test_autoencoder(tmp_path: Path) -> None:
+    figures = run("autoencoder", picture=tmp_path / "drawn.png", epochs=20)
+    assert figures["isometric"][1] < figures["plain"][1]
+    assert (tmp_path / "drawn.png").stat().st_size > 10_000
+
+
+def test_judgements(tmp_path: Path) -> None:
+    pytest.importorskip("gensim")
+    figures = run("judgements", picture=tmp_path / "drawn.png")
+    assert figures["learnt"] > figures["words alone"] + 0.05
+    assert (tmp_path / "drawn.png").stat().st_size > 10_000
+
+
 def test_evaluate_model(tmp_path: Path) -> None:
     reports = run(
         "evaluate_model", epochs=4, count=40, attacks="quick", picture=tmp_path / "drawn.png"

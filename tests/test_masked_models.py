@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from torch import Tensor, nn
-from zoo import EPS, HONEST, MASKED, Memory, honest, images_of
+from zoo import EPS, FRESH, HONEST, MASKED, Memory, fresh, honest, images_of
 
+from isoreg.datasets import digits
 from isoreg.robustness import evaluate
 from isoreg.robustness.checks import check_gradients
 from isoreg.robustness.classifier import PixelClassifier
@@ -46,6 +47,22 @@ def test_an_honest_model_raises_no_alarm(name: str, preset: str) -> None:
     report = evaluate(honest(name), x, y, eps=RADII, attacks=preset)
     assert [w for w in report.warnings if "last restart" not in w] == []
     assert "student" not in report.survived
+
+
+@pytest.mark.parametrize(("norm", "radii"), [("Linf", [0.05, 0.15, 0.3]), ("L2", [0.3, 1.0])])
+@pytest.mark.parametrize("training", ["plain", "adversarial"])
+@pytest.mark.parametrize("name", FRESH)
+def test_honest_models_that_no_threshold_was_set_on_raise_no_alarm(
+    name: str, training: str, norm: str, radii: list[float]
+) -> None:
+    images, labels = digits("test")
+    report = evaluate(
+        *(fresh(name, training, 11), images[100:200], labels[100:200]),
+        eps=radii,
+        norm=norm,
+        attacks="quick",
+    )
+    assert [w for w in report.warnings if "last restart" not in w] == []
 
 
 @pytest.mark.parametrize("name", ["Votes", "Thermometer", "Integers", "Waves", "WrongBackward"])

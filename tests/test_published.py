@@ -20,14 +20,14 @@ MARKED = {
     "docs/is-it-for-me.md": 19,
     "docs/robust-training.md": 16,
     "docs/robustness.md": 12,
-    "docs/evidence/digits.md": 150,
-    "docs/evidence/paper.md": 76,
+    "docs/evidence/digits.md": 140,
+    "docs/evidence/paper.md": 65,
     "docs/evidence/photographs.md": 48,
     "docs/evidence/rivals.md": 80,
-    "docs/evidence/robust.md": 160,
+    "docs/evidence/robust.md": 120,
     "docs/evidence/scaling.md": 50,
-    "docs/evidence/speed.md": 72,
-    "docs/evidence/timm.md": 160,
+    "docs/evidence/speed.md": 50,
+    "docs/evidence/timm.md": 130,
 }
 
 

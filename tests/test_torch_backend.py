@@ -175,7 +175,7 @@ def test_where_nobody_may_look_all_pairs_or_tiles_of_them_equal_the_dense_ones(
     rows: slice | None, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (torch_plan, torch_blocks):
-        monkeypatch.setattr(module, "can_look", lambda call: False)
+        monkeypatch.setattr(module, "can_look", lambda _: False)
     monkeypatch.setattr(torch_plan, "AT_ONCE", at_once)
     x, y = torch.rand(60, 9).double(), torch.randint(5, (60,))
     y[::7] = IGNORED

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isoreg import AutoBeta, InputError, IsometryRegularizer
+from isoreg import AutoBeta, InputError, IsometryRegularizer, isometry_penalty
 
 transformers = pytest.importorskip("transformers")
 adapter = pytest.importorskip("isoreg.integrations.transformers")
@@ -107,13 +107,25 @@ def loss_func(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> T
     return F.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
 
 
+class Deaf(Plain):
+    """It takes loss arguments and does not use them: the Trainer adds its losses up."""
+
+    def forward(self, pixel_values: Tensor, labels: Any = None, **_: Any) -> dict[str, Tensor]:
+        return super().forward(pixel_values, labels)
+
+
+def deaf_func(outputs: Any, labels: Tensor, **_: Any) -> Tensor:
+    return F.cross_entropy(outputs["logits"], labels)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
-@pytest.mark.parametrize("kind", ["vit", "plain", "function"])
-def test_an_update_is_that_of_mean_loss_and_mean_penalty_whatever_scales_the_loss(
+@pytest.mark.parametrize("kind", ["vit", "plain", "function", "deaf", "deaf function"])
+def test_an_update_weighs_loss_and_penalty_as_one_batch_does_whatever_scales_the_loss(
     kind: str, accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build: Any = vit if kind == "vit" else Plain
-    options = {"compute_loss_func": loss_func} if kind == "function" else {}
+    build: Any = {"vit": vit, "deaf": Deaf}.get(kind, Plain)
+    functions = {"function": loss_func, "deaf function": deaf_func}
+    options = {"compute_loss_func": functions[kind]} if kind in functions else {}
     seen, model, twin = recorded(monkeypatch), build(), build()
     found = trainer(
         model,
@@ -123,7 +135,7 @@ def test_an_update_is_that_of_mean_loss_and_mean_penalty_whatever_scales_the_los
         per_device_train_batch_size=N // accumulate,
         **options,
     )
-    assert found.model_accepts_loss_kwargs == (kind == "vit")
+    assert found.model_accepts_loss_kwargs == (kind in {"vit", "deaf"})
     found.train()
     assert len(seen) == accumulate
     twin.train()
@@ -132,7 +144,7 @@ def test_an_update_is_that_of_mean_loss_and_mean_penalty_whatever_scales_the_los
         logits = twin(pixel_values=batch["pixel_values"])
         logits = logits["logits"]
         loss = F.cross_entropy(logits, batch["labels"]) + iso(batch["labels"])
-        (loss / accumulate).backward()
+        (loss / (1 if "deaf" in kind else accumulate)).backward()
     for p in twin.parameters():
         if p.grad is not None:
             p.data -= 0.1 * p.grad
@@ -152,6 +164,68 @@ def test_token_ids_are_compared_by_their_embeddings(
     twin.train()(**batch)
     (entry,) = [entry for entry in found.state.log_history if "loss" in entry]
     assert entry["isometry/penalty"] == pytest.approx(iso(batch["labels"]).item(), rel=1e-5)
+
+
+def test_a_text_classifier_adds_up_loss_and_penalty_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, model, twin = recorded(monkeypatch), bert(), bert()
+    options = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": N // 2}
+    trainer(model, tmp_path, data=rows("input_ids", IDS), isometry={"beta": 0.5}, **options).train()
+    twin.train()
+    iso = IsometryRegularizer(twin, beta=0.5, inputs=twin.get_input_embeddings())
+    for batch in seen:
+        loss = twin(**batch).loss + iso(batch["labels"])
+        loss.backward()
+    for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+        expected = q if q.grad is None else q - 0.1 * q.grad
+        torch.testing.assert_close(p, expected, msg=lambda text, name=name: f"{name}: {text}")
+
+
+class Named(nn.Module):
+    """Labels of a name of its own, and targets of another kind beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, pixels: Tensor, species: Tensor, boxes: Any = None) -> dict[str, Tensor]:
+        logits = self.net(pixels)
+        return {"loss": F.cross_entropy(logits, species), "logits": logits}
+
+
+@pytest.mark.parametrize("with_boxes", [False, True])
+def test_the_trainers_label_names_are_labels_and_nothing_to_compare_with(
+    with_boxes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = torch.rand(N, 4)
+    data: list[dict[str, Any]] = [
+        {"pixels": x, "species": int(y)} | ({"boxes": b} if with_boxes else {})
+        for x, y, b in zip(PIXELS, Y, boxes, strict=True)
+    ]
+    seen, model = recorded(monkeypatch), Named()
+    options: dict[str, Any] = {"label_names": ["species"]}
+    if with_boxes:
+        options = {
+            "label_names": ["species", "boxes"],
+            "isometry_labels": lambda batch: batch["species"],
+        }
+    found = trainer(
+        model,
+        tmp_path,
+        data,
+        isometry={"beta": 0.5},
+        per_device_train_batch_size=N,
+        remove_unused_columns=False,
+        **options,
+    )
+    found.train()
+    twin, batch = Named(), seen[0]
+    with torch.no_grad():
+        features = twin.net[:3](batch["pixels"])
+        expected = isometry_penalty(batch["pixels"], features, batch["species"])
+    torch.testing.assert_close(found.iso.penalties["net.3"], expected)
 
 
 def test_penalties_are_in_the_log_and_the_model_is_as_it_was(tmp_path: Path) -> None:

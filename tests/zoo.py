@@ -45,6 +45,54 @@ def honest(kind: str, seed: int = 0) -> nn.Module:
 HONEST = ("plain", "smooth", "tanh", "low accuracy", "adversarially trained", "robust loss")
 
 
+class Residual(nn.Module):
+    """Adds what its layers make of an input to it."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def _pixels(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Unflatten(1, (1, 8, 8)), *layers)
+
+
+# no threshold was set on these, nor on images behind the first hundred
+FRESH = {
+    "deep": lambda: [nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 48),
+                     nn.ReLU(), nn.Linear(48, 10)],
+    "narrow": lambda: [nn.Linear(64, 12), nn.GELU(), nn.Linear(12, 10)],
+    "linear": lambda: [nn.Linear(64, 10)],
+    "sigmoid": lambda: [nn.Linear(64, 96), nn.Sigmoid(), nn.Linear(96, 10)],
+    "residual": lambda: [nn.Linear(64, 48),
+                         Residual(nn.LayerNorm(48), nn.Linear(48, 48), nn.SiLU()),
+                         nn.Linear(48, 10)],
+    "convolutional": lambda: [_pixels(nn.Conv2d(1, 12, 3), nn.BatchNorm2d(12), nn.ReLU(),
+                              nn.MaxPool2d(2), nn.Flatten(), nn.Linear(108, 10))],
+    "dropout": lambda: [nn.Linear(64, 96), nn.LeakyReLU(), nn.Dropout(0.3), nn.Linear(96, 10)],
+}  # fmt: skip
+
+
+@functools.cache
+def fresh(name: str, training: str, seed: int) -> nn.Module:
+    """An honest network of another kind, trained on digits: not for changing, it is kept."""
+    torch.manual_seed(seed)
+    x, y = digits("train")
+    model = nn.Sequential(nn.Flatten(), *FRESH[name]())
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, weight_decay=1e-4)
+    for _ in range(120):
+        images = x
+        if training == "adversarial":
+            images, _ = pgd(model.eval(), x, y, eps=EPS, loss=cross_entropy, steps=2)
+        optimizer.zero_grad()
+        F.cross_entropy(model.train()(images), y).backward()
+        optimizer.step()
+    return model.eval()
+
+
 class Masked(nn.Module):
     """Around the plain network."""
 

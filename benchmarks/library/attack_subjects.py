@@ -18,12 +18,8 @@ from isoreg.datasets import digits
 class Subject:
     """A model with the images that it is attacked on, all of them classified rightly.
 
-    Attributes:
-        model: Images to logits.
-        images: (n, ...) pixels from 0 to 1.
-        labels: (n).
-        eps: Radius by norm, at which some images survive and some do not.
-        linear: Its linear layer, if the optimum is known.
+    ``eps``: radius by norm, at which some images survive and some do not. ``linear``: the model's
+    linear layer, if the optimum is known.
     """
 
     model: nn.Module
@@ -54,25 +50,18 @@ def trained(
 ) -> Subject:
     """An MLP trained on the bundled digits, many of whose pixels are black or white."""
     torch.manual_seed(0)
-    x, y = digits("train")
-    classes = int(relabel(y).max()) + 1
-    y = relabel(y)
-    model = mlp(64, classes, width=64, depth=1, activation=nn.ReLU)
-    descend_whole(lambda: F.cross_entropy(model(x), y), adam(model, 3e-3), 150)
+    known, answers = digits("train")
+    answers = relabel(answers)
+    model = mlp(64, int(answers.max()) + 1, width=64, depth=1, activation=nn.ReLU)
+    descend_whole(lambda: F.cross_entropy(model(known), answers), adam(model, 3e-3), 150)
+    model.eval().requires_grad_(False)
+    last = model[-1]
+    assert isinstance(last, nn.Linear)
+    last.bias.add_(shift)
     x, y = digits("test")
-    y = relabel(y)
-    with torch.no_grad():
-        last = model[-1]
-        assert isinstance(last, nn.Linear)
-        last.bias.add_(shift)
-        right = model(x).argmax(1) == y
-    x, y = x[right][:images], y[right][:images]
-    return Subject(
-        model.eval().requires_grad_(False),
-        x.flatten(1) if vectors else x,
-        y,
-        {"Linf": 0.08, "L2": 0.4},
-    )
+    right = model(x).argmax(1) == relabel(y)
+    x, y = x[right][:images], relabel(y)[right][:images]
+    return Subject(model, x.flatten(1) if vectors else x, y, {"Linf": 0.08, "L2": 0.4})
 
 
 SUBJECTS: dict[str, Callable[[int], Subject]] = {

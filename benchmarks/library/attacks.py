@@ -13,8 +13,8 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from benchmarks.ascent import ascent, cross_entropy, margin
 from benchmarks.library.attack_subjects import SUBJECTS, Subject
 from benchmarks.results import Figures, Found, Key
-from benchmarks.study import Lab, Study
-from benchmarks.tables import markdown_table, page
+from benchmarks.study import Lab, Study, quickly
+from benchmarks.tables import Column, lookup, page, table
 from isoreg.robustness import evaluate
 
 # name in the report card: the class of torchattacks and its options, else its defaults
@@ -37,11 +37,6 @@ class Settings:
     images: int = 100
 
 
-def settings(quick: bool) -> Settings:
-    """A hundred images, or five."""
-    return Settings(images=5) if quick else Settings()
-
-
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """Each model in both norms."""
     del lab
@@ -57,13 +52,11 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     torch.manual_seed(0)
     names = [name for name in THEIRS if norm == "L2" or name not in _L2_ALONE]
     report = evaluate(model, x, y, eps=eps, norm=norm, attacks=names)
-    optimum = None
-    if subject.linear is not None:
-        optimum = _share(exact_linear(subject.linear, x, y, eps=eps, norm=norm))
+    linear = subject.linear
     return {
         "eps": eps,
         "plain PGD": _share(plain_pgd(model, x, y, eps=eps, norm=norm)),
-        "optimum": optimum,
+        "optimum": _share(exact_linear(linear, x, y, eps=eps, norm=norm)) if linear else None,
         "ours": {name: report.accuracy[name][eps] for name in names},
         "theirs": {name: as_it_is(name, subject, norm) for name in names},
     }
@@ -137,19 +130,13 @@ def _share(mask: Tensor) -> float:
 
 def tables(found: Found) -> str:
     """A row a model: each attack as torchattacks has it and as we call it, beside plain PGD."""
-    names = list(dict.fromkeys(name for run in found["runs"] for name in run["figures"]["ours"]))
-    rows = []
-    for run in found["runs"]:
-        figures, key = run["figures"], run["key"]
-        cells = [
-            f"{_percent(figures['theirs'][name])} / {_percent(ours)}"
-            if (ours := figures["ours"].get(name)) is not None
-            else ""
-            for name in names
-        ]
-        optimum = "" if figures["optimum"] is None else _percent(figures["optimum"])
-        model = f"{key['model']}, {key['norm']} {figures['eps']:.2g}"
-        rows.append([model, *cells, _percent(figures["plain PGD"]), optimum])
+    names = dict.fromkeys(name for run in found["runs"] for name in run["figures"]["ours"])
+    columns = [Column(name, _both(name)) for name in names]
+    columns += [Column(name, _percent_of(name)) for name in ("plain PGD", "optimum")]
+    rows = {
+        f"{run['key']['model']}, {run['key']['norm']} {run['figures']['eps']:.2g}": [run["figures"]]
+        for run in found["runs"]
+    }
     return page(
         "# Attacks against plain PGD and known optima",
         f"Share in % of {found['settings']['images']} images that survive, all of them "
@@ -159,17 +146,26 @@ def tables(found: Found) -> str:
         "raises; after the slash what `isoreg.robustness.evaluate` calls (its PGD is its own). "
         "Plain PGD: 100 steps on cross-entropy and on the margin, from two starts each, worst "
         "case. Optimum: the exact worst case of a linear model.",
-        markdown_table(["model", *names, "plain PGD", "optimum"], rows),
+        table("model", rows, columns),
     )
 
 
-def _percent(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{100 * value:.0f}"
+def _both(name: str) -> Callable[[Figures], str | None]:
+    theirs, ours = _percent_of(f"theirs/{name}"), _percent_of(f"ours/{name}")
+    return lambda figures: f"{theirs(figures)} / {ours(figures)}" if ours(figures) else None
+
+
+def _percent_of(path: str) -> Callable[[Figures], str | None]:
+    def text(figures: Figures) -> str | None:
+        value = lookup(figures, path)
+        return value if isinstance(value, str | None) else f"{100 * value:.0f}"
+
+    return text
 
 
 STUDY = Study(
     "attacks",
-    settings,
+    quickly(Settings(), images=5),
     keys,
     measure,
     tables,

@@ -21,7 +21,7 @@ from benchmarks.probes import examples_of_each
 from benchmarks.results import Figures, Found, Key
 from benchmarks.sampling import evenly
 from benchmarks.study import Lab, Study
-from benchmarks.style import BLUE, VERMILION, deviation, new_figure, save
+from benchmarks.style import BLACK, BLUE, VERMILION, deviation, new_figure, save
 from benchmarks.tables import Column, count, grouped, page, table, with_keys
 from benchmarks.training import Batches, adam, descend
 from isoreg import AutoBeta, IsometryRegularizer
@@ -267,7 +267,7 @@ def _panel(axis: Axes, groups: Runs, name: str) -> None:
     for weight, figures in groups.items():
         values = [100 * figure["validation"][name] for figure in figures]
         if weight == "0":
-            axis.axhline(mean(values), color="black", linestyle=":", label="beta 0")
+            axis.axhline(mean(values), color=BLACK, linestyle=":", label="beta 0")
             continue
         kind = "auto" if weight.startswith("auto") else "number"
         beta = mean(figure["betas"][-1] for figure in figures)

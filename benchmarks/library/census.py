@@ -53,10 +53,14 @@ def tables(found: Found) -> str:
     """How many attach, and all models."""
     rows = [run["figures"] for run in found["runs"]]
     good = sum(row["result"] == "ok" for row in rows)
-    header = ("model", "layer", "features", "result", "reason")
+    header = ("model", "layer", "features", "seen", "stages", "result", "reason")
     return page(
         "# Census",
         f"{good} of {len(rows)} attach, train two steps and detach without trace.",
+        "Names are compared. Layer: where the regularizer attached; of timm's models what their "
+        "configuration declares. Seen: what the first pass shows without that, which must be the "
+        'same or refused. Stages: of `layers="stages"`, which must be those of `feature_info`, '
+        "or refused by the names that are no modules.",
         markdown_table(header, ([row[name] for name in header] for row in rows)),
     )
 

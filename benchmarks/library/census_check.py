@@ -1,4 +1,8 @@
-"""Attach with the defaults, train two steps, detach, and compare with an untouched twin."""
+"""Attach with the defaults, train two steps, detach, and compare with an untouched twin.
+
+Names are compared as well: the layer with the classifier that timm declares, with the one that the
+first pass shows where nothing is declared, and ``"stages"`` with timm's ``feature_info``.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from benchmarks.internals import tensors_in
-from isoreg import IsometryRegularizer
+from isoreg import IsometryRegularizer, LayerError
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,9 @@ LABELS = torch.tensor([0, 0, 1, 1])
 
 
 def check(subject: Subject) -> dict[str, str]:
-    """Layer, shape and result of one model; a failure is quoted, never raised."""
-    row = {"model": subject.name, "layer": "", "features": "", "result": "", "reason": ""}
+    """Layers, shape and result of one model; a failure is quoted, never raised."""
+    row = dict.fromkeys(("model", "layer", "features", "seen", "stages", "result", "reason"), "")
+    row["model"] = subject.name
     stage = "building"
     try:
         torch.manual_seed(0)
@@ -55,11 +60,69 @@ def check(subject: Subject) -> dict[str, str]:
             row["features"] = "(" + row["features"].partition(" (")[2].rstrip("'")
         stage = "comparing"
         row["reason"] = _difference(model, twin, batch)
+        stage = "finding the classifier in a pass"
+        row["seen"], wrong = _seen(copy.deepcopy(model), batch, subject.options)
+        row["reason"] = row["reason"] or wrong
+        stage = "comparing stages"
+        row["stages"], wrong = _stages(model, batch)
+        row["reason"] = row["reason"] or wrong
         row["result"] = "differs" if row["reason"] else "ok"
     except Exception as error:
         row["result"] = f"failed while {stage}"
         row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
     return row
+
+
+def _seen(
+    model: nn.Module, batch: Tensor | dict[str, Tensor], options: Mapping[str, Any]
+) -> tuple[str, str]:
+    """The classifier that a pass shows where none is declared, and whether it is another one."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    declared = config.get("classifier") or ()
+    names = [declared] if isinstance(declared, str) else list(declared)
+    if hasattr(model, "pretrained_cfg"):
+        vars(model)["pretrained_cfg"] = {}
+    with IsometryRegularizer(model, **options) as iso:
+        _call(model.train(), batch)
+        try:
+            iso(LABELS)
+        except LayerError as error:
+            return f"refused: {error.message.partition(', so ')[0]}", ""
+        found = iso.layers
+    known = {f"{n}{rest}" for n in names for rest in ("", *_inside(model, n))}
+    other = bool(names) and not set(found) <= known
+    return ", ".join(found), f"declared {', '.join(names)}, seen {found[0]}" if other else ""
+
+
+def _inside(model: nn.Module, name: str) -> list[str]:
+    """Names of what a declared classifier holds."""
+    return [f".{inner}" for inner, _ in model.get_submodule(name).named_modules() if inner]
+
+
+def _stages(model: nn.Module, batch: Tensor | dict[str, Tensor]) -> tuple[str, str]:
+    """What "stages" names, and whether that is not what ``feature_info`` does."""
+    info = getattr(model, "feature_info", None)
+    entries = info if isinstance(info, list) else getattr(info, "info", None)
+    if not entries:
+        return "none declared", ""
+    names = [entry["module"] for entry in entries]
+    missing = [name for name in names if name not in dict(model.named_modules())]
+    try:
+        with IsometryRegularizer(model, "stages", pool=_mean) as iso:
+            _step(model, batch, iso)
+            found = iso.layers
+    except LayerError as error:
+        refused = bool(missing) and all(name in str(error) for name in missing)
+        return "refused: " + ", ".join(missing), "" if refused else str(error)
+    if list(dict.fromkeys(names)) != found:
+        return ", ".join(found), f"feature_info names {', '.join(names)}"
+    return f"{len(found)}, {found[0]} to {found[-1]}", ""
+
+
+def _mean(output: Any) -> Tensor:
+    """Small features of whatever a stage returns."""
+    first = next(tensors_in(output))
+    return first if first.ndim == 2 else first.flatten(2).mean(2)
 
 
 def _step(

@@ -229,7 +229,7 @@ def draw(found: Found, path: Path) -> None:
     ticks = sorted({run["key"]["ranks"] for run in runs})
     axis.set_xticks(ticks, [f"{r:,}" for r in ticks])
     axis.minorticks_off()
-    axis.grid(which="major", color="#e5e5e5", lw=0.6)
+    axis.grid(which="major", alpha=0.3, lw=0.6)
     axis.legend(fontsize=8)
     save(figure, path, dpi=150)
 

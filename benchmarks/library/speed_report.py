@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from benchmarks.library.speed_penalties import Case
 from benchmarks.library.speed_steps import Step
 from benchmarks.results import Figures, Found
-from benchmarks.style import BLUE, GREEN, PURPLE, VERMILION, new_figure, save
+from benchmarks.style import BLACK, BLUE, GREEN, PURPLE, VERMILION, new_figure, save
 from benchmarks.tables import markdown_table, page
 
 _HEADER = (
@@ -107,7 +107,7 @@ def _panel(axis: Axes, cells: dict[Case, dict[str, float]]) -> None:
             label = f"{classes:,} {word}" if name == "isoreg" else None
             axis.plot(sizes, ratios, style, color=colour, marker=marker, markersize=4, label=label)
     axis.plot([], [], ":", color="grey", label="without numba")
-    axis.axhline(1, color="black", linewidth=0.8)
+    axis.axhline(1, color=BLACK, linewidth=0.8)
     axis.set(xscale="log", yscale="log", xlabel="samples in the batch")
     axis.set(ylabel=f"times faster than plain ({WIDTH} dimensions)")
     ticks = sorted({c.n for c in cells})

@@ -64,14 +64,14 @@ class Part:
     """What one method contributes.
 
     Attributes:
-        criterion: In place of cross-entropy, or None.
-        term: Added to the criterion, or None.
+        criterion: In place of cross-entropy.
+        term: Added to the criterion.
         before: Called before the first forward pass of a step.
         track_input: Whether a term needs gradients with respect to the images.
         after_step: Called after each step of the optimizer.
         finish: Called at the end; leaves a plain model.
         parameters: What the optimizer is to learn beside the model.
-        state: What a checkpoint must keep, if anything.
+        state: What a checkpoint must keep.
         log: Figures of the last step, for a logger.
     """
 

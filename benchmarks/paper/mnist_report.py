@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from benchmarks.results import Found
-from benchmarks.style import deviation, new_figure, plain, save
+from benchmarks.style import BLACK, deviation, new_figure, plain, save
 from benchmarks.tables import Column, count, grouped, page, seeds_of, table
 
 SHOWN_SIZES = (0.027826, 0.077426, 0.215443)
@@ -91,7 +91,7 @@ def _curves(axis: Axes, by_beta: dict[float, list[list[float]]], sizes: list[flo
     for index, (beta, curves) in enumerate(by_beta.items()):
         points = [[100 * value for value in values] for values in zip(*curves, strict=True)]
         first = beta == 0
-        color, style = ("black", "--") if first else (colors(index), "-")
+        color, style = (BLACK, "--") if first else (colors(index), "-")
         label = "beta 0 (plain)" if first else f"beta {beta:g}"
         centre = [mean(values) for values in points]
         axis.plot(sizes, centre, style, color=color, label=label, marker="o", markersize=3)

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from benchmarks.paper.geometry import BIN_WIDTH, embedding, geometry
 from benchmarks.results import Figures, Found, Key
 from benchmarks.study import Lab, Study, quickly
-from benchmarks.style import BLUE, GREEN, VERMILION, new_figure, save
+from benchmarks.style import BLACK, BLUE, GREEN, VERMILION, new_figure, save, umap_of
 from benchmarks.tables import Column, count, grouped, page, seeds_of, table
 from benchmarks.training import adam, descend_whole
 from isoreg import isometry_penalty
@@ -158,11 +158,8 @@ def draw(found: Found, path: Path) -> None:
     space.set_box_aspect((3, 2, 2))
     space.set(title="input", xlabel="x", ylabel="y", zlabel="z")
     for column, (variant, figures) in enumerate(runs.items(), start=1):
-        axis = figure.add_subplot(grid[0, column])
-        first, second = torch.tensor(figures["embedding"]).T
-        axis.scatter(first, second, c=colours, s=6)
-        axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-        axis.set_title(f"{variant}\naccuracy {figures['accuracy']:.3f}", fontsize=10)
+        axis, title = figure.add_subplot(grid[0, column]), f"accuracy {figures['accuracy']:.3f}"
+        umap_of(axis, figures["embedding"], colours, f"{variant}\n{title}", 10, s=6)
         _histograms(figure.add_subplot(grid[1, column]), figures)
     save(figure, path, dpi=150)
 
@@ -171,7 +168,7 @@ def _histograms(axis: Axes, figures: Figures) -> None:
     edges = [BIN_WIDTH * k for k in range(len(figures["input histogram"]) + 1)]
     features, inputs = figures["feature histogram"], figures["input histogram"]
     axis.stairs(features, edges, fill=True, color=GREEN, alpha=0.6, label="last hidden layer")
-    axis.stairs(inputs, edges, color="black", label="input")
+    axis.stairs(inputs, edges, color=BLACK, label="input")
     last = max(k for k, pair in enumerate(zip(features, inputs, strict=True)) if any(pair))
     axis.set(yscale="log", xlim=(0, edges[last + 1] * 1.05), ylim=(0.7, None))
     axis.set(xlabel="distance within a class", ylabel="pairs")

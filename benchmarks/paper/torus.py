@@ -14,7 +14,7 @@ from benchmarks.images import Part, Uses
 from benchmarks.paper.geometry import embedding, geometry
 from benchmarks.results import Figures, Found, Key
 from benchmarks.study import Lab, Study, quickly
-from benchmarks.style import BLACK, BLUE, COLOURS, new_figure, save
+from benchmarks.style import BLACK, BLUE, COLOURS, new_figure, save, umap_of
 from benchmarks.tables import Column, grouped, page, table, with_keys
 from benchmarks.training import adam, cosine, descend_whole
 from isoreg import datasets
@@ -153,12 +153,8 @@ def draw(found: Found, path: Path) -> None:
     for row, (name, figures) in enumerate(runs.items()):
         for column, classes in enumerate(CLASSES):
             level = figures[f"{classes} classes"]
-            axis = axes[2 * row, column]
-            first, second = torch.tensor(level["embedding"]).T
-            axis.scatter(first, second, c=colours, s=3)
-            axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
             title = f"{name}\n{classes} classes, accuracy {level['accuracy']:.3f}"
-            axis.set_title(title, fontsize=9)
+            umap_of(axes[2 * row, column], level["embedding"], colours, title, 9, s=3)
             axis = axes[2 * row + 1, column]
             inputs, features = level["pairs"]
             axis.scatter(inputs, features, s=2, alpha=0.4, color=BLUE, linewidths=0)

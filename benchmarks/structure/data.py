@@ -37,14 +37,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A task: the coarse labels are a function of the fine ones.
+    """A task: networks are trained on coarse labels, each a group of fine ones.
 
-    Attributes:
-        train: What networks are trained on, by its coarse labels.
-        validation: On which probes, and settings, are chosen.
-        test: On which figures are measured.
-        groups: Fine labels of each coarse class.
-        references: By name, for each training sample what its features are compared with.
+    Probes and settings are chosen on the validation split. The references, by name, say for each
+    training sample what its features are compared with.
     """
 
     train: Split

@@ -66,13 +66,7 @@ DRAWN = (PLAIN, *COMPARED[MANIFOLD])
 
 @dataclass(frozen=True)
 class Truth:
-    """Images that are asked about, and their distances by each reference.
-
-    Attributes:
-        images: (n, 1, 28, 28) that no network was trained on.
-        labels: (n,) the coarse ones.
-        distances: By reference, (n, n).
-    """
+    """Images that no network was trained on, coarse labels, and (n, n) distances by reference."""
 
     images: Tensor
     labels: Tensor

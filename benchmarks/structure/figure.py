@@ -13,7 +13,16 @@ from matplotlib.lines import Line2D
 from benchmarks import style
 from benchmarks.results import Figures, Found, Run
 from benchmarks.structure.trials import MANIFOLD
-from benchmarks.style import deviation, legend_beside, line_of, new_figure, plain, save
+from benchmarks.style import (
+    deviation,
+    legend_below,
+    legend_beside,
+    line_of,
+    new_figure,
+    plain,
+    save,
+    umap_of,
+)
 from benchmarks.tables import grouped, runs_by, with_keys
 
 _MARKERS = "osD^vP*X<>hdp8"
@@ -27,7 +36,7 @@ def draw_digits(found: Found, path: Path) -> None:
     task = next(task for task in runs_by(found["runs"], "task") if task != "none")
     runs = [run for run in with_keys(found, task=task) if "width" not in run["key"]]
     drawn = [run for run in runs if "picture" in run["figures"]]
-    figure = new_figure(11, 8.5)
+    figure = new_figure(10, 9.5)
     rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.3])
     above, below = (figure.add_subfigure(rows[row]) for row in range(2))
     axes = above.subplots(1, max(1, len(drawn)), squeeze=False)[0]
@@ -47,29 +56,26 @@ def draw_digits(found: Found, path: Path) -> None:
     axis.set_xlabel(f"test accuracy of the task that was trained, {task} (%)")
     axis.set_ylabel(_TEN_DIGITS)
     plain(axis)
-    legend_beside(axis)
+    legend_below(axis, 4)
     save(figure, path)
 
 
 def _umap(axis: Axes, run: Run) -> None:
     points, labels = run["figures"]["picture"]["points"], run["figures"]["picture"]["labels"]
-    first, second = zip(*points, strict=True)
-    axis.scatter(first, second, c=[_DIGITS(y) for y in labels], s=4, linewidths=0)
+    shown = _accuracy(run["figures"], SHOT)
+    title = f"{run['key']['method']}\n{shown:.0f} % from ten examples a digit"
+    umap_of(axis, points, [_DIGITS(y) for y in labels], title, 10, s=4, linewidths=0)
     for digit in sorted(set(labels)):  # numbers beside colours, for those who see few colours
         own = [point for point, label in zip(points, labels, strict=True) if label == digit]
         first, second = zip(*own, strict=True)
         middle = (median(first), median(second))
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
         axis.annotate(str(digit), middle, ha="center", va="center", fontsize=9, bbox=box)
-    shown = _accuracy(run["figures"], SHOT)
-    title = f"{run['key']['method']}\n{shown:.0f} % from ten examples a digit"
-    axis.set_title(title, fontsize=10)
-    axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
 
 
 def draw_search(found: Found, path: Path) -> None:
     """Fine over coarse accuracy of every method as its strength grows."""
-    figure = new_figure(9, 5)
+    figure = new_figure(9, 7)
     axis = figure.subplots()
     for index, (name, runs) in enumerate(runs_by(found["runs"], "method").items()):
         runs = sorted(runs, key=lambda run: run["key"]["strength"])
@@ -82,7 +88,7 @@ def draw_search(found: Found, path: Path) -> None:
         title="Each line: growing strength; the large mark is the strongest",
     )
     plain(axis)
-    legend_beside(axis)
+    legend_below(axis, 3)
     save(figure, path)
 
 
@@ -165,7 +171,7 @@ def draw_neighbours(found: Found, path: Path) -> None:
     axis.invert_yaxis()
     axis.set_xlabel("points better than cross-entropy (bars: over seeds of the method)")
     plain(axis)
-    legend_beside(axis)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.1, -0.12), ncols=3, fontsize=11)
     save(figure, path)
 
 
@@ -177,12 +183,12 @@ def draw_distances(found: Found, path: Path) -> None:
     for axis, run in zip(axes, drawn, strict=False):
         wanted, shown = run["figures"]["pairs"]
         axis.axline((0, 0), slope=1, color=style.VERMILION, linewidth=1)
-        axis.scatter(wanted, shown, s=3, color=style.BLUE, alpha=0.5, linewidths=0)
+        axis.scatter(wanted, shown, s=7, color=style.SKY, alpha=0.8, linewidths=0)
         r, name = run["figures"][MANIFOLD]["r"], run["key"]["method"]
-        axis.set_title(f"{_TITLES_OF_PAIRS.get(name, name)}\nr {r:.2f}", fontsize=9)
-        axis.set_xlabel("distance by the reference", fontsize=9)
+        axis.set_title(f"{_TITLES_OF_PAIRS.get(name, name)}\nr {r:.2f}", fontsize=11)
+        axis.set_xlabel("distance by the reference")
         plain(axis)
-    axes[0].set_ylabel("distance of the features", fontsize=9)
+    axes[0].set_ylabel("distance of the features")
     save(figure, path)
 
 

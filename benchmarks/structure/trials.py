@@ -20,14 +20,11 @@ _STRENGTH = {"isometry": "beta", "label-smoothing": "share", "dropout": "share"}
 
 @dataclass(frozen=True)
 class Trial:
-    """A method, what it compares features with, and how strongly.
+    """A method of `benchmarks.methods.METHODS` ("": cross-entropy alone), and how strong it is.
 
-    Attributes:
-        method: A name in `benchmarks.methods.METHODS`; "": cross-entropy alone.
-        strengths: What to choose from on validation images.
-        strength: Chosen by ``structure --part search`` (see results/structure-search.md).
-        reference: What features are compared with, a name in `Data.references`.
-        options: Of the method, beside its strength.
+    The strength of the digits' trials is what ``structure --part search`` chose of the strengths on
+    validation images. The reference, a name in `Data.references`, is what features are compared
+    with.
     """
 
     method: str

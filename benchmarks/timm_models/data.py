@@ -74,14 +74,9 @@ class Epochs:
 
         random_seed(1000 * seed + epoch)
         images, labels = (values[:count] for values in self._split)
-        transform = create_transform(
-            images.shape[-1],
-            is_training=True,
-            scale=(0.6, 1.0),
-            color_jitter=0.0,
-            interpolation="bilinear",
-            normalize=False,
-        )
+        options = {"scale": (0.6, 1.0), "color_jitter": 0.0, "interpolation": "bilinear"}
+        size = images.shape[-1]
+        transform = create_transform(size, is_training=True, normalize=False, **options)
         order = torch.randperm(count)
         dataset = _Augmented(images[order], transform)
         loader = DataLoader(dataset, batch_size=500, num_workers=self._workers)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from benchmarks.methods import Objective, Recipe, attach
 from benchmarks.timm_models.data import Epochs, Split
@@ -74,11 +75,7 @@ def train(model: nn.Sequential, recipe: Recipe, training: Training) -> nn.Sequen
 
 
 def step_on(
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    progress: float,
+    objective: Objective, optimizer: Optimizer, images: Tensor, labels: Tensor, progress: float
 ) -> Tensor:
     """One step of training; returns the loss."""
     device = images.device.type
@@ -101,15 +98,10 @@ def _optimizer(model: nn.Module, objective: Objective, training: Training) -> tu
     )
     if objective.parameters:
         optimizer.add_param_group({"params": objective.parameters, "weight_decay": 0.0})
-    steps = training.steps
+    warmup = {"warmup_epochs": _WARMUP * schedule.epochs, "warmup_lr": schedule.rate / 10}
+    counted = {"num_epochs": schedule.epochs, "updates_per_epoch": training.steps}
     scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched="cosine",
-        num_epochs=schedule.epochs,
-        warmup_epochs=_WARMUP * schedule.epochs,
-        warmup_lr=schedule.rate / 10,
-        step_on_epochs=False,
-        updates_per_epoch=steps,
+        optimizer, sched="cosine", step_on_epochs=False, **warmup, **counted
     )
     return optimizer, scheduler
 
@@ -118,7 +110,7 @@ def _train_epoch(
     epoch: int,
     model: nn.Module,
     objective: Objective,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     scheduler: Any,
     ema: Any,
     training: Training,
@@ -157,21 +149,15 @@ def _log(
     epoch: int,
     figures: dict[str, float],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     training: Training,
 ) -> None:
     from timm.utils import update_summary
 
     training.folder.mkdir(parents=True, exist_ok=True)
-    found = accuracy(model, training.validation, training.device)
-    update_summary(
-        epoch,
-        figures,
-        {"top1": 100 * found},
-        training.folder / _SUMMARY,
-        lr=optimizer.param_groups[0]["lr"],
-        write_header=epoch == 0,
-    )
+    found = {"top1": 100 * accuracy(model, training.validation, training.device)}
+    path, rate = training.folder / _SUMMARY, optimizer.param_groups[0]["lr"]
+    update_summary(epoch, figures, found, path, lr=rate, write_header=epoch == 0)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from isoreg._attach.balance import AutoBeta
 from isoreg._attach.recorder import Record
+from isoreg.distances import check_dense
 from isoreg.errors import InputError, RecordError
 from isoreg.masks import check_shape
 
@@ -127,6 +128,7 @@ def batch_size(features: dict[str, Tensor]) -> int:
     """
     first, x = next(iter(features.items()))
     for name, other in features.items():
+        check_dense(other, f"the features of layer {name!r}")
         if other.ndim == 0 or not other.is_floating_point():
             raise InputError(
                 f"layer {name!r} must give floating features with one row a sample, got "
@@ -155,6 +157,7 @@ def check_reference(reference: Tensor, features: dict[str, Tensor]) -> None:
             "the reference must be a tensor with one row a sample, "
             f"got {type(reference).__name__}. Convert it with torch.as_tensor."
         )
+    check_dense(reference, "the reference")
     if reference.ndim == 0:
         raise InputError(
             "the reference must have a batch axis, got a 0-dimensional tensor. "

@@ -158,7 +158,7 @@ class ClassifierSearch:
         if entered is None or not self._is_seen(module):
             return
         for x in tensors_in(output):
-            if x.grad_fn is not None and x.ndim > 0:
+            if x.grad_fn is not None and not x.is_nested and x.ndim > 0:
                 name = self._names[id(module)]
                 width = x.numel() // max(1, len(x))
                 self._runs.append(
@@ -228,7 +228,8 @@ class ClassifierSearch:
             self._refuse(f"returned what its decoder made, {run.name!r}")
         if run.axes > 2 and returned[0].ndim == 0:
             self._refuse(f"returned a loss, and {run.name!r} gave more than one vector a sample")
-        widths = {x.numel() // max(1, len(x)) for x in tensors_in((args, kwargs)) if x.ndim > 1}
+        taken = [x for x in tensors_in((args, kwargs)) if not x.is_nested and x.ndim > 1]
+        widths = {x.numel() // max(1, len(x)) for x in taken}
         narrow = min(other.width for other in self._runs)
         if run.width in widths and narrow < run.width:
             self._refuse(f"returned as many numbers a sample as it takes, {run.width}")
@@ -255,7 +256,7 @@ def _returned(output: Any) -> list[Tensor]:
         output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     )
     judged = logits if isinstance(logits, Tensor) else output
-    return [x for x in tensors_in(judged) if x.grad_fn is not None]
+    return [x for x in tensors_in(judged) if x.grad_fn is not None and not x.is_nested]
 
 
 def _weighs(module: nn.Module) -> bool:

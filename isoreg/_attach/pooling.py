@@ -126,7 +126,9 @@ class FirstTensor:
     def __call__(self, value: object) -> Tensor | None:
         """The pooled first tensor, or None if there is none."""
         tensor = next(tensors_in(value), None)
-        return None if tensor is None else self.pool(tensor)
+        if tensor is None:
+            return None
+        return tensor if tensor.is_nested else self.pool(tensor)  # refused when it is read
 
 
 def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:

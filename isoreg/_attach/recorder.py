@@ -39,6 +39,10 @@ _FULL_GRAPH = (
     "the classifier is found in the first forward pass, which must not be compiled as one graph: "
     "call the model once before compiling it, or name the layer with layers="
 )
+_ONE_GRAPH_AUTO = (
+    "beta='auto' reads gradients in backward, which one graph of the whole step does not show: "
+    "compile the model alone, or give beta a number"
+)
 _TRACED = 0  # the state of compiled passes, in which torch.compile cannot ask for the thread
 
 
@@ -421,7 +425,7 @@ class Recorder:
             copy = value.clone()  # a following layer may work in place on it
             if torch.compiler.is_compiling():
                 if self.watch is not None and self.watch_compiled:
-                    _call_uncompiled(self.watch, use, value, copy)
+                    _watch_uncompiled(self.watch, use, value, copy)
             else:
                 self._note_graph(record, use, value)
                 if self.watch is not None:
@@ -460,13 +464,21 @@ def _call_uncompiled(function: Callable[..., None], *args: Any) -> None:
     function(*args)
 
 
+def _watch_uncompiled(watch: Callable[..., None], *args: Any) -> None:
+    watch(*args)
+
+
 def _clear_search(search: ClassifierSearch) -> None:
     search.clear()
 
 
-for _function in (_call_uncompiled, _clear_search):
+for _function, _reason in (
+    (_call_uncompiled, _FULL_GRAPH),
+    (_clear_search, _FULL_GRAPH),
+    (_watch_uncompiled, _ONE_GRAPH_AUTO),
+):
     # what torch.compiler.disable sets, which would import the compiler for everybody
-    vars(_function).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=_FULL_GRAPH)
+    vars(_function).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=_reason)
 
 
 class _CannotScriptError(LayerError, AttributeError):

@@ -17,6 +17,26 @@ Source: TypeAlias = "Layer | Teacher | Callable[..., Tensor] | None"
 """A layer's output, a teacher's answer, a callable's result; None: the samples of the call."""
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; the mode of each module is put back, also after an error.
+
+    Args:
+        model: The model.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 class Teacher:
     """Another network, called on what the model is called with: in eval mode, without gradients.
 
@@ -37,15 +57,8 @@ class Teacher:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """The one tensor of what it answers."""
-        modes = [(module, module.training) for module in self.module.modules()]
-        try:
-            for module, _ in modes:
-                module.training = False
-            with torch.no_grad():
-                answer = self.module(*args, **kwargs)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with evaluating(self.module), torch.no_grad():
+            answer = self.module(*args, **kwargs)
         found = [x for x in tensors_in(answer) if x.is_floating_point()]
         if len(found) != 1:
             shapes = ", ".join(str(tuple(x.shape)) for x in found) or "none"

@@ -262,7 +262,8 @@ def _may_be_samples(value: Sequence[Any]) -> bool:
 
 def _comparable(x: Tensor) -> bool:
     """Whether distances between the rows of a tensor mean something."""
-    plain = x.layout is torch.strided and x.ndim > 0 and not x.is_nested
+    # a nested tensor does not answer what shape it has
+    plain = not x.is_nested and x.layout is torch.strided and x.ndim > 0
     return plain and (x.is_floating_point() or (x.dtype == torch.uint8 and x.ndim > 2))
 
 

@@ -109,7 +109,7 @@ def _ask(call: Call, compute: Callable[[Backend, Call], _Answer]) -> _Answer:
             try:
                 reason = _failed.get(name) or _load(name).refuses(given)
                 if reason is None:
-                    with full_precision(given.features[0].device):
+                    with full_precision(given.device):
                         answer = compute(_load(name), given)
                     refused.pop(name, None)
                     _last.choice = Choice(name, refused)
@@ -125,7 +125,7 @@ def _ask(call: Call, compute: Callable[[Backend, Call], _Answer]) -> _Answer:
             refused.setdefault(name, reason)
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     raise InputError(
-        f"{FORCED} must name a backend that can compute this on {call.features[0].device}, got "
+        f"{FORCED} must name a backend that can compute this on {call.device}, got "
         f"{names[0]!r}, which cannot ({reasons}). Unset it, so that another one serves."
     )
 
@@ -141,7 +141,7 @@ def _names() -> tuple[str, ...]:
 def _precisions(call: Call) -> Iterator[Call]:
     """The call, and the same in float64."""
     yield call
-    if call.features[0].dtype == torch.float32 and call.features[0].device.type != "mps":
+    if call.features[0].dtype == torch.float32 and call.device.type != "mps":
         yield call.to(torch.float64)
 
 

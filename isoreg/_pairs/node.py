@@ -50,18 +50,10 @@ def engine_penalty(call: Call, terms: Terms, leaves: Sequence[Tensor] | None = N
     scale = terms.scale if isinstance(terms.scale, Tensor) else None
     if torch.compiler.is_compiling():
         number = terms.scale if isinstance(terms.scale, NUMBER) else 0.0
-        penalties: Tensor = _operator(
-            call.inputs,
-            call.features,
-            call.labels,
-            call.targets,
-            call.weights,
-            scale,
-            float(number),
-            terms.reduction,
-            _needs_grad(call.features),
-            _is_learned(terms.scale),
-        )[0]
+        tables = call.inputs, call.features, call.labels, call.targets, call.weights
+        options = scale, float(number), terms.reduction
+        flags = _needs_grad(call.features), _is_learned(terms.scale)
+        penalties: Tensor = _operator(*tables, *options, *flags)[0]
         return penalties
     dtype = call.features[0].dtype
     leaves = call.features if leaves is None else [x.to(dtype) for x in leaves]
@@ -80,7 +72,7 @@ def _is_learned(scale: Scale) -> bool:
 
 def _compute(call: Call, terms: Terms, *, needs_grad: bool, learned: bool) -> _Result:
     """Penalties, their gradients by the features, and their derivatives by the scale."""
-    device = call.features[0].device
+    device = call.device
     exact, scale, labels = exact_dtype(device), terms.scale, call.labels
     if labels is not None and labels.device.type == "cpu":
         check_label_values(labels)
@@ -119,7 +111,8 @@ def _total(call: Call, terms: Terms) -> Tensor | float:
         if terms.mean is not None:
             weight = terms.mean(torch.as_tensor(weight)[None])[0] * terms.ranks
     else:
-        weight = total_weight(Call(None, call.features, call.labels, rows=slice(0, rows)))
+        batch = slice(call.size - rows, call.size)  # behind what a queue holds
+        weight = total_weight(Call(None, call.features, call.labels, rows=batch))
     if isinstance(weight, Tensor) and weight.device.type != "cpu":
         return weight.masked_fill(weight <= 0, 1) / terms.ranks
     return (float(weight) if weight > 0 else 1.0) / terms.ranks
@@ -203,23 +196,11 @@ def refuse_second_derivatives() -> None:
     "Tensor? scale, float number, str reduction, bool needs_grad, bool learned) "
     "-> (Tensor, Tensor[], Tensor)",
 )
-def _operator(
-    inputs: Tensor | None,
-    features: list[Tensor],
-    labels: Tensor | None,
-    targets: Tensor | None,
-    weights: Tensor | None,
-    scale: Tensor | None,
-    number: float,
-    reduction: str,
-    needs_grad: bool,
-    learned: bool,
-) -> tuple[Tensor, list[Tensor], Tensor]:
+def _operator(*arguments: Any) -> tuple[Tensor, list[Tensor], Tensor]:
     """The same as `_Node`, in what `torch.compile` can put into a graph; 0 stands for "fit"."""
-    call = Call(inputs, features, labels, targets, weights)
-    factor: Scale = scale if scale is not None else number or "fit"
-    terms = Terms(factor, reduction)
-    result = _compute(call, terms, needs_grad=needs_grad, learned=learned)
+    *tables, scale, number, reduction, needs_grad, learned = arguments
+    terms = Terms(scale if scale is not None else number or "fit", reduction)
+    result = _compute(Call(*tables), terms, needs_grad=needs_grad, learned=learned)
     slopes = result.slopes
     if slopes is None:
         exact = exact_dtype(result.penalties.device)
@@ -228,18 +209,8 @@ def _operator(
 
 
 @_operator.register_fake
-def _(
-    _inputs: Tensor | None,
-    features: list[Tensor],
-    _labels: Tensor | None,
-    _targets: Tensor | None,
-    _weights: Tensor | None,
-    _scale: Tensor | None,
-    _number: float,
-    _reduction: str,
-    needs_grad: bool,
-    _learned: bool,
-) -> tuple[Tensor, list[Tensor], Tensor]:
+def _(*arguments: Any) -> tuple[Tensor, list[Tensor], Tensor]:
+    features, needs_grad = arguments[1], arguments[-2]
     penalties = features[0].new_empty(len(features))
     gradients = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in features]
     slopes = torch.empty_like(penalties, dtype=exact_dtype(penalties.device))

@@ -50,6 +50,11 @@ class Call:
         return self.features[0].shape[0]  # len() asks whether it is traced, which takes longer
 
     @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.features[0].device
+
+    @property
     def own(self) -> slice:
         """Which rows are compared with all columns."""
         return slice(0, self.size) if self.rows is None else self.rows
@@ -144,7 +149,7 @@ def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | Non
     """
     targets, weights, own = call.targets, call.weights, call.own
     if counted is None:
-        shape, device = (own.stop - own.start, call.size), call.features[0].device
+        shape, device = (own.stop - own.start, call.size), call.device
         counted = torch.ones(shape, dtype=torch.bool, device=device)
     counted.diagonal(own.start).fill_(False)
     if weights is not None:
@@ -161,7 +166,7 @@ def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | Non
 
 def total_weight(call: Call) -> Tensor | int:
     """Sum of G_ij over i in the rows and all j, i != j; does not look at any value."""
-    exact = exact_dtype(call.features[0].device)
+    exact = exact_dtype(call.device)
     if call.has_tables:
         total: Tensor = call.known[1].sum(dtype=exact)
         return total

@@ -47,5 +47,10 @@ def rounds_products(device: torch.device) -> bool:
     return backend.matmul.fp32_precision not in {"ieee", "none"}
 
 
+def can_look(device: torch.device) -> bool:
+    """Whether values can be looked at without waiting for a device."""
+    return device.type == "cpu"
+
+
 class LostDigitsError(Exception):
     """Products in this dtype lose digits of too many pairs."""

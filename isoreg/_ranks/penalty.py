@@ -168,18 +168,21 @@ def _by_rows(
     rows: int,
     group: ProcessGroup | None,
 ) -> Tensor:
-    """The pairs of the own rows with all that is known."""
-    size = len(everything[0])
+    """The pairs of the local rows with all: past samples, and behind them the batch."""
+    held = len(everything[0]) - rows
+    place = slice(held + batch.own.start, held + batch.own.stop)
     # pairs with past samples of which nothing is said are not known, and weigh nothing
     fills = {"input_distances": math.nan, "pair_weights": 0.0}
-    filled = {
-        name: torch.cat([x, x.new_full((len(x), size - x.shape[1]), fills[name])], 1)
-        for name, x in tables.items()
-    }
+    filled = {}
+    for name, x in tables.items():
+        now, past = x[:, :rows], x[:, rows:]
+        if not past.shape[1]:
+            past = x.new_full((len(x), held), fills[name])
+        filled[name] = torch.cat([past, now], 1)
     points = [every.to(x.dtype) for x, every in zip(own, everything, strict=True)]
     reference = filled["input_distances"] if options.given else points.pop(0)
     leaves, weights = own[len(own) - len(points) :], filled.get("pair_weights")
-    call = make_call(reference, points, labels, options, weights, batch.own)
+    call = make_call(reference, points, labels, options, weights, place)
     mean = None if group is None else functools.partial(mean_over_ranks, group=group)
     terms = Terms(options.scale, options.reduction, batch.ranks, mean, rows)
     return engine_penalty(call, terms, leaves)

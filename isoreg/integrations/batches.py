@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -16,11 +16,12 @@ Finder: TypeAlias = str | Callable[[Any], Tensor | None] | None
 """A key of the batch, a callable on the batch, or None."""
 
 
-def find_labels(batch: Any) -> Tensor:
+def find_labels(batch: Any, names: Sequence[str] = LABEL_NAMES) -> Tensor:
     """The labels of a batch in one of the usual forms.
 
     Args:
-        batch: A mapping with one of `LABEL_NAMES`, or a tuple or list whose second entry they are.
+        batch: A mapping with one of the names, or a tuple or list whose second entry they are.
+        names: Keys of labels, in the order in which they are looked for.
 
     Returns:
         The labels.
@@ -34,7 +35,7 @@ def find_labels(batch: Any) -> Tensor:
         tensor([0, 1])
     """
     if isinstance(batch, Mapping):
-        found = next((batch[key] for key in LABEL_NAMES if key in batch), None)
+        found = next((batch[key] for key in names if key in batch), None)
         seen = f"a mapping with {', '.join(map(repr, batch)) or 'nothing'}"
     elif isinstance(batch, tuple | list) and len(batch) > 1:
         found, seen = batch[1], f"a {type(batch).__name__} whose second entry is none"
@@ -43,7 +44,7 @@ def find_labels(batch: Any) -> Tensor:
     if isinstance(found, Tensor):
         return found
     raise InputError(
-        f"labels are looked for in a batch's second entry or under {', '.join(LABEL_NAMES)}, got "
+        f"labels are looked for in a batch's second entry or under {', '.join(names)}, got "
         f"{seen}. Say where they are: labels=lambda batch: ..."
     )
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isoreg._attach.reference import evaluating
+from isoreg._attach.samples import LABEL_NAMES, choose_samples, read_call
 from isoreg.errors import called, import_extra
 from isoreg.integrations.batches import Finder, Named, check_options, find_labels
 from isoreg.regularizer import IsometryRegularizer
@@ -20,10 +22,13 @@ _FILE = "isometry.pt"
 class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     """A Trainer that adds the isometry penalty to the loss; all else is as in transformers.
 
-    The penalty is the mean over the batches of an accumulation, whether or not the model divides
-    its loss by ``num_items_in_batch``. It is logged beside the loss as ``isometry/...``; hooks are
-    off again when ``train`` ends; ``trainer.iso`` is the `isoreg.IsometryRegularizer`. For another
-    Trainer class: ``class Mine(IsometryTrainer, Other)``.
+    Beta weighs the penalty beside the loss under gradient accumulation too: the penalty of an
+    update is the mean over its batches where the loss is. Many models take
+    ``num_items_in_batch`` and do not divide by it, so that the Trainer adds up the losses of an
+    accumulation: then the penalties are added up as well. Which it is shows in two evaluations of
+    the first accumulated batch, in eval mode. The penalty is logged beside the loss as
+    ``isometry/...``; hooks are off again when ``train`` ends; ``trainer.iso`` is the
+    `isoreg.IsometryRegularizer`. For another Trainer class: ``class Mine(IsometryTrainer, Other)``.
 
     Args:
         args: Of the Trainer.
@@ -31,7 +36,8 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             compared with the model's main input, token ids with their embeddings, unless
             ``inputs`` says otherwise.
         isometry_labels: Finds the labels (N,) in a batch, a mapping; or None for all pairs. By
-            default they are under labels, label, targets, target or y.
+            default they are under the one name in the Trainer's ``label_names``, or under labels,
+            label, label_ids, targets, target or y.
         isometry_reference: Points to compare with: their key in the batch, or a callable on it.
         isometry_distances: Distances to compare with, found in the same way.
         kwargs: Of the Trainer.
@@ -62,6 +68,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         )
         self._isometry, self._isometry_labels = dict(isometry or {}), isometry_labels
         self._attached = False
+        self._loss_is_mean: bool | None = None
         super().__init__(*args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
@@ -93,16 +100,35 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
                 self._attach(self.accelerator.unwrap_model(model))
             assert self.iso is not None
             # the Trainer may take them out of the batch
-            labels, given = self._isometry_labels(inputs), self._named(inputs)
+            labels, given = self._labels_of(inputs), self._named(inputs)
+            if self._loss_is_mean is None and self.current_gradient_accumulation_steps > 1:
+                self._loss_is_mean = self._is_mean(model, inputs, num_items_in_batch)
             loss, outputs = super().compute_loss(model, inputs, True, **options)
             penalty = self.iso(labels, **given)
-        scaled = getattr(self, "loss_is_scaled_for_ga", None)
-        if scaled is None:
-            scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-            scaled = scaled or self.compute_loss_func is not None
-        if scaled:  # the Trainer does not divide this loss any more
+        if self._loss_is_mean:  # over an accumulation, and the Trainer does not divide it any more
             penalty = penalty / self.current_gradient_accumulation_steps
         return (loss + penalty, outputs) if return_outputs else loss + penalty
+
+    def _labels_of(self, batch: Any) -> Tensor | None:
+        if self._isometry_labels is not find_labels:
+            return self._isometry_labels(batch)
+        own = self.label_names if len(self.label_names) == 1 else []
+        return find_labels(batch, [*dict.fromkeys([*own, *LABEL_NAMES])])
+
+    def _is_mean(self, model: Any, inputs: Any, items: Any) -> bool:
+        """Whether the loss comes divided by all that an accumulation holds."""
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)
+        if scaled is not None:
+            return bool(scaled)
+        if items is None or not (self.model_accepts_loss_kwargs or self.compute_loss_func):
+            return False
+        assert self.iso is not None
+        with self.iso.paused(), evaluating(model), torch.no_grad():
+            one, half = (
+                float(super(IsometryTrainer, self).compute_loss(model, dict(inputs), False, n))
+                for n in (items, 2 * items)
+            )
+        return not abs(half) > 0.75 * abs(one)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the penalties beside the loss."""
@@ -115,12 +141,27 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.args.should_save and self.iso is not None:
             torch.save(self.iso.state_dict(), Path(output_dir) / _FILE)
 
+    def _default(self) -> Callable[..., Tensor] | None:
+        """What to compare with, where the Trainer was told of more than the usual labels."""
+        names = [*self.label_names]
+        if set(names) <= set(LABEL_NAMES):
+            return None
+
+        def samples(**inputs: Any) -> Tensor:
+            labels = [x for name in names if isinstance(x := inputs.get(name), Tensor)]
+            rest = {name: x for name, x in inputs.items() if name not in names}
+            first = next(x for x in inputs.values() if isinstance(x, Tensor) and x.ndim > 0)
+            call = read_call((), rest, [])
+            return choose_samples(call, labels[0] if labels else None, first.shape[0])
+
+        return samples
+
     def _attach(self, model: Any) -> None:
         name = getattr(model, "main_input_name", "")
         if name == "input_ids":
             default: Any = model.get_input_embeddings()
         else:
-            default = (lambda **inputs: inputs[name]) if name else None
+            default = (lambda **inputs: inputs[name]) if name else self._default()
         self.iso = IsometryRegularizer(model, **{"inputs": default, **self._isometry})
         self._attached = True
         if self._resumed is not None and self._resumed.exists():

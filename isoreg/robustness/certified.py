@@ -22,6 +22,7 @@ from isoreg.robustness.classifier import PixelClassifier
 
 _NUMBERS_AT_ONCE = 20_000_000
 _HALVINGS = 30
+_COMPARED = 20
 _PASSIVE = (nn.Identity, nn.Dropout)
 _CURVES: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.Tanh: torch.tanh,
@@ -128,7 +129,7 @@ def certified(
         [True, False]
     """
     layers = layers_of(classifier.model)
-    _check_same(classifier, layers, pixels[:20])
+    _check_same(classifier, layers, pixels[:_COMPARED])
     widest = max([pixels[0].numel(), *(len(x.bias) for x in layers if isinstance(x, Affine))])
     found: list[bool] = []
     at_once = max(1, _NUMBERS_AT_ONCE // widest**2)
@@ -199,7 +200,7 @@ def _lines(kind: type[nn.Module], low: Tensor, high: Tensor) -> Lines:
     """Lines below and above an activation over a range."""
     if kind is nn.ReLU:
         crossing = (low < 0) & (high > 0)
-        chord = torch.where(crossing, high / (high - low).clamp_min(1e-300), (low >= 0).to(low))
+        chord = torch.where(crossing, high / (high - low), (low >= 0).to(low))
         below = torch.where(crossing, (high > -low).to(low), chord)
         return Lines(below, torch.zeros_like(low), chord, torch.where(crossing, -chord * low, 0))
     half = 2 if kind is nn.Sigmoid else 1  # sigmoid(x) is (1 + tanh(x / 2)) / 2

@@ -21,9 +21,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, can_look, plan_blocks
+from isoreg._pairs.backends import torch_small
+from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, plan_blocks
 from isoreg._pairs.plan import Call
-from isoreg._pairs.precision import CANCELLED, LostDigitsError, rounds_products
+from isoreg._pairs.precision import CANCELLED, LostDigitsError, can_look, rounds_products
 from isoreg.distances import exact_dtype
 from isoreg.masks import weights_between
 
@@ -61,14 +62,14 @@ class Part(NamedTuple):
 def refuses(call: Call) -> str | None:
     """Where PyTorch is told to round the factors of products, float64 is to be used."""
     first = call.features[0]
-    if can_look(call) and first.dtype == torch.float32 and rounds_products(first.device):
+    if can_look(call.device) and first.dtype == torch.float32 and rounds_products(first.device):
         return "PyTorch is told to round the factors of products in float32"
     return None
 
 
 def moments(call: Call) -> Tensor:
     """(2, L) sums of G D d and of G d^2."""
-    layers, device = len(call.features), call.features[0].device
+    layers, device = len(call.features), call.device
     sums = torch.zeros(2, layers, dtype=exact_dtype(device), device=device)
     parts: Iterable[Part] = _parts(call)
     if (call.own.stop - call.own.start) * call.size * (layers + 1) <= AT_ONCE:
@@ -85,10 +86,14 @@ def values_and_gradients(
     call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d)."""
+    if torch_small.is_small(call):
+        answer = torch_small.values_and_gradients(call, scales, total, needs_grad=needs_grad)
+        if answer is not None:
+            return answer
     features, rows = call.features, call.own.stop - call.own.start
     dtype, device = features[0].dtype, features[0].device
     sums = torch.zeros(len(features), dtype=exact_dtype(device), device=device)
-    wide = dtype if can_look(call) else exact_dtype(device)
+    wide = dtype if can_look(call.device) else exact_dtype(device)
     gradients = [x.new_zeros(rows, x.shape[1], dtype=wide) for x in features if needs_grad]
     scales = scales.to(wide).view(-1, 1, 1, 1)
     factors = scales * (4 / total)
@@ -110,11 +115,11 @@ def values_and_gradients(
 
 def _parts(call: Call) -> Iterator[Part]:
     """The blocks of a call, as many layers at once as fit in the cache."""
-    dtype = call.features[0].dtype if can_look(call) else exact_dtype(call.features[0].device)
+    dtype = call.features[0].dtype if can_look(call.device) else exact_dtype(call.device)
     points, skip = [x.to(dtype) for x in call.points], 0 if call.inputs is None else 1
     for block in plan_blocks(call):
         step = len(points)
-        if can_look(call):
+        if can_look(call.device):
             step = max(1, _PAIRS_AT_ONCE // (block.rows.numel() * block.columns.shape[1]))
         known = call.known[0] if call.has_tables else None
         targets = None if known is None else _entries(known, call, block)[None]
@@ -122,7 +127,7 @@ def _parts(call: Call) -> Iterator[Part]:
         for start in range(0, len(points), step):
             chunk = points[start : start + step]
             sides = [_sides(x, block) for x in chunk]
-            distances, cancelled = _distances(sides, chunk, block, may_look=can_look(call))
+            distances, cancelled = _distances(sides, chunk, block, may_look=can_look(call.device))
             first = max(0, skip - start)  # of the chunk that is a layer
             if first:
                 targets = distances[:1]
@@ -145,7 +150,7 @@ def _weights(call: Call, block: Block, dtype: torch.dtype) -> Tensor | None:
     weights = None
     if call.has_tables:
         weights = _entries(call.known[1], call, block).to(dtype)
-    elif call.labels is not None and (call.is_soft or not can_look(call)):
+    elif call.labels is not None and (call.is_soft or not can_look(call.device)):
         weights = weights_between(call.labels[block.rows], call.labels[block.columns], dtype)
     for inside, axis in zip(block.inside, (2, 1), strict=True):
         if inside is not None:
@@ -232,7 +237,7 @@ def _pull(gradient: Tensor, pulls: Tensor, part: Part, index: int, call: Call) -
     start, both = call.own.start, block.times == 2
     if part.cancelled is not None:
         where = part.cancelled[index]
-        if can_look(call):  # in a product their differences would cancel
+        if can_look(call.device):  # in a product their differences would cancel
             for place, i, j in _places(where, block, x):
                 pull = pulls[place][:, None] * (x[j] - x[i])
                 gradient.index_add_(0, i - start, pull)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.plan import Call
+from isoreg._pairs.precision import can_look
 from isoreg.masks import IGNORED
 
 TILE = 512
@@ -57,11 +58,6 @@ class Block(NamedTuple):
         return self.rows - start if start else self.rows
 
 
-def can_look(call: Call) -> bool:
-    """Whether values can be looked at without waiting for a device."""
-    return call.features[0].device.type == "cpu"
-
-
 def plan_blocks(call: Call) -> list[Block]:
     """Cut the pairs of the rows with all samples of their class into blocks.
 
@@ -78,12 +74,12 @@ def plan_blocks(call: Call) -> list[Block]:
     """
     found: list[Block] | None = call.plans.get("torch")
     if found is None:
-        if can_look(call):
+        if can_look(call.device):
             side = min(TILE, max(128, _NUMBERS // max(1, *(x.shape[1] for x in call.points))))
         else:
             side = max(1, int((AT_ONCE / (len(call.features) + 1)) ** 0.5))
         pieces = sorted(_pieces(call, side), key=lambda x: (x[2], len(x[0]), len(x[1])))
-        runs = _similar(pieces) if can_look(call) else ([piece] for piece in pieces)
+        runs = _similar(pieces) if can_look(call.device) else ([piece] for piece in pieces)
         origins = _origins(call)
         found = [_block(run, call, origins) for run in runs]
         call.plans["torch"] = found
@@ -106,7 +102,7 @@ def _cut(places: Sequence[int], side: int) -> list[Sequence[int]]:
 def _classes(call: Call) -> Iterator[tuple[Sequence[int], Sequence[Sequence[int]]]]:
     """The rows of each class, and its other samples."""
     own = range(call.own.start, call.own.stop)
-    if call.labels is None or call.is_soft or not can_look(call):
+    if call.labels is None or call.is_soft or not can_look(call.device):
         yield own, [range(own.start), range(own.stop, call.size)]
         return
     classes: dict[int, list[int]] = {}
@@ -122,7 +118,7 @@ def _classes(call: Call) -> Iterator[tuple[Sequence[int], Sequence[Sequence[int]
 
 def _origins(call: Call) -> Tensor | None:
     """(n,) for each sample the first of its class, found without a look at any label."""
-    if call.labels is None or call.is_soft or can_look(call):
+    if call.labels is None or call.is_soft or can_look(call.device):
         return None
     ordered, order = call.labels.sort()
     return order[torch.searchsorted(ordered, call.labels)]

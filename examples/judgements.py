@@ -1,0 +1,85 @@
+"""Distances that people gave: documents become points whose distances are human judgements.
+
+Lee, Pincombe and Welsh (2005) let people judge how similar 50 short news texts are, pair by pair.
+The judgements and 300 more texts come with gensim (``pip install gensim``). A linear map of what
+the words say learns the judged distances of 40 texts; the other ten are then placed by their words
+alone. Each text is among these ten once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import Tensor, nn
+
+from isoreg import isometry_penalty
+
+DIMENSIONS = 50
+
+
+def judged() -> tuple[Tensor, Tensor]:
+    """(50, 50) coordinates of the texts by their words, and (50, 50) judged distances."""
+    datapath = importlib.import_module("gensim.test.utils").datapath
+    texts, more = (
+        Path(datapath(name)).read_text(encoding="latin-1").strip().split("\n")
+        for name in ("lee.cor", "lee_background.cor")
+    )
+    counts = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit(texts + more)
+    words = TruncatedSVD(DIMENSIONS, random_state=0).fit(counts.transform(texts + more))
+    x = torch.from_numpy(words.transform(counts.transform(texts))).float()
+    similar = np.triu(np.loadtxt(datapath("similarities0-1.txt")), 1)
+    return nn.functional.normalize(x), torch.from_numpy(1 - similar - similar.T).float()
+
+
+def correlation(wanted: Tensor, found: Tensor, of: Tensor) -> float:
+    """Pearson's r over the pairs in which one text or both are of these."""
+    chosen = torch.zeros_like(wanted, dtype=torch.bool)
+    chosen[of] = chosen[:, of] = True
+    chosen &= torch.ones_like(chosen).triu(1)
+    return torch.corrcoef(torch.stack([wanted[chosen], found[chosen]]))[0, 1].item()
+
+
+def main(picture: Path = Path("judgements.png"), steps: int = 100) -> dict[str, float]:
+    """Learn from 40 texts, ask about ten; five times. Draw both tables of distances."""
+    x, wanted = judged()
+    raw, placed = torch.cdist(x, x), torch.zeros(50, 50)
+    before, after = [], []
+    for fold in range(5):
+        torch.manual_seed(0)
+        new = torch.arange(50) % 5 == fold
+        model = nn.Linear(DIMENSIONS, DIMENSIONS, bias=False)
+        nn.init.eye_(model.weight)  # begins as the words alone
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for _ in range(steps):
+            noisy = x[~new] + 0.05 * torch.randn_like(x[~new])
+            given = wanted[~new][:, ~new]
+            loss = isometry_penalty(None, model(noisy), input_distances=given, scale="fit")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            points = model(x)
+        found = torch.cdist(points, points)
+        placed[new] = found[new]
+        before.append(correlation(wanted, raw, new))
+        after.append(correlation(wanted, found, new))
+    figures = {"words alone": float(np.mean(before)), "learnt": float(np.mean(after))}
+    print("Pearson's r with people's judgements, pairs with a new text:", figures)
+    tables = {"people": wanted, "words alone": raw, "learnt, new texts by row": placed}
+    topics = np.argsort(torch.linalg.svd(wanted)[0][:, 1].numpy())
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    for (name, table), axes in zip(tables.items(), figure.subplots(1, 3), strict=True):
+        axes.imshow(table[topics][:, topics], vmin=table[table > 0].quantile(0.02))
+        axes.set(title=name, xticks=[], yticks=[])
+    figure.savefig(picture, dpi=150)
+    return figures
+
+
+if __name__ == "__main__":
+    main()

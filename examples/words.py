@@ -1,0 +1,99 @@
+"""A network in place of the edit distance: words become points, and misspelt ones land nearby.
+
+The words are those of Python's own help pages. In each step the distances of all pairs of a batch
+are computed, and no others: there is no table of all pairs. A quarter of the words is kept for
+asking.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from isoreg import isometry_penalty
+from isoreg.diagnostics import distortion
+
+LONGEST = 12
+MISSPELT = ("sequnce", "exeption", "dictonary", "itterator", "atribute", "paramter", "fucntion")
+
+
+def letters(words: list[str]) -> Tensor:
+    """(n, 12) numbers of letters; 0 behind the last."""
+    padded = [[ord(c) - 96 for c in word] + [0] * (LONGEST - len(word)) for word in words]
+    return torch.tensor(padded)
+
+
+def edit_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Levenshtein's distances of a and b words, (a, b), all pairs at once."""
+    of, to = (a > 0).sum(1), (b > 0).sum(1)
+    row = torch.arange(LONGEST + 1.0).expand(len(a), len(b), -1)
+    rows = [row]
+    for i in range(LONGEST):
+        entries = [torch.full_like(row[..., 0], i + 1.0)]
+        for j in range(LONGEST):
+            other = (a[:, None, i] != b[None, :, j]).float()
+            around = torch.minimum(row[..., j + 1], entries[-1]) + 1
+            entries.append(torch.minimum(around, row[..., j] + other))
+        row = torch.stack(entries, -1)
+        rows.append(row)
+    ends = torch.stack(rows, 2)  # (a, b, 13, 13)
+    ends = ends.gather(2, of[:, None, None, None].expand(-1, len(b), 1, LONGEST + 1))[:, :, 0]
+    return ends.gather(2, to[None, :, None].expand(len(a), -1, 1))[..., 0]
+
+
+def speller(dimensions: int = 32) -> nn.Sequential:
+    """Letters to points: two convolutions along the word and a hidden layer."""
+    layers = [nn.Conv1d(27, 64, 3, padding=1), nn.ReLU(), nn.Conv1d(64, 64, 3, padding=1)]
+    end = [nn.Linear(64 * LONGEST, 256), nn.ReLU(), nn.Linear(256, dimensions)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), *end)
+
+
+def main(picture: Path = Path("words.png"), steps: int = 1_000) -> dict[str, float]:
+    """Train, ask about new words, look up misspelt ones, draw."""
+    torch.manual_seed(0)
+    words = sorted(set(re.findall(rf"\b[a-z]{{4,{LONGEST}}}\b", " ".join(topics.values()))))
+    words = [words[place] for place in torch.randperm(len(words)).tolist()]
+    x, known = letters(words), 3 * len(words) // 4
+    spelt = nn.functional.one_hot(x, 27).mT.float()
+    misspelt = nn.functional.one_hot(letters(list(MISSPELT)), 27).mT.float()
+    model = speller()
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if p.ndim != 2]
+    muon = torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    optimizers = [muon, torch.optim.AdamW(others)]
+    for step in range(steps):
+        rows = torch.randint(known, (64,))
+        given = edit_distances(x[rows], x[rows])
+        loss = isometry_penalty(None, model(spelt[rows]), input_distances=given)
+        model.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 6e-3 * (1 - step / steps)
+            optimizer.step()
+    points, asked = model(spelt).detach(), model(misspelt).detach()
+    wanted = edit_distances(x[known:], x[known:])
+    kept = distortion(None, points[known:], input_distances=wanted)
+    print(f"{len(words) - known} words that were not trained on: {kept}")
+    nearest = torch.cdist(asked, points).topk(30, largest=False).indices
+    for word, near in zip(MISSPELT, nearest, strict=True):  # the distance itself asks 30, not all
+        best = near[edit_distances(letters([word]), x[near])[0].topk(3, largest=False).indices]
+        print(f"{word}: {', '.join(words[place] for place in best)}")
+    pairs = torch.ones_like(wanted, dtype=torch.bool).triu(1)
+    axes = (figure := Figure(figsize=(5, 4), layout="constrained")).subplots()
+    found = torch.cdist(points[known:], points[known:])[pairs]
+    by_edits = {n: found[wanted[pairs] == n] for n in wanted[pairs].unique().int().tolist()}
+    axes.violinplot(list(by_edits.values()), list(by_edits), showextrema=False, widths=0.9)
+    axes.axline((0, 0), slope=1, color="tab:red")
+    axes.set(xlabel="edits between two new words", ylabel="distance of their points")
+    figure.savefig(picture, dpi=150)
+    return {"r": kept.correlation, "stress": kept.stress}
+
+
+if __name__ == "__main__":
+    main()
