@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.library import attacks, auto, census, scaling, speed
+from benchmarks.library import attacks, auto, census, scaling, speed, stepcost
 from benchmarks.maps import study as maps
 from benchmarks.paper import mnist, rings, torus
 from benchmarks.rivals import study as rivals
@@ -24,7 +24,8 @@ STUDIES: tuple[Study[Any], ...] = (
     *(mnist.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
     *(digits.DIGITS, digits.SEARCH, small.TORUS, small.RECIPE, cifar.STUDY),
     *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, census.STUDY, auto.STUDY),
-    *(timm.STUDY, scale.STUDY, speed.STUDY, scaling.STUDY, maps.STUDY),
+    *(timm.STUDY, scale.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
+    maps.STUDY,
 )
 
 

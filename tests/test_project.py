@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_pairs.engine",
     },
     "_ranks.exchange": {"errors"},
-    "memory": {"errors", "masks"},
+    "memory": {"errors", "masks", "_pairs.precision"},
     "_ranks.penalty": {
         "errors",
         "masks",

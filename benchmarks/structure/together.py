@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, everything
 from benchmarks.probes import knn_accuracy
 from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.structure import data as samples
@@ -180,4 +181,7 @@ STUDY = Study(
     data="MNIST",
     seeds=3,
     determines=determines,
+    uses=Uses((FIVE_SIXTHS,), (SIXTH,), (everything("MNIST test"),)),
+    without_raw="they stand in structure-digits",
+    without_control="that of isometry against this reference stands in structure-distances",
 )
