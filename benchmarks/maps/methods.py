@@ -117,9 +117,14 @@ def _each(**options: tuple[Any, ...]) -> tuple[Setting, ...]:
     return tuple(dict(zip(options, chosen, strict=True)) for chosen in values)
 
 
+def _data(x: Array, *_: Any) -> Fitted:
+    return x, lambda new: new
+
+
 OURS, OURS_WITHOUT, CONTROL = "isometry, classes", "isometry, no classes", "its control"
 
 METHODS: dict[str, Method] = {
+    "the data, no map": Method(_data),
     "PCA": Method(_estimator(lambda _, seed: PCA(2, random_state=seed))),
     "LDA": Method(_lda, _each(shrinkage=(None, 0.1, 0.5, 0.9))),
     "NCA": Method(

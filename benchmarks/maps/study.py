@@ -153,7 +153,7 @@ def _chosen(parts: Parts, method: Method, seed: int, lab: Lab[Settings]) -> Figu
     figures = _figures(best[1], parts, parts.test, lab.settings.neighbours)
     figures |= {"fit": tries[chosen]["fit"], "place": _seconds_to_place(place, parts.test[0])}
     figures |= {"chosen": chosen, "tries": tries}
-    if seed == 0:
+    if seed == 0 and np.shape(best[1][0])[1] <= 2:
         figures["map"] = _map(place(parts.test[0]), parts)
     return figures
 
