@@ -66,7 +66,7 @@ def demand_controls(entries: Mapping[str, Entry]) -> None:
             )
 
 
-RAW = ("raw pixels", "the points", "pixels, no network")
+RAW = ("raw pixels", "the points", "pixels, no network", "the data, no map")
 """What the inputs themselves are called where no network is trained."""
 _PROBED = ("few-shot", "kNN", "unseen digits, recall at 1")
 

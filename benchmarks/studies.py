@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.encoders import study as encoders
 from benchmarks.library import attacks, auto, census, certified, scaling, speed, stepcost
+from benchmarks.maps import study as maps
 from benchmarks.paper import journal, mnist, rings, torus
 from benchmarks.rivals import study as rivals
 from benchmarks.robust import study as robust
@@ -26,7 +27,7 @@ STUDIES: tuple[Study[Any], ...] = (
     *(digits.DIGITS, digits.SEARCH, small.TORUS, small.RECIPE, cifar.STUDY),
     *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, certified.STUDY, census.STUDY),
     *(auto.STUDY, timm.STUDY, scale.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
-    *(encoders.STUDY, together.STUDY),
+    *(encoders.STUDY, together.STUDY, maps.STUDY),
 )
 
 

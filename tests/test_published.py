@@ -22,6 +22,7 @@ MARKED = {
     "docs/robust-training.md": 16,
     "docs/robustness.md": 12,
     "docs/evidence/digits.md": 140,
+    "docs/evidence/maps.md": 100,
     "docs/evidence/paper.md": 65,
     "docs/evidence/photographs.md": 48,
     "docs/evidence/rivals.md": 80,

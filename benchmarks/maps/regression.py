@@ -40,8 +40,8 @@ class Coordinates:
 
 def distances(a: Array, b: Array) -> Array:
     """(a, b) Euclidean distances."""
-    first, second = torch.as_tensor(a), torch.as_tensor(b)
-    found: Array = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+    exact = "donot_use_mm_for_euclid_dist"
+    found: Array = torch.cdist(torch.as_tensor(a), torch.as_tensor(b), compute_mode=exact).numpy()
     return found
 
 
