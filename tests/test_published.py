@@ -29,10 +29,10 @@ MARKED = {
     "docs/evidence/paper.md": 85,
     "docs/evidence/photographs.md": 48,
     "docs/evidence/rivals.md": 80,
-    "docs/evidence/robust.md": 110,
+    "docs/evidence/robust.md": 100,
     "docs/evidence/scaling.md": 50,
     "docs/evidence/speed.md": 50,
-    "docs/evidence/timm.md": 130,
+    "docs/evidence/timm.md": 120,
 }
 
 
