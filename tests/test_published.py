@@ -26,7 +26,7 @@ MARKED = {
     "docs/robustness.md": 12,
     "docs/evidence/digits.md": 140,
     "docs/evidence/maps.md": 100,
-    "docs/evidence/paper.md": 85,
+    "docs/evidence/paper.md": 80,
     "docs/evidence/photographs.md": 48,
     "docs/evidence/rivals.md": 80,
     "docs/evidence/robust.md": 100,
