@@ -17,13 +17,12 @@ from benchmarks.structure import (
 )
 from benchmarks.study import Study
 from benchmarks.timm_models import experiment as timm
-from benchmarks.timm_models import scale
 
 STUDIES: tuple[Study[Any], ...] = (
     *(mnist.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
     *(digits.DIGITS, digits.SEARCH, small.TORUS, small.RECIPE, cifar.STUDY),
     *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, census.STUDY, auto.STUDY),
-    *(timm.STUDY, scale.STUDY, speed.STUDY, scaling.STUDY),
+    *(timm.STUDY, speed.STUDY, scaling.STUDY),
 )
 
 

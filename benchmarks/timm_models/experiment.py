@@ -38,7 +38,7 @@ WIDTHS = ("narrow", "full")
 
 
 class Bench:
-    """Trains the networks of a lab, with checkpoints and logs in a folder beside its results."""
+    """Trains the networks of a lab, with checkpoints in a folder beside its results."""
 
     def __init__(self, lab: Lab[Settings]) -> None:
         self.lab, self.settings, self.device = lab, lab.settings, lab.device
@@ -69,7 +69,7 @@ class Bench:
         return network(name, classes=self.splits.classes, size=s.size, narrow=s.narrow, seed=seed)
 
     def folder(self, key: Key) -> Path:
-        """Where the checkpoint, the log and the weights of a run are kept."""
+        """Where the checkpoint of a run is kept."""
         words = re.sub(r"[^a-z0-9.]+", "-", " ".join(map(str, key.values())).lower())
         return self.lab.results.path.with_suffix("") / words
 
@@ -79,7 +79,6 @@ class Bench:
         """Train a network; the moving average of its weights."""
         training = Training(
             epochs=self.epochs,
-            validation=evenly(self.splits.validation, 1_000),
             schedule=schedule,
             batch_size=self.settings.batch_size,
             weight_decay=self.settings.weight_decay,
@@ -106,7 +105,6 @@ _OF_COST = ("size", "batch_size", "narrow", "timing_seconds")
 OF_PHASE = {
     "choose": (*_OF_TRAINING, "choice", "choice_images"),
     "test": (*_OF_TRAINING, *_OF_TEST, "schedule"),
-    "scale": (*_OF_TRAINING, "choice"),
     "cost": (*_OF_COST, "measure_memory"),
     "share": ("size", "batch_size", "timing_seconds"),
 }

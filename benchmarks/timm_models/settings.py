@@ -52,29 +52,6 @@ ROWS: dict[str, Row] = {
 }
 
 
-UNTRAINED = "of the untrained network"
-SHARE = 0.3
-_FEATURES: dict[str, Any] = {"share": SHARE}
-_POOLED: dict[str, Any] = {"share": SHARE, "layers": STAGES, "pool": "mean"}
-_FLAT: dict[str, Any] = {"share": SHARE, "layers": STAGES}
-
-# where, which scale -> options of the penalty; None: no penalty
-VARIANTS: dict[tuple[str, str], dict[str, Any] | None] = {
-    ("plain", ""): None,
-    ("features", "1"): _FEATURES,
-    ("features", UNTRAINED): _FEATURES,
-    ("features", "learned"): _FEATURES | {"scale": "learned"},
-    ("features", "fit"): _FEATURES | {"scale": "fit"},
-    ("features", "per dimension"): _FEATURES | {"per_dimension": True},
-    ("stages, pooled", "1"): _POOLED,
-    ("stages, pooled", "fit"): _POOLED | {"scale": "fit"},
-    ("stages, pooled", "per dimension"): _POOLED | {"per_dimension": True},
-    ("stages, flattened", "1"): _FLAT,
-    ("stages, flattened", "fit"): _FLAT | {"scale": "fit"},
-    ("stages, flattened", "per dimension"): _FLAT | {"per_dimension": True},
-}
-
-
 @dataclass(frozen=True)
 class Schedule:
     """How long and on how many images."""
