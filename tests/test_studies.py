@@ -259,6 +259,18 @@ def test_the_check_goes_on_where_the_keys_of_a_study_stumble_over_a_file(tmp_pat
     assert found.error == "holds runs that its study cannot read (KeyError: 'task')"
 
 
+def test_runs_that_nothing_makes_any_more_are_kept_and_shown(tmp_path: Path) -> None:
+    path = tmp_path / "toy.json"
+    Results(path, "toy", {}).add({"value": "older"}, {"depth": 1}, {"score": 99})
+    frozen = replace(TOY, frozen=lambda key: key["value"] == "older")
+    assert "99" in tables(run(frozen, lab(path, frozen)))
+    assert "99" not in tables(run(TOY, lab(path)))
+    assert [len(found.stale) for study in (frozen, TOY) for found in check([study], tmp_path)] == [
+        0,
+        1,
+    ]
+
+
 def two_tests(value: int) -> list[dict[str, Any]]:
     return [{"phase": "test", "value": value, "seed": seed} for seed in (0, 1)]
 

@@ -29,7 +29,6 @@ def isometry(
     share: float | None = None,
     scale: float | Literal["fit"] = 1.0,
     layers: str | Sequence[str] | None = None,
-    inputs: str | None = None,
     pool: str = "flatten",
     reduction: str = "batch",
     pairs: str = "class",
@@ -37,13 +36,12 @@ def isometry(
 ) -> Part:
     """The penalty of this library; ``layers="activations"`` takes the output of every activation.
 
-    Compared with the reference of the step, or with the output of the layer ``inputs``. Pairs of
-    equal label, or with ``pairs="all"`` all. With a ``share`` the weight is `isoreg.AutoBeta` of
-    it, in place of beta. ``shuffled`` is the control: each image's features are compared with the
-    reference of another image of its class, so that scale and labels stay and the geometry goes.
-    The other options are those of `isoreg.IsometryRegularizer`.
+    Features are compared with the reference of the step: pairs of equal label, or all with
+    ``pairs="all"``. With a ``share`` the weight is `isoreg.AutoBeta` of it, in place of beta.
+    ``shuffled`` is the control: each image's features are compared with the reference of another
+    image of its class, so that scale and labels stay and the geometry goes. The other options are
+    those of `isoreg.IsometryRegularizer`.
     """
-    assert not (inputs and shuffled), "the output of a layer is not shuffled"
     rows: list[Tensor] = []
 
     def before(step: Step) -> None:
@@ -55,7 +53,7 @@ def isometry(
         _activations(model) if layers == "activations" else layers,
         beta=beta if share is None else AutoBeta(share),
         scale=scale,
-        inputs=inputs or (lambda *_: rows[0]),
+        inputs=lambda *_: rows[0],
         pool=pool,
         reduction=reduction,  # type: ignore[arg-type]
     )
