@@ -20,10 +20,8 @@ from benchmarks.methods import attach
 from benchmarks.structure import data as samples
 from benchmarks.structure import digits, distances, training
 from benchmarks.structure.cifar import CIFAR_TRIALS, UNTRAINED
-from benchmarks.structure.corruptions import CORRUPTIONS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split, manifold_of_patches
 from benchmarks.structure.evaluation import pixels_of
-from benchmarks.structure.neighbours import calibration_error
 from benchmarks.structure.settings import TASKS, Settings
 from benchmarks.structure.training import chosen_strengths, mlp, train, tries
 from benchmarks.structure.trials import MANIFOLD, TRIALS
@@ -167,38 +165,6 @@ def test_committed_runs_were_made_with_the_strengths_that_the_committed_tries_ch
     assert len(measured) >= 50
     for key in measured:
         assert key["strength"] == chosen[key["method"]], key
-
-
-def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
-    logits = torch.tensor([[0.0, 0.0, -99.0]]).repeat(100, 1)  # confidence a half
-    labels = torch.zeros(100, dtype=torch.long)
-    assert calibration_error(logits, labels) == pytest.approx(0.5)
-    labels[:50] = 2
-    assert calibration_error(logits, labels) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_translations_move_by_their_pixels_and_rotations_keep_the_middle() -> None:
-    image = torch.zeros(8, 1, 29, 29)
-    image[:, 0, 14, 14] = 1
-    moved = corrupted(image, "translation", 2)
-    rows = moved.flatten(1).argmax(1) // 29
-    assert ((rows - 14).abs() == CORRUPTIONS["translation"][2]).all()
-    torch.testing.assert_close(corrupted(image, "rotation", 4)[:, 0, 14, 14], torch.ones(8))
-
-
-@pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_corruptions_grow_with_their_strength_and_repeat(kind: str) -> None:
-    x = small_mnist("test")[0][:50]
-    changes = [(corrupted(x, kind, strength) - x).square().mean().item() for strength in range(5)]
-    assert changes == sorted(changes)
-    assert torch.equal(corrupted(x, kind, 3), corrupted(x, kind, 3))
-
-
-def test_shuffled_blocks_keep_every_pixel() -> None:
-    x = torch.rand(4, 1, 28, 28)
-    mixed = blocks_shuffled(x, seed=0)
-    assert torch.equal(mixed.flatten(1).sort(1).values, x.flatten(1).sort(1).values)
-    assert not torch.equal(mixed, x)
 
 
 def test_choosing_never_reads_the_test_images(
