@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.results import Run
 
 Grid = tuple[float, ...]
 
@@ -61,6 +64,33 @@ def demand_controls(entries: Mapping[str, Entry]) -> None:
                 f"{name!r} has strength {entry.chosen}, its control {control.chosen}, and neither "
                 "was chosen: give both the same."
             )
+
+
+RAW = ("raw pixels", "the points", "pixels, no network", "the data, no map")
+"""What the inputs themselves are called where no network is trained."""
+_PROBED = ("few-shot", "kNN", "unseen digits, recall at 1")
+
+
+def demand_raw_inputs(runs: Iterable[Run]) -> None:
+    """Refuse a table of what can be read from features without the inputs beside them.
+
+    Raises:
+        Unfair: If features are probed in some run, and the inputs in none.
+    """
+    runs = list(runs)
+    probed = [run for run in runs if _names(run["figures"]) & set(_PROBED)]
+    raw = [run for run in probed if set(RAW) & {str(value) for value in run["key"].values()}]
+    if probed and not raw:
+        raise Unfair(
+            "features are probed and the inputs are not: whoever still has them may do better with "
+            "them. Measure a row of the inputs, or say in `without_raw` where they stand."
+        )
+
+
+def _names(figures: Mapping[str, Any]) -> set[str]:
+    """Of the figures, also of those of the parts that they have."""
+    parts = [figures, *(part for part in figures.values() if isinstance(part, dict))]
+    return {name for part in parts for name in part}
 
 
 def comparable(tried: Iterable[float], of_control: Iterable[float] | None) -> Grid:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.library import attacks, auto, census, scaling, speed
-from benchmarks.paper import mnist, rings, torus
+from benchmarks.encoders import study as encoders
+from benchmarks.library import attacks, auto, census, certified, scaling, speed, stepcost
+from benchmarks.maps import study as maps
+from benchmarks.paper import journal, mnist, rings, torus
 from benchmarks.rivals import study as rivals
 from benchmarks.robust import study as robust
 from benchmarks.structure import (
@@ -14,15 +16,17 @@ from benchmarks.structure import (
     distances_report,
     neighbours,
     small,
+    together,
 )
 from benchmarks.study import Study
 from benchmarks.timm_models import experiment as timm
 
 STUDIES: tuple[Study[Any], ...] = (
-    *(mnist.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
+    *(mnist.STUDY, journal.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
     *(digits.DIGITS, digits.SEARCH, small.TORUS, small.RECIPE, cifar.STUDY),
-    *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, census.STUDY, auto.STUDY),
-    *(timm.STUDY, speed.STUDY, scaling.STUDY),
+    *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, certified.STUDY, census.STUDY),
+    *(auto.STUDY, timm.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
+    *(encoders.STUDY, together.STUDY, maps.STUDY),
 )
 
 

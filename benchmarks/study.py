@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.claims import Entry, Unfair, below
+from benchmarks.claims import Entry, Unfair, below, demand_raw_inputs
 from benchmarks.images import Uses, as_field, sentence
 from benchmarks.provenance import doubts
 from benchmarks.results import (
@@ -64,6 +64,7 @@ class Study(Generic[S]):
         frozen: Whether a run of the file, by its key, is kept and shown though nothing makes it any
             more: what it answers is answered. None: no run is.
         without_control: Why no row of a method of ours has a control; "": they have.
+        without_raw: Where the raw inputs stand, if features are probed and those are not.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Study(Generic[S]):
     entries: Callable[[Found], Mapping[str, Entry]] | None = None
     without_control: str = ""
     frozen: Callable[[Key], bool] | None = None
+    without_raw: str = ""
 
     def page(self, found: Found) -> str:
         """The tables, and below them what the rules of `claims`, `images` and `provenance` ask for.
@@ -94,8 +96,11 @@ class Study(Generic[S]):
         """
         if self.entries is None and not self.without_control and _names_ours(found["runs"]):
             raise Unfair(f"{self.name}: a method of ours without `entries` or `without_control`")
+        if self.uses.measured and not self.without_raw:
+            demand_raw_inputs(found["runs"])
         rules = [below(self.entries(found))] if self.entries else []
         rules += [f"Without a control: {self.without_control}."] if self.without_control else []
+        rules += [f"Without the raw inputs: {self.without_raw}."] if self.without_raw else []
         rules += [sentence(self.uses), doubts(found["runs"])]
         return joined(self.tables(found), *rules)
 

@@ -7,6 +7,7 @@ page needs comes from another server.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).parent.parent
+PROJECT = (ROOT / "pyproject.toml").read_text()
 sys.path.insert(0, str(ROOT))
 # the package is imported beside the torch of the environment that holds nothing else
 sys.path += map(str, ROOT.glob(".venv-core/lib/python*/site-packages"))
@@ -85,6 +87,17 @@ def visit_formula(self: HTML5Translator, node: nodes.math | nodes.math_block) ->
     raise nodes.SkipNode
 
 
+def open_notebook(_app: Sphinx, page: str, source: list[str]) -> None:
+    """Once the project has an address, let the gallery's notebook be opened at two services."""
+    address = re.search(r'^Repository = "https://github.com/([^"]+)"', PROJECT, re.MULTILINE)
+    if address and page == "docs/gallery":
+        notebook = "examples/quickstart.ipynb"
+        colab = f"https://colab.research.google.com/github/{address[1]}/blob/main/{notebook}"
+        binder = f"https://mybinder.org/v2/gh/{address[1]}/main?labpath={notebook}"
+        source[0] += f"\nThe notebook [in Colab]({colab}), [in Binder]({binder}).\n"
+
+
 def setup(app: Sphinx) -> None:
-    """Name the way formulas are drawn."""
+    """Name the way formulas are drawn, and where the notebook can be opened."""
+    app.connect("source-read", open_notebook)
     app.add_html_math_renderer("mathml", (visit_formula, None), (visit_formula, None))

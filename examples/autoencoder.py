@@ -63,7 +63,7 @@ def main(picture: Path = Path("autoencoder.png"), epochs: int = 150) -> dict[str
         if beta:
             left, low = codes.min(0).values.tolist()
             axes.plot([left, left + 1], [low - 0.3] * 2, color="black", linewidth=3)
-            axes.text(left + 0.5, low - 0.45, "1 pixel, black to white", ha="center", va="top")
+            axes.text(left, low - 0.45, "one pixel from black to white", va="top")
             axes.set_ylim(low - 0.9, None)
     figure.savefig(picture, dpi=150)
     return figures

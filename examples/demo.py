@@ -30,7 +30,7 @@ from isoreg.diagnostics import distortion
 from isoreg.distances import pairwise_distances
 from isoreg.embedding import IsometricEmbedding
 
-SEEDS, EPOCHS, DRAWS = 3, 40, 5
+SEEDS, EPOCHS, DRAWS, MAP_EPOCHS = 3, 40, 5, 15
 # chosen on the validation images by the probe with one example, each by itself, in steps of about
 # three from 0.03 to 1 (isometry) and from 0.0003 to 1 (control); neither choice lies at an end
 BETAS = {"plain": 0.0, "isometry": 0.3, "control": 0.01}
@@ -144,7 +144,7 @@ def draw(data: dict[str, Split], features: dict[str, Tensor]) -> None:
 def draw_map(data: dict[str, Split], axis: Axes) -> None:
     """A network that learned distances along the data places images that it has not seen."""
     train, test = data["train"], data["test"]
-    embedding = IsometricEmbedding(metric="precomputed", max_epochs=15, random_state=0)
+    embedding = IsometricEmbedding(metric="precomputed", max_epochs=MAP_EPOCHS, random_state=0)
     distances = pairwise_distances(train.places).numpy()
     embedding.fit(train.images.flatten(1).numpy(), distances=distances)
     points = embedding.transform(test.images.flatten(1).numpy())

@@ -34,7 +34,8 @@ def judged() -> tuple[Tensor, Tensor]:
     words = TruncatedSVD(DIMENSIONS, random_state=0).fit(counts.transform(texts + more))
     x = torch.from_numpy(words.transform(counts.transform(texts))).float()
     similar = np.triu(np.loadtxt(datapath("similarities0-1.txt")), 1)
-    return nn.functional.normalize(x), torch.from_numpy(1 - similar - similar.T).float()
+    distances = torch.from_numpy(1 - similar - similar.T).float().fill_diagonal_(0)
+    return nn.functional.normalize(x), distances
 
 
 def correlation(wanted: Tensor, found: Tensor, of: Tensor) -> float:

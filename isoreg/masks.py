@@ -210,11 +210,10 @@ def _refuse_shape(labels: Tensor) -> None:
     shape = tuple(labels.shape)
     column = labels.ndim == 2 and shape[1] == 1
     if not labels.is_floating_point():
-        kept = labels.reshape(len(labels), -1) if labels.ndim > 1 else labels
-        is_binary = labels.ndim == 2 and bool(((kept == 0) | (kept == 1)).all())
+        is_binary = labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all())
         if column:
             advice = "Take the column: labels.squeeze(1)."
-        elif is_binary and bool((kept.sum(1) <= 1).all()):
+        elif is_binary and bool((labels.sum(1) <= 1).all()):
             advice = "If these are one-hot rows, convert them with .argmax(1), or with .float()."
         elif is_binary:
             advice = (

@@ -117,7 +117,7 @@ def isometry_penalty(
         points = _points(layers, single=isinstance(features, Tensor))
         if labels is not None:
             check_shape(labels, points[0].shape[0])
-        penalties = layer_penalties(
+        penalties, _ = layer_penalties(
             inputs,
             points,
             labels,
@@ -142,7 +142,7 @@ def layer_penalties(
     process_group: Group = None,
     queue: FeatureQueue | None = None,
     narrow: Sequence[torch.dtype] = (),
-) -> Tensor:
+) -> tuple[Tensor, int]:
     """`isometry_penalty` of features, labels and options that are checked already.
 
     Args:
@@ -157,7 +157,8 @@ def layer_penalties(
         narrow: Dtypes in which the features came.
 
     Returns:
-        (L,) penalties.
+        (L,) penalties; and the first column of the own samples in given distances and weights,
+        counted from their end.
 
     Raises:
         InputError: If the reference or the weights cannot be used.
@@ -165,7 +166,7 @@ def layer_penalties(
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0]])
-        >>> layer_penalties(x, [3 * x], None, Options(euclidean, euclidean, 1.0, "batch", False))
+        >>> layer_penalties(x, [3 * x], None, Options(euclidean, euclidean, 1.0, "batch", False))[0]
         tensor([2.])
     """
     _refuse_vmap(inputs, input_distances, pair_weights, *points)
@@ -190,11 +191,11 @@ def layer_penalties(
         )
     if by_engine:
         call = make_call(reference, points, labels, options, pair_weights)
-        return engine_penalty(call, Terms(options.scale, options.reduction))
+        return engine_penalty(call, Terms(options.scale, options.reduction)), -points[0].shape[0]
     penalties = dense_by_options(reference, points, labels, options, pair_weights)
     if labels is not None and labels.device.type != "cpu":
         penalties = spoil(penalties, valid_labels(labels).all())
-    return penalties
+    return penalties, -points[0].shape[0]
 
 
 def spoil(penalties: Tensor, valid: Tensor) -> Tensor:

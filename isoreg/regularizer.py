@@ -221,7 +221,7 @@ class IsometryRegularizer:
             self._warn_of_frozen(record)
             given = self._given(record, labels, n, (reference, distances, pair_weights))
             check_uses(record, paired=len(given.references) > 1 and labels is None)
-            penalties = self._compare(record, labels, given)
+            penalties, first = self._compare(record, labels, given)
         self._penalties = list(record.features), penalties.detach()
         total = self._weighted(record, penalties)
         if torch.compiler.is_compiling():
@@ -234,7 +234,7 @@ class IsometryRegularizer:
         else:
             self._read_gradients()
             total = total * self._weigh(total)
-            self._record_step(record, labels, given)
+            self._record_step(record, labels, given, first)
         self._total = total.detach()
         return total
 
@@ -520,8 +520,8 @@ class IsometryRegularizer:
         references = [x[order.to(x.device)] for x in given.references]
         return _Given(references, distances, given.pair_weights)
 
-    def _compare(self, record: Record, labels: Tensor | None, given: _Given) -> Tensor:
-        """The penalties of all layers, one call for those that share a reference."""
+    def _compare(self, record: Record, labels: Tensor | None, given: _Given) -> tuple[Tensor, int]:
+        """The penalties of all layers, and the first column of the own samples in given tables."""
         features, references = record.features, given.references
         if len(references) < 2:
             return self._penalise(references[0] if references else None, features, labels, given)
@@ -530,9 +530,9 @@ class IsometryRegularizer:
         for index in sorted(set(used)):
             names = [name for name, number in zip(features, used, strict=True) if number == index]
             sharing = {name: features[name] for name in names}
-            penalties = self._penalise(references[index], sharing, labels, given)
+            penalties, first = self._penalise(references[index], sharing, labels, given)
             found |= zip(names, penalties.unbind(), strict=True)
-        return torch.stack([found[name] for name in features])
+        return torch.stack([found[name] for name in features]), first
 
     def _penalise(
         self,
@@ -540,7 +540,7 @@ class IsometryRegularizer:
         features: Mapping[str, Tensor],
         labels: Tensor | None,
         given: _Given,
-    ) -> Tensor:
+    ) -> tuple[Tensor, int]:
         return layer_penalties(
             reference,
             [flatten_points(x, f"the features of layer {n!r}") for n, x in features.items()],
@@ -591,7 +591,9 @@ class IsometryRegularizer:
         if isinstance(self._beta, AutoBeta):
             self._beta.update(norms)
 
-    def _record_step(self, record: Record, labels: Tensor | None, given: _Given) -> None:
+    def _record_step(
+        self, record: Record, labels: Tensor | None, given: _Given, first: int
+    ) -> None:
         """Keep what `report` needs of this step, and watch the next one if it is due."""
         monitor = self._monitor
         was_due = monitor.due
@@ -600,7 +602,7 @@ class IsometryRegularizer:
             used = pair_uses(record.uses, given.references) if given.references else []
             compared = zip(record.features, used, strict=False)
             references = {name: given.references[number] for name, number in compared}
-            seen = Seen(record.features, references, given.distances, given.pair_weights)
+            seen = Seen(record.features, references, given.distances, given.pair_weights, first)
             monitor.look_closely(seen, labels, self._scale)
         if monitor.wants_to_warn:
             monitor.warn(self.report(), stacklevel=4)

@@ -150,7 +150,7 @@ def baseline(file: str, tests: list[str]) -> dict[str, Any]:
     return found
 
 
-def tests_of(mutation: Mutation, found: dict[str, Any], limit: float) -> list[str]:
+def chosen_for(mutation: Mutation, found: dict[str, Any], limit: float) -> list[str]:
     """The tests that run a changed line, the fastest first, until the time is used up."""
     seconds, lines = found["seconds"], found["lines"]
     touched = set()
@@ -206,7 +206,7 @@ def run(file: str, options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit("the tests fail when they are run again without a change")
     result: dict[str, Any] = {"file": file, "tried": 0, "killed": 0, "explained": 0, "alive": []}
     for mutation in todo:
-        names = tests_of(mutation, found, options.limit)
+        names = chosen_for(mutation, found, options.limit)
         result["tried"] += 1
         if names and _is_killed(file, source, mutation, names, found):
             result["killed"] += 1
@@ -230,7 +230,9 @@ def run_known(entries: list[dict[str, Any]]) -> dict[str, Any]:
         path = Path(entry["file"])
         source = path.read_text()
         if source.count(entry["was"]) != 1:
-            raise SystemExit(f"{path}: no longer has, or has twice: {entry['was']}")
+            print(f"GONE     {path}: {entry['was'].strip()}: say it as the file says it now")
+            result["alive"].append(entry)
+            continue
         path.write_text(source.replace(entry["was"], entry["becomes"]))
         code, _ = forked(lambda e=entry: silent_pytest([*_OPTIONS, *e["tests"]]), 900)
         path.write_text(source)

@@ -135,6 +135,21 @@ def test_the_trials_of_every_study_are_fair_by_their_committed_runs() -> None:
         assert any(entry.control or entry.without for entry in entries.values()) or name == "rivals"
 
 
+def test_features_are_not_probed_without_the_inputs_beside_them() -> None:
+    uses = Uses((), (), (Part("torus", seeds=(5,)),))
+    probed = {**RUN, "key": {"method": "a", "seed": 0}, "figures": {"test": {"few-shot": 0.5}}}
+    raw = {**probed, "key": {"method": "raw pixels", "seed": 0}}
+    with pytest.raises(Unfair, match="features are probed and the inputs are not"):
+        study(uses=uses).page({"runs": [probed]})
+    assert "Without" not in study(uses=uses).page({"runs": [probed, raw]})
+    with pytest.raises(Unfair, match="features are probed"):
+        study(uses=uses).page({"runs": [probed, {**raw, "figures": {}}]})
+    assert "Without the raw inputs: elsewhere." in study(uses=uses, without_raw="elsewhere").page({
+        "runs": [probed]
+    })
+    assert study().page({"runs": [probed]}), "what is chosen on validation data is no claim"
+
+
 def test_parts_count_their_images_and_overlaps() -> None:
     third = rows("digits test", 0, 360, step=3)
     assert len(third.members()) == 120
@@ -227,6 +242,13 @@ def test_every_commit_that_runs_name_is_in_the_history_or_named_as_lost() -> Non
     }
     there = {name for name in named if any(commit.startswith(name) for commit in history)}
     assert named - there == provenance.LOST & named
+
+
+def test_no_run_was_made_with_changes_but_those_that_are_older_than_the_rule() -> None:
+    older = {"mnist": 18, "mnist-code": 6, "robust": 73, "speed": 2, "census": 17}
+    older |= {f"structure-{part}": n for part, n in (("cifar", 68), ("digits", 39), ("search", 21))}
+    found = {findings.file[:-5]: findings.uncertain for findings in check.check(STUDIES)}
+    assert {name for name, count in found.items() if count > older.get(name, 0)} == set()
 
 
 def test_results_without_images_are_still_read_and_gain_them_with_the_next_run(

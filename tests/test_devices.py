@@ -166,7 +166,7 @@ def test_what_an_accelerator_computes_keeps_six_digits(
     call = Call(x, [features, 2 * features], labels, rows=rows)
     scales = torch.tensor([1.0, 0.3], dtype=torch.float64)
     values, gradients = torch_blocks.values_and_gradients(call, scales, 7.0, needs_grad=True)
-    wide, inputs = call.own, x.double()
+    wide, inputs = call.local, x.double()
     for value, gradient, s, layer in zip(values, gradients, (1.0, 0.3), call.features, strict=True):
         phi = layer.double()
         differences = phi[wide, None] - phi

@@ -38,6 +38,7 @@ from isoreg._ranks.exchange import (
     resolve_group,
     unpack,
 )
+from isoreg.diagnostics import distortion
 from isoreg.distances import METRICS
 from isoreg.masks import IGNORED
 
@@ -330,6 +331,34 @@ def test_input_distances_need_a_column_for_every_rank() -> None:
 
     with pytest.raises(InputError, match="each of the 10 samples of all ranks.* got 9"):
         in_threads(compare, 2)
+
+
+@pytest.mark.parametrize("queue", [None, 9])
+def test_the_report_reads_the_own_samples_out_of_distances_across_ranks(queue: int | None) -> None:
+    x, _, _ = batch(10, 2)
+    every, parts = torch.cdist(x, x) + 1, [slice(0, 3), slice(3, 10)]
+
+    def compare(group: Member) -> Any:
+        part = parts[group.rank]
+        model = nn.Sequential(nn.Linear(x.shape[1], 4), nn.Tanh(), nn.Linear(4, 3))
+        iso = IsometryRegularizer(model, queue=queue)
+        iso.process_group = group  # type: ignore[assignment]
+        model(x[part])
+        weights = torch.ones(len(x), len(x)).index_fill(1, torch.tensor([0, 4]), 0)
+        weights = (weights * weights.T)[part]
+        iso(None, distances=every[part], pair_weights=weights)
+        found = iso.report().layers["2"].distortion
+        features, known = model[:2](x[part]), every[part, part].clone()
+        return found, distortion(
+            None,
+            features,
+            None,
+            input_distances=known.masked_fill(weights[:, part] == 0, torch.nan),
+        )
+
+    for found, expected in in_threads(compare, 2):
+        assert found.pairs == expected.pairs > 0
+        torch.testing.assert_close(found.stress, expected.stress)
 
 
 # The parts of the communication that need none

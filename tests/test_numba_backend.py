@@ -31,16 +31,16 @@ def blocks(labels: Tensor | None, n: int, width: int = 3, rows: slice | None = N
     return plan_blocks(Call(points, [points], labels, rows=rows))
 
 
-def covered(found: Blocks, n: int, own: slice) -> Tensor:
+def covered(found: Blocks, n: int, local: slice) -> Tensor:
     """How often each row is compared with each sample."""
     times = torch.zeros(n, n, dtype=torch.long)
-    order, rows = torch.from_numpy(found.order), own.stop - own.start
+    order, rows = torch.from_numpy(found.order), local.stop - local.start
     for start, stop, other, end in found.blocks.tolist():
         a, b = order[start:stop], order[other:end]
         times[a[:, None], b[None, :]] += 1
         if start != other and other < rows:
             times[b[:, None], a[None, :]] += 1
-    return times.fill_diagonal_(0)[own]
+    return times.fill_diagonal_(0)[local]
 
 
 @given(
@@ -54,11 +54,11 @@ def test_the_blocks_hold_every_pair_of_equal_label_once(
 ) -> None:
     y = torch.tensor(labels * copies, dtype=torch.long)
     expected = ((y[:, None] == y) & (y != IGNORED)).fill_diagonal_(False)
-    own = slice(*(min(place, len(y)) for place in sorted(cut or (0, len(y)))))
-    found = blocks(y, len(y), width, own)
-    assert torch.equal(covered(found, len(y), own), expected.long()[own])
+    local = slice(*(min(place, len(y)) for place in sorted(cut or (0, len(y)))))
+    found = blocks(y, len(y), width, local)
+    assert torch.equal(covered(found, len(y), local), expected.long()[local])
     assert sorted(found.order.tolist()) == list(range(len(y)))
-    assert set(found.order[: own.stop - own.start]) == set(range(own.start, own.stop))
+    assert set(found.order[: local.stop - local.start]) == set(range(local.start, local.stop))
 
 
 def test_all_pairs_are_one_class_cut_into_tiles_that_fit_the_cache() -> None:

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_pairs.engine",
     },
     "_ranks.exchange": {"errors"},
-    "memory": {"errors", "masks"},
+    "memory": {"errors", "masks", "_pairs.precision"},
     "_ranks.penalty": {
         "errors",
         "masks",
@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_attach.balance": {"errors"},
     "report": {"diagnostics"},
     "_attach.monitor": {"_attach.balance", "diagnostics", "distances", "masks", "report"},
-    "_attach.checks": {"errors", "_attach.balance", "masks", "_attach.recorder"},
+    "_attach.checks": {"errors", "distances", "_attach.balance", "masks", "_attach.recorder"},
     "regularizer": {
         "errors",
         "distances",
@@ -110,6 +110,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "regularizer",
         "_attach.layers",
         "_attach.pooling",
+        "_attach.reference",
         "_attach.samples",
     },
     "lil": {"errors", "penalty"},

@@ -17,10 +17,12 @@ COMMITTED = committed(STUDIES)
 # page: how many of its numbers are marked, at least
 MARKED = {
     "docs/beta.md": 28,
+    "docs/encoders.md": 76,
     "docs/is-it-for-me.md": 19,
     "docs/robust-training.md": 16,
     "docs/robustness.md": 12,
     "docs/evidence/digits.md": 140,
+    "docs/evidence/maps.md": 100,
     "docs/evidence/paper.md": 65,
     "docs/evidence/photographs.md": 48,
     "docs/evidence/rivals.md": 80,

@@ -148,9 +148,36 @@ def test_strengths_are_chosen_among_those_that_keep_the_coarse_accuracy() -> Non
     assert chosen == {"cross-entropy": 0.0, "a": 0.2, "b": 0.2}
 
 
+@pytest.mark.parametrize(("best", "last"), [(1.0, 2.0), (2.0, 8.0), (8.0, 32.0), (32.0, 32.0)])
+def test_one_grid_for_all_is_widened_while_a_choice_lies_at_its_end(
+    best: float, last: float
+) -> None:
+    tried: list[dict[str, object]] = []
+
+    def choose() -> dict[str, float]:
+        most = max(float(str(key["strength"])) for key in tried)
+        return {"cross-entropy": 0.0, "a": 0.5, "b": min(best, most)}
+
+    for key in training.widening(["cross-entropy", "a", "b"], (0.5, 1.0, 2.0), (8.0, 32.0), choose):
+        tried.append(key)
+    assert [key["strength"] for key in tried if key["method"] == "cross-entropy"] == [0.0]
+    grids = [[key["strength"] for key in tried if key["method"] == name] for name in "ab"]
+    assert grids[0] == grids[1]
+    assert grids[0][-1] == last
+
+
 def test_the_strengths_in_use_are_those_that_the_committed_search_chose() -> None:
     chosen = chosen_strengths(json.loads((RESULTS / "structure-search.json").read_text())["runs"])
     assert {name: method.strength for name, method in TRIALS.items()} == chosen
+
+
+def test_where_the_neighbours_choose_another_strength_that_one_is_measured_too() -> None:
+    runs = json.loads((RESULTS / "structure-search.json").read_text())["runs"]
+    compared = ("isometry, pixels", "control: pixels, shuffled", "isometry, manifold")
+    compared += ("control: manifold, shuffled", "manifold predicted by a head")
+    usual, chosen = chosen_strengths(runs), chosen_strengths(runs, by="kNN")
+    others = {name: chosen[name] for name in compared if chosen[name] != usual[name]}
+    assert others == digits.BY_NEIGHBOURS
 
 
 @pytest.mark.parametrize(

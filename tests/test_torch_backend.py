@@ -32,7 +32,7 @@ def call_of(labels: Tensor | None, n: int, rows: slice | None = None, width: int
 
 def covered(call: Call) -> Tensor:
     """How often each row is compared with each sample."""
-    own, n = call.own, call.size
+    local, n = call.local, call.size
     times = torch.zeros(n, n, dtype=torch.long)
     for block in plan_blocks(call):
         compared = torch.ones(*block.rows.shape, block.columns.shape[1])
@@ -47,9 +47,9 @@ def covered(call: Call) -> Tensor:
         times.index_put_(pairs, compared.long().flatten(), accumulate=True)
         if block.times == 2:
             times.index_put_(pairs[::-1], compared.long().flatten(), accumulate=True)
-    assert not times[: own.start].any()
-    assert not times[own.stop :].any()
-    return times[own]
+    assert not times[: local.start].any()
+    assert not times[local.stop :].any()
+    return times[local]
 
 
 def places(call: Call) -> Tensor:
@@ -86,13 +86,13 @@ def test_a_plan_of_rows_compares_each_of_their_pairs_once(
 ) -> None:
     y = torch.tensor(labels * copies, dtype=torch.long)
     n, (start, stop) = len(y), sorted(cut)
-    own = slice(min(start, n), min(stop, n))
-    call = call_of(y, n, own, width)
-    expected = (y[own, None] == y) & (y[own, None] != IGNORED)
-    expected[torch.arange(len(expected)), torch.arange(own.start, own.stop)] = False
+    local = slice(min(start, n), min(stop, n))
+    call = call_of(y, n, local, width)
+    expected = (y[local, None] == y) & (y[local, None] != IGNORED)
+    expected[torch.arange(len(expected)), torch.arange(local.start, local.stop)] = False
     assert torch.equal(covered(call), expected.long())
     assert total_weight(call) == expected.sum()
-    assert torch.equal(places(call), torch.arange(own.start, own.stop))
+    assert torch.equal(places(call), torch.arange(local.start, local.stop))
 
 
 def test_padding_costs_at_most_thirty_percent_or_a_few_pairs() -> None:
@@ -101,8 +101,8 @@ def test_padding_costs_at_most_thirty_percent_or_a_few_pairs() -> None:
     for classes in (3, 10, 100, 700):
         for block in plan_blocks(call_of(torch.randint(classes, (2000,)), 2000)):
             if (inside := block.inside[0]) is not None:
-                own = int(inside.sum(1).square().sum())
-                assert inside.shape[1] * inside.numel() <= max(1.3 * own, own + 2048)
+                local = int(inside.sum(1).square().sum())
+                assert inside.shape[1] * inside.numel() <= max(1.3 * local, local + 2048)
                 padded += 1
     assert padded > 4
 
@@ -193,7 +193,7 @@ def test_where_nobody_may_look_all_pairs_or_tiles_of_them_equal_the_dense_ones(
     for gradient, reference in zip(
         gradients, torch.autograd.grad(expected.sum(), phi), strict=True
     ):
-        torch.testing.assert_close(gradient, reference[call.own])
+        torch.testing.assert_close(gradient, reference[call.local])
 
 
 def test_near_pairs_are_subtracted_and_many_take_float64() -> None:

@@ -34,14 +34,18 @@ def test_interpreted_kernels_equal_the_oracle() -> None:
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-1000:]
 
 
-def call(kind: str = "hard", *, given: bool = False, own: slice | None = None, n: int = 300) -> Any:
+def call(
+    kind: str = "hard", *, given: bool = False, local: slice | None = None, n: int = 300
+) -> Any:
     labels = {"one": None, "hard": torch.zeros(n, dtype=torch.long), "soft": torch.ones(n, 3)}
     features = [torch.ones(n, width) for width in (2, 64, 700)]
-    own = slice(0, n) if own is None else own
-    table = torch.ones(own.stop - own.start, n)
+    local = slice(0, n) if local is None else local
+    table = torch.ones(local.stop - local.start, n)
     inputs, targets = (None, table) if given else (torch.ones(n, 784), None)
     tables = {"targets": targets, "weights": table if given else None}
-    return SimpleNamespace(inputs=inputs, features=features, labels=labels[kind], own=own, **tables)
+    return SimpleNamespace(
+        inputs=inputs, features=features, labels=labels[kind], local=local, **tables
+    )
 
 
 class Launches(list[tuple[str, dict[str, Any], tuple[Any, ...]]]):
@@ -62,20 +66,20 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     return found
 
 
-@pytest.mark.parametrize("own", [None, slice(10, 250)])
+@pytest.mark.parametrize("local", [None, slice(10, 250)])
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("kind", ["one", "hard", "soft"])
 def test_the_host_never_looks_at_a_value_on_the_gpu(
-    kind: str, given: bool, own: slice | None, launches: Launches
+    kind: str, given: bool, local: slice | None, launches: Launches
 ) -> None:
     with FakeTensorMode(), torch.device("cuda"):
-        c = call(kind, given=given, own=own)
+        c = call(kind, given=given, local=local)
         scales, total = torch.ones(3, dtype=torch.float64), torch.ones(())
         assert triton_blocks.moments(c).shape == (2, 3)
         launches.clear()
         values, gradients = triton_blocks.values_and_gradients(c, scales, total, needs_grad=True)
         assert values.device.type == "cuda"
-        assert [x.shape for x in gradients] == [x[c.own].shape for x in c.features]
+        assert [x.shape for x in gradients] == [x[c.local].shape for x in c.features]
     assert len(launches) <= 6, "a launch a layer, one more for inputs, labels and a wide layer"
 
 

@@ -306,6 +306,7 @@ STUDY = Study(
         (rows("MNIST train", 50_000, 60_000, shuffled=True), SHUFFLED[40_000, 50_000]),
         (everything("MNIST test"), everything("CIFAR-10 test")),
     ),
+    without_raw="they stand in structure-digits, under a probe whose penalty was chosen",
     without_control="the probe's penalty is not chosen and the pixels are missing, so nothing "
     "follows from the ten classes",
 )

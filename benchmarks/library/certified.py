@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from benchmarks.images import Uses, rows
 from benchmarks.networks import accuracy_of, mlp
 from benchmarks.results import Figures, Found, Key
 from benchmarks.sampling import even_split
@@ -19,7 +20,7 @@ from isoreg import RobustLoss
 from isoreg.datasets import mnist
 from isoreg.robustness import evaluate
 
-METHODS = {"cross-entropy": 0.0, "RobustLoss, eps 0.1": 0.1, "RobustLoss, eps 0.2": 0.2}
+METHODS = {"cross-entropy": 0.0, "RobustLoss, eps 0.1": 0.1}
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Settings:
     methods: tuple[str, ...] = tuple(METHODS)
     width: int = 100
     depth: int = 2
-    train_images: int = 20_000
-    epochs: int = 5
+    train_images: int = 10_000
+    epochs: int = 4
     batch_size: int = 100
     test_images: int = 2_000
-    attacked: int = 500
+    attacked: int = 200
     eps: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1)
 
 
@@ -71,8 +72,8 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     batches = Batches(len(images), chosen.batch_size, chosen.epochs)
     robust = RobustLoss(model, eps=radius, warmup_steps=len(batches) // 2)
 
-    def loss(rows: torch.Tensor, _: float) -> torch.Tensor:
-        x, y = images[rows], labels[rows]
+    def loss(chosen_rows: torch.Tensor, _: float) -> torch.Tensor:
+        x, y = images[chosen_rows], labels[chosen_rows]
         return robust(x, y) if radius else F.cross_entropy(model(x), y)
 
     descend(loss, adam(model), batches)
@@ -120,8 +121,12 @@ STUDY = Study(
     measure,
     tables,
     shows="between which two numbers the robust accuracy of MLPs lies",
-    time="5 minutes on one core",
+    time="a minute on one core",
     data="MNIST",
     seeds=3,
     determines=determines,
+    uses=Uses(
+        (rows("MNIST train", 0, 60_000, step=6),), (), (rows("MNIST test", 0, 10_000, step=5),)
+    ),
+    without_control="no claim of a gain is made: each network has its own two bounds",
 )

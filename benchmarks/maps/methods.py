@@ -61,6 +61,12 @@ def _lda(x: Array, y: Array, seed: int, _: Any, shrinkage: float | None) -> Fitt
     return lda.fit_transform(x, y), lda.transform
 
 
+def _nca(x: Array, y: Array, seed: int, _: Any, init: str, max_iter: int) -> Fitted:
+    init = "random" if init == "lda" and y.max() < 2 else init  # LDA of two classes is a line
+    nca = NeighborhoodComponentsAnalysis(2, init=init, max_iter=max_iter, random_state=seed)
+    return nca.fit_transform(x, y), nca.transform
+
+
 def _umap(n: int, seed: int, n_neighbors: int, **setting: Any) -> Any:
     few = min(n_neighbors, n - 1)
     return optional("umap", "umap-learn").UMAP(random_state=seed, n_neighbors=few, **setting)
@@ -117,18 +123,17 @@ def _each(**options: tuple[Any, ...]) -> tuple[Setting, ...]:
     return tuple(dict(zip(options, chosen, strict=True)) for chosen in values)
 
 
+def _data(x: Array, *_: Any) -> Fitted:
+    return x, lambda new: new
+
+
 OURS, OURS_WITHOUT, CONTROL = "isometry, classes", "isometry, no classes", "its control"
 
 METHODS: dict[str, Method] = {
+    "the data, no map": Method(_data),
     "PCA": Method(_estimator(lambda _, seed: PCA(2, random_state=seed))),
     "LDA": Method(_lda, _each(shrinkage=(None, 0.1, 0.5, 0.9))),
-    "NCA": Method(
-        _estimator(
-            lambda _, seed, **s: NeighborhoodComponentsAnalysis(2, random_state=seed, **s),
-            labels=True,
-        ),
-        _each(init=("pca", "pca", "lda", "lda"), max_iter=(20, 60, 20, 60)),
-    ),
+    "NCA": Method(_nca, _each(init=("pca", "pca", "lda", "lda"), max_iter=(20, 60, 20, 60))),
     "UMAP": Method(
         _estimator(_umap), _each(n_neighbors=(15, 15, 50, 50), min_dist=(0.1, 0.5, 0.1, 0.5))
     ),

@@ -15,7 +15,7 @@ from benchmarks.results import Found
 from benchmarks.style import new_figure, save
 from benchmarks.tables import with_keys
 
-_COLUMNS, _SIDE = 5, 2.5
+_COLUMNS, _SIDE = 4, 2.6
 _OVERVIEW = ("PCA", "UMAP", "supervised UMAP", "t-SNE", OURS_WITHOUT, OURS)
 
 
@@ -49,7 +49,7 @@ def _draw_set(name: str, runs: list[dict[str, Any]], path: Path) -> None:
         axis.set_title(
             f"{run['key']['method']}\n"
             f"kNN {100 * figures['kNN']:.0f} %, r within {figures['r within']:.2f}",
-            fontsize=9,
+            fontsize=10,
             fontweight="bold" if run["key"]["method"] == OURS else "normal",
         )
     names = runs[0]["figures"]["map"]["names"]
@@ -58,7 +58,7 @@ def _draw_set(name: str, runs: list[dict[str, Any]], path: Path) -> None:
         for k, label in enumerate(names)
     ]
     title = f"{name}: new samples on each map"
-    look = {"ncols": 5, "fontsize": 9, "frameon": False, "title": title, "title_fontsize": 11}
+    look = {"ncols": 5, "fontsize": 10, "frameon": False, "title": title, "title_fontsize": 12}
     figure.legend(handles=handles, loc="outside upper center", **look)
     save(figure, path)
 
@@ -92,7 +92,7 @@ def _scatter(axis: Axes, held: dict[str, Any]) -> None:
     )
     axis.set_aspect("equal", adjustable="datalim")
     _plain(axis)
-    axis.spines[:].set_color("#cccccc")
+    axis.spines[:].set_alpha(0.4)
 
 
 def _plain(axis: Axes) -> None:

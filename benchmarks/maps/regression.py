@@ -41,7 +41,7 @@ class Coordinates:
 def distances(a: Array, b: Array) -> Array:
     """(a, b) Euclidean distances."""
     exact = "donot_use_mm_for_euclid_dist"
-    found: Array = torch.cdist(*map(torch.as_tensor, (a, b)), compute_mode=exact).numpy()
+    found: Array = torch.cdist(torch.as_tensor(a), torch.as_tensor(b), compute_mode=exact).numpy()
     return found
 
 

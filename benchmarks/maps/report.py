@@ -14,7 +14,7 @@ _COLUMNS = (
     Column("r, all pairs", "r", 2),
     Column("stress, all", "stress", 2),
     Column("trustworthiness", "trustworthiness", 2),
-    Column("fit, s", "fit", 1),
+    Column("fit, s", "fit", 2),
     Column("1,000 new, s", "place", 2),
     Column("tries", text=lambda found: str(len(found[0]["tries"]))),
 )
@@ -48,8 +48,9 @@ def tables(found: Found) -> str:
         "reported). kNN: classes of new samples by their five nearest known ones on the map. r: "
         "Pearson's, of distances of pairs in the data and on the map; stress: Kruskal's, at each "
         "map's best scale. Tries: settings of which the best kNN + r within classes on validation "
-        "samples was taken; isometry runs with its one default. Seconds are those of one "
-        "processor core. Parametric UMAP is not among them: it needs TensorFlow, "
-        "which crashes in one process with this PyTorch.",
+        "samples was taken; isometry runs with its one default, which was chosen on the validation "
+        "samples of two of the splits, so that some of the samples reported for another split "
+        "took part. Seconds are those of one processor core. Parametric UMAP is not among them: "
+        "it needs TensorFlow, which crashes in one process with this PyTorch.",
         *parts,
     )

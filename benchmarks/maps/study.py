@@ -63,7 +63,7 @@ def settings(
 ) -> Settings:
     """The settings of a command line."""
     if quick:
-        few = ("PCA", "LDA", "UMAP", "classes' SMACOF, regression", "isometry, classes")
+        few = ("PCA", "LDA", OURS)
         return Settings(("wine",), few, known=60, all_samples=False)
     chosen = tuple(name.strip() for name in sets.split(",")) if sets else tuple(DATA)
     if unknown := set(chosen) - set(DATA):
@@ -119,7 +119,8 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lab.once(f"{key['method']}, compiled", lambda: _warm_up(method))
+        if not lab.quick:
+            lab.once(f"{key['method']}, compiled", lambda: _warm_up(method))
         return _chosen(parts, method, key["seed"], lab)
 
 
@@ -152,7 +153,7 @@ def _chosen(parts: Parts, method: Method, seed: int, lab: Lab[Settings]) -> Figu
     figures = _figures(best[1], parts, parts.test, lab.settings.neighbours)
     figures |= {"fit": tries[chosen]["fit"], "place": _seconds_to_place(place, parts.test[0])}
     figures |= {"chosen": chosen, "tries": tries}
-    if seed == 0:
+    if seed == 0 and np.shape(best[1][0])[1] <= 2:
         figures["map"] = _map(place(parts.test[0]), parts)
     return figures
 
@@ -213,4 +214,5 @@ STUDY = Study(
     determines=determines,
     uses=Uses(*((Part(f"{share} of each data set"),) for share in ("60 %", "20 %", "other 20 %"))),
     entries=entries,
+    committed={"maps": {"sets": "wine,tissue expression"}},
 )

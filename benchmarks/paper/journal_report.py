@@ -18,7 +18,6 @@ def tables(found: Found) -> str:
         Column("test accuracy %", "clean"),
         Column("within-class distances: Pearson r", "distortion/correlation", 2),
         Column("stress", "distortion/stress", 2),
-        Column("seconds of training", "training seconds", 0),
     )
     return page(
         "# CIFAR-10 (JPEG), the journal version's experiment",

@@ -33,6 +33,8 @@ FIRST = (
 """Measured on all seeds before the others are begun."""
 WIDE = ("cross-entropy", "isometry, manifold", "control: manifold, shuffled")
 DRAWN = (*WIDE, "isometry, pixels")
+BY_NEIGHBOURS = {"control: pixels, shuffled": 0.5}
+"""Strengths that are others if the five neighbours choose, not the probe of ten examples."""
 WIDTH = 300
 """Measured on the first task with that many units a layer too: the choice that helped most."""
 LONGER = 2
@@ -67,6 +69,10 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
             for seed in range(lab.seeds):
                 for name in names:
                     yield _key(task, name, seed)
+    for seed in range(0 if lab.quick else lab.seeds):
+        for name, strength in BY_NEIGHBOURS.items():
+            key = {**_key(lab.settings.tasks[0], name, seed), "strength": strength}
+            yield {**key, "by": "neighbours"}
     for longer in ({}, {"epochs": LONGER * lab.settings.epochs}):
         for seed in range(lab.seeds):
             for name in WIDE:

@@ -34,7 +34,7 @@ _TEN_DIGITS = "ten digits from ten examples each (%)"
 def draw_digits(found: Found, path: Path) -> None:
     """UMAP of some networks' features, and every method's fine over its coarse accuracy."""
     task = next(task for task in runs_by(found["runs"], "task") if task != "none")
-    runs = [run for run in with_keys(found, task=task) if "width" not in run["key"]]
+    runs = [run for run in with_keys(found, task=task) if not {"width", "by"} & set(run["key"])]
     drawn = [run for run in runs if "picture" in run["figures"]]
     figure = new_figure(10, 9.5)
     rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.3])

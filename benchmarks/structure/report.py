@@ -51,6 +51,7 @@ def task_table(found: Found, task: str) -> str:
 
 def _name(run: Run) -> str:
     key, name = run["key"], str(run["key"]["method"])
+    name += f", chosen by {key['by']}" if "by" in key else ""
     name += f", {key['width']} units a layer" if "width" in key else ""
     name += f", {key['epochs']} epochs, moved" if "epochs" in key else ""
     return name + (", fitted" if "epochs" in key and key["method"] in FITTED else "")

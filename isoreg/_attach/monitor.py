@@ -38,12 +38,20 @@ class Seen(NamedTuple):
         references: (n, ...) points by layer; empty where distances were given.
         distances: (n, n) given distances, or None.
         pair_weights: (n, n) given weights of the pairs, or None.
+        first: The first column of the n samples in these two, counted from their end: across ranks
+            and with a queue there are more columns.
     """
 
     features: Mapping[str, Tensor]
     references: Mapping[str, Tensor]
     distances: Tensor | None
     pair_weights: Tensor | None
+    first: int
+
+    def among_own(self, table: Tensor, shown: int) -> Tensor:
+        """The part of a table between the first own samples."""
+        start = table.shape[1] + self.first
+        return table.detach()[:shown, start : start + shown]
 
 
 class Monitor:
@@ -59,7 +67,7 @@ class Monitor:
     Example:
         >>> monitor = Monitor("euclidean", "euclidean")
         >>> x = torch.eye(3)
-        >>> seen = Seen({"layer": x}, {"layer": x}, None, None)
+        >>> seen = Seen({"layer": x}, {"layer": x}, None, None, first=-3)
         >>> monitor.record_step(["layer"], torch.zeros(1))
         >>> monitor.look_closely(seen, None, 1.0)
         >>> print(monitor.report(0.1))
@@ -109,8 +117,7 @@ class Monitor:
             scale: Factor of the feature distances.
         """
         self._count()
-        n = len(next(iter(seen.features.values())))
-        shown = min(n, _SAMPLES)
+        shown = min(len(next(iter(seen.features.values()))), _SAMPLES)
         self._distances = {
             name: self._measure(self._metric, x) for name, x in seen.features.items()
         }
@@ -118,12 +125,11 @@ class Monitor:
             self._targets = {
                 name: self._measure(self._input_metric, x) for name, x in seen.references.items()
             }
-        elif seen.distances.shape[1] == n:
-            given = seen.distances.detach()[:shown, :shown]
+        else:
+            given = seen.among_own(seen.distances, shown)
             self._targets = dict.fromkeys(self._distances, given)
-        else:  # the columns of other ranks stand among the own ones
-            self._targets = {}
-        self._weights = self._pairs(labels, seen.pair_weights, n, shown)
+        weights = None if seen.pair_weights is None else seen.among_own(seen.pair_weights, shown)
+        self._weights = self._pairs(labels, weights, shown)
         self._scale = scale if isinstance(scale, str) else float(scale)
 
     def _count(self) -> None:
@@ -136,14 +142,14 @@ class Monitor:
             self._with_pairs = self._with_pairs.to(counted.device) + counted
         self._uncounted.clear()
 
-    def _pairs(self, labels: Tensor | None, weights: Tensor | None, n: int, shown: int) -> Tensor:
+    def _pairs(self, labels: Tensor | None, weights: Tensor | None, shown: int) -> Tensor:
         """Which pairs of the first samples are compared; soft labels count as their largest."""
         if labels is not None:
             labels = (labels.argmax(1) if labels.is_floating_point() else labels)[:shown]
         device = next(iter(self._distances.values())).device
         compared = pair_weights(labels, shown, device=device).bool()
-        if weights is not None and weights.shape[1] == n:
-            compared &= weights[:shown, :shown].to(device) > 0
+        if weights is not None:
+            compared &= weights.to(device) > 0
         return compared.triu(1)
 
     def record_gradients(self, norms: Norms) -> None:

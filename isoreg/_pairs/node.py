@@ -102,8 +102,8 @@ def _spoil(total: Tensor | float, labels: Tensor) -> Tensor:
 
 def _total(call: Call, terms: Terms) -> Tensor | float:
     """What sums are divided by."""
-    own = call.own
-    rows = own.stop - own.start if terms.rows is None else terms.rows
+    local = call.local
+    rows = local.stop - local.start if terms.rows is None else terms.rows
     if terms.reduction == "batch":
         return max(1, rows * call.size) / terms.ranks
     if call.has_tables or terms.rows is None:

@@ -55,7 +55,7 @@ class Call:
         return self.features[0].device
 
     @property
-    def own(self) -> slice:
+    def local(self) -> slice:
         """Which rows are compared with all columns."""
         return slice(0, self.size) if self.rows is None else self.rows
 
@@ -129,7 +129,7 @@ def label_weights(call: Call, dtype: torch.dtype) -> Tensor | None:
     """(r, n) weights G of the labels, those of samples with themselves included; None if all 1."""
     if call.labels is None:
         return None
-    return weights_between(call.labels[call.own], call.labels, dtype)
+    return weights_between(call.labels[call.local], call.labels, dtype)
 
 
 def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
@@ -147,17 +147,17 @@ def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | Non
     Raises:
         InputError: If an entry that counts is negative, infinite or not symmetric.
     """
-    targets, weights, own = call.targets, call.weights, call.own
+    targets, weights, local = call.targets, call.weights, call.local
     if counted is None:
-        shape, device = (own.stop - own.start, call.size), call.device
+        shape, device = (local.stop - local.start, call.size), call.device
         counted = torch.ones(shape, dtype=torch.bool, device=device)
-    counted.diagonal(own.start).fill_(False)
+    counted.diagonal(local.start).fill_(False)
     if weights is not None:
-        weights = check_pairs(weights, counted, "pair_weights", own).masked_fill(~counted, 0)
+        weights = check_pairs(weights, counted, "pair_weights", local).masked_fill(~counted, 0)
         counted = weights != 0  # NaN counts
     if targets is not None:
         counted = counted & (targets == targets)  # not NaN
-        targets = check_pairs(targets, counted, "input_distances", own)
+        targets = check_pairs(targets, counted, "input_distances", local)
         targets = targets.masked_fill(~counted, 0)
         weights = counted.to(targets.dtype) if weights is None else weights.masked_fill(~counted, 0)
     assert weights is not None
@@ -171,17 +171,17 @@ def total_weight(call: Call) -> Tensor | int:
         total: Tensor = call.known[1].sum(dtype=exact)
         return total
     if call.labels is None:
-        return max(0, int(call.own.stop - call.own.start) * (call.size - 1))
+        return max(0, int(call.local.stop - call.local.start) * (call.size - 1))
     at_hand = call.labels.device.type == "cpu" and call.rows is None and call.size <= _FEW
     if at_hand and not call.is_soft:
         found = Counter(call.labels.tolist())
         return sum(k * (k - 1) for label, k in found.items() if label != IGNORED)
-    own = call.labels[call.own]
+    local = call.labels[call.local]
     if call.is_soft:
-        own, every = own.to(exact), call.labels.to(exact)
-        both: Tensor = torch.dot(own.sum(0), every.sum(0))
-        return both - own.square().sum()
-    own, ordered = own.long(), call.labels.long().sort().values
-    counts = torch.searchsorted(ordered, own, right=True) - torch.searchsorted(ordered, own)
-    pairs_of_each: Tensor = (counts - 1) * (own != IGNORED)
+        local, every = local.to(exact), call.labels.to(exact)
+        both: Tensor = torch.dot(local.sum(0), every.sum(0))
+        return both - local.square().sum()
+    local, ordered = local.long(), call.labels.long().sort().values
+    counts = torch.searchsorted(ordered, local, right=True) - torch.searchsorted(ordered, local)
+    pairs_of_each: Tensor = (counts - 1) * (local != IGNORED)
     return pairs_of_each.sum()

@@ -86,12 +86,12 @@ class Gathered(NamedTuple):
 
     Attributes:
         tensors: (N, d) each.
-        own: Where this rank's rows stand.
+        local: Where this rank's rows stand.
         ranks: Number of ranks.
     """
 
     tensors: list[Tensor]
-    own: slice
+    local: slice
     ranks: int
 
 
@@ -125,8 +125,8 @@ def gather_rows(tensors: Mapping[str, Tensor], options: str, group: ProcessGroup
         check_same(found)
     rows = _rows_of_all(pack(list(tensors.values())), sizes, group)
     rank = dist.get_rank(group)
-    own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-    return Gathered(unpack(rows, list(tensors.values())), own, len(sizes))
+    local = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+    return Gathered(unpack(rows, list(tensors.values())), local, len(sizes))
 
 
 def mean_over_ranks(x: Tensor, group: ProcessGroup) -> Tensor:

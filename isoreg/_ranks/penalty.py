@@ -1,4 +1,4 @@
-r"""The penalty of own samples against more than the own batch: other ranks, and a queue.
+r"""The penalty of local samples against more than the local batch: other ranks, and a queue.
 
 With B the samples of all ranks in this step, B_r those of rank r of R, U = B and the queue,
 
@@ -6,7 +6,7 @@ With B the samples of all ranks in this step, B_r those of rank r of R, U = B an
     V_r = \frac{R}{T} \sum_{i \in B_r} \sum_{j \in U} G_{ij} (d(x_i, x_j) - s\, d(\phi_i, \phi_j))^2
 
 is what rank r gets, with T = |B| |U|, or the sum of G_ij over i in B, j in U, i != j for
-``reduction="pairs"``. Its gradient by the own features is R times that of
+``reduction="pairs"``. Its gradient by the local features is R times that of
 
 .. math::
     F = \frac{1}{T} \Bigl( \sum_{i, j \in B} + 2 \sum_{i \in B, j \in U \setminus B} \Bigr)
@@ -51,25 +51,26 @@ def penalty_across(
     narrow: Sequence[torch.dtype],
     group: ProcessGroup | None,
     queue: FeatureQueue | None,
-) -> Tensor:
-    """The penalties V_r of this rank.
+) -> tuple[Tensor, int]:
+    """The penalties V_r of this rank, and where its samples begin among those of all ranks.
 
     Points of all ranks are gathered once, without gradient. By the engine this rank computes the
     pairs of its own rows; otherwise it computes those of the whole batch.
 
     Args:
-        reference: (n, p) own inputs, or (n, m) their distances to the samples of all ranks.
-        features: L tensors (n, d) of own features.
+        reference: (n, p) local inputs, or (n, m) their distances to the samples of all ranks.
+        features: L tensors (n, d) of local features.
         labels: None, (n,) integers or (n, C) probabilities.
         options: How distances are compared.
-        pair_weights: None, or (n, m) weights of the own samples' pairs with those of all ranks.
+        pair_weights: None, or (n, m) weights of the local samples' pairs with those of all ranks.
         by_engine: Whether the engine covers these options.
         narrow: The types in which reference and features were given, to be sent in these.
         group: The ranks to gather over; None: this process alone.
         queue: Past samples to compare with too; this batch is added to it afterwards.
 
     Returns:
-        (L,) penalties.
+        (L,) penalties; and the first column of the own samples in a table, counted from its end,
+        because it may have columns of past samples before those of all ranks.
 
     Raises:
         InputError: If the queue cannot be used with these options, or a table has another size.
@@ -84,42 +85,47 @@ def penalty_across(
         )
     tables = {"input_distances": reference} if options.given else {}
     tables |= {} if pair_weights is None else {"pair_weights": pair_weights}
-    own = [*features] if options.given else [reference, *features]
-    sent = _rows(own, labels, tables if not by_engine else {}, options, narrow)
+    local = [*features] if options.given else [reference, *features]
+    sent = _rows(local, labels, tables if not by_engine else {}, options, narrow)
     batch = _gather(sent, options, labels, tables, group, queue)
     count = len(batch.tensors[0])
     held = 0 if queue is None else len(queue)
     _check_columns(tables, count, held)
-    everything, rest = batch.tensors[: len(own)], batch.tensors[len(own) :]
-    every_label = None if labels is None else rest.pop(0)
-    if every_label is not None:
-        if not every_label.is_floating_point():
-            every_label = every_label.squeeze(1)
-        if every_label.device.type == "cpu":
-            check_label_values(every_label)
+    gathered, rest = batch.tensors[: len(local)], batch.tensors[len(local) :]
+    gathered_labels = None if labels is None else rest.pop(0)
+    if gathered_labels is not None:
+        if not gathered_labels.is_floating_point():
+            gathered_labels = gathered_labels.squeeze(1)
+        if gathered_labels.device.type == "cpu":
+            check_label_values(gathered_labels)
+    first = batch.local.start - count
     if not by_engine:
         given = dict(zip(tables, rest, strict=True))
-        return _by_all_pairs(reference, own, everything, every_label, given, batch, options)
+        penalties = _by_all_pairs(
+            reference, local, gathered, gathered_labels, given, batch, options
+        )
+        return penalties, first
     if queue is not None:
-        everything, every_label = queue.extend(everything, every_label)
-    return _by_rows(own, everything, every_label, options, tables, batch, count, group)
+        gathered, gathered_labels = queue.extend(gathered, gathered_labels)
+    penalties = _by_rows(local, gathered, gathered_labels, options, tables, batch, count, group)
+    return penalties, first
 
 
 def _rows(
-    own: Sequence[Tensor],
+    local: Sequence[Tensor],
     labels: Tensor | None,
     tables: dict[str, Tensor],
     options: Options,
     narrow: Sequence[torch.dtype],
 ) -> dict[str, Tensor]:
     """What is sent, in the types in which it was given, by what to call it in an error."""
-    names = [f"features[{index}]" for index in range(len(own))]
+    names = [f"features[{index}]" for index in range(len(local))]
     if not options.given:
         names = ["inputs", *names[:-1]]
-    kinds = narrow[len(narrow) - len(own) :]
-    sent = {name: x.detach().to(kind) for name, x, kind in zip(names, own, kinds, strict=True)}
+    kinds = narrow[len(narrow) - len(local) :]
+    sent = {name: x.detach().to(kind) for name, x, kind in zip(names, local, kinds, strict=True)}
     if labels is not None:
-        labels = labels.to(own[0].device)
+        labels = labels.to(local[0].device)
         # integers of any type are class numbers; one column, so that they travel as rows
         sent["labels"] = labels if labels.is_floating_point() else labels.long()[:, None]
     return sent | {name: table.detach() for name, table in tables.items()}
@@ -159,8 +165,8 @@ def _check_columns(tables: dict[str, Tensor], count: int, held: int) -> None:
 
 
 def _by_rows(
-    own: list[Tensor],
-    everything: list[Tensor],
+    local: list[Tensor],
+    gathered: list[Tensor],
     labels: Tensor | None,
     options: Options,
     tables: dict[str, Tensor],
@@ -169,8 +175,8 @@ def _by_rows(
     group: ProcessGroup | None,
 ) -> Tensor:
     """The pairs of the local rows with all: past samples, and behind them the batch."""
-    held = len(everything[0]) - rows
-    place = slice(held + batch.own.start, held + batch.own.stop)
+    held = len(gathered[0]) - rows
+    place = slice(held + batch.local.start, held + batch.local.stop)
     # pairs with past samples of which nothing is said are not known, and weigh nothing
     fills = {"input_distances": math.nan, "pair_weights": 0.0}
     filled = {}
@@ -179,36 +185,36 @@ def _by_rows(
         if not past.shape[1]:
             past = x.new_full((len(x), held), fills[name])
         filled[name] = torch.cat([past, now], 1)
-    points = [every.to(x.dtype) for x, every in zip(own, everything, strict=True)]
+    points = [every.to(x.dtype) for x, every in zip(local, gathered, strict=True)]
     reference = filled["input_distances"] if options.given else points.pop(0)
-    leaves, weights = own[len(own) - len(points) :], filled.get("pair_weights")
+    leaves, weights = local[len(local) - len(points) :], filled.get("pair_weights")
     call = make_call(reference, points, labels, options, weights, place)
     mean = None if group is None else functools.partial(mean_over_ranks, group=group)
     terms = Terms(options.scale, options.reduction, batch.ranks, mean, rows)
     return engine_penalty(call, terms, leaves)
 
 
-def _put(own: Tensor, everything: Tensor, where: slice) -> Tensor:
-    """All rows as constants, but for the own ones."""
-    rest = everything.to(own.dtype)
-    return torch.cat([rest[: where.start], own, rest[where.stop :]])
+def _put(local: Tensor, gathered: Tensor, where: slice) -> Tensor:
+    """All rows as constants, but for the local ones."""
+    rest = gathered.to(local.dtype)
+    return torch.cat([rest[: where.start], local, rest[where.stop :]])
 
 
 def _by_all_pairs(
     reference: Tensor,
-    own: list[Tensor],
-    everything: list[Tensor],
+    local: list[Tensor],
+    gathered: list[Tensor],
     labels: Tensor | None,
     tables: dict[str, Tensor],
     batch: Gathered,
     options: Options,
 ) -> Tensor:
-    """The penalty of the whole batch on every rank, R times its gradient by the own rows."""
+    """The penalty of the whole batch on every rank, R times its gradient by the local rows."""
     if options.given:
-        own, everything = [reference, *own], [tables["input_distances"], *everything]
+        local, gathered = [reference, *local], [tables["input_distances"], *gathered]
     attached = [
-        _put(_Scaled.apply(mine, batch.ranks), x, batch.own)
-        for mine, x in zip(own, everything, strict=True)
+        _put(_Scaled.apply(mine, batch.ranks), x, batch.local)
+        for mine, x in zip(local, gathered, strict=True)
     ]
     return dense_by_options(attached[0], attached[1:], labels, options, tables.get("pair_weights"))
 

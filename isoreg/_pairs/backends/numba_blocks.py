@@ -69,33 +69,33 @@ def refuses(call: Call) -> str | None:
 
 def plan_blocks(call: Call) -> Blocks:
     """The blocks of a call."""
-    found: Blocks | None = call.plans.get("numba")
-    if found is None:
+    plan: Blocks | None = call.plans.get("numba")
+    if plan is None:
         width = max(1, *(x.shape[1] for x in call.points))
         side = min(max(_TILES[0], _TILE_NUMBERS // width), _TILES[1])
         one_class = call.labels is None or call.is_soft
         labels = torch.zeros(call.size) if one_class else call.labels
         assert labels is not None
-        numbers, own = labels.to("cpu", torch.long).numpy(), call.own
-        found = Blocks(*kernels.blocks_of(numbers, IGNORED, side, own.start, own.stop))
-        call.plans["numba"] = found
-    return found
+        numbers, local = labels.to("cpu", torch.long).numpy(), call.local
+        plan = Blocks(*kernels.blocks_of(numbers, IGNORED, side, local.start, local.stop))
+        call.plans["numba"] = plan
+    return plan
 
 
 def values_and_gradients(
     call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d)."""
-    layers, own, total = _arrays(call.features), call.own, float(total)
-    rows, number, order = own.stop - own.start, layers[0].dtype.type, plan_blocks(call).order
+    layers, local, total = _arrays(call.features), call.local, float(total)
+    rows, number, order = local.stop - local.start, layers[0].dtype.type, plan_blocks(call).order
     gradients = [torch.zeros(rows * needs_grad, x.shape[1], dtype=x.dtype) for x in call.features]
     into = [x.numpy() for x in gradients]
     sums, factors = [0.0] * len(layers), scales.tolist()
-    for part, near, *distances in _targets(call):
+    for part, cancelled, *distances in _targets(call):
         for index, (x, scale, gradient) in enumerate(zip(layers, factors, into, strict=True)):
             strength, s = number(4 * scale / total), number(scale)
             sums[index] += kernels.penalty_and_gradient(
-                x, order, part, own.start, rows, near, *distances, s, strength, gradient
+                x, order, part, local.start, rows, cancelled, *distances, s, strength, gradient
             )
     values = torch.tensor([x / total for x in sums], dtype=call.features[0].dtype)
     return values, gradients if needs_grad else []
@@ -103,20 +103,20 @@ def values_and_gradients(
 
 def moments(call: Call) -> Tensor:
     """(2, L) sums of G D d and of G d^2, in float64."""
-    layers, rows = _arrays(call.features), call.own.stop - call.own.start
+    layers, rows = _arrays(call.features), call.local.stop - call.local.start
     order = plan_blocks(call).order
     sums = torch.zeros(len(layers), 2, dtype=torch.float64)
-    for part, near, *distances in _targets(call):
-        found = [kernels.scale_moments(x, order, part, rows, near, *distances) for x in layers]
+    for part, cancelled, *distances in _targets(call):
+        found = [kernels.scale_moments(x, order, part, rows, cancelled, *distances) for x in layers]
         sums += torch.tensor(found, dtype=torch.float64)
     return sums.T
 
 
 def _targets(call: Call) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Chunks of blocks, what is near in their dtype, their inputs' distances, and weights."""
+    """Chunks of blocks, what is cancelled in their dtype, their inputs' distances, and weights."""
     dtype, plan = call.features[0].dtype, plan_blocks(call)
     empty = torch.empty(0, dtype=dtype).numpy()
-    near = empty.dtype.type(CANCELLED[dtype])
+    cancelled = empty.dtype.type(CANCELLED[dtype])
     (inputs,) = _arrays([call.inputs]) if call.inputs is not None else (None,)
     (labels,) = (
         _arrays([call.labels.to(dtype)]) if call.is_soft and call.labels is not None else (None,)
@@ -134,22 +134,22 @@ def _targets(call: Call) -> Iterator[tuple[Any, Any, Any, Any]]:
         if call.targets is not None:
             _read(call, call.targets, part, shares, targets, missing=True)
         else:
-            kernels.input_distances(inputs, plan.order, part, near, targets)
-        yield part, near, targets, shares
+            kernels.input_distances(inputs, plan.order, part, cancelled, targets)
+        yield part, cancelled, targets, shares
 
 
-def _read(call: Call, table: Tensor, part: Any, shares: Any, found: Any, *, missing: bool) -> None:
+def _read(call: Call, table: Tensor, part: Any, shares: Any, out: Any, *, missing: bool) -> None:
     """Entries of a table, refused if one that counts is not usable."""
-    own, (numbers,) = call.own, _arrays([table])
+    local, (numbers,) = call.local, _arrays([table])
     least, largest, difference = kernels.read_table(
         numbers,
         plan_blocks(call).order,
         part,
-        own.start,
-        own.stop - own.start,
+        local.start,
+        local.stop - local.start,
         missing,
         shares,
-        found,
+        out,
     )
     if least < 0 or not largest < float("inf") or difference > 1e-3 * largest:
         _ = call.known  # says which entry it is

@@ -10,9 +10,10 @@ four by four.
 Legend: x (n, d) are points. The order (n,) holds the places of the rows in the batch, those of a
 class together, and behind them those of the other samples. Blocks (k, 4) are from and to where in
 the order a and b reach; what is found for their pairs stands one block behind the other. The rows
-are ``rows`` samples from ``first`` on. Pairs whose squared distance is below the share ``near`` of
-|a|^2 + |b|^2 are subtracted directly. Targets are the distances D of the inputs, shares the weights
-G, empty if every pair counts once. A gradient (rows, d) is added to; (0, d) if none is wanted.
+are ``rows`` samples from ``first`` on. Pairs whose squared distance is below the share
+``cancelled`` of |a|^2 + |b|^2 are subtracted directly. Targets are the distances D of the inputs,
+shares the weights G, empty if every pair counts once. A gradient (rows, d) is added to; (0, d) if
+none is needed.
 
 Needs numba, which only this file imports.
 """
@@ -40,22 +41,22 @@ def blocks_of(
 ) -> tuple[Array, Array, int]:
     """Cut the pairs of rows first to last with all samples of equal label into blocks."""
     by_label, n, pairs = np.argsort(labels, kind="mergesort"), len(labels), 0
-    order, own, rest = np.empty(n, np.int64), 0, last - first
+    order, local, rest = np.empty(n, np.int64), 0, last - first
     tiles = n // side + 1
     blocks, count, start = np.empty((2 * (n + tiles * tiles), 4), np.int64), 0, 0
     while start < n:
         label, stop = labels[by_label[start]], start + 1
         while label != ignored and stop < n and labels[by_label[stop]] == label:
             stop += 1
-        begin, other = own, rest
+        begin, other = local, rest
         for place in by_label[start:stop]:
             if first <= place < last:
-                order[own] = place
-                own += 1
+                order[local] = place
+                local += 1
             else:
                 order[rest] = place
                 rest += 1
-        length, others = own - begin, rest - other
+        length, others = local - begin, rest - other
         parts = (length + side - 1) // side
         more = (others + side - 1) // side
         for i in range(parts):
@@ -76,21 +77,21 @@ def blocks_of(
 
 
 @_compiled
-def input_distances(x: Array, order: Array, blocks: Array, near: float, found: Array) -> None:
+def input_distances(x: Array, order: Array, blocks: Array, cancelled: float, out: Array) -> None:
     """Distances between the inputs of each block."""
-    points, others, distances, is_near = _workspace(x, blocks)
+    points, others, distances, is_cancelled = _workspace(x, blocks)
     begin = 0
     for start, stop, other, end in blocks:
         a, b = order[start:stop], order[other:end]
-        _distances(x, a, b, start == other, near, points, others, distances, is_near)
+        _distances(x, a, b, start == other, cancelled, points, others, distances, is_cancelled)
         for i in range(len(a)):
             for j in range(len(b)):
-                found[begin + j] = distances[i, j]
+                out[begin + j] = distances[i, j]
             begin += len(b)
 
 
 @_compiled
-def pair_weights(labels: Array, order: Array, blocks: Array, found: Array) -> None:
+def pair_weights(labels: Array, order: Array, blocks: Array, out: Array) -> None:
     """Inner products of the soft labels of each block: the probability of the same class."""
     points, others, products, _ = _workspace(labels, blocks)
     origin, begin = np.zeros(labels.shape[1], labels.dtype), 0
@@ -101,7 +102,7 @@ def pair_weights(labels: Array, order: Array, blocks: Array, found: Array) -> No
         _multiply(points, others, len(a), len(b), same, products)
         for i in range(len(a)):
             for j in range(len(b)):
-                found[begin + j] = products[i, j]
+                out[begin + j] = products[i, j]
             begin += len(b)
 
 
@@ -114,7 +115,7 @@ def read_table(
     rows: int,
     missing: bool,
     shares: Array,
-    found: Array,
+    out: Array,
 ) -> tuple[float, float, float]:
     """Entries of a table at the pairs of each block that count, for j < i alone if a is b."""
     least, largest, difference, begin = 0.0, 0.0, 0.0, 0
@@ -124,7 +125,7 @@ def read_table(
             a = order[start + i]
             row = table[a - first]
             for j in range(end - other):
-                found[begin + j] = 0
+                out[begin + j] = 0
                 if (same and j >= i) or shares[begin + j] == 0:
                     continue
                 b = order[other + j]
@@ -133,7 +134,7 @@ def read_table(
                 if missing and np.isnan(entry) and np.isnan(mirrored):
                     shares[begin + j] = 0
                     continue
-                found[begin + j] = entry
+                out[begin + j] = entry
                 gap = abs(entry - mirrored)
                 least = min(least, entry, mirrored)
                 largest = max(largest, entry, mirrored)
@@ -149,7 +150,7 @@ def penalty_and_gradient(
     blocks: Array,
     first: int,
     rows: int,
-    near: float,
+    cancelled: float,
     targets: Array,
     shares: Array,
     scale: float,
@@ -157,19 +158,19 @@ def penalty_and_gradient(
     gradient: Array,
 ) -> float:
     """Sum of G_ij (D_ij - s d_ij)^2 over the pairs of the rows with all samples."""
-    points, others, weights, is_near = _workspace(x, blocks)
+    points, others, weights, is_cancelled = _workspace(x, blocks)
     total, begin = 0.0, 0
     for start, stop, other, end in blocks:
         a, b, same, mirrored = order[start:stop], order[other:end], start == other, other < rows
-        many_near = _distances(x, a, b, same, near, points, others, weights, is_near)
+        any_cancelled = _distances(x, a, b, same, cancelled, points, others, weights, is_cancelled)
         block = slice(begin, begin + len(a) * len(b))
         begin = block.stop
-        found = _compare(targets[block], shares[block], weights, a, b, same, scale, strength)
-        total += 2 * found if mirrored else found
+        stress = _compare(targets[block], shares[block], weights, a, b, same, scale, strength)
+        total += 2 * stress if mirrored else stress
         if len(gradient) == 0:
             continue
-        if many_near:
-            _add_near(x, a, b, same, mirrored, first, weights, is_near, gradient)
+        if any_cancelled:
+            _add_cancelled(x, a, b, same, mirrored, first, weights, is_cancelled, gradient)
         if same:
             for i in range(len(a)):
                 for j in range(i):
@@ -184,14 +185,20 @@ def penalty_and_gradient(
 
 @_compiled
 def scale_moments(
-    x: Array, order: Array, blocks: Array, rows: int, near: float, targets: Array, shares: Array
+    x: Array,
+    order: Array,
+    blocks: Array,
+    rows: int,
+    cancelled: float,
+    targets: Array,
+    shares: Array,
 ) -> tuple[float, float]:
     """Sums of G_ij D_ij d_ij and of G_ij d_ij^2 over the pairs of the rows with all samples."""
-    points, others, distances, is_near = _workspace(x, blocks)
+    points, others, distances, is_cancelled = _workspace(x, blocks)
     mixed, squared, begin = 0.0, 0.0, 0
     for start, stop, other, end in blocks:
         a, b, same = order[start:stop], order[other:end], start == other
-        _distances(x, a, b, same, near, points, others, distances, is_near)
+        _distances(x, a, b, same, cancelled, points, others, distances, is_cancelled)
         times = 2 if other < rows else 1
         for i in range(len(a)):
             row, square = x.dtype.type(0), x.dtype.type(0)
@@ -227,13 +234,13 @@ def _distances(
     a: Array,
     b: Array,
     same: bool,
-    near: float,
+    cancelled: float,
     points: Array,
     others: Array,
-    found: Array,
-    is_near: Array,
+    out: Array,
+    is_cancelled: Array,
 ) -> int:
-    """Fill in the distances, for j <= i alone if a is b; return how many pairs are near."""
+    """Fill in the distances, for j <= i alone if a is b; return how many pairs are cancelled."""
     zero = x.dtype.type(0)
     centre = np.zeros(x.shape[1], x.dtype)
     for i in a:
@@ -243,29 +250,29 @@ def _distances(
         centre[k] /= x.dtype.type(len(a))
     norms = _gather(x, a, centre, points)
     other_norms = norms if same else _gather(x, b, centre, others)
-    _multiply(points, points if same else others, len(a), len(b), same, found)
+    _multiply(points, points if same else others, len(a), len(b), same, out)
     count = 0
     for i in range(len(a)):
         row = 0
         for j in range(i if same else len(b)):
             both = norms[i] + other_norms[j]
-            square = both - (found[i, j] + found[i, j])
-            is_near[i, j] = not square > near * both
-            row += is_near[i, j]
-            found[i, j] = square
+            square = both - (out[i, j] + out[i, j])
+            is_cancelled[i, j] = not square > cancelled * both
+            row += is_cancelled[i, j]
+            out[i, j] = square
         if row:
             count += row
             for j in range(i if same else len(b)):
-                if is_near[i, j]:
+                if is_cancelled[i, j]:
                     square, left, right = zero, x[a[i]], x[b[j]]
                     for k in range(len(left)):
                         difference = left[k] - right[k]
                         square += difference * difference
-                    found[i, j] = square
+                    out[i, j] = square
         for j in range(i if same else len(b)):
-            found[i, j] = np.sqrt(found[i, j])
+            out[i, j] = np.sqrt(out[i, j])
         if same:
-            found[i, i] = norms[i] * zero  # NaN if the point is not finite
+            out[i, i] = norms[i] * zero  # NaN if the point is not finite
     return count
 
 
@@ -285,7 +292,7 @@ def _gather(x: Array, rows: Array, centre: Array, points: Array) -> Array:
 
 
 @_compiled
-def _multiply(x: Array, y: Array, a: int, b: int, same: bool, found: Array) -> None:
+def _multiply(x: Array, y: Array, a: int, b: int, same: bool, out: Array) -> None:
     """Inner products of rows of x with rows of y, sixteen at a time, for the registers' sake."""
     for i in range(0, a, 4):
         for j in range(0, i + 4 if same else b, 4):
@@ -300,11 +307,11 @@ def _multiply(x: Array, y: Array, a: int, b: int, same: bool, found: Array) -> N
                 s10, s11, s12, s13 = s10 + x1 * y0, s11 + x1 * y1, s12 + x1 * y2, s13 + x1 * y3
                 s20, s21, s22, s23 = s20 + x2 * y0, s21 + x2 * y1, s22 + x2 * y2, s23 + x2 * y3
                 s30, s31, s32, s33 = s30 + x3 * y0, s31 + x3 * y1, s32 + x3 * y2, s33 + x3 * y3
-            found[i, j], found[i, j + 1], found[i, j + 2], found[i, j + 3] = s00, s01, s02, s03
+            out[i, j], out[i, j + 1], out[i, j + 2], out[i, j + 3] = s00, s01, s02, s03
             i1, i2, i3 = i + 1, i + 2, i + 3
-            found[i1, j], found[i1, j + 1], found[i1, j + 2], found[i1, j + 3] = s10, s11, s12, s13
-            found[i2, j], found[i2, j + 1], found[i2, j + 2], found[i2, j + 3] = s20, s21, s22, s23
-            found[i3, j], found[i3, j + 1], found[i3, j + 2], found[i3, j + 3] = s30, s31, s32, s33
+            out[i1, j], out[i1, j + 1], out[i1, j + 2], out[i1, j + 3] = s10, s11, s12, s13
+            out[i2, j], out[i2, j + 1], out[i2, j + 2], out[i2, j + 3] = s20, s21, s22, s23
+            out[i3, j], out[i3, j + 1], out[i3, j + 2], out[i3, j + 3] = s30, s31, s32, s33
 
 
 @_compiled
@@ -334,7 +341,7 @@ def _compare(
 
 
 @_compiled
-def _add_near(
+def _add_cancelled(
     x: Array,
     a: Array,
     b: Array,
@@ -342,13 +349,13 @@ def _add_near(
     mirrored: bool,
     first: int,
     weights: Array,
-    is_near: Array,
+    is_cancelled: Array,
     gradient: Array,
 ) -> None:
-    """Move near pairs from the weights to the gradient; in a product their difference cancels."""
+    """Move cancelled pairs from the weights to the gradient, their differences as they are."""
     for i in range(len(a)):
         for j in range(i if same else len(b)):
-            if is_near[i, j]:
+            if is_cancelled[i, j]:
                 weight, left, right = weights[i, j], x[a[i]], x[b[j]]
                 left_pulls = gradient[a[i] - first]
                 for k in range(len(left)):
@@ -363,15 +370,15 @@ def _add_near(
 @_compiled
 def _add_pull(
     weights: Array,
-    own: Array,
+    points: Array,
     others: Array,
     rows: Array,
     first: int,
     count: int,
     gradient: Array,
 ) -> None:
-    """Add sum_j W_ij (others_j - own_i) to the gradient's rows."""
-    pulls = np.empty((4, own.shape[1]), own.dtype)
+    """Add sum_j W_ij (others_j - points_i) to the gradient's rows."""
+    pulls = np.empty((4, points.shape[1]), points.dtype)
     p0, p1, p2, p3 = pulls[0], pulls[1], pulls[2], pulls[3]
     for i in range(0, len(rows), 4):
         pulls[:] = 0
@@ -383,15 +390,15 @@ def _add_pull(
             w20, w21, w22, w23 = w2[j], w2[j + 1], w2[j + 2], w2[j + 3]
             w30, w31, w32, w33 = w3[j], w3[j + 1], w3[j + 2], w3[j + 3]
             o0, o1, o2, o3 = others[j], others[j + 1], others[j + 2], others[j + 3]
-            for k in range(own.shape[1]):
+            for k in range(points.shape[1]):
                 x0, x1, x2, x3 = o0[k], o1[k], o2[k], o3[k]
                 p0[k] += w00 * x0 + w01 * x1 + w02 * x2 + w03 * x3
                 p1[k] += w10 * x0 + w11 * x1 + w12 * x2 + w13 * x3
                 p2[k] += w20 * x0 + w21 * x1 + w22 * x2 + w23 * x3
                 p3[k] += w30 * x0 + w31 * x1 + w32 * x2 + w33 * x3
         for s in range(min(4, len(rows) - i)):
-            row, pull, point = gradient[rows[i + s] - first], pulls[s], own[i + s]
-            total = own.dtype.type(0)
+            row, pull, point = gradient[rows[i + s] - first], pulls[s], points[i + s]
+            total = points.dtype.type(0)
             for j in range(count):
                 total += weights[i + s, j]
             for k in range(len(point)):

@@ -72,7 +72,7 @@ def moments(call: Call) -> Tensor:
     layers, device = len(call.features), call.device
     sums = torch.zeros(2, layers, dtype=exact_dtype(device), device=device)
     parts: Iterable[Part] = _parts(call)
-    if (call.own.stop - call.own.start) * call.size * (layers + 1) <= AT_ONCE:
+    if (call.local.stop - call.local.start) * call.size * (layers + 1) <= AT_ONCE:
         parts = call.plans["parts"] = list(parts)  # the next question is for the values
     for part in parts:
         chosen, d = slice(part.layers.start, part.layers.stop), part.distances
@@ -90,7 +90,7 @@ def values_and_gradients(
         answer = torch_small.values_and_gradients(call, scales, total, needs_grad=needs_grad)
         if answer is not None:
             return answer
-    features, rows = call.features, call.own.stop - call.own.start
+    features, rows = call.features, call.local.stop - call.local.start
     dtype, device = features[0].dtype, features[0].device
     sums = torch.zeros(len(features), dtype=exact_dtype(device), device=device)
     wide = dtype if can_look(call.device) else exact_dtype(device)
@@ -141,7 +141,7 @@ def _parts(call: Call) -> Iterator[Part]:
 
 def _entries(table: Tensor, call: Call, block: Block) -> Tensor:
     """(c, a, b) entries of a table of the rows (r, n)."""
-    found: Tensor = table[block.rows_from(call.own.start)[:, :, None], block.columns[:, None]]
+    found: Tensor = table[block.rows_from(call.local.start)[:, :, None], block.columns[:, None]]
     return found
 
 
@@ -234,7 +234,7 @@ def _places(
 def _pull(gradient: Tensor, pulls: Tensor, part: Part, index: int, call: Call) -> None:
     """Add sum_j W_ij (phi_j - phi_i) of a block to the rows of the gradient of a layer."""
     block, (rows, columns), x = part.block, part.sides[index], call.features[part.layers[index]]
-    start, both = call.own.start, block.times == 2
+    start, both = call.local.start, block.times == 2
     if part.cancelled is not None:
         where = part.cancelled[index]
         if can_look(call.device):  # in a product their differences would cancel

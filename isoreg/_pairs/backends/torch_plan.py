@@ -72,8 +72,8 @@ def plan_blocks(call: Call) -> list[Block]:
     Returns:
         The blocks.
     """
-    found: list[Block] | None = call.plans.get("torch")
-    if found is None:
+    blocks: list[Block] | None = call.plans.get("torch")
+    if blocks is None:
         if can_look(call.device):
             side = min(TILE, max(128, _NUMBERS // max(1, *(x.shape[1] for x in call.points))))
         else:
@@ -81,9 +81,9 @@ def plan_blocks(call: Call) -> list[Block]:
         pieces = sorted(_pieces(call, side), key=lambda x: (x[2], len(x[0]), len(x[1])))
         runs = _similar(pieces) if can_look(call.device) else ([piece] for piece in pieces)
         origins = _origins(call)
-        found = [_block(run, call, origins) for run in runs]
-        call.plans["torch"] = found
-    return found
+        blocks = [_block(run, call, origins) for run in runs]
+        call.plans["torch"] = blocks
+    return blocks
 
 
 def _pieces(call: Call, side: int) -> Iterator[_Piece]:
@@ -101,19 +101,19 @@ def _cut(places: Sequence[int], side: int) -> list[Sequence[int]]:
 
 def _classes(call: Call) -> Iterator[tuple[Sequence[int], Sequence[Sequence[int]]]]:
     """The rows of each class, and its other samples."""
-    own = range(call.own.start, call.own.stop)
+    local = range(call.local.start, call.local.stop)
     if call.labels is None or call.is_soft or not can_look(call.device):
-        yield own, [range(own.start), range(own.stop, call.size)]
+        yield local, [range(local.start), range(local.stop, call.size)]
         return
     classes: dict[int, list[int]] = {}
     for place, label in enumerate(call.labels.tolist()):
         classes.setdefault(label, []).append(place)
-    yield from (([place], []) for place in classes.pop(IGNORED, ()) if place in own)
+    yield from (([place], []) for place in classes.pop(IGNORED, ()) if place in local)
     for members in classes.values():
         if call.rows is None:
             yield members, []
         else:
-            yield [i for i in members if i in own], [[i for i in members if i not in own]]
+            yield [i for i in members if i in local], [[i for i in members if i not in local]]
 
 
 def _origins(call: Call) -> Tensor | None:

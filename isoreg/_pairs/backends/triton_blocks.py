@@ -51,9 +51,9 @@ class Call(Protocol):
         inputs: (n, p) points; None if distances are given.
         features: L tensors (n, d), of the dtype of the inputs.
         labels: (n,) integers, (n, classes) probabilities, or None for one class.
-        targets: (own, n) given distances, NaN where a pair is not known; None if points are given.
-        weights: (own, n) symmetric weights that those of the labels are multiplied with, or None.
-        own: The rows that are compared with all.
+        targets: (local, n) given distances, NaN where not known; None if points are given.
+        weights: (local, n) weights that those of the labels are multiplied with, or None.
+        local: The rows that are compared with all.
     """
 
     inputs: Tensor | None
@@ -63,7 +63,7 @@ class Call(Protocol):
     weights: Tensor | None
 
     @property
-    def own(self) -> slice: ...
+    def local(self) -> slice: ...
 
 
 def refuses(call: Call) -> str | None:
@@ -87,7 +87,7 @@ def refuses(call: Call) -> str | None:
 
 @torch.no_grad()
 def moments(call: Call) -> Tensor:
-    """(2, L) float64 sums of G D d and of G d^2 over own i and all j."""
+    """(2, L) float64 sums of G D d and of G d^2 over local i and all j."""
     ones = call.features[0].new_ones(len(call.features), dtype=torch.float64)
     return _compare(call, ones, ones, needs_grad=False)[0][1:]
 
@@ -96,7 +96,7 @@ def moments(call: Call) -> Tensor:
 def values_and_gradients(
     call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """Sums of G (D - s d)^2 over own i and all j divided by the total, and gradients by own rows.
+    """Sums of G (D - s d)^2 over local i and all j by the total, and gradients by local rows.
 
     Args:
         call: The pairs.
@@ -105,7 +105,7 @@ def values_and_gradients(
         needs_grad: Whether to compute gradients.
 
     Returns:
-        (L,) values, and for each layer (own, width) 4 / total sum_j G (s^2 - s D / d)(x_i - x_j),
+        (L,) values, and for each layer (local, width) 4 / total sum_j G (s^2 - s D / d)(x_i - x_j),
         if needed.
     """
     scales = scales.double()
@@ -115,7 +115,7 @@ def values_and_gradients(
 
 @dataclass(frozen=True)
 class _Order:
-    """The own rows and all columns in the order of their labels, as the kernels take them."""
+    """The local rows and all columns in the order of their labels, as the kernels take them."""
 
     rows: Tensor
     columns: Tensor
@@ -141,20 +141,20 @@ class _Order:
             )
             yield begin // _TILE, _Order(rows, self.columns, starts, ends, self.origins)
 
-    def taken(self, matrix: Tensor, own: int) -> Tensor:
-        """The rows and columns of an (own, n) matrix in this order."""
-        return matrix[(self.rows - own)[:, None], self.columns]
+    def taken(self, matrix: Tensor, local: int) -> Tensor:
+        """The rows and columns of a (local, n) matrix in this order."""
+        return matrix[(self.rows - local)[:, None], self.columns]
 
 
 def _order(call: Call, n: int) -> _Order:
-    own, everything = call.own, torch.arange(n, device=call.features[0].device)
+    local, everything = call.local, torch.arange(n, device=call.features[0].device)
     if call.labels is None or call.labels.is_floating_point():
-        rows = everything[own]
+        rows = everything[local]
         return _Order(rows, everything, torch.zeros_like(rows), torch.full_like(rows, n), None)
     classes = call.labels.long()
     labels, columns = classes.sort(stable=True)
-    mine, rows = classes[own].sort(stable=True)
-    rows = rows + own.start
+    mine, rows = classes[local].sort(stable=True)
+    rows = rows + local.start
     # a sample that pairs with nobody has a range of its own, in which it is seen if not finite
     alone, places = (
         mine == IGNORED,
@@ -170,14 +170,14 @@ def _compare(
 ) -> tuple[Tensor, list[Tensor]]:
     """(3, L) float64 sums of G (D - s d)^2, G D d and G d^2; gradients multiplied by factors."""
     features = [x.contiguous() for x in call.features]
-    count = call.own.stop - call.own.start
+    count = call.local.stop - call.local.start
     order = _order(call, len(features[0]))
     sums = factors.new_empty(len(features), -(-count // _TILE), 3)
     gradients = [x.new_empty(count, x.shape[1]) for x in features if needs_grad]
     for tile, slab in order.slabs():
         if call.inputs is None:
             assert call.targets is not None
-            targets = slab.taken(call.targets, call.own.start)
+            targets = slab.taken(call.targets, call.local.start)
         else:
             inputs = call.inputs.contiguous()
             targets = _squares(inputs, _centred(inputs, slab), slab, _mode(inputs))
@@ -214,7 +214,7 @@ def _compare_layer(
         (x, centred, *order.tensors, pairs.targets, squares),
         (x if pairs.weights is None else pairs.weights, scale, factor, sums),
         (x if gradient is None else gradient, width, order.n, len(order.rows)),
-        (pairs.tile, pairs.call.own.start, chunks),
+        (pairs.tile, pairs.call.local.start, chunks),
         D=dimensions,
         MODE=mode,
         GIVEN=pairs.call.inputs is None,
@@ -248,7 +248,7 @@ def _weights(call: Call, order: _Order) -> Tensor | None:
         labels = call.labels.to(call.features[0].dtype).contiguous()
         weights = _squares(labels, labels, order, _MODES["labels"])
     if call.weights is not None:
-        factors = order.taken(call.weights, call.own.start)
+        factors = order.taken(call.weights, call.local.start)
         weights = factors if weights is None else weights.mul_(factors)
     return weights
 

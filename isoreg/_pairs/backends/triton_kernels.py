@@ -1,6 +1,6 @@
 """The Triton kernels of `isoreg._pairs.backends.triton_blocks`, which says what they are for.
 
-Rows are those of a slab of own samples, columns all samples, both in the order of their labels:
+Rows are those of a slab of local samples, columns all samples, both in the order of their labels:
 ``rows`` and ``columns`` hold their positions in the batch, ``starts`` and ``ends`` between which
 columns a row has its pairs. A sample is a column of its own row even if it pairs with nobody:
 that pair has distance 0, or NaN if the sample is not finite, which so reaches every sum.
@@ -20,7 +20,7 @@ DIFFERENCES, PRODUCTS, LABELS = (tl.constexpr(mode) for mode in range(3))
 """How `square_kernel` computes: subtract points directly, expand |a - b|^2, or multiply labels."""
 
 _NEAR = tl.constexpr(1e-2)  # below this share of |a|^2 + |b|^2 the expansion has lost digits
-_SIZES = ["n", "count", "across", "splits", "share", "slab", "own", "chunks"]
+_SIZES = ["n", "count", "across", "splits", "share", "slab", "local", "chunks"]
 """What a last, smaller batch changes; Triton must not compile a kernel anew for it."""
 
 
@@ -203,7 +203,7 @@ def _pull_expanded(
 @triton.jit(do_not_specialize=_SIZES)
 def compare_kernel(
     x, centred, rows, columns, starts, ends, targets, squares, weights, scale, factor, sums,
-    gradient, width, n, count, slab, own, chunks,
+    gradient, width, n, count, slab, local, chunks,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, MODE: tl.constexpr,
     PRECISION: tl.constexpr, GIVEN: tl.constexpr, STORED: tl.constexpr, WEIGHTED: tl.constexpr,
     GRADIENT: tl.constexpr,
@@ -225,12 +225,12 @@ def compare_kernel(
         scale: Points to s.
         factor: Points to 4 s / total.
         sums: (tiles, 3) float64; takes the sums of G (D - s d)^2, of G D d and of G d^2.
-        gradient: (own rows, width) takes sum_j factor G (s d - D) / d (x_i - x_j), 0 where d is.
+        gradient: (local rows, width) takes sum_j factor G (s d - D) / d (x_i - x_j), 0 where d is.
         width: As in `square_kernel`.
         n: As in `square_kernel`.
         count: As in `square_kernel`.
         slab: First of the tiles in sums.
-        own: Position in the batch of the first own sample.
+        local: Position in the batch of the first local sample.
         chunks: Number of chunks that hold the gradient's dimensions.
         M: As in `square_kernel`.
         N: As in `square_kernel`.
@@ -292,7 +292,7 @@ def compare_kernel(
                 part_md = _pull_direct(w_mn, x, i_m, j_n, begin, width, M, D)
             pull_md, lost_md = _kahan(pull_md, lost_md, part_md)
     if GRADIENT:
-        at_md = (i_m - own)[:, None] * width + k_d[None, :]
+        at_md = (i_m - local)[:, None] * width + k_d[None, :]
         tl.store(gradient + at_md, pull_md, mask=inside_md)
     if program % chunks == 0:
         at = sums + (slab + tile) * 3
