@@ -16,6 +16,7 @@ FROZEN = {
     "robust-search": "one seed, and the answer was no: the search has no code any more",
     "structure-choices": "one seed on validation images: what it chose is measured by structure",
     "timm-finetune": "one seed, and nothing beyond the noise; examples/timm_finetune.py does it",
+    "structure-torus": "five seeds: most of the gain is the control's too, and the page says so",
     "timm-scale": "three seeds on validation images: the unit that it chose is the recipe of timm",
     "scaling-model": "predictions for hardware that was never measured: the model is gone",
 }

@@ -239,7 +239,7 @@ def test_distances_are_asked_about_images_that_are_not_of_the_test_until_strengt
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("part", ["digits", "search", "recipe", "torus", "neighbours", "distances"])
+@pytest.mark.parametrize("part", ["digits", "search", "recipe", "neighbours", "distances"])
 def test_each_part_runs_resumes_and_leaves_a_table(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
