@@ -20,14 +20,14 @@ from benchmarks.study import new_lab
 from benchmarks.timm_models import settings as ways
 from benchmarks.timm_models import training as trainings
 from benchmarks.timm_models.corruptions import STRENGTHS, corrupted
-from benchmarks.timm_models.cost import costs, shares
+from benchmarks.timm_models.cost import costs
 from benchmarks.timm_models.data import Epochs, evenly, load
 from benchmarks.timm_models.evaluation import by_layer, worst_case
-from benchmarks.timm_models.experiment import STUDY, chosen, keys, with_stages
+from benchmarks.timm_models.experiment import STUDY, chosen, keys
 from benchmarks.timm_models.networks import NETWORKS, network, stages
 from benchmarks.timm_models.settings import ROWS, Schedule, Settings
 from benchmarks.timm_models.training import Training, train
-from isoreg import IsometryRegularizer, RobustLoss
+from isoreg import RobustLoss
 from isoreg.diagnostics import distortion
 from isoreg.robustness import evaluate
 
@@ -209,13 +209,6 @@ def test_the_distortion_of_a_layer_is_that_of_its_pooled_output() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_stages_in_a_recipe_become_the_names_of_the_network() -> None:
-    model = small("convnext_atto")
-    (recipe,) = with_stages(ROWS["isometry, stages"].recipes["share 1"], model).values()
-    with IsometryRegularizer(model, recipe["layers"]) as iso:
-        assert iso.layers == [f"net.stages.{index}" for index in range(4)]
-
-
 def test_a_setting_is_chosen_by_the_mean_of_clean_and_attacked_accuracy() -> None:
     key = {"phase": "choose", "network": "n", "method": "RobustLoss"}
     runs = [
@@ -241,10 +234,6 @@ def test_costs_are_ratios_to_a_plain_step_with_memory_of_a_fresh_process() -> No
     found = costs("resnet10t", {}, **arguments, measure_memory=True)
     assert found["time"] > 0
     assert found["memory"] == pytest.approx(1, abs=0.3)
-    arguments.pop("seconds")
-    penalty = shares("resnet10t", **arguments, seconds=0.01)
-    assert penalty["layers"] == 5
-    assert min(penalty["flatten"], penalty["mean"], penalty["milliseconds"]) > 0
 
 
 @pytest.fixture
@@ -252,7 +241,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Photographs, and fewer ways to train on them."""
     fake_photographs(tmp_path, "train", 12)
     fake_photographs(tmp_path, "test", 4)
-    few = {name: ROWS[name] for name in ("plain", "isometry, stages")}
+    few = {name: ROWS[name] for name in ("plain", "isometry, features")}
     monkeypatch.setattr("benchmarks.timm_models.experiment.ROWS", few)
     return tmp_path
 
@@ -264,7 +253,7 @@ def test_it_runs_resumes_and_leaves_its_tables(folder: Path) -> None:
     assert done.exit_code == 0, done.output
     first = out.read_text()
     found = json.loads(first)["runs"]
-    assert len(found) == 2 + 2 + 2 + 2
+    assert len(found) == 2 + 2 + 2
     table = out.with_suffix(".md").read_text()
     for run in found:
         assert run["key"].get("method", "") in table

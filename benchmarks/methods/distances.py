@@ -29,7 +29,6 @@ def isometry(
     share: float | None = None,
     scale: float | Literal["fit"] = 1.0,
     layers: str | Sequence[str] | None = None,
-    pool: str = "flatten",
     reduction: str = "batch",
     pairs: str = "class",
     shuffled: bool = False,
@@ -54,7 +53,6 @@ def isometry(
         beta=beta if share is None else AutoBeta(share),
         scale=scale,
         inputs=lambda *_: rows[0],
-        pool=pool,
         reduction=reduction,  # type: ignore[arg-type]
     )
     return Part(
