@@ -31,13 +31,12 @@ def _small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_small_mnist")
-def test_it_runs_resumes_and_leaves_table_and_figure(tmp_path: Path) -> None:
+def test_it_runs_resumes_and_leaves_its_table(tmp_path: Path) -> None:
     out = tmp_path / "auto.json"
     command = ["auto", "--quick", "--out", str(out)]
     assert CliRunner().invoke(app, command).exit_code == 0
     first = out.read_text()
     assert [run["key"]["beta"] for run in json.loads(first)["runs"]] == ["0", "0.1", "auto 0.1"]
-    assert out.with_suffix(".png").stat().st_size > 10_000
     table = out.with_suffix(".md").read_text()
     assert table.count("| auto 0.1 |") == 2
     assert table.count("(chosen)") == 1

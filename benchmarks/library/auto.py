@@ -9,7 +9,6 @@ from statistics import mean
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
@@ -21,7 +20,6 @@ from benchmarks.probes import examples_of_each
 from benchmarks.results import Figures, Found, Key
 from benchmarks.sampling import evenly
 from benchmarks.study import Lab, Study
-from benchmarks.style import BLACK, BLUE, VERMILION, deviation, new_figure, save
 from benchmarks.tables import Column, count, grouped, page, table, with_keys
 from benchmarks.training import Batches, adam, descend
 from isoreg import AutoBeta, IsometryRegularizer
@@ -241,61 +239,12 @@ def choose(runs: Runs, weights: list[str]) -> str:
     return max(cheap, key=lambda weight: average(weight, "few-shot"))
 
 
-_ROWS = {"few-shot": "ten classes, ten\nexamples each (%)", "coarse": "coarse labels (%)"}
-
-
-def draw(found: Found, path: Path) -> None:
-    """Draw both accuracies over beta: numbers as a line, "auto" where its beta ended."""
-    tasks = list(dict.fromkeys(run["key"]["task"] for run in found["runs"]))
-    figure = new_figure(3.6 * len(tasks), 4.4)
-    grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
-    for column, task in enumerate(tasks):
-        groups: Runs = grouped(with_keys(found, task=task), "beta")
-        for row, (name, label) in enumerate(_ROWS.items()):
-            _panel(grid[row, column], groups, name)
-            if column == 0:
-                grid[row, 0].set_ylabel(label)
-        seeds = max(map(len, groups.values()))
-        grid[0, column].set_title(f"{NAMES[task]}, {count(seeds, 'seed')}", fontsize=10)
-        grid[1, column].set_xlabel("beta (squares: at the end of training)")
-    grid[0, 0].legend(fontsize=8, loc="best")
-    save(figure, path, dpi=150)
-
-
-def _panel(axis: Axes, groups: Runs, name: str) -> None:
-    points: dict[str, list[tuple[str, float, float, float]]] = {"number": [], "auto": []}
-    for weight, figures in groups.items():
-        values = [100 * figure["validation"][name] for figure in figures]
-        if weight == "0":
-            axis.axhline(mean(values), color=BLACK, linestyle=":", label="beta 0")
-            continue
-        kind = "auto" if weight.startswith("auto") else "number"
-        beta = mean(figure["betas"][-1] for figure in figures)
-        text = weight.removeprefix("auto ")
-        points[kind].append((text, beta, mean(values), deviation(values)))
-    for kind, colour, style, label in (
-        ("number", BLUE, "o-", "beta, a number"),
-        ("auto", VERMILION, "s", "auto, with its share"),
-    ):
-        if points[kind]:
-            names, x, y, error = zip(*points[kind], strict=True)
-            look: dict[str, Any] = {"fmt": style, "color": colour, "markersize": 4, "linewidth": 1}
-            axis.errorbar(x, y, yerr=error, label=label, **look)
-            for text, a, b in zip(names, x, y, strict=True) if kind == "auto" else ():
-                axis.annotate(
-                    text, (a, b), (3, 5), textcoords="offset points", fontsize=7, color=colour
-                )
-    axis.set_xscale("log")
-    axis.margins(x=0.12, y=0.15)
-
-
 STUDY = Study(
     "auto",
     settings,
     keys,
     measure,
     tables,
-    draw,
     shows='beta="auto" against a search',
     time="a quarter of an hour on one core",
     data="MNIST, CIFAR-10",
