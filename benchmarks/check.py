@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims import Unfair
 from benchmarks.results import Key, Run, identity, read
 from benchmarks.study import Lab, Lacking, Study, expected, new_lab
 
@@ -15,9 +16,13 @@ FROZEN = {
     "robust-search": "one seed, and the answer was no: the search has no code any more",
     "structure-choices": "one seed on validation images: what it chose is measured by structure",
     "timm-finetune": "one seed, and nothing beyond the noise; examples/timm_finetune.py does it",
+    "structure-torus": "five seeds: most of the gain is the control's too, and the page says so",
+    "timm-scale": "three seeds on validation images: the unit that it chose is the recipe of timm",
     "scaling-model": "predictions for hardware that was never measured: the model is gone",
 }
 """Committed files that nothing regenerates, with the reason."""
+_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
+"""What a study raises at runs whose keys or figures are not those that it makes now."""
 
 
 @dataclass
@@ -29,7 +34,7 @@ class Findings:
         runs: How many of its runs are as the present settings want them.
         lacking: Keys of runs that the present settings want and the file has not.
         stale: Runs that the present settings do not want, each with the reason.
-        error: Why the file could not be read.
+        error: Why the file could not be read, or its table not be made.
         table: Whether the committed table is what the runs give.
         uncertain: How many runs name no commit, or one "with changes".
         images: Whether the file says of its images what its study says.
@@ -73,17 +78,26 @@ def check(studies: Iterable[Study[Any]], folder: Path = RESULTS) -> Iterator[Fin
         study, options = known[path.stem]
         try:
             lab = lab_of(study, options, path)
-        except SystemExit as error:
-            yield Findings(path.name, error=str(error))
+            found = compare(path.name, study, lab)
+        except (SystemExit, *_UNREADABLE) as error:
+            yield Findings(path.name, error=_sentence(error))
             continue
-        found = compare(path.name, study, lab)
         page = path.with_suffix(".md")
         found.images = read(path).get("images") == lab.results.images
         try:
             found.table = not page.exists() or study.page(lab.found()) == page.read_text()
         except Lacking:  # runs that the table chooses by are not there
             found.table = False
+        except _UNREADABLE as error:
+            found.error = _sentence(error)
         yield found
+
+
+def _sentence(error: BaseException) -> str:
+    """What is said of a file that its study cannot read, or will not make a table of."""
+    if isinstance(error, SystemExit | Unfair):
+        return str(error)
+    return f"holds runs that its study cannot read ({type(error).__name__}: {error})"
 
 
 def compare(file: str, study: Study[Any], lab: Lab[Any]) -> Findings:

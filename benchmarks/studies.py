@@ -20,13 +20,12 @@ from benchmarks.structure import (
 )
 from benchmarks.study import Study
 from benchmarks.timm_models import experiment as timm
-from benchmarks.timm_models import scale
 
 STUDIES: tuple[Study[Any], ...] = (
     *(mnist.STUDY, journal.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
-    *(digits.DIGITS, digits.SEARCH, small.TORUS, small.RECIPE, cifar.STUDY),
+    *(digits.DIGITS, digits.SEARCH, small.RECIPE, cifar.STUDY),
     *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, certified.STUDY, census.STUDY),
-    *(auto.STUDY, timm.STUDY, scale.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
+    *(auto.STUDY, timm.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
     *(encoders.STUDY, together.STUDY, maps.STUDY),
 )
 

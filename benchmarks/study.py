@@ -61,6 +61,8 @@ class Study(Generic[S]):
         committed: Files in ``results/`` that it made, with the options they were made with.
         uses: Which images it trains, chooses and measures on.
         entries: Of the rows that its tables have, from what each was chosen.
+        frozen: Whether a run of the file, by its key, is kept and shown though nothing makes it any
+            more: what it answers is answered. None: no run is.
         without_control: Why no row of a method of ours has a control; "": they have.
         without_raw: Where the raw inputs stand, if features are probed and those are not.
     """
@@ -83,6 +85,7 @@ class Study(Generic[S]):
     uses: Uses = Uses()  # noqa: RUF009 (it is frozen)
     entries: Callable[[Found], Mapping[str, Entry]] | None = None
     without_control: str = ""
+    frozen: Callable[[Key], bool] | None = None
     without_raw: str = ""
 
     def page(self, found: Found) -> str:
@@ -201,6 +204,7 @@ def run(study: Study[S], lab: Lab[S]) -> Found:
             if done is not None:
                 lab.runs.append(done)
             progress.advance(bar)
+    lab.runs += frozen(study, lab)
     return lab.found()
 
 
@@ -215,6 +219,14 @@ def expected(study: Study[S], lab: Lab[S]) -> Iterator[tuple[Key, str]]:
             yield as_json(key), made
     except Lacking:
         return
+    for kept in frozen(study, lab):
+        lab.runs.append(kept)
+        yield kept["key"], kept["made"]
+
+
+def frozen(study: Study[S], lab: Lab[S]) -> list[Run]:
+    """The runs of the file that nothing makes any more, but that are kept and shown."""
+    return [run for run in lab.results.runs if study.frozen and study.frozen(run["key"])]
 
 
 def execute(study: Study[S], lab: Lab[S], console: Console) -> None:

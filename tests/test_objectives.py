@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import permutations, product
 
 import pytest
 import torch
@@ -297,50 +296,7 @@ def test_the_radius_reaches_eps_at_the_end_of_the_ramp() -> None:
     assert radii == pytest.approx([0, 0.2, 0.4, 0.4])
 
 
-def within_classes(values: list[list[Tensor]]) -> dict[int, list[Tensor]]:
-    """Distances of the pairs of each class, each pair once."""
-    _, labels = batch()
-    found: dict[int, list[Tensor]] = {0: [], 1: [], 2: []}
-    for i in range(8):
-        for j in range(i + 1, 8):
-            if labels[i] == labels[j]:
-                found[int(labels[i])].append(values[i][j])
-    return found
-
-
-def test_the_constant_control_wants_the_mean_distance_of_all_pairs() -> None:
-    images, _ = batch()
-    pixels, features = (within_classes(distances(x)) for x in (images, mlp()[:5](images)))
-    every = [d for found in pixels.values() for d in found]
-    wanted = sum(every) / len(every)
-    gaps = sum((wanted - 2 * d) ** 2 for found in features.values() for d in found)
-    recipe = {"isometry-control": {"beta": 0.3, "scale": 2.0, "target": "constant"}}
-    torch.testing.assert_close(loss_of(recipe), cross_entropy() + 0.3 * 2 * gaps / 64)
-
-
-def test_the_shuffled_control_wants_the_distances_of_the_class_on_other_pairs() -> None:
-    images, _ = batch()
-    pixels, features = (within_classes(distances(x)) for x in (images, mlp()[:5](images).detach()))
-    options: list[set[float]] = []
-    for label in range(3):
-        options.append({
-            float(sum((a - b) ** 2 for a, b in zip(order, features[label], strict=True)))
-            for order in permutations(pixels[label])
-        })
-    possible = torch.tensor([sum(chosen) for chosen in product(*options)]).double()
-    recipe = {"isometry-control": {"beta": 32.0, "target": "shuffled"}}
-    base, seen = float(cross_entropy().detach()), set()
-    with attach(mlp(), recipe) as objective:
-        for _ in range(40):
-            gap = float(objective(*batch()).detach()) - base
-            assert (possible - gap).abs().min() < 1e-6
-            seen.add(round(gap, 6))
-    assert len(seen) > 10
-
-
-def test_controls_refuse_other_targets_and_the_norm_is_of_the_last_features() -> None:
-    with pytest.raises(ValueError, match="'shuffled' or 'constant'"):
-        loss_of({"isometry-control": {"beta": 1.0, "target": "random"}})
+def test_the_norm_is_of_the_last_features() -> None:
     squares = mlp()[:5](batch()[0]).square().sum(1).mean()
     found = loss_of({"feature-norm": {"weight": 0.5}})
     torch.testing.assert_close(found, cross_entropy() + 0.5 * squares)

@@ -165,7 +165,7 @@ def test_every_plan_can_be_attached_and_costs_the_budget_by_its_epochs(name: str
     plans: dict[str, Plan] = {}
     for stage in range(len(STAGES)):
         plans |= measured(name, first_choice, stage)
-    assert len(plans) == 22
+    assert len(plans) == 16
     assert plans["RobustLoss"].schedule.optimizer == "muon"
     assert plans["RobustLoss, Adam"].schedule.optimizer == "adam"
     whole = plans["RobustLoss"].schedule.epochs

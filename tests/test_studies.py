@@ -236,6 +236,41 @@ def test_the_check_goes_on_where_a_table_lacks_the_runs_that_it_chooses_by(tmp_p
     assert (found.runs, found.error, found.table) == (4, "", False)
 
 
+def test_the_check_goes_on_with_a_sentence_where_a_file_holds_figures_of_another_version(
+    tmp_path: Path,
+) -> None:
+    def older(found: dict[str, Any]) -> str:
+        return str(found["runs"][0]["figures"]["seen"])
+
+    run(TOY, lab(tmp_path / "a.json", replace(TOY, name="a")))
+    run(TOY, lab(tmp_path / "toy.json"))
+    (tmp_path / "a.md").write_text("# Toy")
+    first, second = check([replace(TOY, name="a", tables=older), TOY], tmp_path)
+    assert first.error == "holds runs that its study cannot read (KeyError: 'seen')"
+    assert (second.error, second.runs) == ("", 4)
+
+
+def test_the_check_goes_on_where_the_keys_of_a_study_stumble_over_a_file(tmp_path: Path) -> None:
+    def stumbling(lab: Lab[Settings]) -> Iterator[dict[str, Any]]:
+        yield {"phase": lab.results.runs[0]["key"]["task"]}
+
+    run(TOY, lab(tmp_path / "toy.json"))
+    (found,) = check([replace(TOY, keys=stumbling)], tmp_path)
+    assert found.error == "holds runs that its study cannot read (KeyError: 'task')"
+
+
+def test_runs_that_nothing_makes_any_more_are_kept_and_shown(tmp_path: Path) -> None:
+    path = tmp_path / "toy.json"
+    Results(path, "toy", {}).add({"value": "older"}, {"depth": 1}, {"score": 99})
+    frozen = replace(TOY, frozen=lambda key: key["value"] == "older")
+    assert "99" in tables(run(frozen, lab(path, frozen)))
+    assert "99" not in tables(run(TOY, lab(path)))
+    assert [len(found.stale) for study in (frozen, TOY) for found in check([study], tmp_path)] == [
+        0,
+        1,
+    ]
+
+
 def two_tests(value: int) -> list[dict[str, Any]]:
     return [{"phase": "test", "value": value, "seed": seed} for seed in (0, 1)]
 

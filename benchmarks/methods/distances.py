@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -28,27 +27,20 @@ def isometry(
     *,
     beta: float = 1.0,
     share: float | None = None,
-    scale: float | Literal["fit", "learned"] = 1.0,
+    scale: float | Literal["fit"] = 1.0,
     layers: str | Sequence[str] | None = None,
-    inputs: str | None = None,
-    pool: str = "flatten",
     reduction: str = "batch",
     pairs: str = "class",
-    per_dimension: bool = False,
     shuffled: bool = False,
 ) -> Part:
     """The penalty of this library; ``layers="activations"`` takes the output of every activation.
 
-    Compared with the reference of the step, or with the output of the layer ``inputs``. Pairs of
-    equal label, or with ``pairs="all"`` all. With a ``share`` the weight is `isoreg.AutoBeta` of
-    it, in place of beta. ``scale="learned"`` is a parameter that starts at 1. With
-    ``per_dimension`` both distances are root mean squared differences. ``shuffled`` is the control:
-    each image's features are compared with the reference of another image of its class, so that
-    scale and labels stay and the geometry goes. The other options are those of
-    `isoreg.IsometryRegularizer`.
+    Features are compared with the reference of the step: pairs of equal label, or all with
+    ``pairs="all"``. With a ``share`` the weight is `isoreg.AutoBeta` of it, in place of beta.
+    ``shuffled`` is the control: each image's features are compared with the reference of another
+    image of its class, so that scale and labels stay and the geometry goes. The other options are
+    those of `isoreg.IsometryRegularizer`.
     """
-    assert not (inputs and shuffled), "the output of a layer is not shuffled"
-    learned = nn.Parameter(torch.ones((), device=next(model.parameters()).device))
     rows: list[Tensor] = []
 
     def before(step: Step) -> None:
@@ -59,19 +51,15 @@ def isometry(
         model,
         _activations(model) if layers == "activations" else layers,
         beta=beta if share is None else AutoBeta(share),
-        scale=learned if scale == "learned" else scale,
-        inputs=inputs or (lambda *_: rows[0]),
-        pool=pool,
+        scale=scale,
+        inputs=lambda *_: rows[0],
         reduction=reduction,  # type: ignore[arg-type]
-        distance=_root_mean_square if per_dimension else "euclidean",
     )
     return Part(
         before=before,
         term=lambda step: iso(step.labels if pairs == "class" else None),
         finish=iso.detach,
-        parameters=(learned,) if scale == "learned" else (),
         state=iso,
-        log=lambda: iso.log_dict(""),
     )
 
 
@@ -175,11 +163,6 @@ def _relative_distances(x: Tensor) -> Tensor:
     """Distances of all pairs of different samples, divided by their mean."""
     distances = F.pdist(x.flatten(1))
     return distances / distances.mean().clamp_min(torch.finfo(x.dtype).tiny)
-
-
-def _root_mean_square(x: Tensor) -> Tensor:
-    """Distances (n, n) of points (n, d), as if they had one dimension."""
-    return torch.cdist(x, x) / math.sqrt(x.shape[1])
 
 
 def _activations(model: nn.Module) -> list[str]:

@@ -72,7 +72,6 @@ class Part:
         finish: Called at the end; leaves a plain model.
         parameters: What the optimizer is to learn beside the model.
         state: What a checkpoint must keep.
-        log: Figures of the last step, for a logger.
     """
 
     criterion: Value | None = None
@@ -83,7 +82,6 @@ class Part:
     finish: Callable[[], None] | None = None
     parameters: tuple[nn.Parameter, ...] = ()
     state: Stateful | None = None
-    log: Callable[[], dict[str, float]] | None = None
 
 
 class Objective:
@@ -122,11 +120,6 @@ class Objective:
         for part in self._parts:
             if part.after_step:
                 part.after_step()
-
-    def log(self) -> dict[str, float]:
-        """Figures of the last step, such as the penalty of each layer."""
-        logs = (part.log() for part in self._parts if part.log)
-        return {name: value for log in logs for name, value in log.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep beside the model and the optimizer."""

@@ -1,1 +1,1 @@
-"""Robustness on MNIST without adversarial images: the recipe, its rivals, its parts, controls."""
+"""Robustness on MNIST without adversarial images: the recipe and its rivals."""

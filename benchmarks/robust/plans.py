@@ -82,7 +82,6 @@ EPOCHS: dict[str, dict[str, dict[str, float]]] = {
 # in the order of the stages: methods that are chosen at the beginning of each
 STAGES: Sequence[Sequence[str]] = (
     (OURS, "fgsm"),
-    (),
     ("cross-entropy", "pgd", "trades", "jacobian", "input-gradient"),
     (),
 )
@@ -130,6 +129,14 @@ def plan_from(found: dict[str, Any]) -> Plan:
     return Plan(**{**found, "schedule": Schedule(**found["schedule"])})
 
 
+ANSWERED = tuple(
+    f"{title_of(OURS)}{what}"
+    for what in (
+        *(" + isometry", " + shuffled distances", " + feature norm"),
+        *(", no ramp", ", a fifth of the rate", ", batches of 100"),
+    )
+)
+"""Trainings whose runs are kept, without their code: none gains on both networks."""
 CHEAP = ", a third of the cost"
 SHORTER = ", three quarters of the epochs"
 UNIT_TITLE = "cross-entropy, 5 epochs"
@@ -173,48 +180,17 @@ def measured(name: str, chosen: Chosen, stage: int) -> dict[str, Plan]:
             plans[title] = plan_of(name, method, chosen(name, method, other))
         return plans
     if stage == 1:
-        return _additions(plan(OURS))
-    if stage == 2:
         return {title_of(method): plan(method) for method in STAGES[stage]}
     cheap = {
         f"{title_of(method)}{CHEAP}": plan(method, budget=BUDGET / 3)
         for method in (OURS, "fgsm", "pgd", "trades")
     }
-    return _parts(plan(OURS)) | cheap
+    ours, title = plan(OURS), title_of(OURS)
+    fewer = {f"{title}, 50,000 images": replace(ours, held_out=VALIDATION)}
+    return {f"{title}{SHORTER}": shorter(ours)} | fewer | cheap
 
 
 def shorter(ours: Plan) -> Plan:
     """The same with three quarters of the epochs: what a training alone may take."""
     epochs = max(1, round(0.75 * ours.schedule.epochs))
     return replace(ours, preset=None, schedule=replace(ours.schedule, epochs=epochs))
-
-
-def _additions(ours: Plan) -> dict[str, Plan]:
-    """Our recipe with isometry inside, and with isometry's controls."""
-    penalty = {"beta": 0.1, "scale": 10.0}
-    additions: dict[str, Recipe] = {
-        "isometry": {"isometry": penalty},
-        "shuffled distances": {"isometry-control": {**penalty, "target": "shuffled"}},
-        "feature norm": {"feature-norm": {"weight": 1e-3}},
-    }
-    return {
-        f"{title_of(OURS)} + {name}": replace(ours, recipe={**ours.recipe, **recipe})
-        for name, recipe in additions.items()
-    }
-
-
-def _parts(ours: Plan) -> dict[str, Plan]:
-    """Our recipe without each of its parts."""
-    options, title = dict(ours.recipe[OURS]), title_of(OURS)
-    slow = replace(ours.schedule, learning_rate=ours.schedule.learning_rate / 5)
-    # by the times of a step; the report measures the cost
-    longer = {"adam": 4 / 3, "muon": 2.2}[ours.schedule.optimizer]
-    epochs = max(1, round(ours.schedule.epochs / longer))
-    small = replace(ours.schedule, batch_size=100, epochs=epochs)
-    return {
-        f"{title}, no ramp": replace(ours, recipe={OURS: {**options, "ramp": 1e-9}}),
-        f"{title}, a fifth of the rate": replace(ours, schedule=slow),
-        f"{title}, batches of 100": replace(ours, schedule=small),
-        f"{title}{SHORTER}": shorter(ours),
-        f"{title}, 50,000 images": replace(ours, held_out=VALIDATION),
-    }

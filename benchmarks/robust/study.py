@@ -1,4 +1,4 @@
-"""Robustness on MNIST without adversarial images: the recipe, its rivals, its parts, controls."""
+"""Robustness on MNIST without adversarial images: the recipe and its rivals."""
 
 from __future__ import annotations
 
@@ -227,6 +227,7 @@ STUDY = Study(
     seeds=5,
     device=True,
     determines=determines,
+    frozen=lambda key: key.get("training") in plans.ANSWERED,
     uses=Uses(
         (everything("MNIST train"),),
         (rows("MNIST train", 50_000, 60_000),),

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+from torch import Tensor
 
 from benchmarks import probes
 from benchmarks.cache import computed_once
 from benchmarks.claims import Entry
 from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, everything
-from benchmarks.networks import accuracy_of, in_parts
+from benchmarks.networks import accuracy_of
 from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.sampling import evenly
 from benchmarks.structure import data as samples
 from benchmarks.structure import fairness
-from benchmarks.structure.corruptions import CORRUPTIONS, STRENGTHS, blocks_shuffled, corrupted
 from benchmarks.structure.data import Data, Split
-from benchmarks.structure.evaluation import features_of, pixels_of
+from benchmarks.structure.evaluation import Embed, features_of, pixels_of
 from benchmarks.structure.fairness import controls
 from benchmarks.structure.figure import draw_neighbours
 from benchmarks.structure.report import tries_table
@@ -52,45 +49,34 @@ _TRIALS = {name: TRIALS[name] for name in COMPARED}
 PIXELS = "raw pixels"
 """No network: what the features of networks have to be better than."""
 
-TUNED = {"trained on 0 to 4": "unseen digits, recall at 1"}
-"""Questions with strengths of their own: by what they are chosen, on validation images.
+QUESTION = "trained on 0 to 4"
+"""What has strengths of its own. The runs of the other questions are kept, without their code.
 
-The others have the strengths that were chosen for even or odd, so nothing is claimed of them.
+They had the strengths that were chosen for even or odd, so nothing is claimed of them.
 """
+RECALL = "unseen digits, recall at 1"
+"""By which strengths are chosen, on validation images."""
 GRID = (0.02, 0.1, 0.5, 2.0)
 BEYOND = (8.0, 32.0)
 """Tried of all methods too, one after the other, while a choice lies at the upper end."""
 
-_BINS = 15
-
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Every question, for the networks of `COMPARED`, then for pixels where that makes sense."""
+    """Strengths on validation images, then what is measured at the chosen ones, and pixels."""
     names = COMPARED[: 1 if lab.quick else None]
-    chosen: dict[str, dict[str, float]] = {}
-    for question, figure in TUNED.items():
-        for key in widening(names, GRID, BEYOND, lambda q=question, f=figure: _choice(lab, q, f)):  # type: ignore[misc]
-            yield {"question": question, **key}
-        chosen[question] = _choice(lab, question, figure)
+    for key in widening(names, GRID, BEYOND, lambda: _chosen(tries(lab.runs))):
+        yield {"question": QUESTION, **key}
+    chosen = _chosen(tries(lab.runs))
     for seed in range(lab.seeds):
-        for question in QUESTIONS:
-            strengths = chosen.get(question) or {name: TRIALS[name].strength for name in names}
-            for name in names:
-                strength = strengths[name]
-                yield {"question": question, "method": name, "strength": strength, "seed": seed}
-    for question, ask in QUESTIONS.items():
-        if ask in (eight_digits, five_digits):
-            yield {"question": question, "method": PIXELS, "seed": 0}
+        for name in names:
+            key = {"question": QUESTION, "method": name, "strength": chosen[name]}
+            yield {**key, "seed": seed}
+    yield {"question": QUESTION, "method": PIXELS, "seed": 0}
 
 
-def _choice(lab: Lab[Settings], question: str, figure: str) -> dict[str, float]:
-    """The strength of each method for a question, by the runs on validation images so far."""
-    tried = [run for run in tries(lab.runs) if run["key"]["question"] == question]
-    return _chosen(tried, figure)
-
-
-def _chosen(tried: list[Run], figure: str) -> dict[str, float]:
-    return chosen_strengths(tried, by=figure, controls=controls(_TRIALS))
+def _chosen(tried: list[Run]) -> dict[str, float]:
+    """The strength of each method by these runs on validation images."""
+    return chosen_strengths(tried, by=RECALL, controls=controls(_TRIALS))
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
@@ -99,164 +85,60 @@ def determines(key: Key, settings: Settings) -> dict[str, Any]:
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Ask one question of one network; of one without a seed, on validation images."""
+    """Of a network trained on 0 to 4: retrieval of 5 to 9, and all ten after ten examples of each.
+
+    Without a seed on validation images. `PIXELS` are their own features.
+    """
     settings, validate = lab.settings, "seed" not in key
     data = lab.once(
         f"data {validate}",
         lambda: samples.digits(settings, lab.data_dir, cache=lab.cache, validate=validate),
     )
-    how = Trained(key.get("seed", SEARCH_SEED), key.get("strength", 0.0), settings, lab.cache)
-    return QUESTIONS[key["question"]](key["method"], data, how)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """How the network of a run is trained."""
-
-    seed: int
-    strength: float
-    settings: Settings
-    cache: Path
-
-
-def eight_digits(name: str, data: Data, how: Trained) -> Figures:
-    """Trained on 0 to 7: are 8 and 9, or shuffled blocks of images, seen to be something else?"""
-    model, known = _trained_on(range(8), name, data, how)
-    embed = _embedding(model)
-    seen = data.test.take(data.test.fine < 8)
-    features = embed(known.x)
-    strange = {
-        "digits 8 and 9": data.test.take(data.test.fine >= 8).x,
-        "blocks shuffled": blocks_shuffled(seen.x, seed=0),
-    }
-    found = {}
-    for what, x in strange.items():
-        both = torch.cat([seen.x, x])
-        is_strange = torch.cat([torch.zeros(len(seen.x)), torch.ones(len(x))])
-        distance, _ = probes.nearest(features, embed(both), probes.NEIGHBORS)
-        found[f"{what}, AUROC by distance"] = float(roc_auc_score(is_strange, distance[:, -1]))
-        if model is not None:
-            confidence = in_parts(model, both).softmax(1).amax(1)
-            found[f"{what}, AUROC by softmax"] = float(roc_auc_score(is_strange, -confidence))
-    return found
-
-
-def five_digits(name: str, data: Data, how: Trained) -> Figures:
-    """Trained on 0 to 4: retrieval of 5 to 9, and all ten after ten examples of each new one."""
-    model, known = _trained_on(range(5), name, data, how)
-    embed = _embedding(model)
+    known = _five_digits(data, settings, lab.cache)
+    embed: Embed = pixels_of
+    coarse = {}
+    if key["method"] != PIXELS:
+        how = {"strength": key["strength"], "seed": key.get("seed", SEARCH_SEED)}
+        model = train(known, TRIALS[key["method"]], settings=settings, **how)
+        old = data.test.take(data.test.fine < 5)
+        embed, coarse = features_of(model), {"coarse": accuracy_of(model, old.x, old.fine)}
     new = data.test.take(data.test.fine >= 5)
     features = embed(new.x)
     _, order = probes.nearest(features, features, 2)
     recall = (new.fine[order[:, 1]] == new.fine).float().mean().item()  # the first is itself
+    ten = _ten_by_examples(embed, data, known.train.take(slice(settings.known)), settings)
+    return {**coarse, RECALL: recall, _ALL_TEN: ten}
+
+
+def _ten_by_examples(embed: Embed, data: Data, known: Split, settings: Settings) -> float:
+    """Accuracy of five neighbours among ten examples of each digit, the mean of five draws."""
     test = embed(data.test.x)
-    later = data.train.take(slice(how.settings.known))
+    later = data.train.take(slice(settings.known))
     later = later.take(later.fine >= 5)
     accuracies = []
     for draw in range(5):
         chosen = [
-            known.take(probes.examples_of_each(known.fine, 10, seed=draw)),
-            later.take(probes.examples_of_each(later.fine, 10, seed=draw)),
+            split.take(probes.examples_of_each(split.fine, 10, seed=draw))
+            for split in (known, later)
         ]
         memory = embed(torch.cat([split.x for split in chosen]))
         labels = torch.cat([split.fine for split in chosen])
         accuracies.append(probes.knn_accuracy(memory, labels, test, data.test.fine))
-    old = data.test.take(data.test.fine < 5)
-    return {
-        **({"coarse": _accuracy(model, old)} if model is not None else {}),
-        "unseen digits, recall at 1": recall,
-        _ALL_TEN: sum(accuracies) / len(accuracies),
-    }
+    return sum(accuracies) / len(accuracies)
 
 
-def noisy_labels(share: float) -> Callable[..., Figures]:
-    """Trained on ten digits of which a share has another, random label."""
-
-    def ask(name: str, data: Data, how: Trained) -> Figures:
-        generator = torch.Generator().manual_seed(how.seed)
-        fine = data.train.fine
-        flipped = torch.rand(len(fine), generator=generator) < share
-        others = (fine + torch.randint(1, 10, fine.shape, generator=generator)) % 10
-        noisy = Split(data.train.x, torch.where(flipped, others, fine))
-        model = _train(name, replace(_ten(data), train=noisy), how)
-        return {"accuracy": _accuracy(model, data.test)}
-
-    return ask
-
-
-def ten_digits(name: str, data: Data, how: Trained) -> Figures:
-    """Trained on ten digits: calibration, and accuracy on corrupted digits."""
-    model = _train(name, _ten(data), how)
-    logits = in_parts(model, data.test.x)
-    found: Figures = {
-        "accuracy": _accuracy(model, data.test),
-        "calibration error": calibration_error(logits, data.test.fine),
-    }
-    for kind in CORRUPTIONS:
-        changed = (corrupted(data.test.x, kind, strength) for strength in range(STRENGTHS))
-        total = sum(_accuracy(model, Split(x, data.test.fine)) for x in changed)
-        found[f"{kind}, mean accuracy over strengths"] = total / STRENGTHS
-    return found
-
-
-QUESTIONS: dict[str, Callable[..., Figures]] = {
-    "trained on 0 to 7": eight_digits,
-    "trained on 0 to 4": five_digits,
-    "trained with 20 % wrong labels": noisy_labels(0.2),
-    "trained with 40 % wrong labels": noisy_labels(0.4),
-    "trained on ten digits": ten_digits,
-}
-
-
-def calibration_error(logits: Tensor, labels: Tensor) -> float:
-    """Expected calibration error: |confidence - accuracy| over 15 bins, weighted by their size."""
-    confidence, predicted = logits.softmax(1).max(1)
-    right = (predicted == labels).float()
-    bins = (confidence * _BINS).long().clamp_max(_BINS - 1)
-    gaps = F.one_hot(bins, _BINS).float().T @ (confidence - right)
-    return (gaps.abs().sum() / len(labels)).item()
-
-
-def _ten(data: Data) -> Data:
-    return data.of_task([[digit] for digit in range(10)])
-
-
-def _trained_on(
-    digits: range, name: str, data: Data, how: Trained
-) -> tuple[nn.Sequential | None, Split]:
-    """A network that saw some digits alone, its references included; and what it knows.
-
-    None for `PIXELS`.
-    """
-    rows = (data.train.fine < len(digits)).nonzero()[:, 0]
-    train_split = data.train.take(rows)
-    known = train_split.take(slice(how.settings.known))
-    if name == PIXELS:
-        return None, known
-    tables = {key: table[rows] for key, table in data.references.items()}
+def _five_digits(data: Data, settings: Settings, cache: Path) -> Data:
+    """The training samples of 0 to 4 alone, their references too."""
+    rows = (data.train.fine < 5).nonzero()[:, 0]
+    tables = {name: table[rows] for name, table in data.references.items()}
 
     def manifold() -> Tensor:
         patches = tables["patches"]
-        return references.manifold(evenly(patches, how.settings.landmarks))(patches)
+        return references.manifold(evenly(patches, settings.landmarks))(patches)
 
-    path = how.cache / f"manifold-{len(digits)}-digits-{len(rows)}.pt"
-    tables[MANIFOLD] = computed_once(path, manifold)
-    task = replace(data, train=train_split, groups=[[digit] for digit in digits], references=tables)
-    return _train(name, task, how), known
-
-
-def _embedding(model: nn.Sequential | None) -> Callable[[Tensor], Tensor]:
-    """What enters the classifier; the pixels without a model."""
-    return pixels_of if model is None else features_of(model)
-
-
-def _train(name: str, data: Data, how: Trained) -> nn.Sequential:
-    trial, settings = TRIALS[name], how.settings
-    return train(data, trial, strength=how.strength, seed=how.seed, settings=settings)
-
-
-def _accuracy(model: nn.Module, split: Split) -> float:
-    return accuracy_of(model, split.x, split.fine)
+    tables[MANIFOLD] = computed_once(cache / f"manifold-5-digits-{len(rows)}.pt", manifold)
+    groups = [[digit] for digit in range(5)]
+    return replace(data, train=data.train.take(rows), groups=groups, references=tables)
 
 
 def tables(found: Found) -> str:
@@ -274,29 +156,23 @@ def tables(found: Found) -> str:
         columns = [Column(f, f, empty="-") for f in next(iter(by_method.values()))[0]]
         rows = [[c.title, *map(c.cell, by_method.values())] for c in columns]
         parts += [f"## {question.capitalize()}", markdown_table(["", *by_method], rows)]
-    for question, figure in TUNED.items():
-        tried = [run for run in tries(found["runs"]) if run["key"]["question"] == question]
-        parts += [
-            f"## {question.capitalize()}: strengths, chosen on validation images",
-            f"One seed, in %. Chosen: the best *{figure}* among those whose accuracy on the digits "
-            f"that were trained is at most {100 * SLACK:g} points below that of cross-entropy.",
-            tries_table(tried, _chosen(tried, figure), _TRIED),
-        ]
-    return page(*parts)
+    tried = tries(found["runs"])
+    return page(
+        *parts,
+        f"## {QUESTION.capitalize()}: strengths, chosen on validation images",
+        f"One seed, in %. Chosen: the best *{RECALL}* among those whose accuracy on the digits "
+        f"that were trained is at most {100 * SLACK:g} points below that of cross-entropy.",
+        tries_table(tried, _chosen(tried), _TRIED),
+    )
 
 
 def entries(found: Found) -> dict[str, Entry]:
-    """Of the questions with strengths of their own, and of the others."""
-    rows = fairness.entries(_TRIALS)
-    for question, figure in TUNED.items():
-        tried = [run for run in tries(found["runs"]) if run["key"]["question"] == question]
-        own = fairness.entries_of_runs(_TRIALS, tried, _chosen(tried, figure))
-        rows |= {f"{name}, {question}": _renamed(entry, question) for name, entry in own.items()}
+    """Of the question with strengths of its own, and of the others."""
+    rows, tried = fairness.entries(_TRIALS), tries(found["runs"])
+    for name, entry in fairness.entries_of_runs(_TRIALS, tried, _chosen(tried)).items():
+        control = f"{entry.control}, {QUESTION}" if entry.control else ""
+        rows[f"{name}, {QUESTION}"] = replace(entry, control=control)
     return rows
-
-
-def _renamed(entry: Entry, question: str) -> Entry:
-    return replace(entry, control=f"{entry.control}, {question}" if entry.control else "")
 
 
 def draw(found: Found, path: Path) -> None:
@@ -311,7 +187,7 @@ def _measured(found: Found) -> Found:
 _ALL_TEN = "all ten digits, 5 neighbours among ten examples each"
 _TRIED = (
     Column("trained digits", "coarse"),
-    Column("unseen digits, recall at 1", "unseen digits, recall at 1"),
+    Column(RECALL, RECALL),
     Column(_ALL_TEN, _ALL_TEN),
 )
 
@@ -323,11 +199,12 @@ STUDY = Study(
     measure,
     tables,
     draw,
-    shows="what else geometry might do",
+    shows="what else geometry might do: unseen digits",
     time="an hour on one core",
     data="MNIST",
     seeds=3,
     determines=determines,
+    frozen=lambda key: key["question"] != QUESTION,
     uses=Uses((FIVE_SIXTHS,), (SIXTH,), (everything("MNIST test"),)),
     entries=entries,
 )

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from benchmarks.cache import computed_once
 from benchmarks.networks import in_parts
 from benchmarks.structure.selfsupervised import contrastive
-from benchmarks.structure.unlearnt import random_convolutions, whitened
 from isoreg import references
 
 CHANNELS = (32, 64, 128, 256)
@@ -43,19 +42,12 @@ def learn(
     patches = cache(lambda: _patches(images, effort.filters))
     contrastive_features = cache(lambda: _contrastive(images, cache_folder, effort.epochs))
     both = cache(lambda: _beside(patches(), contrastive_features()))
-    manifold = cache(lambda: references.manifold(images, reference=both()))
     ways: dict[str, Callable[[], references.Reference]] = {
         "pixels": lambda: references.scaled(None, images[:1_000]),
         "patches": patches,
-        "blurred pixels": lambda: references.scaled(references.blurred(2.0), images[:_MEASURED]),
-        "whitened pixels": lambda: whitened(images),
-        "random convolutions": lambda: random_convolutions(
-            images[:_MEASURED], size=_SIZE, filters=effort.filters, grid=GRID
-        ),
         LEARNT: contrastive_features,
         BOTH: both,
-        f"manifold of {BOTH}": manifold,
-        f"{BOTH} and their manifold": lambda: _beside(both(), manifold()),
+        f"manifold of {BOTH}": lambda: references.manifold(images, reference=both()),
     }
     return {name: ways[name]() for name in names}
 

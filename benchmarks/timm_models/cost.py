@@ -1,38 +1,20 @@
-"""What a step of training costs: ratios to a plain one, and the penalty's own share."""
+"""What a step of training costs: ratios to a plain one."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.costs import memory, times
-from benchmarks.library.speed_steps import Step, measure_step
 from benchmarks.methods import Recipe, attach
-from benchmarks.timm_models.networks import network, stages
+from benchmarks.timm_models.networks import network
 from benchmarks.timm_models.training import step_on
 
 _STEPS = 3
-
-
-@dataclass(frozen=True)
-class StageStep(Step):
-    """A step through a model of timm whose stages are compared."""
-
-    narrow: bool = True
-
-    def names(self) -> list[str]:
-        """The stages."""
-        return stages(self.model())
-
-    def model(self) -> nn.Sequential:
-        """The network."""
-        return network(self.network, classes=10, size=self.pixels, narrow=self.narrow, seed=0)
 
 
 def costs(
@@ -50,20 +32,6 @@ def costs(
         peak = _memory_on_gpu if device.startswith("cuda") else memory
         plain, ours = (peak(training_step, of, steps=_STEPS, **shape) for of in ({}, recipe))
         found["memory"] = ours / plain
-    return found
-
-
-def shares(
-    name: str, *, size: int, batch: int, narrow: bool, device: str, seconds: float
-) -> dict[str, Any]:
-    """The penalty on all stages, alone, as a share of a plain step: flattened and pooled."""
-    layers = len(stages(network(name, classes=10, size=size, narrow=narrow, seed=0)))
-    found: dict[str, Any] = {"layers": layers}
-    for pool in ("flatten", "mean"):
-        step = StageStep(name, size, batch, layers, pool, narrow)
-        measured: dict[str, Any] = measure_step(step, device, seconds)
-        found["milliseconds"] = measured["milliseconds"]["step"]
-        found[pool] = measured["share"]["isoreg"]
     return found
 
 

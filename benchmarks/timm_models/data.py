@@ -64,6 +64,11 @@ class Epochs:
         """The first so many training images, augmented and shuffled, as bytes; labels."""
         return self._kept(self.count(count), seed, epoch)
 
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return int(self._split[1].max()) + 1
+
     def count(self, wanted: int) -> int:
         """So many images, or all there are."""
         return min(wanted, len(self._split[0]))

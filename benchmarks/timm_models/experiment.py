@@ -1,4 +1,7 @@
-"""Choose settings on validation images, measure the costs, then train and measure."""
+"""Choose settings on validation images, measure the costs, then train and measure.
+
+What share of a step the penalty is on the stages of each network is answered: its runs are kept.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ from benchmarks.methods.registry import versions
 from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.study import Lab, Lacking, Study
 from benchmarks.tables import grouped, with_keys
-from benchmarks.timm_models.cost import costs, shares
+from benchmarks.timm_models.cost import costs
 from benchmarks.timm_models.data import Epochs, Splits, evenly, load
 from benchmarks.timm_models.evaluation import measure, worst_case
 from benchmarks.timm_models.figure import draw_training
-from benchmarks.timm_models.networks import network, stages
+from benchmarks.timm_models.networks import network
 from benchmarks.timm_models.report import training_tables
 from benchmarks.timm_models.settings import (
+    ANSWERED,
     CONTROL,
     ROWS,
-    STAGES,
     Row,
     Schedule,
     Settings,
@@ -34,11 +37,9 @@ from benchmarks.timm_models.settings import (
 )
 from benchmarks.timm_models.training import Training, accuracy, train
 
-WIDTHS = ("narrow", "full")
-
 
 class Bench:
-    """Trains the networks of a lab, with checkpoints and logs in a folder beside its results."""
+    """Trains the networks of a lab, with checkpoints in a folder beside its results."""
 
     def __init__(self, lab: Lab[Settings]) -> None:
         self.lab, self.settings, self.device = lab, lab.settings, lab.device
@@ -69,7 +70,7 @@ class Bench:
         return network(name, classes=self.splits.classes, size=s.size, narrow=s.narrow, seed=seed)
 
     def folder(self, key: Key) -> Path:
-        """Where the checkpoint, the log and the weights of a run are kept."""
+        """Where the checkpoint of a run is kept."""
         words = re.sub(r"[^a-z0-9.]+", "-", " ".join(map(str, key.values())).lower())
         return self.lab.results.path.with_suffix("") / words
 
@@ -79,7 +80,6 @@ class Bench:
         """Train a network; the moving average of its weights."""
         training = Training(
             epochs=self.epochs,
-            validation=evenly(self.splits.validation, 1_000),
             schedule=schedule,
             batch_size=self.settings.batch_size,
             weight_decay=self.settings.weight_decay,
@@ -89,15 +89,7 @@ class Bench:
             folder=self.folder(key),
             tick=self.lab.tick,
         )
-        return train(model, with_stages(recipe, model), training)
-
-
-def with_stages(recipe: Recipe, model: nn.Sequential) -> Recipe:
-    """The recipe with the names of the network's stages where it says "stages"."""
-    return {
-        method: {**options, "layers": stages(model)} if options.get("layers") == STAGES else options
-        for method, options in recipe.items()
-    }
+        return train(model, recipe, training)
 
 
 _OF_TRAINING = ("size", "batch_size", "weight_decay", "mixup", "narrow", "validation_images")
@@ -106,9 +98,7 @@ _OF_COST = ("size", "batch_size", "narrow", "timing_seconds")
 OF_PHASE = {
     "choose": (*_OF_TRAINING, "choice", "choice_images"),
     "test": (*_OF_TRAINING, *_OF_TEST, "schedule"),
-    "scale": (*_OF_TRAINING, "choice"),
     "cost": (*_OF_COST, "measure_memory"),
-    "share": ("size", "batch_size", "timing_seconds"),
 }
 
 
@@ -128,22 +118,17 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
     for name in s.networks:
         for method in ROWS:
             yield {"phase": "cost", "network": name, "method": method}
-        for width in WIDTHS if s.narrow else WIDTHS[1:]:
-            yield {"phase": "share", "network": name, "width": width}
     for seeds in (range(1), range(1, lab.seeds)):
         for name in s.networks:
             for seed in set(seeds) & {0} if name in s.once else seeds:
-                for method, row in ROWS.items():
-                    if seed == 0 or not row.once:
-                        setting = chosen(lab.runs, name, method)
-                        key = {"phase": "test", "network": name, "method": method}
-                        yield {**key, "setting": setting, "seed": seed}
+                for method in ROWS:
+                    setting = chosen(lab.runs, name, method)
+                    key = {"phase": "test", "network": name, "method": method}
+                    yield {**key, "setting": setting, "seed": seed}
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings of the phase, and the recipe."""
-    if key["phase"] == "share":
-        return determined_by(settings, "share", {})
     row = ROWS.get(key["method"], Row({"": {}}))
     first = next(iter(row.recipes))
     recipe = row.recipes.get(key.get("setting", first), {})
@@ -186,14 +171,8 @@ def _try(bench: Bench, key: Key) -> Figures:
 def _costs(bench: Bench, key: Key) -> Figures:
     s, name = bench.settings, key["network"]
     recipe = next(iter(ROWS[key["method"]].recipes.values()))
-    recipe = with_stages(recipe, bench.network(name, seed=0))
     how = {**bench.shape, "narrow": s.narrow, "measure_memory": s.measure_memory}
     return costs(name, recipe, seconds=s.timing_seconds, **how)
-
-
-def _shares(bench: Bench, key: Key) -> Figures:
-    seconds, narrow = bench.settings.timing_seconds / 5, key["width"] == WIDTHS[0]
-    return shares(key["network"], **bench.shape, narrow=narrow, seconds=seconds)
 
 
 def _test(bench: Bench, key: Key) -> Figures:
@@ -204,7 +183,7 @@ def _test(bench: Bench, key: Key) -> Figures:
     return measure(average, bench.splits.test, s, bench.device)
 
 
-_MEASURES = {"choose": _try, "cost": _costs, "share": _shares, "test": _test}
+_MEASURES = {"choose": _try, "cost": _costs, "test": _test}
 
 USES = Uses((SHUFFLED[0, 12_000],), (SHUFFLED[45_000, 50_000],), (everything("CIFAR-10 test"),))
 _CONTROLLED = "isometry, features"
@@ -250,6 +229,7 @@ STUDY = Study(
     seeds=3,
     device=True,
     determines=determines,
+    frozen=lambda key: key["phase"] == "share" or key["method"] in ANSWERED,
     uses=USES,
     entries=entries,
 )

@@ -1,4 +1,4 @@
-"""Figures of the trainings and of the scales."""
+"""The figure of the trainings."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from benchmarks import style
 from benchmarks.results import Found
 from benchmarks.style import line_of, new_figure, plain, save
-from benchmarks.tables import grouped, lookup, runs_by, with_keys
-from benchmarks.timm_models.settings import VARIANTS
+from benchmarks.tables import grouped, runs_by, with_keys
 
 # markers for those who see no colours
 _LOOKS = {
@@ -22,7 +21,6 @@ _LOOKS = {
     "RobustLoss": (style.BLUE, "^", "--"),
     "FGSM training": (style.GREEN, "D", "--"),
 }
-_NETWORKS = ((style.BLUE, "o"), (style.VERMILION, "s"), (style.GREEN, "^"), (style.PURPLE, "D"))
 
 
 def draw_training(found: Found, path: Path) -> None:
@@ -61,35 +59,3 @@ def _line(axis: Axes, method: str, places: range, curves: list[list[float]]) -> 
     colour, marker, line = _LOOKS.get(method, (style.PURPLE, "v", "-."))
     look = {"color": colour, "marker": marker, "linestyle": line, "label": method}
     line_of(axis, places, list(zip(*curves, strict=True)), **look, markersize=5, linewidth=1.2)
-
-
-def draw_scale(found: Found, path: Path) -> None:
-    """For each unit, network by network: the weight, accuracy and Pearson's r."""
-    variants = list(VARIANTS)
-    names = [f"{where}, {scale}" if scale else where for where, scale in variants]
-    figure = new_figure(11, 4.6)
-    axes = figure.subplots(1, 3, sharey=True)
-    panels = {
-        "weight at the end of training": ("beta", 1),
-        "accuracy (%)": ("clean", 100),
-        "Pearson's r, features": ("distortion/features/correlation", 1),
-    }
-    by_network = runs_by(found["runs"], "network")
-    for axis, (label, (what, factor)) in zip(axes, panels.items(), strict=True):
-        for (colour, marker), (name, runs) in zip(_NETWORKS, by_network.items(), strict=False):
-            points = [
-                (factor * value, variants.index((run["key"]["where"], run["key"]["scale"])))
-                for run in runs
-                if (value := lookup(run["figures"], what)) is not None
-            ]
-            if points:
-                x, y = zip(*points, strict=True)
-                axis.scatter(x, y, color=colour, marker=marker, s=28, label=name)
-        axis.set_xlabel(label)
-        plain(axis)
-    axes[0].set_xscale("log")
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].invert_yaxis()
-    handles, texts = axes[1].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=4, fontsize=9)
-    save(figure, path)

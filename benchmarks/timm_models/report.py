@@ -1,4 +1,4 @@
-"""Tables of both parts, from their results."""
+"""Tables of the trainings, from their results."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ from statistics import mean
 
 from benchmarks.results import Figures, Found
 from benchmarks.tables import SEEDS, Column, grouped, page, table, with_keys
-from benchmarks.timm_models.settings import SHARE, VARIANTS
-
-FEATURES = "features"
-_R = Column("r, features", "distortion/features/correlation", 2)
-_STRESS = Column("stress", "distortion/features/fitted stress", 2)
 
 
 def training_tables(found: Found) -> str:
@@ -19,7 +14,7 @@ def training_tables(found: Found) -> str:
     s = found["settings"]
     parts = [
         "# timm's models on photographs",
-        f"{_training(s, 'schedule')} {_testing(s)} Settings were chosen on {s['choice_images']} "
+        f"{_training(s)} {_testing(s)} Settings were chosen on {s['choice_images']} "
         f"attacked and {s['validation_images']:,} clean validation images. Mean ± standard "
         "deviation over seeds. Time and memory: of a step, as ratios to plain, taken in turn.",
     ]
@@ -30,35 +25,8 @@ def training_tables(found: Found) -> str:
     return page(*parts)
 
 
-def scale_tables(found: Found) -> str:
-    """Every way to measure, on each network, and how far the weights are apart."""
-    s = found["settings"]
-    parts = [
-        "# In which unit to compare",
-        f"{_training(s, 'choice')} Validation images. The weight keeps the penalty's gradient at "
-        f"{SHARE:g} of the loss's; what it came to at the end is in the last column. r: Pearson's, "
-        "within classes. Stress: at the best factor.",
-    ]
-    columns = [
-        Column("clean, %", "clean"),
-        _R,
-        Column("r, stages", _mean_of_stages, 2),
-        Column("stress, features", _STRESS.figure, 2),
-        Column("scale", _scale, form=".2g"),
-        Column("weight", "beta", form=".3g"),
-    ]
-    for name in s["networks"]:
-        rows = {
-            f"{where}, {scale}" if scale else where: [run["figures"] for run in runs]
-            for where, scale in VARIANTS
-            if (runs := with_keys(found, network=name, where=where, scale=scale))
-        }
-        parts += [f"## {name}", table("compared, scale", rows, columns)]
-    return page(*parts, "## How far the weights are apart", _spans(found))
-
-
-def _training(s: Figures, which: str) -> str:
-    schedule, kind = s[which], "narrow versions" if s["narrow"] else "full width"
+def _training(s: Figures) -> str:
+    schedule, kind = s["schedule"], "narrow versions" if s["narrow"] else "full width"
     return (
         f"{kind.capitalize()} of timm's models at {s['size']} pixels, {schedule['epochs']} epochs "
         f"of {schedule['images']:,} images in batches of {s['batch_size']}, AdamW at "
@@ -82,8 +50,8 @@ def _columns(radii: Sequence[int]) -> list[Column]:
         Column("clean", "clean"),
         *(Column(f"{radius}/255", f"attacked/shares/{radius}") for radius in radii),
         Column("corrupted", lambda figures: mean(figures["corrupted"].values())),
-        _R,
-        _STRESS,
+        Column("r, features", "distortion/features/correlation", 2),
+        Column("stress", "distortion/features/fitted stress", 2),
     ]
 
 
@@ -129,30 +97,3 @@ def _shares(found: Found, name: str) -> str:
         Column("pooled", "mean"),
     ]
     return table("the penalty's part of a step, %", rows, columns) if runs else ""
-
-
-def _scale(figures: Figures) -> float | None:
-    """None where it is learned or fitted: then it is a word."""
-    return figures["scale"] if isinstance(figures["scale"], float) else None
-
-
-def _mean_of_stages(figures: Figures) -> float:
-    layers = figures["distortion"].items()
-    return float(mean(x["correlation"] for name, x in layers if name != FEATURES))
-
-
-def _spans(found: Found) -> str:
-    """The largest weight over the smallest, among networks."""
-    rows = {}
-    for where, scale in VARIANTS:
-        runs = with_keys(found, where=where, scale=scale) if scale else []
-        weights = [mean(f["beta"] for f in of) for of in grouped(runs, "network").values()]
-        if weights:
-            low, high = min(weights), max(weights)
-            rows[f"{where}, {scale}"] = [{"low": low, "high": high, "ratio": high / low}]
-    columns = [
-        Column("smallest weight", "low", form=".3g"),
-        Column("largest weight", "high", form=".3g"),
-        Column("ratio", "ratio", 1),
-    ]
-    return table("compared, scale", rows, columns)

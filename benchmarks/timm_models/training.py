@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from benchmarks.timm_models.data import Epochs, Split
 from benchmarks.timm_models.settings import Schedule
 
 _CHECKPOINT = "checkpoint.pt"
-_SUMMARY = "summary.csv"
 _WARMUP = 0.1
 _AVERAGED = 0.1
 
@@ -27,14 +25,12 @@ _AVERAGED = 0.1
 class Training:
     """Everything about a training but the model and the recipe.
 
-    The accuracy on the validation split is logged. ``mixup`` is the alpha of timm's Mixup, 0: none.
-    The seed is that of the augmentation and of what the method draws. On a GPU the forward pass is
-    in bfloat16. The checkpoint and timm's ``summary.csv`` are kept in the folder; ``tick`` is
-    called after each step.
+    ``mixup`` is the alpha of timm's Mixup, 0: none. The seed is that of the augmentation and of
+    what the method draws. On a GPU the forward pass is in bfloat16. The checkpoint is kept in the
+    folder until the end; ``tick`` is called after each step.
     """
 
     epochs: Epochs
-    validation: Split
     schedule: Schedule
     batch_size: int
     weight_decay: float
@@ -66,8 +62,7 @@ def train(model: nn.Sequential, recipe: Recipe, training: Training) -> nn.Sequen
         optimizer, scheduler = _optimizer(model, objective, training)
         kept = {"model": model, "average": ema.module, "optimizer": optimizer, "method": objective}
         for epoch in range(_resume(kept, training.folder), schedule.epochs):
-            loss = _train_epoch(epoch, model, objective, optimizer, scheduler, ema, training)
-            _log(epoch, {"loss": loss, **objective.log()}, ema.module, optimizer, training)
+            _train_epoch(epoch, model, objective, optimizer, scheduler, ema, training)
             _save(kept, training.folder, epoch + 1)
     (training.folder / _CHECKPOINT).unlink(missing_ok=True)
     average: nn.Sequential = ema.module.eval()
@@ -76,8 +71,8 @@ def train(model: nn.Sequential, recipe: Recipe, training: Training) -> nn.Sequen
 
 def step_on(
     objective: Objective, optimizer: Optimizer, images: Tensor, labels: Tensor, progress: float
-) -> Tensor:
-    """One step of training; returns the loss."""
+) -> None:
+    """One step of training."""
     device = images.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
         loss = objective(images, labels, progress=progress)
@@ -85,7 +80,6 @@ def step_on(
     loss.backward()
     optimizer.step()
     objective.after_step()
-    return loss.detach()
 
 
 def _optimizer(model: nn.Module, objective: Objective, training: Training) -> tuple[Any, Any]:
@@ -114,17 +108,16 @@ def _train_epoch(
     scheduler: Any,
     ema: Any,
     training: Training,
-) -> float:
-    """The mean loss."""
+) -> None:
     from timm.data import Mixup
     from timm.utils import random_seed
 
     images, labels = training.epochs(training.schedule.images, seed=training.seed, epoch=epoch)
-    classes = int(training.validation[1].max()) + 1
-    mixup = Mixup(mixup_alpha=training.mixup, label_smoothing=0.0, num_classes=classes)
+    mixup = Mixup(
+        mixup_alpha=training.mixup, label_smoothing=0.0, num_classes=training.epochs.classes
+    )
     random_seed(1000 * training.seed + epoch)
     model.train()
-    losses = []
     for step in range(training.steps):
         rows = slice(step * training.batch_size, (step + 1) * training.batch_size)
         x, y = images[rows].to(training.device).float() / 255, labels[rows].to(training.device)
@@ -133,31 +126,9 @@ def _train_epoch(
         done = epoch * training.steps + step
         scheduler.step_update(done)
         progress = done / (training.schedule.epochs * training.steps)
-        losses.append(step_on(objective, optimizer, x, y, progress))
+        step_on(objective, optimizer, x, y, progress)
         ema.update(model, step=done + 1)
         training.tick()
-    return float(torch.stack(losses).mean())
-
-
-def read_log(folder: Path) -> list[dict[str, str]]:
-    """The rows of timm's ``summary.csv``, one an epoch."""
-    with (folder / _SUMMARY).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _log(
-    epoch: int,
-    figures: dict[str, float],
-    model: nn.Module,
-    optimizer: Optimizer,
-    training: Training,
-) -> None:
-    from timm.utils import update_summary
-
-    training.folder.mkdir(parents=True, exist_ok=True)
-    found = {"top1": 100 * accuracy(model, training.validation, training.device)}
-    path, rate = training.folder / _SUMMARY, optimizer.param_groups[0]["lr"]
-    update_summary(epoch, figures, found, path, lr=rate, write_header=epoch == 0)
 
 
 @torch.no_grad()
@@ -173,20 +144,17 @@ def accuracy(model: nn.Module, split: Split, device: str) -> float:
 def _save(kept: dict[str, Any], folder: Path, done: int) -> None:
     """Replace the checkpoint in one step."""
     state = {name: thing.state_dict() for name, thing in kept.items()}
-    state |= {"done": done, "summary": (folder / _SUMMARY).read_text()}
+    folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{_CHECKPOINT}.part"
-    torch.save(state, part)
+    torch.save(state | {"done": done}, part)
     os.replace(part, folder / _CHECKPOINT)
 
 
 def _resume(kept: dict[str, Any], folder: Path) -> int:
     """Load the checkpoint, if there is one; how many epochs are done."""
-    summary = folder / _SUMMARY
     if not (folder / _CHECKPOINT).exists():
-        summary.unlink(missing_ok=True)
         return 0
     state = torch.load(folder / _CHECKPOINT, weights_only=True)
     for name, thing in kept.items():
         thing.load_state_dict(state[name])
-    summary.write_text(state["summary"])  # without the row of an epoch that was cut
     return int(state["done"])
