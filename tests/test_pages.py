@@ -63,6 +63,11 @@ def test_a_page_begins_with_whom_it_is_for(page: Path) -> None:
         assert re.match(r"For (everybody|readers) w", first), first
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_mark_leaves_no_space_in_front_of_a_comma(page: Path) -> None:
+    assert not re.findall(r"\s<!-- figure: [^>]*-->[,.;:)]", page.read_text())
+
+
 def test_pages_of_how_stay_short_and_so_do_all_of_them() -> None:
     lengths = {page: words(page) for page in PAGES if page.is_relative_to(ROOT / "docs")}
     how = {page: n for page, n in lengths.items() if page.parent == ROOT / "docs"}
