@@ -29,16 +29,6 @@ def mlp(
     return nn.Sequential(*layers, nn.Linear(width if depth else inputs, outputs)).to(dtype)
 
 
-def convolutional(outputs: int = 2) -> nn.Sequential:
-    """Three strided stages on 32 pixels in three colours, and a hidden layer of 128."""
-    layers: list[nn.Module] = []
-    for before, after in ((3, 24), (24, 48), (48, 96)):
-        convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
-        layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
-    layers += [nn.Flatten(), nn.Linear(96 * 16, 128), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(128, outputs))
-
-
 @torch.no_grad()
 def in_parts(model: nn.Module, x: Tensor, size: int = 1000) -> Tensor:
     """The model's outputs as (n, d), computed in parts."""

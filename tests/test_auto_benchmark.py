@@ -36,10 +36,14 @@ def test_it_runs_resumes_and_leaves_its_table(tmp_path: Path) -> None:
     command = ["auto", "--quick", "--out", str(out)]
     assert CliRunner().invoke(app, command).exit_code == 0
     first = out.read_text()
-    assert [run["key"]["beta"] for run in json.loads(first)["runs"]] == ["0", "0.1", "auto 0.1"]
+    assert [run["key"]["beta"] for run in json.loads(first)["runs"]] == [
+        *("pixels, no network", "0", "0.1", "auto 0.1"),
+        *("0.1, control", "auto 0.1, control"),
+    ]
     table = out.with_suffix(".md").read_text()
     assert table.count("| auto 0.1 |") == 2
-    assert table.count("(chosen)") == 1
+    assert table.count("(chosen)") == 2, "the number, and its control's"
+    assert table.count("| pixels, no network | - |") == 2
     assert CliRunner().invoke(app, command).exit_code == 0
     assert out.read_text() == first
 
@@ -52,3 +56,23 @@ def test_the_number_is_chosen_by_few_shot_accuracy_among_those_that_cost_little(
 
     runs = {"0": seeds(0.8, 0.5), "1": seeds(0.795, 0.6), "2": seeds(0.78, 0.9)}
     assert choose(runs, ["0", "1", "2"]) == "1"
+    controls = {f"{weight}, control": runs[weight] for weight in "12"}
+    assert auto.chosen_weights(runs | controls) == ["1", "1, control"], "one rule for both"
+
+
+def test_the_unit_of_the_features_does_not_decide_what_a_probe_reads() -> None:
+    labels = torch.arange(300) % 10
+    generator = torch.Generator().manual_seed(0)
+    clear = torch.nn.functional.one_hot(labels) + 0.3 * torch.randn(300, 10, generator=generator)
+    task = auto.Task(
+        dict.fromkeys(("train", "validation", "test"), (clear, labels)),
+        lambda y: y % 2,
+        torch.nn.Sequential,
+        [],
+        0,
+    )
+    settings = auto.settings(quick=True)
+    found = [auto.read_features(lambda x, u=u: u * x, task, settings) for u in (1e-3, 1.0, 1e3)]
+    accuracies = [each["test"]["few-shot"] for each in found]
+    assert max(accuracies) - min(accuracies) < 0.02
+    assert min(accuracies) > 0.8

@@ -214,5 +214,5 @@ STUDY = Study(
     determines=determines,
     uses=Uses(*((Part(f"{share} of each data set"),) for share in ("60 %", "20 %", "other 20 %"))),
     entries=entries,
-    committed={"maps": {"sets": "wine,tissue expression"}},
+    committed={"maps": {"sets": "wine,tissue expression,breast cancer"}},
 )

@@ -36,8 +36,8 @@ BEST = "best r"
 
 _GRIDS: dict[str, tuple[float, ...]] = {
     "strengths": (0.1, 0.5, 2.0, 8.0),
-    "of_control": (0.004, 0.02, 0.1, 0.5, 2.0),
-    "of_head": (0.02, 0.1, 0.5, 2.0),
+    "of_control": (0.004, 0.02, 0.1, 0.5, 2.0, 8.0),
+    "of_head": (0.02, 0.1, 0.5, 2.0, 8.0),
 }
 _BY_SHIFTS = {"distances": shift_distances}
 DIMENSIONS = 100

@@ -114,7 +114,8 @@ def make_call(
         The call.
     """
     tables = [x for x in (reference, weights) if x is not None]
-    dtype = functools.reduce(torch.promote_types, (x.dtype for x in (*tables, *features)))
+    dtypes = {x.dtype for x in (*tables, *features)}
+    dtype = dtypes.pop() if len(dtypes) == 1 else functools.reduce(torch.promote_types, dtypes)
     points = [x.to(dtype) for x in features]
     if labels is not None:  # in small integer types a class may be equal to the ignored label
         labels = labels.to(reference.device, None if labels.is_floating_point() else torch.int64)

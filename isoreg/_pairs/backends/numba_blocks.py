@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ kernels: Any = numba_kernels  # numba checks the types of what it compiles
 _TILE_NUMBERS = 1 << 17
 """Points of a block are as many as hold this many numbers, so that two blocks stay in the cache."""
 _TILES = (32, 256)
+_DTYPES: dict[torch.dtype, Any] = {torch.float32: numpy.float32, torch.float64: numpy.float64}
 _PAIRS_AT_ONCE = 1 << 18
 _ONE_THREAD = 1 << 26
 """A batch of more multiplications goes to the matrix products of several threads, if there are."""
@@ -88,17 +90,16 @@ def values_and_gradients(
     """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d)."""
     layers, local, total = _arrays(call.features), call.local, float(total)
     rows, number, order = local.stop - local.start, layers[0].dtype.type, plan_blocks(call).order
-    gradients = [torch.zeros(rows * needs_grad, x.shape[1], dtype=x.dtype) for x in call.features]
-    into = [x.numpy() for x in gradients]
+    gradients = [numpy.zeros((rows * needs_grad, x.shape[1]), x.dtype) for x in layers]
     sums, factors = [0.0] * len(layers), scales.tolist()
     for part, cancelled, *distances in _targets(call):
-        for index, (x, scale, gradient) in enumerate(zip(layers, factors, into, strict=True)):
+        for index, (x, scale, gradient) in enumerate(zip(layers, factors, gradients, strict=True)):
             strength, s = number(4 * scale / total), number(scale)
             sums[index] += kernels.penalty_and_gradient(
                 x, order, part, local.start, rows, cancelled, *distances, s, strength, gradient
             )
     values = torch.tensor([x / total for x in sums], dtype=call.features[0].dtype)
-    return values, gradients if needs_grad else []
+    return values, [torch.from_numpy(x) for x in gradients] if needs_grad else []
 
 
 def moments(call: Call) -> Tensor:
@@ -114,21 +115,21 @@ def moments(call: Call) -> Tensor:
 
 def _targets(call: Call) -> Iterator[tuple[Any, Any, Any, Any]]:
     """Chunks of blocks, what is cancelled in their dtype, their inputs' distances, and weights."""
-    dtype, plan = call.features[0].dtype, plan_blocks(call)
-    empty = torch.empty(0, dtype=dtype).numpy()
-    cancelled = empty.dtype.type(CANCELLED[dtype])
+    plan, kind = plan_blocks(call), call.features[0].dtype
+    dtype = _DTYPES[kind]
+    empty, cancelled = numpy.empty(0, dtype), dtype(CANCELLED[kind])
     (inputs,) = _arrays([call.inputs]) if call.inputs is not None else (None,)
     (labels,) = (
-        _arrays([call.labels.to(dtype)]) if call.is_soft and call.labels is not None else (None,)
+        _arrays([call.labels.to(kind)]) if call.is_soft and call.labels is not None else (None,)
     )
     for part, pairs in plan.chunks():
-        targets = torch.empty(pairs, dtype=dtype).numpy()
-        shares = torch.ones(pairs, dtype=dtype).numpy() if call.has_tables else empty
+        targets = numpy.empty(pairs, dtype)
+        shares = numpy.ones(pairs, dtype) if call.has_tables else empty
         if labels is not None:
-            shares = torch.empty(pairs, dtype=dtype).numpy()
+            shares = numpy.empty(pairs, dtype)
             kernels.pair_weights(labels, plan.order, part, shares)
         if call.weights is not None:
-            weights = torch.empty(pairs, dtype=dtype).numpy()
+            weights = numpy.empty(pairs, dtype)
             _read(call, call.weights, part, shares, weights, missing=False)
             shares *= weights
         if call.targets is not None:
