@@ -5,10 +5,8 @@ What share of a step the penalty is on the stages of each network is answered: i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -39,7 +37,7 @@ from benchmarks.timm_models.training import Training, accuracy, train
 
 
 class Bench:
-    """Trains the networks of a lab, with checkpoints in a folder beside its results."""
+    """Trains the networks of a lab."""
 
     def __init__(self, lab: Lab[Settings]) -> None:
         self.lab, self.settings, self.device = lab, lab.settings, lab.device
@@ -69,11 +67,6 @@ class Bench:
         s = self.settings
         return network(name, classes=self.splits.classes, size=s.size, narrow=s.narrow, seed=seed)
 
-    def folder(self, key: Key) -> Path:
-        """Where the checkpoint of a run is kept."""
-        words = re.sub(r"[^a-z0-9.]+", "-", " ".join(map(str, key.values())).lower())
-        return self.lab.results.path.with_suffix("") / words
-
     def train(
         self, key: Key, model: nn.Sequential, recipe: Recipe, schedule: Schedule, *, mixup: bool
     ) -> nn.Sequential:
@@ -86,7 +79,6 @@ class Bench:
             mixup=self.settings.mixup if mixup else 0.0,
             seed=key.get("seed", 0),
             device=self.device,
-            folder=self.folder(key),
             tick=self.lab.tick,
         )
         return train(model, recipe, training)

@@ -1,11 +1,9 @@
-"""Training as timm does it, with checkpoints: what was cut goes on at its last epoch."""
+"""Training as timm does it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +14,6 @@ from benchmarks.methods import Objective, Recipe, attach
 from benchmarks.timm_models.data import Epochs, Split
 from benchmarks.timm_models.settings import Schedule
 
-_CHECKPOINT = "checkpoint.pt"
 _WARMUP = 0.1
 _AVERAGED = 0.1
 
@@ -26,8 +23,8 @@ class Training:
     """Everything about a training but the model and the recipe.
 
     ``mixup`` is the alpha of timm's Mixup, 0: none. The seed is that of the augmentation and of
-    what the method draws. On a GPU the forward pass is in bfloat16. The checkpoint is kept in the
-    folder until the end; ``tick`` is called after each step.
+    what the method draws. On a GPU the forward pass is in bfloat16. ``tick`` is called after each
+    step.
     """
 
     epochs: Epochs
@@ -37,7 +34,6 @@ class Training:
     mixup: float
     seed: int
     device: str
-    folder: Path
     tick: Callable[[], None] = lambda: None
 
     @property
@@ -60,11 +56,8 @@ def train(model: nn.Sequential, recipe: Recipe, training: Training) -> nn.Sequen
     ema = ModelEmaV3(model, decay=decay, use_warmup=True)
     with attach(model, recipe) as objective:
         optimizer, scheduler = _optimizer(model, objective, training)
-        kept = {"model": model, "average": ema.module, "optimizer": optimizer, "method": objective}
-        for epoch in range(_resume(kept, training.folder), schedule.epochs):
+        for epoch in range(schedule.epochs):
             _train_epoch(epoch, model, objective, optimizer, scheduler, ema, training)
-            _save(kept, training.folder, epoch + 1)
-    (training.folder / _CHECKPOINT).unlink(missing_ok=True)
     average: nn.Sequential = ema.module.eval()
     return average
 
@@ -139,22 +132,3 @@ def accuracy(model: nn.Module, split: Split, device: str) -> float:
         logits = model(images.to(device).float() / 255)
         right += int((logits.argmax(1).cpu() == labels).sum())
     return right / len(split[0])
-
-
-def _save(kept: dict[str, Any], folder: Path, done: int) -> None:
-    """Replace the checkpoint in one step."""
-    state = {name: thing.state_dict() for name, thing in kept.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{_CHECKPOINT}.part"
-    torch.save(state | {"done": done}, part)
-    os.replace(part, folder / _CHECKPOINT)
-
-
-def _resume(kept: dict[str, Any], folder: Path) -> int:
-    """Load the checkpoint, if there is one; how many epochs are done."""
-    if not (folder / _CHECKPOINT).exists():
-        return 0
-    state = torch.load(folder / _CHECKPOINT, weights_only=True)
-    for name, thing in kept.items():
-        thing.load_state_dict(state[name])
-    return int(state["done"])
