@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +51,15 @@ def train(model: nn.Sequential, recipe: Recipe, training: Training) -> nn.Sequen
     from timm.utils import ModelEmaV3
 
     model.to(training.device).train()
-    schedule, steps = training.schedule, training.steps
-    decay = 1 - 1 / max(2, _AVERAGED * schedule.epochs * steps)
-    ema = ModelEmaV3(model, decay=decay, use_warmup=True)
+    steps = training.schedule.epochs * training.steps
+    ema = ModelEmaV3(model, decay=1 - 1 / max(2, _AVERAGED * steps), use_warmup=True)
     with attach(model, recipe) as objective:
         optimizer, scheduler = _optimizer(model, objective, training)
-        for epoch in range(schedule.epochs):
-            _train_epoch(epoch, model, objective, optimizer, scheduler, ema, training)
+        for done, (images, labels) in enumerate(_batches(training)):
+            scheduler.step_update(done)
+            step_on(objective, optimizer, images, labels, progress=done / steps)
+            ema.update(model, step=done + 1)
+            training.tick()
     average: nn.Sequential = ema.module.eval()
     return average
 
@@ -93,35 +95,20 @@ def _optimizer(model: nn.Module, objective: Objective, training: Training) -> tu
     return optimizer, scheduler
 
 
-def _train_epoch(
-    epoch: int,
-    model: nn.Module,
-    objective: Objective,
-    optimizer: Optimizer,
-    scheduler: Any,
-    ema: Any,
-    training: Training,
-) -> None:
+def _batches(training: Training) -> Iterator[Split]:
+    """Batches of pixels from 0 to 1 and labels, mixed if that is wanted, epoch by epoch."""
     from timm.data import Mixup
     from timm.utils import random_seed
 
-    images, labels = training.epochs(training.schedule.images, seed=training.seed, epoch=epoch)
-    mixup = Mixup(
-        mixup_alpha=training.mixup, label_smoothing=0.0, num_classes=training.epochs.classes
-    )
-    random_seed(1000 * training.seed + epoch)
-    model.train()
-    for step in range(training.steps):
-        rows = slice(step * training.batch_size, (step + 1) * training.batch_size)
-        x, y = images[rows].to(training.device).float() / 255, labels[rows].to(training.device)
-        if training.mixup:
-            x, y = mixup(x, y)
-        done = epoch * training.steps + step
-        scheduler.step_update(done)
-        progress = done / (training.schedule.epochs * training.steps)
-        step_on(objective, optimizer, x, y, progress)
-        ema.update(model, step=done + 1)
-        training.tick()
+    classes = training.epochs.classes
+    mixup = Mixup(mixup_alpha=training.mixup, label_smoothing=0.0, num_classes=classes)
+    for epoch in range(training.schedule.epochs):
+        images, labels = training.epochs(training.schedule.images, seed=training.seed, epoch=epoch)
+        random_seed(1000 * training.seed + epoch)
+        for step in range(training.steps):
+            rows = slice(step * training.batch_size, (step + 1) * training.batch_size)
+            x, y = images[rows].to(training.device).float() / 255, labels[rows].to(training.device)
+            yield mixup(x, y) if training.mixup else (x, y)
 
 
 @torch.no_grad()
