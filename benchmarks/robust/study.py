@@ -85,9 +85,10 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
                 plan = plans.plan_of(name, key["method"], choice, budget=plans.CHOICE_BUDGET)
                 yield {**key, "plan": as_dict(plan)}
             trainings = measured(name, chosen, stage)
-            for title, seed in _order(list(trainings), lab.seeds, by_title=stage == 0):
-                key = {"phase": "test", "network": name, "training": title, "seed": seed}
-                yield {**key, "plan": as_dict(trainings[title])}
+            for seed in range(lab.seeds):
+                for title, plan in trainings.items():
+                    key = {"phase": "test", "network": name, "training": title, "seed": seed}
+                    yield {**key, "plan": as_dict(plan)}
             for title, plan in trainings.items():
                 key = {"phase": "cost", "network": name, "training": title}
                 yield {**key, "plan": as_dict(replace(plan, preset=None))}
@@ -96,12 +97,6 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
         last = as_dict(replace(ours, preset=lab.settings.last_preset))
         key = {"phase": "last", "network": name, "training": title_of(OURS), "seed": 0}
         yield {**key, "plan": last}
-
-
-def _order(titles: list[str], seeds: int, *, by_title: bool) -> list[tuple[str, int]]:
-    """What is compared with each other seed by seed, unless one training after the other."""
-    found = [(title, seed) for seed in range(seeds) for title in titles]
-    return sorted(found, key=lambda pair: titles.index(pair[0])) if by_title else found
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
