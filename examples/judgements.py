@@ -74,7 +74,7 @@ def main(picture: Path = Path("judgements.png"), steps: int = 100) -> dict[str, 
     print("Pearson's r with people's judgements, pairs with a new text:", figures)
     tables = {"people": wanted, "words alone": raw, "learnt, new texts by row": placed}
     topics = np.argsort(torch.linalg.svd(wanted)[0][:, 1].numpy())
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
     for (name, table), axes in zip(tables.items(), figure.subplots(1, 3), strict=True):
         axes.imshow(table[topics][:, topics], vmin=table[table > 0].quantile(0.02))
         axes.set(title=name, xticks=[], yticks=[])

@@ -65,9 +65,9 @@ def main(picture: Path = Path("teacher.png"), epochs: int = 60) -> dict[str, lis
         ten = float(KNeighborsClassifier().fit(seen, known).score(features, new_digits))
         figures[name] = [right, kept.correlation, ten]
         print(f"{name}: even or odd {100 * right:.1f} %, ten digits {100 * ten:.1f} %; {kept}")
-        shepard(wanted, features, new_digits % 2, axes=axes)
+        shepard(wanted, kept.scale * features, new_digits % 2, axes=axes)
         axes.set_title(f"student {name}")
-        axes.set(xlabel="distance of two images by the teacher", ylabel="by the student")
+        axes.set(xlabel="distance of two images by the teacher", ylabel="by the student, rescaled")
     figure.savefig(picture, dpi=150)
     return figures
 
