@@ -17,6 +17,8 @@ DROWNS, IDLE = 3.0, 1e-3
 COLLAPSED = 0.01
 _COLUMNS = "pairs  Pearson r   stress  contraction  expansion    scale   penalty  gradient"
 
+_UNSEEN = "No step was looked at yet. Steps compiled as one graph never are: see iso.log_dict()."
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -62,6 +64,7 @@ class IsometryReport:
     Example:
         >>> print(IsometryReport(beta=0.1, steps=0, without_pairs=0))
         beta 0.1, 0 steps, 0 of them without pairs
+        No step was looked at yet. Steps compiled as one graph never are: see iso.log_dict().
     """
 
     beta: float
@@ -95,7 +98,9 @@ class IsometryReport:
         lines = [
             f"beta {self.beta:.4g}, {self.steps} steps, {self.without_pairs} of them without pairs"
         ]
-        if self.layers:
+        if not self.layers:
+            lines.append(_UNSEEN)
+        else:
             lines.append("layer".ljust(width) + _COLUMNS.rjust(len(_COLUMNS) + 2))
         for name, layer in self.layers.items():
             d = layer.distortion

@@ -318,7 +318,7 @@ def test_the_command_runs_resumes_and_draws(
         assert done.exit_code == 0, done.output
     found = json.loads(path.read_text())
     phases = [run["key"]["phase"] for run in found["runs"]]
-    assert phases == ["choose", "choose", "test", "cost", "alone", "last"]
+    assert phases == ["choose", "choose", "test", "cost", "last"]
     assert "RobustLoss" in path.with_suffix(".md").read_text()
     assert path.with_suffix(".png").stat().st_size > 1000
     assert STUDY.tables(found) == path.with_suffix(".md").read_text()

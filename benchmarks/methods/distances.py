@@ -59,7 +59,6 @@ def isometry(
         before=before,
         term=lambda step: iso(step.labels if pairs == "class" else None),
         finish=iso.detach,
-        state=iso,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
@@ -51,14 +51,6 @@ class Step:
 Value = Callable[[Step], Tensor]
 
 
-class Stateful(Protocol):
-    """What a checkpoint must keep of a method."""
-
-    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None: ...  # noqa: D102
-
-
 @dataclass(frozen=True)
 class Part:
     """What one method contributes.
@@ -71,7 +63,6 @@ class Part:
         after_step: Called after each step of the optimizer.
         finish: Called at the end; leaves a plain model.
         parameters: What the optimizer is to learn beside the model.
-        state: What a checkpoint must keep.
     """
 
     criterion: Value | None = None
@@ -81,7 +72,6 @@ class Part:
     after_step: Callable[[], None] | None = None
     finish: Callable[[], None] | None = None
     parameters: tuple[nn.Parameter, ...] = ()
-    state: Stateful | None = None
 
 
 class Objective:
@@ -98,7 +88,6 @@ class Objective:
         self._model, self._parts = model, parts
         self._criterion = criteria[0] if criteria else _cross_entropy
         self._track_input = any(part.track_input for part in parts)
-        self._states = [part.state for part in parts if part.state]
         self.parameters = [found for part in parts for found in part.parameters]
 
     def __call__(
@@ -120,20 +109,6 @@ class Objective:
         for part in self._parts:
             if part.after_step:
                 part.after_step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep beside the model and the optimizer."""
-        return {
-            "parts": [state.state_dict() for state in self._states],
-            "parameters": [parameter.detach().clone() for parameter in self.parameters],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the checkpoint was."""
-        for part, found in zip(self._states, state["parts"], strict=True):
-            part.load_state_dict(found)
-        for parameter, value in zip(self.parameters, state["parameters"], strict=True):
-            parameter.data.copy_(value)
 
 
 @contextmanager

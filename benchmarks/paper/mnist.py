@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -91,12 +90,6 @@ class Settings:
     def step_size(self, eps: float) -> float:
         """Step of the standard PGD: the whole ball can be crossed 1.25 times."""
         return self.relative_step * eps / self.steps
-
-    def __post_init__(self) -> None:
-        if self.test_images % self.batch_size:
-            raise ValueError("test_images must be whole batches: the paper's attack pairs them")
-        if not all(math.isfinite(beta) and beta >= 0 for beta in self.betas):
-            raise ValueError(f"betas must be finite and >= 0, got {self.betas}")
 
 
 def settings(

@@ -136,7 +136,10 @@ ANSWERED = tuple(
         *(", no ramp", ", a fifth of the rate", ", batches of 100"),
     )
 )
-"""Trainings whose runs are kept, without their code: none gains on both networks."""
+"""Trainings whose runs are kept, without their code: none gains on both networks.
+
+Kept so are the seconds of whole trainings, nothing beside them, phase "alone".
+"""
 CHEAP = ", a third of the cost"
 SHORTER = ", three quarters of the epochs"
 UNIT_TITLE = "cross-entropy, 5 epochs"

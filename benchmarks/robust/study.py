@@ -19,7 +19,7 @@ from benchmarks.robust import runs as work
 from benchmarks.robust.figure import draw
 from benchmarks.robust.plans import OURS, STAGES, Choice, Plan, as_dict, measured, plan_from
 from benchmarks.robust.report import score, tables
-from benchmarks.study import Lab, Study
+from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import with_keys
 from benchmarks.training import OPTIMIZERS
 
@@ -50,25 +50,22 @@ class Settings:
     longest: int = 1000
     timing_seconds: float = 40.0
 
-    def quick(self) -> Settings:
-        """A version that takes less than a minute; its figures mean nothing."""
-        return replace(
-            self,
-            networks=("tanh",),
-            train_images=1000,
-            choice_images=50,
-            choice_steps=2,
-            recipes_each=1,
-            other_rate=False,
-            test_images=20,
-            linf=(0.1,),
-            l2=(),
-            last_preset="quick",
-            longest=1,
-            timing_seconds=0.1,
-        )
 
-
+settings = quickly(
+    Settings(),
+    networks=("tanh",),
+    train_images=1000,
+    choice_images=50,
+    choice_steps=2,
+    recipes_each=1,
+    other_rate=False,
+    test_images=20,
+    linf=(0.1,),
+    l2=(),
+    last_preset="quick",
+    longest=1,
+    timing_seconds=0.1,
+)
 _OF_TRAINING = ("train_images", "longest")
 _OF_TEST = (*_OF_TRAINING, "test_images", "linf", "l2")
 _OF_PHASE = {
@@ -76,13 +73,7 @@ _OF_PHASE = {
     "test": _OF_TEST,
     "last": _OF_TEST,
     "cost": ("timing_seconds",),
-    "alone": _OF_TRAINING,
 }
-
-
-def settings(quick: bool) -> Settings:
-    """All of it, or what takes less than a minute."""
-    return Settings().quick() if quick else Settings()
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
@@ -94,38 +85,24 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
                 plan = plans.plan_of(name, key["method"], choice, budget=plans.CHOICE_BUDGET)
                 yield {**key, "plan": as_dict(plan)}
             trainings = measured(name, chosen, stage)
-            for title, seed in _order(list(trainings), lab.seeds, by_title=stage == 0):
-                key = {"phase": "test", "network": name, "training": title, "seed": seed}
-                yield {**key, "plan": as_dict(trainings[title])}
+            for seed in range(lab.seeds):
+                for title, plan in trainings.items():
+                    key = {"phase": "test", "network": name, "training": title, "seed": seed}
+                    yield {**key, "plan": as_dict(plan)}
             for title, plan in trainings.items():
                 key = {"phase": "cost", "network": name, "training": title}
                 yield {**key, "plan": as_dict(replace(plan, preset=None))}
     for name in lab.settings.networks:
-        title = title_of(OURS)
-        ours = measured(name, chosen, 0)[title]
-        alone = {
-            plans.UNIT_TITLE: plans.UNIT,
-            title: ours,
-            title + plans.SHORTER: plans.shorter(ours),
-        }
-        described = {title: as_dict(plan) for title, plan in alone.items()}
-        yield {"phase": "alone", "network": name, "plans": described}
+        ours = measured(name, chosen, 0)[title_of(OURS)]
         last = as_dict(replace(ours, preset=lab.settings.last_preset))
-        yield {"phase": "last", "network": name, "training": title, "seed": 0, "plan": last}
-
-
-def _order(titles: list[str], seeds: int, *, by_title: bool) -> list[tuple[str, int]]:
-    """What is compared with each other seed by seed, unless one training after the other."""
-    found = [(title, seed) for seed in range(seeds) for title in titles]
-    return sorted(found, key=lambda pair: titles.index(pair[0])) if by_title else found
+        key = {"phase": "last", "network": name, "training": title_of(OURS), "seed": 0}
+        yield {**key, "plan": last}
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings of the phase, and the versions of the methods."""
     kept = {name: asdict(settings)[name] for name in _OF_PHASE[key["phase"]]}
-    each = [key["plan"]] if "plan" in key else list(key["plans"].values())
-    found = {k: v for plan in each for k, v in versions(plan["recipe"]).items()}
-    return {**kept, "data": "MNIST", "versions": found}
+    return {**kept, "data": "MNIST", "versions": versions(key["plan"]["recipe"])}
 
 
 def tries(
@@ -167,13 +144,7 @@ def best(
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
     """Validate a try, train and attack, or time."""
-    phase, name = key["phase"], key["network"]
-    if phase == "alone":
-        # whole trainings, one after the other: steps that are timed in turn lose caches
-        split = _data("train", lab)
-        each = {title: plan_from(plan) for title, plan in key["plans"].items()}
-        return {title: _trained(name, plan, 0, split, lab)[1] for title, plan in each.items()}
-    plan = plan_from(key["plan"])
+    phase, name, plan = key["phase"], key["network"], plan_from(key["plan"])
     if phase == "cost":
         return {"cost": work.relative_cost(name, plan, seconds=lab.settings.timing_seconds)}
     if phase == "choose":
@@ -227,7 +198,7 @@ STUDY = Study(
     seeds=5,
     device=True,
     determines=determines,
-    frozen=lambda key: key.get("training") in plans.ANSWERED,
+    frozen=lambda key: key["phase"] == "alone" or key.get("training") in plans.ANSWERED,
     uses=Uses(
         (everything("MNIST train"),),
         (rows("MNIST train", 50_000, 60_000),),

@@ -52,8 +52,8 @@ def evenly(split: Split, count: int) -> Split:
 class Epochs:
     """Training images as timm augments them, in the order of an epoch.
 
-    They depend on the seed and the epoch alone, so that methods are compared on the same images
-    and a resumed run sees what an unbroken one does. A few epochs are kept.
+    They depend on the seed and the epoch alone, so that methods are compared on the same images.
+    A few epochs are kept.
     """
 
     def __init__(self, split: Split, workers: int = 0) -> None:

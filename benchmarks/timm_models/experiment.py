@@ -5,10 +5,8 @@ What share of a step the penalty is on the stages of each network is answered: i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -39,7 +37,7 @@ from benchmarks.timm_models.training import Training, accuracy, train
 
 
 class Bench:
-    """Trains the networks of a lab, with checkpoints in a folder beside its results."""
+    """Trains the networks of a lab."""
 
     def __init__(self, lab: Lab[Settings]) -> None:
         self.lab, self.settings, self.device = lab, lab.settings, lab.device
@@ -54,42 +52,26 @@ class Bench:
         )
 
     @property
-    def shape(self) -> dict[str, Any]:
-        """Of the steps whose cost is measured."""
-        s = self.settings
-        return {"size": s.size, "batch": s.batch_size, "device": self.device}
-
-    @property
     def epochs(self) -> Epochs:
         """The training images, augmented."""
         return self.lab.once("epochs", lambda: Epochs(self.splits.train, self.lab.workers))
 
-    def network(self, name: str, seed: int) -> nn.Sequential:
-        """An untrained network."""
-        s = self.settings
-        return network(name, classes=self.splits.classes, size=s.size, narrow=s.narrow, seed=seed)
-
-    def folder(self, key: Key) -> Path:
-        """Where the checkpoint of a run is kept."""
-        words = re.sub(r"[^a-z0-9.]+", "-", " ".join(map(str, key.values())).lower())
-        return self.lab.results.path.with_suffix("") / words
-
-    def train(
-        self, key: Key, model: nn.Sequential, recipe: Recipe, schedule: Schedule, *, mixup: bool
-    ) -> nn.Sequential:
-        """Train a network; the moving average of its weights."""
+    def train(self, key: Key, schedule: Schedule) -> nn.Sequential:
+        """Train the network of a run; the moving average of its weights."""
+        s, row, seed = self.settings, ROWS[key["method"]], key.get("seed", 0)
+        shape: dict[str, Any] = {"classes": self.splits.classes, "size": s.size, "narrow": s.narrow}
         training = Training(
             epochs=self.epochs,
             schedule=schedule,
-            batch_size=self.settings.batch_size,
-            weight_decay=self.settings.weight_decay,
-            mixup=self.settings.mixup if mixup else 0.0,
-            seed=key.get("seed", 0),
+            batch_size=s.batch_size,
+            weight_decay=s.weight_decay,
+            mixup=s.mixup if row.mixup else 0.0,
+            seed=seed,
             device=self.device,
-            folder=self.folder(key),
             tick=self.lab.tick,
         )
-        return train(model, recipe, training)
+        model = network(key["network"], seed=seed, **shape)
+        return train(model, row.recipes[key["setting"]], training)
 
 
 _OF_TRAINING = ("size", "batch_size", "weight_decay", "mixup", "narrow", "validation_images")
@@ -157,30 +139,29 @@ def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
 
 
 def _try(bench: Bench, key: Key) -> Figures:
-    s, row = bench.settings, ROWS[key["method"]]
-    model = bench.network(key["network"], seed=0)
-    average = bench.train(key, model, row.recipes[key["setting"]], s.choice, mixup=row.mixup)
-    split = evenly(bench.splits.validation, s.choice_images)
-    attacked = worst_case(average, split, (2,), (("pgd-margin",),))
-    return {
-        "clean": accuracy(average, bench.splits.validation, bench.device),
-        "attacked": attacked["shares"]["2"],
-    }
+    s, held = bench.settings, bench.splits.validation
+    average = bench.train(key, s.choice)
+    attacked = worst_case(average, evenly(held, s.choice_images), (2,), (("pgd-margin",),))
+    clean = accuracy(average, held, bench.device)
+    return {"clean": clean, "attacked": attacked["shares"]["2"]}
 
 
 def _costs(bench: Bench, key: Key) -> Figures:
-    s, name = bench.settings, key["network"]
+    s = bench.settings
     recipe = next(iter(ROWS[key["method"]].recipes.values()))
-    how = {**bench.shape, "narrow": s.narrow, "measure_memory": s.measure_memory}
-    return costs(name, recipe, seconds=s.timing_seconds, **how)
+    shape: dict[str, Any] = {
+        "size": s.size,
+        "batch": s.batch_size,
+        "narrow": s.narrow,
+        "device": bench.device,
+    }
+    how: dict[str, Any] = {"seconds": s.timing_seconds, "measure_memory": s.measure_memory}
+    return costs(key["network"], recipe, **shape, **how)
 
 
 def _test(bench: Bench, key: Key) -> Figures:
-    s, row = bench.settings, ROWS[key["method"]]
-    model = bench.network(key["network"], key["seed"])
-    recipe = row.recipes[key["setting"]]
-    average = bench.train(key, model, recipe, s.schedule, mixup=row.mixup)
-    return measure(average, bench.splits.test, s, bench.device)
+    average = bench.train(key, bench.settings.schedule)
+    return measure(average, bench.splits.test, bench.settings, bench.device)
 
 
 _MEASURES = {"choose": _try, "cost": _costs, "test": _test}

@@ -1,11 +1,9 @@
-"""Training as timm does it, with checkpoints: what was cut goes on at its last epoch."""
+"""Training as timm does it."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +14,6 @@ from benchmarks.methods import Objective, Recipe, attach
 from benchmarks.timm_models.data import Epochs, Split
 from benchmarks.timm_models.settings import Schedule
 
-_CHECKPOINT = "checkpoint.pt"
 _WARMUP = 0.1
 _AVERAGED = 0.1
 
@@ -26,8 +23,8 @@ class Training:
     """Everything about a training but the model and the recipe.
 
     ``mixup`` is the alpha of timm's Mixup, 0: none. The seed is that of the augmentation and of
-    what the method draws. On a GPU the forward pass is in bfloat16. The checkpoint is kept in the
-    folder until the end; ``tick`` is called after each step.
+    what the method draws. On a GPU the forward pass is in bfloat16. ``tick`` is called after each
+    step.
     """
 
     epochs: Epochs
@@ -37,7 +34,6 @@ class Training:
     mixup: float
     seed: int
     device: str
-    folder: Path
     tick: Callable[[], None] = lambda: None
 
     @property
@@ -55,16 +51,15 @@ def train(model: nn.Sequential, recipe: Recipe, training: Training) -> nn.Sequen
     from timm.utils import ModelEmaV3
 
     model.to(training.device).train()
-    schedule, steps = training.schedule, training.steps
-    decay = 1 - 1 / max(2, _AVERAGED * schedule.epochs * steps)
-    ema = ModelEmaV3(model, decay=decay, use_warmup=True)
+    steps = training.schedule.epochs * training.steps
+    ema = ModelEmaV3(model, decay=1 - 1 / max(2, _AVERAGED * steps), use_warmup=True)
     with attach(model, recipe) as objective:
         optimizer, scheduler = _optimizer(model, objective, training)
-        kept = {"model": model, "average": ema.module, "optimizer": optimizer, "method": objective}
-        for epoch in range(_resume(kept, training.folder), schedule.epochs):
-            _train_epoch(epoch, model, objective, optimizer, scheduler, ema, training)
-            _save(kept, training.folder, epoch + 1)
-    (training.folder / _CHECKPOINT).unlink(missing_ok=True)
+        for done, (images, labels) in enumerate(_batches(training)):
+            scheduler.step_update(done)
+            step_on(objective, optimizer, images, labels, progress=done / steps)
+            ema.update(model, step=done + 1)
+            training.tick()
     average: nn.Sequential = ema.module.eval()
     return average
 
@@ -100,35 +95,20 @@ def _optimizer(model: nn.Module, objective: Objective, training: Training) -> tu
     return optimizer, scheduler
 
 
-def _train_epoch(
-    epoch: int,
-    model: nn.Module,
-    objective: Objective,
-    optimizer: Optimizer,
-    scheduler: Any,
-    ema: Any,
-    training: Training,
-) -> None:
+def _batches(training: Training) -> Iterator[Split]:
+    """Batches of pixels from 0 to 1 and labels, mixed if that is wanted, epoch by epoch."""
     from timm.data import Mixup
     from timm.utils import random_seed
 
-    images, labels = training.epochs(training.schedule.images, seed=training.seed, epoch=epoch)
-    mixup = Mixup(
-        mixup_alpha=training.mixup, label_smoothing=0.0, num_classes=training.epochs.classes
-    )
-    random_seed(1000 * training.seed + epoch)
-    model.train()
-    for step in range(training.steps):
-        rows = slice(step * training.batch_size, (step + 1) * training.batch_size)
-        x, y = images[rows].to(training.device).float() / 255, labels[rows].to(training.device)
-        if training.mixup:
-            x, y = mixup(x, y)
-        done = epoch * training.steps + step
-        scheduler.step_update(done)
-        progress = done / (training.schedule.epochs * training.steps)
-        step_on(objective, optimizer, x, y, progress)
-        ema.update(model, step=done + 1)
-        training.tick()
+    classes = training.epochs.classes
+    mixup = Mixup(mixup_alpha=training.mixup, label_smoothing=0.0, num_classes=classes)
+    for epoch in range(training.schedule.epochs):
+        images, labels = training.epochs(training.schedule.images, seed=training.seed, epoch=epoch)
+        random_seed(1000 * training.seed + epoch)
+        for step in range(training.steps):
+            rows = slice(step * training.batch_size, (step + 1) * training.batch_size)
+            x, y = images[rows].to(training.device).float() / 255, labels[rows].to(training.device)
+            yield mixup(x, y) if training.mixup else (x, y)
 
 
 @torch.no_grad()
@@ -139,22 +119,3 @@ def accuracy(model: nn.Module, split: Split, device: str) -> float:
         logits = model(images.to(device).float() / 255)
         right += int((logits.argmax(1).cpu() == labels).sum())
     return right / len(split[0])
-
-
-def _save(kept: dict[str, Any], folder: Path, done: int) -> None:
-    """Replace the checkpoint in one step."""
-    state = {name: thing.state_dict() for name, thing in kept.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{_CHECKPOINT}.part"
-    torch.save(state | {"done": done}, part)
-    os.replace(part, folder / _CHECKPOINT)
-
-
-def _resume(kept: dict[str, Any], folder: Path) -> int:
-    """Load the checkpoint, if there is one; how many epochs are done."""
-    if not (folder / _CHECKPOINT).exists():
-        return 0
-    state = torch.load(folder / _CHECKPOINT, weights_only=True)
-    for name, thing in kept.items():
-        thing.load_state_dict(state[name])
-    return int(state["done"])
