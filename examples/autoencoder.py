@@ -1,4 +1,4 @@
-"""An autoencoder whose bottleneck is a map: lengths in the code are distances of the images.
+"""An autoencoder whose bottleneck is a map: lengths in the code approximate images' distances.
 
 A plain autoencoder bends its code as it likes. One term more, and a length there means something;
 what that costs in reconstruction is printed beside it.
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from examples import save
 from isoreg import IsometryRegularizer
 from isoreg.datasets import digits
 from isoreg.diagnostics import distortion
@@ -65,7 +66,7 @@ def main(picture: Path = Path("autoencoder.png"), epochs: int = 150) -> dict[str
             axes.plot([left, left + 1], [low - 0.3] * 2, color="black", linewidth=3)
             axes.text(left, low - 0.45, "one pixel from black to white", va="top")
             axes.set_ylim(low - 0.9, None)
-    figure.savefig(picture, dpi=150)
+    save(figure, picture)
     return figures
 
 

@@ -18,6 +18,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor, nn
 
+from examples import save
 from isoreg import isometry_penalty
 
 DIMENSIONS = 50
@@ -78,7 +79,7 @@ def main(picture: Path = Path("judgements.png"), steps: int = 100) -> dict[str, 
     for (name, table), axes in zip(tables.items(), figure.subplots(1, 3), strict=True):
         axes.imshow(table[topics][:, topics], vmin=table[table > 0].quantile(0.02))
         axes.set(title=name, xticks=[], yticks=[])
-    figure.savefig(picture, dpi=150)
+    save(figure, picture)
     return figures
 
 

@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
+from examples import save
 from isoreg.diagnostics import distortion
 from isoreg.embedding import IsometricEmbedding
 
@@ -39,7 +40,7 @@ def main(picture: Path = Path("maps.png"), max_epochs: int | None = None) -> dic
         figures[name] = [accuracy, within.correlation, everywhere.correlation]
         kept = f"{within.correlation:.2f} within classes, {everywhere.correlation:.2f} overall"
         print(f"{name}: nearest neighbours {100 * accuracy:.1f} % right, Pearson's r {kept}")
-    figure.savefig(picture, dpi=150)
+    save(figure, picture)
     return figures
 
 

@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from examples import save
 from isoreg import IsometryRegularizer
 from isoreg.datasets import digits
 from isoreg.diagnostics import distortion
@@ -68,7 +69,7 @@ def main(picture: Path = Path("teacher.png"), epochs: int = 60) -> dict[str, lis
         shepard(wanted, kept.scale * features, new_digits % 2, axes=axes)
         axes.set_title(f"student {name}")
         axes.set(xlabel="distance of two images by the teacher", ylabel="by the student, rescaled")
-    figure.savefig(picture, dpi=150)
+    save(figure, picture)
     return figures
 
 

@@ -1,8 +1,7 @@
 """A network in place of the edit distance: words become points, and misspelt ones land nearby.
 
 The words are those of Python's own help pages. In each step the distances of all pairs of a batch
-are computed, and no others: there is no table of all pairs. A quarter of the words is kept for
-asking.
+are computed, and no others: there is no table of all pairs. A quarter of the words is kept apart.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from examples import save
 from isoreg import isometry_penalty
 from isoreg.diagnostics import distortion
 
@@ -31,16 +31,14 @@ def letters(words: list[str]) -> Tensor:
 def edit_distances(a: Tensor, b: Tensor) -> Tensor:
     """Levenshtein's distances of a and b words, (a, b), all pairs at once."""
     of, to = (a > 0).sum(1), (b > 0).sum(1)
-    row = torch.arange(LONGEST + 1.0).expand(len(a), len(b), -1)
-    rows = [row]
+    rows = [torch.arange(LONGEST + 1.0).expand(len(a), len(b), -1)]
     for i in range(LONGEST):
-        entries = [torch.full_like(row[..., 0], i + 1.0)]
+        entries = [torch.full_like(rows[-1][..., 0], i + 1.0)]
         for j in range(LONGEST):
             other = (a[:, None, i] != b[None, :, j]).float()
-            around = torch.minimum(row[..., j + 1], entries[-1]) + 1
-            entries.append(torch.minimum(around, row[..., j] + other))
-        row = torch.stack(entries, -1)
-        rows.append(row)
+            around = torch.minimum(rows[-1][..., j + 1], entries[-1]) + 1
+            entries.append(torch.minimum(around, rows[-1][..., j] + other))
+        rows.append(torch.stack(entries, -1))
     ends = torch.stack(rows, 2)  # (a, b, 13, 13)
     ends = ends.gather(2, of[:, None, None, None].expand(-1, len(b), 1, LONGEST + 1))[:, :, 0]
     return ends.gather(2, to[None, :, None].expand(len(a), -1, 1))[..., 0]
@@ -89,9 +87,11 @@ def main(picture: Path = Path("words.png"), steps: int = 1_000) -> dict[str, flo
     found = torch.cdist(points[known:], points[known:])[pairs]
     by_edits = {n: found[wanted[pairs] == n] for n in wanted[pairs].unique().int().tolist()}
     axes.violinplot(list(by_edits.values()), list(by_edits), showextrema=False, widths=0.9)
+    for violin in axes.collections:
+        violin.set_alpha(0.8)
     axes.axline((0, 0), slope=1, color="tab:red")
     axes.set(xlabel="edits between two new words", ylabel="distance of their points")
-    figure.savefig(picture, dpi=150)
+    save(figure, picture)
     return {"r": kept.correlation, "stress": kept.stress}
 
 
