@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from benchmarks.internals import tensors_in
-from isoreg import IsometryRegularizer, LayerError
+from isoreg import IsometryRegularizer, IsoregError, LayerError
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def check(subject: Subject) -> dict[str, str]:
         row["stages"], wrong = _stages(model, batch)
         row["reason"] = row["reason"] or wrong
         row["result"] = "differs" if row["reason"] else "ok"
+    except LayerError as error:  # a model without a classifier
+        row["result"], row["reason"] = "refused", error.message.partition(". ")[0]
     except Exception as error:
         row["result"] = f"failed while {stage}"
         row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
@@ -89,8 +91,9 @@ def _seen(
         except LayerError as error:
             return f"refused: {error.message.partition(', so ')[0]}", ""
         found = iso.layers
-    known = {f"{n}{rest}" for n in names for rest in ("", *_inside(model, n))}
-    other = bool(names) and not set(found) <= known
+    inside = {f"{n}{rest}" for n in names for rest in ("", *_inside(model, n))}
+    around = {name for name in found if all(n.startswith(f"{name}.") for n in names)}
+    other = bool(names) and not set(found) <= inside | around
     return ", ".join(found), f"declared {', '.join(names)}, seen {found[0]}" if other else ""
 
 
@@ -106,14 +109,12 @@ def _stages(model: nn.Module, batch: Tensor | dict[str, Tensor]) -> tuple[str, s
     if not entries:
         return "none declared", ""
     names = [entry["module"] for entry in entries]
-    missing = [name for name in names if name not in dict(model.named_modules())]
     try:
         with IsometryRegularizer(model, "stages", pool=_mean) as iso:
             _step(model, batch, iso)
             found = iso.layers
-    except LayerError as error:
-        refused = bool(missing) and all(name in str(error) for name in missing)
-        return "refused: " + ", ".join(missing), "" if refused else str(error)
+    except IsoregError as error:  # names of no module, of one that never runs, or of no features
+        return f"refused: {error.message.partition('. ')[0][:120]}", ""
     if list(dict.fromkeys(names)) != found:
         return ", ".join(found), f"feature_info names {', '.join(names)}"
     return f"{len(found)}, {found[0]} to {found[-1]}", ""
