@@ -191,7 +191,8 @@ def chosen_strengths(
     for name, control in (controls or {}).items():
         if name in by_method and control in by_method:
             grid = {run["key"]["strength"] for run in by_method[control]}
-            by_method[name] = [run for run in by_method[name] if run["key"]["strength"] in grid]
+            shared = [run for run in by_method[name] if run["key"]["strength"] in grid]
+            by_method[name] = shared or by_method[name]  # a quick run tries one strength of each
     return {
         name: best_of(tried, by, accuracy="coarse", floor=floor)["key"]["strength"]
         for name, tried in by_method.items()
