@@ -48,6 +48,7 @@ floor: $(CORE)/.installed
 
 # The site, with warnings as errors. It imports isoreg beside the torch of $(CORE).
 docs: $(DOCS)/.installed $(CORE)/.installed
+	@rm -rf $(SITE)
 	@$(DOCS)/bin/python -W ignore -m sphinx --quiet --fresh-env --fail-on-warning --keep-going -c docs . $(SITE)
 	@echo "The site is in $(SITE)/index.html"
 
