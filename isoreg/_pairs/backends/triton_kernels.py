@@ -200,6 +200,26 @@ def _pull_expanded(
     return pull_md
 
 
+@triton.jit
+def _pairs_of(
+    targets, weights, at_mn, pair_mn, same_mn, GIVEN: tl.constexpr, WEIGHTED: tl.constexpr
+):
+    """Input distances of pairs, and what the pairs weigh; both 0 where a pair does not count."""
+    target_mn = tl.load(targets + at_mn, mask=pair_mn, other=0)
+    g_mn = pair_mn.to(target_mn.dtype)
+    if WEIGHTED:
+        g_mn = tl.load(weights + at_mn, mask=pair_mn, other=0)
+    if GIVEN:
+        unknown_mn = target_mn != target_mn
+        g_mn = tl.where(unknown_mn, 0, g_mn)
+        target_mn = tl.where(unknown_mn | same_mn, 0, target_mn)
+    else:
+        target_mn = _root(target_mn)
+    # a sample and itself: 0, or NaN; what does not count may be infinite
+    g_mn = tl.where(same_mn & pair_mn, 1, g_mn)
+    return tl.where(g_mn != 0, target_mn, 0), g_mn
+
+
 @triton.jit(do_not_specialize=_SIZES)
 def compare_kernel(
     x, centred, rows, columns, starts, ends, targets, squares, weights, scale, factor, sums,
@@ -258,23 +278,11 @@ def compare_kernel(
         pair_mn = (c_n[None, :] >= start_m[:, None]) & (c_n[None, :] < end_m[:, None])
         same_mn = i_m[:, None] == j_n[None, :]
         at_mn = r_m[:, None] * n + c_n[None, :]
-        target_mn = tl.load(targets + at_mn, mask=pair_mn, other=0)
+        target_mn, g_mn = _pairs_of(targets, weights, at_mn, pair_mn, same_mn, GIVEN, WEIGHTED)
         if STORED:
             square_mn = tl.load(squares + at_mn, mask=pair_mn, other=0)
         else:
             square_mn = _direct(x, i_m, j_n, 0, width, width, M, N, D, DIFFERENCES)
-        g_mn = pair_mn.to(x.dtype.element_ty)
-        if WEIGHTED:
-            g_mn = tl.load(weights + at_mn, mask=pair_mn, other=0)
-        if GIVEN:
-            unknown_mn = target_mn != target_mn
-            g_mn = tl.where(unknown_mn, 0, g_mn)
-            target_mn = tl.where(unknown_mn | same_mn, 0, target_mn)
-        else:
-            target_mn = _root(target_mn)
-        # a sample and itself: 0, or NaN; what does not count may be infinite
-        g_mn = tl.where(same_mn & pair_mn, 1, g_mn)
-        target_mn = tl.where(g_mn != 0, target_mn, 0)
         square_mn = tl.where(g_mn != 0, square_mn, 0)
         distance_mn = _root(square_mn)
         gap_mn = s * distance_mn - target_mn
