@@ -271,4 +271,7 @@ def _is_matrix(parameter: nn.Parameter) -> bool:
 def is_tracing() -> bool:
     """Whether a forward pass is only traced, exported or scripted, and no step of training."""
     # the flag behind torch.compiler.is_exporting(), which torch 2.9 compiles to True everywhere
-    return torch._C._get_tracing_state() is not None or torch.compiler._is_exporting_flag
+    exporting = getattr(torch.compiler, "_is_exporting_flag", None)
+    if exporting is None:
+        exporting = torch.compiler.is_exporting()
+    return torch._C._get_tracing_state() is not None or exporting
