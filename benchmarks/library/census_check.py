@@ -67,9 +67,10 @@ def check(subject: Subject) -> dict[str, str]:
         row["stages"], wrong = _stages(model, batch)
         row["reason"] = row["reason"] or wrong
         row["result"] = "differs" if row["reason"] else "ok"
-    except LayerError as error:  # a model without a classifier
-        row["result"], row["reason"] = "refused", error.message.partition(". ")[0]
     except Exception as error:
+        if isinstance(error, LayerError) and "layers" not in subject.options:  # no classifier
+            row["result"], row["reason"] = "refused", error.message.partition(". ")[0]
+            return row
         row["result"] = f"failed while {stage}"
         row["reason"] = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
     return row
