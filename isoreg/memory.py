@@ -109,11 +109,11 @@ class FeatureQueue:
         if may_look and bool(finite.all()):
             start, stop = self._first, self._first + self._count + len(labels)
             self._append(batch)
-            everything = [held[start:stop] for held in self._rows]
+            both = [held[start:stop] for held in self._rows]
         else:  # a step that overflowed must not spoil those after it
-            everything = [torch.cat(pair) for pair in zip(self._held(), batch, strict=True)]
+            both = [torch.cat(pair) for pair in zip(self._held(), batch, strict=True)]
             self._append([x[finite] for x in batch] if may_look else _hide(batch, finite))
-        return everything[:-1], everything[-1]
+        return both[:-1], both[-1]
 
     def _held(self) -> list[Tensor]:
         """What is held, the oldest first."""

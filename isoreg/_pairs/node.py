@@ -171,8 +171,8 @@ def refuse_second_derivatives() -> None:
     """Refuse a backward pass that is to be differentiated."""
     if torch.is_grad_enabled():
         raise InputError(
-            "the penalty across ranks or with a queue has no second derivatives, because those "
-            "by the features of others are not here, got create_graph=True."
+            "the penalty across ranks or with a queue has no second derivatives, because they "
+            "would need the other ranks' graphs, got create_graph=True."
         )
 
 

@@ -188,7 +188,7 @@ def _attached(local: Tensor, gathered: Tensor, batch: Gathered) -> Tensor:
         refuse_second_derivatives()
         return gradient * batch.ranks
 
-    rest, own = gathered.to(local.dtype), local.view_as(local)
-    if own.requires_grad:
-        own.register_hook(multiplied)
-    return torch.cat([rest[: batch.local.start], own, rest[batch.local.stop :]])
+    rest, attached = gathered.to(local.dtype), local.view_as(local)
+    if attached.requires_grad:
+        attached.register_hook(multiplied)
+    return torch.cat([rest[: batch.local.start], attached, rest[batch.local.stop :]])

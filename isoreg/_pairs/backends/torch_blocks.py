@@ -218,7 +218,7 @@ def _recompute_cancelled(
     cancelled = excess <= 0
     share = cancelled.sum() / cancelled.numel()
     if share > _NEAR_SHARE and squares.dtype != exact_dtype(squares.device):
-        raise LostDigitsError("many pairs are near")
+        raise LostDigitsError("many pairs are so close that products in float32 lose their digits")
     for square, where, x in zip(squares, cancelled, points, strict=True):
         # the points as they came: what is seen from an origin was rounded
         for place, rows, columns in _places(where, block, x):
