@@ -15,7 +15,9 @@ from isoreg.robustness.checks import check_model, check_radii
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import pgd, project, steepest
 from isoreg.robustness.results import check_distances, check_restarts, check_results
+from isoreg.robustness.run import Run
 from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.student import taught
 from isoreg.robustness.task import Task
 
 EPS = 0.1
@@ -260,6 +262,8 @@ def test_survivors_that_gradients_give_up_are_a_sign() -> None:
     assert "50 % of the images survive although" in check_distances(distances, stays, 8, EPS, 1)[0]
     assert check_distances(distances, distances > 0.1, 8, EPS, 1) == []
     assert check_distances(4 * distances, stays, 8, EPS, 1) == []
+    few = torch.arange(100) < 7  # of those that are near, a fifth would be 10
+    assert check_distances(distances, few, 8, EPS, 1) == []
 
 
 def test_large_margins_and_zero_gradients_are_looked_for_in_more_than_two_images() -> None:
@@ -380,6 +384,28 @@ def test_what_is_checked_before_and_after_the_attacks_draws_by_the_seed_alone(
         evaluate(model, x, y, eps=EPS, attacks="fgsm", seed=seed)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[1], drawn[2])
+
+
+@pytest.mark.parametrize("shape", [(3, 17, 40), (1, 16, 16), (1, 15, 40), (5, 7), (20,)])
+def test_a_student_takes_images_of_any_size(shape: tuple[int, ...]) -> None:
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), 4))
+    x = torch.rand(6, *shape)
+    student = taught(classifier, x, eps=0.1, norm="Linf")
+    assert student(x).shape == (6, 4)
+    assert (student(x).argmax(1) == classifier(x).argmax(1)).float().mean() > 0.6
+    assert not any(p.requires_grad for p in student.parameters())
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_counts_of_restarts_are_summed_over_batches(norm: str) -> None:
+    model, (x, y) = honest("plain"), images_of("test", 40)
+    task = Task(classifier_of(model), x, y, EPS, norm, 0)
+    run = Run.begun(task, {EPS: EPS}, 15, whole=False)
+    run.attack("pgd-margin", EPS)
+    (counts,) = run.history.values()
+    left = run.survived["pgd-margin"][EPS]
+    assert counts[-1] == int(run.correct.sum()) - sum(left)
+    assert counts == sorted(counts)
 
 
 def test_a_student_may_be_asked_for_by_name_and_is_in_no_preset() -> None:
