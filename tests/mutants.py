@@ -44,7 +44,7 @@ except ImportError:  # Python 3.10
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "tests" / "mutants.toml"
 BUILD = ROOT / "build" / "mutants"
-_LONGEST = 12.0
+_LONGEST = 10.0
 _FEWEST = 2  # of a file in a sample
 _LIBRARIES = ("torch", "pytest", "hypothesis", "numpy", "scipy", "numba")
 

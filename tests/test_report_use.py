@@ -113,6 +113,8 @@ def test_a_radius_in_other_units_than_the_bounds_is_remarked_on() -> None:
     found = evaluate(model, 255 * x, y, eps=8 / 255, bounds=(0, 255), attacks="fgsm")
     assert "less than one step of 255: is eps in the units of bounds?" in str(found)
     assert "more than half of it" in check_radii([0.1, 0.6], "Linf")[0]
+    (one,) = check_radii([0.001, 0.6, 0.002, 0.7], "Linf")
+    assert "radius of 0.001 of" in one, "the first of them is enough"
     assert check_radii([0.0, 1 / 255, 0.5], "Linf") == []
 
 
@@ -238,6 +240,55 @@ def test_in_l2_a_step_has_its_length_however_small_the_gradient_is() -> None:
 
     options = {"eps": 0.5, "norm": "L2", "steps": 5, "random_start": False}
     torch.testing.assert_close(pgd(Small(), x, y, **options)[0], pgd(model, x, y, **options)[0])
+
+
+@pytest.mark.parametrize(
+    ("strong", "gap", "called_out"),
+    [("pgd-ce", 0.025, False), ("pgd-ce", 0.035, True), ("pgd-margin", 0.025, True)],
+)
+def test_a_single_step_may_beat_cross_entropy_by_a_little_and_the_margin_not_at_all(
+    strong: str, gap: float, called_out: bool
+) -> None:
+    rows = {"fgsm": {EPS: 0.5}, strong: {EPS: 0.5 + gap}, "apgd-t": {EPS: 0.5}}
+    signs = check_results(rows, [EPS], 0.9, images=1000, worst_case={EPS: 0.5})
+    assert any(f"a single step (fgsm) beats '{strong}'" in sign for sign in signs) is called_out
+
+
+@pytest.mark.parametrize("name", ["square", "apgd-ce", "fab"])
+def test_square_alone_is_given_square_images(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    import isoreg.robustness.adapter as adapter
+
+    shapes = []
+
+    def made(*_: object, **__: object):
+        def attacker(images: Tensor, labels: Tensor) -> Tensor:
+            shapes.append(images.shape)
+            return images
+
+        return attacker
+
+    monkeypatch.setattr(adapter, "_made", made)
+    x, y = torch.rand(4, 3, 4, 9), torch.zeros(4).long()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 3))
+    found, _ = ATTACKS[name](Task(classifier_of(model), x, y, EPS, "Linf", 0))
+    torch.testing.assert_close(found, x)
+    assert (shapes[0][2] == shapes[0][3]) is (name == "square")
+
+
+def test_the_other_model_is_attacked_in_eval_mode_and_given_back_in_its_own() -> None:
+    model, (x, y) = honest("plain"), images_of("test", 20)
+    modes = []
+
+    class Other(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            modes.append(self.training)
+            return model(images)
+
+    other = Other().train()
+    evaluate(model, x, y, eps=EPS, attacks="fgsm", transfer_from=other)
+    assert modes
+    assert not any(modes)
+    assert other.training
 
 
 def test_restarts_and_unsorted_radii_are_compared_with_their_neighbours() -> None:
