@@ -263,17 +263,20 @@ class Watch:
         """Lines stand by file and by test; what runs at import is the test ""."""
         data = self.coverage.get_data()
         lines: dict[str, dict[str, list[int]]] = {}
+        lengths = {}
         for path in data.measured_files():
             runs = defaultdict(list)
             for line, tests in data.contexts_by_lineno(path).items():
                 for test in tests:
                     runs[test].append(line)
-            lines[str(Path(path).relative_to(self.here))] = runs
+            file = str(Path(path).relative_to(self.here))
+            lines[file], lengths[file] = runs, len(Path(path).read_text().splitlines())
         foreign = [name for name, module in list(sys.modules.items()) if _is_foreign(module)]
         return {
             "seconds": self.seconds,
             "red": sorted(self.red),
             "lines": lines,
+            "lengths": lengths,
             "modules": foreign,
         }
 

@@ -188,6 +188,32 @@ class Record:
             file.write(json.dumps(entry) + "\n")
 
 
+def seen_path(test: str) -> Path:
+    """The file for what a file of tests does, as long as its text is the same."""
+    path = BUILD / "seen" / f"{Path(test).stem}-{_digest(ROOT / test)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def kept(test: str) -> dict[str, Any] | None:
+    """What a file of tests did, if no line that it runs has moved since.
+
+    A line that was changed where it stands only makes the choice of tests an older one.
+    """
+    path = seen_path(test)
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    ran = [file for file, by_test in found["lines"].items() if set(by_test) - {""}]
+    same = all(found["lengths"][file] == length_of(ROOT / file) for file in ran)
+    return found if same else None
+
+
+def length_of(path: Path) -> int:
+    """Of a file, in lines; 0 if there is none."""
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
 class Attempt:
     """Some changes of some files, and all that is needed to try them."""
 
@@ -202,24 +228,19 @@ class Attempt:
             if (entry := done.get(name_of(file, mutation))) is None
             or (again and entry["outcome"] == "alive")
         }
+        # so that a run that is stopped has tried some of every file
+        names = random.Random(0).sample(sorted(self.open), len(self.open))
+        self.open = {name: self.open[name] for name in names}
         self.table = table()
-        # lines that moved; a test that is chosen by an older text can only notice less
-        lengths = [f"{path} {len((ROOT / path).read_text().splitlines())}" for path in _sources()]
-        self.code = hashlib.sha256("\n".join(sorted(lengths)).encode()).hexdigest()[:12]
-
-    def seen_path(self, test: str) -> Path:
-        return BUILD / "seen" / f"{Path(test).stem}-{_digest(ROOT / test)}-{self.code}.json"
 
     def to_see(self, test: str) -> Path | None:
-        path = self.seen_path(test)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return None if path.exists() else path
+        """Where what a file of tests does is to be written; None: it is known."""
+        return None if kept(test) else seen_path(test)
 
     def seen(self) -> Seen:
         found = Seen()
         for test in (*self.tests(), *map(str, sorted(_sources()))):
-            if self.seen_path(test).exists():
-                found.add(json.loads(self.seen_path(test).read_text()))
+            found.add(kept(test) or {"red": [], "seconds": {}, "modules": [], "lines": {}})
         return found
 
     def tests(self) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 from pathlib import Path
 
 import pytest
 
+from tests import mutants
 from tests.mutant_code import living, swaps
 from tests.mutant_server import Outcome, Server, Trial, forked, silent_pytest
 from tests.mutants import LIST, ROOT, Seen, chosen, drawn, explained, share, tomllib
@@ -83,6 +85,28 @@ def test_a_sample_is_in_proportion_and_the_same_for_the_same_seed() -> None:
     first, again, other = (drawn(changes, 40, seed) for seed in (0, 0, 1))
     assert {name: len(found) for name, found in first.items()} == {"a": 30, "b": 10, "c": 1}
     assert first == again != other
+
+
+def test_what_tests_do_is_kept_until_a_line_moves_in_a_file_that_they_run(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    monkeypatch.setattr(mutants, "BUILD", tmp_path / "build")
+    for name in ("test_a.py", "run.py", "imported.py"):
+        (tmp_path / name).write_text("1\n2\n")
+    assert mutants.kept("test_a.py") is None
+    lines = {"run.py": {"": [1], "test_a.py::b": [2]}, "imported.py": {"": [1, 2]}}
+    found = {"lines": lines, "lengths": {"run.py": 2, "imported.py": 2}}
+    mutants.seen_path("test_a.py").write_text(json.dumps(found))
+    assert mutants.kept("test_a.py") == found
+    (tmp_path / "imported.py").write_text("1\n2\n3\n")
+    (tmp_path / "run.py").write_text("1\n3\n")
+    assert mutants.kept("test_a.py") == found
+    (tmp_path / "run.py").write_text("0\n1\n3\n")
+    assert mutants.kept("test_a.py") is None
+    (tmp_path / "run.py").write_text("1\n3\n")
+    (tmp_path / "test_a.py").write_text("2\n")
+    assert mutants.kept("test_a.py") is None
 
 
 def test_the_share_weighs_files_by_their_changes_and_its_interval_is_wilson_s() -> None:
