@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from statistics import mean
 from typing import Any
@@ -137,30 +137,6 @@ def try_keys(trials: dict[str, Trial], first: int | None = None) -> Iterator[Key
     for name, trial in trials.items():
         for strength in (trial.strengths or (0.0,))[:first]:
             yield {"method": name, "strength": strength}
-
-
-def widening(
-    names: Iterable[str],
-    grid: Sequence[float],
-    beyond: Sequence[float],
-    choose: Callable[[], dict[str, float]],
-) -> Iterator[Key]:
-    """One grid for all methods, wider for all while a choice lies at its upper end.
-
-    Args:
-        names: Of the methods; of cross-entropy there is nothing to choose.
-        grid: Strengths, rising.
-        beyond: More of them.
-        choose: The strengths by what was tried so far.
-    """
-    names, grid = list(names), list(grid)
-    yield from ({"method": n, "strength": 0.0} for n in names if n == "cross-entropy")
-    methods = [name for name in names if name != "cross-entropy"]
-    for more in (grid, *([strength] for strength in beyond)):
-        for name in methods:
-            yield from ({"method": name, "strength": strength} for strength in more)
-        if max(choose().values()) < more[-1]:
-            return
 
 
 def tries(runs: list[Run]) -> list[Run]:
