@@ -28,15 +28,12 @@ class Standard:
         return (features - self.mean) / self.size
 
 
-def nearest(known: Tensor, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices, both (n, k), of the k nearest known features, nearest first."""
-    found = [torch.cdist(part, known).topk(k, largest=False) for part in features.split(1000)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
-
-
 def knn_accuracy(known: Tensor, known_labels: Tensor, features: Tensor, labels: Tensor) -> float:
     """Accuracy of a vote of the five nearest neighbours; the nearest decides between equals."""
-    votes = known_labels[nearest(known, features, NEIGHBORS)[1]]
+    nearest = [
+        torch.cdist(x, known).topk(NEIGHBORS, largest=False).indices for x in features.split(1000)
+    ]
+    votes = known_labels[torch.cat(nearest)]
     counts = (votes[:, :, None] == votes[:, None, :]).sum(2)
     winner = votes.gather(1, counts.argmax(1, keepdim=True))[:, 0]
     return accuracy(winner, labels)
