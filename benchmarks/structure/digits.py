@@ -33,8 +33,6 @@ FIRST = (
 """Measured on all seeds before the others are begun."""
 WIDE = ("cross-entropy", "isometry, manifold", "control: manifold, shuffled")
 DRAWN = (*WIDE, "isometry, pixels")
-BY_NEIGHBOURS = {"control: pixels, shuffled": 0.5}
-"""Strengths that are others if the five neighbours choose, not the probe of ten examples."""
 WIDTH = 300
 """Measured on the first task with that many units a layer too: the choice that helped most."""
 LONGER = 2
@@ -46,7 +44,8 @@ WITHOUT = {
 UNTRAINED = ("raw pixels", "patches", MANIFOLD)
 """What the features are to be compared with; none of them sees a label.
 
-Nor does an autoencoder, from ten examples on no better than the pixels: its runs alone are kept.
+Nor does an autoencoder, from ten examples on no better than the pixels: its runs alone are kept, as
+are those of a control at the strength that the five neighbours would choose.
 """
 
 
@@ -71,10 +70,6 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
             for seed in range(lab.seeds):
                 for name in names:
                     yield _key(task, name, seed)
-    for seed in range(0 if lab.quick else lab.seeds):
-        for name, strength in BY_NEIGHBOURS.items():
-            key = {**_key(lab.settings.tasks[0], name, seed), "strength": strength}
-            yield {**key, "by": "neighbours"}
     for longer in ({}, {"epochs": LONGER * lab.settings.epochs}):
         for seed in range(lab.seeds):
             for name in WIDE:
@@ -162,7 +157,7 @@ DIGITS = Study(
     data="MNIST",
     seeds=5,
     determines=determines,
-    frozen=lambda key: key["method"] == "autoencoder",
+    frozen=lambda key: key["method"] == "autoencoder" or "by" in key,
     uses=Uses((FIVE_SIXTHS,), (SIXTH,), (everything("MNIST test"),)),
     entries=lambda _: entries(TRIALS, WITHOUT),
 )
