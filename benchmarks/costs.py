@@ -35,9 +35,10 @@ def memory(
     torch tells it on a GPU. On a processor Linux does, of a fresh process, without numba: where it
     is installed, the isometry penalty loads some 125 MB of it, once, which are no part of training.
     """
+    options["device"] = device
     if device.startswith("cuda"):
         with ExitStack() as stack:
-            step = make(recipe, stack, device=device, **options)
+            step = make(recipe, stack, **options)
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             for _ in range(steps):

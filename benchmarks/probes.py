@@ -13,19 +13,15 @@ from torch import Tensor
 NEIGHBORS = 5
 
 
-class Standard:
-    """Centres features and divides them by one number, so that a probe's penalty means the same.
+def standardized(known: Tensor, features: Tensor) -> Tensor:
+    """Features centred and divided by one number, so that a probe's penalty means the same.
 
-    The number is the root mean squared distance from the mean: distances keep their ratios.
+    Both are those of the known ones: their mean, and their root mean squared distance from it.
+    Distances keep their ratios.
     """
-
-    def __init__(self, features: Tensor) -> None:
-        self.mean = features.mean(0)
-        self.size = (features - self.mean).square().sum(1).mean().sqrt().clamp_min(1e-12)
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Standardised features."""
-        return (features - self.mean) / self.size
+    mean = known.mean(0)
+    size = (known - mean).square().sum(1).mean().sqrt().clamp_min(1e-12)
+    return (features - mean) / size
 
 
 def knn_accuracy(known: Tensor, known_labels: Tensor, features: Tensor, labels: Tensor) -> float:
@@ -43,10 +39,9 @@ def probe_accuracy(
     known: Tensor, known_labels: Tensor, features: Tensor, labels: Tensor, *, strength: float
 ) -> float:
     """Accuracy of logistic regression with L2 penalty 1/strength on standardised features."""
-    standard = Standard(known)
     probe = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
-    probe.fit(standard(known).numpy(), known_labels.numpy())
-    return float(probe.score(standard(features).numpy(), labels.numpy()))
+    probe.fit(standardized(known, known).numpy(), known_labels.numpy())
+    return float(probe.score(standardized(known, features).numpy(), labels.numpy()))
 
 
 def few_shot_accuracy(

@@ -47,6 +47,7 @@ TINY = replace(
     epochs=1,
     examples=((1, 2), (10, 1)),
     strengths=(1.0, 100.0),
+    tasks=("even or odd",),
 )
 
 
@@ -72,7 +73,7 @@ def test_between_equal_votes_the_nearest_neighbour_decides() -> None:
 
 def test_standard_features_have_the_same_ratios_of_distances_and_unit_spread() -> None:
     x = 7 * torch.randn(50, 4) + 3
-    standard = probes.Standard(x)(x)
+    standard = probes.standardized(x, x)
     ratio = torch.pdist(standard) / torch.pdist(x)
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
     torch.testing.assert_close(standard.square().sum(1).mean(), torch.tensor(1.0))

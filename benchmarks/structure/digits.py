@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, everything
 from benchmarks.results import Figures, Found, Key, Run
@@ -19,8 +17,7 @@ from benchmarks.structure.evaluation import Embed, fine_figures, pixels_of
 from benchmarks.structure.fairness import controls, entries, entries_of_runs
 from benchmarks.structure.figure import draw_digits, draw_search
 from benchmarks.structure.report import in_order, task_table, tries_table
-from benchmarks.structure.settings import TASKS, Settings
-from benchmarks.structure.settings import settings as settings_of_digits
+from benchmarks.structure.settings import TASKS, Settings, settings
 from benchmarks.structure.trials import FITTED, MANIFOLD, TRIALS, Trial
 from benchmarks.study import Lab, Study
 from benchmarks.tables import page
@@ -47,17 +44,6 @@ UNTRAINED = ("raw pixels", "patches", MANIFOLD)
 Nor does an autoencoder, from ten examples on no better than the pixels: its runs alone are kept, as
 are those of a control at the strength that the five neighbours would choose.
 """
-
-
-def settings(
-    quick: bool,
-    task: Annotated[str, typer.Option(help="One task of the digits; default: all.")] = "",
-) -> Settings:
-    """All tasks, or one; quickly one too."""
-    if task and task not in TASKS:
-        raise ValueError(f"--task must be one of {', '.join(map(repr, TASKS))}, got {task!r}")
-    tasks = (task,) if task else tuple(TASKS)[: 1 if quick else None]
-    return replace(settings_of_digits(quick), tasks=tasks)
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
@@ -192,7 +178,7 @@ def search_tables(found: Found) -> str:
 
 SEARCH = Study(
     "structure-search",
-    settings_of_digits,
+    settings,
     search_keys,
     search,
     search_tables,
