@@ -31,12 +31,13 @@ from benchmarks.maps.methods import (
 from benchmarks.maps.pictures import draw
 from benchmarks.maps.report import tables
 from benchmarks.results import Figures, Found, Key
+from benchmarks.sampling import even_rows
 from benchmarks.study import Lab, Study
 from benchmarks.tables import with_keys
 from isoreg.diagnostics import distortion
 
 Array = NDArray[Any]
-_NEIGHBOURS, _NEW = 5, 1000
+_NEIGHBOURS, _NEW, _PICTURED = 5, 1000, 500
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _reported(fitted: Fitted, parts: Parts, seed: int, lab: Lab[Settings]) -> Fi
     figures = _figures(fitted, parts, parts.test, lab.settings.neighbours)
     figures["place"] = _seconds_to_place(place, parts.test[0])
     if seed == 0 and np.shape(known)[1] <= 2:
-        figures["map"] = _map(place(parts.test[0]), parts)
+        figures["map"] = _map(place, parts)
     return figures
 
 
@@ -190,12 +191,14 @@ def _figures(fitted: Fitted, parts: Parts, part: tuple[Array, Array], neighbours
     }
 
 
-def _map(points: Array, parts: Parts) -> Figures:
+def _map(place: Place, parts: Parts) -> Figures:
     """Test samples on the map, for the picture: to a thousandth of its size."""
+    rows = even_rows(len(parts.test[0]), _PICTURED).numpy()
+    points = place(parts.test[0][rows])
     size = float(np.ptp(points, axis=0).max()) or 1.0
     return {
         "points": np.round((points - points.min(0)) / size, 3).tolist(),
-        "classes": parts.test[1].tolist(),
+        "classes": parts.test[1][rows].tolist(),
         "names": parts.names,
     }
 
@@ -233,4 +236,7 @@ STUDY = Study(
         (Part("other 20 % of each data set"), rows("MNIST test", 0, 10_000, step=5)),
     ),
     entries=entries,
+    committed={
+        "maps": {"sets": "wine,tissue expression,breast cancer,olive oils,single cells,digits"}
+    },
 )

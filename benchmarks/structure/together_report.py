@@ -18,13 +18,11 @@ def tables(
     told: str,
     head: float,
     slack: float,
-    search: float,
     choose: Callable[[list[Run]], dict[str, float]],
 ) -> str:
     """What was measured on test images, then what strengths were chosen from."""
     tried, runs = tries(found["runs"]), [run for run in found["runs"] if "seed" in run["key"]]
     chosen = choose(found["runs"])
-    share = "" if search == 1 else f", {100 * search:g} % of the epochs"
     shots = [f"{examples} a class" for examples, _ in found["settings"]["examples"]]
 
     def column(shot: str) -> Column:
@@ -47,7 +45,7 @@ def tables(
         "to 0 at 70 % of training or stays. Mean ± standard deviation over seeds.",
         table("training", grouped(runs, "method"), [SEEDS, coarse, *columns]),
         "## Strengths, chosen on validation images",
-        f"One seed{share}. Chosen: the largest sum of the probe's accuracy from ten examples a "
+        "One seed. Chosen: the largest sum of the probe's accuracy from ten examples a "
         f"class and r among those whose coarse accuracy is at most {100 * slack:g} points below "
         "that of cross-entropy; if there are none, the most accurate.",
         table(("training", "strength"), rows, [coarse, *short]),
