@@ -229,7 +229,8 @@ STUDIES = (
         "structure-together-photographs",
         "A small resnet10t learns animal or vehicle from 10,000 images of CIFAR-10 (JPEG) "
         "in 8 epochs; then the ten classes are read from what enters its classifier, in %, and its "
-        "distances are compared with those of patches, over the pairs of equal label of 2,500 test images.",
+        "distances are compared with those of patches, over the pairs of equal label of 2,500 test "
+        "images.",
         shows="the same on photographs",
         time="an hour on one core",
         seeds=2,
