@@ -19,7 +19,7 @@ _SECONDS = (Column("fit, s", "fit", 2), Column("1,000 new, s", "place", 2))
 _TRIES = Column("tries", text=lambda found: str(len(found[0]["tries"])))
 _MEANS = (
     Column("data sets", text=lambda found: str(len(found))),
-    *(Column(column.title, str(column.figure), form=".2f") for column in _KEPT),
+    *(Column(c.title, str(c.figure), form=f".{c.digits or 1}f") for c in _KEPT),
 )
 
 

@@ -23,6 +23,7 @@ def tables(
     """What was measured on test images, then what strengths were chosen from."""
     tried, runs = tries(found["runs"]), [run for run in found["runs"] if "seed" in run["key"]]
     chosen = choose(found["runs"])
+    order = list(chosen)
     shots = [f"{examples} a class" for examples, _ in found["settings"]["examples"]]
 
     def column(shot: str) -> Column:
@@ -34,7 +35,9 @@ def tables(
         (run["key"]["method"], f"{run['key']['strength']:g}"): [
             run["figures"] | {"": "chosen" * (chosen[run["key"]["method"]] == _strength(run))}
         ]
-        for run in tried
+        for run in sorted(
+            tried, key=lambda run: (order.index(run["key"]["method"]), _strength(run))
+        )
     }
     short = [column("10 a class"), *kept, Column("", text=lambda f: str(f[0][""]))]
     coarse = Column("coarse", "coarse")
