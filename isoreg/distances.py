@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.precision import CANCELLED
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 
 Metric: TypeAlias = str | Callable[[Tensor], Tensor]
 
@@ -209,7 +209,7 @@ def pairwise_distances(points: Tensor, metric: Metric = "euclidean") -> Tensor:
         tensor([[0., 4.],
                 [4., 0.]])
     """
-    with called("pairwise_distances"):
+    with error_prefix("pairwise_distances"):
         return distances_by(resolve_metric(metric), flatten_points(points, "points"))
 
 

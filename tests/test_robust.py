@@ -165,12 +165,9 @@ def test_every_plan_can_be_attached_and_costs_the_budget_by_its_epochs(name: str
     plans: dict[str, Plan] = {}
     for stage in range(len(STAGES)):
         plans |= measured(name, first_choice, stage)
-    assert len(plans) == 16
+    assert len(plans) == 14
     assert plans["RobustLoss"].schedule.optimizer == "muon"
     assert plans["RobustLoss, Adam"].schedule.optimizer == "adam"
-    whole = plans["RobustLoss"].schedule.epochs
-    shorter = plans["RobustLoss, three quarters of the epochs"].schedule.epochs
-    assert shorter == pytest.approx(0.75 * whole, abs=0.5)
     x, y = images(20)
     for plan in plans.values():
         model = network(name)
@@ -318,7 +315,7 @@ def test_the_command_runs_resumes_and_draws(
         assert done.exit_code == 0, done.output
     found = json.loads(path.read_text())
     phases = [run["key"]["phase"] for run in found["runs"]]
-    assert phases == ["choose", "choose", "test", "cost", "last"]
+    assert phases == ["choose", "choose", "test", "cost"]
     assert "RobustLoss" in path.with_suffix(".md").read_text()
     assert path.with_suffix(".png").stat().st_size > 1000
     assert STUDY.tables(found) == path.with_suffix(".md").read_text()

@@ -148,24 +148,6 @@ def test_strengths_are_chosen_among_those_that_keep_the_coarse_accuracy() -> Non
     assert chosen == {"cross-entropy": 0.0, "a": 0.2, "b": 0.2}
 
 
-@pytest.mark.parametrize(("best", "last"), [(1.0, 2.0), (2.0, 8.0), (8.0, 32.0), (32.0, 32.0)])
-def test_one_grid_for_all_is_widened_while_a_choice_lies_at_its_end(
-    best: float, last: float
-) -> None:
-    tried: list[dict[str, object]] = []
-
-    def choose() -> dict[str, float]:
-        most = max(float(str(key["strength"])) for key in tried)
-        return {"cross-entropy": 0.0, "a": 0.5, "b": min(best, most)}
-
-    for key in training.widening(["cross-entropy", "a", "b"], (0.5, 1.0, 2.0), (8.0, 32.0), choose):
-        tried.append(key)
-    assert [key["strength"] for key in tried if key["method"] == "cross-entropy"] == [0.0]
-    grids = [[key["strength"] for key in tried if key["method"] == name] for name in "ab"]
-    assert grids[0] == grids[1]
-    assert grids[0][-1] == last
-
-
 def test_the_strengths_in_use_are_those_that_the_committed_search_chose() -> None:
     chosen = chosen_strengths(json.loads((RESULTS / "structure-search.json").read_text())["runs"])
     assert {name: method.strength for name, method in TRIALS.items()} == chosen
@@ -239,7 +221,7 @@ def test_distances_are_asked_about_images_that_are_not_of_the_test_until_strengt
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("part", ["digits", "search", "recipe", "neighbours", "distances"])
+@pytest.mark.parametrize("part", ["digits", "search", "recipe", "distances"])
 def test_each_part_runs_resumes_and_leaves_a_table(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +243,7 @@ def test_each_part_runs_resumes_and_leaves_a_table(
     longer = [f"{name}, 300 units a layer, 2 epochs, moved" for name in few]
     assert (f"{longer[0]} |" in table) == (part == "digits")
     assert (f"{longer[1]}, fitted |" in table) == (part == "digits")
-    if part in ("digits", "search", "neighbours", "distances"):
+    if part in ("digits", "search", "distances"):
         assert out.with_suffix(".png").stat().st_size > 10_000
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert out.read_text() == first, "a finished benchmark measures nothing again"
