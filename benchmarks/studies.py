@@ -19,7 +19,7 @@ STUDIES: tuple[Study[Any], ...] = (
     *(digits.DIGITS, digits.SEARCH, small.RECIPE, cifar.STUDY),
     *(distances_report.STUDY, attacks.STUDY, certified.STUDY, census.STUDY, auto.STUDY),
     *(timm.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
-    *(encoders.STUDY, together.STUDY, maps.STUDY),
+    *(encoders.STUDY, *together.STUDIES, maps.STUDY),
 )
 
 

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import rc_context
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -229,6 +232,30 @@ def test_what_cannot_be_is_refused_by_a_value_error(
 def test_an_error_names_the_method_that_was_called() -> None:
     with pytest.raises(InputError, match=r"^IsometricEmbedding\.fit: beta must be"):
         brief(beta="auto").fit(X)
+
+
+@pytest.mark.parametrize(
+    "ground, page, ink",
+    [("white", "C0", "black"), ("#101418", "C0", "white"), ("none", "navy", "white")],
+)
+def test_bar_and_names_are_read_on_any_ground(ground: str, page: str, ink: str) -> None:
+    axes = Figure(facecolor=page).subplots()
+    axes.set_facecolor(ground)
+    brief().fit(X, Y).plot(X, Y, axes=axes)
+    written = [*axes.texts, *(line for line in axes.lines if line.get_gid() == "scale bar")]
+    assert {each.get_color() for each in written} == {ink}
+    halos = [text.get_path_effects()[0]._gc["foreground"] for text in axes.texts[:-1]]
+    behind = ground if ground != "none" else page
+    assert {to_hex(halo) for halo in halos} == {to_hex(behind)}
+
+
+def test_without_a_ground_the_bar_has_the_colour_of_all_text() -> None:
+    axes = Figure(facecolor="none").subplots()
+    axes.set_facecolor("none")
+    with rc_context({"text.color": "#767676"}):
+        brief().fit(X, Y).plot(X, Y, axes=axes)
+    assert {each.get_color() for each in (*axes.lines, *axes.texts)} == {"#767676"}
+    assert not any(text.get_path_effects() for text in axes.texts)
 
 
 def test_the_map_is_drawn_with_a_bar_whose_length_is_what_it_says() -> None:

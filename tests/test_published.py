@@ -27,7 +27,7 @@ MARKED = {
     "docs/robust-training.md": 19,
     "docs/robustness.md": 12,
     "docs/evidence/digits.md": 140,
-    "docs/evidence/maps.md": 100,
+    "docs/evidence/maps.md": 86,
     "docs/evidence/paper.md": 80,
     "docs/evidence/photographs.md": 48,
     "docs/evidence/rivals.md": 80,
