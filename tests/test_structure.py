@@ -24,7 +24,7 @@ from benchmarks.structure.evaluation import pixels_of
 from benchmarks.structure.settings import TASKS, Settings
 from benchmarks.structure.training import chosen_strengths, mlp, train, tries
 from benchmarks.structure.trials import MANIFOLD, TRIALS
-from benchmarks.structure.unlabelled import learnt, pixels
+from benchmarks.structure.unlabelled import learnt, patches, pixels
 from benchmarks.study import new_lab
 from isoreg import datasets
 
@@ -275,7 +275,8 @@ def test_what_photographs_are_compared_with_does_not_depend_on_a_batch_and_is_le
     before = kept.stat().st_mtime_ns
     torch.testing.assert_close(learnt(images, tmp_path, epochs=1)(images), features)
     assert kept.stat().st_mtime_ns == before
-    for found in (torch.pdist(features), torch.pdist(pixels(images)(images).flatten(1))):
+    others = [of(images).flatten(1) for of in (pixels(images), patches(images, filters=8))]
+    for found in map(torch.pdist, (features, *others)):
         assert found.square().mean().sqrt() == pytest.approx(10, rel=0.05)
 
 
@@ -286,5 +287,5 @@ def test_photographs_are_read_once_and_run_from_the_command_line(tmp_path: Path)
     arguments = ["structure", "--quick", "--part", "cifar", "--out", str(out)]
     done = CliRunner().invoke(app, [*arguments, "--data-dir", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert "isometry, pixels" in out.with_suffix(".md").read_text()
+    assert "isometry, patches" in out.with_suffix(".md").read_text()
     assert len(list((tmp_path / "cache").glob("photographs-*.pt"))) == 2

@@ -1,4 +1,4 @@
-"""What photographs are compared with: their pixels, or what a network learns without labels."""
+"""What photographs are compared with: pixels, patterns, or what a network learns without labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.structure.selfsupervised import contrastive
 from isoreg import references
 
 CHANNELS = (32, 64, 128, 256)
-LEARNT = "contrastive"
+PATCHES, LEARNT = "patches", "contrastive"
 _MEASURED = 2_000
 _SEED = 0
 
@@ -31,6 +31,13 @@ def resnet_body() -> nn.Module:
 def pixels(images: Tensor) -> references.Reference:
     """The pixels, at distances of about 10."""
     return references.scaled(None, images[:1_000])
+
+
+def patches(images: Tensor, filters: int = 100) -> references.Reference:
+    """Learnt patterns of 6 by 6 pixels, and in which quarter of the photograph they are."""
+    samples = images[:_MEASURED]
+    found = references.patches(samples, size=6, filters=filters, grid=2)
+    return references.standardized(found, samples)
 
 
 def learnt(images: Tensor, cache: Path, epochs: int) -> references.Reference:
