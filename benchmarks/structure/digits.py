@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, everything
@@ -126,18 +125,13 @@ def tables(found: Found) -> str:
     return page(*parts)
 
 
-def draw(found: Found, path: Path) -> None:
-    """The figure, in the order of the methods."""
-    draw_digits(in_order(found), path)
-
-
 DIGITS = Study(
     "structure-digits",
     settings,
     keys,
     run_key,
     tables,
-    draw,
+    lambda found, path: draw_digits(in_order(found), path),
     shows="what features keep that labels throw away",
     time="2 hours on one core",
     data="MNIST",
@@ -147,11 +141,6 @@ DIGITS = Study(
     uses=Uses((FIVE_SIXTHS,), (SIXTH,), (everything("MNIST test"),)),
     entries=lambda _: entries(TRIALS, WITHOUT),
 )
-
-
-def search_keys(_: Lab[Settings]) -> Iterator[Key]:
-    """Every strength of every method."""
-    return training.try_keys(TRIALS)
 
 
 def search(key: Key, lab: Lab[Settings]) -> Figures:
@@ -179,7 +168,7 @@ def search_tables(found: Found) -> str:
 SEARCH = Study(
     "structure-search",
     settings,
-    search_keys,
+    lambda _: training.try_keys(TRIALS),
     search,
     search_tables,
     draw_search,
