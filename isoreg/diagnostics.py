@@ -18,7 +18,7 @@ from isoreg.distances import (
     pair_table,
     resolve_metric,
 )
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 from isoreg.masks import pair_weights
 
 
@@ -96,7 +96,7 @@ def distortion(
         >>> print(distortion(x, x / 2, scale="fit"))
         3 pairs: r 1.000, stress 0.000, distances times 1.000 to 1.000
     """
-    with called("distortion"):
+    with error_prefix("distortion"):
         check_scale(scale)
         dx, dphi = distances_within(
             inputs,
@@ -145,7 +145,7 @@ def distances_within(
         >>> distances_within(x, x / 2, torch.tensor([0, 0, 1]))
         (tensor([5.], dtype=torch.float64), tensor([2.5000], dtype=torch.float64))
     """
-    with called("distances_within"):
+    with error_prefix("distances_within"):
         metric = resolve_metric(distance)
         input_metric = metric if input_distance is None else resolve_metric(input_distance)
         check_scale(scale)

@@ -84,7 +84,7 @@ class MissingExtraError(IsoregError, ImportError):
     """
 
 
-class called:  # noqa: N801 - it is used like a function, and is a class because that is faster
+class error_prefix:  # noqa: N801 - used like a function, and a class because that is faster
     """Put ``name`` in front of the message of an `IsoregError` that leaves this block.
 
     Blocks nest; the outermost wins, because that is the function which the user called.
@@ -94,7 +94,7 @@ class called:  # noqa: N801 - it is used like a function, and is a class because
 
     Example:
         >>> try:
-        ...     with called("distances"):
+        ...     with error_prefix("distances"):
         ...         raise InputError("they are none.")
         ... except InputError as error:
         ...     print(error)

@@ -13,7 +13,7 @@ from isoreg._attach.layers import Layers
 from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.recorder import Recorder
 from isoreg.distances import flatten_points
-from isoreg.errors import InputError, RecordError, called
+from isoreg.errors import InputError, RecordError, error_prefix
 
 _NAME = "ReferenceHead"
 
@@ -61,7 +61,7 @@ class ReferenceHead(nn.Module):
         pool: Pool = "flatten",
     ) -> None:
         super().__init__()
-        with called(_NAME):
+        with error_prefix(_NAME):
             check_model(model)
             if isinstance(out_features, bool) or not out_features >= 1:
                 raise InputError(f"out_features must be at least 1, got {out_features!r}.")
@@ -93,7 +93,7 @@ class ReferenceHead(nn.Module):
         Raises:
             IsoregError: If nothing is recorded, or the reference does not belong to it.
         """
-        with called(_NAME):
+        with error_prefix(_NAME):
             record = self._recorder.take()
             (features,) = list(record.features.values())[:1]
             check_reference(reference, {next(iter(record.features)): features})

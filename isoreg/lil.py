@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 from isoreg.penalty import isometry_penalty
 
 # how many LILs a level's loss reaches; None: all before it
@@ -53,7 +53,7 @@ class LocallyIsometricLayer(nn.Sequential):
         depth: int = 4,
         activation: Callable[[], nn.Module] = nn.Tanh,
     ) -> None:
-        with called("LocallyIsometricLayer"):
+        with error_prefix("LocallyIsometricLayer"):
             for name, number in (("in_features", in_features), ("width", width), ("depth", depth)):
                 if number < 1:
                     raise InputError(f"{name} must be at least 1, got {number}.")
@@ -126,7 +126,7 @@ class StackedLIL(nn.Module):
         reference: str = "inputs",
     ) -> None:
         super().__init__()
-        with called("StackedLIL"):
+        with error_prefix("StackedLIL"):
             _check_choice("gradients", gradients, GRADIENTS)
             _check_choice("heads", heads, HEADS)
             _check_choice("reference", reference, REFERENCES)
@@ -192,7 +192,7 @@ class StackedLIL(nn.Module):
         Raises:
             InputError: If there are not as many levels as LILs, or a label is out of range.
         """
-        with called("StackedLIL.loss"):
+        with error_prefix("StackedLIL.loss"):
             self._check_levels(x, levels)
             features = self.features(x)
             references = [x, *[h.detach() for h in features[:-1]]]

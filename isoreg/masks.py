@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.precision import full_precision, rounds_products
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 
 IGNORED = -100
 """Label of samples that pair with nobody, the default ``ignore_index`` of cross-entropy."""
@@ -52,7 +52,7 @@ def pair_weights(
                 [0., 1., 0.],
                 [1., 0., 1.]])
     """
-    with called("pair_weights"):
+    with error_prefix("pair_weights"):
         if labels is None:
             return torch.ones(n, n, dtype=dtype, device=device)
         check_labels(labels, n)
@@ -155,7 +155,7 @@ def check_label_values(labels: Tensor) -> None:
         Traceback (most recent call last):
         isoreg.errors.InputError: integer labels must be 0 or more, ... got -1 at position 1. ...
     """
-    if not labels.is_floating_point() and (labels.numel() == 0 or bool(labels.min() >= 0)):
+    if not labels.is_floating_point() and (labels.numel() == 0 or labels.min().item() >= 0):
         return
     valid = valid_labels(labels)
     if bool(valid.all()):
@@ -265,7 +265,7 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         >>> partition(torch.tensor([0, 1, 2, 3, 9]), [[0, 2], [1, 3]]).tolist()
         [0, 1, 0, 1, -100]
     """
-    with called("partition"):
+    with error_prefix("partition"):
         if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
             kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
             raise InputError(f"labels must be a tensor of integers, got {kind}.")

@@ -15,7 +15,7 @@ from isoreg._pairs.plan import make_call
 from isoreg._ranks.exchange import Group, resolve_group
 from isoreg._ranks.penalty import penalty_across
 from isoreg.distances import Metric, euclidean, flatten_points, pair_table, resolve_metric
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 from isoreg.masks import check_shape, valid_labels
 from isoreg.memory import FeatureQueue
 
@@ -108,7 +108,7 @@ def isometry_penalty(
         >>> isometry_penalty(inputs, 2 * inputs, torch.tensor([0, 0, 1]), scale=0.5)
         tensor(0.)
     """
-    with called("isometry_penalty"):
+    with error_prefix("isometry_penalty"):
         metric = resolve_metric(distance)
         input_metric = metric if input_distance is None else resolve_metric(input_distance)
         check_scale(scale)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from isoreg.diagnostics import Distortion, distances_within, distortion_of
 from isoreg.distances import Metric
-from isoreg.errors import InputError, called, import_extra
+from isoreg.errors import InputError, error_prefix, import_extra
 from isoreg.report import IsometryReport
 from isoreg.robustness import RobustnessReport
 
@@ -56,7 +56,7 @@ def shepard(
         >>> shepard(x, 2 * x).get_xlabel()
         'distance between inputs'
     """
-    with called("shepard"):
+    with error_prefix("shepard"):
         dx, dphi = distances_within(inputs, features, labels, distance=distance)
         _check_pairs(dx)
     axes = _axes(axes)
@@ -106,7 +106,7 @@ def distance_histograms(
     """
     named = {"features": features} if isinstance(features, Tensor) else dict(features)
     curves: dict[str, Tensor] = {}
-    with called("distance_histograms"):
+    with error_prefix("distance_histograms"):
         for name, phi in named.items():
             curves["inputs"], curves[name] = distances_within(
                 inputs, phi, labels, distance=distance

@@ -33,7 +33,7 @@ from isoreg._attach.samples import choose_samples
 from isoreg._pairs.options import Options, Scale, check_reduction, check_scale
 from isoreg._ranks.exchange import Group, check_group, mean_over_ranks, resolve_group
 from isoreg.distances import Metric, flatten_points, resolve_metric
-from isoreg.errors import InputError, RecordError, called
+from isoreg.errors import InputError, RecordError, error_prefix
 from isoreg.masks import check_label_values
 from isoreg.memory import FeatureQueue
 from isoreg.penalty import layer_penalties
@@ -141,7 +141,7 @@ class IsometryRegularizer:
         process_group: Group = None,
         queue: int | None = None,
     ) -> None:
-        with called(_NAME):
+        with error_prefix(_NAME):
             check_model(model)
             weight = check_beta(beta)
             check_scale(scale)
@@ -206,7 +206,7 @@ class IsometryRegularizer:
             >>> iso(None, reference=table[batch]).ndim
             0
         """
-        with called(_NAME):
+        with error_prefix(_NAME):
             record = self._attached().take()
             if self._monitor.due:
                 check_private(self._attached_model())
@@ -266,7 +266,7 @@ class IsometryRegularizer:
 
     @beta.setter
     def beta(self, beta: float | str | AutoBeta) -> None:
-        with called(_NAME):
+        with error_prefix(_NAME):
             self._beta = check_beta(beta)
 
     def log_dict(self, prefix: str = "isometry/") -> dict[str, float]:
@@ -357,7 +357,7 @@ class IsometryRegularizer:
             InputError: If the checkpoint had a number for beta and this one has "auto", or a
                 queue and this one has none or another size, or the other way round.
         """
-        with called(f"{_NAME}.load_state_dict"):
+        with error_prefix(f"{_NAME}.load_state_dict"):
             self._check_state(state)
             if isinstance(self._beta, AutoBeta):
                 self._beta.load_state_dict(state["beta"])
@@ -401,7 +401,7 @@ class IsometryRegularizer:
         Yields:
             Nothing.
         """
-        with called(_NAME):
+        with error_prefix(_NAME):
             recorder = self._attached()
         with recorder.paused():
             yield

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import rc_context
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -266,6 +269,30 @@ def test_each_class_has_a_colour_and_few_are_named_where_they_lie(classes: int) 
         np.testing.assert_allclose(place, np.median(points[labels == int(name)], axis=0))
     assert not any(spine.get_visible() for spine in axes.spines.values())
     assert len(axes.get_xticks()) == len(axes.get_yticks()) == 0
+
+
+@pytest.mark.parametrize(
+    "ground, page, ink",
+    [("white", "C0", "black"), ("#101418", "C0", "white"), ("none", "navy", "white")],
+)
+def test_bar_and_names_are_read_on_any_ground(ground: str, page: str, ink: str) -> None:
+    axes = Figure(facecolor=page).subplots()
+    axes.set_facecolor(ground)
+    brief().fit(X, Y).plot(X, Y, axes=axes)
+    written = [*axes.texts, *(line for line in axes.lines if line.get_gid() == "scale bar")]
+    assert {each.get_color() for each in written} == {ink}
+    halos = [text.get_path_effects()[0]._gc["foreground"] for text in axes.texts[:-1]]
+    behind = ground if ground != "none" else page
+    assert {to_hex(halo) for halo in halos} == {to_hex(behind)}
+
+
+def test_without_a_ground_the_bar_has_the_colour_of_all_text() -> None:
+    axes = Figure(facecolor="none").subplots()
+    axes.set_facecolor("none")
+    with rc_context({"text.color": "#767676"}):
+        brief().fit(X, Y).plot(X, Y, axes=axes)
+    assert {each.get_color() for each in (*axes.lines, *axes.texts)} == {"#767676"}
+    assert not any(text.get_path_effects() for text in axes.texts)
 
 
 def test_the_map_is_drawn_with_a_bar_whose_length_is_what_it_says() -> None:

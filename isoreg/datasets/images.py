@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoreg.errors import InputError, called, import_extra
+from isoreg.errors import InputError, error_prefix, import_extra
 
 DATA_VARIABLE = "ISOREG_DATA"
 _DIGITS_SPLITS = ("train", "validation", "test")
@@ -41,7 +41,7 @@ def digits(split: str) -> tuple[Tensor, Tensor]:
         >>> images.shape, labels.bincount().min().item()
         (torch.Size([360, 1, 8, 8]), 35)
     """
-    with called("digits"):
+    with error_prefix("digits"):
         _check_split(split, _DIGITS_SPLITS)
         loaded = import_extra("sklearn.datasets", "data").load_digits()
         halve = import_extra("sklearn.model_selection", "data").train_test_split
@@ -78,7 +78,7 @@ def mnist(split: str, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
         >>> images.shape  # doctest: +SKIP
         torch.Size([60000, 1, 28, 28])
     """
-    with called("mnist"):
+    with error_prefix("mnist"):
         _check_split(split, tuple(_MNIST_FILES))
         dataset_type = import_extra("torchvision.datasets", "data").MNIST
         folder = root or os.environ.get(DATA_VARIABLE)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 from isoreg.masks import partition
 
 REGIONS = ("cylinders", "bands")
@@ -42,7 +42,7 @@ def entangled_rings(n: int, *, noise: float = 0.0, seed: int = 0) -> tuple[Tenso
         >>> points.shape, labels.bincount().tolist()
         (torch.Size([400, 3]), [200, 200])
     """
-    with called("entangled_rings"):
+    with error_prefix("entangled_rings"):
         _check(n, 2, noise)
     halves = (n + 1) // 2, n // 2
     first, second = (torch.arange(half) * (2 * math.pi / half) for half in halves)
@@ -97,7 +97,7 @@ def torus(
         >>> bool((eight // 2 == four).all())
         True
     """
-    with called("torus"):
+    with error_prefix("torus"):
         _check(n, 1, noise)
         if not 0 < tube < radius:
             raise InputError(f"tube and radius must be 0 < tube < radius, got {tube} and {radius}.")

@@ -21,7 +21,7 @@ from isoreg.embedding.picture import draw
 from isoreg.embedding.rules import check_settings, validate_data
 from isoreg.embedding.targets import Targets, read_targets
 from isoreg.embedding.training import Pairs
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 
 _ROWS_AT_ONCE, _MEASURED = 8192, 1000
 _NAME = "IsometricEmbedding"
@@ -166,7 +166,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             >>> IsometricEmbedding(max_epochs=5, random_state=0).fit(X).network_.training
             False
         """
-        with called(f"{_NAME}.fit"):
+        with error_prefix(f"{_NAME}.fit"):
             check_settings(self)
             rows = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
             targets = self._targets(rows, y)
@@ -222,7 +222,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             True
         """
         check_is_fitted(self)
-        with called(f"{_NAME}.score"):
+        with error_prefix(f"{_NAME}.score"):
             if callable(self.metric) and self.metric_takes == "indices":
                 raise InputError(
                     "a metric that takes indices knows the samples of fit only, got other ones. "
@@ -264,7 +264,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             >>> axes.texts[-1].get_text().endswith("mm")
             True
         """
-        with called(f"{_NAME}.plot"):
+        with error_prefix(f"{_NAME}.plot"):
             if self.n_components != 2:
                 raise InputError(f"n_components must be 2 to be drawn, got {self.n_components}.")
             points = self.transform(X)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from isoreg._attach.layers import Layers, find_layers
-from isoreg.errors import InputError, called, import_extra
+from isoreg.errors import InputError, error_prefix, import_extra
 from isoreg.integrations.batches import Finder, Named, check_options, find_labels
 from isoreg.integrations.steps import Step, Wrapper
 from isoreg.regularizer import IsometryRegularizer
@@ -59,7 +59,7 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         pair_weights: Finder = None,
         **options: Any,
     ) -> None:
-        with called(_NAME):
+        with error_prefix(_NAME):
             check_options(options, IsometryRegularizer)
         self._build: Any = functools.partial(IsometryRegularizer, layers=layers, **options)
         self._model, self._labels = model, labels
@@ -78,7 +78,7 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach to the module and wrap its step."""
         step = Step(pl_module, pl_module.training_step)
-        with called(_NAME):
+        with error_prefix(_NAME):
             if not pl_module.automatic_optimization:
                 raise InputError(
                     "optimization must be automatic, got a module that does it by hand. Add the "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 
 Pairwise = Callable[[Sequence[Any]], Any]
 
@@ -52,7 +52,7 @@ class PairwiseCollate:
         collate: Callable[[list[Any]], Any] = default_collate,
         key: str = "distances",
     ) -> None:
-        with called("PairwiseCollate"):
+        with error_prefix("PairwiseCollate"):
             for name, value in (("pairwise", pairwise), ("collate", collate)):
                 if not callable(value):
                     raise InputError(f"{name} must be callable, got {type(value).__name__}.")
@@ -60,7 +60,7 @@ class PairwiseCollate:
 
     def __call__(self, samples: list[Any]) -> Any:
         """Collate the samples and add their distances."""
-        with called("PairwiseCollate"):
+        with error_prefix("PairwiseCollate"):
             distances_bb = _checked(self.pairwise(samples), len(samples))
             batch = self.collate(samples)
             if isinstance(batch, Mapping):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from isoreg.errors import called
+from isoreg.errors import error_prefix
 from isoreg.regularizer import IsometryRegularizer
 
 _STEP = "training_step"
@@ -70,12 +70,12 @@ class Wrapper:
         """The step's result; without the penalty once this wrapper is taken off."""
         if self._before is None:
             return self._step.method(batch, *args, **kwargs)
-        with called(self._name):
+        with error_prefix(self._name):
             labels, given = self._labels(batch), self._named(batch)
         output = self._step(batch, *args, **kwargs)
         if output is None:
             return None
-        with called(self._name):
+        with error_prefix(self._name):
             penalty = self._iso(labels, **given)
         self._log(self._iso.log_tensors())
         if isinstance(output, Mapping):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from isoreg._attach.reference import evaluating
 from isoreg._attach.samples import LABEL_NAMES, choose_samples, read_call
-from isoreg.errors import called, import_extra
+from isoreg.errors import error_prefix, import_extra
 from isoreg.integrations.batches import Finder, Named, check_options, find_labels
 from isoreg.regularizer import IsometryRegularizer
 
@@ -61,7 +61,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         isometry_distances: Finder = None,
         **kwargs: Any,
     ) -> None:
-        with called("IsometryTrainer"):
+        with error_prefix("IsometryTrainer"):
             check_options(isometry or {}, IsometryRegularizer)
         self._named = Named(
             reference=isometry_reference, distances=isometry_distances, pair_weights=None
@@ -95,7 +95,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         options: Any = {"num_items_in_batch": num_items_in_batch}
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, **options)
-        with called("IsometryTrainer"):
+        with error_prefix("IsometryTrainer"):
             if not self._attached:
                 self._attach(self.accelerator.unwrap_model(model))
             assert self.iso is not None

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 from isoreg.references._points import Reference, as_points, check_count
 from isoreg.references._walks import commute_places, place_among
 
@@ -73,7 +73,7 @@ def manifold(
         >>> bool(place[0] < place[1] < place[2] or place[0] > place[1] > place[2])
         True
     """
-    with called("manifold"):
+    with error_prefix("manifold"):
         check_count("neighbors", neighbors, at_least=1)
         check_count("dimensions", dimensions, at_least=1)
         if not (math.isfinite(spread) and spread > 0):
@@ -106,7 +106,7 @@ def _placed(
     places: Tensor,
     neighbors: int,
 ) -> Tensor:
-    with torch.no_grad(), called("manifold"):
+    with torch.no_grad(), error_prefix("manifold"):
         points = as_points(x, reference)
         dtype = torch.promote_types(points.dtype, known.dtype)
         tables = known.to(points.device), scales.to(points.device), places.to(points.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 from isoreg.references._patterns import Patterns, learn_patterns, pattern_features
 from isoreg.references._points import Reference, check_count
 
@@ -42,7 +42,7 @@ def blurred(sigma: float) -> Reference:
         >>> blurred(0.7)(image)[0, 0, 2]
         tensor([0.0055, 0.1170, 0.3247, 0.1170, 0.0055])
     """
-    with called("blurred"):
+    with error_prefix("blurred"):
         if not (isinstance(sigma, int | float) and math.isfinite(sigma) and sigma > 0):
             raise InputError(f"sigma must be a positive number, got {sigma!r}.")
     reach = math.ceil(3 * sigma)
@@ -88,7 +88,7 @@ def patches(
         >>> patches(images, size=5, filters=8, grid=2)(images[:3]).shape
         torch.Size([3, 32])
     """
-    with called("patches"):
+    with error_prefix("patches"):
         _check_images(images, size=size, grid=grid)
         check_count("filters", filters, at_least=2)
         patterns = learn_patterns(images, size, filters, seed)
@@ -96,7 +96,7 @@ def patches(
 
 
 def _blur(images: Tensor, *_: object, weights: Tensor) -> Tensor:
-    with called("blurred"):
+    with error_prefix("blurred"):
         if images.ndim != 4:
             raise InputError(f"images must be (b, c, h, w), got {tuple(images.shape)}.")
     channels, reach = images.shape[1], len(weights) // 2
@@ -106,7 +106,7 @@ def _blur(images: Tensor, *_: object, weights: Tensor) -> Tensor:
 
 
 def _shown(images: Tensor, *_: object, size: int, grid: int, patterns: Patterns) -> Tensor:
-    with called("patches"):
+    with error_prefix("patches"):
         _check_images(images, size=size, grid=grid)
     return pattern_features(images, size, grid, patterns)
 

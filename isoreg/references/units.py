@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 from isoreg.references._points import Reference, as_points
 
 _FLOOR = 0.1
@@ -36,7 +36,7 @@ def scaled(reference: Reference | None, samples: Tensor, *, spread: float = 10.0
         >>> scaled(None, corners, spread=10.0)(corners)[3]
         tensor([11.3137,  8.4853])
     """
-    with called("scaled"):
+    with error_prefix("scaled"):
         size = float((2 * _variances(samples, reference, spread).sum()).sqrt())
     return partial(_times, reference=reference, factor=spread / size)
 
@@ -71,7 +71,7 @@ def standardized(
         >>> standardized(None, corners, spread=10.0)(corners)[3]
         tensor([10.1361,  9.8620])
     """
-    with called("standardized"):
+    with error_prefix("standardized"):
         variances = _variances(samples, reference, spread)
         divisors = variances + _FLOOR * variances.mean()
         factor = spread / (2 * (variances / divisors).sum() * divisors).sqrt()

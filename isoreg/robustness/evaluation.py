@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from isoreg.errors import called
+from isoreg.errors import error_prefix
 from isoreg.robustness.arguments import (
     check_arguments,
     check_classes,
@@ -99,7 +99,7 @@ def evaluate(
         >>> report.worst_case[0.3] <= report.worst_case[0.1] <= report.clean
         True
     """
-    with called("evaluate"):
+    with error_prefix("evaluate"):
         radii = radii_of(eps)
         names = chosen(
             attacks,

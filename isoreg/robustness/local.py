@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from isoreg.errors import InputError, called
+from isoreg.errors import InputError, error_prefix
 from isoreg.robustness.outputs import logits_of
 from isoreg.robustness.state import refuse_sharded
 from isoreg.robustness.units import Normalisation, PerChannel
@@ -76,7 +76,7 @@ def first_order_margin_loss(
         >>> bool(robust > F.cross_entropy(model(x), y))
         True
     """
-    with called("first_order_margin_loss"):
+    with error_prefix("first_order_margin_loss"):
         _check_options(eps, norm)
         return _loss(model, Normalisation(mean, std), images, labels, eps, norm)
 
@@ -121,7 +121,7 @@ class RobustLoss:
         mean: PerChannel | None = None,
         std: PerChannel | None = None,
     ) -> None:
-        with called("RobustLoss"):
+        with error_prefix("RobustLoss"):
             _check_options(eps, norm)
             if warmup_steps < 0:
                 raise InputError(f"warmup_steps must be at least 0, got {warmup_steps}.")
@@ -135,7 +135,7 @@ class RobustLoss:
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """The loss at the present radius; a training call (training mode, gradients) is counted."""
-        with called("RobustLoss"):
+        with error_prefix("RobustLoss"):
             eps = self.eps
             if self.steps < self.warmup_steps:
                 eps *= self.steps / self.warmup_steps
