@@ -18,6 +18,8 @@ FROZEN = {
     "timm-finetune": "one seed, and nothing beyond the noise; examples/timm_finetune.py does it",
     "structure-torus": "five seeds: most of the gain is the control's too, and the page says so",
     "timm-scale": "three seeds on validation images: the unit that it chose is the recipe of timm",
+    "mnist-code": "one seed by the released code's conventions: the answer is that of the text's",
+    "structure-neighbours": "three seeds: nothing is clearly better than the control",
     "scaling-model": "predictions for hardware that was never measured: the model is gone",
 }
 """Committed files that nothing regenerates, with the reason."""

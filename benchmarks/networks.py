@@ -13,20 +13,12 @@ def mlp(
     width: int = 100,
     depth: int = 4,
     activation: type[nn.Module] = nn.Tanh,
-    orthogonal: bool = False,
-    dtype: torch.dtype = torch.float32,
 ) -> nn.Sequential:
-    """An MLP on flattened inputs, of so many hidden layers; the defaults are the paper's for MNIST.
-
-    ``orthogonal``: the weights between hidden layers start so.
-    """
+    """An MLP on flattened inputs with so many hidden layers; the defaults are the paper's."""
     layers: list[nn.Module] = [nn.Flatten()]
     for index in range(depth):
-        linear = nn.Linear(width if index else inputs, width)
-        if orthogonal and index:
-            nn.init.orthogonal_(linear.weight)
-        layers += [linear, activation()]
-    return nn.Sequential(*layers, nn.Linear(width if depth else inputs, outputs)).to(dtype)
+        layers += [nn.Linear(width if index else inputs, width), activation()]
+    return nn.Sequential(*layers, nn.Linear(width if depth else inputs, outputs))
 
 
 @torch.no_grad()

@@ -13,10 +13,7 @@ Behind a number in a sentence it names file, heading, row and column::
     40 % <!-- figure: structure-cifar | Animal or vehicle | isometry, contrastive | 10 a class -->
 
 Where a cell holds several numbers ("0.3 (0.2)", "0.9 to 1.1", "5, 16") the columns are joined by
-" + ". ``cw #2`` is the second of the numbers that " / " divides in a committed cell, ``median, ms @
-4`` the column in the row whose name is this row's and " / 4". In place of a row there may stand
-``A minus B``, ``min PATTERN`` or ``max PATTERN``, over all rows with such a name (* for anything),
-and ``count PATTERN``, with the column as ``TITLE = VALUE``.
+" + ".
 
 The heading is the last one above the table, or the last ones, joined by " / "; the second table
 below the same one has " #2" behind it. A row is named by
@@ -27,9 +24,8 @@ have several marks, each with the rows and columns that one committed table bear
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache
 
 from benchmarks.check import RESULTS
@@ -108,12 +104,11 @@ def marks(text: str) -> Iterator[Mark]:
             )
         for name, cells in zip(names, page.rows, strict=True):
             for title, cell in zip(titles, cells, strict=True):
-                wanted = title.split(" + ")
-                for part, asked in zip(_parts(cell, len(wanted)), wanted, strict=True):
-                    column, _, below = asked.partition(" @ ")
+                columns_of_cell = title.split(" + ")
+                parts = _parts(cell, len(columns_of_cell))
+                for part, column in zip(parts, columns_of_cell, strict=True):
                     if "-" not in (name, column) and _NUMBER.search(part):
-                        row = f"{name} / {below}" if below else name
-                        yield Mark(part, file, heading, row, column)
+                        yield Mark(part, file, heading, name, column)
     for shown, where in _INLINE.findall(text):
         yield Mark(shown, *_split(where, 4))
 
@@ -159,47 +154,24 @@ def _same(shown: str, borne: str) -> bool:
 
 
 def find(file: str, heading: str, row: str, column: str) -> str:
-    """What a committed table says: a cell, or what is made of several (see the module).
+    """The cell of a committed table.
 
     Raises:
         ValueError: If there is no such cell, or more than one.
     """
-    word, _, pattern = row.partition(" ")
-    if word == "count":
-        title, _, value = column.partition(" = ")
-        return str(_cells(file, heading, pattern, title).count(value))
-    if word in _EXTREMES:
-        cells = [cell for cell in _cells(file, heading, pattern, column) if _numbers(cell)]
-        if cells:
-            return _EXTREMES[word](cells, key=lambda cell: float(_numbers(cell)[0]))
-    elif " minus " in row:
-        both = [_numbers(find(file, heading, name, column))[0] for name in row.split(" minus ")]
-        digits = max(len(number.partition(".")[2]) for number in both)
-        return f"{float(both[0]) - float(both[1]):.{digits}f}"
-    else:
-        cells = _cells(file, heading, row, column)
+    cells = [
+        cells[table.header.index(column)]
+        for table in committed_tables(file)
+        if f" / {table.heading}".endswith(f" / {heading}") and table.header.count(column) == 1
+        for name, cells in zip(table.names(), table.rows, strict=True)
+        if row == name
+    ]
     if len(cells) != 1:
         raise ValueError(
             f"find: one cell of {file}.md under {heading!r} in row {row!r} and column {column!r} "
             f"is needed, got {len(cells)}"
         )
     return cells[0]
-
-
-_EXTREMES: dict[str, Callable[..., str]] = {"min": min, "max": max}
-
-
-def _cells(file: str, heading: str, row: str, column: str) -> list[str]:
-    """The cells in a column, of the rows with such a name."""
-    title, _, part = column.partition(" #")
-    found = [
-        cells[table.header.index(title)]
-        for table in committed_tables(file)
-        if f" / {table.heading}".endswith(f" / {heading}") and table.header.count(title) == 1
-        for name, cells in zip(table.names(), table.rows, strict=True)
-        if row == name or ("*" in row and fnmatchcase(name, row))
-    ]
-    return [cell.split(" / ")[int(part) - 1] for cell in found] if part else found
 
 
 @cache

@@ -10,23 +10,16 @@ from benchmarks.maps import study as maps
 from benchmarks.paper import journal, mnist, rings, torus
 from benchmarks.rivals import study as rivals
 from benchmarks.robust import study as robust
-from benchmarks.structure import (
-    cifar,
-    digits,
-    distances_report,
-    neighbours,
-    small,
-    together,
-)
+from benchmarks.structure import cifar, digits, distances_report, small, together
 from benchmarks.study import Study
 from benchmarks.timm_models import experiment as timm
 
 STUDIES: tuple[Study[Any], ...] = (
     *(mnist.STUDY, journal.STUDY, rings.STUDY, torus.STUDY, rivals.STUDY, robust.STUDY),
     *(digits.DIGITS, digits.SEARCH, small.RECIPE, cifar.STUDY),
-    *(neighbours.STUDY, distances_report.STUDY, attacks.STUDY, certified.STUDY, census.STUDY),
-    *(auto.STUDY, timm.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
-    *(encoders.STUDY, together.STUDY, maps.STUDY),
+    *(distances_report.STUDY, attacks.STUDY, certified.STUDY, census.STUDY, auto.STUDY),
+    *(timm.STUDY, speed.STUDY, stepcost.STUDY, scaling.STUDY),
+    *(encoders.STUDY, *together.STUDIES, maps.STUDY),
 )
 
 

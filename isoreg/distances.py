@@ -263,7 +263,8 @@ def flatten_points(points: Tensor, name: str) -> Tensor:
         )
     if points.ndim == 0:
         raise InputError(f"{name} must have a batch axis first, got a 0-dimensional tensor.")
-    wide = points.to(torch.promote_types(points.dtype, torch.float32))
+    is_wide = points.dtype in (torch.float32, torch.float64)  # asked first, since it is faster
+    wide = points if is_wide else points.to(torch.promote_types(points.dtype, torch.float32))
     return wide if wide.ndim == 2 else wide.reshape(len(wide), math.prod(wide.shape[1:]))
 
 

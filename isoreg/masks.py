@@ -155,7 +155,7 @@ def check_label_values(labels: Tensor) -> None:
         Traceback (most recent call last):
         isoreg.errors.InputError: integer labels must be 0 or more, ... got -1 at position 1. ...
     """
-    if not labels.is_floating_point() and (labels.numel() == 0 or bool(labels.min() >= 0)):
+    if not labels.is_floating_point() and (labels.numel() == 0 or labels.min().item() >= 0):
         return
     valid = valid_labels(labels)
     if bool(valid.all()):

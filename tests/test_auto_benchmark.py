@@ -64,15 +64,9 @@ def test_the_unit_of_the_features_does_not_decide_what_a_probe_reads() -> None:
     labels = torch.arange(300) % 10
     generator = torch.Generator().manual_seed(0)
     clear = torch.nn.functional.one_hot(labels) + 0.3 * torch.randn(300, 10, generator=generator)
-    task = auto.Task(
-        dict.fromkeys(("train", "validation", "test"), (clear, labels)),
-        lambda y: y % 2,
-        torch.nn.Sequential,
-        [],
-        0,
-    )
+    splits = dict.fromkeys(("train", "validation", "test"), (clear, labels))
     settings = auto.settings(quick=True)
-    found = [auto.read_features(lambda x, u=u: u * x, task, settings) for u in (1e-3, 1.0, 1e3)]
+    found = [auto.read_features(lambda x, u=u: u * x, splits, settings) for u in (1e-3, 1.0, 1e3)]
     accuracies = [each["test"]["few-shot"] for each in found]
     assert max(accuracies) - min(accuracies) < 0.02
     assert min(accuracies) > 0.8

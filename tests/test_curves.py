@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.structure.figure import draw_distances, draw_neighbours, draw_photographs
+from benchmarks.structure.figure import draw_distances, draw_photographs
 
 
 @pytest.fixture
@@ -16,25 +16,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     found: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: found.append(self))
     return found
-
-
-def asked(method: str, recall: float, error: float) -> dict[str, Any]:
-    """A run of the neighbours with a figure that should be high and one that should be low."""
-    figures = {"recall at 1": recall, "calibration error": error}
-    return {"key": {"question": "trained on 0 to 4", "method": method}, "figures": figures}
-
-
-def test_gains_over_cross_entropy_point_to_the_better(drawn: list[Figure]) -> None:
-    runs = [asked("cross-entropy", 0.6, 0.04), asked("cross-entropy", 0.7, 0.06)]
-    runs += [asked("isometry, pixels", 0.75, 0.02), asked("isometry, pixels", 0.85, 0.02)]
-    draw_neighbours({"runs": runs}, Path("unused.png"))
-    (axis,) = drawn[0].axes
-    shown = {(round(line.get_ydata()[0]), line.get_marker()): line for line in axis.lines}
-    recall, error = (shown[place, "o"].get_xdata()[0] for place in (0, 1))
-    assert recall == pytest.approx(15)
-    assert error == pytest.approx(3), "a lower calibration error is a gain"
-    labels = [label.get_text() for label in axis.get_yticklabels()]
-    assert labels == ["trained on 0 to 4: recall at 1", "trained on 0 to 4: calibration error"]
 
 
 def test_photographs_are_shown_at_the_mean_over_draws_and_seeds(drawn: list[Figure]) -> None:

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib import rc_context
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -21,6 +24,7 @@ from torch import nn
 from isoreg import InputError
 from isoreg.diagnostics import distortion
 from isoreg.embedding import IsometricEmbedding
+from isoreg.embedding.picture import draw
 
 X, Y = load_iris(return_X_y=True)
 
@@ -229,6 +233,66 @@ def test_what_cannot_be_is_refused_by_a_value_error(
 def test_an_error_names_the_method_that_was_called() -> None:
     with pytest.raises(InputError, match=r"^IsometricEmbedding\.fit: beta must be"):
         brief(beta="auto").fit(X)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("size", [0.03, 1.0, 7e4])
+def test_the_bar_has_a_round_length_of_a_tenth_to_a_quarter_of_the_map(
+    offset: float, size: float
+) -> None:
+    points = offset * size + size * np.random.default_rng(0).uniform(size=(50, 2))
+    axes = draw(points, None, "", None)
+    (bar,) = [line for line in axes.lines if line.get_gid() == "scale bar"]
+    length, width = np.ptp(bar.get_xdata()), np.ptp(points, axis=0).max()
+    assert 0.09 * width < length <= width / 4
+    digits = length / 10 ** np.floor(np.log10(length) + 1e-9)
+    assert min(abs(digits - step) for step in (1, 2, 5, 10)) < 1e-6
+    assert bar.get_xdata()[0] == points[:, 0].min()
+    assert max(bar.get_ydata()) < points[:, 1].min()
+
+
+@pytest.mark.parametrize("classes", [3, 10, 25])
+def test_each_class_has_a_colour_and_few_are_named_where_they_lie(classes: int) -> None:
+    labels = np.arange(4 * classes) % (classes + 1) - 1
+    points = np.random.default_rng(0).normal(size=(len(labels), 2))
+    axes = draw(points, labels, "", None)
+    unknown, *drawn = axes.collections
+    assert len(unknown.get_offsets()) == (labels == -1).sum()
+    colours = [tuple(own.get_facecolor()[0]) for own in (unknown, *drawn)]
+    assert len(set(colours)) == 1 + min(classes, 20)
+    assert [own.get_label() for own in drawn] == [str(name) for name in range(classes)]
+    for name, own in enumerate(drawn):
+        np.testing.assert_allclose(own.get_offsets(), points[labels == name])
+    named = {text.get_text(): text.get_position() for text in axes.texts[:-1]}
+    assert list(named) == ([str(name) for name in range(classes)] if classes <= 24 else [])
+    for name, place in named.items():
+        np.testing.assert_allclose(place, np.median(points[labels == int(name)], axis=0))
+    assert not any(spine.get_visible() for spine in axes.spines.values())
+    assert len(axes.get_xticks()) == len(axes.get_yticks()) == 0
+
+
+@pytest.mark.parametrize(
+    "ground, page, ink",
+    [("white", "C0", "black"), ("#101418", "C0", "white"), ("none", "navy", "white")],
+)
+def test_bar_and_names_are_read_on_any_ground(ground: str, page: str, ink: str) -> None:
+    axes = Figure(facecolor=page).subplots()
+    axes.set_facecolor(ground)
+    brief().fit(X, Y).plot(X, Y, axes=axes)
+    written = [*axes.texts, *(line for line in axes.lines if line.get_gid() == "scale bar")]
+    assert {each.get_color() for each in written} == {ink}
+    halos = [text.get_path_effects()[0]._gc["foreground"] for text in axes.texts[:-1]]
+    behind = ground if ground != "none" else page
+    assert {to_hex(halo) for halo in halos} == {to_hex(behind)}
+
+
+def test_without_a_ground_the_bar_has_the_colour_of_all_text() -> None:
+    axes = Figure(facecolor="none").subplots()
+    axes.set_facecolor("none")
+    with rc_context({"text.color": "#767676"}):
+        brief().fit(X, Y).plot(X, Y, axes=axes)
+    assert {each.get_color() for each in (*axes.lines, *axes.texts)} == {"#767676"}
+    assert not any(text.get_path_effects() for text in axes.texts)
 
 
 def test_the_map_is_drawn_with_a_bar_whose_length_is_what_it_says() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,11 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.maps import study
-from benchmarks.maps.all_samples import landmark_mds
-from benchmarks.maps.data import DATA, Samples, parts_of
+from benchmarks.maps.data import ALL, DATA, MNIST, Parts, Samples, parts_of
 from benchmarks.maps.methods import METHODS, Method
 from benchmarks.maps.regression import prepare_class_smacof
 from benchmarks.maps.study import STUDY
-from benchmarks.study import Skip, new_lab
+from benchmarks.study import Skip, new_lab, run
 
 
 def test_parts_share_no_sample_and_are_standardised_by_what_is_learned_from() -> None:
@@ -66,7 +66,8 @@ def test_the_distances_of_a_class_are_regressed_on_around_its_place() -> None:
 
 def test_landmark_mds_of_a_plane_is_the_plane() -> None:
     x = np.random.default_rng(0).normal(size=(80, 2)) @ np.random.default_rng(1).normal(size=(2, 9))
-    points = landmark_mds(x, 20, 0)(x)
+    method = METHODS["landmark MDS"]
+    points, _ = method.fit(x, np.zeros(80), 0, None, landmarks=20)
     np.testing.assert_allclose(cdist(points, points), cdist(x, x), atol=1e-6)
 
 
@@ -74,6 +75,32 @@ def test_every_rival_has_as_many_tries_or_nothing_to_choose() -> None:
     assert {len(method.grid) for method in METHODS.values()} == {1, 4}
     with pytest.raises(ValueError, match="--sets must be of wine, tissue"):
         study.settings(quick=False, sets="iris")
+
+
+def test_all_of_mnist_is_mapped_by_what_its_sample_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws, y = np.random.default_rng(0), np.arange(150) % 3
+    x = 9 * np.eye(3)[y] + draws.normal(size=(150, 3))
+    sample = Samples(x, y)
+    monkeypatch.setitem(DATA, MNIST, lambda _: sample)
+    every = Parts((x, y), (x[:0], y[:0]), (x[:30], y[:30]), ["a", "b", "c"])
+    monkeypatch.setattr(study, "all_of_mnist", lambda _: every)
+    lab = new_lab(STUDY, tmp_path / "maps.json", seeds=2)
+    methods = ("the data, no map", "LDA", "NCA")
+    lab.settings = replace(lab.settings, sets=(MNIST,), methods=methods)
+    found = run(STUDY, lab)
+    keys = [(each["key"]["data"], each["key"]["method"]) for each in found["runs"]]
+    assert keys == [(MNIST, name) for name in methods] + [(ALL, name) for name in methods[:2]]
+    chosen = {
+        k: each["figures"]["chosen"] for k, each in zip(keys, found["runs"][:3], strict=False)
+    }
+    assert all(
+        each["key"]["setting"] == chosen[MNIST, each["key"]["method"]] for each in found["runs"][3:]
+    )
+    page = STUDY.page(found)
+    assert "Not here: NCA (it needs all pairs" in page
+    assert page.count("| LDA |") == 3
 
 
 def test_what_is_not_installed_is_skipped_with_the_command_that_installs_it(

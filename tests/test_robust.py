@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from benchmarks.robust.plans import (
     Choice,
     Plan,
     Schedule,
-    as_dict,
     batch_of,
     measured,
     network,
@@ -57,7 +57,7 @@ def tried(
 ) -> dict[str, Any]:
     """A run of the choice."""
     key = {"phase": "choose", "network": "relu", "method": OURS, "setting": str(options)}
-    key["plan"] = as_dict(
+    key["plan"] = asdict(
         Plan({OURS: options}, Schedule(1, learning_rate=rate, optimizer=optimizer))
     )
     return {"key": key, "figures": {"clean": clean, "attacked": {"0.1": attacked, "0.2": 0.5}}}
@@ -130,7 +130,7 @@ def test_every_recipe_is_tried_and_then_the_best_at_the_other_rate_with_each_opt
         wanted = recipes[min(1, len(recipes) - 1) if choice.optimizer == "adam" else 0]
         figures: dict[str, Any] = {"clean": 0.97}
         figures["attacked"] = {"0.1": float(choice.recipe == wanted)}
-        plan = as_dict(plan_of("relu", key["method"], choice))
+        plan = asdict(plan_of("relu", key["method"], choice))
         runs.append({"key": {**key, "plan": plan}, "figures": figures})
     for method, recipes in RECIPES.items():
         for optimizer, best_one in (
@@ -165,12 +165,9 @@ def test_every_plan_can_be_attached_and_costs_the_budget_by_its_epochs(name: str
     plans: dict[str, Plan] = {}
     for stage in range(len(STAGES)):
         plans |= measured(name, first_choice, stage)
-    assert len(plans) == 16
+    assert len(plans) == 14
     assert plans["RobustLoss"].schedule.optimizer == "muon"
     assert plans["RobustLoss, Adam"].schedule.optimizer == "adam"
-    whole = plans["RobustLoss"].schedule.epochs
-    shorter = plans["RobustLoss, three quarters of the epochs"].schedule.epochs
-    assert shorter == pytest.approx(0.75 * whole, abs=0.5)
     x, y = images(20)
     for plan in plans.values():
         model = network(name)
@@ -318,7 +315,7 @@ def test_the_command_runs_resumes_and_draws(
         assert done.exit_code == 0, done.output
     found = json.loads(path.read_text())
     phases = [run["key"]["phase"] for run in found["runs"]]
-    assert phases == ["choose", "choose", "test", "cost", "last"]
+    assert phases == ["choose", "choose", "test", "cost"]
     assert "RobustLoss" in path.with_suffix(".md").read_text()
     assert path.with_suffix(".png").stat().st_size > 1000
     assert STUDY.tables(found) == path.with_suffix(".md").read_text()

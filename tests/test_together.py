@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_structure import TINY
+from photographs import fake_photographs
+from test_structure import TINY, small_mnist
 from torch import Tensor, nn
 
 from benchmarks.methods import attach
+from benchmarks.structure import data as samples
 from benchmarks.structure import together
+from benchmarks.structure.settings import Settings
+from benchmarks.structure.together_report import draw
 from benchmarks.structure.training import mlp
-from benchmarks.study import new_lab, run
+from benchmarks.study import Study, new_lab, run
 from isoreg import isometry_penalty
 
 RECIPE = {"isometry-and-head": {"weight": 0.3, "outputs": 5, "head": 0.2, "until": 0.5}}
@@ -53,14 +57,18 @@ def test_without_an_end_the_heads_weight_stays() -> None:
     assert values[0] == pytest.approx(values[1])
 
 
+@pytest.mark.parametrize("study", together.STUDIES, ids=lambda study: study.name)
 def test_the_study_measures_probes_and_distances_of_every_training(
-    tmp_path: Path,
+    study: Study[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = run(together.STUDY, new_lab(together.STUDY, tmp_path / "t.json", quick=True))
-    text = together.STUDY.page(found)
-    for name in together.ALL:
+    monkeypatch.setattr(samples, "mnist", small_mnist)
+    for split, each in (("train", 30), ("test", 10)):
+        fake_photographs(tmp_path, split, each)
+    found = run(study, new_lab(study, tmp_path / "t.json", quick=True, data_dir=tmp_path))
+    text = study.page(found)
+    for name in together.DIGITS.trials:
         assert f"| {name} | 1 |" in text
     tested = [run for run in found["runs"] if "seed" in run["key"]]
     assert all({"r", "kNN", "few-shot"} <= set(run["figures"]) for run in tested)
-    together.draw(found, tmp_path / "t.png")
+    draw(found, tmp_path / "t.png")
     assert (tmp_path / "t.png").stat().st_size > 10_000

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks.claims import Entry
@@ -18,8 +18,8 @@ from benchmarks.networks import accuracy_of, features_in, mlp
 from benchmarks.probes import chosen_strength, few_shot_accuracy
 from benchmarks.results import Figures, Found, Key
 from benchmarks.sampling import evenly
-from benchmarks.study import Lab, Study
-from benchmarks.tables import Column, count, grouped, page, table, with_keys
+from benchmarks.study import Lab, Study, quickly
+from benchmarks.tables import Column, count, grouped, page, table
 from benchmarks.training import Batches, adam, descend
 from isoreg import AutoBeta, IsometryRegularizer
 from isoreg.datasets import mnist
@@ -33,9 +33,13 @@ CONTROL = ", control"
 PIXELS = "pixels, no network"
 TOLERANCE = 0.01
 """What a weight may cost in accuracy on the labels that are trained on, to be chosen."""
-NAMES = {"mnist": "MNIST, even or odd"}
+TASK = "MNIST, even or odd"
+LAYERS = ["2", "4", "6", "8"]
+EPOCHS = 5
 
 Runs = dict[str, list[Figures]]
+Splits = dict[str, tuple[Tensor, Tensor]]
+"""Images and digits by "train", "validation" and "test"."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +49,16 @@ class Settings:
     Strengths are inverse L2 penalties, among which each probe's is chosen on validation images.
     """
 
-    tasks: tuple[str, ...] = ("mnist",)
     betas: tuple[float, ...] = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
     shares: tuple[float, ...] = (0.03, 0.1, 0.3)
-    train_images: tuple[int, ...] = (50_000,)
+    train_images: int = 50_000
     batch_size: int = 100
     learning_rate: float = 1e-3
     draws: int = 20
     strengths: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
 
-    def images(self, task: str) -> int:
-        """Training images of a task."""
-        return self.train_images[self.tasks.index(task)]
 
-
-def settings(quick: bool) -> Settings:
-    """All of it, or what takes less than a minute."""
-    if not quick:
-        return Settings()
-    return replace(
-        Settings(), tasks=("mnist",), betas=(0.0, 0.1), shares=(0.1,), train_images=(2000,), draws=2
-    )
+settings = quickly(Settings(), betas=(0.0, 0.1), shares=(0.1,), train_images=2_000, draws=2)
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
@@ -74,107 +67,77 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
     weights += [f"auto {share:g}" for share in lab.settings.shares]
     held_against = [*weights[1 : len(lab.settings.betas)], DEFAULT]
     controls = [weight + CONTROL for weight in held_against]
-    for task in lab.settings.tasks:
-        yield {"task": task, "beta": PIXELS, "seed": 0}
-        for seed in range(lab.seeds):
-            for weight in (*weights, *controls):
-                yield {"task": task, "beta": weight, "seed": seed}
+    yield {"task": "mnist", "beta": PIXELS, "seed": 0}
+    for seed in range(lab.seeds):
+        for weight in (*weights, *controls):
+            yield {"task": "mnist", "beta": weight, "seed": seed}
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """What is common to all weights."""
-    found = asdict(settings)
-    common = ("batch_size", "learning_rate", "draws", "strengths")
-    kept = {name: found[name] for name in common}
-    known = key["task"] in settings.tasks
-    return {**kept, "train_images": settings.images(key["task"]) if known else None}
+    del key
+    common = ("batch_size", "learning_rate", "draws", "strengths", "train_images")
+    return {name: value for name, value in asdict(settings).items() if name in common}
 
 
-@dataclass(frozen=True)
-class Task:
-    """Images of three splits with fine labels, a coarse question, and a network for it.
-
-    Attributes:
-        splits: Images and fine labels by "train", "validation" and "test".
-        coarse: Fine labels to coarse ones.
-        network: Makes the network; its last module is the classifier.
-        layers: Where the penalty acts.
-        epochs: Of training.
-    """
-
-    splits: dict[str, tuple[Tensor, Tensor]]
-    coarse: Callable[[Tensor], Tensor]
-    network: Callable[[], nn.Sequential]
-    layers: list[str]
-    epochs: int
-
-
-def load(name: str, images: int, folder: Path | None) -> Task:
-    """A task with at most so many training images.
+def load(images: int, folder: Path | None) -> Splits:
+    """MNIST with at most so many training images.
 
     The validation images are taken from the end of a fixed shuffle of the training split.
     """
-    del name  # there is one
     x, y = mnist("train", folder)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    train, validation = order[:-VALIDATION][:images], order[-VALIDATION:]
-    splits = {
-        "train": (x[train], y[train]),
-        "validation": (x[validation], y[validation]),
-        "test": mnist("test", folder),
-    }
-    return Task(splits, lambda y: y % 2, lambda: mlp(outputs=2), ["2", "4", "6", "8"], epochs=5)
+    places = {"train": order[:-VALIDATION][:images], "validation": order[-VALIDATION:]}
+    parts = {split: (x[rows], y[rows]) for split, rows in places.items()}
+    return {**parts, "test": mnist("test", folder)}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
     """Train with a number or with "auto", and measure what the features know."""
-    name, settings = key["task"], lab.settings
-    task = lab.once(name, lambda: load(name, settings.images(name), lab.data_dir))
-    images, labels = task.splits["train"]
+    settings = lab.settings
+    splits = lab.once("splits", lambda: load(settings.train_images, lab.data_dir))
+    images, labels = splits["train"]
     if key["beta"] == PIXELS:
-        return read_features(lambda x: x.flatten(1), task, settings)
+        return read_features(lambda x: x.flatten(1), splits, settings)
     torch.manual_seed(key["seed"])
     weight = key["beta"].removesuffix(CONTROL)
     kind, _, share = weight.partition(" ")
     beta = AutoBeta(float(share)) if kind == "auto" else float(kind)
-    model = task.network()
-    coarse = task.coarse(labels)
+    model, parity = mlp(outputs=2), labels % 2
     betas: list[float] = []
     control = weight != key["beta"]
-    with IsometryRegularizer(model, task.layers, beta=beta, control=control) as iso:
+    with IsometryRegularizer(model, LAYERS, beta=beta, control=control) as iso:
 
         def loss(rows: Tensor, _: float) -> Tensor:
-            value = F.cross_entropy(model(images[rows]), coarse[rows])
-            return value + iso(coarse[rows]) if beta != 0 else value
+            value = F.cross_entropy(model(images[rows]), parity[rows])
+            return value + iso(parity[rows]) if beta != 0 else value
 
         descend(
             loss,
             adam(model, settings.learning_rate),
-            Batches(len(images), settings.batch_size, task.epochs),
+            Batches(len(images), settings.batch_size, EPOCHS),
             after=lambda: betas.append(iso.beta),
         )
     model.eval()
-    found = read_features(lambda x: features_in(model, x), task, settings)
+    found = read_features(lambda x: features_in(model, x), splits, settings)
     for split in SPLITS:
-        x, fine = task.splits[split]
-        found[split]["coarse"] = accuracy_of(model, x, task.coarse(fine))
+        x, digit = splits[split]
+        found[split]["coarse"] = accuracy_of(model, x, digit % 2)
     return {"betas": [mean(part) for part in _parts(betas, 5)], **found}
 
 
 def read_features(
-    embed: Callable[[Tensor], Tensor], task: Task, settings: Settings
+    embed: Callable[[Tensor], Tensor], splits: Splits, settings: Settings
 ) -> dict[str, Any]:
     """What features know: geometry, and ten classes from ten examples each (mean over draws)."""
-    known, held = ((embed(x), fine) for x, fine in map(task.splits.get, ("train", "validation")))  # type: ignore[misc]
+    known, held = ((embed(x), digit) for x, digit in (splits["train"], splits["validation"]))
     strength = chosen_strength(known, held, 10, settings.strengths)
     found: dict[str, Any] = {"probe": strength}
     for split in SPLITS:
-        images, labels = task.splits[split]
+        images, labels = splits[split]
         asked = held if split == "validation" else (embed(images), labels)
         how: dict[str, Any] = {"draws": range(settings.draws), "strength": strength}
-        kept = distortion(
-            *(evenly(values, 1000) for values in (images, asked[0], task.coarse(labels)))
-        )
+        kept = distortion(*(evenly(each, 1000) for each in (images, asked[0], labels % 2)))
         found[split] = {
             "few-shot": mean(few_shot_accuracy(*known, *asked, examples=10, **how)),
             "correlation": kept.correlation,
@@ -189,8 +152,13 @@ def _parts(values: list[float], count: int) -> list[list[float]]:
 
 
 def tables(found: Found) -> str:
-    """For each task the validation figures of all weights, and the test figures of a few."""
-    parts = [
+    """The validation figures of all weights, and the test figures of a few."""
+    runs: Runs = grouped(found["runs"], "beta")
+    chosen = chosen_weights(runs)
+    names = ("0", *chosen, DEFAULT, DEFAULT + CONTROL, PIXELS)
+    shown = dict.fromkeys(name for name in names if name in runs)
+    tested = {f"{w} (chosen)" if w in chosen else w: runs[w] for w in shown}
+    return page(
         '# A weight chosen by hand, and beta="auto"',
         "Networks learn a coarse question; afterwards a linear probe on their features sees ten "
         "examples of each of ten classes, which training never named (mean over "
@@ -198,23 +166,14 @@ def tables(found: Found) -> str:
         "for each network). Pearson's r: distances within a coarse class. "
         "'auto s' keeps the penalty's gradient at the share s of the loss's; 0.1 is the default. "
         "Mean ± standard deviation over seeds.",
-    ]
-    for task in dict.fromkeys(run["key"]["task"] for run in found["runs"]):
-        runs: Runs = grouped(with_keys(found, task=task), "beta")
-        chosen = chosen_weights(runs)
-        names = ("0", *chosen, DEFAULT, DEFAULT + CONTROL, PIXELS)
-        shown = dict.fromkeys(name for name in names if name in runs)
-        tested = {f"{w} (chosen)" if w in chosen else w: runs[w] for w in shown}
-        parts += [
-            f"## {NAMES[task]}",
-            f"{count(max(map(len, runs.values())), 'seed')}. On validation images:",
-            table("beta", runs, _columns("validation")),
-            "On test images. Numbers were chosen on validation images, the control's like the "
-            f"penalty's: the best on ten classes of those within {100 * TOLERANCE:g} point of the "
-            "best coarse accuracy.",
-            table("beta", tested, _columns("test")),
-        ]
-    return page(*parts)
+        f"## {TASK}",
+        f"{count(max(map(len, runs.values())), 'seed')}. On validation images:",
+        table("beta", runs, _columns("validation")),
+        "On test images. Numbers were chosen on validation images, the control's like the "
+        f"penalty's: the best on ten classes of those within {100 * TOLERANCE:g} point of the "
+        "best coarse accuracy.",
+        table("beta", tested, _columns("test")),
+    )
 
 
 def _columns(split: str) -> list[Column]:
@@ -254,18 +213,16 @@ def choose(runs: Runs, weights: list[str]) -> str:
 
 
 def entries(found: Found) -> dict[str, Entry]:
-    """By task: the numbers, and those of the control; by one rule."""
+    """The numbers, and those of the control; by one rule."""
+    runs: Runs = grouped(found["runs"], "beta")
+    numbers = [w for w in runs if w[0].isdigit() and w != "0"]
+    of_control = [w for w in numbers if w.endswith(CONTROL)]
+    grids = {"": [w for w in numbers if w not in of_control], CONTROL: of_control}
     found_rows = {}
-    for task in dict.fromkeys(run["key"]["task"] for run in found["runs"]):
-        runs: Runs = grouped(with_keys(found, task=task), "beta")
-        numbers = [w for w in runs if w[0].isdigit() and w != "0"]
-        of_control = [w for w in numbers if w.endswith(CONTROL)]
-        grids = {"": [w for w in numbers if w not in of_control], CONTROL: of_control}
-        for (end, grid), weight in zip(grids.items(), chosen_weights(runs), strict=False):
-            control = f"{NAMES[task]}{CONTROL}" if not end else ""
-            tried = tuple(float(w.removesuffix(CONTROL)) for w in grid)
-            taken = float(weight.removesuffix(CONTROL))
-            found_rows[NAMES[task] + end] = Entry(tried, taken, control)
+    for (end, grid), weight in zip(grids.items(), chosen_weights(runs), strict=False):
+        control = f"{TASK}{CONTROL}" if not end else ""
+        tried = tuple(float(w.removesuffix(CONTROL)) for w in grid)
+        found_rows[TASK + end] = Entry(tried, float(weight.removesuffix(CONTROL)), control)
     return found_rows
 
 

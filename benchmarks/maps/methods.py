@@ -5,8 +5,8 @@ A method is fitted once for each of its settings; `Method.prepare` is what all o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NeighborhoodComponentsAnalysis
 
 from benchmarks.maps import regression
-from benchmarks.maps.data import optional
+from benchmarks.maps.data import ALL, DATA, MNIST, optional
 from isoreg.embedding import IsometricEmbedding
 
 Array = NDArray[Any]
@@ -34,12 +34,14 @@ class Method:
         grid: The settings that are tried, at most four.
         prepare: What does not depend on the setting, from rows and classes.
         version: Raised when what it computes changes.
+        but: Data sets that it does not go to, each with the reason.
     """
 
     fit: Callable[..., Fitted]
     grid: tuple[Setting, ...] = ({},)
     prepare: Callable[[Array, Array], Any] = lambda *_: None
     version: int = 1
+    but: Mapping[str, str] = field(default_factory=dict)
 
 
 def _estimator(make: Callable[..., Any], *, labels: bool = False) -> Callable[..., Fitted]:
@@ -51,6 +53,28 @@ def _estimator(make: Callable[..., Any], *, labels: bool = False) -> Callable[..
         return np.asarray(points), lambda new: np.asarray(estimator.transform(new))
 
     return fit
+
+
+def _landmark_mds(x: Array, y: Array, seed: int, _: Any, landmarks: int) -> Fitted:
+    """Classical MDS of some samples, and all others by their distances from these.
+
+    Source: de Silva and Tenenbaum (2004), Sparse multidimensional scaling using landmark points.
+    """
+    del y
+    landmarks = min(landmarks, len(x))
+    chosen = np.random.default_rng(seed).choice(len(x), landmarks, replace=False)
+    marks = x[chosen].astype(np.float64)
+    squares = regression.distances(marks, marks) ** 2
+    centre = np.eye(landmarks) - 1 / landmarks
+    values, vectors = np.linalg.eigh(-centre @ squares @ centre / 2)
+    to_points = (vectors[:, -2:] / np.sqrt(values[-2:])).T
+
+    def place(new: Array) -> Array:
+        gaps = regression.distances(new.astype(np.float64), marks) ** 2 - squares.mean(0)
+        points: Array = -gaps @ to_points.T / 2
+        return points
+
+    return place(x), place
 
 
 def _lda(x: Array, y: Array, seed: int, _: Any, shrinkage: float | None) -> Fitted:
@@ -127,13 +151,19 @@ def _data(x: Array, *_: Any) -> Fitted:
     return x, lambda new: new
 
 
+_SMALL = dict.fromkeys(DATA.keys() - {MNIST}, "all samples are landmarks there, which is PCA")
+_PAIRS = {ALL: "it needs all pairs of samples, 29 GB of distances"}
+_OF_CLASSES = {ALL: "it needs all pairs of each class, 3 GB, and minutes a class"}
 OURS, OURS_WITHOUT, CONTROL = "isometry, classes", "isometry, no classes", "its control"
 
 METHODS: dict[str, Method] = {
     "the data, no map": Method(_data),
     "PCA": Method(_estimator(lambda _, seed: PCA(2, random_state=seed))),
+    "landmark MDS": Method(_landmark_mds, _each(landmarks=(250, 500, 1000, 2000)), but=_SMALL),
     "LDA": Method(_lda, _each(shrinkage=(None, 0.1, 0.5, 0.9))),
-    "NCA": Method(_nca, _each(init=("pca", "pca", "lda", "lda"), max_iter=(20, 60, 20, 60))),
+    "NCA": Method(
+        _nca, _each(init=("pca", "pca", "lda", "lda"), max_iter=(20, 60, 20, 60)), but=_PAIRS
+    ),
     "UMAP": Method(
         _estimator(_umap), _each(n_neighbors=(15, 15, 50, 50), min_dist=(0.1, 0.5, 0.1, 0.5))
     ),
@@ -145,12 +175,16 @@ METHODS: dict[str, Method] = {
     "PaCMAP": Method(_pacmap, _each(n_neighbors=(10, 10, 20, 20), MN_ratio=(0.5, 2.0, 0.5, 2.0))),
     "PHATE": Method(_estimator(_phate), _each(knn=(5, 5, 15, 15), gamma=(1, 0, 1, 0))),
     "SMACOF, regression": Method(
-        regression.on_smacof, _each(noise=(0.0, 0.1, 0.3, 1.0)), regression.prepare_smacof
+        regression.on_smacof,
+        _each(noise=(0.0, 0.1, 0.3, 1.0)),
+        regression.prepare_smacof,
+        but=_PAIRS,
     ),
     "classes' SMACOF, regression": Method(
         regression.on_class_smacof,
         _each(noise=(0.3, 1.0, 0.3, 1.0), weight=(1.0, 1.0, 3.0, 3.0)),
         regression.prepare_class_smacof,
+        but=_OF_CLASSES,
     ),
     OURS_WITHOUT: Method(_estimator(_ours)),
     OURS: Method(_estimator(_ours, labels=True)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from benchmarks.results import Found
 from benchmarks.style import new_figure, save
 from benchmarks.tables import with_keys
 
-_COLUMNS, _SIDE = 4, 2.6
+_COLUMNS, _SIDE = 5, 2.2
+_LETTERS = 130  # that the legend has room for in a line
 _OVERVIEW = ("PCA", "UMAP", "supervised UMAP", "t-SNE", OURS_WITHOUT, OURS)
 
 
@@ -27,7 +29,7 @@ def draw(found: Found, path: Path) -> None:
         if (runs := _with_maps(found, name))
     }
     for name, runs in drawn.items():
-        _draw_set(name, runs, path.with_name(f"{path.stem}-{name.replace(' ', '-')}.png"))
+        _draw_set(name, runs, path.with_name(f"{path.stem}-{re.sub(r'[ ,]+', '-', name)}.png"))
     _draw_overview(drawn, path)
 
 
@@ -58,7 +60,14 @@ def _draw_set(name: str, runs: list[dict[str, Any]], path: Path) -> None:
         for k, label in enumerate(names)
     ]
     title = f"{name}: new samples on each map"
-    look = {"ncols": 5, "fontsize": 10, "frameon": False, "title": title, "title_fontsize": 12}
+    columns = min(5, max(1, _LETTERS // (5 + max(map(len, names)))))
+    look = {
+        "ncols": columns,
+        "fontsize": 10,
+        "frameon": False,
+        "title": title,
+        "title_fontsize": 12,
+    }
     figure.legend(handles=handles, loc="outside upper center", **look)
     save(figure, path)
 

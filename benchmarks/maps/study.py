@@ -17,9 +17,8 @@ from sklearn.manifold import trustworthiness
 from sklearn.neighbors import KNeighborsClassifier
 
 from benchmarks.claims import Entry
-from benchmarks.images import Part, Uses
-from benchmarks.maps import all_samples
-from benchmarks.maps.data import DATA, Parts, parts_of
+from benchmarks.images import Part, Uses, rows
+from benchmarks.maps.data import ALL, DATA, MNIST, Parts, all_of_mnist, parts_of
 from benchmarks.maps.methods import (
     CONTROL,
     METHODS,
@@ -32,11 +31,13 @@ from benchmarks.maps.methods import (
 from benchmarks.maps.pictures import draw
 from benchmarks.maps.report import tables
 from benchmarks.results import Figures, Found, Key
+from benchmarks.sampling import even_rows
 from benchmarks.study import Lab, Study
+from benchmarks.tables import with_keys
 from isoreg.diagnostics import distortion
 
 Array = NDArray[Any]
-_NEIGHBOURS, _NEW = 5, 1000
+_NEIGHBOURS, _NEW, _PICTURED = 5, 1000, 500
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Settings:
         known: At most so many samples are learned from.
         neighbours: For accuracy and trustworthiness.
         all_samples: Whether to map all of MNIST as well.
+        once: Data sets of which one split is enough, for the time that they take.
     """
 
     sets: tuple[str, ...] = tuple(DATA)
@@ -56,6 +58,7 @@ class Settings:
     known: int | None = None
     neighbours: int = _NEIGHBOURS
     all_samples: bool = True
+    once: tuple[str, ...] = (MNIST,)
 
 
 def settings(
@@ -72,15 +75,17 @@ def settings(
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Every data set, split and method; then all of MNIST."""
+    """Every data set, split and method; then all of MNIST, each method as its sample chose."""
     for data in lab.settings.sets:
-        for split in range(lab.seeds):
+        for split in range(1 if data in lab.settings.once else lab.seeds):
             for method in lab.settings.methods:
-                yield {"data": data, "method": method, "seed": split}
+                if data not in METHODS[method].but:
+                    yield {"data": data, "method": method, "seed": split}
     if lab.settings.all_samples:
-        for seed in range(lab.seeds):
-            for method in all_samples.METHODS:
-                yield {"data": all_samples.NAME, "method": method, "seed": seed}
+        for run in with_keys({"runs": lab.runs}, data=MNIST, seed=0):
+            method, chosen = run["key"]["method"], run["figures"]["chosen"]
+            if ALL not in METHODS[method].but:
+                yield {"data": ALL, "method": method, "setting": chosen, "seed": 0}
 
 
 def entries(found: Found) -> dict[str, Entry]:
@@ -96,8 +101,6 @@ def entries(found: Found) -> dict[str, Entry]:
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The method's settings and version; not which other methods and data sets there are."""
-    if key["data"] == all_samples.NAME:
-        return {"version": all_samples.VERSION}
     method = METHODS.get(key["method"])
     return {
         "known": settings.known,
@@ -109,19 +112,27 @@ def determines(key: Key, settings: Settings) -> dict[str, Any]:
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
     """Fit every setting, choose on validation samples, report the chosen one on test samples."""
-    if key["data"] == all_samples.NAME:
-        data = lab.once("all", lambda: all_samples.data(lab.data_dir))
-        return all_samples.measure(key["method"], key["seed"], *data)
-    samples = lab.once(key["data"], lambda: DATA[key["data"]](lab.data_dir))
-    parts, method = parts_of(samples, key["seed"]), METHODS[key["method"]]
-    x, y = parts.train
-    parts = replace(parts, train=(x[: lab.settings.known], y[: lab.settings.known]))
+    method, seed, data = METHODS[key["method"]], key["seed"], key["data"]
+    parts = lab.once(f"{data} {seed}", lambda: _parts(data, seed, lab))
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not lab.quick:
             lab.once(f"{key['method']}, compiled", lambda: _warm_up(method))
-        return _chosen(parts, method, key["seed"], lab)
+        if "setting" not in key:
+            return _chosen(parts, method, seed, lab)
+        setting = method.grid[key["setting"]]
+        prepared = method.prepare(*parts.train)
+        seconds, fitted = _timed(lambda: method.fit(*parts.train, seed, prepared, **setting))
+        return {"fit": seconds, **_reported(fitted, parts, seed, lab)}
+
+
+def _parts(data: str, split: int, lab: Lab[Settings]) -> Parts:
+    if data == ALL:
+        return all_of_mnist(lab.data_dir)
+    parts = parts_of(lab.once(data, lambda: DATA[data](lab.data_dir)), split)
+    x, y = parts.train
+    return replace(parts, train=(x[: lab.settings.known], y[: lab.settings.known]))
 
 
 def _warm_up(method: Method) -> None:
@@ -149,12 +160,17 @@ def _chosen(parts: Parts, method: Method, seed: int, lab: Lab[Settings]) -> Figu
         lab.tick()
     if best[1] is None:
         raise RuntimeError("no setting gave a map")
-    place = best[1][1]
-    figures = _figures(best[1], parts, parts.test, lab.settings.neighbours)
-    figures |= {"fit": tries[chosen]["fit"], "place": _seconds_to_place(place, parts.test[0])}
-    figures |= {"chosen": chosen, "tries": tries}
-    if seed == 0 and np.shape(best[1][0])[1] <= 2:
-        figures["map"] = _map(place(parts.test[0]), parts)
+    figures = _reported(best[1], parts, seed, lab)
+    return figures | {"fit": tries[chosen]["fit"], "chosen": chosen, "tries": tries}
+
+
+def _reported(fitted: Fitted, parts: Parts, seed: int, lab: Lab[Settings]) -> Figures:
+    """Figures on test samples, seconds to place some, and for the picture where they are."""
+    known, place = fitted
+    figures = _figures(fitted, parts, parts.test, lab.settings.neighbours)
+    figures["place"] = _seconds_to_place(place, parts.test[0])
+    if seed == 0 and np.shape(known)[1] <= 2:
+        figures["map"] = _map(place, parts)
     return figures
 
 
@@ -175,12 +191,14 @@ def _figures(fitted: Fitted, parts: Parts, part: tuple[Array, Array], neighbours
     }
 
 
-def _map(points: Array, parts: Parts) -> Figures:
+def _map(place: Place, parts: Parts) -> Figures:
     """Test samples on the map, for the picture: to a thousandth of its size."""
+    rows = even_rows(len(parts.test[0]), _PICTURED).numpy()
+    points = place(parts.test[0][rows])
     size = float(np.ptp(points, axis=0).max()) or 1.0
     return {
         "points": np.round((points - points.min(0)) / size, 3).tolist(),
-        "classes": parts.test[1].tolist(),
+        "classes": parts.test[1][rows].tolist(),
         "names": parts.names,
     }
 
@@ -207,12 +225,18 @@ STUDY = Study(
     measure,
     tables,
     draw,
-    shows="what maps keep of distances and classes, beside eleven rivals",
+    shows="what maps keep of distances and classes, beside twelve rivals",
     time="hours on one core",
     data="MNIST",
     seeds=3,
     determines=determines,
-    uses=Uses(*((Part(f"{share} of each data set"),) for share in ("60 %", "20 %", "other 20 %"))),
+    uses=Uses(
+        (Part("60 % of each data set"),),
+        (Part("20 % of each data set"),),
+        (Part("other 20 % of each data set"), rows("MNIST test", 0, 10_000, step=5)),
+    ),
     entries=entries,
-    committed={"maps": {"sets": "wine,tissue expression,breast cancer"}},
+    committed={
+        "maps": {"sets": "wine,tissue expression,breast cancer,olive oils,single cells,digits"}
+    },
 )

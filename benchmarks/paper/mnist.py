@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from benchmarks.ascent import Loss, climb, margin, random_start
+from benchmarks.ascent import Loss, climb, cross_entropy, margin, random_start
 from benchmarks.images import Uses, everything
 from benchmarks.networks import accuracy_of, features_in, in_parts, mlp
 from benchmarks.paper.mnist_report import draw, tables
@@ -31,33 +30,11 @@ _DISTORTION_IMAGES = 1000
 
 
 @dataclass(frozen=True)
-class Convention:
-    """Where the paper's text and its released code disagree.
-
-    The code has an input layer before its four hidden ones, initialises those orthogonally,
-    computes in float64 and multiplies the feature distances by a constant K.
-    """
-
-    hidden_layers: int
-    scale: float
-    dtype: torch.dtype
-    orthogonal: bool
-
-    def network(self, width: int) -> nn.Sequential:
-        """The tanh MLP on flattened images."""
-        start: dict[str, Any] = {"orthogonal": self.orthogonal, "dtype": self.dtype}
-        return mlp(width=width, depth=self.hidden_layers, **start)
-
-
-CONVENTIONS = {
-    "text": Convention(hidden_layers=4, scale=1.0, dtype=torch.float32, orthogonal=False),
-    "code": Convention(hidden_layers=5, scale=10.0, dtype=torch.float64, orthogonal=True),
-}
-
-
-@dataclass(frozen=True)
 class Settings:
-    """The experiment; the defaults are the paper's where it names them."""
+    """The experiment; the defaults are the paper's where it names them.
+
+    ``convention``: where the paper's text and its released code disagree, the text is followed.
+    """
 
     convention: str = "text"
     betas: tuple[float, ...] = (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -82,27 +59,14 @@ class Settings:
             self, betas=(0.0, 0.1), epochs=1, train_images=10_000, test_images=500, eps=(0.1,)
         )
 
-    @property
-    def of_convention(self) -> Convention:
-        """The convention by its name."""
-        return CONVENTIONS[self.convention]
-
     def step_size(self, eps: float) -> float:
         """Step of the standard PGD: the whole ball can be crossed 1.25 times."""
         return self.relative_step * eps / self.steps
 
 
-def settings(
-    quick: bool,
-    convention: Annotated[
-        str, typer.Option(help="Follow the paper's text, or its released code.")
-    ] = "text",
-) -> Settings:
+def settings(quick: bool) -> Settings:
     """The paper's, or ones that take less than a minute."""
-    if convention not in CONVENTIONS:
-        raise ValueError(f"--convention must be one of {', '.join(CONVENTIONS)}, got {convention}")
-    chosen = Settings(convention=convention)
-    return chosen.quick() if quick else chosen
+    return Settings().quick() if quick else Settings()
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
@@ -134,8 +98,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 
 def load(split: str, count: int, lab: Lab[Settings]) -> tuple[Tensor, Tensor]:
     """An even sample of a split."""
-    images, labels = even_split(*mnist(split, lab.data_dir), count, lab.device)
-    return images.to(lab.settings.of_convention.dtype), labels
+    return even_split(*mnist(split, lab.data_dir), count, lab.device)
 
 
 def train(
@@ -143,8 +106,8 @@ def train(
 ) -> nn.Sequential:
     """Train one network; the seed fixes its initial weights and the order of the batches."""
     torch.manual_seed(seed)
-    model = settings.of_convention.network(settings.width).to(images.device)
-    with IsometryRegularizer(model, beta=beta, scale=settings.of_convention.scale) as iso:
+    model = mlp(width=settings.width).to(images.device)
+    with IsometryRegularizer(model, beta=beta) as iso:
 
         def loss(rows: Tensor, _: float) -> Tensor:
             value = F.cross_entropy(model(images[rows]), labels[rows])
@@ -155,9 +118,7 @@ def train(
     return model.eval()
 
 
-def combined_loss(
-    model: nn.Sequential, images: Tensor, labels: Tensor, *, beta: float, scale: float
-) -> Loss:
+def combined_loss(model: nn.Sequential, images: Tensor, labels: Tensor, *, beta: float) -> Loss:
     """The loss that the paper's attack climbs: that of the training, isometry term included.
 
     As in the released code, the input distances are those of the clean batch.
@@ -168,8 +129,7 @@ def combined_loss(
         features = model[:-1](x)
         value = F.cross_entropy(model[-1](features), labels)
         if beta > 0:
-            penalty = isometry_penalty(None, features, labels, scale=scale, input_distances=clean)
-            value = value + beta * penalty
+            value = value + beta * isometry_penalty(None, features, labels, input_distances=clean)
         return value
 
     return loss
@@ -203,38 +163,31 @@ def _paper_attacks(
     model: nn.Sequential, beta: float, settings: Settings
 ) -> dict[str, Callable[[float], Attack]]:
     """Attacks by name, each a function of the size that the paper varies."""
-    import torchattacks
+    ball, steps = settings.paper_ball, settings.paper_steps
 
-    ball, steps, scale = settings.paper_ball, settings.paper_steps, settings.of_convention.scale
+    def climbing(beta: float, **how: Any) -> Attack:
+        return lambda x, y: climb(combined_loss(model, x, y, beta=beta), x, **how)
 
-    def on_combined(**how: Any) -> Attack:
-        return lambda x, y: climb(combined_loss(model, x, y, beta=beta, scale=scale), x, **how)
+    def fgsm(size: float, beta: float) -> Attack:
+        return climbing(beta, eps=size, step=size, steps=1)
 
-    many = {"eps": ball, "steps": steps}
     return {
-        "fgsm, combined loss": lambda s: on_combined(eps=s, step=s, steps=1),
-        "fgsm, standard": lambda s: torchattacks.FGSM(model, eps=s),
-        "pgd, combined loss": lambda s: on_combined(step=s, **many),
-        "pgd, combined loss, clean gradient": lambda s: on_combined(
-            step=s, **many, leave_clean=False
-        ),
-        "pgd, standard": lambda s: torchattacks.PGD(model, alpha=s, **many, random_start=False),
+        "fgsm, combined loss": lambda s: fgsm(s, beta),
+        "fgsm, standard": lambda s: fgsm(s, 0.0),
+        "pgd, combined loss": lambda s: climbing(beta, eps=ball, step=s, steps=steps),
+        # steps along one gradient are one step of their sum
+        "pgd, combined loss, clean gradient": lambda s: fgsm(min(steps * s, ball), beta),
+        "pgd, standard": lambda s: climbing(0.0, eps=ball, step=s, steps=steps),
     }
 
 
 def _strong_attacks(model: nn.Sequential, eps: float, settings: Settings) -> dict[str, Attack]:
-    import torchattacks
+    how = {"eps": eps, "step": settings.step_size(eps), "steps": settings.steps}
 
-    step, steps = settings.step_size(eps), settings.steps
+    def climbing(loss_of: Callable[[nn.Module, Tensor], Loss]) -> Attack:
+        return lambda x, y: climb(loss_of(model, y), x, start=random_start(x, eps), **how)
 
-    def on_margin(x: Tensor, y: Tensor) -> Tensor:
-        start = random_start(x, eps)
-        return climb(margin(model, y), x, eps=eps, step=step, steps=steps, start=start)
-
-    return {
-        "pgd on cross-entropy": torchattacks.PGD(model, eps=eps, alpha=step, steps=steps),
-        "pgd on the margin": on_margin,
-    }
+    return {"pgd on cross-entropy": climbing(cross_entropy), "pgd on the margin": climbing(margin)}
 
 
 def _survivors(
@@ -271,5 +224,4 @@ STUDY = Study(
     determines=determines,
     uses=Uses((everything("MNIST train"),), (), (everything("MNIST test"),)),
     without_control="the table shows the paper's own experiment at the paper's betas",
-    committed={"mnist": {}, "mnist-code": {"convention": "code", "seeds": 1}},
 )

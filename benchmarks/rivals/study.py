@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from torch import Tensor, nn
 
 from benchmarks.choice import best_of
@@ -57,14 +56,9 @@ class Settings:
     )
     eps_l2: tuple[float, ...] = (1.0, 2.0)
     attacks_l2: tuple[str, ...] = ("fgsm", "pgd-ce", "pgd-margin", "apgd-ce", "apgd-t", "noise")
-    # which settings of each grid are tried
-    tried: tuple[int, int] = (0, 100)
+    # of each grid so many settings are tried; None: all
+    tried: int | None = None
     timing_seconds: float = 40.0
-
-    def short(self) -> Settings:
-        """A fifth of the computing: two epochs, the middle of each grid, fewer images."""
-        fewer = replace(self, validation_images=300, test_images=200)
-        return replace(fewer, epochs=2, clean_floor=0.93, tried=(1, 4))
 
     def quick(self) -> Settings:
         """A version that takes less than a minute; its figures mean nothing."""
@@ -76,7 +70,7 @@ class Settings:
             test_images=50,
             attacks=("fgsm", "pgd-ce"),
             attacks_l2=("pgd-ce",),
-            tried=(0, 1),
+            tried=1,
             timing_seconds=0.1,
         )
 
@@ -89,15 +83,9 @@ _OF_PHASE = {
 }
 
 
-def settings(
-    quick: bool,
-    short: Annotated[
-        bool, typer.Option("--short", help="Two epochs, three settings each, 200 test images.")
-    ] = False,
-) -> Settings:
-    """All of it, a fifth of it, or what takes less than a minute."""
-    chosen = Settings().short() if short else Settings()
-    return chosen.quick() if quick else chosen
+def settings(quick: bool) -> Settings:
+    """All of it, or what takes less than a minute."""
+    return Settings().quick() if quick else Settings()
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
@@ -124,7 +112,7 @@ def grids(settings: Settings) -> dict[str, list[Recipe]]:
     """The recipes to try of each method."""
     found: dict[str, list[Recipe]] = {PLAIN: [{}]}
     for name, method in rivals().items():
-        found[name] = [{name: dict(o)} for o in method.grid[slice(*settings.tried)]]
+        found[name] = [{name: dict(o)} for o in method.grid[: settings.tried]]
     return found
 
 
@@ -240,7 +228,7 @@ STUDY = Study(
     tables,
     draw,
     shows="isometry beside fourteen other ways to train",
-    time="two hours on one core; --short: 15 minutes",
+    time="two hours on one core",
     data="MNIST",
     seeds=5,
     device=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -110,18 +110,13 @@ class Plan:
         schedule: Epochs, batch, learning rate.
         preset: The report card's for L-inf on the first seed; None for the attacks that decide
             alone, which are made on all seeds.
-        held_out: Training images that are left out, the last ones.
+        held_out: Training images that are left out: none any more.
     """
 
     recipe: Recipe
     schedule: Schedule
     preset: str | None = None
     held_out: int = 0
-
-
-def as_dict(plan: Plan) -> dict[str, Any]:
-    """A plan as it stands in keys."""
-    return asdict(plan)
 
 
 def plan_from(found: dict[str, Any]) -> Plan:
@@ -134,14 +129,13 @@ ANSWERED = tuple(
     for what in (
         *(" + isometry", " + shuffled distances", " + feature norm"),
         *(", no ramp", ", a fifth of the rate", ", batches of 100"),
+        *(", 50,000 images", ", three quarters of the epochs"),
     )
 )
-"""Trainings whose runs are kept, without their code: none gains on both networks.
-
-Kept so are the seconds of whole trainings, nothing beside them, phase "alone".
-"""
+"""Trainings whose runs are kept, without their code: none gains on both networks."""
+ANSWERED_PHASES = ("alone", "last")
+"""Kept so too: the seconds of whole trainings, nothing beside them, and the longest preset."""
 CHEAP = ", a third of the cost"
-SHORTER = ", three quarters of the epochs"
 UNIT_TITLE = "cross-entropy, 5 epochs"
 # the unit of cost: the length and the batches of the paper's training
 UNIT = Plan({}, Schedule(epochs=5, batch_size=100, learning_rate=2e-3))
@@ -184,16 +178,7 @@ def measured(name: str, chosen: Chosen, stage: int) -> dict[str, Plan]:
         return plans
     if stage == 1:
         return {title_of(method): plan(method) for method in STAGES[stage]}
-    cheap = {
+    return {
         f"{title_of(method)}{CHEAP}": plan(method, budget=BUDGET / 3)
         for method in (OURS, "fgsm", "pgd", "trades")
     }
-    ours, title = plan(OURS), title_of(OURS)
-    fewer = {f"{title}, 50,000 images": replace(ours, held_out=VALIDATION)}
-    return {f"{title}{SHORTER}": shorter(ours)} | fewer | cheap
-
-
-def shorter(ours: Plan) -> Plan:
-    """The same with three quarters of the epochs: what a training alone may take."""
-    epochs = max(1, round(0.75 * ours.schedule.epochs))
-    return replace(ours, preset=None, schedule=replace(ours.schedule, epochs=epochs))

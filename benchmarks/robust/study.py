@@ -12,12 +12,12 @@ from torch import nn
 
 from benchmarks.choice import best_of
 from benchmarks.images import Uses, everything, rows
-from benchmarks.methods.registry import title_of, versions
+from benchmarks.methods.registry import versions
 from benchmarks.results import Figures, Key, Run
 from benchmarks.robust import plans
 from benchmarks.robust import runs as work
 from benchmarks.robust.figure import draw
-from benchmarks.robust.plans import OURS, STAGES, Choice, Plan, as_dict, measured, plan_from
+from benchmarks.robust.plans import STAGES, Choice, Plan, measured, plan_from
 from benchmarks.robust.report import score, tables
 from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import with_keys
@@ -45,8 +45,6 @@ class Settings:
     test_images: int = 1000
     linf: tuple[float, ...] = (0.1, 0.2, 0.3)
     l2: tuple[float, ...] = (1.0, 2.0)
-    # of the second run of the recipe on seed 0
-    last_preset: str = "full"
     longest: int = 1000
     timing_seconds: float = 40.0
 
@@ -62,16 +60,13 @@ settings = quickly(
     test_images=20,
     linf=(0.1,),
     l2=(),
-    last_preset="quick",
     longest=1,
     timing_seconds=0.1,
 )
 _OF_TRAINING = ("train_images", "longest")
-_OF_TEST = (*_OF_TRAINING, "test_images", "linf", "l2")
 _OF_PHASE = {
     "choose": (*_OF_TRAINING, "choice_images", "choice_radii", "choice_steps"),
-    "test": _OF_TEST,
-    "last": _OF_TEST,
+    "test": (*_OF_TRAINING, "test_images", "linf", "l2"),
     "cost": ("timing_seconds",),
 }
 
@@ -83,20 +78,15 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
         for name in lab.settings.networks:
             for key, choice in tries(lab.runs, name, methods, lab.settings):
                 plan = plans.plan_of(name, key["method"], choice, budget=plans.CHOICE_BUDGET)
-                yield {**key, "plan": as_dict(plan)}
+                yield {**key, "plan": asdict(plan)}
             trainings = measured(name, chosen, stage)
             for seed in range(lab.seeds):
                 for title, plan in trainings.items():
                     key = {"phase": "test", "network": name, "training": title, "seed": seed}
-                    yield {**key, "plan": as_dict(plan)}
+                    yield {**key, "plan": asdict(plan)}
             for title, plan in trainings.items():
                 key = {"phase": "cost", "network": name, "training": title}
-                yield {**key, "plan": as_dict(replace(plan, preset=None))}
-    for name in lab.settings.networks:
-        ours = measured(name, chosen, 0)[title_of(OURS)]
-        last = as_dict(replace(ours, preset=lab.settings.last_preset))
-        key = {"phase": "last", "network": name, "training": title_of(OURS), "seed": 0}
-        yield {**key, "plan": last}
+                yield {**key, "plan": asdict(replace(plan, preset=None))}
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
@@ -152,10 +142,8 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
         s, held = lab.settings, _data("validation", lab)
         figures = work.validate(model, *held, radii=s.choice_radii, steps=s.choice_steps)
         return {**figures, "training seconds": seconds}
-    images, labels = _data("train", lab)
-    kept = slice(None, len(images) - min(plan.held_out, len(images) // 6))
-    model, seconds = _trained(name, plan, key["seed"], (images[kept], labels[kept]), lab)
-    return {**_attacked(model, plan, key, lab), "training seconds": seconds}
+    model, seconds = _trained(name, plan, key["seed"], _data("train", lab), lab)
+    return {**_attacked(model, plan, key["seed"] == 0, lab), "training seconds": seconds}
 
 
 def _data(split: str, lab: Lab[Settings]) -> work.Split:
@@ -174,14 +162,13 @@ def _trained(
     return model, work.train(model, *split, plan=plan)
 
 
-def _attacked(model: nn.Module, plan: Plan, key: Key, lab: Lab[Settings]) -> Figures:
-    settings, first = lab.settings, key["seed"] == 0
+def _attacked(model: nn.Module, plan: Plan, first: bool, lab: Lab[Settings]) -> Figures:
+    """Under the plan's preset and in L2 too, if it is the first seed."""
+    settings, test = lab.settings, _data("test", lab)
     attacks = plan.preset if first and plan.preset else work.DECISIVE
-    figures = work.attacked(model, _data("test", lab), "Linf", settings.linf, attacks)
+    figures = work.attacked(model, test, "Linf", settings.linf, attacks)
     if first and settings.l2:
-        # the presets in L2 are left to the last phase: they take as long as all the rest
-        attacks = attacks if key["phase"] == "last" else work.DECISIVE
-        figures |= work.attacked(model, _data("test", lab), "L2", settings.l2, attacks)
+        figures |= work.attacked(model, test, "L2", settings.l2, work.DECISIVE)
     return figures
 
 
@@ -198,7 +185,9 @@ STUDY = Study(
     seeds=5,
     device=True,
     determines=determines,
-    frozen=lambda key: key["phase"] == "alone" or key.get("training") in plans.ANSWERED,
+    frozen=lambda key: (
+        key["phase"] in plans.ANSWERED_PHASES or key.get("training") in plans.ANSWERED
+    ),
     uses=Uses(
         (everything("MNIST train"),),
         (rows("MNIST train", 50_000, 60_000),),

@@ -111,14 +111,6 @@ _TITLES_OF_PAIRS = {
     f"control: {MANIFOLD}, shuffled": _CONTROL,
     f"{MANIFOLD} predicted by a head": "what enters a second head",
 }
-NEIGHBOURS = {
-    "isometry, pixels": (style.GREEN, "o"),
-    "control: pixels, shuffled": (style.GREEN, "x"),
-    "isometry, manifold": (style.BLUE, "D"),
-    "control: manifold, shuffled": (style.BLUE, "+"),
-    "raw pixels": (style.GREY, "s"),
-}
-LOWER_IS_BETTER = "calibration error"
 
 
 def draw_photographs(found: Found, path: Path) -> None:
@@ -142,39 +134,6 @@ def draw_photographs(found: Found, path: Path) -> None:
     save(figure, path)
 
 
-def draw_neighbours(found: Found, path: Path) -> None:
-    """Of every question, what each method gains over cross-entropy."""
-    rows: dict[str, dict[str, list[float]]] = {}
-    for question in runs_by(found["runs"], "question"):
-        by_method = grouped(with_keys(found, question=question), "method")
-        for answer in by_method["cross-entropy"][0]:
-            rows[f"{question}: {answer}"] = _gains(by_method, answer)
-    figure = new_figure(10, 0.33 * len(rows) + 1.2)
-    axis = figure.subplots()
-    named: set[str] = set()
-    for place, gains in enumerate(rows.values()):
-        for offset, (name, (color, marker)) in enumerate(NEIGHBOURS.items()):
-            if name in gains:
-                axis.errorbar(
-                    mean(gains[name]),
-                    place + 0.16 * (offset - 2),
-                    xerr=deviation(gains[name]),
-                    color=color,
-                    marker=marker,
-                    linestyle="",
-                    elinewidth=1,
-                    label=None if name in named else name,
-                )
-                named.add(name)
-    axis.axvline(0, color=style.BLACK, linewidth=0.8)
-    axis.set_yticks(range(len(rows)), list(rows))
-    axis.invert_yaxis()
-    axis.set_xlabel("points better than cross-entropy (bars: over seeds of the method)")
-    plain(axis)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.1, -0.12), ncols=3, fontsize=11)
-    save(figure, path)
-
-
 def draw_distances(found: Found, path: Path) -> None:
     """Distances by the manifold and by the features, of the pairs that were kept."""
     drawn = [run for run in found["runs"] if "pairs" in run["figures"]]
@@ -190,17 +149,6 @@ def draw_distances(found: Found, path: Path) -> None:
         plain(axis)
     axes[0].set_ylabel("distance of the features")
     save(figure, path)
-
-
-def _gains(by_method: dict[str, list[Figures]], answer: str) -> dict[str, list[float]]:
-    """Of every method and seed, in points over the mean of cross-entropy; positive is better."""
-    sign = -100 if answer == LOWER_IS_BETTER else 100
-    base = mean(found[answer] for found in by_method["cross-entropy"])
-    return {
-        name: [sign * (found[answer] - base) for found in runs]
-        for name, runs in by_method.items()
-        if all(answer in found for found in runs)
-    }
 
 
 def _accuracy(figures: Figures, shot: str) -> float:

@@ -2,194 +2,226 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.images import Uses, everything
+from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, everything, rows
 from benchmarks.probes import knn_accuracy
-from benchmarks.results import Figures, Found, Key, Run
+from benchmarks.results import Figures, Key, Run
+from benchmarks.structure import cifar
+from benchmarks.structure import data as samples
 from benchmarks.structure.agreement import agreement
 from benchmarks.structure.data import Data
 from benchmarks.structure.evaluation import coarse_accuracy, features_of, few_shot, freeze
 from benchmarks.structure.fairness import controls, entries_of_runs
-from benchmarks.structure.report import over_seeds
 from benchmarks.structure.settings import SEARCH_SEED, Settings
 from benchmarks.structure.small import FEW, ON_DIGITS, small_digits
+from benchmarks.structure.together_report import draw, tables
 from benchmarks.structure.training import (
     SLACK,
+    Network,
     chosen_strengths,
     determined_by,
+    mlp,
     train,
     tries,
     try_keys,
 )
 from benchmarks.structure.trials import MANIFOLD, PLAIN, Trial, isometry
-from benchmarks.study import Lab, Study, quickly
-from benchmarks.tables import SEEDS, Column, grouped, page, percent, table
+from benchmarks.structure.unlabelled import PATCHES, patches
+from benchmarks.study import Lab, Study
 from isoreg import references
 
-_BETAS = (0.1, 0.5, 2.0, 8.0)
-_HEAD = 0.1
-"""Of the head beside isometry: what `structure --part search` chose for the head alone."""
+HEAD = 0.1
+"""Of the head beside isometry: what the head alone got on MNIST and on photographs."""
 SCORE = "both"
 """By which strengths are chosen: the probe of ten examples a class, and r."""
 
-ALL: dict[str, Trial] = {
-    "cross-entropy": PLAIN,
-    "isometry": isometry(_BETAS, reference=MANIFOLD),
-    "control: shuffled": isometry(_BETAS, reference=MANIFOLD, shuffled=True),
-    "head": Trial("second-head", (0.02, 0.1, 0.5, 2.0), reference=MANIFOLD),
-    "both, the head's weight falls to 0": Trial(
-        "isometry-and-head", _BETAS, reference=MANIFOLD, options={"head": _HEAD, "until": 0.7}
-    ),
-    "both, the head's weight stays": Trial(
-        "isometry-and-head", _BETAS, reference=MANIFOLD, options={"head": _HEAD, "until": None}
-    ),
-}
 
-WITHOUT = {name: "isometry and head alone are" for name in ALL if name.startswith("both")}
+def trials(
+    reference: str, betas: tuple[float, ...], heads: tuple[float, ...] | None = None
+) -> dict[str, Trial]:
+    """Isometry, its control, a head, and both losses, each with one reference."""
+
+    def both(until: float | None) -> Trial:
+        return Trial("isometry-and-head", betas, 0.0, reference, {"head": HEAD, "until": until})
+
+    return {
+        "cross-entropy": PLAIN,
+        "isometry": isometry(betas, reference=reference),
+        "control: shuffled": isometry(betas, reference=reference, shuffled=True),
+        "head": Trial("second-head", heads or betas, reference=reference),
+        "both, the head's weight falls to 0": both(0.7),
+        "both, the head's weight stays": both(None),
+    }
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Samples, and the distances of those that are measured on, by the manifold."""
+    """Samples, and the distances of those that are measured on, by the reference."""
 
     data: Data
     distances: Tensor
 
 
-def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Every strength on validation images, then the chosen ones on test images."""
-    yield from try_keys(ALL, first=1 if lab.quick else None)
-    chosen = chosen_by_both(lab.runs)
-    for seed in range(lab.seeds):
-        for name in ALL:
-            yield {"method": name, "strength": chosen[name], "seed": seed}
+@dataclass(frozen=True)
+class Subject:
+    """Data on which the question is asked.
+
+    Attributes:
+        settings: Of the experiment.
+        quick: What of them changes where it is only to be seen that it works.
+        trials: What is trained.
+        load: The samples; on validation images alone where that is asked for.
+        network: What is trained.
+        slack: Of the coarse accuracy, in the choice of a strength.
+    """
+
+    settings: Settings
+    quick: dict[str, Any]
+    trials: dict[str, Trial]
+    load: Callable[[Lab[Settings], bool], Asked]
+    network: Network = mlp
+    slack: float = SLACK
+
+    def without(self) -> dict[str, str]:
+        """Why some trainings have no control."""
+        return {n: "isometry and head alone are" for n in self.trials if n.startswith("both")}
+
+    def chosen(self, runs: list[Run]) -> dict[str, float]:
+        """The strength of each training, by its tries among the runs."""
+        of = controls(self.trials, self.without())
+        return chosen_strengths(tries(runs), slack=self.slack, by=SCORE, controls=of)
+
+    def keys(self, lab: Lab[Settings]) -> Iterator[Key]:
+        """Every strength on validation images, then the chosen ones on test images."""
+        yield from try_keys(self.trials, first=1 if lab.quick else None)
+        chosen = self.chosen(lab.runs)
+        for seed in range(lab.seeds):
+            for name in self.trials:
+                yield {"method": name, "strength": chosen[name], "seed": seed}
+
+    def measure(self, key: Key, lab: Lab[Settings]) -> Figures:
+        """Probes and distances of one network."""
+        validate = "seed" not in key
+        seed, settings = key.get("seed", SEARCH_SEED), lab.settings
+        ask = lab.once(f"{validate}", lambda: self.load(lab, validate))
+        if validate:
+            fewer = tuple((n, min(draws, 5)) for n, draws in settings.examples if n <= 10)
+            settings = replace(settings, examples=fewer)
+        how: dict[str, Any] = {"strength": key["strength"], "network": self.network}
+        model = train(ask.data, self.trials[key["method"]], seed=seed, settings=settings, **how)
+        embed = features_of(model)
+        frozen, features = freeze(embed, ask.data, settings), embed(ask.data.test.x)
+        labels = ask.data.coarse(ask.data.test.fine)
+        kept = agreement(ask.distances, torch.cdist(features, features), labels)
+        shots = few_shot(frozen, settings)
+        found: Figures = {
+            "coarse": coarse_accuracy(model, ask.data),
+            "few-shot": shots,
+            "kNN": knn_accuracy(*frozen.known, *frozen.test),
+            **kept,
+        }
+        if validate:
+            found[SCORE] = mean(shots["10 a class"]["accuracy"]) + kept["r"]
+        return found
+
+    def study(self, name: str, told: str, **about: Any) -> Study[Settings]:
+        """The study; ``told`` says in its table what is trained and measured on."""
+        without = self.without()
+        page = partial(tables, told=told, head=HEAD, slack=self.slack, choose=self.chosen)
+        return Study(
+            name,
+            lambda quick: replace(self.settings, **self.quick) if quick else self.settings,
+            self.keys,
+            self.measure,
+            page,
+            draw,
+            determines=lambda key, settings: determined_by(self.trials[key["method"]], settings),
+            entries=lambda found: entries_of_runs(
+                self.trials, tries(found["runs"]), self.chosen(found["runs"]), without
+            ),
+            **about,
+        )
 
 
-def chosen_by_both(runs: list[Run]) -> dict[str, float]:
-    """The strength of each training, by its tries among the runs."""
-    return chosen_strengths(tries(runs), by=SCORE, controls=controls(ALL, WITHOUT))
-
-
-def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The settings and the trial."""
-    return determined_by(ALL[key["method"]], settings)
-
-
-def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Probes and distances of one network."""
-    validate = "seed" not in key
-    seed, settings = key.get("seed", SEARCH_SEED), lab.settings
-    ask = lab.once(f"{validate}", lambda: _asked(settings, validate=validate))
-    if validate:
-        fewer = tuple((n, min(draws, 5)) for n, draws in settings.examples if n <= 10)
-        settings = replace(settings, examples=fewer)
-    trial = ALL[key["method"]]
-    model = train(ask.data, trial, strength=key["strength"], seed=seed, settings=settings)
-    embed = features_of(model)
-    frozen, features = freeze(embed, ask.data, settings), embed(ask.data.test.x)
-    labels = ask.data.coarse(ask.data.test.fine)
-    kept = agreement(ask.distances, torch.cdist(features, features), labels)
-    shots = few_shot(frozen, settings)
-    found: Figures = {
-        "coarse": coarse_accuracy(model, ask.data),
-        "few-shot": shots,
-        "kNN": knn_accuracy(*frozen.known, *frozen.test),
-        **kept,
-    }
-    if validate:
-        found[SCORE] = mean(shots["10 a class"]["accuracy"]) + kept["r"]
-    return found
-
-
-def _asked(settings: Settings, *, validate: bool) -> Asked:
-    """With ``validate`` no test image is read: halves of the validation images stand in."""
-    data = small_digits(settings)
+def _small_digits(lab: Lab[Settings], validate: bool) -> Asked:
+    data = small_digits(lab.settings)
     x = data.train.x
     points = references.manifold(x, reference=references.patches(x, size=3))
-    data = data.unseen() if validate else data
-    placed = points(data.test.x)
+    return _asked(data.unseen() if validate else data, points)
+
+
+def _mnist(lab: Lab[Settings], validate: bool) -> Asked:
+    data = samples.digits(lab.settings, lab.data_dir, cache=lab.cache, validate=validate)
+    return _asked(data, samples.manifold_of_patches(data, lab.settings))
+
+
+def _photographs(lab: Lab[Settings], validate: bool) -> Asked:
+    data = cifar.load(lab.settings, lab.data_dir, lab.cache)
+    x = data.train.x  # cross-entropy compares with nothing, which is called pixels
+    points = patches(x, filters=8 if lab.quick else 100)
+    data = replace(data, references={"pixels": x, PATCHES: points(x)})
+    return _asked(data.unseen() if validate else data, points)
+
+
+def _asked(data: Data, points: references.Reference) -> Asked:
+    placed = points(data.test.x).flatten(1)
     return Asked(data, torch.cdist(placed, placed))
 
 
-def tables(found: Found) -> str:
-    """What was measured on test images, then what strengths were chosen from."""
-    tried, runs = tries(found["runs"]), [run for run in found["runs"] if "seed" in run["key"]]
-    chosen = chosen_by_both(found["runs"])
-    shots = [f"{examples} a class" for examples, _ in found["settings"]["examples"]]
+_SHOTS = ((1, 20), (10, 10))
+DIGITS = Subject(
+    replace(ON_DIGITS, examples=_SHOTS),
+    {"epochs": 1, **FEW},
+    trials(MANIFOLD, (0.02, 0.1, 0.5, 2.0, 8.0), (0.02, 0.1, 0.5, 2.0)),
+    _small_digits,
+)
+MNIST = Subject(
+    replace(Settings(), test_images=2_000, examples=_SHOTS),
+    {"train_images": 300, "known": 200, "landmarks": 150, "test_images": 200, "epochs": 1, **FEW},
+    trials(MANIFOLD, (0.02, 0.1, 0.5, 2.0)),
+    _mnist,
+)
+# half of the epochs, two seeds and three strengths, for the time that a run takes
+PHOTOGRAPHS = Subject(
+    replace(cifar.cifar_settings(False), examples=_SHOTS, epochs=8),
+    {"train_images": 200, "known": 150, "test_images": 100, "epochs": 1, **FEW},
+    trials(PATCHES, (0.1, 0.3, 1.0)),
+    _photographs,
+    network=cifar.small_resnet,
+    slack=cifar.SLACK,
+)
 
-    def column(shot: str) -> Column:
-        return Column(shot, text=lambda f: percent(over_seeds(f, shot)))
-
-    kept = [Column("r", "r", 3), Column("stress, same unit", "stress", 3)]
-    columns = [*map(column, shots), Column("5 neighbours", "kNN"), *kept]
-    rows = {
-        (run["key"]["method"], f"{run['key']['strength']:g}"): [
-            run["figures"] | {"": "chosen" * (chosen[run["key"]["method"]] == _strength(run))}
-        ]
-        for run in tried
-    }
-    short = [column("10 a class"), *kept, Column("", text=lambda f: str(f[0][""]))]
-    coarse = Column("coarse", "coarse")
-    return page(
-        "# One training that has both?",
+STUDIES = (
+    DIGITS.study(
+        "structure-together",
         "Networks learn even or odd from scikit-learn's 1,077 training digits of 8 by 8 pixels; "
         "then the ten digits are read from their frozen last hidden layer, in %, and its distances "
         "are compared with those of the manifold of patches, over the pairs of equal parity of 360 "
-        "test images (stress 0: the same distances in the same unit). *Both*: isometry, and beside "
-        f"it a linear head that predicts the manifold's coordinates with weight {_HEAD:g}, which "
-        "falls to 0 at 70 % of training or stays. Mean ± standard deviation over seeds.",
-        table("training", grouped(runs, "method"), [SEEDS, coarse, *columns]),
-        "## Strengths, chosen on validation images",
-        "One seed. Chosen: the largest sum of the probe's accuracy from ten examples a class and r "
-        f"among those whose coarse accuracy is at most {100 * SLACK:g} points below that of "
-        "cross-entropy; if there are none, the most accurate.",
-        table(("training", "strength"), rows, [coarse, *short]),
-    )
-
-
-def _strength(run: Run) -> float:
-    return float(run["key"]["strength"])
-
-
-def draw(found: Found, path: Path) -> None:
-    """Probe over r, a point a training."""
-    from benchmarks.style import COLOURS, new_figure, plain, save
-
-    figure = new_figure(6, 4)
-    axis = figure.subplots()
-    runs = [run for run in found["runs"] if "seed" in run["key"]]
-    for place, (name, figures) in enumerate(grouped(runs, "method").items()):
-        x = [f["r"] for f in figures]
-        y = [100 * mean(f["few-shot"]["10 a class"]["accuracy"]) for f in figures]
-        axis.plot(x, y, "o", color=COLOURS[place], label=name)
-    axis.set(xlabel="r of distances within even and odd", ylabel="ten digits, 10 a class, %")
-    axis.legend(fontsize=8)
-    plain(axis)
-    save(figure, path)
-
-
-STUDY = Study(
-    "structure-together",
-    quickly(replace(ON_DIGITS, examples=((1, 20), (10, 10))), epochs=1, **FEW),
-    keys,
-    measure,
-    tables,
-    draw,
-    shows="whether isometry and a second head together have what each has alone",
-    time="a quarter of an hour on one core",
-    seeds=3,
-    determines=determines,
-    uses=Uses(*((everything(f"digits {part}"),) for part in ("train", "validation", "test"))),
-    entries=lambda found: entries_of_runs(
-        ALL, tries(found["runs"]), chosen_by_both(found["runs"]), WITHOUT
+        "test images.",
+        shows="whether isometry and a second head together have what each has alone",
+        time="a quarter of an hour on one core",
+        seeds=3,
+        uses=Uses(*((everything(f"digits {part}"),) for part in ("train", "validation", "test"))),
+        without_raw="they stand in structure-recipe",
     ),
-    without_raw="they stand in structure-recipe",
+    MNIST.study(
+        "structure-together-mnist",
+        "MLPs learn even or odd from 50,000 images of MNIST; then the ten digits are read from "
+        "their frozen last hidden layer, in %, and its distances are compared with those of the "
+        "manifold of patches, over the pairs of equal parity of 2,000 test images.",
+        shows="the same on MNIST",
+        time="an hour on one core",
+        seeds=3,
+        data="MNIST",
+        uses=Uses((FIVE_SIXTHS,), (SIXTH,), (rows("MNIST test", 0, 10_000, step=5),)),
+        without_raw="they stand in structure-digits",
+    ),
 )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks import networks
 from benchmarks.choice import best_of
@@ -20,14 +19,13 @@ from benchmarks.probes import knn_accuracy
 from benchmarks.results import Figures, Key, Run
 from benchmarks.structure import evaluation
 from benchmarks.structure.data import Data
-from benchmarks.structure.evaluation import Embed, coarse_accuracy, features_of
+from benchmarks.structure.evaluation import coarse_accuracy, features_of
 from benchmarks.structure.settings import SEARCH_SEED, Settings
 from benchmarks.structure.trials import Trial
 from benchmarks.study import Lacking
 from benchmarks.tables import runs_by
 from benchmarks.training import Batches, adam, descend
 
-_CODE = 32
 PICTURED = 1500
 SLACK = 0.003
 """Of the coarse accuracy, in the choice of a strength."""
@@ -80,25 +78,6 @@ def augmented(x: Tensor, settings: Settings) -> Tensor:
     return x
 
 
-def autoencoder(data: Data, *, seed: int, settings: Settings) -> Embed:
-    """The encoder of an autoencoder with a code of 32 units, trained without labels.
-
-    Its units are ReLUs: ten layers of tanh do not get past the mean image in a few epochs.
-    """
-    torch.manual_seed(seed)
-    settings = replace(settings, activation="ReLU")
-    x = data.train.x.flatten(1)
-    encoder = mlp(x[0], _CODE, settings)
-    both = nn.Sequential(encoder, mlp(torch.empty(_CODE), x.shape[1], settings))
-    descend(
-        lambda rows, _: F.binary_cross_entropy_with_logits(both(x[rows]), x[rows]),
-        adam(both, settings.learning_rate),
-        Batches(len(x), settings.batch_size, settings.epochs),
-    )
-    encoder.eval()
-    return lambda images: networks.in_parts(encoder, images)
-
-
 def measure(
     data: Data, trial: Trial, *, seed: int, settings: Settings, drawn: bool = False, **how: Any
 ) -> Figures:
@@ -124,12 +103,12 @@ def measure_shortly(data: Data, trial: Trial, *, settings: Settings, **how: Any)
     """Coarse accuracy, neighbours and a probe of one and of ten examples of each fine class."""
     model = train(data, trial, seed=SEARCH_SEED, settings=settings, **how)
     frozen = evaluation.freeze(features_of(model), data, settings)
-    found: Figures = {"coarse": coarse_accuracy(model, data)}
-    for examples in (1, 10):
-        probe = evaluation.choose_strength(frozen, examples, settings)
-        accuracies = evaluation.shots(frozen, frozen.test, examples, range(5), probe)
-        found[f"{examples} a class"] = mean(accuracies)
-    return found | {"kNN": knn_accuracy(*frozen.known, *frozen.test)}
+    shots = evaluation.few_shot(frozen, replace(settings, examples=((1, 5), (10, 5))))
+    return {
+        "coarse": coarse_accuracy(model, data),
+        **{shot: mean(found["accuracy"]) for shot, found in shots.items()},
+        "kNN": knn_accuracy(*frozen.known, *frozen.test),
+    }
 
 
 def try_keys(trials: dict[str, Trial], first: int | None = None) -> Iterator[Key]:
@@ -137,30 +116,6 @@ def try_keys(trials: dict[str, Trial], first: int | None = None) -> Iterator[Key
     for name, trial in trials.items():
         for strength in (trial.strengths or (0.0,))[:first]:
             yield {"method": name, "strength": strength}
-
-
-def widening(
-    names: Iterable[str],
-    grid: Sequence[float],
-    beyond: Sequence[float],
-    choose: Callable[[], dict[str, float]],
-) -> Iterator[Key]:
-    """One grid for all methods, wider for all while a choice lies at its upper end.
-
-    Args:
-        names: Of the methods; of cross-entropy there is nothing to choose.
-        grid: Strengths, rising.
-        beyond: More of them.
-        choose: The strengths by what was tried so far.
-    """
-    names, grid = list(names), list(grid)
-    yield from ({"method": n, "strength": 0.0} for n in names if n == "cross-entropy")
-    methods = [name for name in names if name != "cross-entropy"]
-    for more in (grid, *([strength] for strength in beyond)):
-        for name in methods:
-            yield from ({"method": name, "strength": strength} for strength in more)
-        if max(choose().values()) < more[-1]:
-            return
 
 
 def tries(runs: list[Run]) -> list[Run]:

@@ -96,8 +96,10 @@ class Record:
         Returns:
             The name itself for the first use, then ``name:2``, ...
         """
-        number = 1 + sum(use.rpartition(":")[0] == name or use == name for use in self.uses)
-        use = name if number == 1 else f"{name}:{number}"
+        number, use = 1, name
+        while use in self.uses:
+            number += 1
+            use = f"{name}:{number}"
         self.uses[use] = number
         return use
 

@@ -197,7 +197,7 @@ def _without_y(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def _looks_like(value: Tensor, labels: Tensor | None) -> bool:
-    return labels is not None and value.shape == labels.shape and value.dtype == labels.dtype
+    return labels is not None and value.dtype == labels.dtype and value.shape == labels.shape
 
 
 def _is_labels(candidate: Candidate, labels: Tensor | None) -> bool:
@@ -206,9 +206,10 @@ def _is_labels(candidate: Candidate, labels: Tensor | None) -> bool:
         return False
     if candidate.original is not None and candidate.original() is labels:
         return True
-    on_cpu = candidate.value.device.type == labels.device.type == "cpu"
-    alike = on_cpu and _looks_like(candidate.value, labels)
-    return alike and torch.equal(candidate.value, labels)
+    value = candidate.value
+    if not _looks_like(value, labels):
+        return False
+    return value.device.type == labels.device.type == "cpu" and torch.equal(value, labels)
 
 
 def _nothing(held: list[str]) -> str:

@@ -40,25 +40,43 @@ def draw(points: NDArray[Any], labels: NDArray[Any] | None, unit: str, axes: Any
             figsize=(5, 5), layout="constrained"
         )
         axes = figure.subplots()
+    ink, ground = _ink(axes)
     size = float(np.clip(8000 / len(points), 4, 20))
     style = {"s": size, "alpha": 0.75, "linewidths": 0}
     if labels is None:
         axes.scatter(*points.T, color=COLOURS[0], **style)
     else:
-        _scatter_classes(axes, points, labels, style)
+        _scatter_classes(axes, points, labels, style, ink, ground)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-    _scale_bar(axes, points, unit)
+    _scale_bar(axes, points, unit, ink)
     return axes
 
 
+def _ink(axes: Any) -> tuple[Any, Any]:
+    """What can be read on the axes' ground, and that ground; None: there is none, but a page's."""
+    colors, rc = import_extra("matplotlib.colors", "plots"), import_extra("matplotlib", "plots")
+    grounds = (axes.get_facecolor(), axes.figure.get_facecolor())
+    ground = next((each for each in grounds if colors.to_rgba(each)[3] > 0), None)
+    if ground is None:
+        return rc.rcParams["text.color"], None
+    brightness = float(np.dot(colors.to_rgb(ground), (0.299, 0.587, 0.114)))
+    return "black" if brightness > 0.5 else "white", ground
+
+
 def _scatter_classes(
-    axes: Any, points: NDArray[Any], labels: NDArray[Any], style: dict[str, Any]
+    axes: Any,
+    points: NDArray[Any],
+    labels: NDArray[Any],
+    style: dict[str, Any],
+    ink: Any,
+    ground: Any,
 ) -> None:
     effects = import_extra("matplotlib.patheffects", "plots")
     colormaps = import_extra("matplotlib", "plots").colormaps
+    halo = [] if ground is None else [effects.withStroke(linewidth=2.5, foreground=ground)]
     text = labels.astype(str)
     names = np.unique(labels[text != "-1"].astype(object)).tolist() if len(labels) else []
     many = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
@@ -71,14 +89,15 @@ def _scatter_classes(
             axes.text(
                 *np.median(own, axis=0),
                 str(name),
+                color=ink,
                 fontsize=_SMALL,
                 ha="center",
                 va="center",
-                path_effects=[effects.withStroke(linewidth=2.5, foreground="white")],
+                path_effects=halo,
             )
 
 
-def _scale_bar(axes: Any, points: NDArray[Any], unit: str) -> None:
+def _scale_bar(axes: Any, points: NDArray[Any], unit: str, ink: Any) -> None:
     """A bar of a round length, about a fifth of the map, below its left corner."""
     low, high = points.min(0), points.max(0)
     width = float((high - low).max())
@@ -87,5 +106,6 @@ def _scale_bar(axes: Any, points: NDArray[Any], unit: str) -> None:
     power = 10.0 ** math.floor(math.log10(width / 4))
     length = max(step * power for step in (1, 2, 5) if step * power <= width / 4)
     at = low[1] - 0.06 * width
-    axes.plot([low[0], low[0] + length], [at, at], color="black", linewidth=2, gid="scale bar")
-    axes.text(low[0], at - 0.02 * width, f"{length:g} {unit}".strip(), fontsize=_SMALL, va="top")
+    axes.plot([low[0], low[0] + length], [at, at], color=ink, linewidth=2, gid="scale bar")
+    style = {"color": ink, "fontsize": _SMALL, "va": "top"}
+    axes.text(low[0], at - 0.02 * width, f"{length:g} {unit}".strip(), **style)
