@@ -145,7 +145,7 @@ def total_weight(call: Call) -> Tensor | int:
     if can_look(call.device):
         rows, members = Counter(local.tolist()), Counter(every.tolist())
         return sum(k * (members[label] - 1) for label, k in rows.items() if label != IGNORED)
-    local, ordered = local.long(), every.long().sort().values
+    ordered = every.sort().values
     counts = torch.searchsorted(ordered, local, right=True) - torch.searchsorted(ordered, local)
     pairs_of_each: Tensor = (counts - 1) * (local != IGNORED)
     return pairs_of_each.sum()

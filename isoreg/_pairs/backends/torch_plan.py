@@ -79,20 +79,10 @@ def add(x: Tensor, samples: Samples, terms: Tensor, start: int) -> None:
 
 
 def plan_blocks(call: Call) -> list[Block]:
-    """Cut the pairs of the rows with all samples of their class into blocks.
-
-    Classes of similar size share a block as long as padding them to the largest adds at most 30 %
-    to their pairs, or so few pairs that computing them costs less than another round of small
-    operations. A row that pairs with nobody is compared with itself: if it is not finite, it is
-    seen there. Where labels cannot be looked at, and where it is faster, blocks hold all samples,
-    and labels are weights.
-
-    Args:
-        call: What is compared.
-
-    Returns:
-        The blocks.
-    """
+    """Cut the pairs of the rows with all samples of their class into blocks."""
+    # A row that pairs with nobody is compared with itself: if it is not finite, it is seen there.
+    # Where labels cannot be looked at, and where it is faster, blocks hold all samples, and labels
+    # are weights.
     blocks: list[Block] | None = call.plans.get("torch")
     if blocks is None:
         products = call.size * call.size * sum(x.shape[1] for x in call.points)
@@ -160,6 +150,7 @@ def _classes(call: Call) -> list[_Class]:
 
 def _similar(classes: list[_Class], side: int) -> Iterator[list[_Class]]:
     """Cut classes, sorted by size, into runs that are cheap to pad and small enough to cache."""
+    # cheap: at most 30 % more pairs, or so few that another round of small operations costs more
     run: list[_Class] = []
     pairs = most = 0
     for members, count in classes:
