@@ -85,12 +85,12 @@ def plan_blocks(call: Call) -> list[Block]:
     # are weights.
     blocks: list[Block] | None = call.plans.get("torch")
     if blocks is None:
-        products = call.size * call.size * sum(x.shape[1] for x in call.points)
-        small = call.size <= SMALL and products < _SMALL_PRODUCTS
+        widths = [x.shape[1] for x in call.points]
+        small = call.size <= SMALL and call.size * call.size * sum(widths) < _SMALL_PRODUCTS
         if can_look(call.device):
-            side = min(TILE, max(128, _NUMBERS // max(1, *(x.shape[1] for x in call.points))))
+            side = min(TILE, max(128, _NUMBERS // max(1, *widths)))
         else:
-            side = max(1, int((AT_ONCE / (len(call.features) + 1)) ** 0.5))
+            side = max(1, int((AT_ONCE / len(widths)) ** 0.5))
         if call.labels is None or call.is_soft or small or not can_look(call.device):
             blocks = [Block(*tile, slice(0, 1)) for tile in _tiles(call.local, call.size, side)]
         else:
