@@ -75,13 +75,12 @@ class Call:
     @functools.cached_property
     def known(self) -> tuple[Tensor | None, Tensor]:
         """(r, n) given distances, if any, and weights of pairs times those of labels, checked."""
-        labels, counted = None, None
-        if self.labels is not None:
-            dtype = self.features[0].dtype if self.is_soft else torch.bool
-            labels = weights_between(self.labels[self.local], self.labels, dtype)
-            counted = labels > 0
-        targets, weights = known_pairs(self, counted)
-        return targets, weights if labels is None or not self.is_soft else weights * labels
+        dtype = self.features[0].dtype if self.is_soft else torch.bool
+        if self.labels is None:
+            return known_pairs(self)
+        labels = weights_between(self.labels[self.local], self.labels, dtype)
+        targets, weights = known_pairs(self, labels > 0 if self.is_soft else labels)
+        return targets, weights * labels if self.is_soft else weights
 
     def to(self, dtype: torch.dtype) -> Call:
         """The same call in another floating dtype."""
