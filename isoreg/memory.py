@@ -128,9 +128,9 @@ class FeatureQueue:
         ]
         if self._rows and all(fits) and self._first + self._count + n <= len(self._rows[0]):
             return
-        size = 2 * (self.size + n)
+        size = 2 * self.size + 8 * n
         self._rows = [
-            new.new_zeros(size, *new.shape[1:], dtype=torch.promote_types(old.dtype, new.dtype))
+            new.new_empty(size, *new.shape[1:], dtype=torch.promote_types(old.dtype, new.dtype))
             for old, new in zip(held, batch, strict=True)
         ]
         self._first = 0
