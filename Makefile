@@ -62,9 +62,10 @@ dist: $(DOCS)/.installed $(CORE)/.installed
 	@build/clean/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	@cd build && clean/bin/python -W ignore ../tests/installed.py
 
-# What the tests of a file do not notice when it is broken: make mutants FILE=isoreg/masks.py. No part of make test.
+# What the tests do not notice when a file is broken: make mutants FILE=isoreg/masks.py, or SAMPLE=250 SEED=2 of all files.
+# No part of make test.
 mutants: $(VENV)/.mutants
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(FILE)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(FILE) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(MORE)
 
 setup: $(VENV)/.installed
 

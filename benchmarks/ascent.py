@@ -27,18 +27,16 @@ def ascent(
     steps: int,
     start: Tensor | None = None,
     norm: str = "Linf",
-    leave_clean: bool = True,
 ) -> Iterator[Tensor]:
     """The points of gradient ascent within the ball around clean images, pixels from 0 to 1.
 
     A step goes along the signs of the gradient, or in L2 along its direction; one with ``step=eps``
-    is FGSM. With ``leave_clean=False`` each gradient is taken at the clean images, as the paper's
-    released code does; then the end is FGSM of size min(steps * step, eps).
+    is FGSM.
     """
     point = into_ball(clean if start is None else start, clean, eps, norm)
     yield point
     for _ in range(steps):
-        at = (point if leave_clean else clean).detach().requires_grad_()
+        at = point.detach().requires_grad_()
         (g,) = torch.autograd.grad(loss(at), at)
         move = g.sign() if norm == "Linf" else F.normalize(g.flatten(1), dim=1).view_as(g)
         point = into_ball(point + step * move, clean, eps, norm).detach()

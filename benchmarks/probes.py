@@ -13,30 +13,23 @@ from torch import Tensor
 NEIGHBORS = 5
 
 
-class Standard:
-    """Centres features and divides them by one number, so that a probe's penalty means the same.
+def standardized(known: Tensor, features: Tensor) -> Tensor:
+    """Features centred and divided by one number, so that a probe's penalty means the same.
 
-    The number is the root mean squared distance from the mean: distances keep their ratios.
+    Both are those of the known ones: their mean, and their root mean squared distance from it.
+    Distances keep their ratios.
     """
-
-    def __init__(self, features: Tensor) -> None:
-        self.mean = features.mean(0)
-        self.size = (features - self.mean).square().sum(1).mean().sqrt().clamp_min(1e-12)
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Standardised features."""
-        return (features - self.mean) / self.size
-
-
-def nearest(known: Tensor, features: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices, both (n, k), of the k nearest known features, nearest first."""
-    found = [torch.cdist(part, known).topk(k, largest=False) for part in features.split(1000)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    mean = known.mean(0)
+    size = (known - mean).square().sum(1).mean().sqrt().clamp_min(1e-12)
+    return (features - mean) / size
 
 
 def knn_accuracy(known: Tensor, known_labels: Tensor, features: Tensor, labels: Tensor) -> float:
     """Accuracy of a vote of the five nearest neighbours; the nearest decides between equals."""
-    votes = known_labels[nearest(known, features, NEIGHBORS)[1]]
+    nearest = [
+        torch.cdist(x, known).topk(NEIGHBORS, largest=False).indices for x in features.split(1000)
+    ]
+    votes = known_labels[torch.cat(nearest)]
     counts = (votes[:, :, None] == votes[:, None, :]).sum(2)
     winner = votes.gather(1, counts.argmax(1, keepdim=True))[:, 0]
     return accuracy(winner, labels)
@@ -46,10 +39,9 @@ def probe_accuracy(
     known: Tensor, known_labels: Tensor, features: Tensor, labels: Tensor, *, strength: float
 ) -> float:
     """Accuracy of logistic regression with L2 penalty 1/strength on standardised features."""
-    standard = Standard(known)
     probe = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
-    probe.fit(standard(known).numpy(), known_labels.numpy())
-    return float(probe.score(standard(features).numpy(), labels.numpy()))
+    probe.fit(standardized(known, known).numpy(), known_labels.numpy())
+    return float(probe.score(standardized(known, features).numpy(), labels.numpy()))
 
 
 def few_shot_accuracy(

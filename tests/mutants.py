@@ -1,37 +1,39 @@
-"""Break a file in every small way, and name the changes that its tests do not notice.
+"""Break the package in small ways, and name the changes that its tests do not notice.
 
     make mutants FILE=isoreg/masks.py
+    make mutants SAMPLE=600 SEED=1
 
-The tests that concern the file run once under coverage; then each change meets the tests that run
-its line, the fastest first, in a copy of the tree. They run in a fork of a process that has torch
-and its like loaded, so that a change costs a second or two: tools that start Python for each need
-ten times as long, and those that do not leave decorated functions and constants of modules alone.
-Survivors are printed and written to ``build/mutants/``; those that no test can notice are listed,
-with the reason, in ``tests/mutants.toml``.
+The first tries every change of a file; the second as many as it says, drawn from all files in
+proportion to their changes. Each change meets the tests that run its line, the fastest first;
+`tests/mutant_server.py` says how. First the tests run once under coverage, which takes some
+minutes and is kept until they or the package change. Outcomes are written to ``build/mutants/`` as
+they come, and a run that was stopped goes on; ``--again`` tries those that were not noticed anew.
+Those that no test can notice are listed, with the reason, in ``tests/mutants.toml``.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
+import hashlib
 import importlib
-import io
 import json
+import math
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 if __package__ in {None, ""}:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tests.mutant_server import Judge, Outcome, Server, Trial, anew, forked, silent_pytest
 from tests.mutations import Mutation, mutations
 
 try:
@@ -41,129 +43,281 @@ except ImportError:  # Python 3.10
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "tests" / "mutants.toml"
-_OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0")
-_LONGEST = 60.0
+BUILD = ROOT / "build" / "mutants"
+_LONGEST = 10.0
+_FEWEST = 2  # of a file in a sample
+_LIBRARIES = ("torch", "pytest", "hypothesis", "numpy", "scipy", "numba")
 
 
-def concerned(file: str, table: dict[str, list[str]]) -> list[str]:
-    """The tests of a file: those that the table names, else those called like it; its doctests."""
-    named = table.get(file) or [
+def table() -> dict[str, Any]:
+    """What `tests/mutants.toml` says."""
+    found: dict[str, Any] = tomllib.loads(LIST.read_text())
+    return found
+
+
+def name_of(file: str, mutation: Mutation) -> str:
+    """The same as long as the text of the file is."""
+    return hashlib.sha256(f"{file}\n{mutation.text}".encode()).hexdigest()[:16]
+
+
+@dataclass
+class Seen:
+    """What the tests do as they are.
+
+    Attributes:
+        seconds: How long each takes; those that fail are not among them.
+        lines: By file and line, the tests that run it; "" is the import.
+        modules: Of other packages, what they import.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    lines: dict[str, dict[int, set[str]]] = field(default_factory=dict)
+    modules: set[str] = field(default_factory=set)
+
+    def add(self, found: dict[str, Any]) -> None:
+        """Add what the tests of a file do."""
+        red = set(found["red"])
+        self.seconds |= {name: took for name, took in found["seconds"].items() if name not in red}
+        self.modules |= set(found["modules"])
+        for file, by_test in found["lines"].items():
+            lines = self.lines.setdefault(file, defaultdict(set))
+            for test, numbers in by_test.items():
+                for line in numbers:
+                    lines[line].add(test)
+
+    def tests_of(self, file: str, mutation: Mutation, source: str) -> set[str]:
+        """Those that run a changed line, or, if none is counted, a line of its statement."""
+        lines = self.lines.get(file, {})
+        changed = range(mutation.line, mutation.last + 1)
+        found: set[str] = set().union(*(lines.get(line, set()) for line in changed))
+        if not found - {""}:
+            around = statement(source, mutation.line)
+            found = found.union(*(lines.get(line, set()) for line in around))
+        return found
+
+
+def statement(source: str, line: int) -> range:
+    """The lines of the innermost statement around a line; of a block, its head."""
+    best = range(line, line + 1)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0):
+            body = getattr(node, "body", None)
+            last = body[0].lineno - 1 if body else node.end_lineno or node.lineno
+            if line <= last and node.lineno >= best.start - 60:
+                best = range(node.lineno, last + 1)
+    return best
+
+
+def chosen(
+    file: str, mutation: Mutation, source: str, seen: Seen, first: list[str], limit: float
+) -> tuple[list[str], bool]:
+    """Tests that a change meets, and whether it must be imported.
+
+    Those of the files ``first`` come first, then the fastest, until the time is used up. A line
+    that no test was seen to run, as it runs in other processes, meets those of ``first``.
+    """
+    running = seen.tests_of(file, mutation, source)
+    imported = mutation.bound or "" in running
+    names = running & set(seen.seconds)
+    if imported or not names:
+        of_file = set().union(*seen.lines.get(file, {}).values()) if imported else set()
+        names |= {name for name in seen.seconds if name.partition("::")[0] in first}
+        names |= of_file & set(seen.seconds)
+    near = {name: name.partition("::")[0] in first for name in names}
+    found, total = [], 0.0
+    for name in sorted(names, key=lambda name: (not near[name], seen.seconds[name])):
+        total += seen.seconds[name]
+        if total > limit and found:
+            break
+        found.append(name)
+    return found, imported
+
+
+def concerned(file: str, tests: dict[str, list[str]]) -> list[str]:
+    """The tests of a file: those that the table names, or those called like it; its doctests."""
+    named = tests.get(file) or [
         f"tests/{path.name}" for path in (ROOT / "tests").glob(f"test_{Path(file).stem}*.py")
     ]
     return [*named, file]
 
 
-class Watch:
-    """A pytest plugin: how long each test takes and which lines of the file it runs."""
-
-    def __init__(self, coverage: Any, file: str) -> None:
-        self.coverage, self.file = coverage, file
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self.coverage.switch_context(nodeid)
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        self.seconds[report.nodeid] += report.duration
-        if report.failed:
-            self.seconds[report.nodeid] = float("inf")
-
-    def found(self) -> dict[str, Any]:
-        data = self.coverage.get_data()
-        path = next(iter(data.measured_files()), None)
-        contexts = data.contexts_by_lineno(path) if path else {}
-        return {
-            "seconds": {name: value for name, value in self.seconds.items() if value < 1e9},
-            "red": [name for name, value in self.seconds.items() if value > 1e9],
-            "lines": {line: [c for c in names if c] for line, names in contexts.items()},
-            "modules": [name for name, module in list(sys.modules.items()) if _is_foreign(module)],
-        }
-
-
-def _is_foreign(module: Any) -> bool:
-    return "site-packages" in str(getattr(module, "__file__", "") or "")
-
-
-def forked(work: Any, seconds: float) -> tuple[int, float]:
-    """The exit status of a function run in a fork, and its time; 124 if it took too long."""
-    begin = time.monotonic()
-    child = os.fork()
-    if not child:
-        status = 70
-        try:
-            os.setsid()
-            status = int(work())
-        except BaseException:
-            status = 70
-        finally:
-            os._exit(status)
-    while time.monotonic() - begin < seconds:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status), time.monotonic() - begin
-        time.sleep(0.02)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return 124, time.monotonic() - begin
-
-
-def silent_pytest(arguments: list[str], plugins: list[Any] | None = None) -> int:
-    """Pytest in this process, its words thrown away."""
-    import pytest
-
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    sys.dont_write_bytecode = True
-    sys.path.insert(0, os.getcwd())
-    with (
-        open(os.environ.get("MUTANTS_LOG", os.devnull), "a") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-    ):
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-        return int(pytest.main(arguments, plugins=plugins or []))
-
-
-def baseline(file: str, tests: list[str]) -> dict[str, Any]:
-    """Times, lines and modules of the tests as they are.
-
-    Raises:
-        SystemExit: If pytest cannot run them.
-    """
-
-    def work() -> int:
-        import coverage
-
-        watched = coverage.Coverage(data_file=None, include=[str(Path(file).resolve())])
-        watch = Watch(watched, file)
-        watched.start()
-        options = [option for option in _OPTIONS if option != "-x"]
-        code = silent_pytest([*options, *tests], [watch])
-        watched.stop()
-        Path("baseline.json").write_text(json.dumps(watch.found()))
-        return code
-
-    code, _ = forked(work, 3600)
-    if code not in {0, 1}:
-        raise SystemExit(f"pytest ended with {code} before anything was changed")
-    found: dict[str, Any] = json.loads(Path("baseline.json").read_text())
+def drawn(changes: dict[str, list[Mutation]], count: int, seed: int) -> dict[str, list[Mutation]]:
+    """So many changes, from each file in proportion to its own, but at least two."""
+    total = sum(map(len, changes.values()))
+    found = {}
+    for file, of_file in changes.items():
+        shuffled = random.Random(f"{seed} {file}").sample(of_file, len(of_file))
+        found[file] = shuffled[: max(_FEWEST, round(count * len(of_file) / total))]
     return found
 
 
-def chosen_for(mutation: Mutation, found: dict[str, Any], limit: float) -> list[str]:
-    """The tests that run a changed line, the fastest first, until the time is used up."""
-    seconds, lines = found["seconds"], found["lines"]
-    touched = set()
-    for line in range(mutation.line, mutation.last + 1):
-        touched |= set(lines.get(str(line), []))
-    names = set(seconds) if mutation.bound else touched & set(seconds)
-    chosen, total = [], 0.0
-    for name in sorted(names, key=lambda name: seconds[name]):
-        total += seconds[name]
-        if total > limit and chosen:
-            break
-        chosen.append(name)
-    return chosen
+def share(
+    alive: dict[str, int], tried: dict[str, int], all_of: dict[str, int]
+) -> tuple[float, ...]:
+    """The share of all changes that is alive, and the ends of its 95 % interval.
+
+    Each file weighs as much as it has changes. The interval is Wilson's for as many draws as have
+    that weighted mean's variance, were all files alike; that some are better only narrows it.
+    """
+    total = sum(all_of[file] for file in tried)
+    weights = {file: all_of[file] / total for file in tried}
+    p = sum(weights[file] * alive[file] / tried[file] for file in tried)
+    n = 1 / sum(weights[file] ** 2 / tried[file] for file in tried)
+    z = 1.96
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return p, middle - reach, middle + reach
+
+
+class Record:
+    """What came of the changes, one a line of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.outcomes = {entry["name"]: entry for entry in map(json.loads, lines)}
+
+    def add(self, trial: Trial, mutation: Mutation, outcome: Outcome) -> None:
+        """Write an outcome down, and print it if nothing noticed."""
+        place = {"line": mutation.line, "was": mutation.was, "becomes": mutation.becomes}
+        entry = {"name": trial.name, "file": trial.file, **place, **asdict(outcome)}
+        entry["tests"] = len(trial.tests)
+        self.outcomes[trial.name] = entry
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def seen_path(test: str) -> Path:
+    """The file for what a file of tests does, as long as its text is the same."""
+    path = BUILD / "seen" / f"{Path(test).stem}-{_digest(ROOT / test)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def kept(test: str) -> dict[str, Any] | None:
+    """What a file of tests did, if no line that it runs has moved since.
+
+    A line that was changed where it stands only makes the choice of tests an older one.
+    """
+    path = seen_path(test)
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    ran = [file for file, by_test in found["lines"].items() if set(by_test) - {""}]
+    same = all(found["lengths"][file] == length_of(ROOT / file) for file in ran)
+    return found if same else None
+
+
+def length_of(path: Path) -> int:
+    """Of a file, in lines; 0 if there is none."""
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+class Attempt:
+    """Some changes of some files, and all that is needed to try them."""
+
+    def __init__(self, todo: dict[str, list[Mutation]], record: Record, again: bool, limit: float):
+        self.todo, self.record, self.limit = todo, record, limit
+        self.sources = {file: (ROOT / file).read_text() for file in todo}
+        done = record.outcomes
+        self.open = {
+            name_of(file, mutation): (file, mutation)
+            for file, found in todo.items()
+            for mutation in found
+            if (entry := done.get(name_of(file, mutation))) is None
+            or (again and entry["outcome"] == "alive")
+        }
+        # so that a run that is stopped has tried some of every file
+        names = random.Random(0).sample(sorted(self.open), len(self.open))
+        self.open = {name: self.open[name] for name in names}
+        self.table = table()
+
+    def to_see(self, test: str) -> Path | None:
+        """Where what a file of tests does is to be written; None: it is known."""
+        return None if kept(test) else seen_path(test)
+
+    def seen(self) -> Seen:
+        found = Seen()
+        for test in (*self.tests(), *map(str, sorted(_sources()))):
+            found.add(kept(test) or {"red": [], "seconds": {}, "modules": [], "lines": {}})
+        return found
+
+    def tests(self) -> list[str]:
+        """All but those that are left out, which are of other things than the package."""
+        names = sorted(f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py"))
+        return [name for name in names if name not in self.table["left_out"]]
+
+    def trials(self, imported: bool) -> list[Trial]:
+        """Those that must be imported, or the others."""
+        seen, found = self.seen(), []
+        for name, (file, mutation) in self.open.items():
+            source, first = self.sources[file], concerned(file, self.table["tests"])
+            tests, must = chosen(file, mutation, source, seen, first, self.limit)
+            compiled = file in self.table["compiled"]
+            if imported or not (must or compiled):
+                usual = sum(seen.seconds[test] for test in tests)
+                longest = 600 if compiled else 30 + 5 * usual
+                found.append(Trial(name, file, source, mutation.text, tests, longest))
+        return found
+
+    def report(self, trial: Trial, outcome: Outcome) -> None:
+        _, mutation = self.open.pop(trial.name)
+        self.record.add(trial, mutation, outcome)
+
+    def run(self) -> None:
+        """In one session what can be tried there, then the rest."""
+        if not self.open:
+            return
+
+        def session() -> int:
+            import coverage
+
+            watched = coverage.Coverage(data_file=None, source=["isoreg"])
+            watched.start()
+            server = Server(watched, self.to_see, lambda: self.trials(False), self.report)
+            return silent_pytest([*self.tests(), "isoreg"], [server])
+
+        for module in _LIBRARIES:
+            importlib.import_module(module)
+        code = forked(session, 24 * 3600)
+        if code not in {0, 1, 5}:
+            raise SystemExit(f"pytest ended with {code} before anything was changed")
+        for name in self.open.keys() & Record(self.record.path).outcomes.keys():
+            del self.open[name]
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            for module in sorted(self.seen().modules):
+                with contextlib.suppress(BaseException):
+                    importlib.import_module(module)
+        judge = Judge(anew)
+        for trial in self.trials(True):
+            self.report(trial, judge.tried(trial))
+
+
+def _sources() -> list[Path]:
+    return [path.relative_to(ROOT) for path in (ROOT / "isoreg").rglob("*.py")]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def enter_copy() -> None:
+    """Copy what git knows of, and what it does not ignore, and go there."""
+    folder = BUILD / "tree"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.split("\0")  # fmt: skip
+    names = [name for name in listed if name and (ROOT / name).is_file()]
+    for path in list(folder.rglob("*.py")):
+        if str(path.relative_to(folder)) not in names:
+            path.unlink()
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    os.environ["NUMBA_CACHE_DIR"] = str(BUILD / "numba")
+    os.chdir(folder)
 
 
 def explained(file: str, known: list[dict[str, str]]) -> dict[tuple[str, str], str]:
@@ -173,125 +327,88 @@ def explained(file: str, known: list[dict[str, str]]) -> dict[tuple[str, str], s
     }
 
 
-def copy_of_tree(folder: Path) -> None:
-    """What git knows of, and what it does not ignore."""
-    names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout.split("\0")  # fmt: skip
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+def summary(
+    todo: dict[str, list[Mutation]], all_of: dict[str, int], record: Record
+) -> tuple[str, int]:
+    """What was found, as text, and how many changes are alive without a reason."""
+    known = table()["explained"]
+    lines, tried, alive, reasoned = [], Counter(), Counter(), Counter()
+    for file, changes in todo.items():
+        reasons = explained(file, known)
+        for mutation in changes:
+            entry = record.outcomes.get(name_of(file, mutation))
+            if entry is None:
+                continue
+            tried[file] += 1
+            if entry["outcome"] != "alive":
+                continue
+            if (mutation.was, mutation.becomes) in reasons:
+                reasoned[file] += 1
+            else:
+                alive[file] += 1
+                lines.append(
+                    f"{file}:{mutation.line}  [{entry['tests']} tests]\n"
+                    f"  - {mutation.was}\n  + {mutation.becomes}"
+                )
+    lines += [
+        f"{file}: {tried[file]} of {all_of[file]} changes tried, {reasoned[file]} explained, "
+        f"{alive[file]} alive"
+        for file in tried
+    ]
+    if tried:
+        for words, counts in (("alive", alive), ("alive or explained", alive + reasoned)):
+            p, low, high = (100 * value for value in share(counts, tried, all_of))
+            lines.append(f"{words}: {p:.1f} % of all changes, between {low:.1f} and {high:.1f}")
+    return "\n".join(lines), sum(alive.values())
 
 
-def run(file: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Try every change of a file, and say what came of it."""
-    table = tomllib.loads(LIST.read_text())
-    reasons = explained(file, table.get("explained", []))
-    tests = options.tests or concerned(file, table.get("tests", {}))
-    source = (ROOT / file).read_text()
-    todo = [m for m in mutations(source) if not options.lines or m.line in options.lines]
-    random.Random(0).shuffle(todo)
-    todo = todo[: options.sample] if options.sample else todo
-    found = baseline(file, tests)
-    if found["red"]:
-        print(f"left out, since they fail without a change: {', '.join(found['red'])}", flush=True)
-    with contextlib.redirect_stderr(io.StringIO()):
-        for name in found["modules"]:
-            with contextlib.suppress(BaseException):
-                importlib.import_module(name)
-    names = sorted(found["seconds"], key=found["seconds"].__getitem__)
-    if forked(lambda: silent_pytest([*_OPTIONS, *names]), 3600)[0]:
-        raise SystemExit("the tests fail when they are run again without a change")
-    result: dict[str, Any] = {"file": file, "tried": 0, "killed": 0, "explained": 0, "alive": []}
-    for mutation in todo:
-        names = chosen_for(mutation, found, options.limit)
-        result["tried"] += 1
-        if names and _is_killed(file, source, mutation, names, found):
-            result["killed"] += 1
-        elif (mutation.was, mutation.becomes) in reasons:
-            result["explained"] += 1
-        else:
-            alive = {"line": mutation.line, "was": mutation.was, "becomes": mutation.becomes}
-            result["alive"].append({**alive, "tests": len(names)})
-            print(f"{file}:{mutation.line}  [{len(names)} tests]\n  - {mutation.was}\n"
-                  f"  + {mutation.becomes}", flush=True)  # fmt: skip
-        _save(result)
-    return result
-
-
-def run_known(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Try the changes that were once alive: all must be noticed."""
-    result: dict[str, Any] = {"file": "known", "tried": 0, "killed": 0, "explained": 0, "alive": []}
-    for module in ("torch", "pytest", "hypothesis", "numpy", "scipy", "numba"):
+def run_known(entries: list[dict[str, Any]]) -> int:
+    """Try the changes that were once alive, and say how many of them are so now."""
+    alive, judge = 0, Judge(anew)
+    for module in _LIBRARIES:
         importlib.import_module(module)
     for entry in entries:
-        path = Path(entry["file"])
-        source = path.read_text()
-        if source.count(entry["was"]) != 1:
-            print(f"GONE     {path}: {entry['was'].strip()}: say it as the file says it now")
-            result["alive"].append(entry)
-            continue
-        path.write_text(source.replace(entry["was"], entry["becomes"]))
-        code, _ = forked(lambda e=entry: silent_pytest([*_OPTIONS, *e["tests"]]), 900)
-        path.write_text(source)
-        result["tried"] += 1
-        result["killed"] += code == 1
-        if code != 1:
-            result["alive"].append({**entry, "code": code})
-        print(
-            f"{'noticed' if code == 1 else f'ALIVE ({code})'}  {path}: {entry['was'].strip()}",
-            flush=True,
-        )
-        _save(result)
-    return result
-
-
-def _is_killed(
-    file: str, source: str, mutation: Mutation, names: list[str], found: dict[str, Any]
-) -> bool:
-    Path(file).write_text(mutation.text)
-    usual = sum(found["seconds"][name] for name in names)
-    try:
-        code, _ = forked(lambda: silent_pytest([*_OPTIONS, *names]), 30 + 5 * usual)
-    finally:
-        Path(file).write_text(source)
-    return code != 0
-
-
-def _save(result: dict[str, Any]) -> None:
-    path = ROOT / "build" / "mutants" / (result["file"].replace("/", ".") + ".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+        source = Path(entry["file"]).read_text()
+        if source.count(entry["was"]) == 1:
+            text = source.replace(entry["was"], entry["becomes"])
+            trial = Trial("", entry["file"], source, text, entry["tests"], 900)
+            outcome = judge.tried(trial).outcome
+        else:
+            outcome = "gone: say it as the file says it now"
+        alive += outcome != "killed"
+        print(f"{outcome}  {entry['file']}: {entry['was'].strip()}", flush=True)
+    return alive
 
 
 def main() -> None:
-    """Run the files of the command line.
+    """Run what the command line says.
 
     Raises:
         SystemExit: With 1 if a change survives that is not explained.
     """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("files", nargs="*", help="known: those of the list that were once alive")
-    parser.add_argument("--tests", nargs="*", help="instead of those that concern the file")
-    parser.add_argument("--sample", type=int, help="so many changes of each file, drawn once")
-    parser.add_argument("--lines", nargs="*", type=int, help="of these lines alone")
+    parser.add_argument("files", nargs="*", help="default: all; known: those once alive")
+    parser.add_argument("--sample", type=int, help="so many changes instead of all")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--again", action="store_true", help="try anew what was not noticed")
+    parser.add_argument("--show", action="store_true", help="say what was found so far")
     parser.add_argument("--limit", type=float, default=_LONGEST, help="seconds of tests a change")
     options = parser.parse_args()
-    alive = 0
-    for file in options.files:
-        with tempfile.TemporaryDirectory() as folder:
-            copy_of_tree(Path(folder))
-            os.chdir(folder)
-            if file == "known":
-                result = run_known(tomllib.loads(LIST.read_text())["known"])
-            else:
-                result = run(file, options)
-            os.chdir(ROOT)
-        alive += len(result["alive"])
-        print(f"{file}: {result['tried']} changes, {result['killed']} noticed, "
-              f"{result['explained']} explained, {len(result['alive'])} alive")  # fmt: skip
+    if options.files == ["known"]:
+        enter_copy()
+        raise SystemExit(run_known(table()["known"]) > 0)
+    left = table()["left_out"]
+    files = options.files or [str(path) for path in sorted(_sources()) if str(path) not in left]
+    changes = {file: found for file in files if (found := mutations((ROOT / file).read_text()))}
+    todo = drawn(changes, options.sample, options.seed) if options.sample else changes
+    sampled = f"-{options.sample}-{options.seed}" if options.sample else ""
+    where = "all" if not options.files else "+".join(files).replace("/", ".")
+    record = Record(BUILD / f"{where}{sampled}.jsonl")
+    if not options.show:
+        enter_copy()
+        Attempt(todo, record, options.again, options.limit).run()
+    text, alive = summary(todo, {f: len(c) for f, c in changes.items()}, Record(record.path))
+    print(text)
     raise SystemExit(alive > 0)
 
 

@@ -19,6 +19,7 @@ _TEXT = (ast.Raise, ast.JoinedStr, ast.Assert)
 _UNTOUCHED = {"annotation", "returns", "decorator_list", "bases", "type_params"}
 # on a processor there is no other device, and a zip of equal lengths is one with or without strict
 _UNSEEN = {"device", "strict", "stacklevel", "non_blocking"}
+_DEVICES = {"cpu", "cuda", "mps"}
 _LARGER = 1e4
 
 
@@ -71,6 +72,8 @@ def _places(node: ast.AST) -> Iterator[ast.expr | ast.stmt]:
     """Nodes that may change: no docstrings, annotations, imports, texts of errors, decorators."""
     if isinstance(node, (ast.Import, ast.ImportFrom, *_TEXT)):
         return
+    if isinstance(node, ast.keyword) and node.arg in _UNSEEN:
+        return
     if isinstance(node, (ast.expr, ast.stmt)):
         yield node
     for name, value in ast.iter_fields(node):
@@ -119,13 +122,20 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
 
 def _calls(call: ast.Call) -> Iterator[ast.AST]:
     """A method that is not called, and each keyword left out."""
-    if isinstance(call.func, ast.Attribute) and not _is_library(call.func.value):
-        yield call.func.value
+    called = call.func
+    if isinstance(called, ast.Attribute) and not (_is_library(called.value) or _is_move(call)):
+        yield called.value
     for index, keyword in enumerate(call.keywords):
         if keyword.arg and keyword.arg not in _UNSEEN:
             other = deepcopy(call)
             del other.keywords[index]
             yield other
+
+
+def _is_move(call: ast.Call) -> bool:
+    """Whether a call is ``x.to(device)``, whatever the device is called."""
+    names = [getattr(a, "attr", getattr(a, "id", "")) for a in call.args]
+    return getattr(call.func, "attr", "") == "to" and set(names) == {"device"}
 
 
 def _values(value: object) -> list[object]:
@@ -135,7 +145,8 @@ def _values(value: object) -> list[object]:
         return [value + 1]
     if isinstance(value, float):
         return [value * _LARGER if 0 < abs(value) < 0.01 else value * 2 + 0.5 * (value == 0)]
-    return [value + "x"] if isinstance(value, str) and value.isidentifier() else []
+    is_name = isinstance(value, str) and value.isidentifier() and value not in _DEVICES
+    return [f"{value}x"] if is_name else []
 
 
 def _written(changed: ast.AST, node: ast.AST) -> str:

@@ -137,6 +137,9 @@ def test_a_report_says_between_which_two_numbers_the_truth_lies() -> None:
     assert bounds[1] > report.worst_case[0.01] - 0.15, "it is no empty bound"
     line = f"{100 * bounds[1]:.1f} and {100 * report.worst_case[0.01]:.1f} % at 0.01"
     assert line in str(report)
+    (proven,) = [row for row in str(report).splitlines() if row.startswith("proven")]
+    cells = [float(cell.rstrip("%")) for cell in proven.split() if cell.endswith("%")]
+    assert cells == pytest.approx([100 * bound for bound in bounds], abs=0.051)
     assert RobustnessReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
 
 

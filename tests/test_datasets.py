@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,6 +86,25 @@ def test_a_missing_file_is_named_with_where_and_how(tmp_path: Path) -> None:
     assert text.startswith("mnist: train-images-idx3-ubyte is not in ")
     assert str(tmp_path / "MNIST" / "raw") in text
     assert "ISOREG_DATA" in text
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_download_is_asked_for_the_split_that_the_user_named(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(folder: str, *, train: bool, download: bool) -> SimpleNamespace:
+        asked.append((folder, train, download))
+        return SimpleNamespace(data=torch.zeros(3, 28, 28).byte(), targets=torch.arange(3))
+
+    monkeypatch.delenv("ISOREG_DATA", raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr("torchvision.datasets.MNIST", fetch)
+    images, labels = mnist(split)
+    assert asked == [(str(tmp_path / "isoreg"), split == "train", True)]
+    assert images.shape == (3, 1, 28, 28)
+    assert labels.tolist() == [0, 1, 2]
 
 
 def test_a_failed_download_says_how_to_get_the_files(

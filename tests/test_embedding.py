@@ -24,6 +24,7 @@ from torch import nn
 from isoreg import InputError
 from isoreg.diagnostics import distortion
 from isoreg.embedding import IsometricEmbedding
+from isoreg.embedding.picture import draw
 
 X, Y = load_iris(return_X_y=True)
 
@@ -232,6 +233,42 @@ def test_what_cannot_be_is_refused_by_a_value_error(
 def test_an_error_names_the_method_that_was_called() -> None:
     with pytest.raises(InputError, match=r"^IsometricEmbedding\.fit: beta must be"):
         brief(beta="auto").fit(X)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("size", [0.03, 1.0, 7e4])
+def test_the_bar_has_a_round_length_of_a_tenth_to_a_quarter_of_the_map(
+    offset: float, size: float
+) -> None:
+    points = offset * size + size * np.random.default_rng(0).uniform(size=(50, 2))
+    axes = draw(points, None, "", None)
+    (bar,) = [line for line in axes.lines if line.get_gid() == "scale bar"]
+    length, width = np.ptp(bar.get_xdata()), np.ptp(points, axis=0).max()
+    assert 0.09 * width < length <= width / 4
+    digits = length / 10 ** np.floor(np.log10(length) + 1e-9)
+    assert min(abs(digits - step) for step in (1, 2, 5, 10)) < 1e-6
+    assert bar.get_xdata()[0] == points[:, 0].min()
+    assert max(bar.get_ydata()) < points[:, 1].min()
+
+
+@pytest.mark.parametrize("classes", [3, 10, 25])
+def test_each_class_has_a_colour_and_few_are_named_where_they_lie(classes: int) -> None:
+    labels = np.arange(4 * classes) % (classes + 1) - 1
+    points = np.random.default_rng(0).normal(size=(len(labels), 2))
+    axes = draw(points, labels, "", None)
+    unknown, *drawn = axes.collections
+    assert len(unknown.get_offsets()) == (labels == -1).sum()
+    colours = [tuple(own.get_facecolor()[0]) for own in (unknown, *drawn)]
+    assert len(set(colours)) == 1 + min(classes, 20)
+    assert [own.get_label() for own in drawn] == [str(name) for name in range(classes)]
+    for name, own in enumerate(drawn):
+        np.testing.assert_allclose(own.get_offsets(), points[labels == name])
+    named = {text.get_text(): text.get_position() for text in axes.texts[:-1]}
+    assert list(named) == ([str(name) for name in range(classes)] if classes <= 24 else [])
+    for name, place in named.items():
+        np.testing.assert_allclose(place, np.median(points[labels == int(name)], axis=0))
+    assert not any(spine.get_visible() for spine in axes.spines.values())
+    assert len(axes.get_xticks()) == len(axes.get_yticks()) == 0
 
 
 @pytest.mark.parametrize(

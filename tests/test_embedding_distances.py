@@ -19,7 +19,7 @@ from isoreg.embedding import IsometricEmbedding
 from isoreg.embedding.blocks import NAMES, resolve_blocks
 from isoreg.embedding.layout import lay_out, smacof
 from isoreg.embedding.targets import read_targets
-from isoreg.embedding.training import near_weights
+from isoreg.embedding.training import Pairs, near_weights
 
 DRAWS = np.random.default_rng(0)
 ROWS = DRAWS.normal(size=(60, 3))
@@ -189,8 +189,8 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": "geodesic"}, None, "geodesic distances of a batch depend on the batch"),
     ({"metric": "taxicab"}, None, "metric must be a callable or one of 'euclidean'"),
     ({"metric": city, "metric_takes": "pairs"}, None, "metric_takes must be 'rows' or 'indices'"),
-    ({"metric": "precomputed"}, None, "distances= belongs to metric='precomputed'"),
-    ({}, np.zeros((60, 60)), "distances= belongs to metric='precomputed'"),
+    ({"metric": "precomputed"}, None, "distances= belongs to metric='precomputed'.* and none"),
+    ({}, np.zeros((60, 60)), "distances= belongs to metric='precomputed'.* and some"),
     ({"metric": "precomputed"}, np.zeros((60, 59)), r"shape \(60, 60\) for 60 samples"),
     ({"metric": "precomputed"}, -city(ROWS, ROWS), "distances must be at least 0 and finite"),
     ({"metric": "precomputed"}, skewed(ROWS, ROWS), "distances must be symmetric, got"),
@@ -246,3 +246,35 @@ def test_the_cross_entropy_of_partly_known_levels_is_that_of_the_classes_left() 
     wanted = -(p[0, 0].log() + p[1, 1].log() + p[2, 2].log() + (p[3, 0] + p[3, 1]).log()) / 4
     assert targets.cross_entropy(logits, torch.arange(5)) == pytest.approx(wanted.item())
     assert targets.cross_entropy(logits[4:], torch.tensor([4])) == 0
+
+
+def test_a_named_metric_trains_as_the_same_distances_from_a_callable() -> None:
+    maps = [brief(metric=metric).fit_transform(ROWS) for metric in ("manhattan", city)]
+    np.testing.assert_allclose(*maps, rtol=1e-3, atol=1e-3)
+    plain, given = (
+        brief(metric=metric).fit(ROWS).transform(ROWS) for metric in ("euclidean", cdist)
+    )
+    np.testing.assert_allclose(plain, given, rtol=0, atol=3e-2)
+    assert np.abs(maps[0] - plain).max() > 0.1
+
+
+@pytest.mark.parametrize("labels", [None, [0, 0, 1, 1, 0, -1], [0, 1, 2, 3, 4, 5]])
+def test_what_is_compared_is_each_pair_of_a_class_once(labels: list[int] | None) -> None:
+    rows = ROWS[:6].copy()
+    targets = None if labels is None else read_targets(np.array(labels), 6)
+    known = city(rows, rows)
+    known[0, 1] = known[1, 0] = np.nan
+    pairs = Pairs(lambda at: torch.tensor(known[np.ix_(at, at)]), 2.0, targets, torch.empty(0))
+    points = torch.tensor(DRAWS.normal(size=(6, 2)))
+    data, drawn = pairs.compared(points, np.arange(6))
+    same = labels is not None and len(set(labels)) < 6
+    counted = [
+        (i, j)
+        for i in range(6)
+        for j in range(i + 1, 6)
+        if (i, j) != (0, 1) and (not same or labels[i] == labels[j] != -1)  # type: ignore[index]
+    ]
+    assert len(counted) == len(data) > 0
+    np.testing.assert_allclose(data, [known[i, j] / 2 for i, j in counted], rtol=1e-6)
+    lengths = [(points[i] - points[j]).norm().item() for i, j in counted]
+    np.testing.assert_allclose(drawn, lengths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -30,6 +31,14 @@ def test_the_index_names_every_example_and_each_is_below_a_hundred_lines() -> No
         assert f"[`{name}`]({name}.py)" in text
         assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 100
         assert name in tested, f"no test runs {name}"
+
+
+def test_demo_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, grids = tmp_path / "choice.json", {"isometry": (0.0, 0.3), "control": (0.3,)}
+    found = run("demo_choice", path=path, grids=grids, seeds=1)
+    assert found == json.loads(path.read_text())
+    assert found["isometry"]["0.3"] > max(found["isometry"]["0"], found["control"]["0.3"]) + 5
+    assert "isometry: 0.3 of" in capsys.readouterr().out
 
 
 def test_own_model(tmp_path: Path) -> None:

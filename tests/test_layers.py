@@ -2,12 +2,14 @@
 
 import copy
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg._attach.layers import find_layers
 from isoreg.errors import InputError, LayerError
 
 
@@ -196,6 +198,27 @@ def test_a_dict_gives_each_layer_its_own_weight() -> None:
     first, second = model[:1](x), model[:3](x)
     expected = 0.1 * (0.5 * isometry_penalty(x, first, y) + 3 * isometry_penalty(x, second, y))
     torch.testing.assert_close(iso(y), expected)
+
+
+def test_of_a_dict_a_full_name_goes_before_a_glob_wherever_it_stands() -> None:
+    for layers in ({"*": 0.5, "2": 3.0}, {"2": 3.0, "*": 0.5}, {"2": 3.0, "[02]": 0.5}):
+        found = {layer.name: layer.weight for layer in find_layers(mlp(), layers)}
+        assert found["2"] == 3.0, layers
+        assert found["0"] == 0.5, layers
+
+
+def test_a_layer_that_weighs_nothing_is_allowed() -> None:
+    assert [layer.weight for layer in find_layers(mlp(), {"0": 0, "2": 1})] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("wrap", [list, lambda found: SimpleNamespace(info=found)])
+def test_stages_are_those_that_the_model_s_feature_info_names(wrap) -> None:
+    model = mlp()
+    model.feature_info = wrap([{"module": "0"}, {"module": "2"}])
+    assert [layer.name for layer in find_layers(model, "stages")] == ["0", "2"]
+    model.feature_info = wrap([{"module": "0"}, {"module": "20"}])
+    with pytest.raises(LayerError, match=r"stages that are no modules, got '20'.*example '2'"):
+        find_layers(model, "stages")
 
 
 def test_layers_is_what_the_penalties_are_named_after() -> None:

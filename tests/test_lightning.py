@@ -298,6 +298,8 @@ def test_two_callbacks_share_a_trainer_and_unknown_options_are_refused() -> None
     assert [list(callback.iso.penalties) for callback in pair] == [["net.0"], ["net.1"]]
     with pytest.raises(InputError, match=r"IsometryCallback: .*'betta'.*beta"):
         callbacks.IsometryCallback(betta=0.1)
+    with pytest.raises(InputError, match=r"'xyzzy'. Close matches: .*\bbeta\b.*\bscale\b"):
+        callbacks.IsometryCallback(xyzzy=0.1)  # near to none: all are named
 
 
 def test_the_reference_may_stand_in_the_batch() -> None:

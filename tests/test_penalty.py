@@ -913,3 +913,31 @@ def test_a_penalty_spoilt_by_its_labels_is_nan_with_all_gradients() -> None:
         assert penalty.dtype == torch.float64
         assert bool(penalty.isnan().all()) is wrong
         assert bool(gradient_of(penalty.sum(), phi).isnan().all()) is wrong
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan"])
+@pytest.mark.parametrize("factor", [1e-3, 0.3, 7.0])
+def test_a_mean_over_pairs_does_not_change_with_the_unit_of_their_weights(
+    distance: str, factor: float
+) -> None:
+    weights = normal(8, 8).abs()
+    weights = weights + weights.T
+    x, phi, options = X, LAYERS[0], {"distance": distance, "reduction": "pairs"}
+    expected = isometry_penalty(x, phi, pair_weights=weights, **options)
+    found = isometry_penalty(x, phi, pair_weights=factor * weights, **options)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan"])
+@pytest.mark.parametrize("name", ["input_distances", "pair_weights"])
+def test_what_is_given_for_pairs_of_two_classes_is_not_looked_at(distance: str, name: str) -> None:
+    labels = torch.tensor([0, 1] * 4)
+    apart = labels[:, None] != labels
+    table = normal(8, 8).abs()
+    table = table + table.T
+    inputs = X if name == "pair_weights" else None
+    expected, found = (
+        isometry_penalty(inputs, LAYERS[0], labels, distance=distance, **{name: given})  # type: ignore[arg-type]
+        for given in (table, table.masked_fill(apart, -1.0))
+    )
+    assert_close(found, expected)

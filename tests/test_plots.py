@@ -94,6 +94,8 @@ def test_the_accuracy_is_that_of_the_images_that_survive_every_attack() -> None:
     assert line.get_xdata().tolist() == [0.0, 0.1, 0.2]
     assert line.get_ydata().tolist() == [75.0, 25.0, 0.0]
     assert "Linf" in line.axes.get_xlabel()
+    assert line.axes.get_xlim()[0] == 0
+    assert line.axes.get_ylim() == (0, 100)
 
 
 def test_a_report_with_warnings_says_so_in_its_legend() -> None:
@@ -113,6 +115,10 @@ def test_layers_span_from_contraction_to_expansion_with_the_typical_factor_betwe
         assert dot.get_ydata() == [1 / d.scale]
     assert [text.get_text() for text in axes.texts][1] == "1.00"
     assert axes.get_yscale() == "log"
+    axes.figure.draw_without_rendering()
+    numbers = [label.get_text() for label in axes.get_yticklabels(which="both")]
+    assert any(numbers)
+    assert not any("10^" in number or "mathdefault" in number for number in numbers)
 
 
 def test_a_regularizers_report_can_be_drawn_as_it_is() -> None:

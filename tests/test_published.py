@@ -11,6 +11,8 @@ from benchmarks.check import FROZEN, RESULTS, check, committed, published
 from benchmarks.pages import Mark, agrees, find, marks, tables_of
 from benchmarks.results import read
 from benchmarks.studies import STUDIES
+from examples.demo import BETAS
+from examples.demo_choice import GRIDS, chosen
 
 ROOT = RESULTS.parent.parent
 COMMITTED = committed(STUDIES)
@@ -80,6 +82,14 @@ def test_the_readmes_first_table_is_what_the_demo_printed() -> None:
     names = {"the pixels, no network": "pixels, no network"}
     names["the reference itself, no network"] = "reference, no network"
     assert {names.get(name, name): cells for name, cells in shown.items()} == rows
+
+
+def test_the_demos_strengths_are_those_that_the_validation_images_chose() -> None:
+    tried = json.loads((ROOT / "docs" / "images" / "demo-choice.json").read_text())
+    assert {name: tuple(map(float, by_beta)) for name, by_beta in tried.items()} == GRIDS
+    assert {"plain": 0.0} | {name: chosen(by_beta) for name, by_beta in tried.items()} == BETAS
+    for name, grid in GRIDS.items():
+        assert min(grid) < BETAS[name] < max(grid), "the best may lie beyond"
 
 
 def right(mark: Mark) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import isoreg
 from isoreg import references
 from isoreg.errors import InputError
+from isoreg.references._patterns import _whitening
 from isoreg.references._walks import commute_places, place_among
 
 
@@ -85,6 +86,18 @@ def test_patch_activations_are_those_of_the_formula() -> None:
     cells = [maps[:, a : a + 5, b : b + 5].mean((1, 2)) for a in (0, 5) for b in (0, 5)]
     expected = torch.stack(cells, 1).flatten()
     torch.testing.assert_close(reference(x[:1])[0].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_whitening_takes_the_correlations_off_and_leaves_the_axes_where_they_are() -> None:
+    mix = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 0.5], [0.0, 0.0, 4.0]])
+    points = torch.randn(4000, 3) @ mix + 5
+    mean, white = _whitening(points)
+    covariance = (points - mean).T @ (points - mean) / len(points)
+    torch.testing.assert_close(mean, points.mean(0))
+    torch.testing.assert_close(white, white.T)
+    expected = torch.linalg.inv(covariance + 0.1 * torch.eye(3))  # its square, floored at 0.1
+    torch.testing.assert_close(white @ white, expected, rtol=1e-3, atol=1e-4)
+    assert torch.linalg.eigvalsh(white).min() > 0
 
 
 def test_patches_do_not_see_brightness() -> None:
@@ -241,6 +254,14 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
             "manifold: 10 neighbors and 30 dimensions need at least 93 samples, got 20.",
         ),
         (
+            lambda: references.manifold(torch.rand(11, 2), neighbors=10, dimensions=1),
+            "manifold: 10 neighbors and 1 dimensions need at least 12 samples, got 11.",
+        ),
+        (
+            lambda: references.manifold(torch.rand(20, 2), neighbors=0),
+            "manifold: neighbors must be an integer of at least 1, got 0.",
+        ),
+        (
             lambda: references.manifold(torch.rand(200, 2), spread=0.0),
             "manifold: spread must be a positive number, got 0.0.",
         ),
@@ -277,6 +298,21 @@ def test_the_manifold_of_data_far_from_zero_is_that_of_the_data_at_zero(offset: 
     near = references.manifold(points, neighbors=8, dimensions=4)(points)
     far = references.manifold(points + offset, neighbors=8, dimensions=4)(points + offset)
     torch.testing.assert_close(torch.cdist(far, far), torch.cdist(near, near), rtol=1e-3, atol=1e-3)
+
+
+def test_the_fewest_samples_that_are_allowed_suffice() -> None:
+    for samples, neighbors, dimensions in ((12, 10, 1), (93, 10, 30), (6, 1, 1)):
+        points = torch.randn(samples, 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a graph in pieces
+            place = references.manifold(points, neighbors=neighbors, dimensions=dimensions)
+        assert place(points).shape == (samples, dimensions)
+        assert place(points).isfinite().all()
+
+
+def test_the_manifold_of_equal_points_is_one_point() -> None:
+    place = references.manifold(torch.ones(12, 2), neighbors=4, dimensions=2)(torch.ones(3, 2))
+    assert place.isfinite().all()
 
 
 def test_a_graph_in_pieces_is_warned_of_with_their_number_and_a_whole_one_is_not() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 from collections import namedtuple
 from collections.abc import Callable
 
@@ -734,3 +735,28 @@ def test_an_error_while_reading_leaves_the_next_forward_usable() -> None:
 
 def test_it_is_found_at_the_top_of_the_package() -> None:
     assert isoreg.regularizer.IsometryRegularizer is isoreg.IsometryRegularizer
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_features_that_need_no_gradient_are_warned_of_once(frozen: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    model[0].requires_grad_(not frozen)
+    x, y = torch.rand(6, 4), torch.arange(6) % 2
+    iso = IsometryRegularizer(model)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            model(x)
+            iso(y)
+    found = [str(w.message) for w in caught if "need no gradient" in str(w.message)]
+    assert len(found) == frozen
+    assert all("Are all parameters up to it frozen?" in text for text in found)
+
+
+def test_a_checkpoint_whose_beta_is_none_changes_nothing() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    iso = IsometryRegularizer(model, beta=0.3)
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="beta must be"):
+            iso.load_state_dict({**iso.state_dict(), "beta": wrong})
+        assert iso.beta == 0.3

@@ -15,7 +15,9 @@ from isoreg.robustness.checks import check_model, check_radii
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import pgd, project, steepest
 from isoreg.robustness.results import check_distances, check_restarts, check_results
+from isoreg.robustness.run import Run
 from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.student import taught
 from isoreg.robustness.task import Task
 
 EPS = 0.1
@@ -111,6 +113,8 @@ def test_a_radius_in_other_units_than_the_bounds_is_remarked_on() -> None:
     found = evaluate(model, 255 * x, y, eps=8 / 255, bounds=(0, 255), attacks="fgsm")
     assert "less than one step of 255: is eps in the units of bounds?" in str(found)
     assert "more than half of it" in check_radii([0.1, 0.6], "Linf")[0]
+    (one,) = check_radii([0.001, 0.6, 0.002, 0.7], "Linf")
+    assert "radius of 0.001 of" in one, "the first of them is enough"
     assert check_radii([0.0, 1 / 255, 0.5], "Linf") == []
 
 
@@ -238,6 +242,55 @@ def test_in_l2_a_step_has_its_length_however_small_the_gradient_is() -> None:
     torch.testing.assert_close(pgd(Small(), x, y, **options)[0], pgd(model, x, y, **options)[0])
 
 
+@pytest.mark.parametrize(
+    ("strong", "gap", "called_out"),
+    [("pgd-ce", 0.025, False), ("pgd-ce", 0.035, True), ("pgd-margin", 0.025, True)],
+)
+def test_a_single_step_may_beat_cross_entropy_by_a_little_and_the_margin_not_at_all(
+    strong: str, gap: float, called_out: bool
+) -> None:
+    rows = {"fgsm": {EPS: 0.5}, strong: {EPS: 0.5 + gap}, "apgd-t": {EPS: 0.5}}
+    signs = check_results(rows, [EPS], 0.9, images=1000, worst_case={EPS: 0.5})
+    assert any(f"a single step (fgsm) beats '{strong}'" in sign for sign in signs) is called_out
+
+
+@pytest.mark.parametrize("name", ["square", "apgd-ce", "fab"])
+def test_square_alone_is_given_square_images(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    import isoreg.robustness.adapter as adapter
+
+    shapes = []
+
+    def made(*_: object, **__: object):
+        def attacker(images: Tensor, labels: Tensor) -> Tensor:
+            shapes.append(images.shape)
+            return images
+
+        return attacker
+
+    monkeypatch.setattr(adapter, "_made", made)
+    x, y = torch.rand(4, 3, 4, 9), torch.zeros(4).long()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 3))
+    found, _ = ATTACKS[name](Task(classifier_of(model), x, y, EPS, "Linf", 0))
+    torch.testing.assert_close(found, x)
+    assert (shapes[0][2] == shapes[0][3]) is (name == "square")
+
+
+def test_the_other_model_is_attacked_in_eval_mode_and_given_back_in_its_own() -> None:
+    model, (x, y) = honest("plain"), images_of("test", 20)
+    modes = []
+
+    class Other(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            modes.append(self.training)
+            return model(images)
+
+    other = Other().train()
+    evaluate(model, x, y, eps=EPS, attacks="fgsm", transfer_from=other)
+    assert modes
+    assert not any(modes)
+    assert other.training
+
+
 def test_restarts_and_unsorted_radii_are_compared_with_their_neighbours() -> None:
     assert check_restarts({"pgd": [10, 90, 90]}, 100) == []
     assert check_restarts({"pgd": [10, 20, 90]}, 100)
@@ -260,6 +313,8 @@ def test_survivors_that_gradients_give_up_are_a_sign() -> None:
     assert "50 % of the images survive although" in check_distances(distances, stays, 8, EPS, 1)[0]
     assert check_distances(distances, distances > 0.1, 8, EPS, 1) == []
     assert check_distances(4 * distances, stays, 8, EPS, 1) == []
+    few = torch.arange(100) < 7  # of those that are near, a fifth would be 10
+    assert check_distances(distances, few, 8, EPS, 1) == []
 
 
 def test_large_margins_and_zero_gradients_are_looked_for_in_more_than_two_images() -> None:
@@ -380,6 +435,28 @@ def test_what_is_checked_before_and_after_the_attacks_draws_by_the_seed_alone(
         evaluate(model, x, y, eps=EPS, attacks="fgsm", seed=seed)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[1], drawn[2])
+
+
+@pytest.mark.parametrize("shape", [(3, 17, 40), (1, 16, 16), (1, 15, 40), (5, 7), (20,)])
+def test_a_student_takes_images_of_any_size(shape: tuple[int, ...]) -> None:
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), 4))
+    x = torch.rand(6, *shape)
+    student = taught(classifier, x, eps=0.1, norm="Linf")
+    assert student(x).shape == (6, 4)
+    assert (student(x).argmax(1) == classifier(x).argmax(1)).float().mean() > 0.6
+    assert not any(p.requires_grad for p in student.parameters())
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_counts_of_restarts_are_summed_over_batches(norm: str) -> None:
+    model, (x, y) = honest("plain"), images_of("test", 40)
+    task = Task(classifier_of(model), x, y, EPS, norm, 0)
+    run = Run.begun(task, {EPS: EPS}, 15, whole=False)
+    run.attack("pgd-margin", EPS)
+    (counts,) = run.history.values()
+    left = run.survived["pgd-margin"][EPS]
+    assert counts[-1] == int(run.correct.sum()) - sum(left)
+    assert counts == sorted(counts)
 
 
 def test_a_student_may_be_asked_for_by_name_and_is_in_no_preset() -> None:

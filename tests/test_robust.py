@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from benchmarks.robust.plans import (
     Choice,
     Plan,
     Schedule,
-    as_dict,
     batch_of,
     measured,
     network,
@@ -57,7 +57,7 @@ def tried(
 ) -> dict[str, Any]:
     """A run of the choice."""
     key = {"phase": "choose", "network": "relu", "method": OURS, "setting": str(options)}
-    key["plan"] = as_dict(
+    key["plan"] = asdict(
         Plan({OURS: options}, Schedule(1, learning_rate=rate, optimizer=optimizer))
     )
     return {"key": key, "figures": {"clean": clean, "attacked": {"0.1": attacked, "0.2": 0.5}}}
@@ -130,7 +130,7 @@ def test_every_recipe_is_tried_and_then_the_best_at_the_other_rate_with_each_opt
         wanted = recipes[min(1, len(recipes) - 1) if choice.optimizer == "adam" else 0]
         figures: dict[str, Any] = {"clean": 0.97}
         figures["attacked"] = {"0.1": float(choice.recipe == wanted)}
-        plan = as_dict(plan_of("relu", key["method"], choice))
+        plan = asdict(plan_of("relu", key["method"], choice))
         runs.append({"key": {**key, "plan": plan}, "figures": figures})
     for method, recipes in RECIPES.items():
         for optimizer, best_one in (

@@ -245,6 +245,8 @@ def test_transfer_attacks_with_the_other_model(trained) -> None:
     model, images, labels = trained
     report = evaluate(model, images, labels, eps=0.1, attacks=["noise"], transfer_from=model)
     assert report.accuracy["transfer"][0.1] < report.accuracy["noise"][0.1] - 0.2
+    again = evaluate(model, images, labels, eps=0.1, attacks="fgsm", transfer_from=model, seed=1)
+    assert again.survived["transfer"] == report.survived["transfer"], "it starts at the image"
 
 
 @pytest.mark.parametrize(
@@ -277,6 +279,7 @@ def test_progress_is_shown_when_asked_for_and_not_in_a_pipe(trained, capsys) -> 
     captured = capsys.readouterr()
     assert "pgd-margin, eps 0.1" in captured.err
     assert captured.out == ""
+    assert captured.err.split("\r")[-1].strip() == "", "the bar is taken away"
 
 
 @pytest.mark.parametrize("norm", RADII)
@@ -350,6 +353,19 @@ def test_corruptions_have_the_length_of_the_radius_and_harm_little(trained) -> N
         torch.testing.assert_close(lengths, torch.full_like(lengths, 0.2))
     accuracy = evaluate(model, images, labels, eps=0.1, attacks=["corruption", "pgd-ce"]).accuracy
     assert accuracy["corruption"][0.1] > accuracy["pgd-ce"][0.1] + 0.2
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 1, 90), (3, 90, 1), (3, 2, 45), (80,), (3, 50)])
+def test_images_of_any_shape_are_corrupted_and_those_with_an_inside_are_blurred(shape) -> None:
+    images = 0.3 + 0.4 * torch.rand(60, *shape)
+    task = Task(None, images, torch.zeros(60).long(), 0.2, "Linf", seed=0)  # type: ignore[arg-type]
+    found, _ = ATTACKS["corruption"](task)
+    lengths = (found - images).flatten(1).abs().amax(1)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 0.2))
+    if images.ndim == 4 and min(shape[1:]) > 2:
+        blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1) - images
+        inside = [x[..., 1:-1, 1:-1].flatten(1) for x in (found - images, blurred)]
+        assert torch.cosine_similarity(*inside).gt(0.999).sum() > 3
 
 
 def test_radii_may_be_an_array(trained) -> None:

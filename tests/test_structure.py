@@ -19,13 +19,12 @@ from benchmarks.__main__ import app
 from benchmarks.methods import attach
 from benchmarks.structure import data as samples
 from benchmarks.structure import digits, distances, training
-from benchmarks.structure.cifar import CIFAR_TRIALS, UNTRAINED
 from benchmarks.structure.data import Data, Split, manifold_of_patches
 from benchmarks.structure.evaluation import pixels_of
 from benchmarks.structure.settings import TASKS, Settings
 from benchmarks.structure.training import chosen_strengths, mlp, train, tries
 from benchmarks.structure.trials import MANIFOLD, TRIALS
-from benchmarks.structure.unlabelled import BOTH, LEARNT, Effort, learn
+from benchmarks.structure.unlabelled import learnt, patches, pixels
 from benchmarks.study import new_lab
 from isoreg import datasets
 
@@ -48,6 +47,7 @@ TINY = replace(
     epochs=1,
     examples=((1, 2), (10, 1)),
     strengths=(1.0, 100.0),
+    tasks=("even or odd",),
 )
 
 
@@ -73,7 +73,7 @@ def test_between_equal_votes_the_nearest_neighbour_decides() -> None:
 
 def test_standard_features_have_the_same_ratios_of_distances_and_unit_spread() -> None:
     x = 7 * torch.randn(50, 4) + 3
-    standard = probes.Standard(x)(x)
+    standard = probes.standardized(x, x)
     ratio = torch.pdist(standard) / torch.pdist(x)
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
     torch.testing.assert_close(standard.square().sum(1).mean(), torch.tensor(1.0))
@@ -151,15 +151,6 @@ def test_strengths_are_chosen_among_those_that_keep_the_coarse_accuracy() -> Non
 def test_the_strengths_in_use_are_those_that_the_committed_search_chose() -> None:
     chosen = chosen_strengths(json.loads((RESULTS / "structure-search.json").read_text())["runs"])
     assert {name: method.strength for name, method in TRIALS.items()} == chosen
-
-
-def test_where_the_neighbours_choose_another_strength_that_one_is_measured_too() -> None:
-    runs = json.loads((RESULTS / "structure-search.json").read_text())["runs"]
-    compared = ("isometry, pixels", "control: pixels, shuffled", "isometry, manifold")
-    compared += ("control: manifold, shuffled", "manifold predicted by a head")
-    usual, chosen = chosen_strengths(runs), chosen_strengths(runs, by="kNN")
-    others = {name: chosen[name] for name in compared if chosen[name] != usual[name]}
-    assert others == digits.BY_NEIGHBOURS
 
 
 @pytest.mark.parametrize(
@@ -273,16 +264,20 @@ def test_another_strength_in_the_code_meets_no_run_that_was_made_with_the_old_on
     assert {(key["method"], key["strength"]) for key in changed} == {(name, 0.123)}
 
 
-def test_what_photographs_are_compared_with_is_learnt_under_its_name(tmp_path: Path) -> None:
+def test_what_photographs_are_compared_with_does_not_depend_on_a_batch_and_is_learnt_once(
+    tmp_path: Path,
+) -> None:
     images = torch.rand(100, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    wanted = {method.reference for method in CIFAR_TRIALS.values()}
-    wanted |= set(UNTRAINED) - {"raw pixels"}
-    learnt = learn(images, tmp_path, Effort(filters=8, epochs=1), wanted)
-    assert set(learnt) == wanted
-    assert set(learn(images, tmp_path, Effort(), ["pixels"])) == {"pixels"}, "no more than asked"
-    both, patches, features = (learnt[name](images) for name in (BOTH, "patches", LEARNT))
-    mean = (torch.cdist(patches, patches) ** 2 + torch.cdist(features, features) ** 2) / 2
-    torch.testing.assert_close(torch.cdist(both, both) ** 2, mean, rtol=1e-3, atol=1e-2)
+    reference = learnt(images, tmp_path, epochs=1)
+    features = reference(images)
+    torch.testing.assert_close(features[:30], reference(images[:30]), rtol=1e-3, atol=1e-4)
+    (kept,) = tmp_path.iterdir()
+    before = kept.stat().st_mtime_ns
+    torch.testing.assert_close(learnt(images, tmp_path, epochs=1)(images), features)
+    assert kept.stat().st_mtime_ns == before
+    others = [of(images).flatten(1) for of in (pixels(images), patches(images, filters=8))]
+    for found in map(torch.pdist, (features, *others)):
+        assert found.square().mean().sqrt() == pytest.approx(10, rel=0.05)
 
 
 def test_photographs_are_read_once_and_run_from_the_command_line(tmp_path: Path) -> None:

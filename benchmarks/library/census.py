@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.library.census_check import check
 from benchmarks.library.census_subjects import timm_modules, timm_subject, transformers_subjects
 from benchmarks.results import Figures, Found, Key
-from benchmarks.study import Lab, Study
+from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import markdown_table, page
 
 SAMPLE = (
@@ -24,12 +24,6 @@ class Settings:
     batch: int = 4
     beta: float = 0.1
     steps: int = 2
-
-
-def settings(quick: bool) -> Settings:
-    """Always the same."""
-    del quick
-    return Settings()
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
@@ -67,7 +61,7 @@ def tables(found: Found) -> str:
 
 STUDY = Study(
     "census",
-    settings,
+    quickly(Settings()),
     keys,
     measure,
     tables,

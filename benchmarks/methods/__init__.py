@@ -29,7 +29,7 @@ A recipe is a mapping from names in `METHODS` to options, plain enough for JSON:
   without it methods that compare take the images themselves.
 - `rivals` has the methods with a ``grid``, the settings to choose from on validation data. The
   others are controls, or belong to another study.
-- A method that cannot be used on a model raises `Skip` with the reason.
+- A method that cannot be used on a model raises `benchmarks.study.Skip` with the reason.
 """
 
 from benchmarks.methods import (
@@ -43,8 +43,7 @@ from benchmarks.methods import (
 )
 from benchmarks.methods.registry import METHODS, Method, attach, grid, method, rivals, settings
 from benchmarks.methods.step import Objective, Options, Part, Recipe, Step
-from benchmarks.study import Skip
 
-__all__ = ["METHODS", "Method", "Objective", "Options", "Part", "Recipe", "Skip", "Step"]
+__all__ = ["METHODS", "Method", "Objective", "Options", "Part", "Recipe", "Step"]
 __all__ += ["adversarial", "attach", "controls", "distances", "gradients", "grid", "lipschitz"]
 __all__ += ["method", "plain", "rivals", "settings", "together"]

@@ -14,7 +14,7 @@ from benchmarks.internals import last_features
 from benchmarks.methods.plain import ACTIVATIONS
 from benchmarks.methods.registry import grid, method
 from benchmarks.methods.step import Part, Step
-from isoreg import AutoBeta, IsometryRegularizer, isometry_penalty
+from isoreg import AutoBeta, IsometryRegularizer, ReferenceHead, isometry_penalty
 
 _rival = partial(method, family="distances of a batch")
 _BETAS = grid("beta", 0.01, 0.1, 1.0, 10.0)
@@ -105,15 +105,10 @@ def given_distances(
 
 @method("second-head", title="a second head")
 def second_head(model: nn.Module, *, weight: float, outputs: int) -> Part:
-    """A second linear head that predicts the reference itself: what else it could be used for."""
-    head = nn.Linear(width_of(model), outputs)
-
-    def value(features: Tensor, step: Step) -> Tensor:
-        error: Tensor = (head(features) - step.reference.flatten(1)).square().sum(1).mean()
-        return weight * error
-
-    part = on_features(model, value)
-    return Part(term=part.term, finish=part.finish, parameters=tuple(head.parameters()))
+    """`isoreg.ReferenceHead`: a linear head predicts the reference itself, the best rival."""
+    head = ReferenceHead(model, outputs, weight=weight)
+    parameters = tuple(head.parameters())
+    return Part(term=lambda step: head(step.reference), finish=head.detach, parameters=parameters)
 
 
 @method("supervised-contrastive", title="supervised contrastive")
@@ -149,13 +144,6 @@ def shuffle_within(labels: Tensor) -> Tensor:
         members = (labels == label).nonzero()[:, 0]
         partners[members] = members[torch.randperm(len(members))]
     return partners
-
-
-def width_of(model: nn.Module) -> int:
-    """Number of features that enter the classifier, the last module."""
-    classifier = list(model.children())[-1]
-    assert isinstance(classifier, nn.Linear)
-    return classifier.in_features
 
 
 def _relative_distances(x: Tensor) -> Tensor:

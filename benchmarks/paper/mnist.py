@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from benchmarks.ascent import Loss, climb, margin, random_start
+from benchmarks.ascent import Loss, climb, cross_entropy, margin, random_start
 from benchmarks.images import Uses, everything
 from benchmarks.networks import accuracy_of, features_in, in_parts, mlp
 from benchmarks.paper.mnist_report import draw, tables
@@ -163,36 +163,31 @@ def _paper_attacks(
     model: nn.Sequential, beta: float, settings: Settings
 ) -> dict[str, Callable[[float], Attack]]:
     """Attacks by name, each a function of the size that the paper varies."""
-    import torchattacks
+    ball, steps = settings.paper_ball, settings.paper_steps
 
-    def on_combined(**how: Any) -> Attack:
+    def climbing(beta: float, **how: Any) -> Attack:
         return lambda x, y: climb(combined_loss(model, x, y, beta=beta), x, **how)
 
-    many = {"eps": settings.paper_ball, "steps": settings.paper_steps}
+    def fgsm(size: float, beta: float) -> Attack:
+        return climbing(beta, eps=size, step=size, steps=1)
+
     return {
-        "fgsm, combined loss": lambda s: on_combined(eps=s, step=s, steps=1),
-        "fgsm, standard": lambda s: torchattacks.FGSM(model, eps=s),
-        "pgd, combined loss": lambda s: on_combined(step=s, **many),
-        "pgd, combined loss, clean gradient": lambda s: on_combined(
-            step=s, **many, leave_clean=False
-        ),
-        "pgd, standard": lambda s: torchattacks.PGD(model, alpha=s, **many, random_start=False),
+        "fgsm, combined loss": lambda s: fgsm(s, beta),
+        "fgsm, standard": lambda s: fgsm(s, 0.0),
+        "pgd, combined loss": lambda s: climbing(beta, eps=ball, step=s, steps=steps),
+        # steps along one gradient are one step of their sum
+        "pgd, combined loss, clean gradient": lambda s: fgsm(min(steps * s, ball), beta),
+        "pgd, standard": lambda s: climbing(0.0, eps=ball, step=s, steps=steps),
     }
 
 
 def _strong_attacks(model: nn.Sequential, eps: float, settings: Settings) -> dict[str, Attack]:
-    import torchattacks
+    how = {"eps": eps, "step": settings.step_size(eps), "steps": settings.steps}
 
-    step, steps = settings.step_size(eps), settings.steps
+    def climbing(loss_of: Callable[[nn.Module, Tensor], Loss]) -> Attack:
+        return lambda x, y: climb(loss_of(model, y), x, start=random_start(x, eps), **how)
 
-    def on_margin(x: Tensor, y: Tensor) -> Tensor:
-        start = random_start(x, eps)
-        return climb(margin(model, y), x, eps=eps, step=step, steps=steps, start=start)
-
-    return {
-        "pgd on cross-entropy": torchattacks.PGD(model, eps=eps, alpha=step, steps=steps),
-        "pgd on the margin": on_margin,
-    }
+    return {"pgd on cross-entropy": climbing(cross_entropy), "pgd on the margin": climbing(margin)}
 
 
 def _survivors(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -23,11 +22,10 @@ def costs(recipe: Recipe, *, device: str, seconds: float, **options: Any) -> Fig
     needs for data, model and library.
     """
     found = times(training_step, recipe, device=device, seconds=seconds, **options)
-    linux = sys.platform == "linux" and device == "cpu"
     return {
         "seconds": found["method"],
         "ratio": found["method"] / found["plain"],
-        "memory": memory(training_step, recipe, steps=10, **options) if linux else None,
+        "memory": memory(training_step, recipe, steps=10, device=device, **options),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -117,11 +117,6 @@ class Plan:
     schedule: Schedule
     preset: str | None = None
     held_out: int = 0
-
-
-def as_dict(plan: Plan) -> dict[str, Any]:
-    """A plan as it stands in keys."""
-    return asdict(plan)
 
 
 def plan_from(found: dict[str, Any]) -> Plan:

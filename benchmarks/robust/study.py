@@ -17,7 +17,7 @@ from benchmarks.results import Figures, Key, Run
 from benchmarks.robust import plans
 from benchmarks.robust import runs as work
 from benchmarks.robust.figure import draw
-from benchmarks.robust.plans import STAGES, Choice, Plan, as_dict, measured, plan_from
+from benchmarks.robust.plans import STAGES, Choice, Plan, measured, plan_from
 from benchmarks.robust.report import score, tables
 from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import with_keys
@@ -78,15 +78,15 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
         for name in lab.settings.networks:
             for key, choice in tries(lab.runs, name, methods, lab.settings):
                 plan = plans.plan_of(name, key["method"], choice, budget=plans.CHOICE_BUDGET)
-                yield {**key, "plan": as_dict(plan)}
+                yield {**key, "plan": asdict(plan)}
             trainings = measured(name, chosen, stage)
             for seed in range(lab.seeds):
                 for title, plan in trainings.items():
                     key = {"phase": "test", "network": name, "training": title, "seed": seed}
-                    yield {**key, "plan": as_dict(plan)}
+                    yield {**key, "plan": asdict(plan)}
             for title, plan in trainings.items():
                 key = {"phase": "cost", "network": name, "training": title}
-                yield {**key, "plan": as_dict(replace(plan, preset=None))}
+                yield {**key, "plan": asdict(replace(plan, preset=None))}
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:

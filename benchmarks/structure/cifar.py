@@ -22,9 +22,18 @@ from benchmarks.structure.report import every_task, tries_table
 from benchmarks.structure.settings import Settings
 from benchmarks.structure.training import chosen_strengths, determined_by, tries
 from benchmarks.structure.trials import PLAIN, TRIALS, Trial, compared_with, isometry
-from benchmarks.structure.unlabelled import BOTH, CHANNELS, LEARNT, Effort, learn, resnet_body
+from benchmarks.structure.unlabelled import (
+    CHANNELS,
+    LEARNT,
+    PATCHES,
+    learnt,
+    patches,
+    pixels,
+    resnet_body,
+)
 from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import page
+from isoreg import references
 
 TASK = "animal or vehicle"
 GROUPS = [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]
@@ -32,13 +41,15 @@ _BETAS = (0.1, 0.3, 1.0)
 _SMALLER = (0.03, 0.1, 0.3)
 _WIDER = {"strengths": (*_BETAS, 3.0)} | dict.fromkeys(("of_control", "of_head"), (*_SMALLER, 1.0))
 UNLEARNT = ("blurred pixels", "whitened pixels", "random convolutions")
+BOTH = f"{PATCHES} and {LEARNT}"
+"""No better than `LEARNT` alone: runs with this reference are kept, what made them is gone."""
 
 CIFAR_TRIALS: dict[str, Trial] = {
     "cross-entropy": replace(PLAIN, strengths=(0.0,)),
-    "isometry, patches": isometry(_BETAS, reference="patches"),
-    "control: patches, shuffled": isometry(_SMALLER, reference="patches", shuffled=True),
+    "isometry, patches": isometry(_BETAS, reference=PATCHES),
+    "control: patches, shuffled": isometry(_SMALLER, reference=PATCHES, shuffled=True),
     "isometry, pixels": isometry(_SMALLER),
-    "patches predicted by a head": Trial("second-head", _BETAS, reference="patches"),
+    "patches predicted by a head": Trial("second-head", _BETAS, reference=PATCHES),
     "control: constant distance": replace(TRIALS["control: constant distance"], strengths=_SMALLER),
     **compared_with(BOTH, name="both", **_WIDER),
     **compared_with(LEARNT, name=LEARNT, **_WIDER),
@@ -49,14 +60,16 @@ CIFAR_TRIALS: dict[str, Trial] = {
     "label smoothing": replace(TRIALS["label smoothing"], strengths=(0.03, 0.1, 0.3, 0.6)),
     "dropout": Trial("dropout", (0.1, 0.3, 0.5, 0.7), options={"at": "features"}),
 }
-# on one seed of validation images, and no better: their runs are kept, what made them is gone
+MADE = {name: of for name, of in CIFAR_TRIALS.items() if of.reference != BOTH}
+# on one seed of validation images, and no better: kept likewise
 ALSO_TRIED = (
     *(f"isometry, {name}" for name in UNLEARNT),
     *("isometry, the stem", "isometry, the layer before", "all pairs, both"),
     *("isometry, manifold of both", "isometry, both and manifold"),
 )
 RAW = "raw pixels"
-UNTRAINED = (RAW, "patches", LEARNT, BOTH, f"manifold of {BOTH}")
+UNTRAINED = (RAW, PATCHES, LEARNT)
+"""What is measured without training, of all that the table shows."""
 UNLABELLED = "without labels"
 WITHOUT = {
     "isometry, patches": "chosen at 1, where its control was not tried",
@@ -96,8 +109,8 @@ def small_resnet(like: Tensor, outputs: int, settings: Settings) -> nn.Sequentia
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """The strengths of every method on validation images, then what is measured."""
     few = 2 if lab.quick else None
-    names = list(CIFAR_TRIALS)[:few]
-    tried = {name: CIFAR_TRIALS[name] for name in names}
+    names = list(MADE)[:few]
+    tried = {name: MADE[name] for name in names}
     yield from training.try_keys(tried, first=1 if lab.quick else None)
     for name in UNTRAINED[:few]:
         yield {"task": UNLABELLED, "method": name, "seed": 0}
@@ -122,23 +135,27 @@ def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
     """Try a strength, measure a network, or an embedding that needs none."""
     settings, name = lab.settings, key["method"]
     untrained = key.get("task") == UNLABELLED
-    effort = Effort(filters=8, epochs=1) if lab.quick else Effort()
-    wanted = name.replace(RAW, "pixels") if untrained else CIFAR_TRIALS[name].reference
     data = lab.once("photographs", lambda: load(settings, lab.data_dir, lab.cache))
-    learnt = lab.once(
-        f"reference: {wanted}",
-        lambda: learn(data.train.x, lab.cache, effort, [wanted])[wanted],
-    )
+    compared = name if untrained else MADE[name].reference
+    reference = lab.once(f"reference: {compared}", lambda: _reference(compared, data, lab))
     if untrained:
-        embed: Embed = pixels_of if name == RAW else lambda x: learnt(x).flatten(1)
+        embed: Embed = pixels_of if name == RAW else lambda x: reference(x).flatten(1)
         return fine_figures(embed, data, settings, seed=0)
-    rows = lab.once(f"rows: {wanted}", lambda: learnt(data.train.x))
-    data, trial = replace(data, references={wanted: rows}), CIFAR_TRIALS[name]
+    rows = lab.once(f"rows: {compared}", lambda: reference(data.train.x))
+    data, trial = replace(data, references={compared: rows}), MADE[name]
     how = {"strength": key["strength"], "network": small_resnet}
     if "seed" in key:
         return training.measure(data, trial, seed=key["seed"], settings=settings, **how)
     short = replace(settings, epochs=max(1, settings.epochs // 2))
     return training.measure_shortly(data.unseen(), trial, settings=short, **how)
+
+
+def _reference(name: str, data: Data, lab: Lab[Settings]) -> references.Reference:
+    """What photographs are compared with."""
+    x = data.train.x
+    if name == LEARNT:
+        return learnt(x, lab.cache, epochs=1 if lab.quick else 100)
+    return patches(x, filters=8 if lab.quick else 100) if name == PATCHES else pixels(x)
 
 
 def load(settings: Settings, data_dir: Path | None, cache: Path) -> Data:
@@ -164,7 +181,8 @@ def load(settings: Settings, data_dir: Path | None, cache: Path) -> Data:
 def tables(found: Found) -> str:
     """What was measured, and the strengths that were tried."""
     settings = found["settings"]
-    order = [*UNTRAINED, *UNLEARNT, *CIFAR_TRIALS, *ALSO_TRIED]
+    untrained = (*UNTRAINED, BOTH, f"manifold of {BOTH}", *UNLEARNT)
+    order = [*untrained, *CIFAR_TRIALS, *ALSO_TRIED]
     runs = sorted(found["runs"], key=lambda run: order.index(run["key"]["method"]))
     measured = {**found, "runs": [run for run in runs if "task" in run["key"]]}
     return page(
@@ -196,7 +214,7 @@ STUDY = Study(
     data="CIFAR-10",
     seeds=5,
     determines=determines,
-    frozen=lambda key: key["method"] in (*UNLEARNT, *ALSO_TRIED),
+    frozen=lambda key: key["method"] not in (*UNTRAINED, *MADE),
     uses=Uses(
         (SHUFFLED[0, 10_000],),
         (rows("CIFAR-10 train", 48_000, 50_000, shuffled=True),),

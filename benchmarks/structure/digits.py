@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, everything
 from benchmarks.results import Figures, Found, Key, Run
@@ -19,8 +16,7 @@ from benchmarks.structure.evaluation import Embed, fine_figures, pixels_of
 from benchmarks.structure.fairness import controls, entries, entries_of_runs
 from benchmarks.structure.figure import draw_digits, draw_search
 from benchmarks.structure.report import in_order, task_table, tries_table
-from benchmarks.structure.settings import TASKS, Settings
-from benchmarks.structure.settings import settings as settings_of_digits
+from benchmarks.structure.settings import TASKS, Settings, settings
 from benchmarks.structure.trials import FITTED, MANIFOLD, TRIALS, Trial
 from benchmarks.study import Lab, Study
 from benchmarks.tables import page
@@ -33,8 +29,6 @@ FIRST = (
 """Measured on all seeds before the others are begun."""
 WIDE = ("cross-entropy", "isometry, manifold", "control: manifold, shuffled")
 DRAWN = (*WIDE, "isometry, pixels")
-BY_NEIGHBOURS = {"control: pixels, shuffled": 0.5}
-"""Strengths that are others if the five neighbours choose, not the probe of ten examples."""
 WIDTH = 300
 """Measured on the first task with that many units a layer too: the choice that helped most."""
 LONGER = 2
@@ -46,19 +40,9 @@ WITHOUT = {
 UNTRAINED = ("raw pixels", "patches", MANIFOLD)
 """What the features are to be compared with; none of them sees a label.
 
-Nor does an autoencoder, from ten examples on no better than the pixels: its runs alone are kept.
+Nor does an autoencoder, from ten examples on no better than the pixels: its runs alone are kept, as
+are those of a control at the strength that the five neighbours would choose.
 """
-
-
-def settings(
-    quick: bool,
-    task: Annotated[str, typer.Option(help="One task of the digits; default: all.")] = "",
-) -> Settings:
-    """All tasks, or one; quickly one too."""
-    if task and task not in TASKS:
-        raise ValueError(f"--task must be one of {', '.join(map(repr, TASKS))}, got {task!r}")
-    tasks = (task,) if task else tuple(TASKS)[: 1 if quick else None]
-    return replace(settings_of_digits(quick), tasks=tasks)
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
@@ -71,10 +55,6 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
             for seed in range(lab.seeds):
                 for name in names:
                     yield _key(task, name, seed)
-    for seed in range(0 if lab.quick else lab.seeds):
-        for name, strength in BY_NEIGHBOURS.items():
-            key = {**_key(lab.settings.tasks[0], name, seed), "strength": strength}
-            yield {**key, "by": "neighbours"}
     for longer in ({}, {"epochs": LONGER * lab.settings.epochs}):
         for seed in range(lab.seeds):
             for name in WIDE:
@@ -145,32 +125,22 @@ def tables(found: Found) -> str:
     return page(*parts)
 
 
-def draw(found: Found, path: Path) -> None:
-    """The figure, in the order of the methods."""
-    draw_digits(in_order(found), path)
-
-
 DIGITS = Study(
     "structure-digits",
     settings,
     keys,
     run_key,
     tables,
-    draw,
+    lambda found, path: draw_digits(in_order(found), path),
     shows="what features keep that labels throw away",
     time="2 hours on one core",
     data="MNIST",
     seeds=5,
     determines=determines,
-    frozen=lambda key: key["method"] == "autoencoder",
+    frozen=lambda key: key["method"] == "autoencoder" or "by" in key,
     uses=Uses((FIVE_SIXTHS,), (SIXTH,), (everything("MNIST test"),)),
     entries=lambda _: entries(TRIALS, WITHOUT),
 )
-
-
-def search_keys(_: Lab[Settings]) -> Iterator[Key]:
-    """Every strength of every method."""
-    return training.try_keys(TRIALS)
 
 
 def search(key: Key, lab: Lab[Settings]) -> Figures:
@@ -197,8 +167,8 @@ def search_tables(found: Found) -> str:
 
 SEARCH = Study(
     "structure-search",
-    settings_of_digits,
-    search_keys,
+    settings,
+    lambda _: training.try_keys(TRIALS),
     search,
     search_tables,
     draw_search,

@@ -36,27 +36,20 @@ def coarse_accuracy(model: nn.Module, data: Data) -> float:
     return accuracy_of(model, data.test.x, data.coarse(data.test.fine))
 
 
-def shots(
-    frozen: Frozen, asked: tuple[Tensor, Tensor], examples: int, draws: range, strength: float
-) -> list[float]:
-    """Accuracy on the asked samples of a probe of so many known ones of each class, by draw."""
-    how: dict[str, Any] = {"examples": examples, "draws": draws, "strength": strength}
-    return probes.few_shot_accuracy(*frozen.known, *asked, **how)
-
-
 def few_shot(frozen: Frozen, settings: Settings) -> dict[str, Any]:
-    """For each number of examples: the chosen strength and the accuracy of every draw."""
+    """For each number of examples: the probe's strength and the test accuracy of every draw.
+
+    The strength is the inverse penalty that does best on validation samples.
+    """
     found = {}
     for examples, draws in settings.examples:
-        strength = choose_strength(frozen, examples, settings)
-        accuracies = shots(frozen, frozen.test, examples, range(draws), strength)
+        strength = probes.chosen_strength(
+            frozen.known, frozen.validation, examples, settings.strengths
+        )
+        how: dict[str, Any] = {"examples": examples, "draws": range(draws), "strength": strength}
+        accuracies = probes.few_shot_accuracy(*frozen.known, *frozen.test, **how)
         found[f"{examples} a class"] = {"strength": strength, "accuracy": accuracies}
     return found
-
-
-def choose_strength(frozen: Frozen, examples: int, settings: Settings) -> float:
-    """The probe's inverse penalty that does best on validation samples."""
-    return probes.chosen_strength(frozen.known, frozen.validation, examples, settings.strengths)
 
 
 def fine_figures(embed: Embed, data: Data, settings: Settings, *, seed: int) -> dict[str, Any]:

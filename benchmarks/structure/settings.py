@@ -57,6 +57,7 @@ class Settings:
             epochs=1,
             examples=((1, 2), (10, 2)),
             strengths=(1.0, 100.0),
+            tasks=self.tasks[:1],
         )
 
 

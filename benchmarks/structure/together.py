@@ -34,7 +34,7 @@ from benchmarks.structure.training import (
     try_keys,
 )
 from benchmarks.structure.trials import MANIFOLD, PLAIN, Trial, isometry
-from benchmarks.structure.unlabelled import Effort, learn
+from benchmarks.structure.unlabelled import PATCHES, patches
 from benchmarks.study import Lab, Study
 from isoreg import references
 
@@ -165,11 +165,10 @@ def _mnist(lab: Lab[Settings], validate: bool) -> Asked:
 
 def _photographs(lab: Lab[Settings], validate: bool) -> Asked:
     data = cifar.load(lab.settings, lab.data_dir, lab.cache)
-    effort = Effort(filters=8, epochs=1) if lab.quick else Effort()
-    patches = learn(data.train.x, lab.cache, effort, ["patches"])["patches"]
     x = data.train.x  # cross-entropy compares with nothing, which is called pixels
-    data = replace(data, references={"pixels": x, "patches": patches(x)})
-    return _asked(data.unseen() if validate else data, patches)
+    points = patches(x, filters=8 if lab.quick else 100)
+    data = replace(data, references={"pixels": x, PATCHES: points(x)})
+    return _asked(data.unseen() if validate else data, points)
 
 
 def _asked(data: Data, points: references.Reference) -> Asked:
@@ -194,7 +193,7 @@ MNIST = Subject(
 PHOTOGRAPHS = Subject(
     replace(cifar.cifar_settings(False), examples=_SHOTS, epochs=8),
     {"train_images": 200, "known": 150, "test_images": 100, "epochs": 1, **FEW},
-    trials("patches", (0.1, 0.3, 1.0)),
+    trials(PATCHES, (0.1, 0.3, 1.0)),
     _photographs,
     network=cifar.small_resnet,
     slack=cifar.SLACK,

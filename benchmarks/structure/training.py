@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import mean
 from typing import Any
 
@@ -103,12 +103,12 @@ def measure_shortly(data: Data, trial: Trial, *, settings: Settings, **how: Any)
     """Coarse accuracy, neighbours and a probe of one and of ten examples of each fine class."""
     model = train(data, trial, seed=SEARCH_SEED, settings=settings, **how)
     frozen = evaluation.freeze(features_of(model), data, settings)
-    found: Figures = {"coarse": coarse_accuracy(model, data)}
-    for examples in (1, 10):
-        probe = evaluation.choose_strength(frozen, examples, settings)
-        accuracies = evaluation.shots(frozen, frozen.test, examples, range(5), probe)
-        found[f"{examples} a class"] = mean(accuracies)
-    return found | {"kNN": knn_accuracy(*frozen.known, *frozen.test)}
+    shots = evaluation.few_shot(frozen, replace(settings, examples=((1, 5), (10, 5))))
+    return {
+        "coarse": coarse_accuracy(model, data),
+        **{shot: mean(found["accuracy"]) for shot, found in shots.items()},
+        "kNN": knn_accuracy(*frozen.known, *frozen.test),
+    }
 
 
 def try_keys(trials: dict[str, Trial], first: int | None = None) -> Iterator[Key]:

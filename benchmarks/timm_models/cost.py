@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -22,16 +21,15 @@ def costs(
 ) -> dict[str, float]:
     """Ratios of whole steps to plain ones, taken in turn; ``shape`` as for `training_step`.
 
-    Memory is the peak of three steps in a fresh process above what it needs for data and model: on
-    a processor Linux tells it, on a GPU torch does.
+    Memory is the peak of three steps above what data and model need.
     """
     shape |= {"name": name, "device": device}
     measured = times(training_step, recipe, seconds=seconds, **shape)
     found = {"plain seconds": measured["plain"], "time": measured["method"] / measured["plain"]}
-    if measure_memory and (device != "cpu" or sys.platform == "linux"):
-        peak = _memory_on_gpu if device.startswith("cuda") else memory
-        plain, ours = (peak(training_step, of, steps=_STEPS, **shape) for of in ({}, recipe))
-        found["memory"] = ours / plain
+    if measure_memory:
+        plain, ours = (memory(training_step, of, steps=_STEPS, **shape) for of in ({}, recipe))
+        if plain and ours:
+            found["memory"] = ours / plain
     return found
 
 
@@ -58,16 +56,3 @@ def training_step(
         step_on(objective, optimizer, x, y, progress=1.0)
 
     return run
-
-
-def _memory_on_gpu(
-    make: Callable[..., Callable[[], None]], recipe: Recipe, *, steps: int, **options: Any
-) -> int:
-    """Bytes by which the peak grows."""
-    with ExitStack() as stack:
-        step = make(recipe, stack, **options)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        for _ in range(steps):
-            step()
-        return torch.cuda.max_memory_allocated() - before

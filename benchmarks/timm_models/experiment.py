@@ -36,42 +36,28 @@ from benchmarks.timm_models.settings import (
 from benchmarks.timm_models.training import Training, accuracy, train
 
 
-class Bench:
-    """Trains the networks of a lab."""
+def splits(lab: Lab[Settings]) -> Splits:
+    """The images, read when they are first needed."""
+    s = lab.settings
+    counts = {"validation_images": s.validation_images, "test_images": s.test_images}
+    return lab.once("splits", lambda: load(lab.data_dir, lab.cache, size=s.size, **counts))
 
-    def __init__(self, lab: Lab[Settings]) -> None:
-        self.lab, self.settings, self.device = lab, lab.settings, lab.device
 
-    @property
-    def splits(self) -> Splits:
-        """The images, read when they are first needed."""
-        s = self.settings
-        sizes = {"validation_images": s.validation_images, "test_images": s.test_images}
-        return self.lab.once(
-            "splits", lambda: load(self.lab.data_dir, self.lab.cache, size=s.size, **sizes)
-        )
-
-    @property
-    def epochs(self) -> Epochs:
-        """The training images, augmented."""
-        return self.lab.once("epochs", lambda: Epochs(self.splits.train, self.lab.workers))
-
-    def train(self, key: Key, schedule: Schedule) -> nn.Sequential:
-        """Train the network of a run; the moving average of its weights."""
-        s, row, seed = self.settings, ROWS[key["method"]], key.get("seed", 0)
-        shape: dict[str, Any] = {"classes": self.splits.classes, "size": s.size, "narrow": s.narrow}
-        training = Training(
-            epochs=self.epochs,
-            schedule=schedule,
-            batch_size=s.batch_size,
-            weight_decay=s.weight_decay,
-            mixup=s.mixup if row.mixup else 0.0,
-            seed=seed,
-            device=self.device,
-            tick=self.lab.tick,
-        )
-        model = network(key["network"], seed=seed, **shape)
-        return train(model, row.recipes[key["setting"]], training)
+def trained(key: Key, schedule: Schedule, lab: Lab[Settings]) -> nn.Sequential:
+    """Train the network of a run; the moving average of its weights."""
+    s, row, seed, images = lab.settings, ROWS[key["method"]], key.get("seed", 0), splits(lab)
+    shape: dict[str, Any] = {"classes": images.classes, "size": s.size, "narrow": s.narrow}
+    training = Training(
+        epochs=lab.once("epochs", lambda: Epochs(images.train, lab.workers)),
+        schedule=schedule,
+        batch_size=s.batch_size,
+        weight_decay=s.weight_decay,
+        mixup=s.mixup if row.mixup else 0.0,
+        seed=seed,
+        device=lab.device,
+        tick=lab.tick,
+    )
+    return train(network(key["network"], seed=seed, **shape), row.recipes[key["setting"]], training)
 
 
 _OF_TRAINING = ("size", "batch_size", "weight_decay", "mixup", "narrow", "validation_images")
@@ -135,36 +121,24 @@ def chosen(runs: list[Run], name: str, method: str) -> str:
 
 def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
     """Try a setting, time steps, or train and measure."""
-    return _MEASURES[key["phase"]](Bench(lab), key)
-
-
-def _try(bench: Bench, key: Key) -> Figures:
-    s, held = bench.settings, bench.splits.validation
-    average = bench.train(key, s.choice)
+    s, phase = lab.settings, key["phase"]
+    if phase == "cost":
+        return _costs(key, lab)
+    if phase == "test":
+        return measure(trained(key, s.schedule, lab), splits(lab).test, s, lab.device)
+    average, held = trained(key, s.choice, lab), splits(lab).validation
     attacked = worst_case(average, evenly(held, s.choice_images), (2,), (("pgd-margin",),))
-    clean = accuracy(average, held, bench.device)
+    clean = accuracy(average, held, lab.device)
     return {"clean": clean, "attacked": attacked["shares"]["2"]}
 
 
-def _costs(bench: Bench, key: Key) -> Figures:
-    s = bench.settings
+def _costs(key: Key, lab: Lab[Settings]) -> Figures:
+    s = lab.settings
     recipe = next(iter(ROWS[key["method"]].recipes.values()))
-    shape: dict[str, Any] = {
-        "size": s.size,
-        "batch": s.batch_size,
-        "narrow": s.narrow,
-        "device": bench.device,
-    }
+    shape: dict[str, Any] = {"size": s.size, "batch": s.batch_size, "narrow": s.narrow}
     how: dict[str, Any] = {"seconds": s.timing_seconds, "measure_memory": s.measure_memory}
-    return costs(key["network"], recipe, **shape, **how)
+    return costs(key["network"], recipe, device=lab.device, **shape, **how)
 
-
-def _test(bench: Bench, key: Key) -> Figures:
-    average = bench.train(key, bench.settings.schedule)
-    return measure(average, bench.splits.test, bench.settings, bench.device)
-
-
-_MEASURES = {"choose": _try, "cost": _costs, "test": _test}
 
 USES = Uses((SHUFFLED[0, 12_000],), (SHUFFLED[45_000, 50_000],), (everything("CIFAR-10 test"),))
 _CONTROLLED = "isometry, features"

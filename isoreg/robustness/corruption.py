@@ -15,9 +15,9 @@ from isoreg.robustness.task import Task
 def corruption(task: Task) -> tuple[Tensor, list[int]]:
     """Each image under one of five corruptions at random, stretched to the radius.
 
-    Gaussian noise, brighter or darker, more or less contrast, blur (images of (n, c, h, w) alone),
-    and pixels turned black or white. The change is scaled to length eps, so that it stands beside
-    an attack of the same length; one draw, not the worst of several.
+    Gaussian noise, brighter or darker, more or less contrast, blur (of (n, c, h, w) with h and w of
+    at least 3), and pixels turned black or white. The change is scaled to length eps, so that it
+    stands beside an attack of the same length; one draw, not the worst of several.
 
     Args:
         task: What to corrupt.
@@ -27,7 +27,7 @@ def corruption(task: Task) -> tuple[Tensor, list[int]]:
     """
     x = task.images
     kinds: list[Callable[[Tensor], Tensor]] = [_noise, _brightness, _contrast, _pixels]
-    if x.ndim == 4 and min(x.shape[2:]) > 1:
+    if x.ndim == 4 and min(x.shape[2:]) > 2:
         kinds.append(_blur)
     which = torch.randint(len(kinds), (len(x),), device=x.device)
     changes = torch.stack([kind(x) for kind in kinds])[which, torch.arange(len(x), device=x.device)]
@@ -56,9 +56,7 @@ def _pixels(x: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor) -> Tensor:
-    size = 3 if min(x.shape[2:]) > 2 else 1
-    padded = F.pad(x, [size // 2] * 4, mode="replicate")
-    return F.avg_pool2d(padded, size, stride=1) - x
+    return F.avg_pool2d(F.pad(x, [1] * 4, mode="replicate"), 3, stride=1) - x
 
 
 def _sign_each(x: Tensor) -> Tensor:
