@@ -173,9 +173,7 @@ METHODS: dict[str, Method] = {
     ),
     "t-SNE": Method(_tsne, _each(perplexity=(10, 30, 50, 100))),
     "PaCMAP": Method(_pacmap, _each(n_neighbors=(10, 10, 20, 20), MN_ratio=(0.5, 2.0, 0.5, 2.0))),
-    "PHATE": Method(
-        _estimator(_phate), _each(knn=(5, 5, 15, 15), gamma=(1, 0, 1, 0)), but={ALL: "for its time"}
-    ),
+    "PHATE": Method(_estimator(_phate), _each(knn=(5, 5, 15, 15), gamma=(1, 0, 1, 0))),
     "SMACOF, regression": Method(
         regression.on_smacof,
         _each(noise=(0.0, 0.1, 0.3, 1.0)),
