@@ -103,8 +103,12 @@ def values_and_gradients(
             elif part.block.offset is not None:
                 part.distances.diagonal(part.block.offset, 2, 3).fill_(1)
             pulls = pulls.mul_(factors[chosen]).div_(part.distances)
-            for index, layer in enumerate(part.layers):
-                _pull(gradients[layer], pulls[index], part, index, call)
+            if part.cancelled is not None:
+                _pull_cancelled(gradients, pulls, part, call)
+            if part.block.offset is not None:
+                pulls.diagonal(part.block.offset, 2, 3).sub_(pulls.sum(3))
+            for pull, layer, sides in zip(pulls.unbind(), part.layers, part.sides, strict=True):
+                _pull(gradients[layer], pull, part.block, sides, call.local.start)
     return (sums / total).to(dtype), [x.to(dtype) for x in gradients]
 
 
@@ -195,7 +199,7 @@ def _distances(
         norms, others = norms + padding[:, : norms.shape[2]], others + padding
     sums = norms[..., :, None] + others[..., None, :]
     torch.sub(sums, squares, alpha=2, out=squares)
-    if block.offset is not None:
+    if block.offset is not None and norms is not others:
         squares.diagonal(block.offset, 2, 3).mul_(0)  # NaN stays
     cancelled: Tensor | None
     if may_look:
@@ -236,25 +240,29 @@ def _places(
         yield place, rows[c, i], columns[c, j]
 
 
-def _pull(gradient: Tensor, pulls: Tensor, part: Part, index: int, call: Call) -> None:
+def _pull_cancelled(gradients: list[Tensor], pulls: Tensor, part: Part, call: Call) -> None:
+    """Move cancelled pairs from the weights to the gradients: a product would lose them again."""
+    assert part.cancelled is not None
+    block, start = part.block, call.local.start
+    for pull, layer, where in zip(pulls.unbind(), part.layers, part.cancelled, strict=True):
+        gradient, x = gradients[layer], call.features[layer]
+        for place, i, j in _places(where, block, x) if can_look(call.device) else ():
+            pulled = pull[place][:, None] * (x[j] - x[i])
+            gradient.index_add_(0, i - start, pulled)
+            if block.times == 2:
+                gradient.index_add_(0, j - start, pulled, alpha=-1)
+    pulls.masked_fill_(part.cancelled, 0)
+
+
+def _pull(
+    gradient: Tensor, pulls: Tensor, block: Block, sides: tuple[Tensor, Tensor], start: int
+) -> None:
     """Add sum_j W_ij (phi_j - phi_i) of a block to the rows of the gradient of a layer."""
-    block, (rows, columns), x = part.block, part.sides[index], call.features[part.layers[index]]
-    start, both = call.local.start, block.times == 2
-    if part.cancelled is not None:
-        where = part.cancelled[index]
-        if can_look(call.device):  # in a product their differences would cancel
-            for place, i, j in _places(where, block, x):
-                pull = pulls[place][:, None] * (x[j] - x[i])
-                gradient.index_add_(0, i - start, pull)
-                if both:
-                    gradient.index_add_(0, j - start, pull, alpha=-1)
-        pulls.masked_fill_(where, 0)
-    if block.offset is not None:
-        pulls.diagonal(block.offset, 1, 2).sub_(pulls.sum(2))
-        pulled = torch.bmm(pulls, columns)
-    else:
-        pulled = torch.bmm(pulls, columns).addcmul_(pulls.sum(2)[..., None], rows, value=-1)
+    rows, columns = sides
+    pulled = torch.bmm(pulls, columns)
+    if block.offset is None:  # else the sum of W stands on the diagonal
+        pulled.addcmul_(pulls.sum(2)[..., None], rows, value=-1)
     add(gradient, block.rows, pulled, start)
-    if both:
+    if block.times == 2:
         pulled = torch.bmm(pulls.mT, rows).addcmul_(pulls.sum(1)[..., None], columns, value=-1)
         add(gradient, block.columns, pulled, start)
