@@ -254,7 +254,7 @@ def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:
 
 
 def _refuse_vmap(*tensors: Tensor | None) -> None:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
         return
     given = [x for x in tensors if isinstance(x, Tensor)]
     if any(map(torch._C._functorch.is_batchedtensor, given)):
