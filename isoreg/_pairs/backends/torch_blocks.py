@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from isoreg._pairs.backends import torch_small
 from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, add, plan_blocks, take
 from isoreg._pairs.plan import Call
 from isoreg._pairs.precision import CANCELLED, LostDigitsError, can_look, rounds_products
@@ -86,6 +87,10 @@ def values_and_gradients(
     call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d)."""
+    if torch_small.is_small(call):
+        answer = torch_small.values_and_gradients(call, scales, total, needs_grad=needs_grad)
+        if answer is not None:
+            return answer
     features, dtype, wide = call.features, call.features[0].dtype, _wide(call)
     sums = torch.zeros(len(features), dtype=exact_dtype(call.device), device=call.device)
     rows = call.local.stop - call.local.start
