@@ -316,3 +316,16 @@ def test_the_radius_within_classes_is_a_mean_over_classes_of_two_or_more() -> No
     assert _within(rows, np.array([0, 0, 1, 2, 2])) == pytest.approx((0.5**0.5 + 4.5**0.5) / 2)
     assert _within(rows, np.array([0, 1, 2, 3, -1])) == 0.0
     assert _within(rows, np.full(5, -1)) == 0.0
+
+
+@pytest.mark.parametrize("names", [[3, 7, 9], ["ab", "c", "def"]])
+def test_classes_have_their_own_type_and_a_place_each_among_their_points(names: list) -> None:
+    labels = np.array(names)[Y % 3]
+    embedding = brief(max_epochs=150).fit(X, labels)
+    assert embedding.classes_.dtype == labels.dtype
+    assert embedding.classes_.tolist() == names
+    assert embedding.prototypes_.shape == (3, 2)
+    points = embedding.transform(X)
+    nearest = np.linalg.norm(points[:, None] - embedding.prototypes_, axis=2).argmin(1)
+    assert (nearest == Y % 3).mean() > 0.5
+    assert brief().fit(X).prototypes_ is None
