@@ -56,9 +56,13 @@ def committed(studies: Iterable[Study[Any]]) -> dict[str, tuple[Study[Any], dict
     """By file its study, and the options that it was made with."""
     found = {}
     for study in studies:
-        for file, options in (study.committed or {study.name: {}}).items():
+        for file, options in _files(study).items():
             found[file] = (study, dict(options))
     return found
+
+
+def _files(study: Study[Any]) -> dict[str, dict[str, Any]]:
+    return {study.name: {}} if study.committed is None else study.committed
 
 
 def lab_of(study: Study[Any], options: dict[str, Any], path: Path) -> Lab[Any]:

@@ -58,7 +58,8 @@ class Study(Generic[S]):
         determines: What determines a run beside its key; None: all settings.
         verdict: Sentences that say what falls short, after which the command fails.
         fresh: Whether to begin anew rather than to go on.
-        committed: Files in ``results/`` that it made, with the options they were made with.
+        committed: Files in ``results/`` that it made, with the options they were made with; None:
+            the one of its name, without options; {}: it was not run yet.
         uses: Which images it trains, chooses and measures on.
         entries: Of the rows that its tables have, from what each was chosen.
         frozen: Whether a run of the file, by its key, is kept and shown though nothing makes it any

@@ -109,11 +109,11 @@ class FeatureQueue:
         if may_look and bool(finite.all()):
             start, stop = self._first, self._first + self._count + len(labels)
             self._append(batch)
-            everything = [held[start:stop] for held in self._rows]
+            both = [held[start:stop] for held in self._rows]
         else:  # a step that overflowed must not spoil those after it
-            everything = [torch.cat(pair) for pair in zip(self._held(), batch, strict=True)]
+            both = [torch.cat(pair) for pair in zip(self._held(), batch, strict=True)]
             self._append([x[finite] for x in batch] if may_look else _hide(batch, finite))
-        return everything[:-1], everything[-1]
+        return both[:-1], both[-1]
 
     def _held(self) -> list[Tensor]:
         """What is held, the oldest first."""
@@ -128,9 +128,9 @@ class FeatureQueue:
         ]
         if self._rows and all(fits) and self._first + self._count + n <= len(self._rows[0]):
             return
-        size = 2 * (self.size + n)
+        size = 2 * self.size + 8 * n
         self._rows = [
-            new.new_zeros(size, *new.shape[1:], dtype=torch.promote_types(old.dtype, new.dtype))
+            new.new_empty(size, *new.shape[1:], dtype=torch.promote_types(old.dtype, new.dtype))
             for old, new in zip(held, batch, strict=True)
         ]
         self._first = 0

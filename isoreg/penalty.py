@@ -176,9 +176,10 @@ def layer_penalties(
     if pair_weights is not None:
         pair_weights = _weights(pair_weights, points[0], square=square)
     by_engine = _by_engine(options, labels, reference)
+    first = -points[0].shape[0]
     if not square:
         given = reference if inputs is None or options.given else inputs
-        return penalty_across(
+        penalties, first = penalty_across(
             reference,
             points,
             labels,
@@ -189,13 +190,14 @@ def layer_penalties(
             group=group,
             queue=queue,
         )
-    if by_engine:
+    elif by_engine:
         call = make_call(reference, points, labels, options, pair_weights)
-        return engine_penalty(call, Terms(options.scale, options.reduction)), -points[0].shape[0]
-    penalties = dense_by_options(reference, points, labels, options, pair_weights)
-    if labels is not None and labels.device.type != "cpu":
+        penalties = engine_penalty(call, Terms(options.scale, options.reduction))
+    else:
+        penalties = dense_by_options(reference, points, labels, options, pair_weights)
+    if labels is not None and not labels.device.type == reference.device.type == "cpu":
         penalties = spoil(penalties, valid_labels(labels).all())
-    return penalties, -points[0].shape[0]
+    return penalties, first
 
 
 def spoil(penalties: Tensor, valid: Tensor) -> Tensor:
@@ -252,7 +254,7 @@ def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:
 
 
 def _refuse_vmap(*tensors: Tensor | None) -> None:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
         return
     given = [x for x in tensors if isinstance(x, Tensor)]
     if any(map(torch._C._functorch.is_batchedtensor, given)):

@@ -42,6 +42,20 @@ from isoreg.report import IsometryReport
 _NAME = "IsometryRegularizer"
 
 
+class _Factors:
+    """Numbers as a tensor, which is made anew only where they or its kind changed."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[object, Tensor] | None = None
+
+    def like(self, x: Tensor, numbers: list[float]) -> Tensor:
+        """The numbers in the dtype of a tensor, and where it is."""
+        kind = type(x), x.dtype, x.device, numbers
+        if self._kept is None or self._kept[0] != kind:
+            self._kept = kind, torch.tensor(numbers, dtype=x.dtype, device=x.device)
+        return self._kept[1]
+
+
 class _Given(NamedTuple):
     """What the features of one batch are compared with."""
 
@@ -164,6 +178,7 @@ class IsometryRegularizer:
         self._penalties: tuple[list[str], Tensor] = ([], torch.zeros(0))
         self._total: Tensor | None = None
         self._gradients = GradientNorms()
+        self._factors = _Factors()
         self._monitor = Monitor(distance, input_distance or distance)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._warned = False
@@ -223,17 +238,20 @@ class IsometryRegularizer:
             check_uses(record, paired=len(given.references) > 1 and labels is None)
             penalties, first = self._compare(record, labels, given)
         self._penalties = list(record.features), penalties.detach()
-        total = self._weighted(record, penalties)
+        weights = self._weights(record)
         if torch.compiler.is_compiling():
             if isinstance(self._beta, AutoBeta):
                 raise InputError(
                     f"{_NAME}: beta='auto' reads gradients in backward, which a compiled step does "
                     "not show. Compile the model alone, or give beta a number."
                 )
-            total = total * self._beta
+            parts = [beta * x for beta, x in zip(weights, penalties.unbind(), strict=True)]
+            total = torch.stack(parts).sum()
         else:
             self._read_gradients()
-            total = total * self._weigh(total)
+            total = torch.dot(penalties, self._factors.like(penalties, weights))
+            if isinstance(self._beta, AutoBeta):
+                total = total * self._weigh(self._beta, total)
             self._record_step(record, labels, given, first)
         self._total = total.detach()
         return total
@@ -443,6 +461,7 @@ class IsometryRegularizer:
         self._penalties, self._total, self._source = ([], torch.zeros(0)), None, None
         self._options = _options(self._distance, self._input_distance, self._scale, self._reduction)
         self._gradients = GradientNorms()
+        self._factors = _Factors()
         self._monitor = Monitor(self._distance, self._input_distance or self._distance)
         self._recorder = None
 
@@ -563,26 +582,21 @@ class IsometryRegularizer:
                 stacklevel=3,
             )
 
-    def _weighted(self, record: Record, penalties: Tensor) -> Tensor:
-        """The sum of the penalties by the weights of their layers."""
-        weights = {layer.name: layer.weight for layer in self._recorded_layers()}
-        if all(weight == 1 for weight in weights.values()):
-            return penalties.sum() if len(record.features) > 1 else penalties.squeeze(0)
-        factors = [
+    def _weights(self, record: Record) -> list[float]:
+        """beta_l of each recorded feature; with "auto" without beta, which is a tensor."""
+        beta = 1.0 if isinstance(self._beta, AutoBeta) else self._beta
+        weights = {layer.name: beta * layer.weight for layer in self._recorded_layers()}
+        return [
             weights[use] if use in weights else weights[use.rpartition(":")[0]]
             for use in record.features
         ]
-        parts = [factor * x for factor, x in zip(factors, penalties.unbind(), strict=True)]
-        return torch.stack(parts).sum()
 
-    def _weigh(self, penalty: Tensor) -> Tensor | float:
+    def _weigh(self, beta: AutoBeta, penalty: Tensor) -> Tensor:
         """Beta, the same on all ranks of the group."""
-        if not isinstance(self._beta, AutoBeta):
-            return self._beta
-        beta = self._beta.weigh(penalty)
+        weight = beta.weigh(penalty)
         if group := resolve_group(self.process_group):
-            self._beta.beta = beta = mean_over_ranks(beta, group)
-        return beta
+            beta.beta = weight = mean_over_ranks(weight, group)
+        return weight
 
     def _read_gradients(self) -> None:
         """Take in what the last backward pass brought to the watched layers."""

@@ -15,11 +15,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from isoreg import FeatureQueue, isometry_penalty, memory
+from isoreg import FeatureQueue, isometry_penalty, memory, penalty
 from isoreg._pairs import engine, node
 from isoreg._pairs.backends import torch_blocks, torch_plan
 from isoreg._pairs.plan import Call
-from isoreg.masks import IGNORED
+from isoreg.masks import IGNORED, valid_labels
 
 
 class Launches(TorchDispatchMode):
@@ -186,8 +186,9 @@ def test_what_an_accelerator_computes_keeps_six_digits(
 def test_bad_labels_on_an_accelerator_make_the_penalty_nan() -> None:
     """Where nobody looks, what is not allowed must not count silently: checked on the result."""
     for labels in (torch.tensor([0, -1, 0, 1]), torch.full((4, 2), 0.4)):
-        assert node._spoil(torch.tensor(2.0), labels).isnan()
-        assert node._spoil(2.0, labels[:1].abs() if labels.ndim == 1 else labels * 1.25) == 2
+        assert penalty.spoil(torch.tensor([2.0]), valid_labels(labels).all()).isnan()
+        good = labels[:1].abs() if labels.ndim == 1 else labels * 1.25
+        assert penalty.spoil(torch.tensor([2.0]), valid_labels(good).all()) == 2
 
 
 OPTIONS: list[dict[str, Any]] = [

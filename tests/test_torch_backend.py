@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from torch import Tensor
 from isoreg import InputError, isometry_penalty
 from isoreg._pairs import engine
 from isoreg._pairs.backends import torch_blocks, torch_plan
-from isoreg._pairs.backends.torch_plan import TILE, plan_blocks
+from isoreg._pairs.backends.torch_plan import TILE, Block, plan_blocks, take
 from isoreg._pairs.dense import dense_penalty
 from isoreg._pairs.plan import Call, total_weight
 from isoreg._pairs.precision import LostDigitsError
@@ -30,41 +32,56 @@ def call_of(labels: Tensor | None, n: int, rows: slice | None = None, width: int
     return Call(torch.zeros(n, width), [torch.zeros(n, width)], labels, rows=rows)
 
 
+def compared(call: Call, block: Block) -> Tensor:
+    """(c, a, b) whether a block compares a row with a column."""
+    count, weights = block.shape[1], torch_blocks._weights(call, block, None)
+    pairs = torch.ones(block.shape) if weights is None else weights.clone()
+    if block.offset is not None:
+        pairs[:, range(count), range(block.offset, block.offset + count)] = 0
+    return pairs.long()
+
+
 def covered(call: Call) -> Tensor:
     """How often each row is compared with each sample."""
     local, n = call.local, call.size
     times = torch.zeros(n, n, dtype=torch.long)
     for block in plan_blocks(call):
-        compared = torch.ones(*block.rows.shape, block.columns.shape[1])
-        for inside, axis in zip(block.inside, (2, 1), strict=True):
-            compared = compared if inside is None else compared * inside.unsqueeze(axis)
-        if block.is_square:
-            compared = compared * (1 - torch.eye(compared.shape[1]))
+        rows, columns = (take(torch.arange(n), x) for x in (block.rows, block.columns))
+        counted = compared(call, block)
         pairs = (
-            block.rows[:, :, None].expand(compared.shape).flatten(),
-            (block.columns[:, None].expand(compared.shape).flatten()),
+            rows[:, :, None].expand(counted.shape).flatten(),
+            columns[:, None].expand(counted.shape).flatten(),
         )
-        times.index_put_(pairs, compared.long().flatten(), accumulate=True)
+        times.index_put_(pairs, counted.flatten(), accumulate=True)
         if block.times == 2:
-            times.index_put_(pairs[::-1], compared.long().flatten(), accumulate=True)
+            times.index_put_(pairs[::-1], counted.flatten(), accumulate=True)
     assert not times[: local.start].any()
     assert not times[local.stop :].any()
     return times[local]
 
 
 def places(call: Call) -> Tensor:
-    """The rows that stand in square blocks, where each is seen if it is not finite."""
-    squares = [block for block in plan_blocks(call) if block.is_square]
-    rows = [torch.empty(0, dtype=torch.long)] + [
-        block.rows.flatten() if (inside := block.inside[0]) is None else block.rows[inside > 0]
-        for block in squares
-    ]
+    """The rows that are compared with themselves, where each is seen if it is not finite."""
+    rows = [torch.empty(0, dtype=torch.long)]
+    for block in plan_blocks(call):
+        if block.offset is not None:
+            real = slice(None) if block.inside is None else block.inside[:, :, 0] > 0
+            rows.append(take(torch.arange(call.size), block.rows)[real].flatten())
     return torch.cat(rows).sort().values
 
 
 label_lists = st.lists(st.sampled_from([0, 1, 2, 7, 3, IGNORED]), max_size=300)
 
 
+@pytest.fixture(params=[0, torch_plan.SMALL], scope="module")
+def small(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small batches by classes, and all their pairs at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_plan, "SMALL", request.param)
+        yield
+
+
+@pytest.mark.usefixtures("small")
 @given(labels=label_lists, copies=st.integers(1, 3))
 def test_a_plan_compares_every_pair_of_equal_label_once(labels: list[int], copies: int) -> None:
     y = torch.tensor(labels * copies, dtype=torch.long)
@@ -75,6 +92,7 @@ def test_a_plan_compares_every_pair_of_equal_label_once(labels: list[int], copie
     assert total_weight(call) == expected.sum()
 
 
+@pytest.mark.usefixtures("small")
 @given(
     labels=label_lists,
     copies=st.integers(1, 3),
@@ -100,9 +118,9 @@ def test_padding_costs_at_most_thirty_percent_or_a_few_pairs() -> None:
     padded = 0
     for classes in (3, 10, 100, 700):
         for block in plan_blocks(call_of(torch.randint(classes, (2000,)), 2000)):
-            if (inside := block.inside[0]) is not None:
-                local = int(inside.sum(1).square().sum())
-                assert inside.shape[1] * inside.numel() <= max(1.3 * local, local + 2048)
+            if block.inside is not None:
+                pairs = int(block.inside.sum())
+                assert block.inside.numel() <= max(1.3 * pairs, pairs + 2048)
                 padded += 1
     assert padded > 4
 
@@ -110,10 +128,7 @@ def test_padding_costs_at_most_thirty_percent_or_a_few_pairs() -> None:
 def test_a_rank_computes_its_share_of_the_pairs() -> None:
     y = torch.arange(64 * 32) % 100
     computed = [
-        sum(
-            block.rows.numel() * block.columns.shape[1]
-            for block in plan_blocks(call_of(y, 2048, slice(k, k + 64)))
-        )
+        sum(math.prod(block.shape) for block in plan_blocks(call_of(y, 2048, slice(k, k + 64))))
         for k in range(0, 2048, 64)
     ]
     assert max(computed) <= 1.3 * int((y[:, None] == y).sum()) / 32
@@ -189,7 +204,7 @@ def test_where_nobody_may_look_all_pairs_or_tiles_of_them_equal_the_dense_ones(
     ])
     if rows is None:
         torch.testing.assert_close(values, expected)
-    assert (len(plan_blocks(call)) > 1) == (rows is not None or at_once == 600)
+    assert (len(plan_blocks(call)) > 1) == (at_once == 600)
     for gradient, reference in zip(
         gradients, torch.autograd.grad(expected.sum(), phi), strict=True
     ):
@@ -202,8 +217,7 @@ def test_near_pairs_are_subtracted_and_many_take_float64() -> None:
     near, first = apart.clone(), apart.clone()
     near[8] = near[2] + 1e-4
     first[2] = first[0]  # both are their class's origin: no term of their square is above 0
-    many = apart.clone()
-    many[30:] = many[:30] + 1e-3
+    many = apart[:10].repeat(6, 1) + 1e-3 * torch.randn(60, 4)
     for features in (apart, near, first, many):
         call = Call(x, [features], y)
         if features is many:

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg.embedding.fitting import APART, CLOSEST, default_epochs
 from isoreg.embedding.layout import lay_out, smacof
-from isoreg.embedding.network import Optimizer, batches, mlp
+from isoreg.embedding.network import MapNetwork, Optimizer, batches, mlp
 
 Array = NDArray[Any]
 BATCH, RATE = 256, 1e-2  # those of `IsometricEmbedding`
@@ -77,19 +76,16 @@ def on_class_smacof(
 
 
 def _learned(x: Array, y: Array, seed: int, known: Coordinates, noise: float, weight: float) -> Any:
-    mean, spread = x.mean(0), float(x.std()) or 1.0
-
-    def standard(rows: Array) -> Tensor:
-        return torch.as_tensor((rows - mean) / spread, dtype=torch.float32)
-
-    inputs, labels = standard(x), torch.as_tensor(y)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = mlp(x.shape[1], 2)
+    spread = float(x.std()) or 1.0
+    network = MapNetwork(body, torch.as_tensor(x.mean(0)), spread, known.radius)
+    inputs, labels = network.standard(torch.as_tensor(x)), torch.as_tensor(y)
     points = torch.as_tensor(known.points, dtype=torch.float32)
     places = known.prototypes
     classes = None if places is None else torch.as_tensor(places, dtype=torch.float32)
     deviation = noise * known.radius / spread / np.sqrt(x.shape[1])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        body = mlp(x.shape[1], 2)
     per_epoch = max(1, len(x) // BATCH)
     steps = per_epoch * default_epochs(len(x), per_epoch)
     optimizer = Optimizer(body, RATE, steps)
@@ -105,7 +101,7 @@ def _learned(x: Array, y: Array, seed: int, known: Coordinates, noise: float, we
 
     @torch.no_grad()
     def place(new: Array) -> Array:
-        found: Array = body(standard(new)).numpy()
-        return found * known.radius
+        found: Array = network(torch.as_tensor(new)).numpy()
+        return found
 
     return place(x), place

@@ -444,13 +444,14 @@ class Recorder:
         return features if isinstance(value, Tensor) else features.clone()
 
     def _note_graph(self, record: Record, use: str, value: Tensor) -> None:
-        if value.grad_fn is None or torch._C._are_functorch_transforms_active():
+        node = value.grad_fn
+        if node is None or torch._C._are_functorch_transforms_active():
             return
-        record.nodes[use] = value.grad_fn
+        record.nodes[use] = node
         if record.pulse is None:
             pulse = _Pulse()
             record.pulse = weakref.ref(pulse)
-            value.grad_fn.register_prehook(pulse)
+            node.register_prehook(pulse)
 
 
 @dataclasses.dataclass

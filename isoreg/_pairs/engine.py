@@ -53,19 +53,13 @@ class Backend(Protocol):
 
 
 class Choice(NamedTuple):
-    """Which backend computed, and why the ones before it did not.
-
-    Attributes:
-        name: Of the backend.
-        refused: For each that was asked before it, why it refused.
-    """
+    """Which backend computed, and for each that was asked before it why it refused."""
 
     name: str
     refused: dict[str, str]
 
     def __str__(self) -> str:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
-        return f"{self.name} ({reasons})" if reasons else self.name
+        return f"{self.name} ({_listed(self.refused)})" if self.refused else self.name
 
 
 class _Last(threading.local):
@@ -104,30 +98,33 @@ def _ask(call: Call, compute: Callable[[Backend, Call], _Answer]) -> _Answer:
     """The answer of the first backend that does not refuse, in float64 if digits were lost."""
     # autograd is off already, because only the node calls this
     names, refused = _names(), dict[str, str]()
-    for given in _precisions(call):
-        for name in names:
-            try:
-                reason = _failed.get(name) or _load(name).refuses(given)
-                if reason is None:
-                    with full_precision(given.device):
+    with full_precision(call.device):
+        for given in _precisions(call):
+            for name in names:
+                try:
+                    reason = _failed.get(name) or _load(name).refuses(given)
+                    if reason is None:
                         answer = compute(_load(name), given)
-                    refused.pop(name, None)
-                    _last.choice = Choice(name, refused)
-                    return answer
-            except InputError:
-                raise
-            except LostDigitsError as error:
-                reason = str(error)
-            except Exception as error:
-                if name == "torch":
+                        refused.pop(name, None)
+                        _last.choice = Choice(name, refused)
+                        return answer
+                except InputError:
                     raise
-                reason = _give_up(name, error)
-            refused.setdefault(name, reason)
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+                except LostDigitsError as error:
+                    reason = str(error)
+                except Exception as error:
+                    if name == "torch":
+                        raise
+                    reason = _give_up(name, error)
+                refused.setdefault(name, reason)
     raise InputError(
-        f"{FORCED} must name a backend that can compute this on {call.device}, got "
-        f"{names[0]!r}, which cannot ({reasons}). Unset it, so that another one serves."
+        f"{FORCED} must name a backend that can compute this on {call.device}, got {names[0]!r}, "
+        f"which cannot ({_listed(refused)}). Unset it, so that another one serves."
     )
+
+
+def _listed(refused: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in refused.items())
 
 
 def _names() -> tuple[str, ...]:
@@ -157,10 +154,7 @@ def _load(name: str) -> Backend:
 def _give_up(name: str, error: Exception) -> str:
     """Never ask a backend again that failed, and say so once."""
     first = str(error).partition("\n")[0]
-    _failed[name] = f"it failed with {type(error).__name__}: {first}"
-    warnings.warn(
-        f"isoreg: the backend {name} is not used from now on, because {_failed[name]}. "
-        "Another one serves.",
-        stacklevel=3,
-    )
-    return _failed[name]
+    reason = _failed[name] = f"it failed with {type(error).__name__}: {first}"
+    text = f"isoreg: the backend {name} is not used from now on, because {reason}. "
+    warnings.warn(text + "Another one serves.", stacklevel=3)
+    return reason

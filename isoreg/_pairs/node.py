@@ -7,7 +7,7 @@ Eagerly it is an `autograd.Function`; while `torch.compile` traces it is the cus
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from isoreg._pairs.options import NUMBER, Options, Scale, check_scale
 from isoreg._pairs.plan import Call, total_weight
 from isoreg.distances import euclidean, exact_dtype
 from isoreg.errors import InputError
-from isoreg.masks import check_label_values, valid_labels
+from isoreg.masks import check_label_values
 
 
 class Terms(NamedTuple):
@@ -53,12 +53,10 @@ def engine_penalty(call: Call, terms: Terms, leaves: Sequence[Tensor] | None = N
         tables = call.inputs, call.features, call.labels, call.targets, call.weights
         options = scale, float(number), terms.reduction
         flags = _needs_grad(call.features), _is_learned(terms.scale)
-        penalties: Tensor = _operator(*tables, *options, *flags)[0]
-        return penalties
+        return cast("Tensor", _operator(*tables, *options, *flags)[0])
     dtype = call.features[0].dtype
     leaves = call.features if leaves is None else [x.to(dtype) for x in leaves]
-    found: Tensor = _Node.apply(call, terms, _needs_grad(leaves), scale, *leaves)
-    return found
+    return cast("Tensor", _Node.apply(call, terms, _needs_grad(leaves), scale, *leaves))
 
 
 def _needs_grad(leaves: Sequence[Tensor]) -> bool:
@@ -72,10 +70,10 @@ def _is_learned(scale: Scale) -> bool:
 
 def _compute(call: Call, terms: Terms, *, needs_grad: bool, learned: bool) -> _Result:
     """Penalties, their gradients by the features, and their derivatives by the scale."""
-    device = call.device
-    exact, scale, labels = exact_dtype(device), terms.scale, call.labels
-    if labels is not None and labels.device.type == "cpu":
-        check_label_values(labels)
+    device, scale = call.device, terms.scale
+    exact = exact_dtype(device)
+    if call.labels is not None and device.type == "cpu":
+        check_label_values(call.labels)
     if learned or isinstance(scale, str):
         moments = engine.moments(call)
     if isinstance(scale, str):
@@ -87,17 +85,9 @@ def _compute(call: Call, terms: Terms, *, needs_grad: bool, learned: bool) -> _R
     else:
         scales = torch.full((len(call.features),), scale, dtype=exact, device=device)
     total = _total(call, terms)
-    if labels is not None and device.type != "cpu":
-        total = _spoil(total, labels)
     penalties, gradients = engine.values_and_gradients(call, scales, total, needs_grad=needs_grad)
     slopes = 2 * (scales * moments[1] - moments[0]) / total if learned else None
     return _Result(penalties, gradients, slopes)
-
-
-def _spoil(total: Tensor | float, labels: Tensor) -> Tensor:
-    """What sums are divided by, but NaN where labels are no labels; no value is looked at."""
-    valid = valid_labels(labels).all().to(exact_dtype(labels.device))
-    return total * (valid / valid)
 
 
 def _total(call: Call, terms: Terms) -> Tensor | float:
@@ -160,32 +150,29 @@ def _weigh(
 
 
 def _densely(
-    scale: Tensor | None, saved: list[Tensor | None], terms: Terms, shares: Tensor
+    scale: Tensor | None, saved: list[Any], terms: Terms, shares: Tensor
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """The same with a graph: stored gradients are constants, so by all distances."""
     inputs, labels, targets, weights, *features = saved
     reference = inputs if targets is None else targets
-    assert reference is not None
     factor: Scale = terms.scale if scale is None else scale
     options = Options(euclidean, euclidean, factor, terms.reduction, targets is not None)
-    penalties = dense_by_options(
-        reference, [x for x in features if x is not None], labels, options, weights
-    )
+    penalties = dense_by_options(reference, features, labels, options, weights)
     variables = [scale, *features]
     needed = [x for x in variables if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(penalties, needed, shares, create_graph=True))
-    slope, *gradients = (
-        next(found) if x is not None and x.requires_grad else None for x in variables
+    gradients = iter(torch.autograd.grad(penalties, needed, shares, create_graph=True))
+    slope, *rest = (
+        next(gradients) if x is not None and x.requires_grad else None for x in variables
     )
-    return slope, gradients
+    return slope, rest
 
 
 def refuse_second_derivatives() -> None:
     """Refuse a backward pass that is to be differentiated."""
     if torch.is_grad_enabled():
         raise InputError(
-            "the penalty across ranks or with a queue has no second derivatives, because those "
-            "by the features of others are not here, got create_graph=True."
+            "the penalty across ranks or with a queue has no second derivatives, because they "
+            "would need the other ranks' graphs, got create_graph=True."
         )
 
 
@@ -201,27 +188,24 @@ def _operator(*arguments: Any) -> tuple[Tensor, list[Tensor], Tensor]:
     *tables, scale, number, reduction, needs_grad, learned = arguments
     terms = Terms(scale if scale is not None else number or "fit", reduction)
     result = _compute(Call(*tables), terms, needs_grad=needs_grad, learned=learned)
-    slopes = result.slopes
+    penalties, gradients, slopes = result
     if slopes is None:
-        exact = exact_dtype(result.penalties.device)
-        slopes = torch.zeros_like(result.penalties, dtype=exact)
-    return result.penalties, result.gradients, slopes
+        slopes = torch.zeros_like(penalties, dtype=exact_dtype(penalties.device))
+    return penalties, gradients, slopes
 
 
 @_operator.register_fake
 def _(*arguments: Any) -> tuple[Tensor, list[Tensor], Tensor]:
     features, needs_grad = arguments[1], arguments[-2]
     penalties = features[0].new_empty(len(features))
-    gradients = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in features]
     slopes = torch.empty_like(penalties, dtype=exact_dtype(penalties.device))
-    return penalties, gradients if needs_grad else [], slopes
+    return penalties, [x.new_empty(x.shape) for x in features if needs_grad], slopes
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     points, features, labels, targets, weights, scale, number, reduction, _, ctx.learned = inputs
     _, gradients, slopes = output
-    ctx.count = len(gradients)
-    ctx.terms = number or "fit", reduction
+    ctx.count, ctx.terms = len(gradients), (number or "fit", reduction)
     tables = scale, points, labels, targets, weights
     ctx.save_for_backward(slopes, *gradients, *tables, *features)
 

@@ -45,17 +45,8 @@ class Options(NamedTuple):
 
 
 def check_scale(scale: Scale) -> None:
-    """Refuse a scale that is neither a positive number nor "fit".
-
-    The value of a tensor is looked at where that does not wait for a device.
-
-    Args:
-        scale: The scale to check.
-
-    Raises:
-        InputError: If it is not usable.
-    """
-    if isinstance(scale, Tensor):
+    """Refuse a scale that is neither a positive number nor "fit"."""
+    if isinstance(scale, Tensor):  # its value is seen where that does not wait for a device
         unseen = scale.device.type != "cpu" or torch.compiler.is_compiling()
         usable = scale.ndim == 0 and (unseen or 0 < scale.detach().item() < math.inf)
     elif isinstance(scale, str):

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.options import Options
+from isoreg._pairs.precision import can_look
 from isoreg.distances import check_pairs, exact_dtype
 from isoreg.masks import IGNORED, weights_between
-
-_FEW = 512
-"""Labels that Python counts faster than operations on tensors do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +75,12 @@ class Call:
     @functools.cached_property
     def known(self) -> tuple[Tensor | None, Tensor]:
         """(r, n) given distances, if any, and weights of pairs times those of labels, checked."""
-        labels = label_weights(self, self.features[0].dtype if self.is_soft else torch.bool)
-        targets, weights = known_pairs(
-            self, labels > 0 if labels is not None and self.is_soft else labels
-        )
-        return targets, weights * labels if labels is not None and self.is_soft else weights
+        dtype = self.features[0].dtype if self.is_soft else torch.bool
+        if self.labels is None:
+            return known_pairs(self)
+        labels = weights_between(self.labels[self.local], self.labels, dtype)
+        targets, weights = known_pairs(self, labels > 0 if self.is_soft else labels)
+        return targets, weights * labels if self.is_soft else weights
 
     def to(self, dtype: torch.dtype) -> Call:
         """The same call in another floating dtype."""
@@ -100,54 +99,18 @@ def make_call(
     weights: Tensor | None,
     rows: slice | None = None,
 ) -> Call:
-    """A call of the engine, in one dtype and on one device.
-
-    Args:
-        reference: (n, p) inputs, or (r, n) given distances.
-        features: L tensors (n, d).
-        labels: None, (n,) integers or (n, C) probabilities.
-        options: How distances are compared.
-        weights: (r, n) pair weights, or None.
-        rows: Which rows are compared; None: all.
-
-    Returns:
-        The call.
-    """
-    tables = [x for x in (reference, weights) if x is not None]
-    dtypes = {x.dtype for x in (*tables, *features)}
-    dtype = dtypes.pop() if len(dtypes) == 1 else functools.reduce(torch.promote_types, dtypes)
-    points = [x.to(dtype) for x in features]
+    """A call of the engine, in one dtype and on one device; reference: inputs or distances."""
     if labels is not None:  # in small integer types a class may be equal to the ignored label
         labels = labels.to(reference.device, None if labels.is_floating_point() else torch.int64)
-    weights = None if weights is None else weights.to(dtype)
-    first = reference.to(dtype)
-    if options.given:
-        return Call(None, points, labels, first, weights, rows)
-    return Call(first, points, labels, None, weights, rows)
-
-
-def label_weights(call: Call, dtype: torch.dtype) -> Tensor | None:
-    """(r, n) weights G of the labels, those of samples with themselves included; None if all 1."""
-    if call.labels is None:
-        return None
-    return weights_between(call.labels[call.local], call.labels, dtype)
+    inputs, targets = (None, reference) if options.given else (reference, None)
+    call = Call(inputs, [*features], labels, targets, weights, rows)
+    dtypes = {x.dtype for x in (reference, weights, *features) if x is not None}
+    return call if len(dtypes) == 1 else call.to(functools.reduce(torch.promote_types, dtypes))
 
 
 def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
-    """Given distances and weights, checked, with zeros where a pair does not count.
-
-    Args:
-        call: With distances or weights of pairs.
-        counted: (r, n) booleans, the pairs whose labels let them count, for this function to
-            change; None: all.
-
-    Returns:
-        (r, n) distances, if given, 0 on the diagonal and for pairs that do not count; and (r, n)
-        weights without those of the labels, 0 on the diagonal and for pairs that are not known.
-
-    Raises:
-        InputError: If an entry that counts is negative, infinite or not symmetric.
-    """
+    """(r, n) given distances and weights, those of labels left out, 0 where no pair counts."""
+    # counted (r, n): the pairs whose labels let them count, to be changed here; None: all
     targets, weights, local = call.targets, call.weights, call.local
     if counted is None:
         shape, device = (local.stop - local.start, call.size), call.device
@@ -173,16 +136,15 @@ def total_weight(call: Call) -> Tensor | int:
         return total
     if call.labels is None:
         return max(0, int(call.local.stop - call.local.start) * (call.size - 1))
-    at_hand = call.labels.device.type == "cpu" and call.rows is None and call.size <= _FEW
-    if at_hand and not call.is_soft:
-        found = Counter(call.labels.tolist())
-        return sum(k * (k - 1) for label, k in found.items() if label != IGNORED)
-    local = call.labels[call.local]
+    local, every = call.labels[call.local], call.labels
     if call.is_soft:
-        local, every = local.to(exact), call.labels.to(exact)
+        local, every = local.to(exact), every.to(exact)
         both: Tensor = torch.dot(local.sum(0), every.sum(0))
         return both - local.square().sum()
-    local, ordered = local.long(), call.labels.long().sort().values
+    if can_look(call.device):
+        rows, members = Counter(local.tolist()), Counter(every.tolist())
+        return sum(k * (members[label] - 1) for label, k in rows.items() if label != IGNORED)
+    ordered = every.sort().values
     counts = torch.searchsorted(ordered, local, right=True) - torch.searchsorted(ordered, local)
     pairs_of_each: Tensor = (counts - 1) * (local != IGNORED)
     return pairs_of_each.sum()

@@ -12,39 +12,18 @@ CANCELLED = {torch.float32: 1e-2, torch.float64: 1e-8}
 
 
 def full_precision(device: torch.device) -> Any:
-    """Keep autocast out of the matrix products of a block of code.
-
-    Args:
-        device: Where the block computes.
-
-    Returns:
-        A context manager. Autocast is a setting of the thread that enters it.
-    """
+    """A context that keeps this thread's autocast out of the products on a device."""
     if not torch.is_autocast_enabled(device.type):
         return nullcontext()  # autocast's own costs 10 microseconds
     return torch.autocast(device.type, enabled=False)
 
 
 def rounds_products(device: torch.device) -> bool:
-    """Whether PyTorch is told to round the factors of float32 products to TF32 or bfloat16.
-
-    The settings are those of the process, so they are read and never changed: another thread may
-    rely on them. Where this is true, products are computed in float64.
-
-    Args:
-        device: Where products are computed.
-
-    Returns:
-        Whether they would lose digits.
-
-    Example:
-        >>> rounds_products(torch.device("cpu"))
-        False
-    """
+    """Whether PyTorch is told to round the factors of float32 products to TF32 or bfloat16."""
+    # The settings are those of the process, so they are read and never changed: another thread may
+    # rely on them. Where this is true, products are computed in float64.
     backend: Any = {"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}.get(device.type)
-    if backend is None:
-        return False
-    return backend.matmul.fp32_precision not in {"ieee", "none"}
+    return backend is not None and backend.matmul.fp32_precision not in {"ieee", "none"}
 
 
 def can_look(device: torch.device) -> bool:

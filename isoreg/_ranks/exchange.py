@@ -41,25 +41,8 @@ def check_group(process_group: Group) -> None:
 
 
 def resolve_group(process_group: Group) -> ProcessGroup | None:
-    """The group to gather over, looked up when it is used.
-
-    "world" is the default group, which launchers often start after the model is built; without
-    one, or in a group of one, this process is alone. None means alone too, and warns once if
-    there are other ranks, whose pairs are then ignored.
-
-    Args:
-        process_group: None, a process group or "world".
-
-    Returns:
-        The group, or None where this process is alone.
-
-    Raises:
-        InputError: If it is no process group, or this process is not in it.
-
-    Example:
-        >>> resolve_group("world") is None  # torch.distributed is not initialised
-        True
-    """
+    """The group to gather over, looked up when it is used; None where this process is alone."""
+    # "world" is the default group, which launchers often start after the model is built
     check_group(process_group)
     ready = dist.is_available() and dist.is_initialized()
     if process_group is None:
@@ -82,13 +65,7 @@ def _warn_of_other_ranks(count: int) -> None:
 
 
 class Gathered(NamedTuple):
-    """The rows of all ranks, in the order of the ranks.
-
-    Attributes:
-        tensors: (N, d) each.
-        local: Where this rank's rows stand.
-        ranks: Number of ranks.
-    """
+    """The rows (N, d) of all ranks in their order, where this rank's stand, and how many ranks."""
 
     tensors: list[Tensor]
     local: slice
@@ -96,37 +73,21 @@ class Gathered(NamedTuple):
 
 
 def gather_rows(tensors: Mapping[str, Tensor], options: str, group: ProcessGroup) -> Gathered:
-    """Bring the rows of every rank to all of them, without gradient.
-
-    Two collectives: one of 16 bytes a rank, to know the batch sizes, and one for all the rows,
-    whatever their types. Ranks may hold different numbers of rows, also none.
-
-    Args:
-        tensors: (n, d) each, by what to call them in an error; all on one device.
-        options: Whatever else must be the same on every rank.
-        group: The group, of which this process is a member.
-
-    Returns:
-        The rows of all ranks.
-
-    Raises:
-        RankError: If the ranks disagree, or one does not answer within the group's timeout.
-        InputError: If the group's backend cannot move tensors of this device.
-    """
+    """Bring the rows (n, d) of every rank to all, without gradient; errors call them by name."""
+    # Two collectives: one of 16 bytes a rank, to know the batch sizes, and one for all the rows,
+    # whatever their types. Ranks may hold different numbers of rows, also none.
     device = next(iter(tensors.values())).device
     check_device(dist.get_backend_config(group), device)
-    found = [describe(tensors, options)]
-    n = len(next(iter(tensors.values())))
-    head = torch.tensor([n, _fingerprint(found[0])], device=device)
-    sizes, prints = _all_gather(head, group).view(-1, 2).T.tolist()
-    if len(set(prints)) > 1:
-        found *= len(sizes)
-        dist.all_gather_object(found, describe(tensors, options), group=group)
-        check_same(found)
-    rows = _rows_of_all(pack(list(tensors.values())), sizes, group)
-    rank = dist.get_rank(group)
-    local = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-    return Gathered(unpack(rows, list(tensors.values())), local, len(sizes))
+    description, local, rank = describe(tensors, options), [*tensors.values()], dist.get_rank(group)
+    digest = hashlib.blake2b(description.encode(), digest_size=7).digest()
+    head = torch.tensor([len(local[0]), int.from_bytes(digest, "big")], device=device)
+    sizes, digests = _all_gather(head, group).view(-1, 2).T.tolist()
+    if len(set(digests)) > 1:
+        descriptions = [description] * len(sizes)
+        dist.all_gather_object(descriptions, description, group=group)
+        check_same(descriptions)
+    rows = unpack(_rows_of_all(pack(local), sizes, group), local)
+    return Gathered(rows, slice(sum(sizes[:rank]), sum(sizes[: rank + 1])), len(sizes))
 
 
 def mean_over_ranks(x: Tensor, group: ProcessGroup) -> Tensor:
@@ -192,27 +153,23 @@ def _rows_of_all(rows: Tensor, sizes: list[int], group: ProcessGroup) -> Tensor:
         return rows.new_empty(sum(sizes), rows.shape[1])
     if len(rows) < most:
         rows = torch.cat([rows, rows.new_zeros(most - len(rows), rows.shape[1])])
-    found = _all_gather(rows, group)
+    gathered = _all_gather(rows, group)
     if min(sizes) == most:
-        return found
-    return torch.cat([part[:size] for part, size in zip(found.split(most), sizes, strict=True)])
+        return gathered
+    return torch.cat([part[:k] for part, k in zip(gathered.split(most), sizes, strict=True)])
 
 
 def _all_gather(x: Tensor, group: ProcessGroup) -> Tensor:
     count = dist.get_world_size(group)
-    found = x.new_empty(count * len(x), *x.shape[1:])
+    gathered = x.new_empty(count * len(x), *x.shape[1:])
     # the newer name of the same, where PyTorch has it
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     try:
-        gather(found, x, group=group)
+        gather(gathered, x, group=group)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise RankError(
             f"gathering the features of {count} ranks failed: {reason}. Every rank must compute "
             "the penalty in every step, and none may stop; a rank's own error stands in its log."
         ) from error
-    return found
-
-
-def _fingerprint(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+    return gathered

@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -52,30 +52,9 @@ def penalty_across(
     group: ProcessGroup | None,
     queue: FeatureQueue | None,
 ) -> tuple[Tensor, int]:
-    """The penalties V_r of this rank, and where its samples begin among those of all ranks.
-
-    Points of all ranks are gathered once, without gradient. By the engine this rank computes the
-    pairs of its own rows; otherwise it computes those of the whole batch.
-
-    Args:
-        reference: (n, p) local inputs, or (n, m) their distances to the samples of all ranks.
-        features: L tensors (n, d) of local features.
-        labels: None, (n,) integers or (n, C) probabilities.
-        options: How distances are compared.
-        pair_weights: None, or (n, m) weights of the local samples' pairs with those of all ranks.
-        by_engine: Whether the engine covers these options.
-        narrow: The types in which reference and features were given, to be sent in these.
-        group: The ranks to gather over; None: this process alone.
-        queue: Past samples to compare with too; this batch is added to it afterwards.
-
-    Returns:
-        (L,) penalties; and the first column of the own samples in a table, counted from its end,
-        because it may have columns of past samples before those of all ranks.
-
-    Raises:
-        InputError: If the queue cannot be used with these options, or a table has another size.
-        RankError: If the ranks disagree, or one does not answer.
-    """
+    """The penalties V_r of this rank, and its first column in a table, counted from the end."""
+    # Points are gathered once. By the engine this rank computes the pairs of its own rows, else
+    # those of the whole batch. ``narrow``: types of reference and features, in which they are sent.
     if torch._C._are_functorch_transforms_active():
         raise InputError("torch.func transforms cannot be used with process_group or queue.")
     if queue is not None and not (by_engine and isinstance(options.scale, NUMBER)):
@@ -86,29 +65,23 @@ def penalty_across(
     tables = {"input_distances": reference} if options.given else {}
     tables |= {} if pair_weights is None else {"pair_weights": pair_weights}
     local = [*features] if options.given else [reference, *features]
-    sent = _rows(local, labels, tables if not by_engine else {}, options, narrow)
+    sent = _rows(local, labels, {} if by_engine else tables, options, narrow)
     batch = _gather(sent, options, labels, tables, group, queue)
+    gathered = dict(zip(sent, batch.tensors, strict=True))
     count = len(batch.tensors[0])
-    held = 0 if queue is None else len(queue)
-    _check_columns(tables, count, held)
-    gathered, rest = batch.tensors[: len(local)], batch.tensors[len(local) :]
-    gathered_labels = None if labels is None else rest.pop(0)
-    if gathered_labels is not None:
-        if not gathered_labels.is_floating_point():
-            gathered_labels = gathered_labels.squeeze(1)
-        if gathered_labels.device.type == "cpu":
-            check_label_values(gathered_labels)
+    _check_columns(tables, count, 0 if queue is None else len(queue))
+    points, all_labels = batch.tensors[: len(local)], gathered.get("labels")
+    if all_labels is not None:
+        all_labels = all_labels if all_labels.is_floating_point() else all_labels.squeeze(1)
+        if all_labels.device.type == "cpu":
+            check_label_values(all_labels)
     first = batch.local.start - count
     if not by_engine:
-        given = dict(zip(tables, rest, strict=True))
-        penalties = _by_all_pairs(
-            reference, local, gathered, gathered_labels, given, batch, options
-        )
-        return penalties, first
+        local = [reference, *features]
+        return _by_all_pairs(local, gathered, all_labels, batch, options), first
     if queue is not None:
-        gathered, gathered_labels = queue.extend(gathered, gathered_labels)
-    penalties = _by_rows(local, gathered, gathered_labels, options, tables, batch, count, group)
-    return penalties, first
+        points, all_labels = queue.extend(points, all_labels)
+    return _by_rows(local, points, all_labels, options, tables, batch, count, group), first
 
 
 def _rows(
@@ -187,47 +160,35 @@ def _by_rows(
         filled[name] = torch.cat([past, now], 1)
     points = [every.to(x.dtype) for x, every in zip(local, gathered, strict=True)]
     reference = filled["input_distances"] if options.given else points.pop(0)
-    leaves, weights = local[len(local) - len(points) :], filled.get("pair_weights")
-    call = make_call(reference, points, labels, options, weights, place)
+    call = make_call(reference, points, labels, options, filled.get("pair_weights"), place)
     mean = None if group is None else functools.partial(mean_over_ranks, group=group)
     terms = Terms(options.scale, options.reduction, batch.ranks, mean, rows)
-    return engine_penalty(call, terms, leaves)
-
-
-def _put(local: Tensor, gathered: Tensor, where: slice) -> Tensor:
-    """All rows as constants, but for the local ones."""
-    rest = gathered.to(local.dtype)
-    return torch.cat([rest[: where.start], local, rest[where.stop :]])
+    return engine_penalty(call, terms, local[len(local) - len(points) :])
 
 
 def _by_all_pairs(
-    reference: Tensor,
     local: list[Tensor],
-    gathered: list[Tensor],
+    gathered: dict[str, Tensor],
     labels: Tensor | None,
-    tables: dict[str, Tensor],
     batch: Gathered,
     options: Options,
 ) -> Tensor:
     """The penalty of the whole batch on every rank, R times its gradient by the local rows."""
-    if options.given:
-        local, gathered = [reference, *local], [tables["input_distances"], *gathered]
-    attached = [
-        _put(_Scaled.apply(mine, batch.ranks), x, batch.local)
-        for mine, x in zip(local, gathered, strict=True)
-    ]
-    return dense_by_options(attached[0], attached[1:], labels, options, tables.get("pair_weights"))
+    named = [x for name, x in gathered.items() if name not in {"labels", "pair_weights"}]
+    if options.given:  # first among the points, as the local ones are
+        named = [named.pop(), *named]
+    reference, *features = [_attached(*pair, batch) for pair in zip(local, named, strict=True)]
+    return dense_by_options(reference, features, labels, options, gathered.get("pair_weights"))
 
 
-class _Scaled(torch.autograd.Function):
-    """The identity, with its gradient multiplied by a number."""
+def _attached(local: Tensor, gathered: Tensor, batch: Gathered) -> Tensor:
+    """All rows as constants, but for the local ones, whose gradient is multiplied by R."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: int) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def multiplied(gradient: Tensor) -> Tensor:
         refuse_second_derivatives()
-        return grad_outputs[0] * ctx.factor, None
+        return gradient * batch.ranks
+
+    rest, attached = gathered.to(local.dtype), local.view_as(local)
+    if attached.requires_grad:
+        attached.register_hook(multiplied)
+    return torch.cat([rest[: batch.local.start], attached, rest[batch.local.stop :]])

@@ -31,7 +31,7 @@ class Blocks(NamedTuple):
     """Every pair of the rows with samples of equal label, as `numba_kernels` takes them.
 
     Attributes:
-        order: (n,) positions in the batch, those of a class together, the rows first.
+        order: (n,) positions in the batch, those of a class together, its rows first.
         blocks: (k, 4) from and to where in ``order`` both sides of a block reach.
         pairs: How many distances they hold, of points with themselves included.
     """
@@ -84,73 +84,66 @@ def plan_blocks(call: Call) -> Blocks:
     return plan
 
 
+def moments(call: Call) -> Tensor:
+    """(2, L) sums of G D d and of G d^2, in float64."""
+    sums, _ = _compare(call, [1.0] * len(call.features), 1.0, needs_grad=False)
+    return torch.tensor(sums, dtype=torch.float64)[:, 1:].T
+
+
 def values_and_gradients(
     call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d)."""
-    layers, local, total = _arrays(call.features), call.local, float(total)
-    rows, number, order = local.stop - local.start, layers[0].dtype.type, plan_blocks(call).order
-    gradients = [numpy.zeros((rows * needs_grad, x.shape[1]), x.dtype) for x in layers]
-    sums, factors = [0.0] * len(layers), scales.tolist()
-    for part, cancelled, *distances in _targets(call):
-        for index, (x, scale, gradient) in enumerate(zip(layers, factors, gradients, strict=True)):
-            strength, s = number(4 * scale / total), number(scale)
-            sums[index] += kernels.penalty_and_gradient(
-                x, order, part, local.start, rows, cancelled, *distances, s, strength, gradient
-            )
-    values = torch.tensor([x / total for x in sums], dtype=call.features[0].dtype)
-    return values, [torch.from_numpy(x) for x in gradients] if needs_grad else []
+    total = float(total)
+    sums, gradients = _compare(call, scales.tolist(), total, needs_grad=needs_grad)
+    values = numpy.array([stress / total for stress, *_ in sums], _DTYPES[call.features[0].dtype])
+    kept = gradients if needs_grad else []
+    return torch.from_numpy(values), [torch.from_numpy(x) for x in kept]  # faster than tensor()
 
 
-def moments(call: Call) -> Tensor:
-    """(2, L) sums of G D d and of G d^2, in float64."""
-    layers, rows = _arrays(call.features), call.local.stop - call.local.start
-    order = plan_blocks(call).order
-    sums = torch.zeros(len(layers), 2, dtype=torch.float64)
-    for part, cancelled, *distances in _targets(call):
-        found = [kernels.scale_moments(x, order, part, rows, cancelled, *distances) for x in layers]
-        sums += torch.tensor(found, dtype=torch.float64)
-    return sums.T
+def _compare(
+    call: Call, scales: list[float], total: float, *, needs_grad: bool
+) -> tuple[list[list[float]], list[Any]]:
+    """(L, 3) sums of G (D - s d)^2, G D d and G d^2, and gradients divided by a number."""
+    layers, local, order = _arrays(call.features), call.local, plan_blocks(call).order
+    rows, number = (local.stop - local.start) * needs_grad, layers[0].dtype.type
+    gradients = [numpy.zeros((rows, x.shape[1]), x.dtype) for x in layers]
+    sums = [[0.0] * 3 for _ in layers]
+    for part, cancelled, targets, shares in _targets(call):
+        pairs = order, part, local.start, local.stop, cancelled, targets, shares
+        for index, (x, scale) in enumerate(zip(layers, scales, strict=True)):
+            factors = number(scale), number(4 * scale / total)
+            terms = kernels.compare(x, *pairs, *factors, gradients[index])
+            sums[index] = [a + b for a, b in zip(sums[index], terms, strict=True)]
+    return sums, gradients
 
 
 def _targets(call: Call) -> Iterator[tuple[Any, Any, Any, Any]]:
     """Chunks of blocks, what is cancelled in their dtype, their inputs' distances, and weights."""
     plan, kind = plan_blocks(call), call.features[0].dtype
-    dtype = _DTYPES[kind]
-    empty, cancelled = numpy.empty(0, dtype), dtype(CANCELLED[kind])
-    (inputs,) = _arrays([call.inputs]) if call.inputs is not None else (None,)
-    (labels,) = (
-        _arrays([call.labels.to(kind)]) if call.is_soft and call.labels is not None else (None,)
-    )
+    dtype, weighed = _DTYPES[kind], call.has_tables or call.is_soft
+    cancelled, inputs = dtype(CANCELLED[kind]), call.inputs
     for part, pairs in plan.chunks():
-        targets = numpy.empty(pairs, dtype)
-        shares = numpy.ones(pairs, dtype) if call.has_tables else empty
-        if labels is not None:
-            shares = numpy.empty(pairs, dtype)
-            kernels.pair_weights(labels, plan.order, part, shares)
+        targets, shares = numpy.empty(pairs, dtype), numpy.ones(pairs * weighed, dtype)
+        if call.is_soft and call.labels is not None:
+            (labels,) = _arrays([call.labels.to(kind)])
+            kernels.input_distances(labels, plan.order, part, dtype(-1), shares)
         if call.weights is not None:
             weights = numpy.empty(pairs, dtype)
             _read(call, call.weights, part, shares, weights, missing=False)
             shares *= weights
         if call.targets is not None:
             _read(call, call.targets, part, shares, targets, missing=True)
-        else:
-            kernels.input_distances(inputs, plan.order, part, cancelled, targets)
+        if inputs is not None:
+            kernels.input_distances(*_arrays([inputs]), plan.order, part, cancelled, targets)
         yield part, cancelled, targets, shares
 
 
 def _read(call: Call, table: Tensor, part: Any, shares: Any, out: Any, *, missing: bool) -> None:
     """Entries of a table, refused if one that counts is not usable."""
-    local, (numbers,) = call.local, _arrays([table])
+    (numbers,), order = _arrays([table]), plan_blocks(call).order
     least, largest, difference = kernels.read_table(
-        numbers,
-        plan_blocks(call).order,
-        part,
-        local.start,
-        local.stop - local.start,
-        missing,
-        shares,
-        out,
+        numbers, order, part, call.local.start, missing, shares, out
     )
     if least < 0 or not largest < float("inf") or difference > 1e-3 * largest:
         _ = call.known  # says which entry it is

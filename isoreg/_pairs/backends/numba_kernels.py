@@ -1,19 +1,17 @@
 """The compiled loops behind `numba_blocks`: distances, penalty and gradient of blocks of pairs.
 
-A block compares the points at some places of a batch, called a, with those at others, called b:
-the members of a class with themselves, or one tile of a large class with another. A pair of rows
-stands in one block only and counts for both of its orders; one of a row and another sample counts
-once. Points are gathered into small arrays that stay in the cache, and seen from the mean of a.
-Behind the last point the arrays are filled with 0 up to a multiple of four, so that products go
-four by four.
+A block compares rows, called a, with samples of their class, called b: all of them, a itself
+first, or one tile of a large class with itself or another. If b is a, or another tile of rows,
+each pair stands in one block only and counts for both of its orders. Points are gathered into
+small arrays that stay in the cache, and seen from the mean of a. Behind the last point the arrays
+are filled with 0 up to a multiple of four, so that products go four by four.
 
-Legend: x (n, d) are points. The order (n,) holds the places of the rows in the batch, those of a
-class together, and behind them those of the other samples. Blocks (k, 4) are from and to where in
-the order a and b reach; what is found for their pairs stands one block behind the other. The rows
-are ``rows`` samples from ``first`` on. Pairs whose squared distance is below the share
-``cancelled`` of |a|^2 + |b|^2 are subtracted directly. Targets are the distances D of the inputs,
-shares the weights G, empty if every pair counts once. A gradient (rows, d) is added to; (0, d) if
-none is needed.
+Legend: x (n, d) are points. The order (n,) holds the samples class by class, the rows of each
+first. Blocks (k, 4) are from and to where in the order a and b reach; what is computed of their
+pairs stands one block behind the other. The rows are those from ``first`` to ``last``. Pairs
+whose squared distance is below the share ``cancelled`` of |a|^2 + |b|^2 are subtracted directly.
+Targets are the distances D of the inputs, shares the weights G, empty if every pair counts once.
+A gradient (rows, d) is added to; (0, d) if none is needed.
 
 Needs numba, which only this file imports.
 """
@@ -30,6 +28,7 @@ _compiled = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
 )
 Array: TypeAlias = Any  # a numpy array; numba infers and checks the types of all that follows
+_Space: TypeAlias = Any  # points of a and of b, what is between them, and which pairs are cancelled
 
 AVAILABLE = not getattr(numba.config, "DISABLE_JIT", False)
 """False where numba is told to interpret: that would be slower than all else."""
@@ -40,37 +39,32 @@ def blocks_of(
     labels: Array, ignored: int, side: int, first: int, last: int
 ) -> tuple[Array, Array, int]:
     """Cut the pairs of rows first to last with all samples of equal label into blocks."""
-    by_label, n, pairs = np.argsort(labels, kind="mergesort"), len(labels), 0
-    order, local, rest = np.empty(n, np.int64), 0, last - first
+    n, start, count, pairs = len(labels), 0, 0, 0
+    samples = np.concatenate((np.arange(first, last), np.arange(first), np.arange(last, n)))
+    order = samples[np.argsort(labels[samples], kind="mergesort")]
     tiles = n // side + 1
-    blocks, count, start = np.empty((2 * (n + tiles * tiles), 4), np.int64), 0, 0
+    blocks = np.empty((2 * (n + tiles * tiles), 4), np.int64)
     while start < n:
-        label, stop = labels[by_label[start]], start + 1
-        while label != ignored and stop < n and labels[by_label[stop]] == label:
+        label, stop, middle = labels[order[start]], start + 1, start
+        while label != ignored and stop < n and labels[order[stop]] == label:
             stop += 1
-        begin, other = local, rest
-        for place in by_label[start:stop]:
-            if first <= place < last:
-                order[local] = place
-                local += 1
-            else:
-                order[rest] = place
-                rest += 1
-        length, others = local - begin, rest - other
-        parts = (length + side - 1) // side
-        more = (others + side - 1) // side
+        while middle < stop and first <= order[middle] < last:
+            middle += 1
+        rows, others = middle - start, stop - middle
+        parts, more = (rows + side - 1) // side, (others + side - 1) // side
+        if rows > 0 and stop - start <= side:
+            blocks[count] = start, middle, start, stop
+            pairs += rows * (stop - start)
+            count, parts = count + 1, 0
         for i in range(parts):
             for j in range(i, parts + more):
-                blocks[count, 0] = begin + length * i // parts
-                blocks[count, 1] = begin + length * (i + 1) // parts
-                if j < parts:
-                    blocks[count, 2] = begin + length * j // parts
-                    blocks[count, 3] = begin + length * (j + 1) // parts
-                else:
-                    blocks[count, 2] = other + others * (j - parts) // more
-                    blocks[count, 3] = other + others * (j - parts + 1) // more
-                a, b = blocks[count, :2], blocks[count, 2:]
-                pairs += (a[1] - a[0]) * (b[1] - b[0])
+                begin, length, part, cut = start, rows, j, parts
+                if j >= parts:
+                    begin, length, part, cut = middle, others, j - parts, more
+                a, b = start + rows * i // parts, start + rows * (i + 1) // parts
+                c, d = begin + length * part // cut, begin + length * (part + 1) // cut
+                blocks[count] = a, b, c, d
+                pairs += (b - a) * (d - c)
                 count += 1
         start = stop
     return order, blocks[:count].copy(), pairs
@@ -78,59 +72,36 @@ def blocks_of(
 
 @_compiled
 def input_distances(x: Array, order: Array, blocks: Array, cancelled: float, out: Array) -> None:
-    """Distances between the inputs of each block."""
-    points, others, distances, is_cancelled = _workspace(x, blocks)
-    begin = 0
+    """Distances between the inputs of each block; below 0 is cancelled: products."""
+    space, begin = _workspace(x, blocks), 0
     for start, stop, other, end in blocks:
         a, b = order[start:stop], order[other:end]
-        _distances(x, a, b, start == other, cancelled, points, others, distances, is_cancelled)
+        if cancelled < 0:
+            _products(x, a, b, np.zeros(x.shape[1], x.dtype), space)
+        else:
+            _distances(x, a, b, cancelled, space)
         for i in range(len(a)):
             for j in range(len(b)):
-                out[begin + j] = distances[i, j]
-            begin += len(b)
-
-
-@_compiled
-def pair_weights(labels: Array, order: Array, blocks: Array, out: Array) -> None:
-    """Inner products of the soft labels of each block: the probability of the same class."""
-    points, others, products, _ = _workspace(labels, blocks)
-    origin, begin = np.zeros(labels.shape[1], labels.dtype), 0
-    for start, stop, other, end in blocks:
-        a, b, same = order[start:stop], order[other:end], start == other
-        _gather(labels, a, origin, points)
-        _gather(labels, b, origin, others)
-        _multiply(points, others, len(a), len(b), same, products)
-        for i in range(len(a)):
-            for j in range(len(b)):
-                out[begin + j] = products[i, j]
+                out[begin + j] = space[2][i, j]
             begin += len(b)
 
 
 @_compiled
 def read_table(
-    table: Array,
-    order: Array,
-    blocks: Array,
-    first: int,
-    rows: int,
-    missing: bool,
-    shares: Array,
-    out: Array,
+    table: Array, order: Array, blocks: Array, first: int, missing: bool, shares: Array, out: Array
 ) -> tuple[float, float, float]:
     """Entries of a table at the pairs of each block that count, for j < i alone if a is b."""
     least, largest, difference, begin = 0.0, 0.0, 0.0, 0
     for start, stop, other, end in blocks:
-        same = start == other
+        same = _is_same(order[start:stop], order[other:end])
         for i in range(stop - start):
             a = order[start + i]
-            row = table[a - first]
             for j in range(end - other):
-                out[begin + j] = 0
-                if (same and j >= i) or shares[begin + j] == 0:
+                out[begin + j], b = 0, order[other + j]
+                if (same and j >= i) or a == b or shares[begin + j] == 0:
                     continue
-                b = order[other + j]
-                entry = row[b]
-                mirrored = table[b - first, a] if other < rows else entry
+                entry = table[a - first, b]
+                mirrored = table[b - first, a] if 0 <= b - first < len(table) else entry
                 if missing and np.isnan(entry) and np.isnan(mirrored):
                     shares[begin + j] = 0
                     continue
@@ -144,76 +115,53 @@ def read_table(
 
 
 @_compiled
-def penalty_and_gradient(
+def compare(
     x: Array,
     order: Array,
     blocks: Array,
     first: int,
-    rows: int,
+    last: int,
     cancelled: float,
     targets: Array,
     shares: Array,
     scale: float,
     strength: float,
     gradient: Array,
-) -> float:
-    """Sum of G_ij (D_ij - s d_ij)^2 over the pairs of the rows with all samples."""
-    points, others, weights, is_cancelled = _workspace(x, blocks)
-    total, begin = 0.0, 0
+) -> tuple[float, float, float]:
+    """Sums of G (D - s d)^2, G D d and G d^2 over the pairs of the rows with all samples."""
+    space = points, others, weights, _ = _workspace(x, blocks)
+    stress, mixed, squared, begin = 0.0, 0.0, 0.0, 0
     for start, stop, other, end in blocks:
-        a, b, same, mirrored = order[start:stop], order[other:end], start == other, other < rows
-        any_cancelled = _distances(x, a, b, same, cancelled, points, others, weights, is_cancelled)
+        a, b = order[start:stop], order[other:end]
+        same, both = _is_same(a, b), start != other and first <= b[0] < last
+        any_cancelled = _distances(x, a, b, cancelled, space)
         block = slice(begin, begin + len(a) * len(b))
-        begin = block.stop
-        stress = _compare(targets[block], shares[block], weights, a, b, same, scale, strength)
-        total += 2 * stress if mirrored else stress
+        begin, times = block.stop, 2 if same or both else 1
+        sums = _weigh(targets[block], shares[block], weights, a, b, scale, strength)
+        stress, mixed = stress + times * sums[0], mixed + times * sums[1]
+        squared += times * sums[2]
         if len(gradient) == 0:
             continue
         if any_cancelled:
-            _add_cancelled(x, a, b, same, mirrored, first, weights, is_cancelled, gradient)
+            _add_cancelled(x, a, b, same or both, first, space, gradient)
         if same:
             for i in range(len(a)):
                 for j in range(i):
                     weights[j, i] = weights[i, j]
-            _add_pull(weights, points, points, a, first, len(b), gradient)
-        else:
-            _add_pull(weights, points, others, a, first, len(b), gradient)
-            if mirrored:
-                _add_pull(weights.T.copy(), others, points, b, first, len(a), gradient)
-    return total
+        _add_pull(weights, others if start == other else points, others, a, first, len(b), gradient)
+        if both:
+            _add_pull(weights.T.copy(), others, points, b, first, len(a), gradient)
+    return stress, mixed, squared
 
 
 @_compiled
-def scale_moments(
-    x: Array,
-    order: Array,
-    blocks: Array,
-    rows: int,
-    cancelled: float,
-    targets: Array,
-    shares: Array,
-) -> tuple[float, float]:
-    """Sums of G_ij D_ij d_ij and of G_ij d_ij^2 over the pairs of the rows with all samples."""
-    points, others, distances, is_cancelled = _workspace(x, blocks)
-    mixed, squared, begin = 0.0, 0.0, 0
-    for start, stop, other, end in blocks:
-        a, b, same = order[start:stop], order[other:end], start == other
-        _distances(x, a, b, same, cancelled, points, others, distances, is_cancelled)
-        times = 2 if other < rows else 1
-        for i in range(len(a)):
-            row, square = x.dtype.type(0), x.dtype.type(0)
-            for j in range(i + 1 if same else len(b)):
-                distance = distances[i, j]
-                counted = distance * shares[begin + j] if len(shares) else distance
-                row += targets[begin + j] * counted
-                square += distance * counted
-            mixed, squared = mixed + times * row, squared + times * square
-            begin += len(b)
-    return mixed, squared
+def _is_same(a: Array, b: Array) -> bool:
+    """Whether a is b, so that pairs are computed for j < i alone."""
+    return a[0] == b[0] and len(a) == len(b)
 
 
 @_compiled
-def _workspace(x: Array, blocks: Array) -> tuple[Array, Array, Array, Array]:
+def _workspace(x: Array, blocks: Array) -> _Space:
     """Arrays for the points a and b of the longest block and for what is between them."""
     longest = 0
     for start, stop, other, end in blocks:
@@ -229,28 +177,17 @@ def _padded(count: int) -> int:
 
 
 @_compiled
-def _distances(
-    x: Array,
-    a: Array,
-    b: Array,
-    same: bool,
-    cancelled: float,
-    points: Array,
-    others: Array,
-    out: Array,
-    is_cancelled: Array,
-) -> int:
+def _distances(x: Array, a: Array, b: Array, cancelled: float, space: _Space) -> int:
     """Fill in the distances, for j <= i alone if a is b; return how many pairs are cancelled."""
-    zero = x.dtype.type(0)
+    zero, same, own = x.dtype.type(0), _is_same(a, b), a[0] == b[0]
+    _, _, out, is_cancelled = space
     centre = np.zeros(x.shape[1], x.dtype)
     for i in a:
         for k in range(x.shape[1]):
             centre[k] += x[i, k]
     for k in range(x.shape[1]):
         centre[k] /= x.dtype.type(len(a))
-    norms = _gather(x, a, centre, points)
-    other_norms = norms if same else _gather(x, b, centre, others)
-    _multiply(points, points if same else others, len(a), len(b), same, out)
+    norms, other_norms = _products(x, a, b, centre, space)
     count = 0
     for i in range(len(a)):
         row = 0
@@ -260,6 +197,9 @@ def _distances(
             is_cancelled[i, j] = not square > cancelled * both
             row += is_cancelled[i, j]
             out[i, j] = square
+        if own and not same:
+            row -= is_cancelled[i, i]
+            is_cancelled[i, i] = False
         if row:
             count += row
             for j in range(i if same else len(b)):
@@ -271,9 +211,22 @@ def _distances(
                     out[i, j] = square
         for j in range(i if same else len(b)):
             out[i, j] = np.sqrt(out[i, j])
-        if same:
+        if own:
             out[i, i] = norms[i] * zero  # NaN if the point is not finite
     return count
+
+
+@_compiled
+def _products(x: Array, a: Array, b: Array, centre: Array, space: _Space) -> tuple[Array, Array]:
+    """Fill in inner products, seen from the centre; return the squared lengths of both sides."""
+    points, others, out, _ = space
+    other_norms = _gather(x, b, centre, others)
+    if a[0] == b[0]:
+        _multiply(others, others, len(a), len(b), len(a) == len(b), out)
+        return other_norms[: len(a)], other_norms
+    norms = _gather(x, a, centre, points)
+    _multiply(points, others, len(a), len(b), False, out)
+    return norms, other_norms
 
 
 @_compiled
@@ -315,52 +268,41 @@ def _multiply(x: Array, y: Array, a: int, b: int, same: bool, out: Array) -> Non
 
 
 @_compiled
-def _compare(
-    targets: Array,
-    shares: Array,
-    weights: Array,
-    a: Array,
-    b: Array,
-    same: bool,
-    scale: float,
-    strength: float,
-) -> float:
-    """Replace distances d by strength G (D - s d) / d, 0 where d is 0; return sum G (D - s d)^2."""
-    zero, weighted = targets.dtype.type(0), len(shares) > 0
-    total = 0.0
+def _weigh(
+    targets: Array, shares: Array, weights: Array, a: Array, b: Array, scale: float, strength: float
+) -> tuple[float, float, float]:
+    """Replace distances d by strength G (D - s d) / d, 0 where d is 0; return the three sums."""
+    zero, weighted, same = targets.dtype.type(0), len(shares) > 0, _is_same(a, b)
+    stress, mixed, squared = 0.0, 0.0, 0.0
     for i in range(len(a)):
-        row, begin = zero, i * len(b)
+        row, cross, square, begin = zero, zero, zero, i * len(b)
         for j in range(i + 1 if same else len(b)):
-            distance = weights[i, j]
-            gap = targets[begin + j] - scale * distance
+            distance, target = weights[i, j], targets[begin + j]
+            gap = target - scale * distance
             pull = gap * shares[begin + j] if weighted else gap
+            counted = distance * shares[begin + j] if weighted else distance
             row += gap * pull
+            cross += target * counted
+            square += distance * counted
             weights[i, j] = zero if distance == zero else strength * pull / distance
-        total += row
-    return total
+        stress, mixed, squared = stress + row, mixed + cross, squared + square
+    return stress, mixed, squared
 
 
 @_compiled
 def _add_cancelled(
-    x: Array,
-    a: Array,
-    b: Array,
-    same: bool,
-    mirrored: bool,
-    first: int,
-    weights: Array,
-    is_cancelled: Array,
-    gradient: Array,
+    x: Array, a: Array, b: Array, both: bool, first: int, space: _Space, gradient: Array
 ) -> None:
     """Move cancelled pairs from the weights to the gradient, their differences as they are."""
+    _, _, weights, is_cancelled = space
     for i in range(len(a)):
-        for j in range(i if same else len(b)):
+        for j in range(i if _is_same(a, b) else len(b)):
             if is_cancelled[i, j]:
                 weight, left, right = weights[i, j], x[a[i]], x[b[j]]
                 left_pulls = gradient[a[i] - first]
                 for k in range(len(left)):
                     left_pulls[k] += weight * (right[k] - left[k])
-                if mirrored:
+                if both:
                     right_pulls = gradient[b[j] - first]
                     for k in range(len(left)):
                         right_pulls[k] -= weight * (right[k] - left[k])
@@ -369,13 +311,7 @@ def _add_cancelled(
 
 @_compiled
 def _add_pull(
-    weights: Array,
-    points: Array,
-    others: Array,
-    rows: Array,
-    first: int,
-    count: int,
-    gradient: Array,
+    weights: Array, points: Array, others: Array, rows: Array, first: int, count: int, into: Array
 ) -> None:
     """Add sum_j W_ij (others_j - points_i) to the gradient's rows."""
     pulls = np.empty((4, points.shape[1]), points.dtype)
@@ -397,7 +333,7 @@ def _add_pull(
                 p2[k] += w20 * x0 + w21 * x1 + w22 * x2 + w23 * x3
                 p3[k] += w30 * x0 + w31 * x1 + w32 * x2 + w33 * x3
         for s in range(min(4, len(rows) - i)):
-            row, pull, point = gradient[rows[i + s] - first], pulls[s], points[i + s]
+            row, pull, point = into[rows[i + s] - first], pulls[s], points[i + s]
             total = points.dtype.type(0)
             for j in range(count):
                 total += weights[i + s, j]

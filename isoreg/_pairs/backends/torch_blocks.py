@@ -15,14 +15,14 @@ with W_ij = 0 where d_ij = 0: one more matrix product, and no graph through the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from isoreg._pairs.backends import torch_small
-from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, plan_blocks
+from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, Samples, add, plan_blocks, take
 from isoreg._pairs.plan import Call
 from isoreg._pairs.precision import CANCELLED, LostDigitsError, can_look, rounds_products
 from isoreg.distances import exact_dtype
@@ -86,14 +86,9 @@ def values_and_gradients(
     call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d)."""
-    if torch_small.is_small(call):
-        answer = torch_small.values_and_gradients(call, scales, total, needs_grad=needs_grad)
-        if answer is not None:
-            return answer
-    features, rows = call.features, call.local.stop - call.local.start
-    dtype, device = features[0].dtype, features[0].device
-    sums = torch.zeros(len(features), dtype=exact_dtype(device), device=device)
-    wide = dtype if can_look(call.device) else exact_dtype(device)
+    features, dtype, wide = call.features, call.features[0].dtype, _wide(call)
+    sums = torch.zeros(len(features), dtype=exact_dtype(call.device), device=call.device)
+    rows = call.local.stop - call.local.start
     gradients = [x.new_zeros(rows, x.shape[1], dtype=wide) for x in features if needs_grad]
     scales = scales.to(wide).view(-1, 1, 1, 1)
     factors = scales * (4 / total)
@@ -105,29 +100,41 @@ def values_and_gradients(
         if needs_grad:
             if part.cancelled is not None:
                 part.distances.masked_fill_(part.distances == 0, 1)
-            elif part.block.is_square:
-                part.distances.diagonal(dim1=2, dim2=3).fill_(1)
+            elif part.block.offset is not None:
+                part.distances.diagonal(part.block.offset, 2, 3).fill_(1)
             pulls = pulls.mul_(factors[chosen]).div_(part.distances)
-            for index, layer in enumerate(part.layers):
-                _pull(gradients[layer], pulls[index], part, index, call)
+            if part.cancelled is not None:
+                _pull_cancelled(gradients, pulls, part, call)
+            if part.block.offset is not None:
+                pulls.diagonal(part.block.offset, 2, 3).sub_(pulls.sum(3))
+            for pull, layer, sides in zip(pulls.unbind(), part.layers, part.sides, strict=True):
+                _pull(gradients[layer], pull, part.block, sides, call.local.start)
     return (sums / total).to(dtype), [x.to(dtype) for x in gradients]
+
+
+def _wide(call: Call) -> torch.dtype:
+    """In what it is computed: in float64 where nobody may look which digits are lost."""
+    return call.features[0].dtype if can_look(call.device) else exact_dtype(call.device)
 
 
 def _parts(call: Call) -> Iterator[Part]:
     """The blocks of a call, as many layers at once as fit in the cache."""
-    dtype = call.features[0].dtype if can_look(call.device) else exact_dtype(call.device)
-    points, skip = [x.to(dtype) for x in call.points], 0 if call.inputs is None else 1
+    may_look, wide = can_look(call.device), _wide(call)
+    points, skip = [x.to(wide) for x in call.points], 0 if call.inputs is None else 1
+    if not may_look and call.labels is not None and not call.is_soft:
+        ordered, order = call.labels.sort()
+        firsts = order[torch.searchsorted(ordered, call.labels)]  # of each the first of its class
+        points = [x - x[firsts] for x in points]
+    known = call.known if call.has_tables else (None, None)
     for block in plan_blocks(call):
-        step = len(points)
-        if can_look(call.device):
-            step = max(1, _PAIRS_AT_ONCE // (block.rows.numel() * block.columns.shape[1]))
-        known = call.known[0] if call.has_tables else None
-        targets = None if known is None else _entries(known, call, block)[None]
-        weights = _weights(call, block, dtype)
+        targets = None if known[0] is None else _entries(known[0], call, block)[None]
+        weights = _weights(call, block, known[1])
+        chunks = len(points) * math.prod(block.shape) / _PAIRS_AT_ONCE if may_look else 1
+        step = math.ceil(len(points) / max(1, round(chunks)))
         for start in range(0, len(points), step):
             chunk = points[start : start + step]
             sides = [_sides(x, block) for x in chunk]
-            distances, cancelled = _distances(sides, chunk, block, may_look=can_look(call.device))
+            distances, cancelled = _distances(sides, chunk, block, may_look=may_look)
             first = max(0, skip - start)  # of the chunk that is a layer
             if first:
                 targets = distances[:1]
@@ -141,65 +148,66 @@ def _parts(call: Call) -> Iterator[Part]:
 
 def _entries(table: Tensor, call: Call, block: Block) -> Tensor:
     """(c, a, b) entries of a table of the rows (r, n)."""
-    found: Tensor = table[block.rows_from(call.local.start)[:, :, None], block.columns[:, None]]
-    return found
+    rows, columns, start = block.rows, block.columns, call.local.start
+    if isinstance(rows, slice):
+        return table[None, rows.start - start : rows.stop - start, columns]
+    assert isinstance(columns, Tensor)
+    entries: Tensor = table[rows[:, :, None] - start, columns[:, None]]
+    return entries
 
 
-def _weights(call: Call, block: Block, dtype: torch.dtype) -> Tensor | None:
+def _weights(call: Call, block: Block, table: Tensor | None) -> Tensor | None:
     """(c, a, b) how much each pair weighs; what a sample with itself weighs is of no account."""
-    weights = None
-    if call.has_tables:
-        weights = _entries(call.known[1], call, block).to(dtype)
-    elif call.labels is not None and (call.is_soft or not can_look(call.device)):
-        weights = weights_between(call.labels[block.rows], call.labels[block.columns], dtype)
-    for inside, axis in zip(block.inside, (2, 1), strict=True):
-        if inside is not None:
-            inside = inside.to(dtype).unsqueeze(axis)
-            weights = inside if weights is None else weights * inside
-    return weights
+    if table is not None:
+        known = _entries(table, call, block).to(_wide(call))
+        return known if block.inside is None else known * block.inside
+    if call.labels is None or block.inside is not None or not isinstance(block.rows, slice):
+        return block.inside  # all are of one class
+    rows, columns = (take(call.labels, samples) for samples in (block.rows, block.columns))
+    return weights_between(rows, columns, _wide(call))
 
 
 def _sides(x: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     """Rows and columns of a block, seen from one sample of their class."""
     # Distances do not change, but products of points seen from within their class keep their
     # digits when the points are far from the origin, or a class has collapsed far from the others.
-    places = (block.rows,) if block.is_square else (block.rows, block.columns)
-    seen = [
-        _members(x, here).sub_(_members(x, origins))
-        for here, origins in zip(places, block.origins, strict=False)
-    ]
-    return seen[0], seen[-1]
+    columns = _seen(x, block.columns, block.origin)
+    if block.offset is None:
+        return _seen(x, block.rows, block.origin), columns
+    return columns[:, block.offset : block.offset + block.shape[1]], columns
 
 
-def _members(x: Tensor, places: Tensor) -> Tensor:
-    return x.index_select(0, places.flatten()).view(*places.shape, x.shape[1])
+def _seen(x: Tensor, samples: Samples, origin: Samples) -> Tensor:
+    points, zero = take(x, samples), take(x, origin)
+    return points - zero if isinstance(samples, slice) else points.sub_(zero)
 
 
 def _distances(
     sides: list[tuple[Tensor, Tensor]], points: list[Tensor], block: Block, *, may_look: bool
 ) -> tuple[Tensor, Tensor | None]:
     """(l, c, a, b) distances, and which of them belong to points that are as good as equal."""
-    left = sides[0][0]
-    squares = left.new_empty(len(sides), *block.rows.shape, block.columns.shape[1])
+    squares = sides[0][0].new_empty(len(sides), *block.shape)
     for square, (rows, columns) in zip(squares.unbind(), sides, strict=True):
         torch.bmm(rows, columns.mT, out=square)
-    # padding stands at the origin; here it is far from all, so that nobody looks at it again
-    apart = [0 if inside is None else 1 - inside.to(left) for inside in block.inside]
-    if block.is_square:  # from the products, so that equal points cancel exactly
-        norms = others = squares.diagonal(dim1=2, dim2=3) + apart[0]
+    if squares.shape[2] == squares.shape[3] and block.offset == 0:
+        norms = others = squares.diagonal(dim1=2, dim2=3)  # equal points cancel exactly
     else:
-        norms, others = (
-            torch.stack([x[k].square().sum(2) for x in sides]) + apart[k] for k in (0, 1)
-        )
+        norms, others = (torch.stack([x[k].square().sum(2) for x in sides]) for k in (0, 1))
+    if block.inside is not None:
+        # padding stands at the origin; here it is far from all, so that nobody looks at it again
+        padding = 1 - block.inside[:, 0]
+        norms, others = norms + padding[:, : norms.shape[2]], others + padding
     sums = norms[..., :, None] + others[..., None, :]
     torch.sub(sums, squares, alpha=2, out=squares)
+    if block.offset is not None and norms is not others:
+        squares.diagonal(block.offset, 2, 3).mul_(0)  # NaN stays
     cancelled: Tensor | None
     if may_look:
         cancelled = _recompute_cancelled(squares, sums, points, block)
     else:
         cancelled = squares <= sums.mul_(_EQUAL[squares.dtype])
         squares.masked_fill_(cancelled, 0)
-    return squares.clamp_min_(0).sqrt_(), cancelled
+    return squares.sqrt_(), cancelled
 
 
 def _recompute_cancelled(
@@ -207,14 +215,14 @@ def _recompute_cancelled(
 ) -> Tensor | None:
     """Subtract the points of pairs directly whose squares have lost digits; say which they are."""
     excess = torch.sub(squares, sums, alpha=CANCELLED[squares.dtype], out=sums)
-    if block.is_square:  # a point has distance 0 from itself
-        excess.diagonal(dim1=2, dim2=3).fill_(1)
-    if squares.numel() == 0 or excess.min() > 0:
+    if block.offset is not None:  # a point has distance 0 from itself
+        excess.diagonal(block.offset, 2, 3).fill_(1)
+    if excess.min().item() > 0:
         return None
     cancelled = excess <= 0
     share = cancelled.sum() / cancelled.numel()
     if share > _NEAR_SHARE and squares.dtype != exact_dtype(squares.device):
-        raise LostDigitsError("many pairs are near")
+        raise LostDigitsError("many pairs are so close that products in float32 lose their digits")
     for square, where, x in zip(squares, cancelled, points, strict=True):
         # the points as they came: what is seen from an origin was rounded
         for place, rows, columns in _places(where, block, x):
@@ -226,30 +234,35 @@ def _places(
     where: Tensor, block: Block, x: Tensor
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
     """Pairs of a block, a few at a time: indices into it, positions of rows and of columns."""
+    rows, columns = (take(torch.arange(len(x)), some) for some in (block.rows, block.columns))
     for part in where.nonzero().split(1 + _DIRECT_AT_ONCE // max(1, x.shape[1])):
         c, i, j = place = part.unbind(1)
-        yield place, block.rows[c, i], block.columns[c, j]
+        yield place, rows[c, i], columns[c, j]
 
 
-def _pull(gradient: Tensor, pulls: Tensor, part: Part, index: int, call: Call) -> None:
+def _pull_cancelled(gradients: list[Tensor], pulls: Tensor, part: Part, call: Call) -> None:
+    """Move cancelled pairs from the weights to the gradients: a product would lose them again."""
+    assert part.cancelled is not None
+    block, start = part.block, call.local.start
+    for pull, layer, where in zip(pulls.unbind(), part.layers, part.cancelled, strict=True):
+        gradient, x = gradients[layer], call.features[layer]
+        for place, i, j in _places(where, block, x) if can_look(call.device) else ():
+            pulled = pull[place][:, None] * (x[j] - x[i])
+            gradient.index_add_(0, i - start, pulled)
+            if block.times == 2:
+                gradient.index_add_(0, j - start, pulled, alpha=-1)
+    pulls.masked_fill_(part.cancelled, 0)
+
+
+def _pull(
+    gradient: Tensor, pulls: Tensor, block: Block, sides: tuple[Tensor, Tensor], start: int
+) -> None:
     """Add sum_j W_ij (phi_j - phi_i) of a block to the rows of the gradient of a layer."""
-    block, (rows, columns), x = part.block, part.sides[index], call.features[part.layers[index]]
-    start, both = call.local.start, block.times == 2
-    if part.cancelled is not None:
-        where = part.cancelled[index]
-        if can_look(call.device):  # in a product their differences would cancel
-            for place, i, j in _places(where, block, x):
-                pull = pulls[place][:, None] * (x[j] - x[i])
-                gradient.index_add_(0, i - start, pull)
-                if both:
-                    gradient.index_add_(0, j - start, pull, alpha=-1)
-        pulls.masked_fill_(where, 0)
-    if block.is_square:
-        pulls.diagonal(dim1=1, dim2=2).sub_(pulls.sum(2))
-        found = torch.bmm(pulls, rows)
-    else:
-        found = torch.bmm(pulls, columns).addcmul_(pulls.sum(2)[..., None], rows, value=-1)
-        if both:
-            other = torch.bmm(pulls.mT, rows).addcmul_(pulls.sum(1)[..., None], columns, value=-1)
-            gradient.index_add_(0, block.columns.flatten() - start, other.flatten(0, 1))
-    gradient.index_add_(0, block.rows_from(start).flatten(), found.flatten(0, 1))
+    rows, columns = sides
+    pulled = torch.bmm(pulls, columns)
+    if block.offset is None:  # else the sum of W stands on the diagonal
+        pulled.addcmul_(pulls.sum(2)[..., None], rows, value=-1)
+    add(gradient, block.rows, pulled, start)
+    if block.times == 2:
+        pulled = torch.bmm(pulls.mT, rows).addcmul_(pulls.sum(1)[..., None], columns, value=-1)
+        add(gradient, block.columns, pulled, start)

@@ -1,9 +1,12 @@
-"""Which pairs the backend of torch computes together; c = class or a piece of one."""
+"""Which pairs the backend of torch computes together: rows of some classes with their members.
+
+Axes: c = class, m = its members, a = row, b = column.
+"""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -19,154 +22,149 @@ _NUMBERS = 1 << 19
 """Tiles of wide points are shorter: they hold this many numbers."""
 _PADDING = 1.3
 _FREE_PADDING = 2048
-_PAIRS = 1 << 18
-"""Pairs of a block."""
 AT_ONCE = 1 << 24
 """On an accelerator, a tile has as many pairs as make this many distances of inputs and layers."""
+SMALL = 128
+_SMALL_PRODUCTS = 2e7
+"""Up to here a processor computes all pairs: an operation costs more than its arithmetic."""
 
-# Rows, columns, and how often their pairs count: 0 if the columns are the rows (each order of a
-# pair is computed), 2 if a pair stands for both of its orders, 1 if its column is no row.
-_Piece: TypeAlias = tuple[Sequence[int], Sequence[int], int]
+Samples: TypeAlias = slice | Tensor
+"""Some samples of the batch; as a tensor (c, a), some of each class."""
+_Class: TypeAlias = tuple[list[int], int]  # its members, rows first, and how many of them are rows
 
 
 class Block(NamedTuple):
-    """Pieces of classes, of similar size: pairs of some rows with some samples of their class.
+    """Rows and columns of classes of similar size, padded to one size.
 
     Attributes:
-        rows: (c, a) positions in the batch; padding repeats the first of its piece.
-        columns: (c, b) positions; the same tensor if they are the rows, else they share none.
-        origins: (c, 1) positions of a sample of each class, from which its points are seen; or
-            those of each row and each column.
-        inside: Of the rows (c, a) and of the columns (c, b): 1, and 0 for padding; None if there
-            is none.
+        rows: (c, a) samples; padding repeats the first of its class.
+        columns: (c, b) samples.
+        offset: At which column the rows begin, if they are columns; else none of them is one.
         times: How often a pair counts: 2 if it stands for both of its orders, else 1.
+        origin: (c, 1) the sample from which those of a class are seen.
+        inside: (c, a, b) 0 for padding, else 1; None if there is none. The first rows are none.
     """
 
-    rows: Tensor
-    columns: Tensor
-    origins: tuple[Tensor, Tensor]
-    inside: tuple[Tensor | None, Tensor | None]
+    rows: Samples
+    columns: Samples
+    offset: int | None
     times: int
+    origin: Samples
+    inside: Tensor | None = None
 
     @property
-    def is_square(self) -> bool:
-        """Whether rows are compared with themselves."""
-        return self.rows is self.columns
+    def shape(self) -> tuple[int, int, int]:
+        """c, a and b."""
+        rows, columns = self.rows, self.columns
+        if isinstance(rows, Tensor) and isinstance(columns, Tensor):
+            return rows.shape[0], rows.shape[1], columns.shape[1]
+        assert isinstance(rows, slice)
+        assert isinstance(columns, slice)
+        return 1, rows.stop - rows.start, columns.stop - columns.start
 
-    def rows_from(self, start: int) -> Tensor:
-        """(c, a) places among the rows, the first of which stands at the start in the batch."""
-        return self.rows - start if start else self.rows
+
+def take(x: Tensor, samples: Samples) -> Tensor:
+    """(c, a, ...) what a tensor holds for samples."""
+    if isinstance(samples, slice):
+        return x[None, samples]
+    return x.index_select(0, samples.flatten()).view(*samples.shape, *x.shape[1:])
+
+
+def add(x: Tensor, samples: Samples, terms: Tensor, start: int) -> None:
+    """Add (c, a, d) terms to what a tensor holds for samples, the first of which is the start."""
+    if isinstance(samples, slice):
+        x[samples.start - start : samples.stop - start].add_(terms[0])
+    else:
+        x.index_add_(0, (samples - start).flatten(), terms.flatten(0, 1))
 
 
 def plan_blocks(call: Call) -> list[Block]:
-    """Cut the pairs of the rows with all samples of their class into blocks.
-
-    Pieces of similar size share a block as long as padding them to the largest adds at most 30 %
-    to their pairs, or so few pairs that computing them costs less than another round of small
-    operations. Each row stands in one square block, also if it pairs with nobody: a row that is
-    not finite is seen there. Where labels cannot be looked at, all samples are one class.
-
-    Args:
-        call: What is compared.
-
-    Returns:
-        The blocks.
-    """
+    """Cut the pairs of the rows with all samples of their class into blocks."""
+    # A row that pairs with nobody is compared with itself: if it is not finite, it is seen there.
+    # Where labels cannot be looked at, and where it is faster, blocks hold all samples, and labels
+    # are weights.
     blocks: list[Block] | None = call.plans.get("torch")
     if blocks is None:
+        widths = [x.shape[1] for x in call.points]
+        small = call.size <= SMALL and call.size * call.size * sum(widths) < _SMALL_PRODUCTS
         if can_look(call.device):
-            side = min(TILE, max(128, _NUMBERS // max(1, *(x.shape[1] for x in call.points))))
+            side = min(TILE, max(128, _NUMBERS // max(1, *widths)))
         else:
-            side = max(1, int((AT_ONCE / (len(call.features) + 1)) ** 0.5))
-        pieces = sorted(_pieces(call, side), key=lambda x: (x[2], len(x[0]), len(x[1])))
-        runs = _similar(pieces) if can_look(call.device) else ([piece] for piece in pieces)
-        origins = _origins(call)
-        blocks = [_block(run, call, origins) for run in runs]
+            side = max(1, int((AT_ONCE / len(widths)) ** 0.5))
+        if call.labels is None or call.is_soft or small or not can_look(call.device):
+            blocks = [Block(*tile, slice(0, 1)) for tile in _tiles(call.local, call.size, side)]
+        else:
+            dtype, runs = call.features[0].dtype, _similar(_classes(call), side)
+            blocks = [block for run in runs for block in _padded(run, side, dtype)]
         call.plans["torch"] = blocks
     return blocks
 
 
-def _pieces(call: Call, side: int) -> Iterator[_Piece]:
-    for rows, others in _classes(call):
-        parts = _cut(rows, side)
-        for number, part in enumerate(parts):
-            yield part, part, 0
-            yield from ((part, other, 2) for other in parts[number + 1 :])
-            yield from ((part, other, 1) for rest in others for other in _cut(rest, side))
+def _padded(run: list[_Class], side: int, dtype: torch.dtype) -> Iterator[Block]:
+    """The blocks of classes that are padded to one size."""
+    count, size = max(count for _, count in run), len(run[-1][0])
+    members = _indices([x for some, _ in run for x in (*some, *some[:1] * (size - len(some)))])
+    members = members.view(len(run), size)
+    first, rows, inside = members[:, :1], members[:, :count], None
+    if len(run[0][0]) < size or min(count for _, count in run) < count:
+        in_rows = torch.arange(count) < _indices([count for _, count in run])[:, None]
+        in_columns = torch.arange(size) < _indices([len(some) for some, _ in run])[:, None]
+        rows = torch.where(in_rows, rows, first)
+        inside = (in_rows[:, :, None] & in_columns[:, None]).to(dtype)
+    for a, b, offset, times in _tiles(slice(0, count), size, side):
+        within = None if inside is None else inside[:, a, b]
+        yield Block(rows[:, a], members[:, b], offset, times, first, within)
 
 
-def _cut(places: Sequence[int], side: int) -> list[Sequence[int]]:
-    return [places[start : start + side] for start in range(0, len(places), side)]
-
-
-def _classes(call: Call) -> Iterator[tuple[Sequence[int], Sequence[Sequence[int]]]]:
-    """The rows of each class, and its other samples."""
-    local = range(call.local.start, call.local.stop)
-    if call.labels is None or call.is_soft or not can_look(call.device):
-        yield local, [range(local.start), range(local.stop, call.size)]
+def _tiles(rows: slice, members: int, side: int) -> Iterator[tuple[slice, slice, int | None, int]]:
+    """Rows and columns among members, where rows are columns, and how often their pairs count."""
+    if rows.start < rows.stop and members <= side:
+        yield rows, slice(0, members), rows.start, 1
         return
-    classes: dict[int, list[int]] = {}
-    for place, label in enumerate(call.labels.tolist()):
-        classes.setdefault(label, []).append(place)
-    yield from (([place], []) for place in classes.pop(IGNORED, ()) if place in local)
-    for members in classes.values():
-        if call.rows is None:
-            yield members, []
-        else:
-            yield [i for i in members if i in local], [[i for i in members if i not in local]]
+    others = [*_cut(0, rows.start, side), *_cut(rows.stop, members, side)]
+    for here in _cut(rows.start, rows.stop, side):
+        yield here, here, 0, 1
+        yield from ((here, later, None, 2) for later in _cut(here.stop, rows.stop, side))
+        yield from ((here, other, None, 1) for other in others)
 
 
-def _origins(call: Call) -> Tensor | None:
-    """(n,) for each sample the first of its class, found without a look at any label."""
-    if call.labels is None or call.is_soft or can_look(call.device):
-        return None
-    ordered, order = call.labels.sort()
-    return order[torch.searchsorted(ordered, call.labels)]
+def _cut(start: int, stop: int, side: int) -> list[slice]:
+    return [slice(i, min(i + side, stop)) for i in range(start, stop, side)]
 
 
-def _similar(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    """Cut pieces, sorted by size, into runs that are cheap to pad and small enough to cache."""
-    run: list[_Piece] = []
+def _classes(call: Call) -> list[_Class]:
+    """The classes of the rows, from few members to many."""
+    assert call.labels is not None
+    labels, local = call.labels.tolist(), call.local
+    members: dict[int, list[int]] = {}
+    for sample in range(local.start, local.stop):
+        members.setdefault(labels[sample], []).append(sample)
+    classes = [([sample], 1) for sample in members.pop(IGNORED, ())]
+    counts = [len(some) for some in members.values()]
+    for sample in (*range(local.start), *range(local.stop, call.size)):
+        if labels[sample] in members:
+            members[labels[sample]].append(sample)
+    classes += zip(members.values(), counts, strict=True)
+    return sorted(classes, key=lambda x: (len(x[0]), x[1]))
+
+
+def _similar(classes: list[_Class], side: int) -> Iterator[list[_Class]]:
+    """Cut classes, sorted by size, into runs that are cheap to pad and small enough to cache."""
+    # cheap: at most 30 % more pairs, or so few that another round of small operations costs more
+    run: list[_Class] = []
     pairs = most = 0
-    for piece in pieces:
-        rows, columns, kind = piece
-        pairs, most = pairs + len(rows) * len(columns), max(most, len(columns))
-        padded = (len(run) + 1) * len(rows) * most
-        cheap = padded <= max(_PADDING * pairs, pairs + _FREE_PADDING) and padded <= _PAIRS
-        if run and not (cheap and kind == run[0][2]):
+    for members, count in classes:
+        pairs, most = pairs + count * len(members), max(most, count)
+        padded = (len(run) + 1) * most * len(members)
+        cheap = padded <= max(_PADDING * pairs, pairs + _FREE_PADDING) and padded <= side * side
+        if run and not cheap:
             yield run
-            run, pairs, most = [], len(rows) * len(columns), len(columns)
-        run.append(piece)
+            run, pairs, most = [], count * len(members), count
+        run.append((members, count))
     if run:
         yield run
 
 
-def _block(run: list[_Piece], call: Call, origins: Tensor | None) -> Block:
-    like, kind = call.features[0], run[0][2]
-    rows, in_rows = _padded([rows for rows, *_ in run], like)
-    first = rows[:, :1]
-    if kind:
-        columns, in_columns = _padded([columns for _, columns, _ in run], like)
-        if in_columns is not None:  # filled with what is at the origin, and is a row
-            columns = torch.where(in_columns > 0, columns, first)
-    else:
-        columns, in_columns = rows, in_rows
-    seen = (first, first)
-    if origins is not None:
-        seen = (origins[rows], origins[columns]) if kind else (origins[rows],) * 2
-    return Block(rows, columns, seen, (in_rows, in_columns), max(1, kind))
-
-
-def _padded(groups: list[Sequence[int]], like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Groups as rows that are filled with their first member, and 1 for what is no filling."""
-    device, first, longest = like.device, groups[0], max(map(len, groups))
-    if len(groups) == 1 and isinstance(first, range):  # made on the device
-        return torch.arange(first.start, first.stop, device=device)[None], None
-    filled = [x for group in groups for x in (*group, *[group[0]] * (longest - len(group)))]
+def _indices(numbers: list[int]) -> Tensor:
     # torch.tensor takes five times as long
-    rows = torch.frombuffer(array("q", filled), dtype=torch.int64).view(len(groups), longest)
-    if min(map(len, groups)) == longest:
-        return rows, None
-    inside = rows.ne(rows[:, :1]).to(like.dtype)
-    inside[:, 0] = 1
-    return rows, inside
+    return torch.frombuffer(array("q", numbers), dtype=torch.int64)
