@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, Samples, add, plan_blocks, take
+from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, add, plan_blocks, take
 from isoreg._pairs.plan import Call
 from isoreg._pairs.precision import CANCELLED, LostDigitsError, can_look, rounds_products
 from isoreg.distances import exact_dtype
@@ -168,18 +168,19 @@ def _weights(call: Call, block: Block, table: Tensor | None) -> Tensor | None:
 
 
 def _sides(x: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-    """Rows and columns of a block, seen from one sample of their class."""
+    """Rows and columns of a block, seen from within their class."""
     # Distances do not change, but products of points seen from within their class keep their
     # digits when the points are far from the origin, or a class has collapsed far from the others.
-    columns = _seen(x, block.columns, block.origin)
+    columns = take(x, block.columns)
+    if block.origin is None:  # one class: from the mean, which is nearer to most
+        origin = columns.mean(1, keepdim=True)
+        columns = columns - origin
+    else:
+        origin = take(x, block.origin)
+        columns.sub_(origin)
     if block.offset is None:
-        return _seen(x, block.rows, block.origin), columns
+        return take(x, block.rows) - origin, columns
     return columns[:, block.offset : block.offset + block.shape[1]], columns
-
-
-def _seen(x: Tensor, samples: Samples, origin: Samples) -> Tensor:
-    points, zero = take(x, samples), take(x, origin)
-    return points - zero if isinstance(samples, slice) else points.sub_(zero)
 
 
 def _distances(

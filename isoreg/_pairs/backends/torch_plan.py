@@ -41,7 +41,7 @@ class Block(NamedTuple):
         columns: (c, b) samples.
         offset: At which column the rows begin, if they are columns; else none of them is one.
         times: How often a pair counts: 2 if it stands for both of its orders, else 1.
-        origin: (c, 1) the sample from which those of a class are seen.
+        origin: (c, 1) the sample from which those of a class are seen; None: from their mean.
         inside: (c, a, b) 0 for padding, else 1; None if there is none. The first rows are none.
     """
 
@@ -49,7 +49,7 @@ class Block(NamedTuple):
     columns: Samples
     offset: int | None
     times: int
-    origin: Samples
+    origin: Tensor | None
     inside: Tensor | None = None
 
     @property
@@ -92,7 +92,7 @@ def plan_blocks(call: Call) -> list[Block]:
         else:
             side = max(1, int((AT_ONCE / len(widths)) ** 0.5))
         if call.labels is None or call.is_soft or small or not can_look(call.device):
-            blocks = [Block(*tile, slice(0, 1)) for tile in _tiles(call.local, call.size, side)]
+            blocks = [Block(*tile, None) for tile in _tiles(call.local, call.size, side)]
         else:
             dtype, runs = call.features[0].dtype, _similar(_classes(call), side)
             blocks = [block for run in runs for block in _padded(run, side, dtype)]
