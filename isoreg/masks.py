@@ -198,7 +198,7 @@ def valid_labels(labels: Tensor) -> Tensor:
         tensor([ True, False,  True])
     """
     if not labels.is_floating_point():
-        return (labels >= 0) | (labels.long() == IGNORED)
+        return (labels >= 0) | (labels == IGNORED)
     sums = labels.float().sum(1)
     rounding = max(1e-3, torch.finfo(labels.dtype).eps)
     one_or_none = ((sums - 1).abs() <= rounding) | (sums == 0)

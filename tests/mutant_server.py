@@ -53,7 +53,7 @@ class Trial:
 
 @dataclass
 class Outcome:
-    """What came of a trial: "killed", "slow" (it took too long, which is noticed) or "alive"."""
+    """What came of a trial: "killed", "alive", or "slow", which on a busy machine says nothing."""
 
     outcome: str
     by: str

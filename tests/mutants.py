@@ -166,7 +166,7 @@ def share(
     z = 1.96
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return p, middle - reach, middle + reach
+    return p, max(0.0, middle - reach), middle + reach
 
 
 class Record:
@@ -226,7 +226,7 @@ class Attempt:
             for file, found in todo.items()
             for mutation in found
             if (entry := done.get(name_of(file, mutation))) is None
-            or (again and entry["outcome"] == "alive")
+            or (again and entry["outcome"] != "killed")
         }
         # so that a run that is stopped has tried some of every file
         names = random.Random(0).sample(sorted(self.open), len(self.open))
@@ -340,7 +340,7 @@ def summary(
             if entry is None:
                 continue
             tried[file] += 1
-            if entry["outcome"] != "alive":
+            if entry["outcome"] == "killed":
                 continue
             if (mutation.was, mutation.becomes) in reasons:
                 reasoned[file] += 1
@@ -390,7 +390,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", help="default: all; known: those once alive")
     parser.add_argument("--sample", type=int, help="so many changes instead of all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--again", action="store_true", help="try anew what was not noticed")
+    parser.add_argument("--again", action="store_true", help="try anew all but what a test noticed")
     parser.add_argument("--show", action="store_true", help="say what was found so far")
     parser.add_argument("--limit", type=float, default=_LONGEST, help="seconds of tests a change")
     options = parser.parse_args()

@@ -24,6 +24,7 @@ from torch import nn
 from isoreg import InputError
 from isoreg.diagnostics import distortion
 from isoreg.embedding import IsometricEmbedding
+from isoreg.embedding.fitting import _within
 from isoreg.embedding.picture import draw
 
 X, Y = load_iris(return_X_y=True)
@@ -308,3 +309,23 @@ def test_the_map_is_drawn_with_a_bar_whose_length_is_what_it_says() -> None:
         brief(n_components=3).fit(X).plot(X)
     with pytest.raises(InputError, match="one label for each, got 150 points and 1 labels"):
         embedding.plot(X, Y[:1])
+
+
+def test_the_radius_within_classes_is_a_mean_over_classes_of_two_or_more() -> None:
+    rows = np.array([[0.0, 0.0], [2.0, 0.0], [5.0, 5.0], [9.0, 1.0], [9.0, 7.0]])
+    assert _within(rows, np.array([0, 0, 1, 2, 2])) == pytest.approx((0.5**0.5 + 4.5**0.5) / 2)
+    assert _within(rows, np.array([0, 1, 2, 3, -1])) == 0.0
+    assert _within(rows, np.full(5, -1)) == 0.0
+
+
+@pytest.mark.parametrize("names", [[3, 7, 9], ["ab", "c", "def"]])
+def test_classes_have_their_own_type_and_a_place_each_among_their_points(names: list) -> None:
+    labels = np.array(names)[Y % 3]
+    embedding = brief(max_epochs=150).fit(X, labels)
+    assert embedding.classes_.dtype == labels.dtype
+    assert embedding.classes_.tolist() == names
+    assert embedding.prototypes_.shape == (3, 2)
+    points = embedding.transform(X)
+    nearest = np.linalg.norm(points[:, None] - embedding.prototypes_, axis=2).argmin(1)
+    assert (nearest == Y % 3).mean() > 0.5
+    assert brief().fit(X).prototypes_ is None

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from isoreg import AutoBeta, InputError, IsometryRegularizer, LayerError, isometry_penalty
+from isoreg.integrations.batches import Named
 
 pl = pytest.importorskip("lightning.pytorch")
 callbacks = pytest.importorskip("isoreg.integrations.lightning")
@@ -308,3 +309,20 @@ def test_the_reference_may_stand_in_the_batch() -> None:
     trainer(callback, max_epochs=1).fit(module, DataLoader(rows, batch_size=24))
     expected = isometry_penalty(X[:, :2], net()[:2](X), Y)
     torch.testing.assert_close(callback.iso.penalties["net.2"], expected.detach())
+
+
+def test_named_values_are_found_by_a_key_or_by_a_function_and_must_be_tensors() -> None:
+    batch = {"x": X, "place": X[:, :2]}
+    named = Named(reference=lambda b: 2 * b["place"], distances=None, pair_weights="place")
+    found = named(batch)
+    assert list(found) == ["reference", "pair_weights"]
+    torch.testing.assert_close(found["reference"], 2 * X[:, :2])
+    assert found["pair_weights"] is batch["place"]
+    for wrong, text in (
+        (lambda b: None, "reference must be a tensor, got NoneType"),
+        ("places", "reference is to be found under 'places', got a batch with 'x', 'place'"),
+    ):
+        with pytest.raises(InputError, match=text):
+            Named(reference=wrong, distances=None, pair_weights=None)(batch)
+    with pytest.raises(InputError, match="got a batch with no keys"):
+        Named(reference="place", distances=None, pair_weights=None)([X, Y])

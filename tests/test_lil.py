@@ -101,6 +101,15 @@ def test_training_lowers_the_loss_and_leaves_the_labels_learnt() -> None:
     assert (model(x)[0].argmax(1) == levels[0]).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_batch_of_a_single_class_has_a_loss(label: int) -> None:
+    model = StackedLIL(3, [2])
+    assert model.loss(torch.rand(4, 3), [torch.full((4,), label)]).isfinite()
+    for wrong in (-1, 2):
+        with pytest.raises(InputError, match=f"got {min(wrong, label)} to {max(wrong, label)}"):
+            model.loss(torch.rand(2, 3), [torch.tensor([label, wrong])])
+
+
 def test_it_copies_and_its_state_dict_loads() -> None:
     x, _ = data()
     model = stack()

@@ -300,8 +300,9 @@ def test_what_is_no_tensor_is_refused_by_its_type(labels: object) -> None:
 
 
 def test_sparse_and_nested_labels_are_refused() -> None:
-    for labels in (torch.eye(2).to_sparse(), torch.nested.nested_tensor([torch.ones(2)] * 2)):
-        with pytest.raises(InputError, match="labels must be a dense tensor, got a"):
+    nested = torch.nested.nested_tensor([torch.ones(2)] * 2)
+    for labels, kind in ((torch.eye(2).to_sparse(), "torch.sparse_coo"), (nested, "nested")):
+        with pytest.raises(InputError, match=rf"labels must be a dense tensor, got a {kind}\b"):
             pair_weights(labels, 2)
 
 

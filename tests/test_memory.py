@@ -163,10 +163,10 @@ def test_without_a_queue_there_is_nothing_to_save() -> None:
     iso.load_state_dict(iso.state_dict())
     other = IsometryRegularizer(model, queue=3)
     with pytest.raises(
-        InputError, match="checkpoint was made without a queue, this regularizer with"
+        InputError, match=r"checkpoint was made without a queue, this regularizer with\."
     ):
         other.load_state_dict(iso.state_dict())
-    with pytest.raises(InputError, match="made with a queue, this regularizer without"):
+    with pytest.raises(InputError, match=r"made with a queue, this regularizer without\."):
         iso.load_state_dict(other.state_dict())
     with pytest.raises(
         InputError, match="load_state_dict: the saved queue .* of 4 samples, got one of 3"

@@ -340,6 +340,9 @@ def test_inputs_own_distances_given_as_input_distances_change_nothing() -> None:
 def test_a_scale_in_a_tensor_is_a_number() -> None:
     as_tensor = isometry_penalty(X, LAYERS, LABELS["classes"], scale=torch.tensor(2.5))
     assert_close(as_tensor, isometry_penalty(X, LAYERS, LABELS["classes"], scale=2.5))
+    for bad in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(InputError, match="scale"):
+            isometry_penalty(X, LAYERS, LABELS["classes"], scale=torch.tensor(bad))
 
 
 def test_a_callable_distance_measures_inputs_and_features() -> None:

@@ -753,6 +753,14 @@ def test_features_that_need_no_gradient_are_warned_of_once(frozen: bool) -> None
     assert all("Are all parameters up to it frozen?" in text for text in found)
 
 
+def test_what_a_layer_gives_for_other_samples_is_refused_as_a_reference() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    iso = IsometryRegularizer(model, inputs=lambda x: x[:3])
+    model(torch.rand(6, 4))
+    with pytest.raises(IsoregError, match="6"):
+        iso(torch.arange(6) % 2)
+
+
 def test_a_checkpoint_whose_beta_is_none_changes_nothing() -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
     iso = IsometryRegularizer(model, beta=0.3)

@@ -17,7 +17,7 @@ from isoreg.robustness.pgd import pgd, project, steepest
 from isoreg.robustness.results import check_distances, check_restarts, check_results
 from isoreg.robustness.run import Run
 from isoreg.robustness.straight_through import StraightThrough
-from isoreg.robustness.student import taught
+from isoreg.robustness.student import _scale, taught
 from isoreg.robustness.task import Task
 
 EPS = 0.1
@@ -445,6 +445,16 @@ def test_a_student_takes_images_of_any_size(shape: tuple[int, ...]) -> None:
     assert student(x).shape == (6, 4)
     assert (student(x).argmax(1) == classifier(x).argmax(1)).float().mean() > 0.6
     assert not any(p.requires_grad for p in student.parameters())
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 20), (5,)])
+def test_noise_that_a_student_learns_from_is_about_as_long_as_the_radius(shape) -> None:
+    images = torch.zeros(2000, *shape)
+    for norm, order in (("Linf", float("inf")), ("L2", 2)):
+        noise = _scale(images, norm) * (2 * torch.rand_like(images) - 1)
+        lengths = noise.flatten(1).norm(p=order, dim=1)
+        typical = lengths.amax() if norm == "Linf" else lengths.square().mean().sqrt()
+        assert typical.item() == pytest.approx(1, rel=0.03)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

@@ -645,3 +645,21 @@ def test_a_compiled_model_alone_has_no_break() -> None:
     parts = isometry_penalty(x, [model[0](x), model[:2](x)], Y)
     torch.testing.assert_close(iso(Y), parts.sum())
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        (torch.rand(5, 2), "5"),
+        (torch.tensor(1.0), "batch axis"),
+        (torch.zeros(6, 2).long(), "floating"),
+        ([[1.0, 2.0]] * 6, "tensor"),
+        (torch.rand(6, 3), "2 coordinates a sample, got 3"),
+    ],
+)
+def test_a_head_refuses_what_is_no_reference_of_its_batch(reference: object, text: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    head = ReferenceHead(model, 2)
+    model(torch.rand(6, 4))
+    with pytest.raises(InputError, match=rf"^ReferenceHead: .*{text}"):
+        head(reference)  # type: ignore[arg-type]

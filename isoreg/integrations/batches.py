@@ -73,7 +73,7 @@ class Named:
         return {name: self._find(name, finder, batch) for name, finder in self._finders.items()}
 
     @staticmethod
-    def _find(name: str, finder: Finder, batch: Any) -> Tensor:
+    def _find(name: str, finder: str | Callable[[Any], Tensor | None], batch: Any) -> Tensor:
         if isinstance(finder, str):
             if not isinstance(batch, Mapping) or finder not in batch:
                 keys = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else "no keys"
@@ -83,7 +83,7 @@ class Named:
                 )
             found = batch[finder]
         else:
-            found = finder(batch) if finder is not None else None
+            found = finder(batch)
         if not isinstance(found, Tensor):
             raise InputError(f"{name} must be a tensor, got {type(found).__name__}.")
         return found

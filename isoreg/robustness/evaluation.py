@@ -115,7 +115,7 @@ def evaluate(
         low, high = bounds
         device = device_of(model, images)
         with left_as_it_was(model), left_as_it_was(other):
-            pixels = (images.detach().to(device, copy=True) - low) / (high - low)
+            pixels = (images.detach().to(device) - low) / (high - low)
             classifier = PixelClassifier(model, bounds=bounds, mean=mean, std=std).eval()
             task = Task(
                 classifier,
