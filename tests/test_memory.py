@@ -75,6 +75,22 @@ def test_value_and_gradient_are_those_of_the_documented_formula(
     torch.testing.assert_close(found, torch.autograd.grad(expected, leaf))
 
 
+@pytest.mark.usefixtures("way")
+def test_classes_of_more_members_than_a_tile_and_of_unequal_size_keep_their_formula() -> None:
+    x, features, _ = samples(1028, 0)
+    y = (torch.arange(1028) >= 513).long()
+    queue, now = FeatureQueue(2000), samples(6, 1)
+    isometry_penalty(x, features, y, queue=queue)
+    now = now[0], now[1], torch.tensor([0, 0, 0, 1, 1, 1])
+    leaf = now[1].clone().requires_grad_()
+    value = isometry_penalty(now[0], leaf, now[2], queue=queue)
+    past = [x, features, y]
+    expected = objective((now[0], leaf, now[2]), past, 1.0, "batch")
+    torch.testing.assert_close(value, objective(now, past, 1.0, "batch", twice=1))
+    found = torch.autograd.grad(value, leaf)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, leaf))
+
+
 def test_an_empty_queue_changes_nothing_and_an_old_batch_is_forgotten() -> None:
     x, features, y = samples(20, 1)
     queue = FeatureQueue(20)

@@ -296,3 +296,13 @@ def test_where_numba_may_not_compile_it_is_not_used() -> None:
         check=True,
     )
     assert done.stdout.strip() == "NUMBA_DISABLE_JIT is set"
+
+
+@pytest.mark.filterwarnings("error")
+def test_memory_that_held_nonsense_before_is_not_read() -> None:
+    labels, weights = torch.full((100, 4), 0.25), torch.ones(100, 100)
+    for _ in range(20):
+        junk = [torch.full((100, 100), float("nan")) for _ in range(3)]
+        del junk
+        x = torch.randn(100, 5)
+        assert isometry_penalty(x, 2 * x, labels, pair_weights=weights) > 0

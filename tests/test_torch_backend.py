@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from isoreg import InputError, isometry_penalty
 from isoreg._pairs import engine
-from isoreg._pairs.backends import torch_blocks, torch_plan
+from isoreg._pairs.backends import torch_blocks, torch_plan, torch_small
 from isoreg._pairs.backends.torch_plan import TILE, Block, plan_blocks, take
 from isoreg._pairs.dense import dense_penalty
 from isoreg._pairs.plan import Call, total_weight
@@ -73,15 +72,6 @@ def places(call: Call) -> Tensor:
 label_lists = st.lists(st.sampled_from([0, 1, 2, 7, 3, IGNORED]), max_size=300)
 
 
-@pytest.fixture(params=[0, torch_plan.SMALL], scope="module")
-def small(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Small batches by classes, and all their pairs at once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_plan, "SMALL", request.param)
-        yield
-
-
-@pytest.mark.usefixtures("small")
 @given(labels=label_lists, copies=st.integers(1, 3))
 def test_a_plan_compares_every_pair_of_equal_label_once(labels: list[int], copies: int) -> None:
     y = torch.tensor(labels * copies, dtype=torch.long)
@@ -92,7 +82,6 @@ def test_a_plan_compares_every_pair_of_equal_label_once(labels: list[int], copie
     assert total_weight(call) == expected.sum()
 
 
-@pytest.mark.usefixtures("small")
 @given(
     labels=label_lists,
     copies=st.integers(1, 3),
@@ -189,7 +178,7 @@ def test_float32_gradients_keep_six_digits(kind: str, n: int) -> None:
 def test_where_nobody_may_look_all_pairs_or_tiles_of_them_equal_the_dense_ones(
     rows: slice | None, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (torch_plan, torch_blocks):
+    for module in (torch_plan, torch_blocks, torch_small):
         monkeypatch.setattr(module, "can_look", lambda _: False)
     monkeypatch.setattr(torch_plan, "AT_ONCE", at_once)
     x, y = torch.rand(60, 9).double(), torch.randint(5, (60,))
@@ -418,3 +407,14 @@ def test_points_that_are_far_apart_beside_one_near_pair_keep_their_digits_in_flo
     pulls = 4 / 400**2 * (y[:, None] == y).double() * (1 - ratio)
     expected = (pulls.fill_diagonal_(0)[:, :, None] * differences).sum(1)
     torch.testing.assert_close(found[[2, 6]], expected[[2, 6]], rtol=1e-9, atol=0)
+
+
+def test_classes_so_far_apart_that_their_distance_overflows_do_not_meet() -> None:
+    x, y = torch.randn(6, 3), torch.tensor([0, 1, 0, 1, IGNORED, 0])
+    features = torch.randn(6, 2)
+    expected = isometry_penalty(x, features, y)
+    apart = (2e19 * torch.tensor([0.0, 1, 0, 1, 2, 0]))[:, None]
+    near = isometry_penalty(x, features[:, :2] + 0 * apart, y)
+    far = isometry_penalty(torch.cat([x, apart], 1), torch.cat([features, apart], 1), y)
+    torch.testing.assert_close(near, expected)
+    torch.testing.assert_close(far, expected)

@@ -129,7 +129,7 @@ def _targets(call: Call) -> Iterator[tuple[Any, Any, Any, Any]]:
             (labels,) = _arrays([call.labels.to(kind)])
             kernels.input_distances(labels, plan.order, part, dtype(-1), shares)
         if call.weights is not None:
-            weights = numpy.empty(pairs, dtype)
+            weights = numpy.zeros(pairs, dtype)  # a pair is read in one of its two orders
             _read(call, call.weights, part, shares, weights, missing=False)
             shares *= weights
         if call.targets is not None:

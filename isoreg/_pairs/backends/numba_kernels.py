@@ -168,7 +168,8 @@ def _workspace(x: Array, blocks: Array) -> _Space:
         longest = max(longest, stop - start, end - other)
     side = _padded(longest)
     points, others = np.empty((side, x.shape[1]), x.dtype), np.empty((side, x.shape[1]), x.dtype)
-    return points, others, np.empty((side, side), x.dtype), np.empty((side, side), np.bool_)
+    # where j > i is left out, callers read what stands there: it must be a number
+    return points, others, np.zeros((side, side), x.dtype), np.empty((side, side), np.bool_)
 
 
 @_compiled

@@ -201,8 +201,9 @@ def _distances(
         norms, others = (torch.stack([x[k].square().sum(2) for x in sides]) for k in (0, 1))
     if block.inside is not None:
         # padding stands at the origin; here it is far from all, so that nobody looks at it again
-        padding = 1 - block.inside[:, 0]
-        norms, others = norms + padding[:, : norms.shape[2]], others + padding
+        # (where the first row or column of a class is padding, none of its pairs here counts)
+        norms = norms + (1 - block.inside[:, :, 0])
+        others = others + (1 - block.inside[:, 0])
     sums = norms[..., :, None] + others[..., None, :]
     torch.sub(sums, squares, alpha=2, out=squares)
     if block.offset is not None and norms is not others:

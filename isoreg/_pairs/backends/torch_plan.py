@@ -24,9 +24,6 @@ _PADDING = 1.3
 _FREE_PADDING = 2048
 AT_ONCE = 1 << 24
 """On an accelerator, a tile has as many pairs as make this many distances of inputs and layers."""
-SMALL = 128
-_SMALL_PRODUCTS = 2e7
-"""Up to here a processor computes all pairs: an operation costs more than its arithmetic."""
 
 Samples: TypeAlias = slice | Tensor
 """Some samples of the batch; as a tensor (c, a), some of each class."""
@@ -81,17 +78,15 @@ def add(x: Tensor, samples: Samples, terms: Tensor, start: int) -> None:
 def plan_blocks(call: Call) -> list[Block]:
     """Cut the pairs of the rows with all samples of their class into blocks."""
     # A row that pairs with nobody is compared with itself: if it is not finite, it is seen there.
-    # Where labels cannot be looked at, and where it is faster, blocks hold all samples, and labels
-    # are weights.
+    # Where labels cannot be looked at, blocks hold all samples, and labels are weights.
     blocks: list[Block] | None = call.plans.get("torch")
     if blocks is None:
         widths = [x.shape[1] for x in call.points]
-        small = call.size <= SMALL and call.size * call.size * sum(widths) < _SMALL_PRODUCTS
         if can_look(call.device):
             side = min(TILE, max(128, _NUMBERS // max(1, *widths)))
         else:
             side = max(1, int((AT_ONCE / len(widths)) ** 0.5))
-        if call.labels is None or call.is_soft or small or not can_look(call.device):
+        if call.labels is None or call.is_soft or not can_look(call.device):
             blocks = [Block(*tile, None) for tile in _tiles(call.local, call.size, side)]
         else:
             dtype, runs = call.features[0].dtype, _similar(_classes(call), side)
