@@ -149,7 +149,7 @@ def test_the_command_line_prints_tables_and_saves_all_three_files(
 
 
 def test_the_list_names_every_benchmark() -> None:
-    listed = CliRunner().invoke(app, ["list"]).output
+    listed = CliRunner().invoke(app, ["list"], env={"COLUMNS": "200"}).output
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
     assert commands - {"list", "check"} == {study.command for study in STUDIES}
     assert all(study.command in listed and study.part in listed for study in STUDIES)

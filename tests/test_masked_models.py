@@ -11,6 +11,7 @@ from isoreg.robustness import evaluate
 from isoreg.robustness.checks import check_gradients
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import cross_entropy, margin, pgd
+from isoreg.robustness.results import check_results
 
 RADII = [0.1, 0.2]
 
@@ -108,3 +109,12 @@ def test_a_gradient_that_does_not_keep_its_promise_is_a_sign_and_an_honest_one_i
     for name in ("Waves", "WrongBackward"):
         assert "of what the gradient promises" in signs(MASKED[name]())[0]
     assert [signs(honest(name)) for name in HONEST] == [[]] * len(HONEST)
+
+
+@pytest.mark.parametrize(("one", "many", "told"), [(0.94, 0.4, True), (0.8, 0.4, False)])
+def test_a_single_step_that_does_nothing_where_many_steps_do_is_told(
+    one: float, many: float, told: bool
+) -> None:
+    accuracy = {"fgsm": {0.1: one}, "pgd-ce": {0.1: many}}
+    signs = check_results(accuracy, [0.1], 0.95, images=100, worst_case={0.1: many})
+    assert [("single step" in sign) for sign in signs] == [True] * told

@@ -19,6 +19,8 @@ _ON_THE_MARGIN = ("square", "student")
 _WEAK = ("fgsm", *WITHOUT_GRADIENT)
 _NEARBY = 0.25
 _FEW = 5
+_IDLE = 0.1
+_A_FIFTH = 0.2
 
 Accuracy = dict[str, dict[float, float]]
 
@@ -52,6 +54,7 @@ def check_results(
         for sentence in (
             *_beaten(accuracy, radius, noise),
             *_disagreeing(accuracy, radius, worst_case[radius], images),
+            *_idle_step(accuracy, radius, clean, images),
         )
     ]
     return [*signs, *_not_falling(accuracy, eps, clean, noise, images)]
@@ -138,6 +141,21 @@ def _disagreeing(accuracy: Accuracy, radius: float, worst: float, images: int) -
         f"at eps {radius:g} the worst case ({100 * worst:.1f} %) lies well below every attack "
         f"(the best leaves {100 * lowest:.1f} %): each fails on images that another fools, so more "
         "attacks would fool more."
+    ]
+
+
+def _idle_step(accuracy: Accuracy, radius: float, clean: float, images: int) -> list[str]:
+    """One step along the gradient does nothing, and many do a lot."""
+    rows = [by_eps[radius] for name, by_eps in accuracy.items() if name in ITERATED]
+    if "fgsm" not in accuracy or not rows:
+        return []
+    one, many = (clean - left for left in (accuracy["fgsm"][radius], min(rows)))
+    if many * images < _FEW or many < _A_FIFTH or one >= _IDLE * many:
+        return []
+    return [
+        f"at eps {radius:g} a single step (fgsm) fools {100 * one:.1f} % of the images and many "
+        f"steps {100 * many:.1f} %: the gradient at the images does not lead to what fools the "
+        "model, so more attacks may fool more."
     ]
 
 
