@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ Key = dict[str, Any]
 Figures = dict[str, Any]
 Found = dict[str, Any]
 """What tables and figures are made of: settings, environment and runs."""
+_NUMBERS = re.compile(r"\[\n[-+.\w,\s]*\]")
 
 
 def as_json(value: Any) -> Any:
@@ -99,7 +101,7 @@ class Results:
                 run["environment"] = here
             self.made[made] = as_json(determinants)
             self._take(run)
-            write_atomically(self.path, json.dumps(self.to_dict(), indent=1) + "\n")
+            write_atomically(self.path, as_text(self.to_dict()))
         return self.get(key, made) or run
 
     def to_dict(self) -> Found:
@@ -168,6 +170,12 @@ def locked(path: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def as_text(found: Found) -> str:
+    """JSON with a list of numbers on one line, as the rows of points on a map are."""
+    text = json.dumps(found, indent=1) + "\n"
+    return _NUMBERS.sub(lambda numbers: " ".join(numbers[0].split()), text)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ from benchmarks.__main__ import app
 from benchmarks.ascent import ascent, climb, cross_entropy, margin
 from benchmarks.check import check
 from benchmarks.command import command_of, takes
-from benchmarks.results import Results, fingerprint, read
+from benchmarks.results import Results, as_text, fingerprint, read
 from benchmarks.sampling import even_rows
 from benchmarks.studies import by_command
 from benchmarks.study import Lab, Lacking, Skip, Study, expected, new_lab, run
@@ -401,3 +401,12 @@ def test_every_point_of_an_ascent_lies_in_ball_and_pixels_and_climbs_a_linear_lo
         assert values[-1] > values[0]
         last = climb(loss, x, eps=0.2, step=0.1, steps=5, norm=norm)
         torch.testing.assert_close(last, points[-1])
+
+
+def test_a_file_has_lists_of_numbers_on_one_line_and_comes_back_as_it_was() -> None:
+    points = [[0.1, -2.0], [1e-9, None], [True, 3]]
+    found = {"text": "[1,  2]", "points": points, "words": ["a", "b"], "empty": []}
+    text = as_text(found)
+    assert json.loads(text) == found
+    assert "[ 0.1, -2.0 ]" in text
+    assert "\n  \"a\",\n" in text

@@ -194,7 +194,7 @@ def _figures(fitted: Fitted, parts: Parts, part: tuple[Array, Array], neighbours
 def _map(place: Place, parts: Parts) -> Figures:
     """Test samples on the map, for the picture: to a thousandth of its size."""
     rows = even_rows(len(parts.test[0]), _PICTURED).numpy()
-    points = place(parts.test[0][rows])
+    points = np.asarray(place(parts.test[0][rows]), dtype=np.float64)  # float32 is long in JSON
     size = float(np.ptp(points, axis=0).max()) or 1.0
     return {
         "points": np.round((points - points.min(0)) / size, 3).tolist(),
