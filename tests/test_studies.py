@@ -409,4 +409,4 @@ def test_a_file_has_lists_of_numbers_on_one_line_and_comes_back_as_it_was() -> N
     text = as_text(found)
     assert json.loads(text) == found
     assert "[ 0.1, -2.0 ]" in text
-    assert "\n  \"a\",\n" in text
+    assert '\n  "a",\n' in text
