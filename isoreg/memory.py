@@ -129,10 +129,11 @@ class FeatureQueue:
         if self._rows and all(fits) and self._first + self._count + n <= len(self._rows[0]):
             return
         size = 2 * self.size + 8 * n
-        self._rows = [
-            new.new_empty(size, *new.shape[1:], dtype=torch.promote_types(old.dtype, new.dtype))
-            for old, new in zip(held, batch, strict=True)
-        ]
+        with torch.inference_mode(False):  # what is made in that mode cannot be written to after it
+            self._rows = [
+                new.new_empty(size, *new.shape[1:], dtype=torch.promote_types(old.dtype, new.dtype))
+                for old, new in zip(held, batch, strict=True)
+            ]
         self._first = 0
         for rows, old in zip(self._rows, held, strict=True):
             rows[: len(old)] = old
@@ -165,7 +166,9 @@ class FeatureQueue:
         """
         self.check_state_dict(state)
         self.clear()
-        self._kind, self._rows = state["kind"], [x.clone() for x in state["rows"]]
+        self._kind = state["kind"]
+        with torch.inference_mode(False):
+            self._rows = [x.clone() for x in state["rows"]]
         self._count = len(self._rows[0]) if self._rows else 0
 
     def check_state_dict(self, state: dict[str, Any]) -> None:

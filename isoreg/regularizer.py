@@ -50,7 +50,8 @@ class _Factors:
 
     def like(self, x: Tensor, numbers: list[float]) -> Tensor:
         """The numbers in the dtype of a tensor, and where it is."""
-        kind = type(x), x.dtype, x.device, numbers
+        # what is made in inference mode can never be part of a graph
+        kind = type(x), x.dtype, x.device, torch.is_inference_mode_enabled(), numbers
         if self._kept is None or self._kept[0] != kind:
             self._kept = kind, torch.tensor(numbers, dtype=x.dtype, device=x.device)
         return self._kept[1]

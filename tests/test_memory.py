@@ -277,3 +277,16 @@ def test_what_a_queue_cannot_do_is_refused() -> None:
         isometry_penalty(x, x, y, queue=queue)
     with pytest.raises(InputError, match="without labels now"):
         isometry_penalty(x, features, None, queue=queue)
+
+
+def test_a_queue_that_was_filled_in_inference_mode_goes_on_in_training() -> None:
+    (x, features, y), past = samples(6, 1), samples(5, 0)
+    queues = FeatureQueue(40), FeatureQueue(40), FeatureQueue(40)
+    with torch.inference_mode():
+        isometry_penalty(*past, queue=queues[0])
+        queues[1].load_state_dict(queues[0].state_dict())
+    isometry_penalty(*past, queue=queues[2])
+    leaf = features.clone().requires_grad_()
+    values = [isometry_penalty(x, leaf, y, queue=queue) for queue in queues]
+    torch.testing.assert_close(values[:2], [values[2]] * 2)
+    sum(values).backward()

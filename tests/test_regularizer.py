@@ -768,3 +768,16 @@ def test_a_checkpoint_whose_beta_is_none_changes_nothing() -> None:
         with pytest.raises(InputError, match="beta must be"):
             iso.load_state_dict({**iso.state_dict(), "beta": wrong})
         assert iso.beta == 0.3
+
+
+def test_a_penalty_that_was_read_in_inference_mode_leaves_training_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+    iso = IsometryRegularizer(model, beta=0.1)
+    x, y = torch.rand(16, 8), torch.randint(2, (16,))
+    model(x)
+    with torch.inference_mode():
+        read = iso(y)
+    model(x)
+    trained = iso(y)
+    assert trained.item() == pytest.approx(read.item())
+    trained.backward()
