@@ -50,7 +50,6 @@ class Settings:
         known: At most so many samples are learned from.
         neighbours: For accuracy and trustworthiness.
         all_samples: Whether to map all of MNIST as well.
-        once: Data sets of which one split is enough, for the time that they take.
     """
 
     sets: tuple[str, ...] = tuple(DATA)
@@ -58,7 +57,6 @@ class Settings:
     known: int | None = None
     neighbours: int = _NEIGHBOURS
     all_samples: bool = True
-    once: tuple[str, ...] = (MNIST,)
 
 
 def settings(
@@ -77,7 +75,7 @@ def settings(
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """Every data set, split and method; then all of MNIST, each method as its sample chose."""
     for data in lab.settings.sets:
-        for split in range(1 if data in lab.settings.once else lab.seeds):
+        for split in range(lab.seeds):
             for method in lab.settings.methods:
                 if data not in METHODS[method].but:
                     yield {"data": data, "method": method, "seed": split}
