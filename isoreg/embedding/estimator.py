@@ -67,14 +67,14 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         network: A `torch.nn.Module` from (b, d) rows to (b, n_components), which is copied before
             it is trained; its input is centred and divided by one number. By default three hidden
             layers of 160 ReLU units.
-        max_epochs: Passes over the data; by default 10, or what 200 + n/4 steps take (at most 800)
-            if that is more.
+        max_epochs: Passes over the data; by default 10, or what 100 + n/2 steps (at most 1,200)
+            take if that is more.
         batch_size: Samples a step; all of them if they are fewer.
         learning_rate: The largest of its one cycle.
         noise: Gaussian noise on the training inputs, in radii of the classes (in the data's
             Euclidean distance). By default 1 with labels, and 0 without.
         early_stopping: Stop when the stress of held-out samples has not fallen for
-            n_iter_no_change of the 40 looks at it, and keep the best network.
+            n_iter_no_change of the at most 40 looks at it, and keep the best network.
         validation_fraction: Share of the samples that is held out for that.
         n_iter_no_change: See early_stopping.
         cache: A file in which the distances of a callable are kept, one a pair of samples, for

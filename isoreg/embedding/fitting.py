@@ -23,7 +23,7 @@ from isoreg.embedding.training import Pairs, Progress, Recipe, train
 from isoreg.errors import InputError
 
 APART, CLOSEST = 4.0, 2.0  # median and least distance of two prototypes, in radii of the classes
-STEPS, STEPS_A_SAMPLE, MOST_STEPS, EPOCHS = 200, 0.25, 800, 10  # see `default_epochs`
+STEPS, STEPS_A_SAMPLE, MOST_STEPS, EPOCHS = 100, 0.5, 1200, 10  # see `default_epochs`
 NOISE, NOISE_WITHOUT_CLASSES = 1.0, 0.0
 
 
@@ -89,7 +89,7 @@ def fit_map(
 
 
 def default_epochs(n: int, per_epoch: int) -> int:
-    """Epochs of a training: at least 10, and at least 200 + n/4 steps, or 800 if that is less.
+    """Epochs of a training: at least 10, and at least 100 + n/2 steps, or 1,200 if that is less.
 
     Args:
         n: Number of samples that are learned from.
@@ -99,8 +99,8 @@ def default_epochs(n: int, per_epoch: int) -> int:
         The number.
 
     Example:
-        >>> default_epochs(100, 1), default_epochs(1000, 1), default_epochs(60_000, 117)
-        (225, 450, 10)
+        >>> default_epochs(100, 1), default_epochs(1000, 1), default_epochs(60_000, 234)
+        (150, 600, 10)
     """
     steps = min(STEPS + STEPS_A_SAMPLE * n, MOST_STEPS)
     return max(EPOCHS, math.ceil(steps / per_epoch))
