@@ -35,8 +35,10 @@ def tables(found: Found) -> str:
         "map's best scale. Tries: settings of which the best kNN + r within classes on validation "
         "samples was taken; isometry runs with its one default, which was chosen on the validation "
         "samples of two of the splits, so that some of the samples reported for another split "
-        "took part. Seconds are those of one processor core. Parametric UMAP is not among them: "
-        "it needs TensorFlow, which crashes in one process with this PyTorch.",
+        "took part; a faster one (AdamW, 128 units, 50 + n/2 steps) was reported before it and "
+        "dropped for its kNN of tissues and cells. Seconds are those of one processor core. "
+        "Parametric UMAP is not among them: it needs TensorFlow, which crashes in one process with "
+        "this PyTorch.",
         *(_table_of(name, runs) for name, runs in by_set.items()),
         "## Over all data sets",
         f"Means over {len(by_set) - (ALL in by_set)} data sets, of each the mean over its splits; "
