@@ -41,6 +41,7 @@ class Trial:
         text: What it becomes.
         tests: The ids of the tests, in their order.
         seconds: How long they may take.
+        compiled: Whether Numba compiles the file; Python runs it instead.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Trial:
     text: str
     tests: list[str]
     seconds: float
+    compiled: bool = False
 
 
 @dataclass
@@ -90,11 +92,25 @@ def forked(work: Callable[[], int], seconds: float) -> int:
     return _TOO_LONG
 
 
+def no_shrinking() -> None:
+    """Let hypothesis fail with the first example that fails, in profiles made from here on."""
+    from hypothesis import Phase, settings
+
+    register = settings.register_profile
+    phases = (Phase.explicit, Phase.generate)
+
+    def registered(name: str, **options: Any) -> None:
+        register(name, **{**options, "phases": phases})
+
+    type.__setattr__(settings, "register_profile", staticmethod(registered))  # it is locked
+
+
 def silent_pytest(arguments: list[str], plugins: list[Any] | None = None) -> int:
     """Pytest in this process, its words thrown away."""
     sys.dont_write_bytecode = True
     sys.path.insert(0, os.getcwd())
     os.environ["PYTHONPATH"] = os.getcwd()
+    no_shrinking()
     with open(os.environ.get("MUTANTS_LOG", os.devnull), "a") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
@@ -171,8 +187,17 @@ class Judge:
         return code, first.path.read_text() if first.path.exists() else ""
 
 
+def interpret() -> None:
+    """Let Python run what numba is told to compile, in modules that are imported from here on."""
+    import numba
+
+    numba.njit = lambda **_: lambda function: function
+
+
 def anew(trial: Trial, tests: list[str]) -> int:
     """Run tests in a process that has imported nothing of the package."""
+    if trial.compiled:
+        interpret()
     code = silent_pytest(["-x", *tests], [First()])
     if code == _USAGE:  # a test of this name is no more there, or its file cannot be imported
         code = silent_pytest(["-x", *dict.fromkeys(t.partition("::")[0] for t in tests)], [First()])
