@@ -181,6 +181,12 @@ def test_a_metric_may_round_differently_in_each_direction() -> None:
     embedding = IsometricEmbedding(metric=rounded, max_epochs=1, random_state=0)
     assert embedding.fit_transform(rows).shape == (20, 2)
 
+    def uneven(a: Any, b: Any) -> Any:  # a thousandth of the largest, at small distances
+        return cdist(a, b) + 0.01 * (a[:, None, 0] > b[None, :, 0])
+
+    with pytest.raises(InputError, match="metric must be symmetric"):
+        IsometricEmbedding(metric=uneven, max_epochs=1, random_state=0).fit(rows)
+
 
 BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": skewed}, None, "metric must be symmetric, got"),
