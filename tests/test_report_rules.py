@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from isoreg import InputError
-from isoreg.robustness import ATTACKS, PRESETS, adapter, corruption
+from isoreg.robustness import ATTACKS, PRESETS, adapter, attacks, corruption
 from isoreg.robustness.arguments import (
     check_arguments,
     check_classes,
@@ -21,7 +21,7 @@ from isoreg.robustness.attacks import ITERATED, OF_THE_PAPER, WITHOUT_GRADIENT, 
 from isoreg.robustness.checks import check_radii
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.outputs import logits_of
-from isoreg.robustness.pgd import cross_entropy, pgd, project
+from isoreg.robustness.pgd import cross_entropy, margin, pgd, project
 from isoreg.robustness.results import check_distances, check_restarts, check_results
 from isoreg.robustness.state import Forgetful, left_as_it_was
 from isoreg.robustness.task import Task
@@ -315,15 +315,38 @@ def task_of(model: nn.Module, norm: str = "Linf", n: int = 3, **options: Any) ->
     return Task(classifier_of(model), images, torch.zeros(n).long(), EPS, norm, 5, **options)
 
 
-@pytest.mark.parametrize(
-    ("name", "asked"),
-    [("fgsm", 2), ("pgd-ce", 41), ("pgd-margin", 2 * 41), ("pgd-margin-long", 5 * 101),
-     ("paper-pgd", 11), ("noise", 20)],
-)  # fmt: skip
-def test_attacks_take_the_steps_and_restarts_that_the_pages_say(name: str, asked: int) -> None:
-    model = Sure()
-    ATTACKS[name](task_of(model))
-    assert model.asked == asked
+CLIMBS: dict[str, dict[str, Any]] = {
+    "fgsm": {"loss": cross_entropy, "steps": 1, "random_start": False, "step_size": EPS},
+    "pgd-ce": {"loss": cross_entropy, "steps": 40},
+    "pgd-margin": {"loss": margin, "steps": 40, "restarts": 2},
+    "pgd-margin-long": {"loss": margin, "steps": 100, "restarts": 5},
+    "paper-pgd": {"loss": cross_entropy, "steps": 10, "random_start": False},
+    "transfer": {"loss": cross_entropy, "steps": 40, "random_start": False},
+    "student": {"loss": margin, "steps": 40, "random_start": False, "restarts": 2},
+}
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("name", CLIMBS)
+def test_what_each_attack_climbs_and_how(
+    monkeypatch: pytest.MonkeyPatch, name: str, norm: str
+) -> None:
+    told: dict[str, Any] = {}
+
+    def climbed(classifier: Any, images: Tensor, labels: Tensor, **options: Any) -> Any:
+        told.update(options, classifier=classifier)
+        return images, []
+
+    monkeypatch.setattr(attacks, "pgd", climbed)
+    model, other = Sure(), Sure()
+    task = task_of(model, norm, transfer=other, student=other)
+    ATTACKS[name](task)
+    defaults = {"loss": margin, "steps": 40, "restarts": 1, "random_start": True}
+    defaults |= {"step_size": None, "judge": None}
+    expected = {**defaults, "eps": EPS, "norm": norm, "classifier": task.classifier}
+    if name in {"transfer", "student"}:
+        expected |= {"classifier": other, "judge": task.classifier}
+    assert {**defaults, **told} == {**expected, **CLIMBS[name]}
 
 
 def test_another_network_is_climbed_as_often_and_this_one_judges_each_step() -> None:
