@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import resource
 import signal
 import sys
 import time
@@ -67,13 +69,17 @@ Run = Callable[[Trial, list[str]], int]
 
 
 def forked(work: Callable[[], int], seconds: float) -> int:
-    """The exit status of a function run in a fork; 124 if it took too long."""
-    end, pause = time.monotonic() + seconds, 0.001
+    """The exit status of a function run in a fork; 124 if it computed for longer than this.
+
+    One that waits and does not compute has ten times as long: a busy machine lets it wait.
+    """
+    end, pause = time.monotonic() + 10 * seconds, 0.001
     child = os.fork()
     if not child:
         status = _FAULT
         try:
             os.setsid()
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 1))
             status = int(work())
         except BaseException:
             traceback.print_exc()
@@ -87,7 +93,8 @@ def forked(work: Callable[[], int], seconds: float) -> int:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # and what it has started
     if done:
-        return os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(status)
+        return _TOO_LONG if code in {-signal.SIGXCPU, -signal.SIGKILL} else code
     os.waitpid(child, 0)
     return _TOO_LONG
 
@@ -278,9 +285,12 @@ class Watch:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.coverage.switch_context(nodeid)
+        self.seconds[nodeid] -= _worked()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self.seconds[nodeid] += _worked()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        self.seconds[report.nodeid] += report.duration
         if report.failed:
             self.red.add(report.nodeid)
 
@@ -304,6 +314,11 @@ class Watch:
             "lengths": lengths,
             "modules": foreign,
         }
+
+
+def _worked() -> float:
+    """Seconds that this process and its children have computed; on a busy machine more pass."""
+    return sum(os.times()[:4])
 
 
 def _is_foreign(module: Any) -> bool:

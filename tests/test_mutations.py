@@ -139,6 +139,10 @@ class A:
     def method(self):
         def inner(): return 5
         return inner() + LIMIT
+def make(factor):
+    def inside(x): return x * factor
+    return inside
+twice = make(2)
 """
     (tmp_path / "changed_source.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -157,6 +161,8 @@ class A:
     assert made.method() == 9
     assert after("x + 1", "x - 1")
     assert module.decorated(1) == 0
+    assert after("x * factor", "x + factor")
+    assert (module.twice(3), module.make(4)(3)) == (5, 7), "made before and after the change"
     assert not after("LIMIT = 3", "LIMIT = 4"), "what ran at import must be imported again"
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoreg import IsometryRegularizer, ReferenceHead, isometry_penalty
+from isoreg._attach.samples import choose_samples, parameter_names, read_call
 from isoreg.errors import InputError, IsoregError, LayerError, RecordError
 
 N = 12
@@ -166,8 +167,6 @@ LISTS: dict[str, tuple[int, list[Tensor], object]] = {
 def test_a_list_is_read_as_single_samples_or_as_batches_or_refused(
     n: int, values: list[Tensor], expected: object
 ) -> None:
-    from isoreg._attach.samples import choose_samples, read_call
-
     call = read_call((values,), {}, ["views"])
     if isinstance(expected, str):
         with pytest.raises(InputError, match=expected):
@@ -189,8 +188,6 @@ Y_AMONG: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
 def test_y_is_the_labels_name_unless_it_looks_like_the_only_other_tensor(
     shapes: dict[str, tuple[int, ...]], expected: str
 ) -> None:
-    from isoreg._attach.samples import choose_samples, read_call
-
     tensors = {name: torch.rand(shape) for name, shape in shapes.items()}
     call = read_call((), tensors, [])
     if expected in tensors:
@@ -198,6 +195,60 @@ def test_y_is_the_labels_name_unless_it_looks_like_the_only_other_tensor(
     else:
         with pytest.raises(InputError, match=expected):
             choose_samples(call, None, 4)
+
+
+X = points(3)
+AMONG: dict[str, tuple[tuple[object, ...], dict[str, object], str]] = {
+    "alone": ((X,), {}, ""),
+    "alone, called labels": ((), {"labels": X}, "was called without one"),
+    "beside another tensor": ((X,), {"noise": torch.rand(N, 2)}, r"got argument 0 .*, noise \("),
+    "beside the labels": ((X,), {"soft": SOFT}, ""),
+    "beside equal labels": ((X,), {"soft": SOFT.clone()}, ""),
+    "beside other soft labels": ((X,), {"soft": SOFT.flip(1)}, "2 tensors that may hold"),
+    "beside a number": ((points(5), torch.tensor(2.0)), {}, ""),
+    "in a list with text": (([X, "text"],), {}, ""),
+    "in a list with ids": (([points(5), torch.arange(N)],), {}, ""),
+    "looking like labels beside ids": ((torch.arange(N), SOFT.flip(1)), {}, "must be floating"),
+    "none": ((), {}, "was called without one"),
+}
+
+
+@pytest.mark.parametrize(("args", "kwargs", "refused"), AMONG.values(), ids=AMONG)
+def test_among_what_a_model_is_called_with_the_samples_are_found_or_refused(
+    args: tuple[object, ...], kwargs: dict[str, object], refused: str
+) -> None:
+    call = read_call(args, kwargs, [])
+    if refused:
+        with pytest.raises(InputError, match=refused):
+            choose_samples(call, SOFT, N)
+    else:
+        first = args[0][0] if isinstance(args[0], list) else args[0]
+        assert torch.equal(choose_samples(call, SOFT, N), first)
+
+
+def test_what_is_taken_from_a_call_is_a_copy_without_graph() -> None:
+    x = points().requires_grad_()
+    value = choose_samples(read_call((x,), {}, ["x"]), None, N)
+    assert not value.requires_grad
+    with torch.no_grad():
+        x.zero_()
+    assert torch.equal(value, points())
+
+
+def test_parameters_name_what_is_given_by_position_if_they_take_it() -> None:
+    class Many(nn.Module):
+        def forward(self, first: Tensor, /, second: Tensor, *more: Tensor, y: Tensor) -> None: ...
+
+    class Wrapper(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *args: Tensor, **kwargs: Tensor) -> None: ...
+
+    assert parameter_names(Wrapper(Wrapper(Many()))) == ["first", "second"]
+    assert parameter_names(Wrapper(nn.Sequential())) == ["input"]
+    assert parameter_names(Wrapper(nn.ModuleList([nn.ReLU(), nn.ReLU()]))) == []
 
 
 # The reference of a batch
@@ -677,8 +728,6 @@ def test_labels_that_cannot_be_used_are_refused_with_what_their_user_needs(label
 
 
 def test_labels_are_known_by_identity_where_their_values_cannot_be_looked_at() -> None:
-    from isoreg._attach.samples import choose_samples, read_call
-
     # no values at all stand for those on a device that nobody may wait for
     images, soft = torch.empty(N, 8, device="meta"), torch.empty(N, 3, device="meta")
     call = read_call(((images, soft),), {}, ["batch"])
