@@ -282,6 +282,8 @@ class Attempt:
                 usual = sum(seen.seconds[test] for test in tests)
                 longest = 60 if compiled else 30 + 5 * usual
                 tests += [] if compiled else self.table["readers"]
+                if mutation.bound and not compiled:
+                    tests += [t for t in seen.seconds if t.startswith(self.table["defaults"])]
                 found.append(Trial(name, file, source, mutation.text, tests, longest, compiled))
         return found
 

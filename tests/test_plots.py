@@ -41,6 +41,20 @@ def test_it_draws_on_the_axes_that_it_is_given(name: str) -> None:
     assert axes.has_data()
 
 
+AXES = {
+    "shepard": ("distance between inputs", "distance between features"),
+    "histograms": ("distance between two samples of a class", "share of pairs (%)"),
+    "robust": ("Linf radius eps (units of the inputs)", "worst-case accuracy (%)"),
+    "layers": ("layer", "feature distance / input distance"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_its_axes_say_what_they_measure(name: str) -> None:
+    axes = DRAWN[name]()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == AXES[name]
+
+
 @pytest.mark.parametrize("name", DRAWN)
 def test_its_own_figure_fits_a_column_and_all_text_can_be_read(name: str, tmp_path: Any) -> None:
     axes = DRAWN[name]()
@@ -66,6 +80,7 @@ def test_the_shepard_diagram_holds_every_pair_of_a_class() -> None:
     (hexagons,) = axes.collections
     dx, dphi = distances_within(X, PHI, Y)
     assert hexagons.get_array().sum() == len(dx) == 3 * 45
+    assert hexagons.get_array().min() >= 1, "where there is no pair nothing is drawn"
     low, high = axes.get_xlim(), axes.get_ylim()
     assert low[0] == high[0] == 0
     assert low[1] > dx.max()
@@ -114,6 +129,7 @@ def test_what_a_report_is_worth_stands_in_the_legend_and_one_that_is_sound_needs
     lines = plots.robust_accuracy({str(index): REPORT for index in range(7)}).lines
     looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}
     assert len(looks) == 7
+    assert len({marker for _, marker, _ in looks}) == 6
     with pytest.raises(InputError, match="in one norm, got L2 and Linf"):
         plots.robust_accuracy({"a": REPORT, "b": RobustnessReport("L2", [0.1], [True], {})})
 

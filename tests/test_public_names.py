@@ -74,6 +74,10 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "width": 20, "depth": 4, "gradients": "own", "heads": "shared", "reference": "inputs",
     },
     "masks.pair_weights": {"dtype": torch.float32, "device": None},
+    "plots.distance_histograms": {
+        "labels": None, "distance": "euclidean", "bins": 40, "axes": None,
+    },
+    "plots.shepard": {"labels": None, "distance": "euclidean", "axes": None},
     "references.manifold": {"reference": None, "neighbors": 10, "dimensions": 30, "spread": 10.0},
     "references.patches": {"size": 7, "filters": 32, "grid": 3, "seed": 0},
     "references.scaled": {"spread": 10.0},

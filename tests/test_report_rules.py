@@ -79,6 +79,7 @@ IDLE: list[tuple[Rows, int, str]] = [
     ({"fgsm": 0.8815, "pgd-margin": 0.69}, 1000, "(fgsm) fools 1.9 % of the images and many steps"),
     ({"fgsm": 0.878, "pgd-margin": 0.69}, 1000, ""),
     ({"fgsm": 0.9, "pgd-margin": 0.69}, 20, ""),
+    ({"fgsm": 0.9, "pgd-margin": 0.65}, 20, "steps 25.0 %"),
     ({"fgsm": 0.9, "pgd-margin": 0.69}, 25, "steps 21.0 %: the gradient at the images does not"),
     ({"fgsm": 0.9, "square": 0.1}, 1000, ""),
     ({"noise": 0.9, "pgd-margin": 0.1}, 1000, ""),
