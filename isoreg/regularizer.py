@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,18 @@ from isoreg._attach.checks import (
     check_model,
     check_parallel,
     check_private,
-    check_reference,
     check_uses,
     check_watched,
     whole_tensor,
 )
 from isoreg._attach.classifier import choose_layers
+from isoreg._attach.given import Given
 from isoreg._attach.layers import Layer, Layers
 from isoreg._attach.monitor import Monitor, Seen
 from isoreg._attach.pooling import Pool, resolve_pool
-from isoreg._attach.recorder import Record, Recorder
+from isoreg._attach.record import Record
+from isoreg._attach.recorder import Recorder
 from isoreg._attach.reference import Exchange, find_source, pair_uses
-from isoreg._attach.samples import choose_samples
 from isoreg._pairs.options import Options, Scale, check_reduction, check_scale
 from isoreg._ranks.exchange import Group, check_group, mean_over_ranks, resolve_group
 from isoreg.distances import Metric, flatten_points, resolve_metric
@@ -55,14 +55,6 @@ class _Factors:
         if self._kept is None or self._kept[0] != kind:
             self._kept = kind, torch.tensor(numbers, dtype=x.dtype, device=x.device)
         return self._kept[1]
-
-
-class _Given(NamedTuple):
-    """What the features of one batch are compared with."""
-
-    references: list[Tensor]
-    distances: Tensor | None
-    pair_weights: Tensor | None
 
 
 def _options(
@@ -235,7 +227,9 @@ class IsometryRegularizer:
                 check_label_values(labels)  # on accelerators they are not looked at each time
             check_watched(record, self._beta)
             self._warn_of_frozen(record)
-            given = self._given(record, labels, n, (reference, distances, pair_weights))
+            given = Given.of(record, self._source, labels, n, (reference, distances, pair_weights))
+            if self._exchange is not None:
+                given = given.exchanged(self._exchange.permutation(labels, n))
             check_uses(record, paired=len(given.references) > 1 and labels is None)
             penalties, first = self._compare(record, labels, given)
         self._penalties = list(record.features), penalties.detach()
@@ -486,61 +480,7 @@ class IsometryRegularizer:
         shape = self._shapes.get(name)
         return f"{name} {tuple(shape)}" if shape else name
 
-    def _given(
-        self,
-        record: Record,
-        labels: Tensor | None,
-        n: int,
-        named: tuple[Tensor | None, Tensor | None, Tensor | None],
-    ) -> _Given:
-        """The reference of this batch: what the call names, else what was recorded."""
-        reference, distances, pair_weights = named
-        if reference is not None and distances is not None:
-            raise InputError(
-                "give reference= or distances=, not both: each takes the other's place."
-            )
-        if distances is not None:
-            found = _Given([], distances, pair_weights)
-        elif reference is not None:
-            check_reference(reference, record.features)
-            found = _Given([reference.detach()], None, pair_weights)
-        else:
-            found = _Given(self._recorded_references(record, labels, n), None, pair_weights)
-        return found if self._exchange is None else self._exchanged(found, labels, n)
-
-    def _recorded_references(self, record: Record, labels: Tensor | None, n: int) -> list[Tensor]:
-        references = record.references
-        if record.call is not None:
-            references = [choose_samples(record.call, labels, n)]
-        if not references:
-            named = f"layer {self._source.name!r}" if isinstance(self._source, Layer) else "inputs="
-            raise RecordError(
-                f"there is no tensor to compare the features with: {named} gave none, or did not "
-                "run in the recorded forward pass. Give inputs=lambda *args, **kwargs: <a tensor>, "
-                "or reference= in the call."
-            )
-        references = [whole_tensor(x) for x in references]
-        for x in references:
-            check_reference(x, record.features)
-        return references
-
-    def _exchanged(self, given: _Given, labels: Tensor | None, n: int) -> _Given:
-        """The control: each sample gets the reference of another one of its class."""
-        assert self._exchange is not None
-        order = self._exchange.permutation(labels, n)
-        distances = given.distances
-        if isinstance(distances, Tensor):
-            if distances.shape != (n, n):
-                raise InputError(
-                    "control=True needs distances within the own batch, of shape "
-                    f"({n}, {n}), got {tuple(distances.shape)}."
-                )
-            order = order.to(distances.device)
-            distances = distances[order][:, order]
-        references = [x[order.to(x.device)] for x in given.references]
-        return _Given(references, distances, given.pair_weights)
-
-    def _compare(self, record: Record, labels: Tensor | None, given: _Given) -> tuple[Tensor, int]:
+    def _compare(self, record: Record, labels: Tensor | None, given: Given) -> tuple[Tensor, int]:
         """The penalties of all layers, and the first column of the own samples in given tables."""
         features, references = record.features, given.references
         if len(references) < 2:
@@ -559,7 +499,7 @@ class IsometryRegularizer:
         reference: Tensor | None,
         features: Mapping[str, Tensor],
         labels: Tensor | None,
-        given: _Given,
+        given: Given,
     ) -> tuple[Tensor, int]:
         return layer_penalties(
             reference,
@@ -606,9 +546,7 @@ class IsometryRegularizer:
         if isinstance(self._beta, AutoBeta):
             self._beta.update(norms)
 
-    def _record_step(
-        self, record: Record, labels: Tensor | None, given: _Given, first: int
-    ) -> None:
+    def _record_step(self, record: Record, labels: Tensor | None, given: Given, first: int) -> None:
         """Keep what `report` needs of this step, and watch the next one if it is due."""
         monitor = self._monitor
         was_due = monitor.due

@@ -34,11 +34,28 @@ def swaps(
     changed = list(_changed(before, after))
     found = []
     for old, new in changed:
-        users = [f for f in functions.get(_place(old), []) if _does(f.__code__) == _does(old)]
+        users = _made_of(old, functions)
         if not users or old.co_freevars != new.co_freevars:
             return None
         found += [(function, new) for function in users]
+        for inner, becomes in _inner(old, new):  # made before the change, as attacks by name are
+            if users := _made_of(inner, functions):
+                if inner.co_freevars != becomes.co_freevars:
+                    return None
+                found += [(function, becomes) for function in users]
     return found or (None if source != text else [])
+
+
+def _made_of(code: CodeType, functions: Functions) -> list[FunctionType]:
+    return [f for f in functions.get(_place(code), []) if _does(f.__code__) == _does(code)]
+
+
+def _inner(before: CodeType, after: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
+    """Functions inside of a function, at any depth, that do something else."""
+    for old, new in zip(_inside(before), _inside(after), strict=False):
+        if _does(old) != _does(new):
+            yield old, new
+            yield from _inner(old, new)
 
 
 def _changed(before: CodeType, after: CodeType) -> Iterator[tuple[CodeType, CodeType]]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import resource
 import signal
 import sys
 import time
@@ -41,6 +43,7 @@ class Trial:
         text: What it becomes.
         tests: The ids of the tests, in their order.
         seconds: How long they may take.
+        compiled: Whether Numba compiles the file; Python runs it instead.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Trial:
     text: str
     tests: list[str]
     seconds: float
+    compiled: bool = False
 
 
 @dataclass
@@ -65,13 +69,17 @@ Run = Callable[[Trial, list[str]], int]
 
 
 def forked(work: Callable[[], int], seconds: float) -> int:
-    """The exit status of a function run in a fork; 124 if it took too long."""
-    end, pause = time.monotonic() + seconds, 0.001
+    """The exit status of a function run in a fork; 124 if it computed for longer than this.
+
+    One that waits and does not compute has ten times as long: a busy machine lets it wait.
+    """
+    end, pause = time.monotonic() + 10 * seconds, 0.001
     child = os.fork()
     if not child:
         status = _FAULT
         try:
             os.setsid()
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 1))
             status = int(work())
         except BaseException:
             traceback.print_exc()
@@ -85,9 +93,23 @@ def forked(work: Callable[[], int], seconds: float) -> int:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # and what it has started
     if done:
-        return os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(status)
+        return _TOO_LONG if code in {-signal.SIGXCPU, -signal.SIGKILL} else code
     os.waitpid(child, 0)
     return _TOO_LONG
+
+
+def no_shrinking() -> None:
+    """Let hypothesis fail with the first example that fails, in profiles made from here on."""
+    from hypothesis import Phase, settings
+
+    register = settings.register_profile
+    phases = (Phase.explicit, Phase.generate)
+
+    def registered(name: str, **options: Any) -> None:
+        register(name, **{**options, "phases": phases})
+
+    type.__setattr__(settings, "register_profile", staticmethod(registered))  # it is locked
 
 
 def silent_pytest(arguments: list[str], plugins: list[Any] | None = None) -> int:
@@ -95,6 +117,7 @@ def silent_pytest(arguments: list[str], plugins: list[Any] | None = None) -> int
     sys.dont_write_bytecode = True
     sys.path.insert(0, os.getcwd())
     os.environ["PYTHONPATH"] = os.getcwd()
+    no_shrinking()
     with open(os.environ.get("MUTANTS_LOG", os.devnull), "a") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
@@ -171,8 +194,17 @@ class Judge:
         return code, first.path.read_text() if first.path.exists() else ""
 
 
+def interpret() -> None:
+    """Let Python run what numba is told to compile, in modules that are imported from here on."""
+    import numba
+
+    numba.njit = lambda **_: lambda function: function
+
+
 def anew(trial: Trial, tests: list[str]) -> int:
     """Run tests in a process that has imported nothing of the package."""
+    if trial.compiled:
+        interpret()
     code = silent_pytest(["-x", *tests], [First()])
     if code == _USAGE:  # a test of this name is no more there, or its file cannot be imported
         code = silent_pytest(["-x", *dict.fromkeys(t.partition("::")[0] for t in tests)], [First()])
@@ -253,9 +285,12 @@ class Watch:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.coverage.switch_context(nodeid)
+        self.seconds[nodeid] -= _worked()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self.seconds[nodeid] += _worked()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        self.seconds[report.nodeid] += report.duration
         if report.failed:
             self.red.add(report.nodeid)
 
@@ -279,6 +314,11 @@ class Watch:
             "lengths": lengths,
             "modules": foreign,
         }
+
+
+def _worked() -> float:
+    """Seconds that this process and its children have computed; on a busy machine more pass."""
+    return sum(os.times()[:4])
 
 
 def _is_foreign(module: Any) -> bool:

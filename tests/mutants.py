@@ -33,7 +33,16 @@ from typing import Any
 if __package__ in {None, ""}:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.mutant_server import Judge, Outcome, Server, Trial, anew, forked, silent_pytest
+from tests.mutant_server import (
+    Judge,
+    Outcome,
+    Server,
+    Trial,
+    anew,
+    forked,
+    interpret,
+    silent_pytest,
+)
 from tests.mutations import Mutation, mutations
 
 try:
@@ -113,8 +122,8 @@ def chosen(
 ) -> tuple[list[str], bool]:
     """Tests that a change meets, and whether it must be imported.
 
-    Those of the files ``first`` come first, then the fastest, until the time is used up. A line
-    that no test was seen to run, as it runs in other processes, meets those of ``first``.
+    They come `by_turns`, since tests of one file often see the same, until the time is used up. A
+    line that no test was seen to run, as it runs in other processes, meets those of ``first``.
     """
     running = seen.tests_of(file, mutation, source)
     imported = mutation.bound or "" in running
@@ -123,14 +132,25 @@ def chosen(
         of_file = set().union(*seen.lines.get(file, {}).values()) if imported else set()
         names |= {name for name in seen.seconds if name.partition("::")[0] in first}
         names |= of_file & set(seen.seconds)
-    near = {name: name.partition("::")[0] in first for name in names}
     found, total = [], 0.0
-    for name in sorted(names, key=lambda name: (not near[name], seen.seconds[name])):
+    for name in by_turns(names, seen.seconds, first):
         total += seen.seconds[name]
         if total > limit and found:
             break
         found.append(name)
     return found, imported
+
+
+def by_turns(names: set[str], seconds: dict[str, float], first: list[str]) -> list[str]:
+    """Tests of several files by turns, the fastest first: four of each that is named, or one."""
+    turns: Counter[str] = Counter()
+    places = []
+    for name in sorted(names, key=lambda name: (seconds[name], name)):
+        file = name.partition("::")[0]
+        turn = turns[file] // (4 if file in first else 1)
+        places.append((turn, file not in first, seconds[name], name))
+        turns[file] += 1
+    return [name for *_, name in sorted(places)]
 
 
 def concerned(file: str, tests: dict[str, list[str]]) -> list[str]:
@@ -175,7 +195,8 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
+        path.touch()
+        lines = path.read_text().splitlines()
         self.outcomes = {entry["name"]: entry for entry in map(json.loads, lines)}
 
     def add(self, trial: Trial, mutation: Mutation, outcome: Outcome) -> None:
@@ -248,17 +269,22 @@ class Attempt:
         names = sorted(f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py"))
         return [name for name in names if name not in self.table["left_out"]]
 
-    def trials(self, imported: bool) -> list[Trial]:
-        """Those that must be imported, or the others."""
+    def trials(self, *, imported: bool, compiled: bool) -> list[Trial]:
+        """Those of files that are compiled or of the others; all, or those that can be put in."""
         seen, found = self.seen(), []
         for name, (file, mutation) in self.open.items():
+            if (file in self.table["compiled"]) != compiled:
+                continue
             source, first = self.sources[file], concerned(file, self.table["tests"])
-            tests, must = chosen(file, mutation, source, seen, first, self.limit)
-            compiled = file in self.table["compiled"]
-            if imported or not (must or compiled):
+            limit = math.inf if compiled else self.limit
+            tests, must = chosen(file, mutation, source, seen, first, limit)
+            if imported or not (mutation.bound if compiled else must):
                 usual = sum(seen.seconds[test] for test in tests)
-                longest = 600 if compiled else 30 + 5 * usual
-                found.append(Trial(name, file, source, mutation.text, tests, longest))
+                longest = 60 if compiled else 30 + 5 * usual
+                tests += [] if compiled else self.table["readers"]
+                if mutation.bound and not compiled:
+                    tests += [t for t in seen.seconds if t.startswith(self.table["defaults"])]
+                found.append(Trial(name, file, source, mutation.text, tests, longest, compiled))
         return found
 
     def report(self, trial: Trial, outcome: Outcome) -> None:
@@ -266,32 +292,44 @@ class Attempt:
         self.record.add(trial, mutation, outcome)
 
     def run(self) -> None:
-        """In one session what can be tried there, then the rest."""
+        """In two sessions what can be tried there, then the rest."""
         if not self.open:
             return
-
-        def session() -> int:
-            import coverage
-
-            watched = coverage.Coverage(data_file=None, source=["isoreg"])
-            watched.start()
-            server = Server(watched, self.to_see, lambda: self.trials(False), self.report)
-            return silent_pytest([*self.tests(), "isoreg"], [server])
-
         for module in _LIBRARIES:
             importlib.import_module(module)
-        code = forked(session, 24 * 3600)
-        if code not in {0, 1, 5}:
-            raise SystemExit(f"pytest ended with {code} before anything was changed")
-        for name in self.open.keys() & Record(self.record.path).outcomes.keys():
-            del self.open[name]
+        before = length_of(self.record.path)
+        for compiled in (False, True):
+            if not any((file in self.table["compiled"]) == compiled for file in self.todo):
+                continue
+            code = forked(lambda: self._session(compiled=compiled), 24 * 3600)  # noqa: B023
+            if code not in {0, 1, 5}:
+                raise SystemExit(f"pytest ended with {code} before anything was changed")
+            for line in self.record.path.read_text().splitlines()[before:]:
+                self.open.pop(json.loads(line)["name"], None)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
             for module in sorted(self.seen().modules):
                 with contextlib.suppress(BaseException):
                     importlib.import_module(module)
         judge = Judge(anew)
-        for trial in self.trials(True):
-            self.report(trial, judge.tried(trial))
+        for compiled in (False, True):
+            for trial in self.trials(imported=True, compiled=compiled):
+                self.report(trial, judge.tried(trial))
+
+    def _session(self, *, compiled: bool) -> int:
+        """One for the files that Numba compiles, in which Python runs them instead, or the rest."""
+        import coverage
+
+        watched = coverage.Coverage(data_file=None, source=["isoreg"])
+        tests = [*self.tests(), "isoreg"]
+        if compiled:
+            interpret()
+            tests = sorted({t for f in self.table["compiled"] for t in self.table["tests"][f]})
+        watched.start()
+
+        def plan() -> list[Trial]:
+            return self.trials(imported=False, compiled=compiled)
+
+        return silent_pytest(tests, [Server(watched, self.to_see, plan, self.report)])
 
 
 def _sources() -> list[Path]:

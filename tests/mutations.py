@@ -19,6 +19,9 @@ _TEXT = (ast.Raise, ast.JoinedStr, ast.Assert)
 _UNTOUCHED = {"annotation", "returns", "decorator_list", "bases", "type_params"}
 # on a processor there is no other device, and a zip of equal lengths is one with or without strict
 _UNSEEN = {"device", "strict", "stacklevel", "non_blocking"}
+# how a drawing looks, of which tests hold colours, words, places and sizes of figures alone
+_UNSEEN |= {"alpha", "cmap", "fontsize", "frameon", "gridsize", "ha", "labelsize", "linewidth"}
+_UNSEEN |= {"linewidths", "loc", "markersize", "nbins", "textcoords", "va", "xytext", "zorder"}
 _DEVICES = {"cpu", "cuda", "mps"}
 _LARGER = 1e4
 

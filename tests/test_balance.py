@@ -54,6 +54,12 @@ def train(
     return found
 
 
+def test_the_average_moves_to_where_the_penalty_is() -> None:
+    auto = AutoBeta()
+    assert auto.weigh(torch.ones((), device="meta")).device.type == "meta"
+    assert {x.device.type for x in auto.state_dict().values()} == {"meta"}
+
+
 # What is measured
 
 

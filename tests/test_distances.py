@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from isoreg.distances import METRICS, geodesic, pairwise_distances
+from isoreg.distances import METRICS, geodesic, pair_table, pairwise_distances
 from isoreg.errors import InputError
 
 Point = list[float]
@@ -86,6 +86,23 @@ def clouds(draw: st.DrawFn) -> Tensor:
 
 
 any_metric = pytest.mark.parametrize("metric", NAMES)
+
+
+@pytest.mark.parametrize(
+    ("given", "like", "becomes"),
+    [
+        (torch.float64, torch.float32, torch.float64),
+        (torch.float32, torch.float64, torch.float32),
+        (torch.bfloat16, torch.float64, torch.float32),
+        (torch.int32, torch.float64, torch.float64),
+        (torch.bool, torch.bfloat16, torch.float32),
+    ],
+)
+def test_a_table_keeps_its_floating_type_and_integers_get_that_of_the_features(
+    given: torch.dtype, like: torch.dtype, becomes: torch.dtype
+) -> None:
+    table = pair_table(torch.ones(2, 2, dtype=given), "t", 2, 2, torch.ones(1, dtype=like))
+    assert table.dtype == becomes
 
 
 def test_the_named_metrics_are_the_documented_ones() -> None:

@@ -329,3 +329,11 @@ def test_classes_have_their_own_type_and_a_place_each_among_their_points(names: 
     nearest = np.linalg.norm(points[:, None] - embedding.prototypes_, axis=2).argmin(1)
     assert (nearest == Y % 3).mean() > 0.5
     assert brief().fit(X).prototypes_ is None
+
+
+def test_the_network_is_left_in_eval_mode_whatever_it_holds() -> None:
+    body = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+    for labels in (None, Y):
+        fitted = brief(network=body).fit(X, labels)
+        assert not any(module.training for module in fitted.network_.modules())
+        np.testing.assert_array_equal(fitted.transform(X), fitted.transform(X))

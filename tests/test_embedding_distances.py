@@ -17,6 +17,7 @@ from isoreg import InputError
 from isoreg.diagnostics import distortion
 from isoreg.embedding import IsometricEmbedding
 from isoreg.embedding.blocks import NAMES, resolve_blocks
+from isoreg.embedding.cache import PairCache, sample_keys
 from isoreg.embedding.layout import lay_out, smacof
 from isoreg.embedding.targets import read_targets
 from isoreg.embedding.training import Pairs, Recipe, near_weights
@@ -182,6 +183,12 @@ def test_a_metric_may_round_differently_in_each_direction() -> None:
     embedding = IsometricEmbedding(metric=rounded, max_epochs=1, random_state=0)
     assert embedding.fit_transform(rows).shape == (20, 2)
 
+    def uneven(a: Any, b: Any) -> Any:  # a thousandth of the largest, at small distances
+        return cdist(a, b) + 0.01 * (a[:, None, 0] > b[None, :, 0])
+
+    with pytest.raises(InputError, match="metric must be symmetric"):
+        IsometricEmbedding(metric=uneven, max_epochs=1, random_state=0).fit(rows)
+
 
 BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": skewed}, None, "metric must be symmetric, got"),
@@ -261,7 +268,7 @@ def test_a_named_metric_trains_as_the_same_distances_from_a_callable() -> None:
 
 @pytest.mark.parametrize("near", [0.0, 1.0])
 @pytest.mark.parametrize("labelled", [False, True])
-def test_what_is_descended_is_the_penalty_of_each_level_and_of_all_pairs(
+def test_the_objective_has_the_value_and_the_slope_of_the_penalties(
     labelled: bool, near: float
 ) -> None:
     y = np.column_stack([np.arange(12) % 3, np.arange(12) % 2])
@@ -314,3 +321,93 @@ def test_what_is_compared_is_each_pair_of_a_class_once(labels: list[int] | None)
     np.testing.assert_allclose(data, [known[i, j] / 2 for i, j in counted], rtol=1e-6)
     lengths = [(points[i] - points[j]).norm().item() for i, j in counted]
     np.testing.assert_allclose(drawn, lengths)
+
+
+def mean_stress(known: Any, drawn: Any, weights: Any, *, fit: bool) -> float:
+    """By loops: the mean of w (D - s d)^2 over the pairs that are known, at the best s or at 1."""
+    places = [(i, j) for i in range(len(known)) for j in range(len(known)) if i != j]
+    terms = [(weights[p], known[p], drawn[p]) for p in places if weights[p] > 0]
+    terms = [term for term in terms if not np.isnan(term[1])]
+    scale = sum(w * a * b for w, a, b in terms) / sum(w * b * b for w, a, b in terms) if fit else 1
+    return sum(w * (a - scale * b) ** 2 for w, a, b in terms) / sum(w for w, *_ in terms)
+
+
+@pytest.mark.parametrize("near", [0.0, 1.0])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_the_objective_is_that_of_plain_loops(near: float, labelled: bool) -> None:
+    y = np.array([["a", "x"], ["a", "x"], ["a", "y"], ["a", "y"], ["b", "x"], ["b", "-1"]])
+    targets = read_targets(y, 6) if labelled else None
+    recipe = Recipe(9, 0.1, 0.0, beta=3.0, beta_all=0.7, near=near, patience=None, verbose=False)
+    known, points = city(ROWS[:6], ROWS[:6]), DRAWS.normal(size=(6, 2))
+    known[0, 2] = known[2, 0] = np.nan
+    prototypes = torch.tensor(DRAWS.normal(size=(3, 2)), dtype=torch.float32)
+    pairs = Pairs(lambda at: torch.tensor(known[np.ix_(at, at)]), 2.0, targets, prototypes)
+    order = np.array([3, 1, 0, 5, 4, 2])
+    loss = pairs.loss(torch.tensor(points[order]).float(), torch.tensor(order), recipe)
+    known /= 2.0
+    drawn = cdist(points, points)
+    weights = near_weights(torch.tensor(known), near).numpy() if near else np.ones((6, 6))
+    expected = mean_stress(known, drawn, weights, fit=labelled)
+    if targets is not None:
+        coarse = y[:, None, 0] == y[None, :, 0]
+        fine = coarse & (y[:, None, 1] == y[None, :, 1]) & (y[:, None, 1] != "-1")
+        levels = [mean_stress(known, drawn, weights * level, fit=True) for level in (coarse, fine)]
+        logits = -(cdist(points, prototypes.numpy()) ** 2) * 2
+        entropy = targets.cross_entropy(torch.tensor(logits), torch.arange(6)).item()
+        expected = entropy + 3.0 * np.mean(levels) + 0.7 * expected
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_in_radii_give_the_objective_of_their_distances() -> None:
+    recipe = Recipe(9, 0.1, 0.0, beta=3.0, beta_all=0.7, near=0.0, patience=None, verbose=False)
+    points, order = torch.tensor(DRAWS.normal(size=(60, 2))).float(), torch.randperm(60)
+    rows = torch.tensor(ROWS).float()
+    blocks = resolve_blocks(ROWS, "euclidean")
+    given = Pairs(blocks, 2.0, None, torch.empty(0))
+    own = Pairs(blocks, 2.0, None, torch.empty(0), rows / 2)
+    torch.testing.assert_close(*(p.loss(points[order], order, recipe) for p in (given, own)))
+
+
+def test_a_layout_has_the_mean_radius_of_its_classes_and_one_where_nothing_is_known_between() -> (
+    None
+):
+    points = np.array([[0.0], [2.0], [10.0], [14.0], [50.0]])
+    classes = np.array([0, 0, 1, 1, -1])
+    known = cdist(points, points)
+    options: Any = {"apart": 4.0, "closest": 2.0}
+    assert lay_out(known, classes, 2, 1, **options).radius == pytest.approx((1 + 2) / 2)
+    apart = known.copy()
+    apart[:2, 2:4] = apart[2:4, :2] = np.nan
+    layout = lay_out(apart, classes, 2, 1, **options)
+    assert abs(layout.prototypes[0, 0] - layout.prototypes[1, 0]) == pytest.approx(4.0, abs=0.01)
+    one = lay_out(known, np.array([0, 0, 0, -1, -1]), 1, 3, **options)
+    assert (one.prototypes.shape, np.abs(one.prototypes).max()) == ((1, 3), 0)
+    off = ~np.eye(5, dtype=bool)
+    alone = lay_out(known, np.arange(5), 0, 2, **options)
+    assert alone.radius == pytest.approx(np.sqrt((known[off] ** 2).mean() / 2))
+    near = np.array([[0.0], [0.2], [0.1], [0.3], [30.0], [30.2]])
+    three = lay_out(cdist(near, near), np.repeat([0, 1, 2], 2), 3, 2, **options).prototypes
+    assert np.linalg.norm(three[0] - three[1]) == pytest.approx(2.0, abs=0.05)
+    assert np.linalg.norm(three[0] - three[2]) == pytest.approx(4.0, abs=0.1)
+    for bad, got in ((np.zeros((5, 5)), "none but 0"), (np.full((5, 5), np.nan), "no known one")):
+        with pytest.raises(InputError, match=rf"got {got} among 5 samples"):
+            lay_out(bad, classes, 2, 2, **options)
+
+
+def test_a_cache_knows_pairs_in_both_orders_and_those_that_are_not_known(tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+
+    def compute(missing: NDArray[np.int64]) -> NDArray[np.float64]:
+        asked.append(missing.tolist())
+        return np.where(missing == 1, np.nan, 10.0 + missing)
+
+    cache = PairCache(tmp_path / "pairs", "m")
+    np.testing.assert_array_equal(cache.row(7, [1, 2, 9], compute), [10, np.nan, 12])
+    np.testing.assert_array_equal(cache.row(2, [7], compute), [np.nan])
+    np.testing.assert_array_equal(cache.row(7, [9, 5, 1], compute), [12, np.nan, 10])
+    assert asked == [[0, 1, 2], [1]]
+    rows = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]])
+    keys, placed = sample_keys(rows, places=False), sample_keys(rows, places=True)
+    assert keys[0] == keys[1] != keys[2]
+    assert len(set(placed)) == 3
+    assert sample_keys(rows.astype(np.float32), places=False) == keys

@@ -37,5 +37,6 @@ def test_a_backend_that_is_forced_and_cannot_serve_is_reported_and_no_crash(
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "_PACKAGES", ("no-such-package",))
     assert report.versions()[-1] == "no-such-package: not installed"
-    monkeypatch.setattr(report, "requires", lambda _: ["no-such-package>=1; extra == 'fast'"])
+    needed = {"isoreg": ["other; extra == 'all'", "no-such-package>=1; extra == 'fast'"]}
+    monkeypatch.setattr(report, "requires", needed.get)
     assert report.versions()[-1] == "no-such-package: not installed (extra 'fast')"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import Tensor, nn
 from zoo import EPS, FRESH, HONEST, MASKED, Memory, fresh, honest, images_of
 
@@ -10,6 +11,7 @@ from isoreg.datasets import digits
 from isoreg.robustness import evaluate
 from isoreg.robustness.checks import check_gradients
 from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.consistency import _neighbours
 from isoreg.robustness.pgd import cross_entropy, margin, pgd
 from isoreg.robustness.results import check_results
 
@@ -29,6 +31,18 @@ def second_attack(masked: nn.Module, x: Tensor, y: Tensor) -> float:
             found, _ = pgd(other, x, y, eps=EPS, loss=loss, steps=30, judge=masked)
             left &= masked(found).argmax(1) == y
     return left.float().mean().item()
+
+
+def test_a_memory_is_looked_for_at_random_uphill_and_half_way_to_the_next_image() -> None:
+    model, (x, y) = honest("plain"), images_of("test", 9)
+    classifier = PixelClassifier(model, bounds=(0, 1), mean=None, std=None)
+    random, uphill, between = _neighbours(classifier, x, y, 0.05, "Linf")
+    losses = [cross_entropy(model(points), y) for points in (x, random, uphill)]
+    assert bool((losses[2] > losses[0]).all())
+    assert losses[2].sum() > losses[1].sum() + 0.5 * (losses[1].sum() - losses[0].sum()).abs()
+    assert (random - x).abs().amax() <= 0.05 + 1e-6
+    assert (uphill - x).abs().amax() <= 0.05 + 1e-6
+    torch.testing.assert_close(between[1:], (x[1:] + x[:-1]) / 2)
 
 
 @pytest.mark.parametrize("name", MASKED)

@@ -279,6 +279,19 @@ def test_what_a_queue_cannot_do_is_refused() -> None:
         isometry_penalty(x, features, None, queue=queue)
 
 
+def test_a_batch_of_more_digits_widens_what_the_queue_holds() -> None:
+    first, second, (x, features, y) = samples(5, 0), samples(5, 1), samples(6, 2)
+    queue, exact = FeatureQueue(40), FeatureQueue(40)
+    rounded = first[0].float(), first[1].float(), first[2]
+    isometry_penalty(*rounded, queue=queue)
+    isometry_penalty(rounded[0].double(), rounded[1].double(), first[2], queue=exact)
+    values = []
+    for held in (queue, exact):
+        isometry_penalty(*second, queue=held)
+        values.append(isometry_penalty(x, features, y, queue=held))
+    torch.testing.assert_close(*values, rtol=1e-14, atol=0)
+
+
 def test_a_queue_that_was_filled_in_inference_mode_goes_on_in_training() -> None:
     (x, features, y), past = samples(6, 1), samples(5, 0)
     queues = FeatureQueue(40), FeatureQueue(40), FeatureQueue(40)

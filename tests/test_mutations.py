@@ -12,7 +12,7 @@ import pytest
 from tests import mutants
 from tests.mutant_code import living, swaps
 from tests.mutant_server import Outcome, Server, Trial, forked, silent_pytest
-from tests.mutants import LIST, ROOT, Seen, chosen, drawn, explained, share, tomllib
+from tests.mutants import LIST, ROOT, Seen, by_turns, chosen, drawn, explained, share, tomllib
 from tests.mutations import mutations
 
 
@@ -70,6 +70,14 @@ def test_a_change_meets_the_tests_of_its_lines_the_fastest_first() -> None:
     assert chosen("a.py", inside, source, known, [], 60.0) == (["b", "a"], False)
     assert chosen("a.py", inside, source, known, [], 0.1) == (["b"], False), "one at least"
     assert chosen("a.py", outside, source, known, [], 60.0) == (["b", "a"], True)
+
+
+def test_every_file_of_tests_gets_its_turn_and_those_that_are_named_get_four() -> None:
+    names = {f"{file}.py::{i}" for file in "tuv" for i in range(9)}
+    order = by_turns(names, {name: int(name[-1]) for name in names}, ["u.py"])
+    assert order[:6] == [*(f"u.py::{i}" for i in range(4)), "t.py::0", "v.py::0"]
+    assert order[6:11] == [*(f"u.py::{i}" for i in range(4, 8)), "t.py::1"]
+    assert sorted(order) == sorted(names)
 
 
 def test_those_of_the_files_that_are_named_come_first_and_serve_where_nothing_is_counted() -> None:
@@ -131,6 +139,10 @@ class A:
     def method(self):
         def inner(): return 5
         return inner() + LIMIT
+def make(factor):
+    def inside(x): return x * factor
+    return inside
+twice = make(2)
 """
     (tmp_path / "changed_source.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -149,6 +161,8 @@ class A:
     assert made.method() == 9
     assert after("x + 1", "x - 1")
     assert module.decorated(1) == 0
+    assert after("x * factor", "x + factor")
+    assert (module.twice(3), module.make(4)(3)) == (5, 7), "made before and after the change"
     assert not after("LIMIT = 3", "LIMIT = 4"), "what ran at import must be imported again"
 
 

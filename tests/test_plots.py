@@ -41,6 +41,20 @@ def test_it_draws_on_the_axes_that_it_is_given(name: str) -> None:
     assert axes.has_data()
 
 
+AXES = {
+    "shepard": ("distance between inputs", "distance between features"),
+    "histograms": ("distance between two samples of a class", "share of pairs (%)"),
+    "robust": ("Linf radius eps (units of the inputs)", "worst-case accuracy (%)"),
+    "layers": ("layer", "feature distance / input distance"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_its_axes_say_what_they_measure(name: str) -> None:
+    axes = DRAWN[name]()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == AXES[name]
+
+
 @pytest.mark.parametrize("name", DRAWN)
 def test_its_own_figure_fits_a_column_and_all_text_can_be_read(name: str, tmp_path: Any) -> None:
     axes = DRAWN[name]()
@@ -66,6 +80,7 @@ def test_the_shepard_diagram_holds_every_pair_of_a_class() -> None:
     (hexagons,) = axes.collections
     dx, dphi = distances_within(X, PHI, Y)
     assert hexagons.get_array().sum() == len(dx) == 3 * 45
+    assert hexagons.get_array().min() >= 1, "where there is no pair nothing is drawn"
     low, high = axes.get_xlim(), axes.get_ylim()
     assert low[0] == high[0] == 0
     assert low[1] > dx.max()
@@ -103,6 +118,62 @@ def test_a_report_with_warnings_says_so_in_its_legend() -> None:
     axes = plots.robust_accuracy({"plain": REPORT, "doubtful": doubtful})
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names == ["plain", "doubtful (warnings)"]
+
+
+def test_what_a_report_is_worth_stands_in_the_legend_and_one_that_is_sound_needs_none() -> None:
+    survived = {"paper-pgd": {0.1: [True]}}
+    paper = RobustnessReport("Linf", [0.1], [True], survived, warnings=["masked"], preset="paper")
+    assert plots.robust_accuracy(REPORT).get_legend() is None
+    (text,) = plots.robust_accuracy(paper).get_legend().get_texts()
+    assert text.get_text() == f" (warnings) ({paper.note})"
+    lines = plots.robust_accuracy({str(index): REPORT for index in range(7)}).lines
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}
+    assert len(looks) == 7
+    assert len({marker for _, marker, _ in looks}) == 6
+    with pytest.raises(InputError, match="in one norm, got L2 and Linf"):
+        plots.robust_accuracy({"a": REPORT, "b": RobustnessReport("L2", [0.1], [True], {})})
+
+
+def test_axes_reach_a_little_further_than_the_longest_distance_also_if_all_are_zero() -> None:
+    axes, (dx, dphi) = plots.shepard(X, PHI, Y), distances_within(X, PHI, Y)
+    assert axes.get_xlim()[1] == pytest.approx(1.05 * float(dx.max()))
+    assert axes.get_ylim()[1] == pytest.approx(1.05 * float(dphi.max()))
+    diagonal = next(line for line in axes.lines if line.get_label() == "kept")
+    assert (diagonal.get_xy1(), diagonal.get_slope()) == ((0, 0), 1)
+    assert 0 < plots.shepard(X, torch.zeros(30, 2), Y).get_ylim()[1] < 1e-9
+    alike = plots.distance_histograms(torch.zeros(4, 2), torch.zeros(4, 2))
+    assert alike.get_xlim() == (0, 1)
+    assert alike.get_ylim()[0] == 0
+    assert alike.get_xlabel() == "distance"
+    within = "distance between two samples of a class"
+    assert plots.distance_histograms(X, PHI, Y).get_xlabel() == within
+
+
+def test_a_layer_that_puts_points_together_has_a_bar_down_to_the_least_that_is_shown() -> None:
+    joined = PHI.clone()
+    joined[0] = joined[3]
+    named = {"joined": distortion(X, joined, Y), "none": distortion(X, 0 * X, Y)}
+    named |= {"other": distortion(X, X / 50, Y)}
+    axes = plots.layer_distortion(named)
+    bars = [line for line in axes.lines if line.get_linewidth() == 5]
+    assert [list(bar.get_xdata()) for bar in bars] == [[0, 0], [1, 1]]
+    least = min(named["joined"].expansion / 1000, named["other"].contraction)
+    assert bars[0].get_ydata()[0] == pytest.approx(least)
+    assert axes.lines[0].get_ydata() == [1, 1]
+    alone = plots.layer_distortion({"joined": named["joined"]})
+    low = next(line for line in alone.lines if line.get_linewidth() == 5).get_ydata()[0]
+    assert low == pytest.approx(named["joined"].expansion / 1000)
+
+
+def test_long_names_of_layers_are_turned_and_minor_numbers_shown_where_there_are_few() -> None:
+    for name, turn in (("a" * 29, 0.0), ("a" * 30, 30.0)):
+        axes = plots.layer_distortion({name: distortion(X, PHI, Y), "b": distortion(X, X, Y)})
+        assert {tick.get_rotation() for tick in axes.get_xticklabels()} == {turn}
+    for factor, shown in ((1, True), (1e4, False)):
+        layers = {"a": distortion(X, PHI, Y), "b": distortion(X, factor * X, Y)}
+        axes = plots.layer_distortion(layers)
+        axes.figure.draw_without_rendering()
+        assert any(tick.get_text() for tick in axes.get_yticklabels(minor=True)) is shown
 
 
 def test_layers_span_from_contraction_to_expansion_with_the_typical_factor_between() -> None:

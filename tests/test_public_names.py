@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = [
@@ -28,6 +31,71 @@ def extras() -> set[str]:
     text = (ROOT / "pyproject.toml").read_text()
     section = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
     return {line.partition(" = ")[0] for line in section.splitlines() if " = [" in line}
+
+
+DEFAULTS: dict[str, dict[str, object]] = {
+    "AutoBeta": {"share": 0.1, "momentum": 0.95},
+    "IsometryRegularizer": {
+        "layers": None, "beta": 1.0, "inputs": None, "input_distance": None, "control": False,
+        "pool": "flatten", "distance": "euclidean", "scale": 1.0, "reduction": "batch",
+        "process_group": None, "queue": None,
+    },
+    "ReferenceHead": {"layer": None, "weight": 1.0, "pool": "flatten"},
+    "RobustLoss": {"norm": "Linf", "warmup_steps": 0, "mean": None, "std": None},
+    "isometry_penalty": {
+        "labels": None, "distance": "euclidean", "input_distance": None, "scale": 1.0,
+        "reduction": "batch", "input_distances": None, "pair_weights": None,
+        "process_group": None, "queue": None,
+    },
+    "datasets.entangled_rings": {"noise": 0.0, "seed": 0},
+    "datasets.mnist": {"root": None},
+    "datasets.torus": {
+        "n": 1600, "radius": 0.67, "tube": 0.33, "noise": 0.001, "regions": "cylinders", "seed": 0,
+    },
+    "diagnostics.distances_within": {
+        "labels": None, "input_distances": None, "distance": "euclidean", "input_distance": None,
+        "scale": 1.0,
+    },
+    "diagnostics.distortion": {
+        "labels": None, "input_distances": None, "distance": "euclidean", "input_distance": None,
+        "scale": 1.0,
+    },
+    "distances.geodesic": {"neighbors": 10},
+    "distances.pairwise_distances": {"metric": "euclidean"},
+    "embedding.IsometricEmbedding": {
+        "n_components": 2, "metric": "euclidean", "metric_takes": "rows", "beta": 3.0,
+        "beta_all": 3.0, "near": 0.0, "clusterer": None, "network": None, "max_epochs": None,
+        "batch_size": 256, "learning_rate": 0.01, "noise": None, "early_stopping": False,
+        "validation_fraction": 0.1, "n_iter_no_change": 10, "cache": None, "device": "auto",
+        "random_state": None, "verbose": False,
+    },
+    "lil.LocallyIsometricLayer": {"width": 20, "depth": 4, "activation": nn.Tanh},
+    "lil.StackedLIL": {
+        "width": 20, "depth": 4, "gradients": "own", "heads": "shared", "reference": "inputs",
+    },
+    "masks.pair_weights": {"dtype": torch.float32, "device": None},
+    "plots.distance_histograms": {
+        "labels": None, "distance": "euclidean", "bins": 40, "axes": None,
+    },
+    "plots.shepard": {"labels": None, "distance": "euclidean", "axes": None},
+    "references.manifold": {"reference": None, "neighbors": 10, "dimensions": 30, "spread": 10.0},
+    "references.patches": {"size": 7, "filters": 32, "grid": 3, "seed": 0},
+    "references.scaled": {"spread": 10.0},
+    "references.standardized": {"spread": 10.0},
+    "robustness.evaluate": {
+        "norm": "Linf", "attacks": "standard", "bounds": (0.0, 1.0), "mean": None, "std": None,
+        "transfer_from": None, "training_loss": None, "certified": False, "batch_size": 500,
+        "seed": 0, "progress": None,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_those_that_users_have_trained_with(name: str) -> None:
+    module, _, public = f"isoreg.{name}".rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), public)).parameters
+    given = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+    assert given == DEFAULTS[name]
 
 
 @pytest.mark.parametrize("name", PACKAGES)

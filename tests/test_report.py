@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import warnings
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from isoreg import IsometryRegularizer, isometry_penalty
 from isoreg._attach.balance import Pull
-from isoreg._attach.monitor import EVERY, WARN_AT
+from isoreg._attach.monitor import EVERY, WARN_AT, Monitor, Seen
 from isoreg.diagnostics import Distortion, distortion
 from isoreg.report import IsometryReport, LayerReport
 
@@ -182,6 +183,56 @@ def test_a_warning_says_what_is_wrong_and_what_to_do(
     (warning,) = report.warnings
     assert re.search(text, warning), warning
     assert f"WARNING: {warning}" in str(report)
+
+
+NONE = dataclasses.replace(GOOD, pairs=0, expansion=0.0)
+SMALL = dataclasses.replace(GOOD, expansion=0.0099)
+LIMITS: dict[str, tuple[LayerReport, float, list[str]]] = {
+    "hardly idle": (LayerReport(GOOD, 0.5, 0.00101), 1.0, []),
+    "idle": (LayerReport(GOOD, 0.5, 0.00099), 1.0, ["idle"]),
+    "idle at beta 0": (LayerReport(GOOD, 0.5, 0.00099), 0.0, []),
+    "hardly drowning": (LayerReport(GOOD, 0.5, 2.99, -0.5), 1.0, []),
+    "drowning": (LayerReport(GOOD, 0.5, 3.01, -0.5), 1.0, ["drowns"]),
+    "in nobody's way": (LayerReport(GOOD, 0.5, 3.01, 0.0), 1.0, []),
+    "in the way of what is fitted": (LayerReport(GOOD, 0.5, 3.01, -0.1, 0.9), 1.0, ["drowns"]),
+    "as hard as early": (LayerReport(GOOD, 0.5, 3.01, 0.5, 1.0), 1.0, ["drowns"]),
+    "not measured": (LayerReport(GOOD, 0.5, float("nan")), 1.0, []),
+    "satisfied": (LayerReport(GOOD, 0.0, 0.0), 1.0, []),
+    "without pairs": (LayerReport(NONE, 0.5, 0.0), 1.0, []),
+    "collapsed": (LayerReport(SMALL, 0.5, 0.1), 1.0, ["collapsed"]),
+    "collapsed and stuck": (LayerReport(SMALL, 0.5, 0.0), 1.0, ["collapsed", "gradient"]),
+}
+
+
+@pytest.mark.parametrize(("layer", "beta", "kinds"), LIMITS.values(), ids=LIMITS)
+def test_a_layer_is_warned_of_from_a_limit_on(
+    layer: LayerReport, beta: float, kinds: list[str]
+) -> None:
+    report = IsometryReport(beta, 10, 5, {"a": layer})
+    assert [kind for kind, _ in report.problems()] == kinds
+
+
+def test_features_that_are_all_equal_have_no_scale_to_give() -> None:
+    layer = LayerReport(dataclasses.replace(GOOD, expansion=0.0), 0.5, 0.1)
+    (warning,) = IsometryReport(1.0, 10, 5, {"a": layer}).warnings
+    assert warning.endswith("at most 0 times as large. Do raise beta.")
+    assert IsometryReport(1.0, 9, 5, {}).warnings[0].startswith("5 of 9 batches held no two")
+
+
+def test_medians_are_over_the_last_looks_and_what_remains_over_three_at_either_end() -> None:
+    x = torch.randn(5, 3)
+    monitor = Monitor("euclidean", "euclidean")
+    monitor.record_step(["a"], torch.ones(1))
+    monitor.look_closely(Seen({"a": x}, {"a": x}, None, None, first=-5), None, 1.0)
+    for loss in range(1, 21):
+        one = torch.tensor(1.0)
+        monitor.record_gradients({"a": Pull(loss * one, 2 * loss * one, loss**3 * one)})
+        assert math.isnan(monitor.report(1.0).layers["a"].remaining) is (loss < 4)
+    monitor.record_gradients({})
+    found = monitor.report(1.0).layers["a"]
+    assert found.gradient == 2.0
+    assert found.progress == 1 + 12.5, "the last 16 are 5 to 20"
+    assert found.remaining == 19 / 2.5, "18, 19, 20 over 2, 3: the first look is no measure"
 
 
 def test_a_penalty_that_pulls_hard_and_is_in_nobodys_way_gives_no_warning() -> None:

@@ -11,7 +11,7 @@ from zoo import honest, images_of
 
 from isoreg import InputError
 from isoreg.robustness import ATTACKS, PRESETS, RobustnessReport, attacks, evaluate
-from isoreg.robustness.checks import check_model, check_radii
+from isoreg.robustness.checks import check_gradients, check_model, check_radii
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import pgd, project, steepest
 from isoreg.robustness.results import check_distances, check_restarts, check_results
@@ -305,6 +305,43 @@ def test_each_attack_is_compared_with_weaker_ones_and_with_the_worst_case() -> N
     assert "a single step (fgsm) beats 'pgd-ce'" in signs
     assert "'noise', which sees no gradient, beats 'pgd-ce'" in signs
     assert "the worst case (20.0 %) lies well below every attack (the best leaves 30.0 %)" in signs
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_first_order_distances_of_a_linear_model_are_exact(norm: str) -> None:
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(9, 1, 3, 4)
+    y = model(x).argmax(1)
+    found = check_gradients(classifier_of(model), x, y, norm)
+    weight, logits = model[1].weight, model(x)
+    slope = (weight[0] - weight[1]).norm(p=1 if norm == "Linf" else 2)
+    torch.testing.assert_close(found.distances, (logits[:, 0] - logits[:, 1]).abs() / slope)
+    assert found.signs == []
+    none = check_gradients(classifier_of(model), x[:0], y[:0], norm)
+    assert (none.signs, none.distances.shape) == ([], (0,))
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_noise_lies_at_the_end_of_the_ball_in_random_directions(norm: str) -> None:
+    class Fooled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([[0.0, 1.0]]).repeat(len(x), 1)
+
+    x = torch.full((50, 1, 6, 6), 0.5)
+    task = Task(classifier_of(Fooled()), x, torch.zeros(50).long(), EPS, norm, 0)
+    change = (ATTACKS["noise"](task)[0] - x).flatten(1)
+    order = torch.inf if norm == "Linf" else 2
+    torch.testing.assert_close(change.norm(p=order, dim=1), torch.full((50,), EPS))
+    assert change.mean(0).abs().max() < 3 * change.std() / 50**0.5
+    spread = change.abs().std() / change.abs().mean()
+    assert spread < 1e-3 if norm == "Linf" else spread > 0.5
+
+
+def test_another_model_behind_the_same_units_is_in_eval_mode() -> None:
+    first = PixelClassifier(nn.Identity(), bounds=(0, 4), mean=1.0, std=2.0)
+    other = first.of(nn.Sequential(nn.Dropout(), nn.Flatten()).train())
+    assert not any(module.training for module in other.modules())
+    x = torch.rand(3, 2)
+    torch.testing.assert_close(other(x), (4 * x - 1) / 2)
 
 
 def test_survivors_that_gradients_give_up_are_a_sign() -> None:

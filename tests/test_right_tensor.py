@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoreg import IsometryRegularizer, ReferenceHead, isometry_penalty
+from isoreg._attach.samples import choose_samples, parameter_names, read_call
 from isoreg.errors import InputError, IsoregError, LayerError, RecordError
 
 N = 12
@@ -149,6 +150,107 @@ def test_a_list_of_single_samples_is_one_batch_and_one_of_several_shapes_is_refu
         iso(Y)
 
 
+LISTS: dict[str, tuple[int, list[Tensor], object]] = {
+    "single samples": (3, [torch.rand(4, 2) for _ in range(3)], (3, 4, 2)),
+    "one sample": (1, [torch.rand(4, 2)], (1, 4, 2)),
+    "one batch of one": (1, [torch.rand(1, 2)], (1, 2)),
+    "one batch": (3, [torch.rand(3, 2)], (3, 2)),
+    "a batch beside other rows": (3, [torch.rand(3, 2), torch.rand(5, 2)], (3, 2)),
+    "two batches": (3, [torch.rand(3, 2), torch.rand(3, 2)], "2 tensors that may hold"),
+    "as many batches as samples": (3, [torch.rand(3, 2)] * 3, "may be 3 single .* 3 batches of 3"),
+    "these of several widths": (2, [torch.rand(2, 2), torch.rand(2, 3)], "2 tensors that may"),
+    "samples of several shapes": (2, [torch.rand(4, 2), torch.rand(5, 2)], "different shapes"),
+}
+
+
+@pytest.mark.parametrize(("n", "values", "expected"), LISTS.values(), ids=LISTS)
+def test_a_list_is_read_as_single_samples_or_as_batches_or_refused(
+    n: int, values: list[Tensor], expected: object
+) -> None:
+    call = read_call((values,), {}, ["views"])
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=expected):
+            choose_samples(call, None, n)
+    else:
+        assert choose_samples(call, None, n).shape == expected
+
+
+Y_AMONG: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
+    "one of another shape": ({"z": (4, 3), "y": (4, 2)}, "z"),
+    "one of its shape": ({"z": (4, 3), "y": (4, 3)}, r"got z \(4, 3\), y \(4, 3\)"),
+    "one that is named": ({"x": (4, 3), "y": (4, 3)}, "x"),
+    "two others": ({"a": (4, 3), "b": (4, 2), "y": (4, 3)}, r"got a \(4, 3\), b \(4, 2\)"),
+    "nothing": ({"y": (4, 3)}, "y"),
+}
+
+
+@pytest.mark.parametrize(("shapes", "expected"), Y_AMONG.values(), ids=Y_AMONG)
+def test_y_is_the_labels_name_unless_it_looks_like_the_only_other_tensor(
+    shapes: dict[str, tuple[int, ...]], expected: str
+) -> None:
+    tensors = {name: torch.rand(shape) for name, shape in shapes.items()}
+    call = read_call((), tensors, [])
+    if expected in tensors:
+        assert torch.equal(choose_samples(call, None, 4), tensors[expected])
+    else:
+        with pytest.raises(InputError, match=expected):
+            choose_samples(call, None, 4)
+
+
+X = points(3)
+AMONG: dict[str, tuple[tuple[object, ...], dict[str, object], str]] = {
+    "alone": ((X,), {}, ""),
+    "alone, called labels": ((), {"labels": X}, "was called without one"),
+    "beside another tensor": ((X,), {"noise": torch.rand(N, 2)}, r"got argument 0 .*, noise \("),
+    "beside the labels": ((X,), {"soft": SOFT}, ""),
+    "beside equal labels": ((X,), {"soft": SOFT.clone()}, ""),
+    "beside other soft labels": ((X,), {"soft": SOFT.flip(1)}, "2 tensors that may hold"),
+    "beside a number": ((points(5), torch.tensor(2.0)), {}, ""),
+    "in a list with text": (([X, "text"],), {}, ""),
+    "in a list with ids": (([points(5), torch.arange(N)],), {}, ""),
+    "looking like labels beside ids": ((torch.arange(N), SOFT.flip(1)), {}, "must be floating"),
+    "none": ((), {}, "was called without one"),
+}
+
+
+@pytest.mark.parametrize(("args", "kwargs", "refused"), AMONG.values(), ids=AMONG)
+def test_among_what_a_model_is_called_with_the_samples_are_found_or_refused(
+    args: tuple[object, ...], kwargs: dict[str, object], refused: str
+) -> None:
+    call = read_call(args, kwargs, [])
+    if refused:
+        with pytest.raises(InputError, match=refused):
+            choose_samples(call, SOFT, N)
+    else:
+        first = args[0][0] if isinstance(args[0], list) else args[0]
+        assert torch.equal(choose_samples(call, SOFT, N), first)
+
+
+def test_what_is_taken_from_a_call_is_a_copy_without_graph() -> None:
+    x = points().requires_grad_()
+    value = choose_samples(read_call((x,), {}, ["x"]), None, N)
+    assert not value.requires_grad
+    with torch.no_grad():
+        x.zero_()
+    assert torch.equal(value, points())
+
+
+def test_parameters_name_what_is_given_by_position_if_they_take_it() -> None:
+    class Many(nn.Module):
+        def forward(self, first: Tensor, /, second: Tensor, *more: Tensor, y: Tensor) -> None: ...
+
+    class Wrapper(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *args: Tensor, **kwargs: Tensor) -> None: ...
+
+    assert parameter_names(Wrapper(Wrapper(Many()))) == ["first", "second"]
+    assert parameter_names(Wrapper(nn.Sequential())) == ["input"]
+    assert parameter_names(Wrapper(nn.ModuleList([nn.ReLU(), nn.ReLU()]))) == []
+
+
 # The reference of a batch
 
 
@@ -250,6 +352,26 @@ def test_an_autoencoder_is_refused_with_its_narrowest_layer() -> None:
         model(points())
         with pytest.raises(LayerError, match=rf"layers=.*narrowest, '{narrow}' \(2 numbers"):
             iso(Y)
+    model = Autoencoder()
+    iso = IsometryRegularizer(model)
+    model(x=points())
+    with pytest.raises(LayerError, match="as many numbers a sample as it takes, 8"):
+        iso(Y)
+
+
+def test_features_that_are_overwritten_after_the_classifier_read_them_are_refused() -> None:
+    class Overwriting(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            features = self.features(x)
+            logits = self.head(features)
+            features.zero_()
+            return logits
+
+    model = Overwriting()
+    iso = IsometryRegularizer(model)
+    model(points())
+    with pytest.raises(LayerError, match="changed in place what had entered 'head'"):
+        iso(Y)
 
 
 def test_a_squeezing_layer_is_no_classifier_and_a_convolution_before_pooling_is() -> None:
@@ -541,6 +663,20 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:
         iso.load_state_dict({})
 
 
+def test_a_checkpoint_of_another_kind_is_refused_with_both_kinds() -> None:
+    options = {"a number": {"beta": 0.3}, "'auto'": {"beta": "auto"}}
+    options |= {"with": {"queue": 5}, "without": {}}
+    made = {kind: IsometryRegularizer(Net(), **chosen) for kind, chosen in options.items()}
+    for pair, text in (
+        (("a number", "'auto'"), "with beta as {}, this regularizer with {}"),
+        (("with", "without"), "{} a queue, this regularizer {}"),
+    ):
+        for there, here in (pair, pair[::-1]):
+            sentence = f"load_state_dict: the checkpoint was made {text.format(there, here)}. Build"
+            with pytest.raises(InputError, match=sentence):
+                made[here].load_state_dict(made[there].state_dict())
+
+
 def test_a_pause_belongs_to_the_thread_that_asked() -> None:
     from threading import Thread
 
@@ -592,8 +728,6 @@ def test_labels_that_cannot_be_used_are_refused_with_what_their_user_needs(label
 
 
 def test_labels_are_known_by_identity_where_their_values_cannot_be_looked_at() -> None:
-    from isoreg._attach.samples import choose_samples, read_call
-
     # no values at all stand for those on a device that nobody may wait for
     images, soft = torch.empty(N, 8, device="meta"), torch.empty(N, 3, device="meta")
     call = read_call(((images, soft),), {}, ["batch"])

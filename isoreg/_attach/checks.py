@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from isoreg._attach.balance import AutoBeta
-from isoreg._attach.recorder import Record
+from isoreg._attach.record import Record
 from isoreg.distances import check_dense
 from isoreg.errors import InputError, RecordError
 from isoreg.masks import check_shape

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from isoreg._attach.classifier import ClassifierSearch, is_tracing
+from isoreg._attach.hook import Hook, remove_all
 from isoreg._attach.layers import Layer, module_at
 from isoreg._attach.pooling import FirstTensor, tensors_in
+from isoreg._attach.record import Record, new_record
 from isoreg._attach.reference import Source, naming_the_source
-from isoreg._attach.samples import Call, parameter_names, read_call
+from isoreg._attach.samples import parameter_names, read_call
 from isoreg.errors import IsoregError, LayerError, RecordError
 
 _NEVER = "the model was not called since the recorder was attached"
@@ -44,70 +46,6 @@ _ONE_GRAPH_AUTO = (
     "compile the model alone, or give beta a number"
 )
 _TRACED = 0  # the state of compiled passes, in which torch.compile cannot ask for the thread
-
-
-class _Pulse:
-    """Lives as long as the graph of a forward pass, and knows whether backward went through it."""
-
-    __slots__ = ("__weakref__", "spent")
-
-    def __init__(self) -> None:
-        self.spent = False
-
-    def __call__(self, gradients: tuple[Tensor, ...]) -> None:
-        self.spent = True
-
-
-@dataclasses.dataclass
-class Record:
-    """What one forward pass left behind.
-
-    Attributes:
-        call: What may hold the samples; None if the reference is something else.
-        references: What the features are compared with, for each time that it was made.
-        features: (b, d) features by layer name, in the order of the forward pass. A layer that
-            ran more than once has ``name``, ``name:2``, ``name:3``, ...
-        uses: For each of them its number, from 1.
-        nodes: For each of them the node of the graph that made it.
-        unwatched: Layers whose gradient could not be watched, though it was wanted.
-        failure: Kind and text of the error that `Recorder.take` is to raise. (The error itself
-            would keep the features alive through its traceback.)
-        pulse: Whether the pass still waits for its backward pass; None if that cannot be told.
-        earlier: The same of passes that came before it and were not read.
-    """
-
-    call: Call | None = None
-    references: list[Tensor] = dataclasses.field(default_factory=list)
-    features: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    uses: dict[str, int] = dataclasses.field(default_factory=dict)
-    nodes: dict[str, Any] = dataclasses.field(default_factory=dict)
-    unwatched: list[str] = dataclasses.field(default_factory=list)
-    failure: tuple[type[IsoregError], str] | None = None
-    pulse: weakref.ref[_Pulse] | None = None
-    earlier: list[weakref.ref[_Pulse]] = dataclasses.field(default_factory=list)
-    replaced: bool = False
-
-    def next_use(self, name: str) -> str:
-        """Count a use of a layer.
-
-        Args:
-            name: The layer's name.
-
-        Returns:
-            The name itself for the first use, then ``name:2``, ...
-        """
-        number, use = 1, name
-        while use in self.uses:
-            number += 1
-            use = f"{name}:{number}"
-        self.uses[use] = number
-        return use
-
-    @property
-    def follows_unread(self) -> bool:
-        """Whether an earlier pass was not read, and still waits for its backward pass."""
-        pulses = [pulse() for pulse in self.earlier]
-        return self.replaced or any(p is not None and not p.spent for p in pulses)
 
 
 @dataclasses.dataclass
@@ -168,23 +106,24 @@ class Recorder:
         self._parameters = parameter_names(model)
         self._states: dict[int, _State] = {_TRACED: _State()}
         self._search = None if layers else ClassifierSearch(model)
-        begin = _Hook(self, model, Recorder._begin)
-        begin.handle = model.register_forward_pre_hook(begin, with_kwargs=True)
-        end = _Hook(self, model, Recorder._end)
-        end.handle = model.register_forward_hook(end, always_call=True, with_kwargs=True)
-        self._handles: list[RemovableHandle] = [begin.handle, end.handle]
-        self._finalizer = weakref.finalize(self, _remove_all, self._handles)
+        begin, end = (Hook(self, model, of) for of in (Recorder._begin, Recorder._end))
+        self._handles: list[RemovableHandle] = [
+            begin.register(model.register_forward_pre_hook, with_kwargs=True),
+            end.register(model.register_forward_hook, always_call=True, with_kwargs=True),
+        ]
+        self._finalizer = weakref.finalize(self, remove_all, self._handles)
         self._places = [
             _Place(layer, layer.name, self._watch(layer, layer.name)) for layer in layers
         ]
         if isinstance(source, Layer):
             self._places.append(_Place(source, None, self._watch(source, None)))
-        self._searching: list[RemovableHandle] = []
-        if self._search is not None:
-            for module in model.modules():
-                hook = _Hook(self, module, Recorder._searched)
-                hook.handle = module.register_forward_hook(hook, with_kwargs=True)
-                self._searching.append(hook.handle)
+        searched = () if self._search is None else model.modules()
+        self._searching = [
+            Hook(self, module, Recorder._searched).register(
+                module.register_forward_hook, with_kwargs=True
+            )
+            for module in searched
+        ]
         self._handles += self._searching
 
     @property
@@ -249,11 +188,18 @@ class Recorder:
     def remove(self) -> None:
         """Take all hooks off the model and drop what is recorded. May be called again."""
         self._finalizer()
-        _remove_all(self._handles)
+        remove_all(self._handles)
         self._search = None
         self._states.clear()
         self._states[_TRACED] = _State()
         self._state().why_missing = "the recorder is detached from the model"
+
+    def ran_in_a_copy(self) -> None:
+        """Say so in the next error; called by hooks."""
+        self._state().why_missing = (
+            "the last forward pass ran in a copy of the model. nn.DataParallel makes such "
+            "copies: use DistributedDataParallel"
+        )
 
     def _state(self) -> _State:
         """The state of this thread, or of compiled passes."""
@@ -296,7 +242,7 @@ class Recorder:
         if self._search is not None:
             _clear_search(self._search)
         self._follow()
-        record = self._follow_up(state)
+        record = new_record(state.finished)
         state.running = state.finished = None
         if self._source is None:
             record.call = read_call(args, kwargs or {}, self._parameters)
@@ -304,19 +250,6 @@ class Recorder:
             self._ask(record, args, kwargs or {})
         state.begun += 1
         state.running = record
-
-    def _follow_up(self, state: _State) -> Record:
-        """A new record, which knows of the unread one that it replaces."""
-        last, record = state.finished, Record()
-        if last is None or last.failure is not None:
-            return record
-        if torch.compiler.is_compiling():
-            record.replaced = True
-        else:
-            pulses = [*last.earlier, *([] if last.pulse is None else [last.pulse])]
-            record.earlier = [pulse for pulse in pulses if pulse() is not None]
-            record.replaced = last.replaced
-        return record
 
     def _ask(self, record: Record, args: Any, kwargs: Any) -> None:
         """Ask a teacher or a callable; both may use layers of the model, which are not recorded."""
@@ -352,7 +285,7 @@ class Recorder:
         except LayerError as error:
             record.failure = LayerError, error.message
             return
-        _remove_all(self._searching)
+        remove_all(self._searching)
         self._search = None
         self.layers = [layer]
         self._places.append(_Place(layer, layer.name, self._watch(layer, layer.name)))
@@ -382,14 +315,15 @@ class Recorder:
 
     def _watch(self, layer: Layer, name: str | None) -> RemovableHandle:
         """Hook a layer; what it gives is recorded under a name, or as the reference for None."""
+        module = layer.module
         if layer.at_input:
-            hook = _Hook(self, layer.module, Recorder._entered, name)
-            hook.handle = layer.module.register_forward_pre_hook(hook, with_kwargs=True)
+            hook = Hook(self, module, Recorder._entered, name)
+            handle = hook.register(module.register_forward_pre_hook, with_kwargs=True)
         else:
-            hook = _Hook(self, layer.module, Recorder._returned, name)
-            hook.handle = layer.module.register_forward_hook(hook)
-        self._handles.append(hook.handle)
-        return hook.handle
+            hook = Hook(self, module, Recorder._returned, name)
+            handle = hook.register(module.register_forward_hook)
+        self._handles.append(handle)
+        return handle
 
     def _entered(self, name: str | None, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         self._see(name, args[0] if args else kwargs)
@@ -429,7 +363,7 @@ class Recorder:
                 if self.watch is not None and self.watch_compiled:
                     _watch_uncompiled(self.watch, use, value, copy)
             else:
-                self._note_graph(record, use, value)
+                record.note_graph(use, value)
                 if self.watch is not None:
                     self.watch(use, value, copy)
             value = copy
@@ -442,16 +376,6 @@ class Recorder:
                 "Choose a layer whose output is a tensor, or pick one with pool=."
             )
         return features if isinstance(value, Tensor) else features.clone()
-
-    def _note_graph(self, record: Record, use: str, value: Tensor) -> None:
-        node = value.grad_fn
-        if node is None or torch._C._are_functorch_transforms_active():
-            return
-        record.nodes[use] = node
-        if record.pulse is None:
-            pulse = _Pulse()
-            record.pulse = weakref.ref(pulse)
-            node.register_prehook(pulse)
 
 
 @dataclasses.dataclass
@@ -482,57 +406,3 @@ for _function, _reason in (
 ):
     # what torch.compiler.disable sets, which would import the compiler for everybody
     vars(_function).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=_reason)
-
-
-class _CannotScriptError(LayerError, AttributeError):
-    """What `torch.jit.script` is told when it asks a hook for its name."""
-
-
-class _Hook:
-    """Calls a function of a recorder without keeping the recorder alive.
-
-    It acts only for the module that it was registered on: what copies a module with its hooks, as
-    replicas and quantisation do, must not write into this record.
-
-    A deep copy or a pickle of the model must neither write into this record nor need isoreg to
-    load, so what is copied in the place of this object is a callable of the standard library
-    that accepts anything and does nothing. It holds the handle, which reserves its number when
-    it is loaded: torch numbers hooks from 0 in every process, and a new hook would take the
-    place and the flags of the loaded one.
-    """
-
-    def __init__(
-        self, recorder: Recorder, module: nn.Module, function: Callable[..., None], *args: Any
-    ) -> None:
-        self._recorder = weakref.ref(recorder)
-        self._module = weakref.ref(module)
-        self._function = function
-        self._args = args
-        self.handle: RemovableHandle | None = None
-
-    def __call__(self, module: nn.Module, *args: Any) -> None:
-        recorder = self._recorder()
-        if recorder is None:
-            return
-        if self._module() is module:
-            self._function(recorder, *self._args, module, *args)
-        elif getattr(module, "_is_replica", False):
-            recorder._state().why_missing = (
-                "the last forward pass ran in a copy of the model. nn.DataParallel makes such "
-                "copies: use DistributedDataParallel"
-            )
-
-    @property
-    def __name__(self) -> str:
-        raise _CannotScriptError(
-            "torch.jit.script compiles hooks as well, and IsometryRegularizer's are Python. Script "
-            "the model before attaching or after detach(); torch.jit.trace and torch.export work."
-        )
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return getattr, (contextlib.nullcontext(self.handle), "__exit__")
-
-
-def _remove_all(handles: Sequence[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()

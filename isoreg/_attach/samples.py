@@ -77,7 +77,7 @@ def parameter_names(module: nn.Module) -> list[str]:
     """
     while True:
         kinds = inspect.signature(module.forward).parameters
-        names = [name for name, p in kinds.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        names = [name for name, p in kinds.items() if p.kind < p.VAR_POSITIONAL]
         children = list(module.children())
         if names or len(children) != 1:
             return names

@@ -85,7 +85,7 @@ def fit_map(
     if settings.network is None:  # so that a point's place does not depend on those beside it
         network.body.to(network.mean.dtype)
     prototypes = None if targets is None else (network.unit * pairs.prototypes).cpu().numpy()
-    return Fitted(network.eval(), stress, progress, prototypes)
+    return Fitted(network, stress, progress, prototypes)
 
 
 def default_epochs(n: int, per_epoch: int) -> int:
@@ -219,7 +219,7 @@ def _rescale(
     network: MapNetwork, inputs: torch.Tensor, pairs: Pairs, learned: Places, measured: Places
 ) -> float:
     """Make lengths of the map distances in the data's unit; the stress of the measured samples."""
-    body: nn.Module = network.body.eval()
+    body: nn.Module = network.eval().body
     device = inputs.device
 
     def compared(places: Places) -> tuple[torch.Tensor, torch.Tensor]:

@@ -212,7 +212,6 @@ def train(
                 break
     if kept is not None:
         body.load_state_dict(kept)
-    body.eval()
     return seen
 
 

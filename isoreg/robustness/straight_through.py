@@ -43,7 +43,7 @@ class StraightThrough(TorchFunctionMode):
         if func in _ROUNDING:
             return _Identity.apply(x, func(*args, **kwargs))
         rounded = func(x.detach().clone(), *args[1:], **kwargs)
-        return x.copy_(_Identity.apply(x.clone(), rounded))
+        return x.copy_(_Identity.apply(x, rounded))
 
 
 class _Identity(torch.autograd.Function):

@@ -1,0 +1,81 @@
+"""What the features of one batch are compared with: what a call names, else what was recorded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from isoreg._attach.checks import check_reference, whole_tensor
+from isoreg._attach.layers import Layer
+from isoreg._attach.record import Record
+from isoreg._attach.reference import Source
+from isoreg._attach.samples import choose_samples
+from isoreg.errors import InputError, RecordError
+
+
+class Given(NamedTuple):
+    """What the features of one batch are compared with.
+
+    Attributes:
+        references: Points, for each time that the reference was made; none with distances.
+        distances: (N, N) distances in the place of points.
+        pair_weights: (N, N) factors of the pairs.
+    """
+
+    references: list[Tensor]
+    distances: Tensor | None
+    pair_weights: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        record: Record,
+        source: Source,
+        labels: Tensor | None,
+        n: int,
+        named: tuple[Tensor | None, Tensor | None, Tensor | None],
+    ) -> Given:
+        """What the call names as reference, distances and pair weights, else what was recorded."""
+        reference, distances, pair_weights = named
+        if reference is not None and distances is not None:
+            raise InputError(
+                "give reference= or distances=, not both: each takes the other's place."
+            )
+        if distances is not None:
+            return cls([], distances, pair_weights)
+        if reference is not None:
+            check_reference(reference, record.features)
+            return cls([reference.detach()], None, pair_weights)
+        return cls(_recorded(record, source, labels, n), None, pair_weights)
+
+    def exchanged(self, order: Tensor) -> Given:
+        """The control: each sample gets the reference of another one, of its class."""
+        distances, n = self.distances, len(order)
+        if isinstance(distances, Tensor):
+            if distances.shape != (n, n):
+                raise InputError(
+                    "control=True needs distances within the own batch, of shape "
+                    f"({n}, {n}), got {tuple(distances.shape)}."
+                )
+            order = order.to(distances.device)
+            distances = distances[order][:, order]
+        references = [x[order.to(x.device)] for x in self.references]
+        return self._replace(references=references, distances=distances)
+
+
+def _recorded(record: Record, source: Source, labels: Tensor | None, n: int) -> list[Tensor]:
+    references = record.references
+    if record.call is not None:
+        references = [choose_samples(record.call, labels, n)]
+    if not references:
+        named = f"layer {source.name!r}" if isinstance(source, Layer) else "inputs="
+        raise RecordError(
+            f"there is no tensor to compare the features with: {named} gave none, or did not "
+            "run in the recorded forward pass. Give inputs=lambda *args, **kwargs: <a tensor>, "
+            "or reference= in the call."
+        )
+    references = [whole_tensor(x) for x in references]
+    for x in references:
+        check_reference(x, record.features)
+    return references

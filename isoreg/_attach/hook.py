@@ -1,0 +1,77 @@
+"""A hook's whole life: registered on a module, silent in copies of it, and removed."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from isoreg.errors import LayerError
+
+
+class _CannotScriptError(LayerError, AttributeError):
+    """What `torch.jit.script` is told when it asks a hook for its name."""
+
+
+class Owner(Protocol):
+    """Whose functions hooks call: a recorder."""
+
+    def ran_in_a_copy(self) -> None:
+        """Told when a hook was called for a replica of its module."""
+
+
+class Hook:
+    """Calls a function of its owner without keeping the owner alive.
+
+    It acts only for the module that it was registered on: what copies a module with its hooks, as
+    replicas and quantisation do, must not write into the owner's record.
+
+    A deep copy or a pickle of the model must neither write into that record nor need isoreg to
+    load, so what is copied in the place of this object is a callable of the standard library
+    that accepts anything and does nothing. It holds the handle, which reserves its number when
+    it is loaded: torch numbers hooks from 0 in every process, and a new hook would take the
+    place and the flags of the loaded one.
+    """
+
+    def __init__(
+        self, owner: Owner, module: nn.Module, function: Callable[..., None], *args: Any
+    ) -> None:
+        self._owner = weakref.ref(owner)
+        self._module = weakref.ref(module)
+        self._function = function
+        self._args = args
+        self.handle: RemovableHandle | None = None
+
+    def register(self, register: Callable[..., RemovableHandle], **how: Any) -> RemovableHandle:
+        """Hand it to one of the module's ``register_`` methods, and keep the handle."""
+        self.handle = register(self, **how)
+        return self.handle
+
+    def __call__(self, module: nn.Module, *args: Any) -> None:
+        owner = self._owner()
+        if owner is None:
+            return
+        if self._module() is module:
+            self._function(owner, *self._args, module, *args)
+        elif getattr(module, "_is_replica", False):
+            owner.ran_in_a_copy()
+
+    @property
+    def __name__(self) -> str:
+        raise _CannotScriptError(
+            "torch.jit.script compiles hooks as well, and IsometryRegularizer's are Python. Script "
+            "the model before attaching or after detach(); torch.jit.trace and torch.export work."
+        )
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return getattr, (contextlib.nullcontext(self.handle), "__exit__")
+
+
+def remove_all(handles: Sequence[RemovableHandle]) -> None:
+    """Take hooks off their modules; those that are off stay so."""
+    for handle in handles:
+        handle.remove()

@@ -1,0 +1,107 @@
+"""What a forward pass leaves behind, and whether its backward pass is still to come."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isoreg._attach.samples import Call
+from isoreg.errors import IsoregError
+
+
+class Pulse:
+    """Lives as long as the graph of a forward pass, and knows whether backward went through it."""
+
+    __slots__ = ("__weakref__", "spent")
+
+    def __init__(self) -> None:
+        self.spent = False
+
+    def __call__(self, gradients: tuple[Tensor, ...]) -> None:
+        self.spent = True
+
+
+@dataclasses.dataclass
+class Record:
+    """What one forward pass left behind.
+
+    Attributes:
+        call: What may hold the samples; None if the reference is something else.
+        references: What the features are compared with, for each time that it was made.
+        features: (b, d) features by layer name, in the order of the forward pass. A layer that
+            ran more than once has ``name``, ``name:2``, ``name:3``, ...
+        uses: For each of them its number, from 1.
+        nodes: For each of them the node of the graph that made it.
+        unwatched: Layers whose gradient could not be watched, though it was wanted.
+        failure: Kind and text of the error that `Recorder.take` is to raise. (The error itself
+            would keep the features alive through its traceback.)
+        pulse: Whether the pass still waits for its backward pass; None if that cannot be told.
+        earlier: The same of passes that came before it and were not read.
+    """
+
+    call: Call | None = None
+    references: list[Tensor] = dataclasses.field(default_factory=list)
+    features: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    uses: dict[str, int] = dataclasses.field(default_factory=dict)
+    nodes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unwatched: list[str] = dataclasses.field(default_factory=list)
+    failure: tuple[type[IsoregError], str] | None = None
+    pulse: weakref.ref[Pulse] | None = None
+    earlier: list[weakref.ref[Pulse]] = dataclasses.field(default_factory=list)
+    replaced: bool = False
+
+    def next_use(self, name: str) -> str:
+        """Count a use of a layer.
+
+        Args:
+            name: The layer's name.
+
+        Returns:
+            The name itself for the first use, then ``name:2``, ...
+        """
+        number, use = 1, name
+        while use in self.uses:
+            number += 1
+            use = f"{name}:{number}"
+        self.uses[use] = number
+        return use
+
+    @property
+    def follows_unread(self) -> bool:
+        """Whether an earlier pass was not read, and still waits for its backward pass."""
+        pulses = [pulse() for pulse in self.earlier]
+        return self.replaced or any(p is not None and not p.spent for p in pulses)
+
+    def note_graph(self, use: str, value: Tensor) -> None:
+        """Remember the node of the graph that made what is recorded, and await its backward pass.
+
+        Args:
+            use: What the features are called.
+            value: What the layer returned.
+        """
+        node = value.grad_fn
+        if node is None or torch._C._are_functorch_transforms_active():
+            return
+        self.nodes[use] = node
+        if self.pulse is None:
+            pulse = Pulse()
+            self.pulse = weakref.ref(pulse)
+            node.register_prehook(pulse)
+
+
+def new_record(last: Record | None) -> Record:
+    """An empty record, which knows of the unread one that it replaces."""
+    record = Record()
+    if last is None or last.failure is not None:
+        return record
+    if torch.compiler.is_compiling():
+        record.replaced = True
+    else:
+        pulses = [*last.earlier, *([] if last.pulse is None else [last.pulse])]
+        record.earlier = [pulse for pulse in pulses if pulse() is not None]
+        record.replaced = last.replaced
+    return record
