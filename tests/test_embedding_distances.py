@@ -21,6 +21,7 @@ from isoreg.embedding.cache import PairCache, sample_keys
 from isoreg.embedding.layout import lay_out, smacof
 from isoreg.embedding.targets import read_targets
 from isoreg.embedding.training import Pairs, Recipe, near_weights
+from isoreg.penalty import isometry_penalty
 
 DRAWS = np.random.default_rng(0)
 ROWS = DRAWS.normal(size=(60, 3))
@@ -263,6 +264,41 @@ def test_a_named_metric_trains_as_the_same_distances_from_a_callable() -> None:
     )
     np.testing.assert_allclose(plain, given, rtol=0, atol=3e-2)
     assert np.abs(maps[0] - plain).max() > 0.1
+
+
+@pytest.mark.parametrize("near", [0.0, 1.0])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_the_objective_has_the_value_and_the_slope_of_the_penalties(
+    labelled: bool, near: float
+) -> None:
+    y = np.column_stack([np.arange(12) % 3, np.arange(12) % 2])
+    y[:3, 1] = y[0, 0] = -1
+    known = torch.tensor(city(ROWS[:12], ROWS[:12])).float()
+    known[0, 1] = known[1, 0] = torch.nan
+    targets = read_targets(y, 12) if labelled else None
+    prototypes = torch.tensor(DRAWS.normal(size=(6, 2))).float()
+    pairs = Pairs(lambda at: known[at][:, at], 1.0, targets, prototypes)
+    recipe = Recipe(1, 0.1, 0.0, 2.0, 5.0, near, None, False)
+    points = torch.tensor(DRAWS.normal(size=(12, 2))).float().requires_grad_()
+    options = {
+        "input_distances": known,
+        "pair_weights": near_weights(known, near) if near else None,
+        "reduction": "pairs",
+    }
+    if targets is None:
+        wanted = isometry_penalty(None, points, **options)
+    else:
+        logits = -2 * torch.cdist(points, prototypes).square()
+        within, everywhere = (
+            [isometry_penalty(None, points, level, scale="fit", **options) for level in levels]
+            for levels in (targets.levels, [None])
+        )
+        wanted = targets.cross_entropy(logits, torch.arange(12))
+        wanted = wanted + 2 * torch.stack(within).mean() + 5 * everywhere[0]
+    found = pairs.loss(points, torch.arange(12), recipe)
+    torch.testing.assert_close(found, wanted)
+    (slope,), (wanted_slope,) = (torch.autograd.grad(each, points) for each in (found, wanted))
+    torch.testing.assert_close(slope, wanted_slope, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("labels", [None, [0, 0, 1, 1, 0, -1], [0, 1, 2, 3, 4, 5]])

@@ -74,7 +74,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         noise: Gaussian noise on the training inputs, in radii of the classes (in the data's
             Euclidean distance). By default 1 with labels, and 0 without.
         early_stopping: Stop when the stress of held-out samples has not fallen for
-            n_iter_no_change of the 40 looks at it, and keep the best network.
+            n_iter_no_change of the at most 40 looks at it, and keep the best network.
         validation_fraction: Share of the samples that is held out for that.
         n_iter_no_change: See early_stopping.
         cache: A file in which the distances of a callable are kept, one a pair of samples, for

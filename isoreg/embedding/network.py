@@ -90,7 +90,7 @@ class Optimizer:
             )
             self._optimizers.append(muon)
         if rest:
-            self._optimizers.append(torch.optim.AdamW(rest, **options))
+            self._optimizers.append(torch.optim.AdamW(rest, fused=True, **options))
         self._schedules = [
             torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1)
             for optimizer in self._optimizers

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from isoreg.diagnostics import distortion_of
-from isoreg.distances import pairwise_distances
 from isoreg.embedding.blocks import Blocks, Places
 from isoreg.embedding.network import Optimizer
 from isoreg.embedding.targets import Targets
 from isoreg.masks import IGNORED
-from isoreg.penalty import isometry_penalty
 
 _CHECKS = 40  # looks at the stress in a training
 _LOOKED_AT = 300  # samples that they take
@@ -47,8 +45,7 @@ class Pairs:
         radius: What they are divided by.
         targets: The labels, or None.
         prototypes: (k, components) places of the classes, in radii.
-        rows: (n, d) the samples, in radii, if the distances are Euclidean and every pair counts
-            the same: the penalty then computes them itself, which is faster.
+        rows: (n, d) the samples, in radii, if the distances are Euclidean, which is faster.
     """
 
     blocks: Blocks
@@ -59,30 +56,43 @@ class Pairs:
 
     def distances(self, places: Tensor | Places) -> Tensor:
         """(b, b) distances of a batch, in radii."""
-        return (self.blocks(np.asarray(places)) / self.radius).float()
+        if self.rows is None:
+            return (self.blocks(np.asarray(places)) / self.radius).float()
+        rows_bd = self.rows[torch.as_tensor(places, device=self.rows.device)]
+        return torch.cdist(rows_bd, rows_bd)
 
     def loss(self, points: Tensor, places: Tensor, recipe: Recipe) -> Tensor:
-        """What is descended: cross-entropy, stress within each level of classes, and over all."""
-        rows: Tensor | None = None
-        options: dict[str, Any] = {}
-        if self.rows is not None and not recipe.near:
-            rows = self.rows[places.to(self.rows.device)]
-        else:
-            distances_bb = self.distances(places).to(points.device)
-            options["input_distances"] = distances_bb
-            if recipe.near:
-                options["pair_weights"] = near_weights(distances_bb, recipe.near)
+        """What is descended: cross-entropy, stress within each level of classes, and over all.
 
-        def stress(labels: Tensor | None, scale: float | Literal["fit"]) -> Tensor:
-            return isometry_penalty(rows, points, labels, scale=scale, reduction="pairs", **options)
+        The stresses are those of `isoreg.isometry_penalty`. It is not called, because in batches
+        of a few hundred samples it costs more to compute the same distances for each of them.
 
+        Args:
+            points: (b, components) the batch on the map, in radii.
+            places: (b,) the samples.
+            recipe: The weights.
+
+        Returns:
+            The loss.
+        """
+        distances_bb = self.distances(places).to(points.device)
+        drawn_bb = drawn_distances(points)
+        known_bb = (~distances_bb.isnan()).to(points.dtype).fill_diagonal_(0)
+        weights_bb = known_bb * near_weights(distances_bb, recipe.near) if recipe.near else known_bb
+        distances_bb = distances_bb.nan_to_num()
         if self.targets is None:
-            return stress(None, 1.0)
+            return mean_square(distances_bb - drawn_bb, weights_bb)
+
+        def stress(weights_bb: Tensor) -> Tensor:
+            scale = best_scale(distances_bb, drawn_bb.detach(), weights_bb)
+            return mean_square(distances_bb - scale * drawn_bb, weights_bb)
+
         levels = self.targets.levels[:, places].to(points.device)
-        within = torch.stack([stress(level, "fit") for level in levels]).mean()
+        same = ((level[:, None] == level) & (level != IGNORED) for level in levels)
+        within = torch.stack([stress(weights_bb * same_bb) for same_bb in same]).mean()
         logits = -torch.cdist(points, self.prototypes).square() * _SHARPNESS**2 / 2
         told_apart = self.targets.cross_entropy(logits, places)
-        return told_apart + recipe.beta * within + recipe.beta_all * stress(None, "fit")
+        return told_apart + recipe.beta * within + recipe.beta_all * stress(weights_bb)
 
     def compared(self, points: Tensor, places: Places) -> tuple[Tensor, Tensor]:
         """Distances and map distances of the pairs that count, in radii.
@@ -103,7 +113,25 @@ class Pairs:
             finest = self.targets.levels[-1][places]
             same_bb = (finest[:, None] == finest) & (finest != IGNORED) & pairs_bb
             pairs_bb = same_bb if same_bb.any() else pairs_bb
-        return distances_bb[pairs_bb], pairwise_distances(points.double().cpu())[pairs_bb]
+        return distances_bb[pairs_bb], drawn_distances(points.double().cpu())[pairs_bb]
+
+
+def drawn_distances(points: Tensor) -> Tensor:
+    """(b, b) distances on the map, where few columns make differences cheap, and exact."""
+    return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def best_scale(distances_bb: Tensor, drawn_bb: Tensor, weights_bb: Tensor) -> Tensor:
+    """The scale of the map that makes the stress smallest: its gradient there is 0."""
+    weighted_bb = weights_bb * drawn_bb
+    squared = (weighted_bb * drawn_bb).sum()
+    return (weighted_bb * distances_bb).sum() / squared.masked_fill(squared == 0, 1)
+
+
+def mean_square(differences_bb: Tensor, weights_bb: Tensor) -> Tensor:
+    """Mean of the squares by weight; 0 without weights."""
+    total = weights_bb.sum()
+    return (weights_bb * differences_bb.square()).sum() / total.masked_fill(total == 0, 1)
 
 
 def near_weights(distances_bb: Tensor, power: float) -> Tensor:
@@ -158,7 +186,7 @@ def train(
         What was seen.
     """
     optimizer, seen = Optimizer(body, recipe.learning_rate, recipe.steps), Progress()
-    every = max(1, recipe.steps // _CHECKS)
+    every = math.ceil(recipe.steps / _CHECKS)
     best, kept, since = float("inf"), None, 0
     for step, batch in zip(range(1, recipe.steps + 1), order, strict=False):
         body.train()
