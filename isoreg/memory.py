@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,16 +103,17 @@ class FeatureQueue:
         if labels is None:
             labels = torch.zeros(len(tensors[0]), dtype=torch.int64, device=tensors[0].device)
         batch = [*(x.detach() for x in tensors), labels]
-        # a sum is finite if all its terms are, and takes a tenth of the time of looking at each
-        finite = torch.stack([x.sum(1).isfinite() for x in tensors]).all(0)
-        may_look = can_look(finite.device)
+        may_look = can_look(batch[0].device)
         self._make_room(batch)
-        if may_look and bool(finite.all()):
+        # a sum is finite if all its terms are, and takes a tenth of the time of looking at each
+        wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
+        if may_look and all(math.isfinite(x.sum().item()) for x in wide):
             start, stop = self._first, self._first + self._count + len(labels)
             self._append(batch)
             both = [held[start:stop] for held in self._rows]
         else:  # a step that overflowed must not spoil those after it
             both = [torch.cat(pair) for pair in zip(self._held(), batch, strict=True)]
+            finite = torch.stack([x.sum(1).isfinite() for x in wide]).all(0)
             self._append([x[finite] for x in batch] if may_look else _hide(batch, finite))
         return both[:-1], both[-1]
 
@@ -122,18 +124,18 @@ class FeatureQueue:
     def _make_room(self, batch: Sequence[Tensor]) -> None:
         """Behind what is held, so that both can be read as one; it moves once in several steps."""
         n, held = len(batch[0]), self._held() or [x[:0] for x in batch]
-        fits = [
-            old.device == new.device and torch.promote_types(old.dtype, new.dtype) == old.dtype
-            for old, new in zip(held, batch, strict=True)
-        ]
-        if self._rows and all(fits) and self._first + self._count + n <= len(self._rows[0]):
+        kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(held, batch, strict=True)]
+        fits = bool(self._rows) and held[0].device == batch[0].device
+        fits = fits and kinds == [x.dtype for x in held]
+        room = len(self._rows[0]) if fits else 0
+        if fits and self._first + self._count + n <= room:
             return
-        size = 2 * self.size + 8 * n
-        with torch.inference_mode(False):  # what is made in that mode cannot be written to after it
-            self._rows = [
-                new.new_empty(size, *new.shape[1:], dtype=torch.promote_types(old.dtype, new.dtype))
-                for old, new in zip(held, batch, strict=True)
-            ]
+        if not fits or self._count + n > room or self._first < self._count:
+            with torch.inference_mode(False):  # what is made in it cannot be written to after it
+                self._rows = [
+                    x.new_empty(2 * (self.size + n), *x.shape[1:], dtype=kind)
+                    for x, kind in zip(batch, kinds, strict=True)
+                ]
         self._first = 0
         for rows, old in zip(self._rows, held, strict=True):
             rows[: len(old)] = old

@@ -165,9 +165,9 @@ def test_what_an_accelerator_computes_keeps_six_digits(
     labels = y if labelled else None
     call = Call(x, [features, 2 * features], labels, rows=rows)
     scales = torch.tensor([1.0, 0.3], dtype=torch.float64)
-    values, gradients = torch_blocks.values_and_gradients(call, scales, 7.0, needs_grad=True)
+    sums, gradients, _ = torch_blocks.compare(call, scales, 1.0, needs_grad=True)
     wide, inputs = call.local, x.double()
-    for value, gradient, s, layer in zip(values, gradients, (1.0, 0.3), call.features, strict=True):
+    for value, gradient, s, layer in zip(sums, gradients, (1.0, 0.3), call.features, strict=True):
         phi = layer.double()
         differences = phi[wide, None] - phi
         distances = differences.norm(dim=2)
@@ -176,9 +176,9 @@ def test_what_an_accelerator_computes_keeps_six_digits(
         if labels is not None:
             counted = (labels[wide, None] == labels) & (labels[wide, None] != IGNORED)
         gaps = gaps * counted
-        assert_close(value.double(), gaps.square().sum() / 7, rtol=1e-6, atol=0)
+        assert_close(value.double(), gaps.square().sum(), rtol=1e-6, atol=0)
         pulls = (-4 * s * gaps / distances).masked_fill(distances == 0, 0)
-        expected = (pulls[:, :, None] * differences).sum(1) / 7
+        expected = (pulls[:, :, None] * differences).sum(1)
         error = (gradient.double() - expected).norm() / expected.norm()
         assert error < 3e-7
 

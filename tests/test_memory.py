@@ -279,6 +279,22 @@ def test_what_a_queue_cannot_do_is_refused() -> None:
         isometry_penalty(x, features, None, queue=queue)
 
 
+def test_a_sum_that_half_precision_cannot_hold_is_no_reason_to_forget_a_sample() -> None:
+    x, phi = torch.rand(6, 3), torch.full((6, 900), 100.0, dtype=torch.float16)
+    queue = FeatureQueue(8)
+    for _ in range(2):
+        assert isometry_penalty(x, phi, queue=queue).isfinite()
+    assert len(queue) == 8
+
+
+def test_larger_batches_and_moves_within_the_memory_keep_the_order_of_what_is_held() -> None:
+    queue, seen = FeatureQueue(5), torch.empty(0, 2)
+    for n in (3, 1, 4, 1, 5, 9, 2, 6, 1, 1, 1, 12, 3, 0, 2, 7, 1, 1, 1, 1, 1, 1, 1):
+        (both,), _ = queue.extend([batch := torch.rand(n, 2)], None)
+        assert torch.equal(both, torch.cat([seen[-5:], batch]))
+        seen = torch.cat([seen, batch])
+
+
 def test_a_batch_of_more_digits_widens_what_the_queue_holds() -> None:
     first, second, (x, features, y) = samples(5, 0), samples(5, 1), samples(6, 2)
     queue, exact = FeatureQueue(40), FeatureQueue(40)

@@ -187,6 +187,14 @@ def test_a_learned_scale_gets_its_gradients() -> None:
     )
 
 
+def test_given_distances_of_any_size_are_divided_before_they_overflow() -> None:
+    phi = torch.randn(150, 3, requires_grad=True)
+    far = torch.full((150, 150), 5e17)
+    value = isometry_penalty(None, phi, input_distances=far, reduction="pairs")
+    torch.testing.assert_close(value.item(), 25e34, rtol=1e-5, atol=0)
+    assert torch.autograd.grad(value, phi)[0].isfinite().all()
+
+
 def taken() -> str:
     """The backend that computed last, and why the ones before it did not."""
     return str(engine.last_choice())
@@ -244,7 +252,7 @@ def test_a_backend_that_fails_is_named_once_and_the_next_one_serves(
     x, phi, y = torch.randn(40, 3), torch.randn(40, 2), torch.arange(40) % 2
     expected = isometry_penalty(x, phi, y)
     monkeypatch.setattr(engine, "_failed", dict(engine._failed))
-    monkeypatch.setattr(numba_blocks, "values_and_gradients", broken)
+    monkeypatch.setattr(numba_blocks, "compare", broken)
     sentence = "backend numba .* RuntimeError: no kernel image. Another"
     with pytest.warns(UserWarning, match=sentence) as seen:
         found = [isometry_penalty(x, phi, y) for _ in range(3)]

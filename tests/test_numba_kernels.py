@@ -46,8 +46,8 @@ def lengths(differences: Tensor) -> Tensor:
     return torch.where(squares > 0, squares.where(squares > 0, 1).sqrt(), 0)
 
 
-def plain_sums(batch: Batch, scales: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """(L,) sums of G (D - s d)^2, (2, L) of G D d and G d^2, and gradients, in float64."""
+def plain_sums(batch: Batch, scales: Tensor) -> tuple[Tensor, Tensor, list[Tensor], float]:
+    """(L,) sums of G (D - s d)^2, (2, L) of G D d and G d^2, gradients, and the sum of G."""
     n, rows = len(batch.inputs), batch.rows
     x = batch.inputs.double()
     targets = lengths(x[:, None] - x) if batch.targets is None else batch.targets.double()
@@ -72,7 +72,7 @@ def plain_sums(batch: Batch, scales: Tensor) -> tuple[Tensor, Tensor, list[Tenso
         drawn = drawn.detach()
         stress.append(terms.detach()[rows].sum())
         moments.append(torch.stack([(pairs * t * drawn)[rows].sum() for t in (targets, drawn)]))
-    return torch.stack(stress), torch.stack(moments, 1), gradients
+    return torch.stack(stress), torch.stack(moments, 1), gradients, pairs[rows].sum().item()
 
 
 @st.composite
@@ -117,7 +117,7 @@ def batches(draw: st.DrawFn) -> Batch:
 @given(batch=batches(), tile=st.sampled_from([4, 5, 256]), chunk=st.sampled_from([9, 1 << 18]))
 def test_sums_and_gradients_are_those_of_plain_sums(batch: Batch, tile: int, chunk: int) -> None:
     scales = torch.tensor([0.7, 1.3][: len(batch.features)], dtype=torch.float64)
-    stress, moments, gradients = plain_sums(batch, scales)
+    stress, moments, gradients, whole = plain_sums(batch, scales)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(numba_blocks, "_TILES", (tile, tile))
         patch.setattr(numba_blocks, "_PAIRS_AT_ONCE", chunk)
@@ -125,11 +125,14 @@ def test_sums_and_gradients_are_those_of_plain_sums(batch: Batch, tile: int, chu
         plan = numba_blocks.plan_blocks(call)
         sides = plan.blocks[:, 1::2] - plan.blocks[:, ::2]
         assert plan.pairs == sides.prod(1).sum()
-        found, slopes = numba_blocks.values_and_gradients(call, scales, 3.0, needs_grad=True)
-        torch.testing.assert_close(numba_blocks.moments(call), moments, rtol=1e-9, atol=1e-12)
-        alone = numba_blocks.values_and_gradients(batch.call(), scales, 3.0, needs_grad=False)
+        found, slopes, weight = numba_blocks.compare(call, scales, 3.0, needs_grad=True)
+        sums = numba_blocks.compare(call, None, 1.0, needs_grad=False).sums
+        torch.testing.assert_close(sums, moments, rtol=1e-9, atol=1e-12)
+        alone = numba_blocks.compare(batch.call(), scales, 3.0, needs_grad=False)
     torch.testing.assert_close(found, stress / 3, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(alone, (found, []))
+    torch.testing.assert_close(alone, (found, [], weight))
+    if call.has_tables:
+        assert weight == pytest.approx(whole, rel=1e-12)
     expected = [gradient / 3 for gradient in gradients]
     torch.testing.assert_close(slopes, expected, rtol=1e-6, atol=1e-9)
 
@@ -139,8 +142,8 @@ def test_float32_keeps_its_digits_where_points_lie_close_together_far_away() -> 
     features = [1000 + clusters + 1e-2 * torch.randn(15, 4), clusters + 1e-4 * torch.randn(15, 4)]
     batch = Batch(features, torch.randn(15, 3), None, None, None, slice(0, 15))
     scales = torch.ones(2)
-    stress, _, gradients = plain_sums(batch, scales)
-    found, slopes = numba_blocks.values_and_gradients(batch.call(), scales, 1.0, needs_grad=True)
+    stress, _, gradients, _ = plain_sums(batch, scales)
+    found, slopes, _ = numba_blocks.compare(batch.call(), scales, 1.0, needs_grad=True)
     torch.testing.assert_close(found.double(), stress, rtol=1e-6, atol=0)
     for slope, gradient in zip(slopes, gradients, strict=True):
         assert (slope - gradient).norm() < 1e-6 * gradient.norm()
@@ -152,7 +155,7 @@ def test_a_point_that_is_not_finite_is_seen_also_where_it_is_alone(place: int) -
     phi = torch.randn(9, 2)
     phi[place, 1] = math.nan
     call = Batch([phi], torch.randn(9, 3), labels, None, None, slice(0, 9)).call()
-    found, _ = numba_blocks.values_and_gradients(call, torch.ones(1), 1.0, needs_grad=True)
+    found, *_ = numba_blocks.compare(call, torch.ones(1), 1.0, needs_grad=True)
     assert found.isnan()
 
 
@@ -179,7 +182,7 @@ def test_tables_that_cannot_be_used_are_refused_where_they_count(
         table[i, j], table[j, i] = entries
         batch = Batch([torch.rand(6, 2)], torch.rand(6, 3), labels, None, None, rows)
         call = batch._replace(**{name: table}).call()
-        return numba_blocks.values_and_gradients(call, torch.ones(1), 1.0, needs_grad=False)[0]
+        return numba_blocks.compare(call, torch.ones(1), 1.0, needs_grad=False).sums
 
     for i, j in ((3, 4), (4, 3), (5, 2)):
         with pytest.raises(InputError, match="input_distances|pair_weights"):
@@ -192,4 +195,4 @@ def test_tables_may_be_off_by_half_a_thousandth_of_their_largest_entry() -> None
     table = torch.full((4, 4), 2.0)
     table[2, 1] = 2.001
     batch = Batch([torch.rand(4, 2)], torch.rand(4, 3), None, table, None, slice(0, 4))
-    assert numba_blocks.moments(batch.call()).isfinite().all()
+    assert numba_blocks.compare(batch.call(), None, 1.0, needs_grad=False).sums.isfinite().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,11 +39,18 @@ def test_a_token_is_taken_of_sequences_alone(value: Tensor) -> None:
         resolve_pool("token")(value)
 
 
+@dataclass
+class Output:
+    logits: Tensor
+    states: dict[str, Tensor]
+
+
 def test_tensors_are_found_in_their_order_in_whatever_holds_them() -> None:
     a, b, c = X[0], X[1], X[0, 0]
     held: list[Any] = [a, [a, (b, c)], {"x": a, "y": [b]}, ("text", None, b), SimpleNamespace(x=a)]
+    held += [Output(b, {"x": a}), Output]
     found = [[*tensors_in(value)] for value in held]
-    wanted = [[a], [a, b, c], [a, b], [b], []]
+    wanted: list[list[Tensor]] = [[a], [a, b, c], [a, b], [b], [], [b, a], []]
     assert [[id(x) for x in each] for each in found] == [[id(x) for x in each] for each in wanted]
 
 

@@ -235,6 +235,23 @@ def test_medians_are_over_the_last_looks_and_what_remains_over_three_at_either_e
     assert found.remaining == 19 / 2.5, "18, 19, 20 over 2, 3: the first look is no measure"
 
 
+def test_a_layer_that_some_looks_did_not_see_has_no_share_of_theirs() -> None:
+    monitor, one = Monitor("euclidean", "euclidean"), torch.tensor(1.0)
+    x = torch.randn(5, 3)
+    monitor.record_step(["a", "b", "c"], torch.ones(3))
+    layers = dict.fromkeys("abc", x)
+    monitor.look_closely(Seen(layers, layers, None, None, first=-5), None, 1.0)
+    for look in range(1, 7):
+        seen = {"a": Pull(look * one, one, one), "b": Pull(0 * one, one, one)}
+        monitor.record_gradients(seen | ({"c": Pull(one, one, one)} if look > 3 else {}))
+    found = monitor.report(1.0).layers
+    assert found["a"].remaining == 5 / 2.5
+    assert math.isnan(found["b"].remaining)
+    assert math.isnan(found["b"].gradient), "the loss never pulled"
+    assert math.isnan(found["c"].remaining), "it was not seen early"
+    assert found["c"].gradient == 1.0
+
+
 def test_a_penalty_that_pulls_hard_and_is_in_nobodys_way_gives_no_warning() -> None:
     assert IsometryReport(1.0, 10, 5, {"a": LayerReport(GOOD, 0.5, 7.2, 0.9)}).warnings == []
 

@@ -186,18 +186,18 @@ def test_where_nobody_may_look_all_pairs_or_tiles_of_them_equal_the_dense_ones(
     phi = [torch.randn(60, d).double().requires_grad_() for d in (3, 8)]
     call = Call(x, [f.detach() for f in phi], y, rows=rows)
     scales = torch.tensor([1.0, 2.5]).double()
-    values, gradients = torch_blocks.values_and_gradients(call, scales, 60**2, needs_grad=True)
+    sums, gradients, _ = torch_blocks.compare(call, scales, 1.0, needs_grad=True)
     expected = torch.cat([
         dense_penalty(euclidean(x), [f], y, euclidean, s.item(), "batch")
         for f, s in zip(phi, scales, strict=True)
     ])
     if rows is None:
-        torch.testing.assert_close(values, expected)
+        torch.testing.assert_close(sums / 60**2, expected)
     assert (len(plan_blocks(call)) > 1) == (at_once == 600)
     for gradient, reference in zip(
         gradients, torch.autograd.grad(expected.sum(), phi), strict=True
     ):
-        torch.testing.assert_close(gradient, reference[call.local])
+        torch.testing.assert_close(gradient / 60**2, reference[call.local])
 
 
 def test_near_pairs_are_subtracted_and_many_take_float64() -> None:
@@ -211,7 +211,7 @@ def test_near_pairs_are_subtracted_and_many_take_float64() -> None:
         call = Call(x, [features], y)
         if features is many:
             with pytest.raises(LostDigitsError):
-                torch_blocks.values_and_gradients(call, torch.tensor([0.7]), 100, needs_grad=True)
+                torch_blocks.compare(call, torch.tensor([0.7]), 1.0, needs_grad=True)
         leaf = features.clone().requires_grad_()
         value = isometry_penalty(x, leaf, y, scale=0.7)
         exact = features.double().requires_grad_()
@@ -226,13 +226,14 @@ def test_near_pairs_are_subtracted_and_many_take_float64() -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether gradients were asked for, each time the engine computed."""
     seen: list[bool] = []
-    real = engine.values_and_gradients
+    real = engine.compare
 
-    def watched(*args: Any, needs_grad: bool) -> Any:
-        seen.append(needs_grad)
-        return real(*args, needs_grad=needs_grad)
+    def watched(call: Call, scales: Tensor | None = None, *rest: Any, **options: Any) -> Any:
+        if scales is not None:
+            seen.append(options["needs_grad"])
+        return real(call, scales, *rest, **options)
 
-    monkeypatch.setattr(engine, "values_and_gradients", watched)
+    monkeypatch.setattr(engine, "compare", watched)
     return seen
 
 

@@ -75,10 +75,10 @@ def test_the_host_never_looks_at_a_value_on_the_gpu(
     with FakeTensorMode(), torch.device("cuda"):
         c = call(kind, given=given, local=local)
         scales, total = torch.ones(3, dtype=torch.float64), torch.ones(())
-        assert triton_blocks.moments(c).shape == (2, 3)
+        assert triton_blocks.compare(c, None, 1.0, needs_grad=False).sums.shape == (2, 3)
         launches.clear()
-        values, gradients = triton_blocks.values_and_gradients(c, scales, total, needs_grad=True)
-        assert values.device.type == "cuda"
+        sums, gradients, _ = triton_blocks.compare(c, scales, total, needs_grad=True)
+        assert sums.device.type == "cuda"
         assert [x.shape for x in gradients] == [x[c.local].shape for x in c.features]
     assert len(launches) <= 6, "a launch a layer, one more for inputs, labels and a wide layer"
 
@@ -88,7 +88,7 @@ def test_a_last_smaller_batch_needs_no_other_launches(launches: Launches) -> Non
     for n in (300, 37):
         launches.clear()
         scales = torch.ones(3, dtype=torch.float64)
-        triton_blocks.values_and_gradients(call(n=n), scales, 1.0, needs_grad=True)
+        triton_blocks.compare(call(n=n), scales, 1.0, needs_grad=True)
         names.append([(kernel, constants) for kernel, constants, _ in launches])
     assert names[0] == names[1]
 
@@ -108,8 +108,8 @@ def variants(launches: Launches) -> dict[str, tuple[str, dict[str, Any], tuple[A
                 for name in ("inputs", "targets", "weights"):
                     value = getattr(c, name)
                     setattr(c, name, value if value is None else value.to(dtype))
-                triton_blocks.values_and_gradients(c, scales, 1.0, needs_grad=True)
-        triton_blocks.moments(c)
+                triton_blocks.compare(c, scales, 1.0, needs_grad=True)
+        triton_blocks.compare(c, None, 1.0, needs_grad=False)
     for kernel, constants, flat in launches:
         types = tuple(TYPES[x.dtype] if isinstance(x, torch.Tensor) else "i32" for x in flat)
         found[f"{kernel} {types} {constants}"] = (kernel, constants, types)

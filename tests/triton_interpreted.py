@@ -47,9 +47,7 @@ def call(
     return SimpleNamespace(inputs=x, features=features, labels=y, local=local, **tables)
 
 
-def oracle(
-    c: Any, scales: Tensor, total: float
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+def oracle(c: Any, scales: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """Values and moments of local rows, and the whole batch's gradients by them; in float64.
 
     Last for each layer how long a row of its gradient were if no term cancelled another.
@@ -64,30 +62,31 @@ def oracle(
     for x, s in zip(c.features, scales, strict=True):
         exact = x.double().requires_grad_()
         d = euclidean(exact)
-        stress = g * (targets - s * d).square() / total
+        stress = g * (targets - s * d).square()
         (gradient,) = torch.autograd.grad(stress.sum(), exact)
         gradients.append(gradient[c.local])
-        terms.append((4 * s / total * g * (targets + s * d.detach()))[c.local].sum(1))
+        terms.append((4 * s * g * (targets + s * d.detach()))[c.local].sum(1))
         values.append(stress[c.local].sum().detach())
         moments.append(torch.stack([(g * y * d)[c.local].sum().detach() for y in (targets, d)]))
     return torch.stack(values), torch.stack(moments, 1), gradients, terms
 
 
 def check(c: Any, digits: float, *, scale: float = 0.7) -> None:
-    total = 3.0 + len(c.features[0])
     scales = scale + torch.arange(len(c.features), dtype=torch.float64)
-    values, gradients = triton_blocks.values_and_gradients(c, scales, total, needs_grad=True)
-    moments = triton_blocks.moments(c)
-    expected, sums, slopes, terms = oracle(c, scales, total)
-    size = (sums[1] * scales**2 + sums[0] * scales) / total  # what the value is the difference of
-    assert values.dtype == c.features[0].dtype
-    assert ((values.double() - expected).abs() <= digits * size + digits * expected).all()
+    total = 3.0 + len(c.features[0])
+    values, gradients, _ = triton_blocks.compare(c, scales, total, needs_grad=True)
+    moments = triton_blocks.compare(c, None, 1.0, needs_grad=False).sums
+    expected, sums, slopes, terms = oracle(c, scales)
+    size = sums[1] * scales**2 + sums[0] * scales  # what the value is the difference of
+    assert ((total * values.double() - expected).abs() <= digits * size + digits * expected).all()
     torch.testing.assert_close(moments, sums, rtol=digits, atol=0)
-    assert moments.dtype == torch.float64
+    assert (values.dtype, moments.dtype) == (c.features[0].dtype, torch.float64)
     for gradient, slope, term in zip(gradients, slopes, terms, strict=True):
         assert gradient.shape == slope.shape
         # a few rows may nearly cancel; and the oracle's own rounding leaves 1e-17 where no pair is
-        assert (gradient.double() - slope).norm() <= digits * (slope.norm() + term.norm()) + 1e-13
+        assert (total * gradient.double() - slope).norm() <= digits * (
+            slope.norm() + term.norm()
+        ) + 1e-13
 
 
 @st.composite
@@ -142,11 +141,11 @@ def test_value_and_gradient_equal_the_dense_penalty(kind: str) -> None:
     exact = f.double().requires_grad_()
     dense = dense_penalty(euclidean(x.double()), [exact], y, euclidean, 0.7, "batch")
     (expected,) = torch.autograd.grad(dense.sum(), exact)
-    values, (gradient,) = triton_blocks.values_and_gradients(
-        call(x, [f], y), torch.full((1,), 0.7).double(), 40.0**2, needs_grad=True
+    sums, (gradient,), _ = triton_blocks.compare(
+        call(x, [f], y), torch.full((1,), 0.7).double(), 1.0, needs_grad=True
     )
-    torch.testing.assert_close(values.double(), dense.detach(), rtol=1e-6, atol=0)
-    assert (gradient - expected).norm() < 5e-7 * expected.norm()
+    torch.testing.assert_close(sums.double() / 40**2, dense.detach(), rtol=1e-6, atol=0)
+    assert (gradient / 40**2 - expected).norm() < 5e-7 * expected.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -165,10 +164,7 @@ def test_the_same_call_gives_the_same_bits() -> None:
     y = torch.arange(50) % 3
     c = call(torch.randn(50, 100), [torch.randn(50, 5), torch.randn(50, 90)], y)
     scales = torch.ones(2, dtype=torch.float64)
-    one, other = (
-        triton_blocks.values_and_gradients(c, scales, torch.tensor(7.0), needs_grad=True)
-        for _ in range(2)
-    )
+    one, other = (triton_blocks.compare(c, scales, 1.0, needs_grad=True) for _ in range(2))
     assert torch.equal(one[0], other[0])
     assert all(map(torch.equal, one[1], other[1]))
 
@@ -185,7 +181,7 @@ def test_what_is_not_finite_is_seen_also_without_a_pair(
         x, f = torch.randn(20, width), torch.randn(20, width)
         (x if where == "inputs" else f)[7, -1] = value
         for local, seen in ((slice(0, 20), True), (slice(7, 8), True), (slice(0, 3), label == 0)):
-            found, _ = triton_blocks.values_and_gradients(
+            found, *_ = triton_blocks.compare(
                 call(x, [f], y, local=local), torch.ones(1).double(), 1.0, needs_grad=False
             )
             assert bool(found.isfinite().all()) != seen
@@ -197,10 +193,10 @@ def test_what_is_not_finite_is_seen_also_without_a_pair(
 @pytest.mark.parametrize("shape", [(0, 3), (1, 3), (5, 0), (20, 0)])
 def test_nothing_to_compare_gives_zero(shape: tuple[int, int]) -> None:
     x = torch.randn(shape)
-    values, (gradient,) = triton_blocks.values_and_gradients(
+    sums, (gradient,), _ = triton_blocks.compare(
         call(x, [x], None), torch.ones(1).double(), 1.0, needs_grad=True
     )
-    assert values.tolist() == [0]
+    assert sums.tolist() == [0]
     assert gradient.shape == shape
     assert not gradient.any()
 
@@ -211,10 +207,10 @@ def test_unknown_and_weightless_pairs_may_hold_anything() -> None:
     weights = torch.ones(6, 6)
     weights[0, 1] = weights[1, 0] = 0
     check_finite = call(None, [f], None, targets=distances, weights=weights)
-    values, (gradient,) = triton_blocks.values_and_gradients(
+    sums, (gradient,), _ = triton_blocks.compare(
         check_finite, torch.ones(1).double(), 1.0, needs_grad=True
     )
-    assert values.isfinite().all()
+    assert sums.isfinite().all()
     assert gradient.isfinite().all()
 
 

@@ -58,7 +58,8 @@ class Settings:
     strengths: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
 
 
-settings = quickly(Settings(), betas=(0.0, 0.1), shares=(0.1,), train_images=2_000, draws=2)
+_QUICK = {"betas": (0.0, 0.1), "shares": (0.1,), "strengths": (1.0, 100.0)}
+settings = quickly(Settings(), train_images=2_000, draws=2, **_QUICK)
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:

@@ -1,7 +1,7 @@
 """Which backend computes a call: they are asked in order, and the first that does not refuse does.
 
-A backend is a module of `isoreg._pairs.backends` with the four names of `Backend`. A new one needs
-its file there and its name in `_BACKENDS`.
+A backend is a module of `isoreg._pairs.backends` with the two functions of `Backend`. A new one
+needs its file there and its name in `_BACKENDS`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import importlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from isoreg._pairs.plan import Call
+from isoreg._pairs.plan import Answer, Call, Total
 from isoreg._pairs.precision import LostDigitsError, full_precision
 from isoreg.errors import InputError
 
@@ -27,7 +27,6 @@ FORCED = "ISOREG_BACKEND"
 
 # in the order in which they are asked
 _BACKENDS = ("triton", "numba", "torch")
-_Answer = TypeVar("_Answer")
 
 
 class Backend(Protocol):
@@ -40,15 +39,12 @@ class Backend(Protocol):
     def refuses(self, call: Call) -> str | None:
         """Why it cannot or should not compute this call, as half a sentence; None: it can."""
 
-    def moments(self, call: Call) -> Tensor:
-        """(2, L) sums of G D d and of G d^2, in the widest dtype of the device."""
+    def compare(
+        self, call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool
+    ) -> Answer:
+        """Sums over the pairs of a call, divided by a number; without (L,) scales its moments.
 
-    def values_and_gradients(
-        self, call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d).
-
-        A sample of the rows that is not finite must make the value NaN, also without a pair.
+        A sample of the rows that is not finite must make the sum NaN, also without a pair.
         """
 
 
@@ -75,27 +71,8 @@ def last_choice() -> Choice | None:
     return _last.choice
 
 
-def moments(call: Call) -> Tensor:
-    """(2, L) sums of G D d and of G d^2 over the pairs of a call."""
-    return _ask(call, lambda backend, given: backend.moments(given))
-
-
-def values_and_gradients(
-    call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """(L,) sums of G (D - s d)^2 over the pairs of a call, divided by a number, and gradients."""
-    values, gradients = _ask(
-        call,
-        lambda backend, given: backend.values_and_gradients(
-            given, scales, total, needs_grad=needs_grad
-        ),
-    )
-    dtype = call.features[0].dtype
-    return values.to(dtype), [x.to(dtype) for x in gradients]
-
-
-def _ask(call: Call, compute: Callable[[Backend, Call], _Answer]) -> _Answer:
-    """The answer of the first backend that does not refuse, in float64 if digits were lost."""
+def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool) -> Answer:
+    """What the first backend answers that does not refuse, in float64 if digits were lost."""
     # autograd is off already, because only the node calls this
     names, refused = _names(), dict[str, str]()
     with full_precision(call.device):
@@ -104,7 +81,7 @@ def _ask(call: Call, compute: Callable[[Backend, Call], _Answer]) -> _Answer:
                 try:
                     reason = _failed.get(name) or _load(name).refuses(given)
                     if reason is None:
-                        answer = compute(_load(name), given)
+                        answer = _load(name).compare(given, scales, total, needs_grad=needs_grad)
                         refused.pop(name, None)
                         _last.choice = Choice(name, refused)
                         return answer

@@ -15,7 +15,7 @@ from torch import Tensor
 from isoreg._pairs import engine
 from isoreg._pairs.dense import best_scale, dense_by_options
 from isoreg._pairs.options import NUMBER, Options, Scale, check_scale
-from isoreg._pairs.plan import Call, total_weight
+from isoreg._pairs.plan import Call, Total, total_weight
 from isoreg.distances import euclidean, exact_dtype
 from isoreg.errors import InputError
 from isoreg.masks import check_label_values
@@ -71,35 +71,42 @@ def _is_learned(scale: Scale) -> bool:
 def _compute(call: Call, terms: Terms, *, needs_grad: bool, learned: bool) -> _Result:
     """Penalties, their gradients by the features, and their derivatives by the scale."""
     device, scale = call.device, terms.scale
-    exact = exact_dtype(device)
     if call.labels is not None and device.type == "cpu":
         check_label_values(call.labels)
     if learned or isinstance(scale, str):
-        moments = engine.moments(call)
+        moments = engine.compare(call, None, 1.0, needs_grad=False).sums
     if isinstance(scale, str):
         # the derivative with respect to the best scale is 0: from here on it is a number
         scales = best_scale(*(terms.mean(moments) if terms.mean else moments))
     elif isinstance(scale, Tensor):
         check_scale(scale)
-        scales = scale.detach().to(device, exact).expand(len(call.features))
+        scales = scale.to(device, exact_dtype(device)).expand(len(call.features))
     else:
-        scales = torch.full((len(call.features),), scale, dtype=exact, device=device)
-    total = _total(call, terms)
-    penalties, gradients = engine.values_and_gradients(call, scales, total, needs_grad=needs_grad)
+        scales = torch.full((len(call.features),), scale, dtype=exact_dtype(device), device=device)
+    # backends that read tables find their weight on the way: until then, that of all pairs
+    is_known = terms.reduction == "batch" or not call.has_tables
+    total = _total(call, terms if is_known else terms._replace(reduction="batch"))
+    penalties, gradients, weight = engine.compare(call, scales, total, needs_grad=needs_grad)
+    if not is_known:
+        guess, total = total, _total(call, terms, weight)
+        penalties *= guess / total
+        gradients = [x * (guess / total) for x in gradients]
     slopes = 2 * (scales * moments[1] - moments[0]) / total if learned else None
-    return _Result(penalties, gradients, slopes)
+    dtype = call.features[0].dtype  # backends may have been asked in float64
+    return _Result(penalties.to(dtype), [x.to(dtype) for x in gradients], slopes)
 
 
-def _total(call: Call, terms: Terms) -> Tensor | float:
+def _total(call: Call, terms: Terms, weight: Total | None = None) -> Total:
     """What sums are divided by."""
     local = call.local
     rows = local.stop - local.start if terms.rows is None else terms.rows
     if terms.reduction == "batch":
         return max(1, rows * call.size) / terms.ranks
     if call.has_tables or terms.rows is None:
-        weight = total_weight(call)
+        weight = total_weight(call) if weight is None else weight
         if terms.mean is not None:
-            weight = terms.mean(torch.as_tensor(weight)[None])[0] * terms.ranks
+            exact = torch.as_tensor(weight, dtype=exact_dtype(call.device), device=call.device)
+            weight = terms.mean(exact[None])[0] * terms.ranks
     else:
         batch = slice(call.size - rows, call.size)  # behind what a queue holds
         weight = total_weight(Call(None, call.features, call.labels, rows=batch))
@@ -118,19 +125,20 @@ class _Node(torch.autograd.Function):
         scale: Tensor | None,
         *features: Tensor,
     ) -> Tensor:
-        result = _compute(call, terms, needs_grad=needs_grad, learned=_is_learned(terms.scale))
+        learned = _is_learned(terms.scale)
         # not the penalties themselves: an output that its own node holds is never freed
-        ctx.result = _Result(result.penalties.new_empty(0), result.gradients, result.slopes)
+        penalties, *ctx.result = _compute(call, terms, needs_grad=needs_grad, learned=learned)
         ctx.terms, ctx.has_rows = terms, call.rows is not None
         tables = call.inputs, call.labels, call.targets, call.weights
         ctx.save_for_backward(scale, *tables, *features)
-        return result.penalties
+        return penalties
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        result, (shares,) = ctx.result, grad_outputs
+        (shares,) = grad_outputs
         if not torch.is_grad_enabled():
-            slope, gradients = _weigh(result, shares, ctx.terms.scale)
+            gradients, slopes = ctx.result
+            slope, gradients = _weigh(gradients, slopes, shares, ctx.terms.scale)
             return None, None, None, slope, *gradients
         if ctx.has_rows:
             refuse_second_derivatives()
@@ -140,13 +148,13 @@ class _Node(torch.autograd.Function):
 
 
 def _weigh(
-    result: _Result, shares: Tensor, scale: Any
+    gradients: list[Tensor], slopes: Tensor | None, shares: Tensor, scale: Any
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """Gradients by the scale and the features, from those that are at hand."""
-    slope = None if result.slopes is None else (result.slopes * shares).sum().to(scale)
-    if not result.gradients:
+    slope = None if slopes is None else (slopes * shares).sum().to(scale)
+    if not gradients:
         return slope, [None] * len(shares)
-    return slope, [g * share for g, share in zip(result.gradients, shares.unbind(), strict=True)]
+    return slope, [g * share for g, share in zip(gradients, shares.unbind(), strict=True)]
 
 
 def _densely(
@@ -187,8 +195,9 @@ def _operator(*arguments: Any) -> tuple[Tensor, list[Tensor], Tensor]:
     """The same as `_Node`, in what `torch.compile` can put into a graph; 0 stands for "fit"."""
     *tables, scale, number, reduction, needs_grad, learned = arguments
     terms = Terms(scale if scale is not None else number or "fit", reduction)
-    result = _compute(Call(*tables), terms, needs_grad=needs_grad, learned=learned)
-    penalties, gradients, slopes = result
+    penalties, gradients, slopes = _compute(
+        Call(*tables), terms, needs_grad=needs_grad, learned=learned
+    )
     if slopes is None:
         slopes = torch.zeros_like(penalties, dtype=exact_dtype(penalties.device))
     return penalties, gradients, slopes
@@ -205,21 +214,18 @@ def _(*arguments: Any) -> tuple[Tensor, list[Tensor], Tensor]:
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     points, features, labels, targets, weights, scale, number, reduction, _, ctx.learned = inputs
     _, gradients, slopes = output
-    ctx.count, ctx.terms = len(gradients), (number or "fit", reduction)
-    tables = scale, points, labels, targets, weights
-    ctx.save_for_backward(slopes, *gradients, *tables, *features)
+    ctx.count, ctx.terms = len(gradients), Terms(number or "fit", reduction)
+    ctx.save_for_backward(slopes, *gradients, scale, points, labels, targets, weights, *features)
 
 
 def _differentiate(ctx: Any, shares: Tensor, *_: Any) -> tuple[Any, ...]:
-    count, (number, reduction) = ctx.count, ctx.terms
     slopes, *rest = ctx.saved_tensors
-    scale = rest[count]
-    terms = Terms(number if scale is None else scale, reduction)
+    scale, *saved = rest[ctx.count :]
     if torch.is_grad_enabled():
-        slope, gradients = _densely(scale, rest[count + 1 :], terms, shares)
+        slope, gradients = _densely(scale, saved, ctx.terms, shares)
     else:
-        result = _Result(shares, rest[:count], slopes if ctx.learned else None)
-        slope, gradients = _weigh(result, shares, scale)
+        learned = slopes if ctx.learned else None
+        slope, gradients = _weigh(rest[: ctx.count], learned, shares, scale)
     return None, gradients, None, None, None, slope, None, None, None, None
 
 

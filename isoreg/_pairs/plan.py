@@ -6,7 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from isoreg._pairs.options import Options
 from isoreg._pairs.precision import can_look
 from isoreg.distances import check_pairs, exact_dtype
 from isoreg.masks import IGNORED, weights_between
+
+Total: TypeAlias = Tensor | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +91,21 @@ class Call:
         )
         features = [x.to(dtype) for x in self.features]
         return Call(inputs, features, self.labels, targets, weights, self.rows)
+
+
+class Answer(NamedTuple):
+    """What a backend found of a call.
+
+    Attributes:
+        sums: With scales (L,) sums of G (D - s d)^2 divided by a number; else, in the widest
+            dtype of the device, (2, L) moments: sums of G D d and of G d^2.
+        gradients: For each layer that of its sum (r, d); empty if none is needed.
+        weight: The sum of G, if it was found on the way.
+    """
+
+    sums: Tensor
+    gradients: list[Tensor]
+    weight: float | None = None
 
 
 def make_call(

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.backends import numba_kernels
-from isoreg._pairs.plan import Call
-from isoreg._pairs.precision import CANCELLED
+from isoreg._pairs.plan import Answer, Call, Total
 from isoreg.masks import IGNORED
 
 kernels: Any = numba_kernels  # numba checks the types of what it compiles
 _TILE_NUMBERS = 1 << 17
 """Points of a block are as many as hold this many numbers, so that two blocks stay in the cache."""
 _TILES = (32, 256)
-_DTYPES: dict[torch.dtype, Any] = {torch.float32: numpy.float32, torch.float64: numpy.float64}
+_CANCELLED: dict[Any, float] = {numpy.float32: 0.1, numpy.float64: 1e-8}
+"""As `isoreg._pairs.precision.CANCELLED`; here pairs that are subtracted directly cost little."""
 _PAIRS_AT_ONCE = 1 << 18
 _ONE_THREAD = 1 << 26
 """A batch of more multiplications goes to the matrix products of several threads, if there are."""
@@ -84,69 +84,46 @@ def plan_blocks(call: Call) -> Blocks:
     return plan
 
 
-def moments(call: Call) -> Tensor:
-    """(2, L) sums of G D d and of G d^2, in float64."""
-    sums, _ = _compare(call, [1.0] * len(call.features), 1.0, needs_grad=False)
-    return torch.tensor(sums, dtype=torch.float64)[:, 1:].T
+def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool) -> Answer:
+    """Sums over the pairs of a call, and gradients."""
+    layers, local, plan = _arrays(call.features), call.local, plan_blocks(call)
+    number, total = layers[0].dtype.type, float(total)
+    factors = [1.0] * len(layers) if scales is None else scales.tolist()
+    rows = (local.stop - local.start) * needs_grad
+    gradients = [numpy.zeros((rows, x.shape[1]), number) for x in layers]
+    sums = numpy.zeros((len(layers), 4))
+    for part, targets, shares in _targets(call, plan, number):
+        pairs = plan.order, part, local.start, local.stop, number(_CANCELLED[number]), targets
+        for x, scale, *into in zip(layers, factors, sums, gradients, strict=True):
+            kernels.compare(x, *pairs, shares, number(scale), number(4 * scale / total), *into)
+    if scales is None:
+        return Answer(torch.from_numpy(sums[:, 1:3].T), [])
+    values = torch.from_numpy((sums[:, 0] / total).astype(number))
+    kept = [torch.from_numpy(x) for x in gradients if needs_grad]
+    return Answer(values, kept, sums[0, 3].item() if call.has_tables else None)
 
 
-def values_and_gradients(
-    call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d)."""
-    total = float(total)
-    sums, gradients = _compare(call, scales.tolist(), total, needs_grad=needs_grad)
-    values = numpy.array([stress / total for stress, *_ in sums], _DTYPES[call.features[0].dtype])
-    kept = gradients if needs_grad else []
-    return torch.from_numpy(values), [torch.from_numpy(x) for x in kept]  # faster than tensor()
-
-
-def _compare(
-    call: Call, scales: list[float], total: float, *, needs_grad: bool
-) -> tuple[list[list[float]], list[Any]]:
-    """(L, 3) sums of G (D - s d)^2, G D d and G d^2, and gradients divided by a number."""
-    layers, local, order = _arrays(call.features), call.local, plan_blocks(call).order
-    rows, number = (local.stop - local.start) * needs_grad, layers[0].dtype.type
-    gradients = [numpy.zeros((rows, x.shape[1]), x.dtype) for x in layers]
-    sums = [[0.0] * 3 for _ in layers]
-    for part, cancelled, targets, shares in _targets(call):
-        pairs = order, part, local.start, local.stop, cancelled, targets, shares
-        for index, (x, scale) in enumerate(zip(layers, scales, strict=True)):
-            factors = number(scale), number(4 * scale / total)
-            terms = kernels.compare(x, *pairs, *factors, gradients[index])
-            sums[index] = [a + b for a, b in zip(sums[index], terms, strict=True)]
-    return sums, gradients
-
-
-def _targets(call: Call) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Chunks of blocks, what is cancelled in their dtype, their inputs' distances, and weights."""
-    plan, kind = plan_blocks(call), call.features[0].dtype
-    dtype, weighed = _DTYPES[kind], call.has_tables or call.is_soft
-    cancelled, inputs = dtype(CANCELLED[kind]), call.inputs
+def _targets(call: Call, plan: Blocks, number: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Chunks of blocks, their inputs' distances, and weights."""
+    weighed, first = call.has_tables or call.is_soft, call.local.start
     for part, pairs in plan.chunks():
-        targets, shares = numpy.empty(pairs, dtype), numpy.ones(pairs * weighed, dtype)
+        targets, shares = numpy.empty(pairs, number), numpy.ones(pairs * weighed, number)
         if call.is_soft and call.labels is not None:
-            (labels,) = _arrays([call.labels.to(kind)])
-            kernels.input_distances(labels, plan.order, part, dtype(-1), shares)
-        if call.weights is not None:
-            weights = numpy.zeros(pairs, dtype)  # a pair is read in one of its two orders
-            _read(call, call.weights, part, shares, weights, missing=False)
-            shares *= weights
-        if call.targets is not None:
-            _read(call, call.targets, part, shares, targets, missing=True)
-        if inputs is not None:
-            kernels.input_distances(*_arrays([inputs]), plan.order, part, cancelled, targets)
-        yield part, cancelled, targets, shares
-
-
-def _read(call: Call, table: Tensor, part: Any, shares: Any, out: Any, *, missing: bool) -> None:
-    """Entries of a table, refused if one that counts is not usable."""
-    (numbers,), order = _arrays([table]), plan_blocks(call).order
-    least, largest, difference = kernels.read_table(
-        numbers, order, part, call.local.start, missing, shares, out
-    )
-    if least < 0 or not largest < float("inf") or difference > 1e-3 * largest:
-        _ = call.known  # says which entry it is
+            (labels,) = _arrays([call.labels.to(call.features[0].dtype)])
+            kernels.input_distances(labels, plan.order, part, number(-1), shares)
+        for table, into in ((call.weights, targets[:0]), (call.targets, targets)):
+            if table is None:
+                continue
+            (numbers,) = _arrays([table])
+            least, largest, difference = kernels.read_table(
+                numbers, plan.order, part, first, shares, into
+            )
+            if least < 0 or not largest < float("inf") or difference > 1e-3 * largest:
+                _ = call.known  # says which entry it is
+        if call.inputs is not None:
+            limit = number(_CANCELLED[number])
+            kernels.input_distances(*_arrays([call.inputs]), plan.order, part, limit, targets)
+        yield part, targets, shares
 
 
 def _arrays(points: Sequence[Tensor]) -> list[Any]:

@@ -88,24 +88,32 @@ def input_distances(x: Array, order: Array, blocks: Array, cancelled: float, out
 
 @_compiled
 def read_table(
-    table: Array, order: Array, blocks: Array, first: int, missing: bool, shares: Array, out: Array
+    table: Array, order: Array, blocks: Array, first: int, shares: Array, out: Array
 ) -> tuple[float, float, float]:
-    """Entries of a table at the pairs of each block that count, for j < i alone if a is b."""
+    """Given distances of pairs that count; without an output, weights, into the shares."""
+    # what does not count has the share 0 then; if a is b, each pair counts for j < i alone
     least, largest, difference, begin = 0.0, 0.0, 0.0, 0
     for start, stop, other, end in blocks:
         same = _is_same(order[start:stop], order[other:end])
         for i in range(stop - start):
             a = order[start + i]
             for j in range(end - other):
-                out[begin + j], b = 0, order[other + j]
-                if (same and j >= i) or a == b or shares[begin + j] == 0:
+                at, b = begin + j, order[other + j]
+                if len(out) > 0:
+                    out[at] = 0
+                if (same and j >= i) or a == b:
+                    shares[at] = 0
+                if shares[at] == 0:
                     continue
                 entry = table[a - first, b]
                 mirrored = table[b - first, a] if 0 <= b - first < len(table) else entry
-                if missing and np.isnan(entry) and np.isnan(mirrored):
-                    shares[begin + j] = 0
+                if len(out) == 0:
+                    shares[at] *= entry
+                elif np.isnan(entry) and np.isnan(mirrored):
+                    shares[at] = 0
                     continue
-                out[begin + j] = entry
+                else:
+                    out[at] = entry
                 gap = abs(entry - mirrored)
                 least = min(least, entry, mirrored)
                 largest = max(largest, entry, mirrored)
@@ -126,20 +134,21 @@ def compare(
     shares: Array,
     scale: float,
     strength: float,
+    sums: Array,
     gradient: Array,
-) -> tuple[float, float, float]:
-    """Sums of G (D - s d)^2, G D d and G d^2 over the pairs of the rows with all samples."""
+) -> None:
+    """Add sums of G (D - s d)^2, G D d, G d^2 and G over the pairs of the rows with all samples."""
     space = points, others, weights, _ = _workspace(x, blocks)
-    stress, mixed, squared, begin = 0.0, 0.0, 0.0, 0
+    begin = 0
     for start, stop, other, end in blocks:
         a, b = order[start:stop], order[other:end]
         same, both = _is_same(a, b), start != other and first <= b[0] < last
         any_cancelled = _distances(x, a, b, cancelled, space)
         block = slice(begin, begin + len(a) * len(b))
         begin, times = block.stop, 2 if same or both else 1
-        sums = _weigh(targets[block], shares[block], weights, a, b, scale, strength)
-        stress, mixed = stress + times * sums[0], mixed + times * sums[1]
-        squared += times * sums[2]
+        found = _weigh(targets[block], shares[block], weights, a, b, scale, strength)
+        for k in range(len(found)):
+            sums[k] += times * found[k]
         if len(gradient) == 0:
             continue
         if any_cancelled:
@@ -151,7 +160,6 @@ def compare(
         _add_pull(weights, others if start == other else points, others, a, first, len(b), gradient)
         if both:
             _add_pull(weights.T.copy(), others, points, b, first, len(a), gradient)
-    return stress, mixed, squared
 
 
 @_compiled
@@ -271,23 +279,25 @@ def _multiply(x: Array, y: Array, a: int, b: int, same: bool, out: Array) -> Non
 @_compiled
 def _weigh(
     targets: Array, shares: Array, weights: Array, a: Array, b: Array, scale: float, strength: float
-) -> tuple[float, float, float]:
-    """Replace distances d by strength G (D - s d) / d, 0 where d is 0; return the three sums."""
+) -> tuple[float, float, float, float]:
+    """Replace distances d by strength G (D - s d) / d, 0 where d is 0; return the four sums."""
     zero, weighted, same = targets.dtype.type(0), len(shares) > 0, _is_same(a, b)
-    stress, mixed, squared = 0.0, 0.0, 0.0
+    stress, mixed, squared, weight = 0.0, 0.0, 0.0, 0.0
     for i in range(len(a)):
-        row, cross, square, begin = zero, zero, zero, i * len(b)
+        row, cross, square, whole, begin = zero, zero, zero, zero, i * len(b)
         for j in range(i + 1 if same else len(b)):
             distance, target = weights[i, j], targets[begin + j]
             gap = target - scale * distance
-            pull = gap * shares[begin + j] if weighted else gap
-            counted = distance * shares[begin + j] if weighted else distance
+            share = shares[begin + j] if weighted else targets.dtype.type(1)
+            pull = gap * share
             row += gap * pull
-            cross += target * counted
-            square += distance * counted
+            cross += target * distance * share
+            square += distance * distance * share
+            whole += share
             weights[i, j] = zero if distance == zero else strength * pull / distance
         stress, mixed, squared = stress + row, mixed + cross, squared + square
-    return stress, mixed, squared
+        weight += whole
+    return stress, mixed, squared, weight
 
 
 @_compiled

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from isoreg._pairs.backends import torch_small
 from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, add, plan_blocks, take
-from isoreg._pairs.plan import Call
+from isoreg._pairs.plan import Answer, Call, Total
 from isoreg._pairs.precision import CANCELLED, LostDigitsError, can_look, rounds_products
 from isoreg.distances import exact_dtype
 from isoreg.masks import weights_between
@@ -68,7 +68,41 @@ def refuses(call: Call) -> str | None:
     return None
 
 
-def moments(call: Call) -> Tensor:
+def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool) -> Answer:
+    """Sums over the pairs of a call, and gradients."""
+    if scales is None:
+        return Answer(_moments(call), [])
+    if torch_small.is_small(call):
+        answer = torch_small.compare(call, scales, total, needs_grad=needs_grad)
+        if answer is not None:
+            return answer
+    features, dtype, wide = call.features, call.features[0].dtype, _wide(call)
+    sums = torch.zeros(len(features), dtype=exact_dtype(call.device), device=call.device)
+    rows = call.local.stop - call.local.start
+    gradients = [x.new_zeros(rows, x.shape[1], dtype=wide) for x in features if needs_grad]
+    scales = scales.to(wide).view(-1, 1, 1, 1)
+    factors = scales * (4 / total)
+    for part in call.plans.pop("parts", None) or _parts(call):
+        block, chosen = part.block, slice(part.layers.start, part.layers.stop)
+        gaps = torch.addcmul(part.targets, part.distances, scales[chosen], value=-1)
+        pulls = gaps if part.weights is None else gaps * part.weights
+        sums[chosen].add_((gaps * pulls).sum((1, 2, 3)), alpha=block.times)
+        if needs_grad:
+            if part.cancelled is not None:
+                part.distances.masked_fill_(part.distances == 0, 1)
+            elif block.offset is not None:
+                part.distances.diagonal(block.offset, 2, 3).fill_(1)
+            pulls = pulls.mul_(factors[chosen]).div_(part.distances)
+            if part.cancelled is not None:
+                _pull_cancelled(gradients, pulls, part, call)
+            if block.offset is not None:
+                pulls.diagonal(block.offset, 2, 3).sub_(pulls.sum(3))
+            for pull, layer, sides in zip(pulls.unbind(), part.layers, part.sides, strict=True):
+                _pull(gradients[layer], pull, block, sides, call.local.start)
+    return Answer((sums / total).to(dtype), [x.to(dtype) for x in gradients])
+
+
+def _moments(call: Call) -> Tensor:
     """(2, L) sums of G D d and of G d^2."""
     layers, device = len(call.features), call.device
     sums = torch.zeros(2, layers, dtype=exact_dtype(device), device=device)
@@ -81,40 +115,6 @@ def moments(call: Call) -> Tensor:
         for index, x in enumerate((part.targets, d)):
             sums[index, chosen].add_((x * weighed).sum((1, 2, 3)), alpha=part.block.times)
     return sums
-
-
-def values_and_gradients(
-    call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """(L,) sums of G (D - s d)^2 divided by a number, and for each its gradient (r, d)."""
-    if torch_small.is_small(call):
-        answer = torch_small.values_and_gradients(call, scales, total, needs_grad=needs_grad)
-        if answer is not None:
-            return answer
-    features, dtype, wide = call.features, call.features[0].dtype, _wide(call)
-    sums = torch.zeros(len(features), dtype=exact_dtype(call.device), device=call.device)
-    rows = call.local.stop - call.local.start
-    gradients = [x.new_zeros(rows, x.shape[1], dtype=wide) for x in features if needs_grad]
-    scales = scales.to(wide).view(-1, 1, 1, 1)
-    factors = scales * (4 / total)
-    for part in call.plans.pop("parts", None) or _parts(call):
-        chosen = slice(part.layers.start, part.layers.stop)
-        gaps = torch.addcmul(part.targets, part.distances, scales[chosen], value=-1)
-        pulls = gaps if part.weights is None else gaps * part.weights
-        sums[chosen].add_((gaps * pulls).sum((1, 2, 3)), alpha=part.block.times)
-        if needs_grad:
-            if part.cancelled is not None:
-                part.distances.masked_fill_(part.distances == 0, 1)
-            elif part.block.offset is not None:
-                part.distances.diagonal(part.block.offset, 2, 3).fill_(1)
-            pulls = pulls.mul_(factors[chosen]).div_(part.distances)
-            if part.cancelled is not None:
-                _pull_cancelled(gradients, pulls, part, call)
-            if part.block.offset is not None:
-                pulls.diagonal(part.block.offset, 2, 3).sub_(pulls.sum(3))
-            for pull, layer, sides in zip(pulls.unbind(), part.layers, part.sides, strict=True):
-                _pull(gradients[layer], pull, part.block, sides, call.local.start)
-    return (sums / total).to(dtype), [x.to(dtype) for x in gradients]
 
 
 def _wide(call: Call) -> torch.dtype:

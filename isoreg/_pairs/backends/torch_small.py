@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isoreg._pairs.plan import Call
+from isoreg._pairs.plan import Answer, Call, Total
 from isoreg._pairs.precision import CANCELLED, can_look
 from isoreg.masks import weights_between
 
@@ -24,10 +24,8 @@ def is_small(call: Call) -> bool:
     return plain and can_look(call.device) and 0 < products < _PRODUCTS and call.size <= _SAMPLES
 
 
-def values_and_gradients(
-    call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
-) -> tuple[Tensor, list[Tensor]] | None:
-    """As `torch_blocks`, seen from the mean; None if that costs digits of any pair."""
+def compare(call: Call, scales: Tensor, total: Total, *, needs_grad: bool) -> Answer | None:
+    """Sums and gradients, seen from the mean; None if that costs digits of any pair."""
     n, points = call.size, [x - x.mean(0) for x in call.points]
     squares = points[0].new_empty(len(points), n, n)
     for square, x in zip(squares.unbind(), points, strict=True):
@@ -46,8 +44,9 @@ def values_and_gradients(
     pulls = gaps.clone() if weights is None else gaps * weights
     values = gaps.mul_(pulls).sum((1, 2)) / total
     if not needs_grad:
-        return values, []
+        return Answer(values, [])
     distances.diagonal(dim1=1, dim2=2).fill_(1)
     pulls = pulls.mul_(scales * (4 / total)).div_(distances)
     pulls.diagonal(dim1=1, dim2=2).sub_(pulls.sum(2))
-    return values, [torch.mm(w, x) for w, x in zip(pulls.unbind(), points[1:], strict=True)]
+    pairs = zip(pulls.unbind(), points[1:], strict=True)
+    return Answer(values, [torch.mm(w, x) for w, x in pairs])

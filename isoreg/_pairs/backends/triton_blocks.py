@@ -22,11 +22,11 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from isoreg._pairs.plan import Answer, Call, Total
 from isoreg.masks import IGNORED
 
 _TILE = 32
@@ -42,28 +42,6 @@ _PRECISION = "ieee"
 """Of products; three TF32 parts ("tf32x3") keep two bits less."""
 _CAPABILITY = (8, 0)
 _MODES = {"differences": 0, "products": 1, "labels": 2}
-
-
-class Call(Protocol):
-    """What is read of a call of the engine.
-
-    Attributes:
-        inputs: (n, p) points; None if distances are given.
-        features: L tensors (n, d), of the dtype of the inputs.
-        labels: (n,) integers, (n, classes) probabilities, or None for one class.
-        targets: (local, n) given distances, NaN where not known; None if points are given.
-        weights: (local, n) weights that those of the labels are multiplied with, or None.
-        local: The rows that are compared with all.
-    """
-
-    inputs: Tensor | None
-    features: list[Tensor]
-    labels: Tensor | None
-    targets: Tensor | None
-    weights: Tensor | None
-
-    @property
-    def local(self) -> slice: ...
 
 
 def refuses(call: Call) -> str | None:
@@ -86,31 +64,25 @@ def refuses(call: Call) -> str | None:
 
 
 @torch.no_grad()
-def moments(call: Call) -> Tensor:
-    """(2, L) float64 sums of G D d and of G d^2 over local i and all j."""
-    ones = call.features[0].new_ones(len(call.features), dtype=torch.float64)
-    return _compare(call, ones, ones, needs_grad=False)[0][1:]
-
-
-@torch.no_grad()
-def values_and_gradients(
-    call: Call, scales: Tensor, total: Tensor | float, *, needs_grad: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Sums of G (D - s d)^2 over local i and all j by the total, and gradients by local rows.
+def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool) -> Answer:
+    """Sums over the pairs of a call, and gradients, without looking at a value.
 
     Args:
         call: The pairs.
-        scales: (L,) factors s, on the device.
+        scales: (L,) factors s, on the device; None: the moments are asked for.
         total: A number, or a 0-dimensional tensor on the device.
         needs_grad: Whether to compute gradients.
 
     Returns:
-        (L,) values, and for each layer (local, width) 4 / total sum_j G (s^2 - s D / d)(x_i - x_j),
-        if needed.
+        (L,) sums of G (D - s d)^2 by the total, and for each layer (local, width)
+        4 / total sum_j G (s^2 - s D / d)(x_i - x_j), if needed; or (2, L) float64 moments.
     """
+    if scales is None:
+        ones = call.features[0].new_ones(len(call.features), dtype=torch.float64)
+        return Answer(_compare(call, ones, ones, needs_grad=False)[0][1:], [])
     scales = scales.double()
     sums, gradients = _compare(call, scales, 4 * scales / total, needs_grad=needs_grad)
-    return (sums[0] / total).to(call.features[0].dtype), gradients
+    return Answer((sums[0] / total).to(call.features[0].dtype), gradients)
 
 
 @dataclass(frozen=True)
