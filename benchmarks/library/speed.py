@@ -204,4 +204,5 @@ STUDY = Study(
     determines=determines,
     verdict=failures,
     fresh=lambda settings: settings.check,  # a check measures, it does not resume
+    committed={"speed": {}, "speed-intel": {}},
 )
