@@ -79,7 +79,7 @@ def test_hierarchical_labels() -> None:
 
 
 def test_maps(tmp_path: Path) -> None:
-    figures = run("maps", picture=tmp_path / "drawn.png", max_epochs=300)
+    figures = run("maps", picture=tmp_path / "drawn.png", max_epochs=150)
     assert figures["distances and classes"][0] > figures["distances alone"][0] + 0.1
     assert figures["distances and classes"][1] > 0.5
     assert (tmp_path / "drawn.png").stat().st_size > 10_000

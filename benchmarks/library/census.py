@@ -12,8 +12,8 @@ from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import markdown_table, page
 
 SAMPLE = (
-    *("byobnet", "convnext", "edgenext", "efficientnet", "ghostnet", "levit"),
-    *("mobilenetv3", "mobilevit", "regnet", "resnet", "tiny_vit", "vision_transformer"),
+    *("convnext", "edgenext", "ghostnet", "levit"),
+    *("mobilevit", "resnet", "tiny_vit", "vision_transformer"),
 )
 
 
