@@ -178,7 +178,7 @@ _SHOTS = ((1, 20), (10, 10))
 DIGITS = Subject(
     replace(ON_DIGITS, examples=_SHOTS),
     {"epochs": 1, **FEW},
-    trials(MANIFOLD, (0.02, 0.1, 0.5, 2.0, 8.0)),
+    trials(MANIFOLD, (0.02, 0.1, 0.5, 2.0, 8.0, 32.0)),
     _small_digits,
 )
 MNIST = Subject(
