@@ -49,7 +49,7 @@ class Settings:
     Strengths are inverse L2 penalties, among which each probe's is chosen on validation images.
     """
 
-    betas: tuple[float, ...] = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
+    betas: tuple[float, ...] = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     shares: tuple[float, ...] = (0.03, 0.1, 0.3)
     train_images: int = 50_000
     batch_size: int = 100

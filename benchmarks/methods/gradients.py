@@ -16,7 +16,7 @@ _rival = partial(method, family="input gradients")
 RADII = grid("eps", 0.1, 0.15, 0.2, 0.3)
 
 
-@_rival("jacobian", title="Jacobian norm", grid=grid("weight", 0.03, 0.1, 0.3, 1.0, 3.0))
+@_rival("jacobian", title="Jacobian norm", grid=grid("weight", 0.03, 0.1, 0.3, 1.0, 3.0, 10.0))
 def jacobian(model: nn.Module, *, weight: float) -> Part:
     """Half the squared Frobenius norm of the logits' Jacobian, estimated by one random projection.
 

@@ -22,7 +22,7 @@ _TEMPERATURES = (1.0, 3.0, 10.0, 30.0)
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-@_rival("spectral-norm", title="spectral norm", grid=grid("temperature", *_TEMPERATURES))
+@_rival("spectral-norm", title="spectral norm", grid=grid("temperature", *_TEMPERATURES, 100.0))
 def spectral_norm(model: nn.Module, *, temperature: float) -> Part:
     """Every weight divided by its largest singular value, found by power iteration.
 

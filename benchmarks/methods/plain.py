@@ -28,7 +28,9 @@ def weight_decay(model: nn.Module, *, weight: float) -> Part:
     return Part(term=term)
 
 
-@_rival("label-smoothing", title="label smoothing", grid=grid("share", 0.05, 0.1, 0.2, 0.4))
+@_rival(
+    "label-smoothing", title="label smoothing", grid=grid("share", 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+)
 def label_smoothing(model: nn.Module, *, share: float) -> Part:
     """Cross-entropy to labels of which this share is spread over all classes."""
     del model
@@ -39,7 +41,7 @@ def label_smoothing(model: nn.Module, *, share: float) -> Part:
     return Part(criterion=criterion)
 
 
-@_rival("noise", title="Gaussian noise", grid=grid("sigma", 0.15, 0.3, 0.5, 0.7))
+@_rival("noise", title="Gaussian noise", grid=grid("sigma", 0.15, 0.3, 0.5, 0.7, 1.0))
 def gaussian_noise(model: nn.Module, *, sigma: float) -> Part:
     """Cross-entropy of images with Gaussian noise of this standard deviation, not clipped."""
 

@@ -44,9 +44,7 @@ SCORE = "both"
 """By which strengths are chosen: the probe of ten examples a class, and r."""
 
 
-def trials(
-    reference: str, betas: tuple[float, ...], heads: tuple[float, ...] | None = None
-) -> dict[str, Trial]:
+def trials(reference: str, betas: tuple[float, ...]) -> dict[str, Trial]:
     """Isometry, its control, a head, and both losses, each with one reference."""
 
     def both(until: float | None) -> Trial:
@@ -56,7 +54,7 @@ def trials(
         "cross-entropy": PLAIN,
         "isometry": isometry(betas, reference=reference),
         "control: shuffled": isometry(betas, reference=reference, shuffled=True),
-        "head": Trial("second-head", heads or betas, reference=reference),
+        "head": Trial("second-head", betas, reference=reference),
         "both, the head's weight falls to 0": both(0.7),
         "both, the head's weight stays": both(None),
     }
@@ -180,7 +178,7 @@ _SHOTS = ((1, 20), (10, 10))
 DIGITS = Subject(
     replace(ON_DIGITS, examples=_SHOTS),
     {"epochs": 1, **FEW},
-    trials(MANIFOLD, (0.02, 0.1, 0.5, 2.0, 8.0), (0.02, 0.1, 0.5, 2.0)),
+    trials(MANIFOLD, (0.02, 0.1, 0.5, 2.0, 8.0, 32.0)),
     _small_digits,
 )
 MNIST = Subject(
