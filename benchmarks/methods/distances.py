@@ -62,7 +62,7 @@ def isometry(
     )
 
 
-_WEIGHTS = grid("weight", 0.01, 0.1, 1.0, 10.0, 100.0)
+_WEIGHTS = grid("weight", 0.1, 1.0, 10.0, 100.0)
 
 
 @_rival("relational-distillation", title="relational distillation", grid=_WEIGHTS)
