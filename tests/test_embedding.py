@@ -170,6 +170,13 @@ def test_early_stopping_ends_sooner_and_keeps_the_best_network() -> None:
     assert embedding.stress_ == pytest.approx(min(embedding.history_["stress"]), rel=1e-5)
 
 
+def test_two_samples_are_enough_to_learn_from_and_one_is_not() -> None:
+    stopped = {"early_stopping": True, "validation_fraction": 0.25, "max_epochs": 1}
+    assert brief(**stopped).fit(X[:4]).stress_ >= 0
+    with pytest.raises(ValueError, match="at least 2 samples to learn from, got 1 of 3"):
+        brief(**stopped).fit(X[:3])
+
+
 def test_a_network_of_ones_own_is_copied_trained_and_pickled() -> None:
     own = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
     before = own[0].weight.clone()

@@ -262,6 +262,10 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
             "manifold: neighbors must be an integer of at least 1, got 0.",
         ),
         (
+            lambda: references.manifold(torch.rand(20, 2), neighbors=2.5),
+            "manifold: neighbors must be an integer of at least 1, got 2.5.",
+        ),
+        (
             lambda: references.manifold(torch.rand(200, 2), spread=0.0),
             "manifold: spread must be a positive number, got 0.0.",
         ),

@@ -49,6 +49,12 @@ def signs(rows: Rows, *, images: int = 1000, clean: float = 0.9, worst: float | 
     return " ".join(check_results(accuracy, radii, clean, images=images, worst_case=under))
 
 
+def test_an_idle_step_is_held_against_the_iterated_attacks_alone() -> None:
+    idle = "the gradient at the images does not lead to what fools the model"
+    assert idle in signs({"fgsm": 0.9, "pgd-ce": 0.5})
+    assert idle not in signs({"fgsm": 0.9, "pgd-ce": 0.89, "square": 0.5})
+
+
 # rows, number of images, and what is said of them; "" is nothing
 BEATEN: list[tuple[Rows, int, str]] = [
     ({"fgsm": 0.5, "pgd-margin": 0.5099}, 1000, ""),

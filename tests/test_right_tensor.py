@@ -781,6 +781,12 @@ def test_a_compiled_model_alone_has_no_break() -> None:
     torch._dynamo.reset()
 
 
+def test_a_head_reads_one_layer() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    with pytest.raises(InputError, match="^ReferenceHead: layer must name one layer, got '0', '2'"):
+        ReferenceHead(model, 2, nn.Linear)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("reference", "text"),
     [
