@@ -411,3 +411,16 @@ def test_a_cache_knows_pairs_in_both_orders_and_those_that_are_not_known(tmp_pat
     assert keys[0] == keys[1] != keys[2]
     assert len(set(placed)) == 3
     assert sample_keys(rows.astype(np.float32), places=False) == keys
+
+
+def test_distances_of_samples_that_nearly_coincide_are_measured_exactly() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 20))
+    rows = np.concatenate([rows, rows + 1e-6])
+    blocks = resolve_blocks(rows, "euclidean")
+    known = torch.as_tensor(rows, dtype=torch.float32)
+    pairs = Pairs(blocks, 1.0, None, torch.zeros(0, 2), known)
+    places = np.arange(80)
+    measured, _ = pairs.compared(torch.zeros(80, 2), places)
+    assert measured.min().item() == pytest.approx(1e-6 * 20**0.5, rel=1e-3)
+    trained = pairs.descended_to(torch.as_tensor(places)).double()
+    torch.testing.assert_close(trained, torch.cdist(*[known.double()] * 2), atol=1e-2, rtol=1e-3)

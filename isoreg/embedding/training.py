@@ -55,10 +55,15 @@ class Pairs:
     rows: Tensor | None = None
 
     def distances(self, places: Tensor | Places) -> Tensor:
-        """(b, b) distances of a batch, in radii."""
+        """(b, b) distances of a batch, in radii, as exact as the metric."""
+        return self.blocks(np.asarray(places)) / self.radius
+
+    def descended_to(self, places: Tensor) -> Tensor:
+        """(b, b) what a batch is trained towards: with rows right to a thousandth radius."""
+        # products of matrices lose the digits of samples that nearly coincide; a map needs none
         if self.rows is None:
-            return (self.blocks(np.asarray(places)) / self.radius).float()
-        rows_bd = self.rows[torch.as_tensor(places, device=self.rows.device)]
+            return self.distances(places).float()
+        rows_bd = self.rows[places.to(self.rows.device)]
         return torch.cdist(rows_bd, rows_bd)
 
     def loss(self, points: Tensor, places: Tensor, recipe: Recipe) -> Tensor:
@@ -75,7 +80,7 @@ class Pairs:
         Returns:
             The loss.
         """
-        distances_bb = self.distances(places).to(points.device)
+        distances_bb = self.descended_to(places).to(points.device)
         drawn_bb = drawn_distances(points)
         known_bb = (~distances_bb.isnan()).to(points.dtype).fill_diagonal_(0)
         weights_bb = known_bb * near_weights(distances_bb, recipe.near) if recipe.near else known_bb
