@@ -18,20 +18,48 @@ Needs numba, which only this file imports.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numba
 import numpy as np
+from numba.extending import intrinsic
 
 # Sums may be reordered, as vectorising them does; NaN and infinity keep their meaning.
 _compiled = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
 )
 Array: TypeAlias = Any  # a numpy array; numba infers and checks the types of all that follows
-_Space: TypeAlias = Any  # points of a and of b, what is between them, and which pairs are cancelled
+_LINE = 64
+"""Bytes of a line of the cache, and of the widest vectors."""
+
+
+class _Space(NamedTuple):
+    """Points a and b from the centre, squared lengths, what is between, what is cancelled."""
+
+    points: Array
+    others: Array
+    norms: Array
+    centre: Array
+    table: Array
+    is_cancelled: Array
+
 
 AVAILABLE = not getattr(numba.config, "DISABLE_JIT", False)
 """False where numba is told to interpret: that would be slower than all else."""
+
+
+def _prefer_widest(_: Any) -> Any:
+    """Tell LLVM to take vectors of 512 bits where there are any: on Intel it takes 256."""
+
+    def tell(context: Any, builder: Any, *_: Any) -> Any:
+        # llvmlite has a list of attributes that may be added, and this one is missing there
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return numba.types.none(), tell
+
+
+_use_widest_vectors: Any = intrinsic(_prefer_widest) if AVAILABLE else lambda: None
 
 
 @_compiled
@@ -73,16 +101,17 @@ def blocks_of(
 @_compiled
 def input_distances(x: Array, order: Array, blocks: Array, cancelled: float, out: Array) -> None:
     """Distances between the inputs of each block; below 0 is cancelled: products."""
-    space, begin = _workspace(x, blocks), 0
+    space, begin, seen = _workspace(x, blocks), 0, -1
     for start, stop, other, end in blocks:
         a, b = order[start:stop], order[other:end]
         if cancelled < 0:
-            _products(x, a, b, np.zeros(x.shape[1], x.dtype), space)
+            _products(x, a, b, start != seen, space)
         else:
-            _distances(x, a, b, cancelled, space)
+            _distances(x, a, b, cancelled, start != seen, space)
+        seen = start
         for i in range(len(a)):
             for j in range(len(b)):
-                out[begin + j] = space[2][i, j]
+                out[begin + j] = space.table[i, j]
             begin += len(b)
 
 
@@ -138,12 +167,13 @@ def compare(
     gradient: Array,
 ) -> None:
     """Add sums of G (D - s d)^2, G D d, G d^2 and G over the pairs of the rows with all samples."""
-    space = points, others, weights, _ = _workspace(x, blocks)
-    begin = 0
+    space, begin, seen = _workspace(x, blocks), 0, -1
+    weights = space.table
     for start, stop, other, end in blocks:
         a, b = order[start:stop], order[other:end]
         same, both = _is_same(a, b), start != other and first <= b[0] < last
-        any_cancelled = _distances(x, a, b, cancelled, space)
+        any_cancelled = _distances(x, a, b, cancelled, start != seen, space)
+        seen = start
         block = slice(begin, begin + len(a) * len(b))
         begin, times = block.stop, 2 if same or both else 1
         found = _weigh(targets[block], shares[block], weights, a, b, scale, strength)
@@ -157,7 +187,8 @@ def compare(
             for i in range(len(a)):
                 for j in range(i):
                     weights[j, i] = weights[i, j]
-        _add_pull(weights, others if start == other else points, others, a, first, len(b), gradient)
+        points, others = space.points, space.points if start == other else space.others
+        _add_pull(weights, points, others, a, first, len(b), gradient)
         if both:
             _add_pull(weights.T.copy(), others, points, b, first, len(a), gradient)
 
@@ -171,13 +202,23 @@ def _is_same(a: Array, b: Array) -> bool:
 @_compiled
 def _workspace(x: Array, blocks: Array) -> _Space:
     """Arrays for the points a and b of the longest block and for what is between them."""
-    longest = 0
+    longest, width = 0, x.shape[1]
     for start, stop, other, end in blocks:
         longest = max(longest, stop - start, end - other)
     side = _padded(longest)
-    points, others = np.empty((side, x.shape[1]), x.dtype), np.empty((side, x.shape[1]), x.dtype)
-    # where j > i is left out, callers read what stands there: it must be a number
-    return points, others, np.zeros((side, side), x.dtype), np.empty((side, side), np.bool_)
+    points, others, table = _lines(side, width, x), _lines(side, width, x), _lines(side, side, x)
+    norms, centre = np.empty((2, side), x.dtype), np.zeros(width, x.dtype)
+    return _Space(points, others, norms, centre, table, np.empty((side, side), np.bool_))
+
+
+@_compiled
+def _lines(rows: int, width: int, like: Array) -> Array:
+    """Rows of zeros. Wide ones fill lines of the cache, an odd number: few compete for a place."""
+    numbers = _LINE // like.itemsize
+    stride = width if 2 * width < numbers else ((width + numbers - 1) // numbers | 1) * numbers
+    flat = np.zeros(rows * stride + numbers, like.dtype)
+    skipped = -flat.ctypes.data % _LINE // like.itemsize
+    return flat[skipped : skipped + rows * stride].reshape(rows, stride)
 
 
 @_compiled
@@ -186,18 +227,19 @@ def _padded(count: int) -> int:
 
 
 @_compiled
-def _distances(x: Array, a: Array, b: Array, cancelled: float, space: _Space) -> int:
+def _distances(x: Array, a: Array, b: Array, cancelled: float, fresh: bool, space: _Space) -> int:
     """Fill in the distances, for j <= i alone if a is b; return how many pairs are cancelled."""
     zero, same, own = x.dtype.type(0), _is_same(a, b), a[0] == b[0]
-    _, _, out, is_cancelled = space
-    centre = np.zeros(x.shape[1], x.dtype)
-    for i in a:
-        for k in range(x.shape[1]):
-            centre[k] += x[i, k]
-    for k in range(x.shape[1]):
-        centre[k] /= x.dtype.type(len(a))
-    norms, other_norms = _products(x, a, b, centre, space)
-    count = 0
+    out, is_cancelled, centre = space.table, space.is_cancelled, space.centre
+    if fresh:
+        centre[:] = zero
+        for i in a:
+            for k in range(len(centre)):
+                centre[k] += x[i, k]
+        for k in range(len(centre)):
+            centre[k] /= x.dtype.type(len(a))
+    _products(x, a, b, fresh, space)
+    norms, other_norms, count = space.norms[0], space.norms[0 if own else 1], 0
     for i in range(len(a)):
         row = 0
         for j in range(i if same else len(b)):
@@ -226,22 +268,22 @@ def _distances(x: Array, a: Array, b: Array, cancelled: float, space: _Space) ->
 
 
 @_compiled
-def _products(x: Array, a: Array, b: Array, centre: Array, space: _Space) -> tuple[Array, Array]:
-    """Fill in inner products, seen from the centre; return the squared lengths of both sides."""
-    points, others, out, _ = space
-    other_norms = _gather(x, b, centre, others)
+def _products(x: Array, a: Array, b: Array, fresh: bool, space: _Space) -> None:
+    """Fill in inner products and squared lengths, seen from the centre."""
+    points, others = space.points, space.others
     if a[0] == b[0]:
-        _multiply(others, others, len(a), len(b), len(a) == len(b), out)
-        return other_norms[: len(a)], other_norms
-    norms = _gather(x, a, centre, points)
-    _multiply(points, others, len(a), len(b), False, out)
-    return norms, other_norms
+        others = points
+        _gather(x, b, space.centre, points, space.norms[0])
+    else:
+        if fresh:
+            _gather(x, a, space.centre, points, space.norms[0])
+        _gather(x, b, space.centre, others, space.norms[1])
+    _multiply(points, others, len(a), len(b), _is_same(a, b), space.table)
 
 
 @_compiled
-def _gather(x: Array, rows: Array, centre: Array, points: Array) -> Array:
-    """Copy rows, seen from the centre, and return their squared lengths."""
-    norms = np.zeros(len(rows), x.dtype)
+def _gather(x: Array, rows: Array, centre: Array, points: Array, norms: Array) -> None:
+    """Copy rows, seen from the centre, and their squared lengths."""
     for i in range(len(rows)):
         norm, source, point = x.dtype.type(0), x[rows[i]], points[i]
         for k in range(len(centre)):
@@ -250,12 +292,12 @@ def _gather(x: Array, rows: Array, centre: Array, points: Array) -> Array:
             norm += value * value
         norms[i] = norm
     points[len(rows) : _padded(len(rows))] = 0
-    return norms
 
 
 @_compiled
 def _multiply(x: Array, y: Array, a: int, b: int, same: bool, out: Array) -> None:
     """Inner products of rows of x with rows of y, sixteen at a time, for the registers' sake."""
+    _use_widest_vectors()
     for i in range(0, a, 4):
         for j in range(0, i + 4 if same else b, 4):
             s00 = s01 = s02 = s03 = x.dtype.type(0)
@@ -305,7 +347,7 @@ def _add_cancelled(
     x: Array, a: Array, b: Array, both: bool, first: int, space: _Space, gradient: Array
 ) -> None:
     """Move cancelled pairs from the weights to the gradient, their differences as they are."""
-    _, _, weights, is_cancelled = space
+    weights, is_cancelled = space.table, space.is_cancelled
     for i in range(len(a)):
         for j in range(i if _is_same(a, b) else len(b)):
             if is_cancelled[i, j]:
@@ -325,7 +367,8 @@ def _add_pull(
     weights: Array, points: Array, others: Array, rows: Array, first: int, count: int, into: Array
 ) -> None:
     """Add sum_j W_ij (others_j - points_i) to the gradient's rows."""
-    pulls = np.empty((4, points.shape[1]), points.dtype)
+    _use_widest_vectors()
+    pulls = _lines(4, points.shape[1], points)
     p0, p1, p2, p3 = pulls[0], pulls[1], pulls[2], pulls[3]
     for i in range(0, len(rows), 4):
         pulls[:] = 0
@@ -348,5 +391,5 @@ def _add_pull(
             total = points.dtype.type(0)
             for j in range(count):
                 total += weights[i + s, j]
-            for k in range(len(point)):
+            for k in range(len(row)):
                 row[k] += pull[k] - total * point[k]
