@@ -16,7 +16,7 @@ from torch import Tensor
 
 from isoreg import InputError, isometry_penalty
 from isoreg._pairs import engine
-from isoreg._pairs.backends import torch_blocks, torch_plan, torch_small
+from isoreg._pairs.backends import torch_blocks, torch_plan
 from isoreg._pairs.backends.torch_plan import TILE, Block, plan_blocks, take
 from isoreg._pairs.dense import dense_penalty
 from isoreg._pairs.plan import Call, total_weight
@@ -178,7 +178,7 @@ def test_float32_gradients_keep_six_digits(kind: str, n: int) -> None:
 def test_where_nobody_may_look_all_pairs_or_tiles_of_them_equal_the_dense_ones(
     rows: slice | None, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (torch_plan, torch_blocks, torch_small):
+    for module in (torch_plan, torch_blocks):
         monkeypatch.setattr(module, "can_look", lambda _: False)
     monkeypatch.setattr(torch_plan, "AT_ONCE", at_once)
     x, y = torch.rand(60, 9).double(), torch.randint(5, (60,))

@@ -16,9 +16,8 @@ from types import SimpleNamespace
 from typing import NamedTuple, Protocol, cast
 
 import torch
-from torch import Tensor
 
-from isoreg._pairs.plan import Answer, Call, Total
+from isoreg._pairs.plan import Answer, Call, Scales, Total
 from isoreg._pairs.precision import LostDigitsError, full_precision
 from isoreg.errors import InputError
 
@@ -39,10 +38,8 @@ class Backend(Protocol):
     def refuses(self, call: Call) -> str | None:
         """Why it cannot or should not compute this call, as half a sentence; None: it can."""
 
-    def compare(
-        self, call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool
-    ) -> Answer:
-        """Sums over the pairs of a call, divided by a number; without (L,) scales its moments.
+    def compare(self, call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
+        """Sums over the pairs of a call, divided by a number; without a scale its moments.
 
         A sample of the rows that is not finite must make the sum NaN, also without a pair.
         """
@@ -71,7 +68,7 @@ def last_choice() -> Choice | None:
     return _last.choice
 
 
-def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool) -> Answer:
+def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
     """What the first backend answers that does not refuse, in float64 if digits were lost."""
     # autograd is off already, because only the node calls this
     names, refused = _names(), dict[str, str]()
@@ -81,7 +78,7 @@ def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool
                 try:
                     reason = _failed.get(name) or _load(name).refuses(given)
                     if reason is None:
-                        answer = _load(name).compare(given, scales, total, needs_grad=needs_grad)
+                        answer = _load(name).compare(given, scale, total, needs_grad=needs_grad)
                         refused.pop(name, None)
                         _last.choice = Choice(name, refused)
                         return answer

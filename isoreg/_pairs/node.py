@@ -77,21 +77,19 @@ def _compute(call: Call, terms: Terms, *, needs_grad: bool, learned: bool) -> _R
         moments = engine.compare(call, None, 1.0, needs_grad=False).sums
     if isinstance(scale, str):
         # the derivative with respect to the best scale is 0: from here on it is a number
-        scales = best_scale(*(terms.mean(moments) if terms.mean else moments))
+        scale = best_scale(*(terms.mean(moments) if terms.mean else moments))
     elif isinstance(scale, Tensor):
         check_scale(scale)
-        scales = scale.to(device, exact_dtype(device)).expand(len(call.features))
-    else:
-        scales = torch.full((len(call.features),), scale, dtype=exact_dtype(device), device=device)
+        scale = scale.to(device, exact_dtype(device)).expand(len(call.features))
     # backends that read tables find their weight on the way: until then, that of all pairs
     is_known = terms.reduction == "batch" or not call.has_tables
     total = _total(call, terms if is_known else terms._replace(reduction="batch"))
-    penalties, gradients, weight = engine.compare(call, scales, total, needs_grad=needs_grad)
+    penalties, gradients, weight = engine.compare(call, scale, total, needs_grad=needs_grad)
     if not is_known:
         guess, total = total, _total(call, terms, weight)
         penalties *= guess / total
         gradients = [x * (guess / total) for x in gradients]
-    slopes = 2 * (scales * moments[1] - moments[0]) / total if learned else None
+    slopes = 2 * (scale * moments[1] - moments[0]) / total if learned else None
     dtype = call.features[0].dtype  # backends may have been asked in float64
     return _Result(penalties.to(dtype), [x.to(dtype) for x in gradients], slopes)
 

@@ -65,12 +65,11 @@ _use_widest_vectors: Any = intrinsic(_prefer_widest) if AVAILABLE else lambda: N
 @_compiled
 def blocks_of(
     labels: Array, ignored: int, side: int, first: int, last: int
-) -> tuple[Array, Array, int]:
+) -> tuple[Array, Array, Array]:
     """Cut the pairs of rows first to last with all samples of equal label into blocks."""
-    n, start, count, pairs = len(labels), 0, 0, 0
+    n, start, count, tiles = len(labels), 0, 0, len(labels) // side + 1
     samples = np.concatenate((np.arange(first, last), np.arange(first), np.arange(last, n)))
     order = samples[np.argsort(labels[samples], kind="mergesort")]
-    tiles = n // side + 1
     blocks = np.empty((2 * (n + tiles * tiles), 4), np.int64)
     while start < n:
         label, stop, middle = labels[order[start]], start + 1, start
@@ -78,24 +77,23 @@ def blocks_of(
             stop += 1
         while middle < stop and first <= order[middle] < last:
             middle += 1
-        rows, others = middle - start, stop - middle
-        parts, more = (rows + side - 1) // side, (others + side - 1) // side
-        if rows > 0 and stop - start <= side:
+        if start < middle and stop - start <= side:
             blocks[count] = start, middle, start, stop
-            pairs += rows * (stop - start)
-            count, parts = count + 1, 0
-        for i in range(parts):
-            for j in range(i, parts + more):
-                begin, length, part, cut = start, rows, j, parts
-                if j >= parts:
-                    begin, length, part, cut = middle, others, j - parts, more
-                a, b = start + rows * i // parts, start + rows * (i + 1) // parts
-                c, d = begin + length * part // cut, begin + length * (part + 1) // cut
-                blocks[count] = a, b, c, d
-                pairs += (b - a) * (d - c)
-                count += 1
+            count += 1
+        elif start < middle:
+            rows, others = (middle - start + side - 1) // side, (stop - middle + side - 1) // side
+            cuts = np.full(rows + others + 1, stop)
+            for i in range(rows):
+                cuts[i] = start + (middle - start) * i // rows
+            for i in range(others):
+                cuts[rows + i] = middle + (stop - middle) * i // others
+            for i in range(rows):
+                for j in range(i, rows + others):
+                    blocks[count] = cuts[i], cuts[i + 1], cuts[j], cuts[j + 1]
+                    count += 1
         start = stop
-    return order, blocks[:count].copy(), pairs
+    blocks = blocks[:count].copy()
+    return order, blocks, np.cumsum((blocks[:, 1] - blocks[:, 0]) * (blocks[:, 3] - blocks[:, 2]))
 
 
 @_compiled
@@ -108,11 +106,9 @@ def input_distances(x: Array, order: Array, blocks: Array, cancelled: float, out
             _products(x, a, b, start != seen, space)
         else:
             _distances(x, a, b, cancelled, start != seen, space)
-        seen = start
-        for i in range(len(a)):
-            for j in range(len(b)):
-                out[begin + j] = space.table[i, j]
-            begin += len(b)
+        block = slice(begin, begin + len(a) * len(b))
+        out[block].reshape(len(a), len(b))[:] = space.table[: len(a), : len(b)]
+        begin, seen = block.stop, start
 
 
 @_compiled
@@ -153,29 +149,18 @@ def read_table(
 
 @_compiled
 def compare(
-    x: Array,
-    order: Array,
-    blocks: Array,
-    first: int,
-    last: int,
-    cancelled: float,
-    targets: Array,
-    shares: Array,
-    scale: float,
-    strength: float,
-    sums: Array,
-    gradient: Array,
+    x: Array, pairs: Any, scale: float, strength: float, sums: Array, gradient: Array
 ) -> None:
     """Add sums of G (D - s d)^2, G D d, G d^2 and G over the pairs of the rows with all samples."""
+    order, blocks, first, last, cancelled, targets, shares = pairs
     space, begin, seen = _workspace(x, blocks), 0, -1
     weights = space.table
     for start, stop, other, end in blocks:
         a, b = order[start:stop], order[other:end]
         same, both = _is_same(a, b), start != other and first <= b[0] < last
         any_cancelled = _distances(x, a, b, cancelled, start != seen, space)
-        seen = start
         block = slice(begin, begin + len(a) * len(b))
-        begin, times = block.stop, 2 if same or both else 1
+        begin, seen, times = block.stop, start, 2 if same or both else 1
         found = _weigh(targets[block], shares[block], weights, a, b, scale, strength)
         for k in range(len(found)):
             sums[k] += times * found[k]
@@ -347,19 +332,18 @@ def _add_cancelled(
     x: Array, a: Array, b: Array, both: bool, first: int, space: _Space, gradient: Array
 ) -> None:
     """Move cancelled pairs from the weights to the gradient, their differences as they are."""
-    weights, is_cancelled = space.table, space.is_cancelled
+    nobody = np.zeros(x.shape[1], x.dtype)
     for i in range(len(a)):
         for j in range(i if _is_same(a, b) else len(b)):
-            if is_cancelled[i, j]:
-                weight, left, right = weights[i, j], x[a[i]], x[b[j]]
-                left_pulls = gradient[a[i] - first]
+            if space.is_cancelled[i, j]:
+                weight, left, right = space.table[i, j], x[a[i]], x[b[j]]
+                pulled = gradient[a[i] - first]
+                pushed = gradient[b[j] - first] if both else nobody
                 for k in range(len(left)):
-                    left_pulls[k] += weight * (right[k] - left[k])
-                if both:
-                    right_pulls = gradient[b[j] - first]
-                    for k in range(len(left)):
-                        right_pulls[k] -= weight * (right[k] - left[k])
-                weights[i, j] = 0
+                    pull = weight * (right[k] - left[k])
+                    pulled[k] += pull
+                    pushed[k] -= pull
+                space.table[i, j] = 0
 
 
 @_compiled

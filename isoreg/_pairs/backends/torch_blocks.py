@@ -22,9 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from isoreg._pairs.backends import torch_small
 from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, add, plan_blocks, take
-from isoreg._pairs.plan import Answer, Call, Total
+from isoreg._pairs.plan import Answer, Call, Scales, Total
 from isoreg._pairs.precision import CANCELLED, LostDigitsError, can_look, rounds_products
 from isoreg.distances import exact_dtype
 from isoreg.masks import weights_between
@@ -68,23 +67,21 @@ def refuses(call: Call) -> str | None:
     return None
 
 
-def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool) -> Answer:
+def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
     """Sums over the pairs of a call, and gradients."""
-    if scales is None:
+    if scale is None:
         return Answer(_moments(call), [])
-    if torch_small.is_small(call):
-        answer = torch_small.compare(call, scales, total, needs_grad=needs_grad)
-        if answer is not None:
-            return answer
     features, dtype, wide = call.features, call.features[0].dtype, _wide(call)
     sums = torch.zeros(len(features), dtype=exact_dtype(call.device), device=call.device)
-    rows = call.local.stop - call.local.start
-    gradients = [x.new_zeros(rows, x.shape[1], dtype=wide) for x in features if needs_grad]
-    scales = scales.to(wide).view(-1, 1, 1, 1)
-    factors = scales * (4 / total)
+    gradients: dict[int, Tensor] = {}
+    scales = scale.to(wide).view(-1, 1, 1, 1) if isinstance(scale, Tensor) else scale
     for part in call.plans.pop("parts", None) or _parts(call):
         block, chosen = part.block, slice(part.layers.start, part.layers.stop)
-        gaps = torch.addcmul(part.targets, part.distances, scales[chosen], value=-1)
+        s: Total = scales[chosen] if isinstance(scales, Tensor) else scales
+        if isinstance(s, Tensor):
+            gaps = torch.addcmul(part.targets, part.distances, s, value=-1)
+        else:
+            gaps = torch.sub(part.targets, part.distances, alpha=s)
         pulls = gaps if part.weights is None else gaps * part.weights
         sums[chosen].add_((gaps * pulls).sum((1, 2, 3)), alpha=block.times)
         if needs_grad:
@@ -92,14 +89,17 @@ def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool
                 part.distances.masked_fill_(part.distances == 0, 1)
             elif block.offset is not None:
                 part.distances.diagonal(block.offset, 2, 3).fill_(1)
-            pulls = pulls.mul_(factors[chosen]).div_(part.distances)
+            pulls = pulls.mul_(s * (4 / total)).div_(part.distances)
             if part.cancelled is not None:
                 _pull_cancelled(gradients, pulls, part, call)
             if block.offset is not None:
                 pulls.diagonal(block.offset, 2, 3).sub_(pulls.sum(3))
             for pull, layer, sides in zip(pulls.unbind(), part.layers, part.sides, strict=True):
-                _pull(gradients[layer], pull, block, sides, call.local.start)
-    return Answer((sums / total).to(dtype), [x.to(dtype) for x in gradients])
+                _pull(gradients, layer, pull, block, sides, call.local)
+    if needs_grad and not gradients:  # no row
+        gradients = {layer: x[:0] for layer, x in enumerate(features)}
+    kept = [gradients[layer].to(dtype) for layer in sorted(gradients)]
+    return Answer((sums / total).to(dtype), kept)
 
 
 def _moments(call: Call) -> Tensor:
@@ -185,6 +185,8 @@ def _sides(x: Tensor, block: Block) -> tuple[Tensor, Tensor]:
         columns.sub_(origin)
     if block.offset is None:
         return take(x, block.rows) - origin, columns
+    if block.shape[1] == block.shape[2]:
+        return columns, columns
     return columns[:, block.offset : block.offset + block.shape[1]], columns
 
 
@@ -224,11 +226,12 @@ def _recompute_cancelled(
     excess = torch.sub(squares, sums, alpha=CANCELLED[squares.dtype], out=sums)
     if block.offset is not None:  # a point has distance 0 from itself
         excess.diagonal(block.offset, 2, 3).fill_(1)
-    if excess.min().item() > 0:
+    least = excess.min().item()
+    if least > 0:
         return None
     cancelled = excess <= 0
-    share = cancelled.sum() / cancelled.numel()
-    if share > _NEAR_SHARE and squares.dtype != exact_dtype(squares.device):
+    many = math.isnan(least) or cancelled.sum() > _NEAR_SHARE * cancelled.numel()
+    if many and squares.dtype != exact_dtype(squares.device):
         raise LostDigitsError("many pairs are so close that products in float32 lose their digits")
     for square, where, x in zip(squares, cancelled, points, strict=True):
         # the points as they came: what is seen from an origin was rounded
@@ -247,29 +250,34 @@ def _places(
         yield place, rows[c, i], columns[c, j]
 
 
-def _pull_cancelled(gradients: list[Tensor], pulls: Tensor, part: Part, call: Call) -> None:
+def _pull_cancelled(gradients: dict[int, Tensor], pulls: Tensor, part: Part, call: Call) -> None:
     """Move cancelled pairs from the weights to the gradients: a product would lose them again."""
     assert part.cancelled is not None
-    block, start = part.block, call.local.start
+    block = part.block
     for pull, layer, where in zip(pulls.unbind(), part.layers, part.cancelled, strict=True):
-        gradient, x = gradients[layer], call.features[layer]
+        x = call.features[layer]
         for place, i, j in _places(where, block, x) if can_look(call.device) else ():
             pulled = pull[place][:, None] * (x[j] - x[i])
-            gradient.index_add_(0, i - start, pulled)
+            add(gradients, layer, i, pulled[None], call.local)
             if block.times == 2:
-                gradient.index_add_(0, j - start, pulled, alpha=-1)
+                add(gradients, layer, j, -pulled[None], call.local)
     pulls.masked_fill_(part.cancelled, 0)
 
 
 def _pull(
-    gradient: Tensor, pulls: Tensor, block: Block, sides: tuple[Tensor, Tensor], start: int
+    gradients: dict[int, Tensor],
+    layer: int,
+    pulls: Tensor,
+    block: Block,
+    sides: tuple[Tensor, Tensor],
+    local: slice,
 ) -> None:
     """Add sum_j W_ij (phi_j - phi_i) of a block to the rows of the gradient of a layer."""
     rows, columns = sides
     pulled = torch.bmm(pulls, columns)
     if block.offset is None:  # else the sum of W stands on the diagonal
         pulled.addcmul_(pulls.sum(2)[..., None], rows, value=-1)
-    add(gradient, block.rows, pulled, start)
+    add(gradients, layer, block.rows, pulled, local)
     if block.times == 2:
         pulled = torch.bmm(pulls.mT, rows).addcmul_(pulls.sum(1)[..., None], columns, value=-1)
-        add(gradient, block.columns, pulled, start)
+        add(gradients, layer, block.columns, pulled, local)
