@@ -574,8 +574,10 @@ def test_an_inner_network_that_runs_on_two_batches_is_refused() -> None:
     model = Outer()
     iso = IsometryRegularizer(model, "net.body")
     model(points())
-    with pytest.raises(RecordError, match=r"'net.body' ran 2 times"):
-        iso(Y)
+    for labels in (Y, None):
+        model(points())
+        with pytest.raises(RecordError, match=r"'net.body' ran 2 times"):
+            iso(labels)
 
 
 def test_uses_of_a_layer_are_compared_with_the_same_use_of_the_reference() -> None:
@@ -591,6 +593,9 @@ def test_uses_of_a_layer_are_compared_with_the_same_use_of_the_reference() -> No
         isometry_penalty(model.body(x).detach(), model.head(model.features(x))) for x in (a, b)
     )
     torch.testing.assert_close(value, expected)
+    model(a, b)
+    with pytest.raises(RecordError, match="'head' ran 2 times"):  # whose labels are they?
+        iso(Y)
 
 
 def test_a_model_that_calls_itself_is_refused() -> None:
