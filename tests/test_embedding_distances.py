@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,19 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": lambda a, b: 1.0}, None, r"metric must map 16 and 15 samples to \(16, 15\) real"),
     ({"metric": lambda a, b: -city(a, b)}, None, "metric must give distances of at least 0"),
     ({"metric": "geodesic"}, None, "geodesic distances of a batch depend on the batch"),
-    ({"metric": "taxicab"}, None, "metric must be a callable or one of 'euclidean'"),
+    (
+        {"metric": "taxicab"},
+        None,
+        "one of 'euclidean', .*'angular', 'precomputed', got",
+    ),
+    (
+        {"metric": lambda a, b: city(a, b) > 1},
+        None,
+        r"got bool of shape \(16, 15\)",
+    ),
+    ({"metric": lambda a, b: 1e-9 * skewed(a, b)}, None, "metric must be symmetric"),
+    ({"metric": lambda a, b: city(a, b) * (1 + (a[:, None, 0] > b[:, 0]))}, None, "be symmetric"),
+    ({"metric": "precomputed"}, np.ones((60, 60), bool), r"got bool of shape \(60, 60\)"),
     ({"metric": city, "metric_takes": "pairs"}, None, "metric_takes must be 'rows' or 'indices'"),
     ({"metric": "precomputed"}, None, "distances= belongs to metric='precomputed'.* and none"),
     ({}, np.zeros((60, 60)), "distances= belongs to metric='precomputed'.* and some"),
@@ -231,7 +244,8 @@ def test_classes_lie_as_the_means_of_the_data_do() -> None:
 def test_classes_that_coincide_are_still_put_apart() -> None:
     points = np.r_[ROWS, ROWS]
     layout = lay_out(cdist(points, points), np.repeat([0, 1], 60), 2, 2, apart=4.0, closest=2.0)
-    assert np.linalg.norm(layout.prototypes[0] - layout.prototypes[1]) >= 1.99
+    apart = np.linalg.norm(layout.prototypes[0] - layout.prototypes[1])
+    assert apart == pytest.approx(4.0, abs=0.01)
 
 
 @given(st.integers(0, 99), st.integers(3, 8))
@@ -389,9 +403,116 @@ def test_a_layout_has_the_mean_radius_of_its_classes_and_one_where_nothing_is_kn
     three = lay_out(cdist(near, near), np.repeat([0, 1, 2], 2), 3, 2, **options).prototypes
     assert np.linalg.norm(three[0] - three[1]) == pytest.approx(2.0, abs=0.05)
     assert np.linalg.norm(three[0] - three[2]) == pytest.approx(4.0, abs=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        single = lay_out(apart, np.array([0, 0, 1, 1, 2]), 3, 1, **options)
+        assert single.radius == pytest.approx((1 + 2) / 2), "a single sample has no radius"
+        lay_out(apart, classes, 2, 1, **options)
+        lay_out(known * 0 + 1, np.repeat(0, 5), 2, 1, **options)  # a class without samples
+    np.fill_diagonal(known, 7.0)  # it is not read
+    for unit in (1e-3, 1e3):
+        other = lay_out(unit * known, classes, 2, 1, **options)
+        assert other.radius == pytest.approx(1.5 * unit)
+        np.testing.assert_allclose(
+            other.prototypes, lay_out(known, classes, 2, 1, **options).prototypes
+        )
     for bad, got in ((np.zeros((5, 5)), "none but 0"), (np.full((5, 5), np.nan), "no known one")):
         with pytest.raises(InputError, match=rf"got {got} among 5 samples"):
             lay_out(bad, classes, 2, 2, **options)
+
+
+ASYMMETRIC = np.array([[0.0, 1.0, 9.0], [2.0, 0.0, 9.0], [9.0, 9.0, 0.0]])
+
+
+@pytest.mark.parametrize(("there", "said"), [(2.0, "2"), (np.nan, "nan")])
+def test_the_pair_is_told_whose_distances_are_furthest_from_each_other(
+    there: float, said: str
+) -> None:
+    table = ASYMMETRIC.copy()
+    table[1, 0] = there
+    table[1, 2] = 9.5
+    with pytest.raises(InputError, match=f"got 1 in one direction and {said} in the other"):
+        resolve_blocks(ROWS[:3], "precomputed", distances=table)
+
+
+def test_a_table_of_any_number_of_samples_is_looked_at_as_a_whole() -> None:
+    table = np.ones((300, 300))
+    rows = np.zeros((300, 1))
+    for value, text in ((-1.0, "got -1 to 1"), (np.inf, "got 1 to inf")):
+        bad = table.copy()
+        bad[280, 290] = bad[290, 280] = value
+        with pytest.raises(InputError, match=f"distances must be at least 0 and finite.*{text}"):
+            resolve_blocks(rows, "precomputed", distances=bad)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve_blocks(rows, "precomputed", distances=table * np.nan)
+
+
+def test_a_metric_may_differ_by_a_thousandth_and_is_looked_at_where_it_was_not_tried() -> None:
+    def uneven(a: Any, b: Any) -> Any:
+        return np.abs(a[:, None] - b) * (1 + share * ((a[:, None] == 1) & (b == 2)))
+
+    share = 5e-4
+    blocks = resolve_blocks(ROWS, uneven, takes="indices")
+    blocks(np.array([1, 2]))
+    share = 0.5
+    with pytest.raises(InputError, match="metric must be symmetric, got 1.5 in one direction"):
+        blocks(np.array([1, 2]))
+
+
+def test_a_metric_with_a_cache_is_tried_before_as_well(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="metric must be symmetric"):
+        resolve_blocks(ROWS, skewed, cache=tmp_path / "pairs")
+
+
+def test_equal_rows_are_other_objects_to_a_metric_that_takes_places(tmp_path: Path) -> None:
+    def apart(a: Any, b: Any) -> Any:
+        return np.abs(a[:, None] - b)
+
+    blocks = resolve_blocks(np.ones((9, 2)), apart, takes="indices", cache=tmp_path / "pairs")
+    np.testing.assert_array_equal(blocks(np.array([0, 8, 3])), apart(*[np.array([0, 8, 3])] * 2))
+
+
+def in_torch(a: Any, b: Any) -> torch.Tensor:
+    return torch.cdist(torch.tensor(a, requires_grad=True), torch.tensor(b))
+
+
+def whole(a: Any, b: Any) -> Any:
+    return city(a, b).round().astype(int)
+
+
+@pytest.mark.parametrize("kind", ["named", "torch", "integers", "table of integers"])
+def test_blocks_are_in_double_precision_whatever_they_are_made_of(kind: str) -> None:
+    rows, places = ROWS.astype(np.float32), np.array([4, 0, 9])
+    table = whole(rows, rows)
+    blocks = {
+        "named": lambda: resolve_blocks(rows, "euclidean"),
+        "torch": lambda: resolve_blocks(rows, in_torch),
+        "integers": lambda: resolve_blocks(rows, whole),
+        "table of integers": lambda: resolve_blocks(rows, "precomputed", distances=table),
+    }[kind]()
+    block = blocks(places)
+    assert block.dtype == torch.float64
+    assert not block.requires_grad
+    expected = (
+        cdist(rows[places], rows[places])
+        if kind in {"named", "torch"}
+        else table[places][:, places]
+    )
+    np.testing.assert_allclose(block, expected, rtol=1e-6)
+
+
+def test_a_cache_takes_more_pairs_than_one_statement_of_sqlite(tmp_path: Path) -> None:
+    cache, asked = PairCache(tmp_path / "pairs", "m"), []
+
+    def compute(missing: NDArray[np.int64]) -> NDArray[np.float64]:
+        asked.append(len(missing))
+        return missing + 1.0
+
+    others = list(range(1, 901))
+    for _ in range(2):
+        np.testing.assert_array_equal(cache.row(0, others, compute), others)
+    assert asked == [900]
 
 
 def test_a_cache_knows_pairs_in_both_orders_and_those_that_are_not_known(tmp_path: Path) -> None:
