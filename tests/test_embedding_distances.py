@@ -21,7 +21,14 @@ from isoreg.embedding.blocks import NAMES, resolve_blocks
 from isoreg.embedding.cache import PairCache, sample_keys
 from isoreg.embedding.layout import lay_out, smacof
 from isoreg.embedding.targets import read_targets
-from isoreg.embedding.training import Pairs, Recipe, near_weights
+from isoreg.embedding.training import (
+    Pairs,
+    Recipe,
+    best_scale,
+    drawn_distances,
+    mean_square,
+    near_weights,
+)
 from isoreg.penalty import isometry_penalty
 
 DRAWS = np.random.default_rng(0)
@@ -60,7 +67,10 @@ def test_a_block_of_a_callable_equals_what_it_gives_for_each_pair(
     np.testing.assert_allclose(blocks(chosen[::-1]), city(ROWS[chosen[::-1]], ROWS[chosen[::-1]]))
 
 
-def test_no_block_is_larger_than_a_batch_and_little_more_than_half_is_computed() -> None:
+@pytest.mark.parametrize("labelled", [False, True])
+def test_no_block_is_larger_than_a_batch_and_little_more_than_half_is_computed(
+    labelled: bool,
+) -> None:
     asked: list[int] = []
 
     def metric(a: Any, b: Any) -> Any:
@@ -68,7 +78,8 @@ def test_no_block_is_larger_than_a_batch_and_little_more_than_half_is_computed()
         return city(a, b)
 
     rows = DRAWS.normal(size=(2000, 3))
-    embedding = brief(metric=metric, batch_size=128, max_epochs=1).fit(rows)
+    labels = np.arange(2000) % 3 if labelled else None
+    embedding = brief(metric=metric, batch_size=128, max_epochs=1).fit(rows, labels)
     assert max(asked) <= 128 * 128
     blocks = resolve_blocks(rows, metric)
     asked.clear()
@@ -93,6 +104,10 @@ def test_a_cache_asks_for_each_pair_once_also_in_the_next_fit(tmp_path: Path) ->
     second = fit()
     assert sum(asked) == trial
     assert (first == second).all()
+    embedding = brief(metric=metric, cache=tmp_path / "city.sqlite", max_epochs=1).fit(ROWS)
+    asked.clear()
+    assert embedding.score(ROWS) <= 0
+    assert sum(asked) == trial
 
 
 def test_a_cache_of_another_metric_and_a_file_that_is_none_are_refused(tmp_path: Path) -> None:
@@ -168,6 +183,30 @@ def test_weights_of_near_pairs_fall_as_a_power_and_are_0_where_nothing_is_known(
     assert weights[0, 1] == 4 * weights[0, 2]
     assert weights[1, 2] == 0
     assert weights.isfinite().all()
+    near = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 0.07, 0.05, 0.01, 0.0])
+    for unit in (1e-10, 1.0):
+        weights = near_weights(unit * near, 1.0)
+        torch.testing.assert_close(weights, 1 / near.clamp_min(0.05))
+    assert near_weights(torch.tensor([0.0, 0.0, 0.0, 1.0]), 2.0).isfinite().all()
+
+
+def test_without_weights_the_objective_is_0_with_a_slope_of_0() -> None:
+    drawn, none = torch.ones(2, 2, requires_grad=True), torch.zeros(2, 2)
+    scale = best_scale(torch.ones(2, 2), drawn, none)
+    value = mean_square(scale * drawn - 1, none)
+    value.backward()
+    assert (scale.item(), value.item()) == (0, 0)
+    assert torch.equal(drawn.grad, none)
+
+
+def test_distances_on_the_map_keep_their_digits_however_many_there_are() -> None:
+    points = torch.tensor(DRAWS.normal(size=(40, 2))).float()
+    points[1] = points[0] + torch.tensor([3e-4, 4e-4])
+    expected = cdist(points.double(), points.double())
+    np.testing.assert_allclose(drawn_distances(points).numpy(), expected, rtol=1e-3, atol=1e-7)
+    pairs = Pairs(lambda at: torch.zeros(len(at), len(at)), 1.0, None, torch.empty(0))
+    _, drawn = pairs.compared(points, np.arange(40))
+    np.testing.assert_allclose(drawn, expected[np.triu_indices(40, 1)], rtol=1e-12)
 
 
 def skewed(a: Any, b: Any) -> Any:
@@ -268,6 +307,43 @@ def test_the_cross_entropy_of_partly_known_levels_is_that_of_the_classes_left() 
     wanted = -(p[0, 0].log() + p[1, 1].log() + p[2, 2].log() + (p[3, 0] + p[3, 1]).log()) / 4
     assert targets.cross_entropy(logits, torch.arange(5)) == pytest.approx(wanted.item())
     assert targets.cross_entropy(logits[4:], torch.tensor([4])) == 0
+
+
+def test_one_labelled_sample_of_a_batch_counts_as_one() -> None:
+    targets = read_targets(np.array([0, 1, -1]), 3)
+    logits = torch.tensor(DRAWS.normal(size=(3, 2)))
+    one = targets.cross_entropy(logits[[1, 2]], torch.tensor([1, 2]))
+    assert one.item() == pytest.approx(-logits[1].log_softmax(0)[1].item())
+
+
+@pytest.mark.parametrize(
+    ("y", "text"),
+    [
+        (np.zeros((3, 2, 2)), r"a label for each of 3 samples.* got shape \(3, 2, 2\)"),
+        (np.zeros((3, 0)), r"a label for each of 3 samples.* got shape \(3, 0\)"),
+        (
+            [[0, 1, 2], [1, 1, 1], [0, -1, 5]],
+            "sample 2 with a label in column 2 and -1 in column 1",
+        ),
+        (
+            [[0, 1, 2], [-1, 3, -1], [0, 1, 5]],
+            "sample 1 with a label in column 1 and -1 in column 0",
+        ),
+        (np.array([0, None, 1]), "y must not hold None or NaN. Write -1"),
+        (np.array(["a", np.nan, "b"], object), "y must not hold None or NaN. Write -1"),
+        ([0.0, np.inf, 1.0], "y must not hold NaN or infinity. Write -1"),
+    ],
+)
+def test_what_is_no_label_of_a_map_is_refused(y: Any, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        read_targets(y, 3)
+
+
+def test_labels_of_several_types_keep_them() -> None:
+    table = np.array([[3, "a"], [3, "b"], [5, "a"], [5, -1]], dtype=object)
+    targets = read_targets(table, 4)
+    assert targets.classes_.tolist() == [[3, "a"], [3, "b"], [5, "a"]]
+    assert targets.classes.tolist() == [0, 1, 2, -1]
 
 
 def test_a_named_metric_trains_as_the_same_distances_from_a_callable() -> None:
