@@ -22,11 +22,13 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -358,11 +360,23 @@ def enter_copy() -> None:
     os.chdir(folder)
 
 
-def explained(file: str, known: list[dict[str, str]]) -> dict[tuple[str, str], str]:
-    """The reasons of a file's survivors, by what the line was and what it becomes."""
-    return {
-        (entry["was"], entry["becomes"]): entry["why"] for entry in known if entry["file"] == file
-    }
+def reason(file: str, mutation: Mutation, known: list[dict[str, str]]) -> str:
+    """Why no test can notice a change; "" if the table does not say it.
+
+    An entry names one change (``was`` and ``becomes``), or a kind: ``pattern`` is searched for in
+    "was -> becomes". Its ``file`` may be a glob.
+    """
+    change = f"{mutation.was} -> {mutation.becomes}"
+    for entry in known:
+        pattern = entry.get("pattern")
+        named = re.search(pattern, change) if pattern else change == _change(entry)
+        if named and fnmatch(file, entry["file"]):
+            return entry["why"]
+    return ""
+
+
+def _change(entry: dict[str, str]) -> str:
+    return f"{entry['was']} -> {entry['becomes']}"
 
 
 def summary(
@@ -372,7 +386,6 @@ def summary(
     known = table()["explained"]
     lines, tried, alive, reasoned = [], Counter(), Counter(), Counter()
     for file, changes in todo.items():
-        reasons = explained(file, known)
         for mutation in changes:
             entry = record.outcomes.get(name_of(file, mutation))
             if entry is None:
@@ -380,7 +393,7 @@ def summary(
             tried[file] += 1
             if entry["outcome"] == "killed":
                 continue
-            if (mutation.was, mutation.becomes) in reasons:
+            if reason(file, mutation, known):
                 reasoned[file] += 1
             else:
                 alive[file] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -226,6 +227,66 @@ def test_among_what_a_model_is_called_with_the_samples_are_found_or_refused(
         assert torch.equal(choose_samples(call, SOFT, N), first)
 
 
+SAMPLES = ["x", "input", "inputs", "image", "images", "img", "imgs", "data", "sample", "samples"]
+SAMPLES += ["pixel_values", "input_values", "input_features", "inputs_embeds"]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_what_is_called_as_samples_are_is_taken_before_another_tensor(name: str) -> None:
+    call = read_call((), {"other": torch.rand(N, 2), name: X}, [])
+    assert torch.equal(choose_samples(call, None, N), X)
+
+
+@pytest.mark.parametrize("name", ["labels", "label", "label_ids", "targets", "target"])
+def test_what_is_called_as_labels_are_holds_no_samples(name: str) -> None:
+    for call in (read_call((X,), {}, [name]), read_call((), {name: X}, [])):
+        assert call == ([], [])
+
+
+ALONE: dict[str, tuple[Tensor, Tensor | None, str]] = {
+    "one number a sample": (torch.rand(N), None, ""),
+    "a column": (torch.rand(N, 1), None, ""),
+    "a column beside the labels": (torch.rand(N, 1), Y, ""),
+    "a column beside other integers": (
+        torch.rand(N, 1),
+        None,
+        r"argument 1 int64 \(12,\)",
+    ),
+    "images of integers": (torch.zeros(N, 2, 2, dtype=torch.uint8), Y, ""),
+    "a table of integers": (torch.zeros(N, 2, dtype=torch.uint8), Y, r"argument 0 uint8 \(12, 2\)"),
+    "a number": (torch.tensor(2.0), Y, r"argument 0 float32 \(\)"),
+    "sparse": (torch.eye(N).to_sparse(), Y, r"argument 0 float32 sparse_coo \(12, 12\)"),
+    "nested": (torch.nested.nested_tensor([X[0]]), Y, "argument 0 float32 nested"),
+}
+
+
+@pytest.mark.parametrize(("value", "labels", "refused"), ALONE.values(), ids=ALONE)
+def test_beside_what_looks_like_labels_anything_that_has_distances_is_the_samples(
+    value: Tensor, labels: Tensor | None, refused: str
+) -> None:
+    call = read_call((value, Y), {}, [])
+    if refused:
+        with pytest.raises(InputError, match=refused):
+            choose_samples(call, labels, N)
+    elif labels is None:
+        assert torch.equal(choose_samples(read_call((value,), {}, []), None, N), value)
+    else:
+        assert torch.equal(choose_samples(call, labels, N), value.float())
+
+
+class Pair(NamedTuple):
+    noise: Tensor
+    image: Tensor
+
+
+@pytest.mark.parametrize("kind", [Pair, Batch])
+def test_fields_name_what_they_hold(kind: type) -> None:
+    call = read_call((kind(torch.rand(N, 2), X),), {}, ["batch"])
+    assert [str(c) for c in call.candidates] == ["batch.noise (12, 2)", "batch.image (12, 3)"]
+    assert torch.equal(choose_samples(call, None, N), X)
+    assert read_call((X, kind), {}, []).candidates[0].path == "argument 0"  # a class holds nothing
+
+
 def test_what_is_taken_from_a_call_is_a_copy_without_graph() -> None:
     x = points().requires_grad_()
     value = choose_samples(read_call((x,), {}, ["x"]), None, N)
@@ -352,11 +413,13 @@ def test_an_autoencoder_is_refused_with_its_narrowest_layer() -> None:
         model(points())
         with pytest.raises(LayerError, match=rf"layers=.*narrowest, '{narrow}' \(2 numbers"):
             iso(Y)
-    model = Autoencoder()
-    iso = IsometryRegularizer(model)
-    model(x=points())
-    with pytest.raises(LayerError, match="as many numbers a sample as it takes, 8"):
-        iso(Y)
+    for n in (N, 1):
+        model = Autoencoder()
+        iso = IsometryRegularizer(model)
+        model(x=points()[:n])
+        last = r"'enc\.2', 'enc', 'dec\.0', 'dec\.2', 'dec', or the narrowest, 'enc\.2' \(2 numbers"
+        with pytest.raises(LayerError, match=f"as it takes, 8, so .*for example one of {last}"):
+            iso(Y[:n])
 
 
 def test_features_that_are_overwritten_after_the_classifier_read_them_are_refused() -> None:
@@ -511,8 +574,10 @@ def test_an_inner_network_that_runs_on_two_batches_is_refused() -> None:
     model = Outer()
     iso = IsometryRegularizer(model, "net.body")
     model(points())
-    with pytest.raises(RecordError, match=r"'net.body' ran 2 times"):
-        iso(Y)
+    for labels in (Y, None):
+        model(points())
+        with pytest.raises(RecordError, match=r"'net.body' ran 2 times"):
+            iso(labels)
 
 
 def test_uses_of_a_layer_are_compared_with_the_same_use_of_the_reference() -> None:
@@ -528,6 +593,9 @@ def test_uses_of_a_layer_are_compared_with_the_same_use_of_the_reference() -> No
         isometry_penalty(model.body(x).detach(), model.head(model.features(x))) for x in (a, b)
     )
     torch.testing.assert_close(value, expected)
+    model(a, b)
+    with pytest.raises(RecordError, match="'head' ran 2 times"):  # whose labels are they?
+        iso(Y)
 
 
 def test_a_model_that_calls_itself_is_refused() -> None:
