@@ -71,7 +71,7 @@ def _is_learned(scale: Scale) -> bool:
 def _compute(call: Call, terms: Terms, *, needs_grad: bool, learned: bool) -> _Result:
     """Penalties, their gradients by the features, and their derivatives by the scale."""
     device, scale = call.device, terms.scale
-    if call.labels is not None and device.type == "cpu":
+    if call.labels is not None and call.rows is None and device.type == "cpu":  # else they were
         check_label_values(call.labels)
     if learned or isinstance(scale, str):
         moments = engine.compare(call, None, 1.0, needs_grad=False).sums
