@@ -55,17 +55,13 @@ class Choice(NamedTuple):
         return f"{self.name} ({_listed(self.refused)})" if self.refused else self.name
 
 
-class _Last(threading.local):
-    choice: Choice | None = None
-
-
-_last = _Last()
+_last = threading.local()
 _failed: dict[str, str] = {}
 
 
 def last_choice() -> Choice | None:
     """What the last call of this thread was computed by; None before the first."""
-    return _last.choice
+    return getattr(_last, "choice", None)
 
 
 def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:

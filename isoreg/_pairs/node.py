@@ -7,7 +7,7 @@ Eagerly it is an `autograd.Function`; while `torch.compile` traces it is the cus
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -39,10 +39,7 @@ class Terms(NamedTuple):
     rows: int | None = None
 
 
-class _Result(NamedTuple):
-    penalties: Tensor
-    gradients: list[Tensor]
-    slopes: Tensor | None
+_Result: TypeAlias = tuple[Tensor, list[Tensor], Tensor | None]
 
 
 def engine_penalty(call: Call, terms: Terms, leaves: Sequence[Tensor] | None = None) -> Tensor:
@@ -91,7 +88,7 @@ def _compute(call: Call, terms: Terms, *, needs_grad: bool, learned: bool) -> _R
         gradients = [x * (guess / total) for x in gradients]
     slopes = 2 * (scale * moments[1] - moments[0]) / total if learned else None
     dtype = call.features[0].dtype  # backends may have been asked in float64
-    return _Result(penalties.to(dtype), [x.to(dtype) for x in gradients], slopes)
+    return penalties.to(dtype), [x.to(dtype) for x in gradients], slopes
 
 
 def _total(call: Call, terms: Terms, weight: Total | None = None) -> Total:

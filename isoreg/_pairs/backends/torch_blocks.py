@@ -38,25 +38,15 @@ _EQUAL = {torch.float32: 1e-5, torch.float64: 1e-13}
 
 
 class Part(NamedTuple):
-    """What is known of the pairs of a block, of some layers.
-
-    Attributes:
-        block: The pairs.
-        layers: Which of the layers.
-        targets: (1, c, a, b) distances of the inputs.
-        distances: (l, c, a, b) of the layers.
-        cancelled: (l, c, a, b) which of them have no digits in a product; None if all have.
-        weights: (c, a, b) how much each pair weighs; None if all weigh 1.
-        sides: For each layer (c, a, d) rows and (c, b, d) columns, seen from their origins.
-    """
+    """What is known of the pairs of a block, of some layers."""
 
     block: Block
     layers: range
-    targets: Tensor
-    distances: Tensor
-    cancelled: Tensor | None
-    weights: Tensor | None
-    sides: list[tuple[Tensor, Tensor]]
+    targets: Tensor  # (1, c, a, b) of the inputs
+    distances: Tensor  # (l, c, a, b) of the layers
+    cancelled: Tensor | None  # (l, c, a, b) which of them have no digits in a product, if any
+    weights: Tensor | None  # (c, a, b); None if all weigh 1
+    sides: list[tuple[Tensor, Tensor]]  # (c, a, d) rows and (c, b, d) columns from their origins
 
 
 def refuses(call: Call) -> str | None:
