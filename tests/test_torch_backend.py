@@ -16,7 +16,7 @@ from torch import Tensor
 
 from isoreg import InputError, isometry_penalty
 from isoreg._pairs import engine
-from isoreg._pairs.backends import torch_blocks, torch_plan
+from isoreg._pairs.backends import torch_blocks, torch_plan, torch_small
 from isoreg._pairs.backends.torch_plan import TILE, Block, plan_blocks, take
 from isoreg._pairs.dense import dense_penalty
 from isoreg._pairs.plan import Call, total_weight
@@ -178,7 +178,7 @@ def test_float32_gradients_keep_six_digits(kind: str, n: int) -> None:
 def test_where_nobody_may_look_all_pairs_or_tiles_of_them_equal_the_dense_ones(
     rows: slice | None, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (torch_plan, torch_blocks):
+    for module in (torch_plan, torch_blocks, torch_small):
         monkeypatch.setattr(module, "can_look", lambda _: False)
     monkeypatch.setattr(torch_plan, "AT_ONCE", at_once)
     x, y = torch.rand(60, 9).double(), torch.randint(5, (60,))
@@ -364,7 +364,7 @@ def clustered(n: int, clusters: int) -> Tensor:
     return 0.05 * torch.randn(n, 40) + torch.randn(clusters, 40)[torch.arange(n) % clusters]
 
 
-# Among random clusters one cell in twelve errs by more than 3e-7 of the largest gradient with numba,
+# Among random clusters one cell in twelve errs by more than 3e-7 of the largest gradient by numba,
 # one in four with torch, the worst by 8e-7 and 1.3e-6. What would keep all below costs too much:
 # with numba sums in float64 (1.3 to 1.9 times the time of wide layers) together with direct
 # differences below 0.3 of |a|^2 + |b|^2 (1.0 to 1.2 times, on digits); with torch differences

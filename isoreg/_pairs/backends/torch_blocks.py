@@ -22,7 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from isoreg._pairs.backends import torch_small
 from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, add, plan_blocks, take
+from isoreg._pairs.backends.torch_small import gaps_of
 from isoreg._pairs.plan import Answer, Call, Scales, Total
 from isoreg._pairs.precision import CANCELLED, LostDigitsError, can_look, rounds_products
 from isoreg.distances import exact_dtype
@@ -61,17 +63,19 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
     """Sums over the pairs of a call, and gradients."""
     if scale is None:
         return Answer(_moments(call), [])
+    if torch_small.is_small(call):
+        answer = torch_small.compare(call, scale, total, needs_grad=needs_grad)
+        if answer is not None:
+            return answer
     features, dtype, wide = call.features, call.features[0].dtype, _wide(call)
     sums = torch.zeros(len(features), dtype=exact_dtype(call.device), device=call.device)
-    gradients: dict[int, Tensor] = {}
+    rows = call.local.stop - call.local.start
+    gradients = [x.new_zeros(rows, x.shape[1], dtype=wide) for x in features if needs_grad]
     scales = scale.to(wide).view(-1, 1, 1, 1) if isinstance(scale, Tensor) else scale
     for part in call.plans.pop("parts", None) or _parts(call):
         block, chosen = part.block, slice(part.layers.start, part.layers.stop)
-        s: Total = scales[chosen] if isinstance(scales, Tensor) else scales
-        if isinstance(s, Tensor):
-            gaps = torch.addcmul(part.targets, part.distances, s, value=-1)
-        else:
-            gaps = torch.sub(part.targets, part.distances, alpha=s)
+        s = scales[chosen] if isinstance(scales, Tensor) else scales
+        gaps = gaps_of(part.targets, part.distances, s)
         pulls = gaps if part.weights is None else gaps * part.weights
         sums[chosen].add_((gaps * pulls).sum((1, 2, 3)), alpha=block.times)
         if needs_grad:
@@ -85,11 +89,8 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
             if block.offset is not None:
                 pulls.diagonal(block.offset, 2, 3).sub_(pulls.sum(3))
             for pull, layer, sides in zip(pulls.unbind(), part.layers, part.sides, strict=True):
-                _pull(gradients, layer, pull, block, sides, call.local)
-    if needs_grad and not gradients:  # no row
-        gradients = {layer: x[:0] for layer, x in enumerate(features)}
-    kept = [gradients[layer].to(dtype) for layer in sorted(gradients)]
-    return Answer((sums / total).to(dtype), kept)
+                _pull(gradients[layer], pull, block, sides, call.local.start)
+    return Answer((sums / total).to(dtype), [x.to(dtype) for x in gradients])
 
 
 def _moments(call: Call) -> Tensor:
@@ -175,8 +176,6 @@ def _sides(x: Tensor, block: Block) -> tuple[Tensor, Tensor]:
         columns.sub_(origin)
     if block.offset is None:
         return take(x, block.rows) - origin, columns
-    if block.shape[1] == block.shape[2]:
-        return columns, columns
     return columns[:, block.offset : block.offset + block.shape[1]], columns
 
 
@@ -216,12 +215,11 @@ def _recompute_cancelled(
     excess = torch.sub(squares, sums, alpha=CANCELLED[squares.dtype], out=sums)
     if block.offset is not None:  # a point has distance 0 from itself
         excess.diagonal(block.offset, 2, 3).fill_(1)
-    least = excess.min().item()
-    if least > 0:
+    if excess.min().item() > 0:
         return None
     cancelled = excess <= 0
-    many = math.isnan(least) or cancelled.sum() > _NEAR_SHARE * cancelled.numel()
-    if many and squares.dtype != exact_dtype(squares.device):
+    share = cancelled.sum() / cancelled.numel()
+    if share > _NEAR_SHARE and squares.dtype != exact_dtype(squares.device):
         raise LostDigitsError("many pairs are so close that products in float32 lose their digits")
     for square, where, x in zip(squares, cancelled, points, strict=True):
         # the points as they came: what is seen from an origin was rounded
@@ -240,34 +238,29 @@ def _places(
         yield place, rows[c, i], columns[c, j]
 
 
-def _pull_cancelled(gradients: dict[int, Tensor], pulls: Tensor, part: Part, call: Call) -> None:
+def _pull_cancelled(gradients: list[Tensor], pulls: Tensor, part: Part, call: Call) -> None:
     """Move cancelled pairs from the weights to the gradients: a product would lose them again."""
     assert part.cancelled is not None
-    block = part.block
+    block, start = part.block, call.local.start
     for pull, layer, where in zip(pulls.unbind(), part.layers, part.cancelled, strict=True):
-        x = call.features[layer]
+        gradient, x = gradients[layer], call.features[layer]
         for place, i, j in _places(where, block, x) if can_look(call.device) else ():
             pulled = pull[place][:, None] * (x[j] - x[i])
-            add(gradients, layer, i, pulled[None], call.local)
+            gradient.index_add_(0, i - start, pulled)
             if block.times == 2:
-                add(gradients, layer, j, -pulled[None], call.local)
+                gradient.index_add_(0, j - start, pulled, alpha=-1)
     pulls.masked_fill_(part.cancelled, 0)
 
 
 def _pull(
-    gradients: dict[int, Tensor],
-    layer: int,
-    pulls: Tensor,
-    block: Block,
-    sides: tuple[Tensor, Tensor],
-    local: slice,
+    gradient: Tensor, pulls: Tensor, block: Block, sides: tuple[Tensor, Tensor], start: int
 ) -> None:
     """Add sum_j W_ij (phi_j - phi_i) of a block to the rows of the gradient of a layer."""
     rows, columns = sides
     pulled = torch.bmm(pulls, columns)
     if block.offset is None:  # else the sum of W stands on the diagonal
         pulled.addcmul_(pulls.sum(2)[..., None], rows, value=-1)
-    add(gradients, layer, block.rows, pulled, local)
+    add(gradient, block.rows, pulled, start)
     if block.times == 2:
         pulled = torch.bmm(pulls.mT, rows).addcmul_(pulls.sum(1)[..., None], columns, value=-1)
-        add(gradients, layer, block.columns, pulled, local)
+        add(gradient, block.columns, pulled, start)

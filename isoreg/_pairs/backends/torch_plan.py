@@ -22,8 +22,6 @@ _NUMBERS = 1 << 19
 """Tiles of wide points are shorter: they hold this many numbers."""
 _PADDING = 1.3
 _FREE_PADDING = 2048
-_SMALL, _FEW_PRODUCTS = 128, 2e7
-"""Where there are more, it pays to leave out the pairs that do not count."""
 AT_ONCE = 1 << 24
 """On an accelerator, a tile has as many pairs as make this many distances of inputs and layers."""
 
@@ -65,28 +63,22 @@ class Block(NamedTuple):
 def take(x: Tensor, samples: Samples) -> Tensor:
     """(c, a, ...) what a tensor holds for samples."""
     if isinstance(samples, slice):
-        return x[samples].unsqueeze(0)
+        return x[None, samples]
     return x.index_select(0, samples.flatten()).view(*samples.shape, *x.shape[1:])
 
 
-def add(sums: dict[int, Tensor], layer: int, samples: Samples, terms: Tensor, local: slice) -> None:
-    """Add (c, a, d) terms to what the sum of a layer holds for some of the rows."""
-    if layer not in sums and isinstance(samples, slice) and samples == local:
-        sums[layer] = terms[0]  # all rows: small batches need no zeros to add to
-        return
-    if layer not in sums:
-        sums[layer] = terms.new_zeros(local.stop - local.start, terms.shape[-1])
+def add(x: Tensor, samples: Samples, terms: Tensor, start: int) -> None:
+    """Add (c, a, d) terms to what a tensor holds for samples, the first of which is the start."""
     if isinstance(samples, slice):
-        sums[layer][samples.start - local.start : samples.stop - local.start].add_(terms[0])
+        x[samples.start - start : samples.stop - start].add_(terms[0])
     else:
-        sums[layer].index_add_(0, (samples - local.start).flatten(), terms.flatten(0, 1))
+        x.index_add_(0, (samples - start).flatten(), terms.flatten(0, 1))
 
 
 def plan_blocks(call: Call) -> list[Block]:
     """Cut the pairs of the rows with all samples of their class into blocks."""
     # A row that pairs with nobody is compared with itself: if it is not finite, it is seen there.
-    # Where labels cannot be looked at, blocks hold all samples, and labels are weights: so do small
-    # batches, in which an operation costs more than its arithmetic.
+    # Where labels cannot be looked at, blocks hold all samples, and labels are weights.
     blocks: list[Block] | None = call.plans.get("torch")
     if blocks is None:
         widths = [x.shape[1] for x in call.points]
@@ -94,18 +86,13 @@ def plan_blocks(call: Call) -> list[Block]:
             side = min(TILE, max(128, _NUMBERS // max(1, *widths)))
         else:
             side = max(1, int((AT_ONCE / len(widths)) ** 0.5))
-        if call.labels is None or call.is_soft or not can_look(call.device) or _is_small(call):
+        if call.labels is None or call.is_soft or not can_look(call.device):
             blocks = [Block(*tile, None) for tile in _tiles(call.local, call.size, side)]
         else:
             dtype, runs = call.features[0].dtype, _similar(_classes(call), side)
             blocks = [block for run in runs for block in _padded(run, side, dtype)]
         call.plans["torch"] = blocks
     return blocks
-
-
-def _is_small(call: Call) -> bool:
-    products = call.size * call.size * sum(x.shape[1] for x in call.points)
-    return call.size <= _SMALL and products < _FEW_PRODUCTS
 
 
 def _padded(run: list[_Class], side: int, dtype: torch.dtype) -> Iterator[Block]:
