@@ -455,22 +455,42 @@ def test_an_error_names_the_method_that_was_called() -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
-@pytest.mark.parametrize("size", [0.03, 1.0, 7e4])
-def test_the_bar_has_a_round_length_of_a_tenth_to_a_quarter_of_the_map(
-    offset: float, size: float
+@pytest.mark.parametrize(
+    ("width", "length"),
+    [
+        *[(0.03, 0.005), (1.0, 0.2), (4.0, 1.0), (7.9, 1.0), (8.0, 2.0), (19.0, 2.0)],
+        *[(20.0, 5.0), (39.0, 5.0), (40.0, 10.0), (7e4, 1e4)],
+    ],
+)
+def test_the_bar_has_the_longest_round_length_within_a_quarter_of_the_map(
+    offset: float, width: float, length: float
 ) -> None:
-    points = offset * size + size * np.random.default_rng(0).uniform(size=(50, 2))
+    points = offset + np.array([[0.0, 0.2], [1.0, 0.0], [0.5, 0.7]]) * width
     axes = draw(points, None, "", None)
     (bar,) = [line for line in axes.lines if line.get_gid() == "scale bar"]
-    length, width = np.ptp(bar.get_xdata()), np.ptp(points, axis=0).max()
-    assert 0.09 * width < length <= width / 4
-    digits = length / 10 ** np.floor(np.log10(length) + 1e-9)
-    assert min(abs(digits - step) for step in (1, 2, 5, 10)) < 1e-6
-    assert bar.get_xdata()[0] == points[:, 0].min()
-    assert max(bar.get_ydata()) < points[:, 1].min()
+    left, right = bar.get_xdata()
+    assert left == points[:, 0].min()
+    assert right - left == pytest.approx(length)
+    (name,) = axes.texts
+    assert name.get_text() == f"{length:g}"
+    assert points[:, 1].min() > max(bar.get_ydata()) > name.get_position()[1]
+    assert name.get_position()[0] == left
 
 
-@pytest.mark.parametrize("classes", [3, 10, 25])
+def test_points_that_coincide_have_no_bar_and_none_are_not_drawn() -> None:
+    axes = draw(np.ones((3, 2)), None, "", None)
+    assert len(axes.lines) == len(axes.texts) == 0
+    assert len(draw(np.eye(2), None, "", None).lines) == 1
+    with pytest.raises(InputError, match="a point to draw, and one label for each, got 0 points."):
+        draw(np.zeros((0, 2)), None, "", None)
+
+
+def test_labels_of_any_kind_name_their_classes() -> None:
+    axes = draw(np.eye(3, 2), np.array(["b", -1, "a"], dtype=object), "", None)
+    assert [text.get_text() for text in axes.texts[:-1]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("classes", [3, 10, 11, 24, 25])
 def test_each_class_has_a_colour_and_few_are_named_where_they_lie(classes: int) -> None:
     labels = np.arange(4 * classes) % (classes + 1) - 1
     points = np.random.default_rng(0).normal(size=(len(labels), 2))
@@ -492,12 +512,17 @@ def test_each_class_has_a_colour_and_few_are_named_where_they_lie(classes: int) 
 
 @pytest.mark.parametrize(
     "ground, page, ink",
-    [("white", "C0", "black"), ("#101418", "C0", "white"), ("none", "navy", "white")],
+    [
+        *[("white", "C0", "black"), ("#101418", "C0", "white"), ("none", "navy", "white")],
+        # as bright as an eye sees them: green is, red and blue are not
+        *[("red", "C0", "white"), ("lime", "C0", "black"), ("#007300", "C0", "white")],
+        ("#6666ff", "C0", "white"),
+    ],
 )
 def test_bar_and_names_are_read_on_any_ground(ground: str, page: str, ink: str) -> None:
     axes = Figure(facecolor=page).subplots()
     axes.set_facecolor(ground)
-    brief().fit(X, Y).plot(X, Y, axes=axes)
+    draw(X[:, :2], Y, "", axes)
     written = [*axes.texts, *(line for line in axes.lines if line.get_gid() == "scale bar")]
     assert {each.get_color() for each in written} == {ink}
     halos = [text.get_path_effects()[0]._gc["foreground"] for text in axes.texts[:-1]]

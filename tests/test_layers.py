@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -386,6 +387,31 @@ def test_an_unknown_name_is_refused_wherever_it_is_given() -> None:
     with pytest.raises(LayerError, match=r"(?s)^IsometryRegularizer: .*9"):
         IsometryRegularizer(model, "0", inputs="9")
     assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "told"),
+    [
+        (["a", "b", "c", "d"], "zzzz", "'b', 'c', 'd'"),
+        ([f"layer{i}" for i in range(1, 7)], "layer0", "'layer6', 'layer5', 'layer4'"),
+        (["fc_out", "body", "head", "stem"], "fc", "'fc_out'"),
+    ],
+)
+def test_three_names_are_told_the_nearest_or_the_last(
+    names: list[str], wanted: str, told: str
+) -> None:
+    model = nn.Sequential(OrderedDict((name, nn.Tanh()) for name in names))
+    with pytest.raises(
+        LayerError, match=rf"no layer is called '{wanted}'. Close matches: {told}\."
+    ):
+        find_layers(model, wanted)
+    model.feature_info = [{"module": wanted}]
+    near = told.rpartition(",")[0] if wanted == "layer0" else ", ".join(map(repr, names[:5]))
+    if wanted != "fc":
+        with pytest.raises(
+            LayerError, match=f"that are no modules, got '{wanted}'.*example {near}"
+        ):
+            find_layers(model, "stages")
 
 
 def test_no_layer_at_all_is_refused() -> None:

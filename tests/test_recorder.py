@@ -146,6 +146,35 @@ def test_a_hook_of_somebody_else_may_detach_it_inside_a_pass(
     torch.testing.assert_close(made[1](Y), isometry_penalty(x, model.body(x), Y))
 
 
+def test_what_runs_in_a_replica_is_not_recorded_and_the_error_says_so() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model)
+    replica = copy.copy(model)
+    replica._is_replica = True  # as nn.DataParallel marks its copies
+    replica(x)
+    with pytest.raises(RecordError, match="ran in a copy of the model. nn.DataParallel makes"):
+        iso(Y)
+
+
+def test_a_layer_that_took_the_hooks_of_another_is_no_copy_of_the_model() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model, "0")
+    other = nn.Linear(6, 8)
+    for hook in model[0]._forward_hooks.values():
+        other.register_forward_hook(hook)
+    other(x)
+    with pytest.raises(RecordError, match="the model was not called since"):
+        iso(Y)
+
+
+def test_passes_that_are_never_read_leave_no_trail() -> None:
+    model = build("mlp")
+    iso = IsometryRegularizer(model)
+    for _ in range(5):
+        model(batch("mlp"))
+    assert len(iso._recorder._state().finished.earlier) <= 1
+
+
 def test_once_the_classifier_is_found_no_other_module_is_watched() -> None:
     model = Busy()
     iso = IsometryRegularizer(model)
