@@ -103,6 +103,27 @@ FALLING: list[tuple[Rows, int, str]] = [
 ]
 
 
+# rows, accuracies when clean and in the worst case, number of images: exactly at a limit
+AT_THE_LIMIT: list[tuple[Rows, float, float, int, str]] = [
+    ({"fgsm": 0.5, "pgd-margin": 0.75}, 0.75, 0.5, 6, ""),
+    ({"fgsm": 0.5, "pgd-margin": 0.75, "apgd-t": 0.5}, 0.75, 0.5, 6, ""),
+    ({"pgd-ce": 0.5, "fab": 0.6}, 0.9, 0.25, 18, ""),
+    ({"fgsm": 0.2, "pgd-ce": 0.0}, 0.2, 0.0, 25, "many steps 20.0 %"),
+    ({"fgsm": 0.5625, "pgd-ce": 0.0}, 0.625, 0.0, 100, ""),
+    ({"pgd-ce": [0.5, 0.75]}, 0.75, 0.5, 6, ""),
+    ({"pgd-ce": [0.5, 0.5]}, 0.75, 0.5, 20, "does not fall from eps 0.1 to 0.2"),
+]
+
+
+@pytest.mark.parametrize(("rows", "clean", "worst", "images", "said"), AT_THE_LIMIT)
+def test_what_is_exactly_at_a_limit_is_judged_as_the_rule_says(
+    rows: Rows, clean: float, worst: float, images: int, said: str
+) -> None:
+    found = signs(rows, clean=clean, worst=worst, images=images)
+    assert (found == "") is (said == "")
+    assert said in found
+
+
 @pytest.mark.parametrize(
     ("rows", "images", "worst", "said"),
     [
@@ -120,10 +141,10 @@ def test_a_sign_is_one_from_its_limit_on(
 
 
 def test_radii_less_than_half_as_large_again_may_have_equal_accuracies() -> None:
-    for large, said in ((0.149, False), (0.151, True)):
-        rows = {"pgd-ce": {0.1: 0.5, large: 0.5}, "apgd-t": {0.1: 0.5, large: 0.4}}
-        worst = {0.1: 0.5, large: 0.4}
-        found = check_results(rows, [large, 0.1], 0.9, images=1000, worst_case=worst)
+    for large, said in ((0.749, False), (0.75, True)):
+        rows = {"pgd-ce": {0.5: 0.5, large: 0.5}, "apgd-t": {0.5: 0.5, large: 0.4}}
+        worst = {0.5: 0.5, large: 0.4}
+        found = check_results(rows, [large, 0.5], 0.9, images=1000, worst_case=worst)
         assert any("does not fall" in sentence for sentence in found) is said
     rows = {"pgd-ce": {0.0: 0.9, 0.1: 0.9}}
     assert check_results(rows, [0.0, 0.1], 1.0, images=1000, worst_case=rows["pgd-ce"]) == []
@@ -152,11 +173,11 @@ def test_a_last_restart_that_finds_more_than_a_hundredth_is_told(
 def test_near_survivors_are_a_sign_from_a_twentieth_and_a_fifth_of_those_near(
     near: int, survivors: int, n: int, clean: float, said: str
 ) -> None:
-    distances = torch.full((n,), 0.3)
-    distances[:near] = 0.24
+    distances = torch.full((n,), 0.5)
+    distances[:near] = 0.49
     survived = torch.arange(n) < survivors
     survived[near:] = True
-    found = check_distances(distances, survived, 8, 1.0, clean)
+    found = check_distances(distances, survived, 8, 2.0, clean)
     assert [f"at eps 8 {said} of the images survive" in each for each in found] == [True] * bool(
         said
     )
