@@ -163,7 +163,7 @@ def _evaluated(
         run.attack(name, radius)
     for radius in sizes if fresh else ():
         run.attack("pgd-margin", radius, row="fresh-copy", task=fresh)
-    signs += check_unbounded(task.classifier, *run.inside(), task.norm)
+    signs += check_unbounded(task.classifier, *run.inside())
     signs += consistency.afterwards(task.classifier)
     results = _check(run, gradients.distances)
     masked = bool(signs or results) and preset != "paper"

@@ -80,8 +80,9 @@ def check_distances(
     if left < _FEW or clean * left < _MASKED_SHARE * of or left < _A_FIFTH * int(near.sum()):
         return []
     return [
-        f"at eps {radius:g} {100 * clean * left / of:.0f} % of the images survive although by their gradients "
-        "a quarter of it is enough to fool them: the gradient does not lead where it says."
+        f"at eps {radius:g} {100 * clean * left / of:.0f} % of the images survive although by "
+        "their gradients a quarter of it is enough to fool them: the gradient does not lead where "
+        "it says."
     ]
 
 
