@@ -10,11 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from isoreg import InputError
-from isoreg.robustness import student
+from isoreg.robustness import consistency, student
 from isoreg.robustness.adapter import Adapted
 from isoreg.robustness.checks import check_gradients, check_model, check_unbounded
 from isoreg.robustness.classifier import PixelClassifier
-from isoreg.robustness.consistency import _changed, _neighbours, _tolerance, check_consistency
+from isoreg.robustness.consistency import (
+    Consistency,
+    _changed,
+    _neighbours,
+    _tolerance,
+    check_consistency,
+)
 from isoreg.robustness.pgd import cross_entropy, pgd
 from isoreg.robustness.student import taught
 from isoreg.robustness.units import Normalisation
@@ -187,13 +193,23 @@ def test_whoever_survives_the_change_of_every_pixel_is_not_attacked() -> None:
 # Whether a model answers the same image in the same way
 
 
-def test_few_images_are_asked_about_from_all_over_and_the_model_itself_is_not() -> None:
+def test_few_images_are_asked_about_from_all_over_and_the_model_itself_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, (x, y) = Model(linear), images_of(200)
+    labels: list[Tensor] = []
+
+    def near(*arguments: Any) -> list[Tensor]:
+        labels.append(arguments[2])
+        return _neighbours(*arguments)
+
+    monkeypatch.setattr(consistency, "_neighbours", near)
     found = check_consistency(classifier_of(model), x, y, 0.1, "Linf")
     assert (found.signs, found.stateful, found.beside) == ([], False, False)
     assert found.asked is not None
     torch.testing.assert_close(found.asked[0], x[::3][:64])
     torch.testing.assert_close(found.asked[1], linear(x[::3][:64]))
+    assert torch.equal(labels[0], y[::3][:64])
     assert model.shown == [], "its copies were"
     assert not x.requires_grad
     few = check_consistency(classifier_of(model), x[:10], y[:10], 0.1, "Linf").asked
@@ -239,6 +255,17 @@ class Seldom(nn.Module):
 
 def test_a_model_that_is_seldom_random_is_not_said_to_remember() -> None:
     assert check_consistency(classifier_of(Seldom()), *images_of(12), 0.1, "Linf").signs == []
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, ""), (2.0, "of 100 % of the images changes")])
+def test_afterwards_the_same_images_are_asked_about_again(factor: float, said: str) -> None:
+    x, _ = images_of(12)
+    classifier = classifier_of(lambda images: factor * linear(images))
+    found = " ".join(Consistency(asked=(x, linear(x))).afterwards(classifier))
+    assert (found == "") is (said == "")
+    assert said in found
+    assert Consistency(asked=(x, linear(x)), stateful=True).afterwards(classifier) == []
+    assert Consistency().afterwards(classifier) == []
 
 
 def test_a_model_that_counts_its_calls_keeps_a_state() -> None:
