@@ -284,6 +284,19 @@ def test_a_model_that_counts_its_calls_keeps_a_state() -> None:
     assert "changes with what the model was shown before: it keeps a state" in sign
 
 
+def test_a_model_that_changes_where_it_is_shown_the_same_again_keeps_a_state() -> None:
+    class Bored(nn.Module):
+        before = torch.zeros(0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            again, self.before = torch.equal(x, self.before), x.detach()
+            return linear(x) + 3.0 * again * torch.eye(3)[0]
+
+    found = check_consistency(classifier_of(Bored()), *images_of(12), 0.1, "Linf")
+    assert found.stateful
+    assert found.signs[0].startswith("the answer to the same images changes with what the model")
+
+
 def test_a_model_that_compares_images_answers_beside_others() -> None:
     x, y = images_of(12)
     found = check_consistency(classifier_of(lambda x: linear(x - x.mean(0))), x, y, 0.1, "Linf")
@@ -293,11 +306,14 @@ def test_a_model_that_compares_images_answers_beside_others() -> None:
     assert check_consistency(shifted, x, y, 0.1, "Linf").beside, "their places alone count"
 
 
-def test_where_nothing_is_attacked_a_hundredth_is_near() -> None:
+@pytest.mark.parametrize(("norm", "order"), [("Linf", torch.inf), ("L2", 2)])
+def test_where_nothing_is_attacked_a_hundredth_is_near(norm: str, order: float) -> None:
     x, y = images_of(12)
-    random, uphill, _ = _neighbours(classifier_of(linear), x, y, 0.0, "Linf")
+    random, uphill, between = _neighbours(classifier_of(linear), x, y, 0.0, norm)
     for points in (random, uphill):
-        assert (points - x).abs().amax().item() == pytest.approx(0.01, rel=1e-3)
+        lengths = (points - x).flatten(1).norm(order, dim=1)
+        torch.testing.assert_close(lengths, torch.full((12,), 0.01), rtol=1e-3, atol=0)
+    assert not any(points.requires_grad for points in (x, random, uphill, between))
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_near_survivors_are_a_sign_from_a_twentieth_and_a_fifth_of_those_near(
     [
         (0.05, "L2", ""), (0.049, "L2", "as small as L-inf radii are"), (0.0, "L2", ""),
         (0.7, "L2", ""), (0.0, "Linf", ""), (1 / 255, "Linf", ""), (0.5, "Linf", ""),
-        (0.0039, "Linf", "less than one step of 255"), (0.51, "Linf", "more than half of it"),
+        (0.999 / 255, "Linf", ""), (0.00391, "Linf", "less than one step of 255"), (0.51, "Linf", "more than half of it"),
     ],
 )  # fmt: skip
 def test_radii_that_look_like_another_unit_are_remarked_on(
@@ -219,6 +219,8 @@ BORDER: list[tuple[dict[str, Any], str]] = [
     ({"radii": [3.1], "bounds": (-2.0, 1.0)}, "eps must be at most 3"),
     ({"images": torch.tensor([[0.0, 1.0]] * 4)}, ""),
     ({"images": torch.tensor([[0.0, 1.0 + 5e-7]] * 4)}, ""),
+    ({"images": torch.tensor([[-1e-6, 1.0 + 1e-6]] * 4, dtype=torch.float64)}, ""),
+    ({"images": torch.rand(1, 2), "labels": torch.zeros(1).long(), "norm": "L2"}, ""),
     ({"images": torch.tensor([[-1e-5, 1.0]] * 4)}, "images must lie within bounds"),
     ({"images": torch.tensor([[0.0, 1.0 + 1e-5]] * 4)}, "images must lie within bounds"),
     ({"images": torch.rand(4)}, "images must be floating of shape"),
@@ -243,6 +245,7 @@ def test_radii_are_numbers_from_zero_up_all_different() -> None:
     assert [known_norm(norm) for norm in ("Linf", "L2")] == ["Linf", "L2"]
     assert radii_of(0.0) == [0.0]
     assert radii_of(torch.tensor([0.25, 0.5])) == [0.25, 0.5]
+    assert radii_of([0.1, 0.3]) == [0.1, 0.3], "as they are written"
     for bad in ([], [-0.1], [0.1, float("nan")], [float("inf")], [0.5, 0.5]):
         with pytest.raises(InputError, match="eps must be"):
             radii_of(bad)
