@@ -188,7 +188,8 @@ def test_near_survivors_are_a_sign_from_a_twentieth_and_a_fifth_of_those_near(
     [
         (0.05, "L2", ""), (0.049, "L2", "as small as L-inf radii are"), (0.0, "L2", ""),
         (0.7, "L2", ""), (0.0, "Linf", ""), (1 / 255, "Linf", ""), (0.5, "Linf", ""),
-        (0.999 / 255, "Linf", ""), (0.00391, "Linf", "less than one step of 255"), (0.51, "Linf", "more than half of it"),
+        (0.999 / 255, "Linf", ""), (0.00391, "Linf", "less than one step of 255"),
+        (0.51, "Linf", "more than half of it"),
     ],
 )  # fmt: skip
 def test_radii_that_look_like_another_unit_are_remarked_on(
