@@ -143,9 +143,9 @@ def _neighbours(
 def _changed(a: Tensor, b: Tensor, tolerance: float) -> float:
     """The share of images whose logits differ by more than that share of their range."""
     # a class that is ruled out by a logit of -inf must not make the range so large that all is one
-    a, b = (torch.where(x.isfinite(), x, 0).double() for x in (a, b))
+    a, b = (torch.where(x.isfinite(), x, 0) for x in (a, b))
     span = (a.amax(1) - a.amin(1)).median()
-    return ((a - b).abs().amax(1) > tolerance * span).double().mean().item()
+    return float(((a - b).abs().amax(1) > tolerance * span).double().mean())
 
 
 def _tolerance(logits: Tensor) -> float:
