@@ -381,6 +381,16 @@ def test_a_student_asks_nine_questions_an_image_in_the_ball_and_a_half(
         assert 0.3 < (lengths < 0.149).double().mean() < 0.7, "about as long as the radius"
 
 
+def test_images_from_sixteen_pixels_a_side_on_are_learnt_by_convolutions() -> None:
+    for shape, convolutions in (((3, 16, 20), 2), ((3, 20, 16), 2), ((3, 15, 20), 0), ((3, 20), 0)):
+        images = torch.rand(1, *shape).double()
+        net = student._network(images, 4)
+        assert sum(isinstance(layer, nn.Conv2d) for layer in net) == convolutions
+        found = net(images)
+        assert found.shape == (1, 4)
+        assert found.dtype == torch.float64
+
+
 def test_a_student_learns_from_128_answers_a_hundred_times() -> None:
     net = nn.Linear(16, 3)
     seen = Model(net)

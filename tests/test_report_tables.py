@@ -251,11 +251,40 @@ def test_attacks_get_pixels_within_zero_and_one_without_a_graph(
     report = evaluate(nn.Linear(2, 2), images, torch.tensor([0, 1]), eps=1.0, bounds=(-1, 3),
                       attacks=["spy"], seed=4)  # fmt: skip
     assert report.preset == "list"
+    shown = torch.cat([task.images for task in seen])
+    torch.testing.assert_close(shown, torch.tensor([[0.0, 1.0], [0.25, 1.0]])[: len(shown)])
     for task in seen:
         assert not task.images.requires_grad
         assert 0 <= task.images.min() <= task.images.max() <= 1
         assert (task.eps, task.seed) == (0.25, 4)
     assert images.grad is None
+
+
+class Cut(First):
+    """Its graph is cut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach())
+
+
+@pytest.mark.parametrize(
+    ("model", "attacks", "right", "student"),
+    [(First(), "fgsm", True, False), (Cut(), "fgsm", True, True), (Cut(), "paper", True, False),
+     (Cut(), "fgsm", False, False)],
+)  # fmt: skip
+def test_where_something_is_odd_a_student_is_tried_but_not_for_the_paper_s_protocol(
+    monkeypatch: pytest.MonkeyPatch,
+    model: nn.Module,
+    attacks: str,
+    right: bool,
+    student: bool,
+) -> None:
+    monkeypatch.setattr(run, "taught", lambda *_, **__: First())
+    x = torch.linspace(0, 1, 10).view(10, 1, 1, 1).expand(10, 1, 2, 2).clone()
+    labels = (x[:, 0, 0, 0] > 0.5).long()
+    found = evaluate(model, x, labels if right else 1 - labels, eps=[0.05, 0.1], attacks=attacks)
+    assert ("student" in found.survived) is student
+    assert not student or list(found.survived["student"]) == [0.05, 0.1]
 
 
 # The model's state, and its twin in floats

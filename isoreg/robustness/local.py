@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isoreg.errors import InputError, error_prefix
 from isoreg.robustness.outputs import logits_of
-from isoreg.robustness.pgd import NORMS
+from isoreg.robustness.pgd import NORMS, gradient_of
 from isoreg.robustness.state import refuse_sharded
 from isoreg.robustness.units import Normalisation, PerChannel
 
@@ -186,14 +186,19 @@ def _loss(
         own = labels.where(counted, 0)[:, None]
         rival = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
         margins = (logits.gather(1, rival) - logits.gather(1, own))[:, 0].where(counted, 0)
-        (gradient,) = torch.autograd.grad(margins.sum(), x, create_graph=needs_grad)
+        gradient = gradient_of(margins, x, create_graph=needs_grad)
+        if gradient is None:
+            raise InputError(
+                "the model must be differentiable by its images, got logits whose graph does not "
+                "reach them. Is there a detach, no_grad or an integer on the way?"
+            )
         gains = _dual_norm(_float32_or_better(gradient).flatten(1), norm)
         loss = _mean_cross_entropy(logits.scatter_add(1, rival, eps * gains[:, None]), labels)
     return loss if needs_grad else loss.detach()
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    total = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
+    total = F.cross_entropy(logits, labels, reduction="sum")  # which ignores the same label
     return total / (labels != IGNORED).sum().clamp_min(1)
 
 

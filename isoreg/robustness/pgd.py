@@ -134,7 +134,7 @@ def pgd(
     return found, history
 
 
-def gradient_of(values: Tensor, x: Tensor) -> Tensor | None:
+def gradient_of(values: Tensor, x: Tensor, *, create_graph: bool = False) -> Tensor | None:
     """The gradient of the sum of values; None where the model cuts the graph.
 
     They may have a graph all the same: of parameters that the model does not list, say.
@@ -142,13 +142,14 @@ def gradient_of(values: Tensor, x: Tensor) -> Tensor | None:
     Args:
         values: (n).
         x: (n, ...) what they were computed from.
+        create_graph: Whether the gradient is to be differentiated in turn.
 
     Returns:
         (n, ...), or None.
     """
     if not values.requires_grad:
         return None
-    return torch.autograd.grad(values.sum(), x, allow_unused=True)[0]
+    return torch.autograd.grad(values.sum(), x, allow_unused=True, create_graph=create_graph)[0]
 
 
 def steepest(gradient: Tensor, norm: str) -> Tensor:
