@@ -107,7 +107,7 @@ def cosine(points: Tensor) -> Tensor:
                 [2., 1., 0.]])
     """
     # Half the squared distance between unit vectors keeps its digits for nearly parallel points.
-    zero_b = (points == 0).all(-1).to(points.dtype)
+    zero_b = (points == 0).all(1).to(points.dtype)
     missing_bb = (zero_b[:, None] + zero_b[None, :]) / 2
     return _zero_diagonal(sqeuclidean(_unit(points)) / 2 + missing_bb)
 
@@ -132,7 +132,7 @@ def angular(points: Tensor) -> Tensor:
     n, unit = len(points), _unit(points)
     lengths = _root(_squares(torch.cat([unit, -unit])))[:n]
     angles_bb = 2 * torch.atan2(lengths[:, :n], lengths[:, n:])
-    zero_b = (points == 0).all(-1)
+    zero_b = (points == 0).all(1)
     angles_bb = angles_bb.masked_fill(zero_b[:, None] & zero_b[None, :], math.pi / 2)
     return _zero_diagonal(angles_bb).to(points.dtype)
 
@@ -389,18 +389,17 @@ def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = 
     """
     own = slice(0, len(values)) if own is None else own
     with torch.no_grad():
-        seen = values.detach()
-        largest = seen.masked_fill(~counted | seen.isnan(), 0).amax() if seen.numel() else 0.0
-        mirrored = seen[:, own].T
-        if mirrored.shape != seen.shape:
-            mirrored = torch.cat([seen[:, : own.start], mirrored, seen[:, own.stop :]], 1)
-        valid = (seen >= 0) & (seen < math.inf) & ((seen - mirrored).abs() <= 1e-3 * largest)
-        bad = counted & ~valid
+        largest = values.masked_fill(~counted | values.isnan(), 0).amax() if values.numel() else 0.0
+        mirrored = values[:, own].T
+        if mirrored.shape != values.shape:
+            mirrored = torch.cat([values[:, : own.start], mirrored, values[:, own.stop :]], 1)
+        is_mirrored = (values - mirrored).abs() <= 1e-3 * largest
+        bad = counted & ~((values >= 0) & (values < math.inf) & is_mirrored)
     if values.device.type != "cpu":
         return values.masked_fill(bad, math.nan)
     if bool(bad.any()):
-        i, j = bad.nonzero()[0].tolist()
-        one, other = values[i, j].item(), mirrored[i, j].item()
+        i, j = bad.nonzero()[0]
+        one, other = values[i, j], mirrored[i, j]
         i += own.start
         got = f"{one:.6g} for samples {i} and {j}"
         if 0 <= one < math.inf:
@@ -435,12 +434,12 @@ def _squares(points: Tensor) -> Tensor:
     gram_bb = centred_bd @ centred_bd.T
     norms_b = gram_bb.diagonal()
     sums_bb = norms_b[:, None] + norms_b[None, :]
-    squares_bb = (sums_bb - 2 * gram_bb).clamp_min(0)
+    squares_bb = sums_bb - 2 * gram_bb
     with torch.no_grad():
         cancelled = (squares_bb <= CANCELLED[exact.dtype] * sums_bb) & (sums_bb > 0)
         rows, columns = cancelled.triu(1).nonzero(as_tuple=True)
     patch = torch.cat([
-        (centred_bd[i] - centred_bd[j]).square().sum(-1)
+        (centred_bd[i] - centred_bd[j]).square().sum(1)
         for i, j in zip(rows.split(_PAIRS_AT_ONCE), columns.split(_PAIRS_AT_ONCE), strict=True)
     ])
     squares_bb = squares_bb.index_put((rows, columns), patch)
@@ -456,9 +455,8 @@ def _root(squares: Tensor) -> Tensor:
 
 def _unit(points: Tensor) -> Tensor:
     """Points scaled to length 1; zero vectors stay 0."""
-    lengths = _root(points.to(exact_dtype(points.device)).square().sum(-1, keepdim=True)).to(
-        points.dtype
-    )
+    squares = points.to(exact_dtype(points.device)).square().sum(1, keepdim=True)
+    lengths = _root(squares).to(points.dtype)
     return points / lengths.masked_fill(lengths == 0, 1)
 
 
@@ -471,11 +469,11 @@ def _zero_diagonal(values_bb: Tensor) -> Tensor:
 def _neighbor_graph(edges_bb: Tensor, neighbors: int) -> Tensor:
     """Boolean adjacency of the symmetric nearest-neighbour graph joined with a spanning tree."""
     n = len(edges_bb)
-    nearest = edges_bb.argsort(dim=1)[:, : neighbors + 1]
+    nearest = edges_bb.argsort()[:, : neighbors + 1]
     adjacent = torch.zeros_like(edges_bb, dtype=torch.bool).scatter_(1, nearest, True)
     reached = torch.zeros(n, dtype=torch.bool, device=edges_bb.device)
     reached[:1] = True
-    parent, cost = torch.zeros_like(nearest[:, 0]), edges_bb[0].clone()
+    parent, cost = torch.zeros_like(nearest[:, 0]), edges_bb[0]
     for _ in range(n - 1):  # Prim's algorithm, one row of distances a step
         nearest_point = cost.masked_fill(reached, math.inf).argmin()
         adjacent[parent[nearest_point], nearest_point] = True
@@ -490,7 +488,6 @@ def _shortest_paths(edges_bb: Tensor, adjacent: Tensor) -> Tensor:
     """Floyd and Warshall: ``predecessors[i, j]`` is the point before j on the way from i."""
     n = len(edges_bb)
     lengths = edges_bb.masked_fill(~adjacent, math.inf)
-    lengths.fill_diagonal_(0)
     predecessors = torch.arange(n, device=edges_bb.device)[:, None].repeat(1, n)
     for k in range(n):
         through_k = lengths[:, k, None] + lengths[None, k]

@@ -22,7 +22,6 @@ class IsoregError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
         self.message = message
         self.caller: str | None = None
 

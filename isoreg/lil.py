@@ -195,7 +195,7 @@ class StackedLIL(nn.Module):
         with error_prefix("StackedLIL.loss"):
             self._check_levels(x, levels)
             features = self.features(x)
-            references = [x, *[h.detach() for h in features[:-1]]]
+            references = [x, *[h.detach() for h in features]]
             total = x.new_zeros(())
             for index, (h, y) in enumerate(zip(features, levels, strict=True)):
                 against = references[index] if self.reference == "preceding" else x

@@ -29,7 +29,7 @@ from isoreg._attach.monitor import Monitor, Seen
 from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.record import Record
 from isoreg._attach.recorder import Recorder
-from isoreg._attach.reference import Exchange, find_source, pair_uses
+from isoreg._attach.reference import Exchange, Source, find_source, pair_uses
 from isoreg._pairs.options import Options, Scale, check_reduction, check_scale
 from isoreg._ranks.exchange import Group, check_group, mean_over_ranks, resolve_group
 from isoreg.distances import Metric, flatten_points, resolve_metric
@@ -164,20 +164,22 @@ class IsometryRegularizer:
         self._input_distance = input_distance
         self._scale = scale
         self._reduction = reduction
-        self._options = options
         self._exchange = Exchange() if control else None
         self.process_group = process_group
         self._queue = memory
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._warned = False
+        self._begin(options, source, Recorder(model, chosen, pooling, source))
+        self._set_watch(due=True)
+
+    def _begin(self, options: Options, source: Source, recorder: Recorder | None) -> None:
+        """What a new regularizer and a copy of one begin with: no step was seen."""
+        self._options, self._source, self._recorder = options, source, recorder
         self._penalties: tuple[list[str], Tensor] = ([], torch.zeros(0))
         self._total: Tensor | None = None
         self._gradients = GradientNorms()
         self._factors = _Factors()
-        self._monitor = Monitor(distance, input_distance or distance)
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._warned = False
-        self._source = source
-        self._recorder: Recorder | None = Recorder(model, chosen, pooling, source)
-        self._set_watch(due=True)
+        self._monitor = Monitor(options.metric, options.input_metric)
 
     def __call__(
         self,
@@ -240,7 +242,7 @@ class IsometryRegularizer:
                     f"{_NAME}: beta='auto' reads gradients in backward, which a compiled step does "
                     "not show. Compile the model alone, or give beta a number."
                 )
-            parts = [beta * x for beta, x in zip(weights, penalties.unbind(), strict=True)]
+            parts = [beta * x for beta, x in zip(weights, penalties, strict=True)]
             total = torch.stack(parts).sum()
         else:
             self._read_gradients()
@@ -270,7 +272,7 @@ class IsometryRegularizer:
     def penalties(self) -> dict[str, Tensor]:
         """Penalty of each layer in the last call, detached and without its weight."""
         names, values = self._penalties
-        return dict(zip(names, values.unbind(), strict=True))
+        return dict(zip(names, values, strict=True))
 
     @property
     def beta(self) -> float:
@@ -395,10 +397,6 @@ class IsometryRegularizer:
                 f"the checkpoint was made {there} a queue, this regularizer {here}. "
                 "Build it with the same queue=."
             )
-        if auto:
-            AutoBeta.check_state_dict(state["beta"])
-        else:
-            check_beta(state["beta"])
         if self._queue is not None:
             self._queue.check_state_dict(state["queue"])
 
@@ -453,12 +451,8 @@ class IsometryRegularizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._penalties, self._total, self._source = ([], torch.zeros(0)), None, None
-        self._options = _options(self._distance, self._input_distance, self._scale, self._reduction)
-        self._gradients = GradientNorms()
-        self._factors = _Factors()
-        self._monitor = Monitor(self._distance, self._input_distance or self._distance)
-        self._recorder = None
+        options = _options(self._distance, self._input_distance, self._scale, self._reduction)
+        self._begin(options, None, None)
 
     def _attached(self) -> Recorder:
         if self._recorder is None:
@@ -478,7 +472,7 @@ class IsometryRegularizer:
 
     def _with_shape(self, name: str) -> str:
         shape = self._shapes.get(name)
-        return f"{name} {tuple(shape)}" if shape else name
+        return f"{name} {shape}" if shape else name
 
     def _compare(self, record: Record, labels: Tensor | None, given: Given) -> tuple[Tensor, int]:
         """The penalties of all layers, and the first column of the own samples in given tables."""
@@ -491,7 +485,7 @@ class IsometryRegularizer:
             names = [name for name, number in zip(features, used, strict=True) if number == index]
             sharing = {name: features[name] for name in names}
             penalties, first = self._penalise(references[index], sharing, labels, given)
-            found |= zip(names, penalties.unbind(), strict=True)
+            found |= zip(names, penalties, strict=True)
         return torch.stack([found[name] for name in features]), first
 
     def _penalise(

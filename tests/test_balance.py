@@ -298,7 +298,18 @@ def test_an_autobeta_that_was_given_is_the_one_that_is_used() -> None:
     ("call", "text"),
     [
         (lambda: AutoBeta(0), "AutoBeta: share must be a finite number > 0, got 0."),
+        (lambda: AutoBeta(math.inf), "AutoBeta: share must be a finite number > 0, got inf."),
         (lambda: AutoBeta(momentum=1), "AutoBeta: momentum must be in [0, 1), got 1."),
+        (lambda: AutoBeta(momentum=-0.1), "AutoBeta: momentum must be in [0, 1), got -0.1."),
+        (
+            lambda: IsometryRegularizer(net(), beta="auto").load_state_dict({"beta": {"log": 1}}),
+            "IsometryRegularizer.load_state_dict: the checkpoint of beta='auto' needs a number "
+            "'weight', got None.",
+        ),
+        (
+            lambda: AutoBeta().load_state_dict({"log": torch.ones(2), "weight": 1, "used": 1}),
+            "the checkpoint of beta='auto' needs a number 'log', got tensor([1., 1.]).",
+        ),
         (
             lambda: IsometryRegularizer(net(), beta="automatic"),
             "IsometryRegularizer: beta must be a finite number >= 0, 'auto' or an AutoBeta, "
@@ -315,6 +326,35 @@ def test_errors_say_what_to_do(call, text: str) -> None:
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value) == text
+
+
+def test_without_momentum_the_last_batch_alone_counts() -> None:
+    beta = AutoBeta(1.0, momentum=0)
+    beta.weigh(torch.tensor(1.0))
+    for ratio in (2.0, 8.0):
+        beta.update({"layer": Pull(torch.tensor(ratio), beta.beta, torch.zeros(()))})
+        assert float(beta.weigh(torch.tensor(1.0))) == pytest.approx(ratio)
+
+
+def test_what_was_loaded_is_a_copy_without_graph() -> None:
+    state = {name: torch.tensor(0.5, requires_grad=True) for name in ("log", "weight", "used")}
+    beta = AutoBeta()
+    beta.load_state_dict(state)
+    with torch.no_grad():
+        state["used"].fill_(9.0)
+    assert beta.beta == 0.5
+    assert not any(value.requires_grad for value in beta.state_dict().values())
+    beta.load_state_dict({"log": 1, "weight": 1.0, "used": 0})
+
+
+def test_gradients_in_half_precision_are_measured_in_single() -> None:
+    features = torch.ones(3, 100, dtype=torch.bfloat16, requires_grad=True) * 1
+    copy, norms = features.clone(), GradientNorms()
+    norms.watch("layer", features, copy)
+    (features.sum() + 2 * copy.sum()).backward()
+    (found,) = norms.take().values()
+    assert found == (pytest.approx(300**0.5), pytest.approx(2 * 300**0.5), 600.0)
+    assert {x.dtype for x in found} == {torch.float32}
 
 
 def test_several_passes_count_as_one_gradient_of_all_of_them() -> None:

@@ -126,3 +126,29 @@ def test_what_cannot_be_measured_is_refused_with_the_values() -> None:
         distortion(x, x, scale=0.0)
     with pytest.raises(InputError, match=r"^distances_within: distance must be"):
         distances_within(x, x, input_distance="euclid")
+    with pytest.raises(InputError, match=r"^distances_within: scale must be"):
+        distances_within(x, x, scale=-1.0)
+    with pytest.raises(InputError, match=r"^distortion: features must be floating"):
+        distortion(x, x.long())
+    with pytest.raises(InputError, match=r"^distortion: inputs must be floating"):
+        distortion(x.long(), x)
+    with pytest.raises(InputError, match=r"^distortion: input_distances must be of shape \(3, 3\)"):
+        distortion(None, x, input_distances=torch.ones(2, 3))
+    with pytest.raises(InputError, match="Targets of a regression are no classes"):
+        distortion(x, x, torch.rand(3))
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_figures_are_numbers_that_the_unit_does_not_change(unit: float) -> None:
+    x, phi = torch.randn(9, 3, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    found = asdict(distortion(unit * x, unit * phi))
+    assert found == pytest.approx(asdict(distortion(x, phi)))
+    assert {type(value) for name, value in found.items() if name != "pairs"} == {float}
+
+
+def test_inputs_that_all_coincide_determine_nothing_but_the_number_of_pairs() -> None:
+    found = distortion(torch.ones(4, 2), torch.randn(4, 2))
+    assert found.pairs == 6
+    figures = (found.correlation, found.stress, found.expansion, found.contraction)
+    assert all(map(math.isnan, figures))
+    assert found.scale == 0

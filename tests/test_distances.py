@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from isoreg.distances import METRICS, geodesic, pair_table, pairwise_distances
+from isoreg.distances import METRICS, check_pairs, geodesic, pair_table, pairwise_distances
 from isoreg.errors import InputError
 
 Point = list[float]
@@ -146,6 +146,16 @@ def test_geodesic_connects_clusters_that_no_neighbour_links() -> None:
     distances = geodesic(points, neighbors=2)
     assert distances.isfinite().all()
     assert (distances >= pairwise_distances(points) * (1 - 1e-12)).all()
+    pairs = torch.tensor([[0.0], [10.0], [1.0], [11.0]])  # they are joined by their nearest points
+    torch.testing.assert_close(geodesic(pairs, neighbors=1), pairwise_distances(pairs))
+
+
+def test_copies_of_a_point_change_no_path_of_others() -> None:
+    points = normal(12, 2, seed=3)
+    copied = torch.cat([points[:1].repeat(5, 1), points])
+    found = geodesic(copied, neighbors=2)
+    assert torch.equal(found[:5, :6], torch.zeros(5, 6, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor(geodesic_by_loops(copied.tolist(), 2)).double())
 
 
 def test_geodesic_follows_the_curve() -> None:
@@ -266,7 +276,7 @@ def test_a_zero_vector_is_at_a_right_angle_to_all_but_itself(
 
 
 @pytest.mark.parametrize("metric", ["cosine", "angular"])
-@pytest.mark.parametrize("length", [1e-12, 1e12])
+@pytest.mark.parametrize("length", [1e-25, 1e25])  # whose squares float32 does not hold
 def test_directions_do_not_depend_on_the_lengths(metric: str, length: float) -> None:
     points = normal(6, 3, dtype=torch.float32)
     distances = pairwise_distances(length * points, metric).double()
@@ -320,6 +330,15 @@ def test_close_pairs_in_far_clusters_keep_their_digits(metric: str) -> None:
     points = (centres + 1e-3 * normal(12, 2, seed=8)).float()
     distances = pairwise_distances(points, metric).double()
     torch.testing.assert_close(distances, by_loops(points, metric), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_close_pairs_keep_their_digits_in_any_unit(unit: float) -> None:
+    points = unit * normal(9, 3, seed=9)
+    points[4] = points[3] + 1e-7 * points[5]
+    points[7] = points[1]
+    distances = pairwise_distances(points)
+    torch.testing.assert_close(distances, by_loops(points, "euclidean"), rtol=1e-9, atol=0)
 
 
 # Invariances
@@ -395,6 +414,14 @@ def test_tiny_batches_give_square_matrices_with_a_graph(metric: str, n: int) -> 
 
 
 @any_metric
+def test_points_without_numbers_are_all_equal(metric: str) -> None:
+    points = torch.zeros(3, 0, requires_grad=True)
+    distances = pairwise_distances(points, metric)
+    assert torch.equal(distances, torch.zeros(3, 3))
+    distances.sum().backward()
+
+
+@any_metric
 def test_nan_in_a_point_is_nan_in_its_distances(metric: str) -> None:
     points = normal(13, 3)
     points[2, 1] = math.nan
@@ -412,7 +439,8 @@ def test_an_unknown_metric_is_refused_with_the_names_that_exist() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
 def test_points_that_are_not_real_floats_are_refused(dtype: torch.dtype) -> None:
-    with pytest.raises(InputError, match=rf"^pairwise_distances: .*{re.escape(str(dtype)[6:])}"):
+    text = rf"^pairwise_distances: points must be floating, got {re.escape(str(dtype))}\. Integers"
+    with pytest.raises(InputError, match=text):
         pairwise_distances(torch.ones(3, 2, dtype=dtype))
 
 
@@ -424,3 +452,88 @@ def test_points_without_a_batch_axis_are_refused() -> None:
 def test_a_callable_that_returns_another_shape_is_refused() -> None:
     with pytest.raises(InputError, match=r"^pairwise_distances: .*\(3, 3\).*\(3,\)"):
         pairwise_distances(normal(3, 2), lambda points: points.sum(1))
+
+
+@pytest.mark.parametrize(
+    ("points", "text"),
+    [
+        ([[0.0, 1.0]], "points must be a tensor, got list. torch.as_tensor(points) makes one"),
+        (torch.eye(2).to_sparse(), "points must be a dense tensor, got one of layout torch.sparse"),
+    ],
+)
+def test_points_that_are_no_dense_tensor_are_refused(points: object, text: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"pairwise_distances: {text}")):
+        pairwise_distances(points)  # type: ignore[arg-type]
+
+
+TABLES: dict[str, tuple[object, str]] = {
+    "a list": ([[0.0]], "t must be a tensor, got list"),
+    "sparse": (torch.eye(2).to_sparse(), "t must be a dense tensor"),
+    "complex": (
+        torch.ones(2, 2, dtype=torch.cfloat),
+        "t must be real numbers, got torch.complex64",
+    ),
+    "too few rows": (torch.ones(1, 3), "t must be of shape (2, 3) for 2 samples, got (1, 3)."),
+    "too many columns": (torch.ones(2, 4), "t must be of shape (2, 3) for 2 samples, got (2, 4)."),
+    "three axes": (torch.ones(2, 3, 3), "shape (2, 3) for 2 samples, got (2, 3, 3)."),
+}
+
+
+@pytest.mark.parametrize(("table", "text"), TABLES.values(), ids=TABLES)
+def test_what_is_no_table_of_pairs_is_refused(table: object, text: str) -> None:
+    with pytest.raises(InputError, match=re.escape(text)):
+        pair_table(table, "t", 2, 3, torch.zeros(1))  # type: ignore[arg-type]
+
+
+def test_a_table_has_as_many_columns_as_all_ranks_have_samples() -> None:
+    assert pair_table(torch.ones(2, 7), "t", 2, None, torch.zeros(1)).shape == (2, 7)
+    with pytest.raises(InputError, match=r"shape \(2, samples of all ranks\) for 2 samples"):
+        pair_table(torch.ones(3, 7), "t", 2, None, torch.zeros(1))
+
+
+INF, NAN = math.inf, math.nan
+# a table, the rows of what does not count, and what is said of it
+CHECKED: dict[str, tuple[list[list[float]], list[tuple[int, int]], str]] = {
+    "all equal": ([[0, 0], [0, 0]], [], ""),
+    "rounded": ([[0, 1, 1e3], [1.9, 0, 1e3], [1e3, 1e3, 0]], [], ""),
+    "not by a thousandth of what counts": (
+        [[0, 1e-6, 1], [1.1e-6, 0, 1], [1, 1, 0]],
+        [(0, 2), (2, 0), (1, 2), (2, 1)],
+        "got 1e-06 for samples 0 and 1 and 1.1e-06 for 1 and 0.",
+    ),
+    "what does not count": ([[NAN, -1], [INF, 0]], [(0, 0), (0, 1), (1, 0)], ""),
+    "negative": ([[0, -1], [-1, 0]], [], "got -1 for samples 0 and 1."),
+    "infinite": ([[0, INF], [INF, 0]], [], "got inf for samples 0 and 1."),
+    "not a number": ([[0, NAN], [NAN, 0]], [], "got nan for samples 0 and 1."),
+    "not a number one way": (
+        [[0, 1], [NAN, 0]],
+        [],
+        "got 1 for samples 0 and 1 and nan for 1 and 0.",
+    ),
+    "zero one way": ([[0, 0], [5, 0]], [], "got 0 for samples 0 and 1 and 5 for 1 and 0."),
+}
+
+
+@pytest.mark.parametrize(("rows", "left_out", "got"), CHECKED.values(), ids=CHECKED)
+def test_pairs_that_count_are_finite_not_negative_and_mirrored(
+    rows: list[list[float]], left_out: list[tuple[int, int]], got: str
+) -> None:
+    table, counted = torch.tensor(rows), torch.ones(len(rows), len(rows), dtype=torch.bool)
+    for pair in left_out:
+        counted[pair] = False
+    if got:
+        text = f"t must be finite, 0 or more, and the same for both orders of a pair, {got}"
+        with pytest.raises(InputError, match=f"^{re.escape(text)}$"):
+            check_pairs(table, counted, "t")
+    else:
+        assert check_pairs(table, counted, "t") is table
+
+
+def test_rows_of_one_rank_are_mirrored_in_their_own_columns_and_named_by_them() -> None:
+    table, counted = torch.arange(10.0).reshape(2, 5), torch.ones(2, 5, dtype=torch.bool)
+    table[:, 2:4] = torch.tensor([[0.0, 3.0], [3.0, 0.0]])
+    assert check_pairs(table, counted, "t", slice(2, 4)) is table
+    table[0, 3] = 4
+    with pytest.raises(InputError, match="got 4 for samples 2 and 3 and 3 for 3 and 2"):
+        check_pairs(table, counted, "t", slice(2, 4))
+    assert check_pairs(torch.zeros(0, 0), torch.zeros(0, 0, dtype=torch.bool), "t").shape == (0, 0)

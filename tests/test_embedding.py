@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,12 @@ from torch import nn
 
 from isoreg import InputError
 from isoreg.diagnostics import distortion
-from isoreg.embedding import IsometricEmbedding
-from isoreg.embedding.fitting import _within
+from isoreg.embedding import IsometricEmbedding, estimator, fitting, training
+from isoreg.embedding.fitting import _from_each_class, _within, evenly
+from isoreg.embedding.network import MapNetwork, Optimizer, batches, mlp
 from isoreg.embedding.picture import draw
+from isoreg.embedding.rules import check_settings
+from isoreg.embedding.training import Pairs, Recipe
 
 X, Y = load_iris(return_X_y=True)
 
@@ -201,7 +205,214 @@ def test_a_constant_column_changes_nothing() -> None:
 
 def test_progress_is_printed_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     brief(verbose=True).fit(X)
-    assert "step 3/3, loss" in capsys.readouterr().out
+    found = r"\rstep 1/3, loss \d\.\d{3}, stress \d\.\d{3}\rstep 2/3, .*\rstep 3/3, loss .*\n"
+    assert re.fullmatch(found, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("steps", "looks"), [(3, [1, 2, 3]), (82, [*range(3, 82, 3), 82]), (80, [*range(2, 81, 2)])]
+)
+def test_a_training_is_looked_at_at_most_40_times_and_at_its_end(
+    steps: int, looks: list[int]
+) -> None:
+    history = brief(max_epochs=steps, network=nn.Linear(4, 2)).fit(X[:9]).history_
+    assert history["step"] == looks
+    assert {type(x) for name in ("loss", "stress") for x in history[name]} == {float}
+
+
+@pytest.mark.parametrize(
+    ("stresses", "looks", "best"),
+    [
+        ([5.0, 4.0, 3.0, 3.0, 3.5, 3.0, 1.0], 6, 3),
+        ([5.0, 4.0, 4.5, 4.5, 3.0, 9.0, 9.0, 9.0, 1.0], 8, 5),
+        ([5.0, 6.0, 6.0, 4.0], 4, 4),
+    ],
+)
+def test_with_a_patience_of_three_looks_the_best_weights_are_put_back(
+    stresses: list[float], looks: int, best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, seen = nn.Linear(2, 2), []
+
+    def stress(*_: object) -> float:
+        seen.append(body.weight.detach().clone())
+        return stresses[len(seen) - 1]
+
+    monkeypatch.setattr(training, "held_out_stress", stress)
+    recipe = Recipe(len(stresses), 0.1, 0.0, 1.0, 1.0, 0.0, patience=3, verbose=False)
+    order = iter([torch.arange(4)] * 20)
+    pairs = Pairs(lambda at: torch.ones(len(at), len(at)), 1.0, None, torch.empty(0))
+    drawn = torch.Generator().manual_seed(0)
+    found = training.train(body, torch.rand(4, 2), order, pairs, recipe, drawn, np.arange(4))
+    assert found.stress == stresses[:looks]
+    assert torch.equal(body.weight, seen[best - 1])
+
+
+class Noted(nn.Module):
+    """A body that notes in which mode it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.modes = nn.Linear(4, 2), []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.modes.append(self.training)
+        return self.inner(x)
+
+
+def test_a_network_trains_in_training_mode_and_is_looked_at_in_eval_mode() -> None:
+    fitted = brief(network=Noted(), max_epochs=2).fit(X[:9], Y[:9] + np.arange(9) % 2)
+    modes = fitted.network_.body.modes
+    assert modes == [False, *[True, False] * 2, *[False] * (len(modes) - 5)]
+
+
+def test_frozen_layers_stay_as_they_are_and_each_parameter_has_one_optimizer() -> None:
+    body = nn.Sequential(nn.Linear(4, 8).requires_grad_(False), nn.ReLU(), nn.Linear(8, 2))
+    before = body[0].weight.clone()
+    fitted = brief(network=body).fit(X)
+    assert torch.equal(fitted.network_.body[0].weight.float(), before)
+    mixed = nn.Sequential(nn.Conv1d(1, 2, 3), nn.Linear(2, 2), nn.BatchNorm1d(2))
+    optimizers = Optimizer(mixed, 0.1, 5)._optimizers
+    groups = [p for one in optimizers for group in one.param_groups for p in group["params"]]
+    assert sorted(map(id, groups)) == sorted(map(id, mixed.parameters()))
+    assert [p.shape for p in mlp(4, 3).parameters() if p.ndim == 2] == [
+        (160, 4), (160, 160), (160, 160), (3, 160)
+    ]  # fmt: skip
+
+
+def test_an_epoch_goes_over_each_sample_once_and_drops_what_is_left() -> None:
+    drawn = batches(11, 4, torch.Generator().manual_seed(0))
+    epochs = [[next(drawn).tolist() for _ in range(2)] for _ in range(30)]
+    assert {len(batch) for epoch in epochs for batch in epoch} == {4}
+    assert all(len({*first, *second}) == 8 for first, second in epochs)
+    assert {place for epoch in epochs for batch in epoch for place in batch} == set(range(11))
+    again = batches(11, 4, torch.Generator().manual_seed(0))
+    assert [[next(again).tolist() for _ in range(2)] for _ in range(30)] == epochs
+
+
+def test_what_the_body_takes_is_as_exact_as_its_own_type() -> None:
+    mean = torch.tensor([1e6, 3.0], dtype=torch.float64)
+    network = MapNetwork(nn.Linear(2, 2).double(), mean, 0.1, 1.0)
+    rows = mean + torch.tensor([[1e-3, 7.0]], dtype=torch.float64)
+    torch.testing.assert_close(network.standard(rows), (rows - mean) / 0.1, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize(("labels", "noise"), [(None, 0.0), (Y, 1.0)])
+def test_noise_is_by_default_none_without_classes_and_their_radius_with_them(
+    labels: Any, noise: float
+) -> None:
+    chosen = brief(noise=noise).fit_transform(X, labels)
+    np.testing.assert_array_equal(brief().fit_transform(X, labels), chosen)
+    assert np.abs(brief(noise=0.5).fit_transform(X, labels) - chosen).max() > 0
+
+
+def test_noise_is_measured_in_radii_of_the_classes_and_what_is_held_out_is_not_learned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+
+    def watched(
+        body: Any, inputs: Any, order: Any, pairs: Any, recipe: Any, drawn: Any, held: Any
+    ) -> Any:
+        seen.append((recipe.noise, torch.cat([next(order) for _ in range(3)]), held))
+        return training.train(body, inputs, order, pairs, recipe, drawn, held)
+
+    monkeypatch.setattr(fitting, "train", watched)
+    options = {"early_stopping": True, "validation_fraction": 0.2, "batch_size": 40}
+    for state, scale in ((0, 1.0), (0, 9.0), (1, 1.0)):
+        torch.manual_seed(len(seen))
+        brief(**options, random_state=state, noise=0.5).fit(scale * X, Y)
+    (noise, batch, held), same, other = seen
+    assert set(held) | set(batch.tolist()) == set(range(150))
+    assert len(held) == 30
+    assert not set(held) & set(batch.tolist())
+    assert same[0] == pytest.approx(noise)
+    assert torch.equal(same[1], batch)
+    assert not np.array_equal(other[2], held)
+    learned = np.setdiff1d(np.arange(150), held)
+    spread = np.sqrt(((X[learned] - X[learned].mean(0)) ** 2).mean())
+    assert noise == pytest.approx(0.5 * _within(X[learned], Y[learned]) / spread)
+
+
+def test_places_are_evenly_apart_and_classes_are_sampled_alike() -> None:
+    assert evenly(9, 4).tolist() == [0, 3, 5, 8]
+    assert evenly(3, 9).tolist() == [0, 1, 2]
+    classes = np.array([0] * 9 + [1] * 2 + [-1] * 3 + [2] * 5)
+    chosen = classes[_from_each_class(classes, 8)]
+    assert np.bincount(chosen).tolist() == [3, 2, 3]
+    assert len(_from_each_class(np.full(5, -1), 3)) == 3
+
+
+def test_classes_lie_four_radii_apart_and_none_nearer_than_two() -> None:
+    near = np.repeat([0.0, 1.0, 60.0], 20)
+    data = near[:, None] + np.random.default_rng(0).normal(size=(60, 2))
+    fitted = brief(max_epochs=1).fit(data, near.astype(int))
+    places = fitted.prototypes_ / float(fitted.network_.unit)
+    gaps = [np.linalg.norm(places[a] - places[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert gaps == pytest.approx([2.0, 4.0, 4.0], abs=0.1)
+
+
+ALLOWED: dict[str, list[Any]] = {
+    "n_components": [1], "beta": [0, 0.5], "beta_all": [0, 0.5], "near": [0, 0.5],
+    "max_epochs": [1, None], "batch_size": [2], "learning_rate": [1e-9, 0.5],
+    "noise": [0, 0.5, None], "validation_fraction": [1e-9, 0.999], "n_iter_no_change": [1],
+}  # fmt: skip
+REFUSED: dict[str, tuple[str, list[Any]]] = {
+    "n_components": ("an integer at least 1", [0, 1.5, True, None]),
+    "beta": ("a number at least 0", [-1e-9, np.inf, np.nan, True, None]),
+    "beta_all": ("a number at least 0", [-1e-9, np.inf]),
+    "near": ("a number at least 0", [-1e-9, np.inf]),
+    "max_epochs": ("an integer at least 1 or None", [0, 1.5]),
+    "batch_size": ("an integer at least 2", [1, 2.5]),
+    "learning_rate": ("a number above 0", [0, np.inf]),
+    "noise": ("a number at least 0 or None", [-1e-9, np.inf]),
+    "validation_fraction": ("a number above 0 and below 1", [0, 1, 1.5]),
+    "n_iter_no_change": ("an integer at least 1", [0, 1.5]),
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_each_setting_has_its_limits(name: str) -> None:
+    for value in ALLOWED[name]:
+        check_settings(IsometricEmbedding(**{name: value}))
+    rule, values = REFUSED[name]
+    for value in values:
+        text = re.escape(f"{name} must be {rule}, got {value!r}.")
+        with pytest.raises(InputError, match=f"^{text}$"):
+            check_settings(IsometricEmbedding(**{name: value}))
+
+
+def test_integers_are_placed_between_integers_and_two_samples_make_a_map() -> None:
+    whole = np.arange(12).reshape(6, 2)
+    points = brief().fit(whole).transform(whole)
+    assert points.dtype == np.float64
+    assert brief().fit(whole[:2]).transform(whole).shape == (6, 2)
+
+
+def test_a_score_takes_other_samples_of_the_same_columns_at_most_a_thousand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def metric(a: Any, b: Any) -> Any:
+        assert a.dtype == b.dtype == np.float64
+        return np.abs(a[:, None] - b).sum(-1)
+
+    fitted, compared = brief(metric=metric).fit(X.round().astype(int)), []
+    assert -1 < fitted.score(X.round().astype(int)) < 0
+    with pytest.raises(ValueError, match="features"):
+        fitted.score(X[:, :3])
+    measure = estimator.distortion_of
+    monkeypatch.setattr(
+        estimator, "distortion_of", lambda d, m: compared.append(len(d)) or measure(d, m)
+    )
+    brief().fit(X).score(np.repeat(X, 8, axis=0) + np.arange(1200)[:, None])
+    assert compared == [1000 * 999 // 2]
+
+
+def test_scikit_learn_is_told_which_types_stay_and_which_labels_are_taken() -> None:
+    get_tags = pytest.importorskip("sklearn.utils").get_tags
+    tags = get_tags(IsometricEmbedding())
+    assert tags.transformer_tags.preserves_dtype == ["float64", "float32"]
+    assert tags.target_tags.two_d_labels
+    assert tags.target_tags.multi_output
 
 
 BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
@@ -244,22 +455,42 @@ def test_an_error_names_the_method_that_was_called() -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
-@pytest.mark.parametrize("size", [0.03, 1.0, 7e4])
-def test_the_bar_has_a_round_length_of_a_tenth_to_a_quarter_of_the_map(
-    offset: float, size: float
+@pytest.mark.parametrize(
+    ("width", "length"),
+    [
+        *[(0.03, 0.005), (1.0, 0.2), (4.0, 1.0), (7.9, 1.0), (8.0, 2.0), (19.0, 2.0)],
+        *[(20.0, 5.0), (39.0, 5.0), (40.0, 10.0), (7e4, 1e4)],
+    ],
+)
+def test_the_bar_has_the_longest_round_length_within_a_quarter_of_the_map(
+    offset: float, width: float, length: float
 ) -> None:
-    points = offset * size + size * np.random.default_rng(0).uniform(size=(50, 2))
+    points = offset + np.array([[0.0, 0.2], [1.0, 0.0], [0.5, 0.7]]) * width
     axes = draw(points, None, "", None)
     (bar,) = [line for line in axes.lines if line.get_gid() == "scale bar"]
-    length, width = np.ptp(bar.get_xdata()), np.ptp(points, axis=0).max()
-    assert 0.09 * width < length <= width / 4
-    digits = length / 10 ** np.floor(np.log10(length) + 1e-9)
-    assert min(abs(digits - step) for step in (1, 2, 5, 10)) < 1e-6
-    assert bar.get_xdata()[0] == points[:, 0].min()
-    assert max(bar.get_ydata()) < points[:, 1].min()
+    left, right = bar.get_xdata()
+    assert left == points[:, 0].min()
+    assert right - left == pytest.approx(length)
+    (name,) = axes.texts
+    assert name.get_text() == f"{length:g}"
+    assert points[:, 1].min() > max(bar.get_ydata()) > name.get_position()[1]
+    assert name.get_position()[0] == left
 
 
-@pytest.mark.parametrize("classes", [3, 10, 25])
+def test_points_that_coincide_have_no_bar_and_none_are_not_drawn() -> None:
+    axes = draw(np.ones((3, 2)), None, "", None)
+    assert len(axes.lines) == len(axes.texts) == 0
+    assert len(draw(np.eye(2), None, "", None).lines) == 1
+    with pytest.raises(InputError, match="a point to draw, and one label for each, got 0 points."):
+        draw(np.zeros((0, 2)), None, "", None)
+
+
+def test_labels_of_any_kind_name_their_classes() -> None:
+    axes = draw(np.eye(3, 2), np.array(["b", -1, "a"], dtype=object), "", None)
+    assert [text.get_text() for text in axes.texts[:-1]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("classes", [3, 10, 11, 24, 25])
 def test_each_class_has_a_colour_and_few_are_named_where_they_lie(classes: int) -> None:
     labels = np.arange(4 * classes) % (classes + 1) - 1
     points = np.random.default_rng(0).normal(size=(len(labels), 2))
@@ -281,12 +512,17 @@ def test_each_class_has_a_colour_and_few_are_named_where_they_lie(classes: int) 
 
 @pytest.mark.parametrize(
     "ground, page, ink",
-    [("white", "C0", "black"), ("#101418", "C0", "white"), ("none", "navy", "white")],
+    [
+        *[("white", "C0", "black"), ("#101418", "C0", "white"), ("none", "navy", "white")],
+        # as bright as an eye sees them: green is, red and blue are not
+        *[("red", "C0", "white"), ("lime", "C0", "black"), ("#007300", "C0", "white")],
+        ("#6666ff", "C0", "white"),
+    ],
 )
 def test_bar_and_names_are_read_on_any_ground(ground: str, page: str, ink: str) -> None:
     axes = Figure(facecolor=page).subplots()
     axes.set_facecolor(ground)
-    brief().fit(X, Y).plot(X, Y, axes=axes)
+    draw(X[:, :2], Y, "", axes)
     written = [*axes.texts, *(line for line in axes.lines if line.get_gid() == "scale bar")]
     assert {each.get_color() for each in written} == {ink}
     halos = [text.get_path_effects()[0]._gc["foreground"] for text in axes.texts[:-1]]
@@ -312,6 +548,9 @@ def test_the_map_is_drawn_with_a_bar_whose_length_is_what_it_says() -> None:
     assert sum(len(c.get_offsets()) for c in axes.collections) == len(X)
     assert [text.get_text() for text in axes.texts[:-1]] == ["0", "1"]
     assert axes.get_aspect() == 1
+    axes = embedding.plot(X, np.c_[Y * 0, Y, Y % 2])
+    assert axes.texts[-1].get_text() == f"{length:g} within a class"
+    assert [text.get_text() for text in axes.texts[:-1]] == ["0", "1"]
     with pytest.raises(InputError, match="n_components must be 2 to be drawn, got 3"):
         brief(n_components=3).fit(X).plot(X)
     with pytest.raises(InputError, match="one label for each, got 150 points and 1 labels"):

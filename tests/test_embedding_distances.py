@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from isoreg.embedding.blocks import NAMES, resolve_blocks
 from isoreg.embedding.cache import PairCache, sample_keys
 from isoreg.embedding.layout import lay_out, smacof
 from isoreg.embedding.targets import read_targets
-from isoreg.embedding.training import Pairs, Recipe, near_weights
+from isoreg.embedding.training import (
+    Pairs,
+    Recipe,
+    best_scale,
+    drawn_distances,
+    mean_square,
+    near_weights,
+)
 from isoreg.penalty import isometry_penalty
 
 DRAWS = np.random.default_rng(0)
@@ -59,7 +67,10 @@ def test_a_block_of_a_callable_equals_what_it_gives_for_each_pair(
     np.testing.assert_allclose(blocks(chosen[::-1]), city(ROWS[chosen[::-1]], ROWS[chosen[::-1]]))
 
 
-def test_no_block_is_larger_than_a_batch_and_little_more_than_half_is_computed() -> None:
+@pytest.mark.parametrize("labelled", [False, True])
+def test_no_block_is_larger_than_a_batch_and_little_more_than_half_is_computed(
+    labelled: bool,
+) -> None:
     asked: list[int] = []
 
     def metric(a: Any, b: Any) -> Any:
@@ -67,7 +78,8 @@ def test_no_block_is_larger_than_a_batch_and_little_more_than_half_is_computed()
         return city(a, b)
 
     rows = DRAWS.normal(size=(2000, 3))
-    embedding = brief(metric=metric, batch_size=128, max_epochs=1).fit(rows)
+    labels = np.arange(2000) % 3 if labelled else None
+    embedding = brief(metric=metric, batch_size=128, max_epochs=1).fit(rows, labels)
     assert max(asked) <= 128 * 128
     blocks = resolve_blocks(rows, metric)
     asked.clear()
@@ -92,6 +104,10 @@ def test_a_cache_asks_for_each_pair_once_also_in_the_next_fit(tmp_path: Path) ->
     second = fit()
     assert sum(asked) == trial
     assert (first == second).all()
+    embedding = brief(metric=metric, cache=tmp_path / "city.sqlite", max_epochs=1).fit(ROWS)
+    asked.clear()
+    assert embedding.score(ROWS) <= 0
+    assert sum(asked) == trial
 
 
 def test_a_cache_of_another_metric_and_a_file_that_is_none_are_refused(tmp_path: Path) -> None:
@@ -167,6 +183,30 @@ def test_weights_of_near_pairs_fall_as_a_power_and_are_0_where_nothing_is_known(
     assert weights[0, 1] == 4 * weights[0, 2]
     assert weights[1, 2] == 0
     assert weights.isfinite().all()
+    near = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 0.07, 0.05, 0.01, 0.0])
+    for unit in (1e-10, 1.0):
+        weights = near_weights(unit * near, 1.0)
+        torch.testing.assert_close(weights, 1 / near.clamp_min(0.05))
+    assert near_weights(torch.tensor([0.0, 0.0, 0.0, 1.0]), 2.0).isfinite().all()
+
+
+def test_without_weights_the_objective_is_0_with_a_slope_of_0() -> None:
+    drawn, none = torch.ones(2, 2, requires_grad=True), torch.zeros(2, 2)
+    scale = best_scale(torch.ones(2, 2), drawn, none)
+    value = mean_square(scale * drawn - 1, none)
+    value.backward()
+    assert (scale.item(), value.item()) == (0, 0)
+    assert torch.equal(drawn.grad, none)
+
+
+def test_distances_on_the_map_keep_their_digits_however_many_there_are() -> None:
+    points = torch.tensor(DRAWS.normal(size=(40, 2))).float()
+    points[1] = points[0] + torch.tensor([3e-4, 4e-4])
+    expected = cdist(points.double(), points.double())
+    np.testing.assert_allclose(drawn_distances(points).numpy(), expected, rtol=1e-3, atol=1e-7)
+    pairs = Pairs(lambda at: torch.zeros(len(at), len(at)), 1.0, None, torch.empty(0))
+    _, drawn = pairs.compared(points, np.arange(40))
+    np.testing.assert_allclose(drawn, expected[np.triu_indices(40, 1)], rtol=1e-12)
 
 
 def skewed(a: Any, b: Any) -> Any:
@@ -195,7 +235,19 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": lambda a, b: 1.0}, None, r"metric must map 16 and 15 samples to \(16, 15\) real"),
     ({"metric": lambda a, b: -city(a, b)}, None, "metric must give distances of at least 0"),
     ({"metric": "geodesic"}, None, "geodesic distances of a batch depend on the batch"),
-    ({"metric": "taxicab"}, None, "metric must be a callable or one of 'euclidean'"),
+    (
+        {"metric": "taxicab"},
+        None,
+        "one of 'euclidean', .*'angular', 'precomputed', got",
+    ),
+    (
+        {"metric": lambda a, b: city(a, b) > 1},
+        None,
+        r"got bool of shape \(16, 15\)",
+    ),
+    ({"metric": lambda a, b: 1e-9 * skewed(a, b)}, None, "metric must be symmetric"),
+    ({"metric": lambda a, b: city(a, b) * (1 + (a[:, None, 0] > b[:, 0]))}, None, "be symmetric"),
+    ({"metric": "precomputed"}, np.ones((60, 60), bool), r"got bool of shape \(60, 60\)"),
     ({"metric": city, "metric_takes": "pairs"}, None, "metric_takes must be 'rows' or 'indices'"),
     ({"metric": "precomputed"}, None, "distances= belongs to metric='precomputed'.* and none"),
     ({}, np.zeros((60, 60)), "distances= belongs to metric='precomputed'.* and some"),
@@ -231,7 +283,8 @@ def test_classes_lie_as_the_means_of_the_data_do() -> None:
 def test_classes_that_coincide_are_still_put_apart() -> None:
     points = np.r_[ROWS, ROWS]
     layout = lay_out(cdist(points, points), np.repeat([0, 1], 60), 2, 2, apart=4.0, closest=2.0)
-    assert np.linalg.norm(layout.prototypes[0] - layout.prototypes[1]) >= 1.99
+    apart = np.linalg.norm(layout.prototypes[0] - layout.prototypes[1])
+    assert apart == pytest.approx(4.0, abs=0.01)
 
 
 @given(st.integers(0, 99), st.integers(3, 8))
@@ -254,6 +307,43 @@ def test_the_cross_entropy_of_partly_known_levels_is_that_of_the_classes_left() 
     wanted = -(p[0, 0].log() + p[1, 1].log() + p[2, 2].log() + (p[3, 0] + p[3, 1]).log()) / 4
     assert targets.cross_entropy(logits, torch.arange(5)) == pytest.approx(wanted.item())
     assert targets.cross_entropy(logits[4:], torch.tensor([4])) == 0
+
+
+def test_one_labelled_sample_of_a_batch_counts_as_one() -> None:
+    targets = read_targets(np.array([0, 1, -1]), 3)
+    logits = torch.tensor(DRAWS.normal(size=(3, 2)))
+    one = targets.cross_entropy(logits[[1, 2]], torch.tensor([1, 2]))
+    assert one.item() == pytest.approx(-logits[1].log_softmax(0)[1].item())
+
+
+@pytest.mark.parametrize(
+    ("y", "text"),
+    [
+        (np.zeros((3, 2, 2)), r"a label for each of 3 samples.* got shape \(3, 2, 2\)"),
+        (np.zeros((3, 0)), r"a label for each of 3 samples.* got shape \(3, 0\)"),
+        (
+            [[0, 1, 2], [1, 1, 1], [0, -1, 5]],
+            "sample 2 with a label in column 2 and -1 in column 1",
+        ),
+        (
+            [[0, 1, 2], [-1, 3, -1], [0, 1, 5]],
+            "sample 1 with a label in column 1 and -1 in column 0",
+        ),
+        (np.array([0, None, 1]), "y must not hold None or NaN. Write -1"),
+        (np.array(["a", np.nan, "b"], object), "y must not hold None or NaN. Write -1"),
+        ([0.0, np.inf, 1.0], "y must not hold NaN or infinity. Write -1"),
+    ],
+)
+def test_what_is_no_label_of_a_map_is_refused(y: Any, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        read_targets(y, 3)
+
+
+def test_labels_of_several_types_keep_them() -> None:
+    table = np.array([[3, "a"], [3, "b"], [5, "a"], [5, -1]], dtype=object)
+    targets = read_targets(table, 4)
+    assert targets.classes_.tolist() == [[3, "a"], [3, "b"], [5, "a"]]
+    assert targets.classes.tolist() == [0, 1, 2, -1]
 
 
 def test_a_named_metric_trains_as_the_same_distances_from_a_callable() -> None:
@@ -389,9 +479,116 @@ def test_a_layout_has_the_mean_radius_of_its_classes_and_one_where_nothing_is_kn
     three = lay_out(cdist(near, near), np.repeat([0, 1, 2], 2), 3, 2, **options).prototypes
     assert np.linalg.norm(three[0] - three[1]) == pytest.approx(2.0, abs=0.05)
     assert np.linalg.norm(three[0] - three[2]) == pytest.approx(4.0, abs=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        single = lay_out(apart, np.array([0, 0, 1, 1, 2]), 3, 1, **options)
+        assert single.radius == pytest.approx((1 + 2) / 2), "a single sample has no radius"
+        lay_out(apart, classes, 2, 1, **options)
+        lay_out(known * 0 + 1, np.repeat(0, 5), 2, 1, **options)  # a class without samples
+    np.fill_diagonal(known, 7.0)  # it is not read
+    for unit in (1e-3, 1e3):
+        other = lay_out(unit * known, classes, 2, 1, **options)
+        assert other.radius == pytest.approx(1.5 * unit)
+        np.testing.assert_allclose(
+            other.prototypes, lay_out(known, classes, 2, 1, **options).prototypes
+        )
     for bad, got in ((np.zeros((5, 5)), "none but 0"), (np.full((5, 5), np.nan), "no known one")):
         with pytest.raises(InputError, match=rf"got {got} among 5 samples"):
             lay_out(bad, classes, 2, 2, **options)
+
+
+ASYMMETRIC = np.array([[0.0, 1.0, 9.0], [2.0, 0.0, 9.0], [9.0, 9.0, 0.0]])
+
+
+@pytest.mark.parametrize(("there", "said"), [(2.0, "2"), (np.nan, "nan")])
+def test_the_pair_is_told_whose_distances_are_furthest_from_each_other(
+    there: float, said: str
+) -> None:
+    table = ASYMMETRIC.copy()
+    table[1, 0] = there
+    table[1, 2] = 9.5
+    with pytest.raises(InputError, match=f"got 1 in one direction and {said} in the other"):
+        resolve_blocks(ROWS[:3], "precomputed", distances=table)
+
+
+def test_a_table_of_any_number_of_samples_is_looked_at_as_a_whole() -> None:
+    table = np.ones((300, 300))
+    rows = np.zeros((300, 1))
+    for value, text in ((-1.0, "got -1 to 1"), (np.inf, "got 1 to inf")):
+        bad = table.copy()
+        bad[280, 290] = bad[290, 280] = value
+        with pytest.raises(InputError, match=f"distances must be at least 0 and finite.*{text}"):
+            resolve_blocks(rows, "precomputed", distances=bad)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve_blocks(rows, "precomputed", distances=table * np.nan)
+
+
+def test_a_metric_may_differ_by_a_thousandth_and_is_looked_at_where_it_was_not_tried() -> None:
+    def uneven(a: Any, b: Any) -> Any:
+        return np.abs(a[:, None] - b) * (1 + share * ((a[:, None] == 1) & (b == 2)))
+
+    share = 5e-4
+    blocks = resolve_blocks(ROWS, uneven, takes="indices")
+    blocks(np.array([1, 2]))
+    share = 0.5
+    with pytest.raises(InputError, match="metric must be symmetric, got 1.5 in one direction"):
+        blocks(np.array([1, 2]))
+
+
+def test_a_metric_with_a_cache_is_tried_before_as_well(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="metric must be symmetric"):
+        resolve_blocks(ROWS, skewed, cache=tmp_path / "pairs")
+
+
+def test_equal_rows_are_other_objects_to_a_metric_that_takes_places(tmp_path: Path) -> None:
+    def apart(a: Any, b: Any) -> Any:
+        return np.abs(a[:, None] - b)
+
+    blocks = resolve_blocks(np.ones((9, 2)), apart, takes="indices", cache=tmp_path / "pairs")
+    np.testing.assert_array_equal(blocks(np.array([0, 8, 3])), apart(*[np.array([0, 8, 3])] * 2))
+
+
+def in_torch(a: Any, b: Any) -> torch.Tensor:
+    return torch.cdist(torch.tensor(a, requires_grad=True), torch.tensor(b))
+
+
+def whole(a: Any, b: Any) -> Any:
+    return city(a, b).round().astype(int)
+
+
+@pytest.mark.parametrize("kind", ["named", "torch", "integers", "table of integers"])
+def test_blocks_are_in_double_precision_whatever_they_are_made_of(kind: str) -> None:
+    rows, places = ROWS.astype(np.float32), np.array([4, 0, 9])
+    table = whole(rows, rows)
+    blocks = {
+        "named": lambda: resolve_blocks(rows, "euclidean"),
+        "torch": lambda: resolve_blocks(rows, in_torch),
+        "integers": lambda: resolve_blocks(rows, whole),
+        "table of integers": lambda: resolve_blocks(rows, "precomputed", distances=table),
+    }[kind]()
+    block = blocks(places)
+    assert block.dtype == torch.float64
+    assert not block.requires_grad
+    expected = (
+        cdist(rows[places], rows[places])
+        if kind in {"named", "torch"}
+        else table[places][:, places]
+    )
+    np.testing.assert_allclose(block, expected, rtol=1e-6)
+
+
+def test_a_cache_takes_more_pairs_than_one_statement_of_sqlite(tmp_path: Path) -> None:
+    cache, asked = PairCache(tmp_path / "pairs", "m"), []
+
+    def compute(missing: NDArray[np.int64]) -> NDArray[np.float64]:
+        asked.append(len(missing))
+        return missing + 1.0
+
+    others = list(range(1, 901))
+    for _ in range(2):
+        np.testing.assert_array_equal(cache.row(0, others, compute), others)
+    assert asked == [900]
 
 
 def test_a_cache_knows_pairs_in_both_orders_and_those_that_are_not_known(tmp_path: Path) -> None:

@@ -1,7 +1,12 @@
 """Which modules `IsometryRegularizer(model, layers)` chooses, seen from outside."""
 
 import copy
+import dataclasses
 import functools
+import itertools
+import re
+from collections import OrderedDict
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg._attach.classifier import ClassifierSearch, choose_layers
 from isoreg._attach.layers import find_layers
 from isoreg.errors import InputError, LayerError
 
@@ -118,6 +124,133 @@ def test_the_classifier_is_what_the_model_returns_not_what_is_registered_last(cf
     model(x)
     torch.testing.assert_close(iso(y), isometry_penalty(x, torch.tanh(model.body(x)), y))
     assert iso.layers == ["classifier"]
+
+
+def chain(*widths: int) -> nn.Sequential:
+    return nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(widths)))
+
+
+def declaring(*, of_class: bool = False, **config: object) -> HeadFirst:
+    return type("Declaring", (HeadFirst,), {"pretrained_cfg": config} if of_class else {})(
+        None if of_class else config
+    )
+
+
+KNOWN: dict[str, tuple[nn.Module, str | None]] = {
+    "a chain": (chain(4, 3, 2), "1"),
+    "a chain through a bottleneck": (chain(6, 2, 4), "1"),
+    "a chain that is wider inside": (chain(4, 8, 4), "1"),
+    "an autoencoder": (chain(8, 2, 8), None),
+    "a chain that ends with what has no matrix": (
+        nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3), nn.BatchNorm1d(3), nn.Softmax(1)),
+        "1",
+    ),
+    "layers of no width yet": (nn.Sequential(nn.LazyLinear(8), nn.LazyLinear(3)), None),
+    "no weights": (nn.Sequential(nn.Flatten(), nn.Tanh()), None),
+    "named": (declaring(classifier="classifier"), "classifier"),
+    "named by its class": (declaring(of_class=True, classifier="classifier"), "classifier"),
+    "named, of several": (declaring(classifier=("head", "classifier", "body")), "classifier"),
+    "named in a chain": (nn.Sequential(nn.Flatten(), declaring(classifier="body")), "1.body"),
+    "named wrongly": (declaring(classifier="head"), None),
+}
+
+
+@pytest.mark.parametrize(("model", "name"), KNOWN.values(), ids=KNOWN)
+def test_the_classifier_is_known_of_chains_and_of_models_that_name_it(
+    model: nn.Module, name: str | None
+) -> None:
+    layers = choose_layers(model, None)
+    assert [layer.name for layer in layers] == ([] if name is None else [name])
+    for layer in layers:
+        assert layer.at_input
+        assert layer.module is model.get_submodule(layer.name)
+
+
+class Returning(nn.Module):
+    """A body and a head, of which a function makes what the model returns."""
+
+    def __init__(self, give: Callable[..., object], *widths: int) -> None:
+        super().__init__()
+        first, middle, last = widths or (6, 8, 4)
+        self.body, self.head, self.decoder = (
+            nn.Linear(first, middle), nn.Linear(middle, last), nn.Linear(last, 5)
+        )  # fmt: skip
+        self.scale = nn.Parameter(torch.ones(last))
+        self.give = give
+
+    def forward(self, x: Tensor) -> object:
+        features = self.body(x).relu()
+        return self.give(self, features, self.head(features))
+
+
+def tokens(x: Tensor) -> Tensor:
+    return x[:, None].expand(-1, 3, -1)
+
+
+@dataclasses.dataclass
+class Output:
+    hidden: Tensor
+    logits: Tensor
+
+
+FOUND: dict[str, Returning] = {
+    "plain": Returning(lambda _m, _f, y: y),
+    "scaled by a vector": Returning(lambda m, _f, y: y * m.scale),
+    "with maps beside": Returning(lambda _m, f, y: (y, tokens(f).detach())),
+    "a mapping with logits": Returning(lambda _m, f, y: {"hidden": tokens(f), "logits": y}),
+    "an object with logits": Returning(lambda _m, f, y: Output(tokens(f), y)),
+    "a loss": Returning(lambda _m, _f, y: y.logsumexp(1).sum()),
+    "a loss first": Returning(lambda _m, _f, y: (y.sum(), y)),
+    "through a bottleneck": Returning(lambda _m, _f, y: y, 6, 2, 4),
+    "as wide as the inputs": Returning(lambda _m, _f, y: y, 6, 6, 6),
+}
+
+
+@pytest.mark.parametrize("model", FOUND.values(), ids=FOUND)
+def test_the_head_is_found_behind_what_a_model_makes_of_its_result(model: Returning) -> None:
+    x, y = torch.randn(10, model.body.in_features), torch.arange(10) % 2
+    with IsometryRegularizer(model) as iso:
+        for _ in range(2):  # in the second pass it is known
+            model(x)
+            assert iso.layers == ["head"]
+            torch.testing.assert_close(iso(y), isometry_penalty(x, model.body(x).relu(), y))
+
+
+UNKNOWN: dict[str, tuple[Callable[..., object], str]] = {
+    "without a graph": (lambda _m, _f, y: y.detach(), "no tensor with a gradient"),
+    "tokens": (lambda _m, _f, y: (y, tokens(y)), r"shape (10, 3, 4), which is not one vector"),
+    "maps": (lambda _m, _f, y: tokens(y)[None], r"shape (1, 10, 3, 4), which is not one vector"),
+    "of no module": (lambda m, _f, _y: m.scale * 2, "what was made by none of its modules"),
+    "of two": (lambda _m, f, y: (f, y), "what was made by 'body', 'head'"),
+    "decoded": (lambda m, _f, y: m.decoder(y), "what its decoder made, 'decoder'"),
+    "a loss of tokens": (
+        lambda m, f, _y: m.head(tokens(f)).sum(),
+        "a loss, and 'head' gave more than one vector a sample",
+    ),
+    "with another's weights": (
+        lambda m, f, _y: nn.functional.linear(f, m.head.weight),
+        "what weights of its own were applied to",
+    ),
+}
+
+
+@pytest.mark.parametrize(("give", "text"), UNKNOWN.values(), ids=UNKNOWN)
+def test_a_classifier_that_is_not_certain_is_refused_with_the_reason(
+    give: Callable[..., object], text: str
+) -> None:
+    model = Returning(give)
+    with IsometryRegularizer(model) as iso:
+        model(torch.randn(10, 6))
+        with pytest.raises(
+            LayerError, match=re.escape(f"Returning returned {text}") + ".*, so its"
+        ):
+            iso(None)
+
+
+def test_modules_that_were_compiled_before_are_no_way_to_a_classifier() -> None:
+    node = type("Node", (), {"name": lambda _: "CompiledFunctionBackward", "next_functions": ()})()
+    with pytest.raises(LayerError, match="not all of the model's modules were seen to run"):
+        list(ClassifierSearch(nn.Linear(2, 2))._sources(node, {}))
 
 
 def test_a_timm_model_without_classes_is_recorded_where_its_classifier_was() -> None:
@@ -254,6 +387,31 @@ def test_an_unknown_name_is_refused_wherever_it_is_given() -> None:
     with pytest.raises(LayerError, match=r"(?s)^IsometryRegularizer: .*9"):
         IsometryRegularizer(model, "0", inputs="9")
     assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "told"),
+    [
+        (["a", "b", "c", "d"], "zzzz", "'b', 'c', 'd'"),
+        ([f"layer{i}" for i in range(1, 7)], "layer0", "'layer6', 'layer5', 'layer4'"),
+        (["fc_out", "body", "head", "stem"], "fc", "'fc_out'"),
+    ],
+)
+def test_three_names_are_told_the_nearest_or_the_last(
+    names: list[str], wanted: str, told: str
+) -> None:
+    model = nn.Sequential(OrderedDict((name, nn.Tanh()) for name in names))
+    with pytest.raises(
+        LayerError, match=rf"no layer is called '{wanted}'. Close matches: {told}\."
+    ):
+        find_layers(model, wanted)
+    model.feature_info = [{"module": wanted}]
+    near = told.rpartition(",")[0] if wanted == "layer0" else ", ".join(map(repr, names[:5]))
+    if wanted != "fc":
+        with pytest.raises(
+            LayerError, match=f"that are no modules, got '{wanted}'.*example {near}"
+        ):
+            find_layers(model, "stages")
 
 
 def test_no_layer_at_all_is_refused() -> None:

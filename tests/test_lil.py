@@ -127,6 +127,15 @@ def test_a_layer_has_the_asked_shape() -> None:
     layer = LocallyIsometricLayer(3, width=7, depth=3, activation=torch.nn.ReLU)
     assert [type(m).__name__ for m in layer] == ["Linear", "ReLU"] * 3
     assert layer(torch.rand(4, 3)).shape == (4, 7)
+    assert LocallyIsometricLayer(1, width=1, depth=1)(torch.rand(4, 1)).shape == (4, 1)
+
+
+def test_each_of_two_levels_may_have_its_own_head_and_a_batch_may_be_empty() -> None:
+    model = StackedLIL(3, [2, 4], heads="own")
+    x, none = torch.rand(5, 3), torch.zeros(0, dtype=torch.long)
+    for head, h, logits in zip(model.heads, model.features(x), model(x), strict=True):
+        torch.testing.assert_close(logits, head(h))
+    assert model.loss(torch.rand(0, 3), [none, none]).ndim == 0
 
 
 @pytest.mark.parametrize(
@@ -135,6 +144,7 @@ def test_a_layer_has_the_asked_shape() -> None:
         (lambda: LocallyIsometricLayer(0), "LocallyIsometricLayer: in_features must be at least 1"),
         (lambda: StackedLIL(3, []), "StackedLIL: classes must hold numbers of at least 2, got []"),
         (lambda: StackedLIL(3, [2], width=0), "StackedLIL: width must be at least 1, got 0."),
+        (lambda: StackedLIL(3, [2], depth=0), "StackedLIL: depth must be at least 1, got 0."),
         (
             lambda: StackedLIL(3, [2], gradients="none"),
             "StackedLIL: gradients must be one of 'own', 'preceding', 'full', got 'none'.",

@@ -59,5 +59,7 @@ def test_a_callable_gets_all_that_a_layer_returns_and_a_name_its_first_tensor() 
     assert resolve_pool(lambda value: value[1])(pair) is pair[1]
     torch.testing.assert_close(resolve_pool("flatten")(pair), X[0].flatten(1))
     assert FirstTensor(torch.sum)(["text"]) is None
+    nested = torch.nested.nested_tensor([X[0, 0, 0]])
+    assert FirstTensor(torch.sum)(nested) is nested, "it is refused where it is read"
     with pytest.raises(InputError, match="one of 'flatten', 'mean', 'mean_last', 'token', got 3"):
         resolve_pool(3)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import pickle
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from threading import Thread
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg._attach.record import Record
 from isoreg.errors import InputError, LayerError, RecordError
 
 
@@ -54,13 +56,157 @@ def test_a_record_is_dropped_once_read(kind: str) -> None:
     iso = IsometryRegularizer(model)
     model(x)
     iso(Y)
-    with pytest.raises(RecordError, match=r"^IsometryRegularizer: "):
+    why = "no forward pass is recorded: the last record was already used, and one is read only once"
+    with pytest.raises(RecordError, match=rf"^IsometryRegularizer: {why}\. .* once each\.$"):
         iso(Y)
 
 
 def test_nothing_recorded_is_an_error_that_says_so() -> None:
-    with pytest.raises(RecordError, match=r"^IsometryRegularizer: "):
+    why = "no forward pass is recorded: the model was not called since the recorder was attached"
+    with pytest.raises(RecordError, match=rf"^IsometryRegularizer: {why}\. .* If it is compiled"):
         IsometryRegularizer(build("mlp"))(Y)
+
+
+def test_a_pass_that_is_only_traced_records_nothing_and_the_error_says_why() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model)
+    torch.jit.trace(model, x, check_trace=False)
+    with pytest.raises(RecordError, match="the last forward pass was only traced or exported"):
+        iso(Y)
+
+
+def test_a_pass_that_began_before_it_was_attached_is_not_recorded() -> None:
+    class Attaching(Stumbling):
+        def forward(self, x: Tensor) -> Tensor:
+            self.iso = [IsometryRegularizer(self, "first")]
+            return super().forward(x)
+
+    model = Attaching()
+    model(batch("mlp"))
+    with pytest.raises(RecordError, match="was not called since the recorder was attached"):
+        model.iso[0](Y)
+
+
+def test_a_compiled_pass_and_another_one_are_two_passes() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model)
+    iso._recorder._states[0].finished = Record()  # as a compiled pass leaves one
+    model(x)
+    with pytest.raises(RecordError, match="the model ran more than once"):
+        iso(Y)
+
+
+class Busy(nn.Module):
+    """Does something between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.between: Callable[[], object] = lambda: None
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x)
+        self.between()
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("how", ["paused", "thread"])
+def test_what_runs_in_a_pause_or_another_thread_inside_a_pass_is_not_part_of_it(how: str) -> None:
+    model, x = Busy(), batch("mlp")
+    iso = IsometryRegularizer(model, "body")
+
+    def paused() -> None:
+        with iso.paused():
+            model.body(2 * x)
+
+    def threaded() -> None:
+        thread = Thread(target=model.body, args=(2 * x,))
+        thread.start()
+        thread.join()
+
+    model.between = paused if how == "paused" else threaded
+    model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.body(x), Y))
+    assert list(iso.penalties) == ["body"]
+
+
+@pytest.mark.parametrize("place", [lambda model: model, lambda model: model.head])
+@pytest.mark.parametrize("register", ["register_forward_pre_hook", "register_forward_hook"])
+def test_a_hook_of_somebody_else_may_detach_it_inside_a_pass(
+    place: Callable[[nn.Module], nn.Module], register: str
+) -> None:
+    model, x, made = Busy(), batch("mlp"), []
+    getattr(place(model), register)(lambda *_: made[0].detach())
+    made.append(IsometryRegularizer(model, ["body", "head"]))
+    made.append(IsometryRegularizer(model))
+    logits = model(x)
+    torch.testing.assert_close(logits, model.head(model.body(x)))
+    with pytest.raises(RecordError, match="the recorder is detached from the model"):
+        made[0](Y)
+    torch.testing.assert_close(made[1](Y), isometry_penalty(x, model.body(x), Y))
+
+
+def test_what_runs_in_a_replica_is_not_recorded_and_the_error_says_so() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model)
+    replica = copy.copy(model)
+    replica._is_replica = True  # as nn.DataParallel marks its copies
+    replica(x)
+    with pytest.raises(RecordError, match="ran in a copy of the model. nn.DataParallel makes"):
+        iso(Y)
+
+
+def test_a_layer_that_took_the_hooks_of_another_is_no_copy_of_the_model() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model, "0")
+    other = nn.Linear(6, 8)
+    for hook in model[0]._forward_hooks.values():
+        other.register_forward_hook(hook)
+    other(x)
+    with pytest.raises(RecordError, match="the model was not called since"):
+        iso(Y)
+
+
+def test_passes_that_are_never_read_leave_no_trail() -> None:
+    model = build("mlp")
+    iso = IsometryRegularizer(model)
+    for _ in range(5):
+        model(batch("mlp"))
+    assert len(iso._recorder._state().finished.earlier) <= 1
+
+
+def test_once_the_classifier_is_found_no_other_module_is_watched() -> None:
+    model = Busy()
+    iso = IsometryRegularizer(model)
+    model(batch("mlp"))
+    found = {place: count for place, count in hooks(model).items() if count}
+    kinds = ["_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"]
+    after = ["_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"]
+    at = [*(("", kind) for kind in kinds + after), *(("head", kind) for kind in kinds)]
+    assert found == dict.fromkeys(at, 1)
+    iso.detach()
+    assert sum(hooks(model).values()) == 0
+
+
+def test_a_classifier_that_is_called_by_keyword_is_found_and_recorded() -> None:
+    class Keyword(Busy):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(input=self.body(x))
+
+    model, x = Keyword(), batch("mlp")
+    iso = IsometryRegularizer(model)
+    for _ in range(2):
+        model(x)
+        torch.testing.assert_close(iso(Y), isometry_penalty(x, model.body(x), Y))
+
+
+def test_a_layer_that_was_taken_out_of_the_model_did_not_run() -> None:
+    model = Odd()
+    iso = IsometryRegularizer(model, ["body", "extra"])
+    del model.extra
+    model(batch("mlp"))
+    with pytest.raises(RecordError, match="layer 'extra' did not run"):
+        iso(Y)
 
 
 def evaluation(model: nn.Module, x: Tensor) -> None:
@@ -551,9 +697,12 @@ def test_the_inputs_are_freed_with_the_record() -> None:
 
 
 @pytest.mark.usefixtures("no_gc")
-def test_a_forward_that_is_not_recorded_keeps_nothing_alive() -> None:
-    model, x = odd(61), batch("mlp")
-    seen = watch(model[1])
+@pytest.mark.parametrize("build_odd", [lambda: odd(61), Stumbling], ids=["known", "searched"])
+def test_a_forward_that_is_not_recorded_keeps_nothing_alive(
+    build_odd: Callable[[], nn.Module],
+) -> None:
+    model, x = build_odd(), batch("mlp")
+    seen = watch(list(model.children())[1])
     iso = IsometryRegularizer(model)
     evaluation(model, x)
     with iso.paused():
@@ -563,11 +712,12 @@ def test_a_forward_that_is_not_recorded_keeps_nothing_alive() -> None:
     assert all(ref() is None for ref in seen)
 
 
+@pytest.mark.parametrize("layers", [None, "first"])
 @pytest.mark.usefixtures("no_gc")
-def test_a_forward_that_raised_keeps_nothing_alive_and_is_no_record() -> None:
+def test_a_forward_that_raised_keeps_nothing_alive_and_is_no_record(layers: str | None) -> None:
     model = Stumbling()
     model.stumble = True
-    iso = IsometryRegularizer(model, "first")
+    iso = IsometryRegularizer(model, layers)
     with pytest.raises(FloatingPointError):
         model(batch("mlp"))
     assert alive(71) == 0
@@ -584,6 +734,7 @@ class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body, self.describe, self.head = nn.Linear(6, 67), Describe(), nn.Linear(67, 4)
+        self.extra = nn.Linear(67, 67)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.body(x)
@@ -593,7 +744,7 @@ class Odd(nn.Module):
 
 @pytest.mark.parametrize(
     ("layers", "labels"),
-    [("body", Y[:3]), (["body", "describe"], Y), (["describe", "body"], Y)],
+    [("body", Y[:3]), (["body", "describe"], Y), (["describe", "body"], Y), (None, Y[:3])],
 )
 @pytest.mark.usefixtures("no_gc")
 def test_an_error_keeps_nothing_alive_once_it_is_handled(
@@ -605,6 +756,18 @@ def test_an_error_keeps_nothing_alive_once_it_is_handled(
     with pytest.raises((InputError, LayerError)):
         iso(labels)
     assert alive(67) == 0
+
+
+@pytest.mark.usefixtures("no_gc")
+def test_a_pass_whose_classifier_is_not_certain_keeps_nothing_alive_once_it_is_refused() -> None:
+    model = Busy()
+    model.body, model.head = nn.Linear(6, 3), nn.Linear(3, 6)  # an autoencoder
+    seen = watch(model.body)
+    iso = IsometryRegularizer(model)
+    model(batch("mlp"))
+    with pytest.raises(LayerError, match="as many numbers a sample as it takes"):
+        iso(Y)
+    assert seen[0]() is None
 
 
 @pytest.mark.usefixtures("no_gc")

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import isoreg
 from isoreg import references
 from isoreg.errors import InputError
-from isoreg.references._patterns import _whitening
+from isoreg.references import _patterns
+from isoreg.references._patterns import _normalised_patches, _whitening
 from isoreg.references._walks import commute_places, place_among
 
 
@@ -38,7 +39,7 @@ def rings(n: int, *, gap: float, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_blurring_is_the_convolution_of_its_formula() -> None:
-    x, sigma, reach = torch.rand(2, 3, 6, 7), 0.6, 2
+    x, sigma, reach = torch.rand(2, 3, 6, 7, dtype=torch.float64), 0.9, 3
     weights = [math.exp(-(a**2) / (2 * sigma**2)) for a in range(-reach, reach + 1)]
     expected = torch.zeros_like(x)
     for u in range(6):
@@ -48,7 +49,7 @@ def test_blurring_is_the_convolution_of_its_formula() -> None:
                     if 0 <= u + a < 6 and 0 <= v + b < 7:
                         g = weights[a + reach] * weights[b + reach] / sum(weights) ** 2
                         expected[:, :, u, v] += g * x[:, :, u + a, v + b]
-    torch.testing.assert_close(references.blurred(sigma)(x), expected)
+    torch.testing.assert_close(references.blurred(sigma)(x), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_blurring_brings_a_shifted_stroke_nearer_than_pixels_say() -> None:
@@ -98,6 +99,58 @@ def test_whitening_takes_the_correlations_off_and_leaves_the_axes_where_they_are
     expected = torch.linalg.inv(covariance + 0.1 * torch.eye(3))  # its square, floored at 0.1
     torch.testing.assert_close(white @ white, expected, rtol=1e-3, atol=1e-4)
     assert torch.linalg.eigvalsh(white).min() > 0
+
+
+def test_as_many_patterns_as_patches_are_the_patches_themselves() -> None:
+    x = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    reference = references.patches(x, size=3, filters=4, grid=1)
+    mean, white, centres = reference.keywords["patterns"]  # type: ignore[attr-defined]
+    points = (_normalised_patches(x, 3)[:, 0] - mean) @ white
+    assert torch.cdist(points, centres).amin(1).max() < 1e-4
+    assert reference(x.double()).dtype == torch.float64
+    with pytest.raises(InputError, match="must show 5 patches with contrast, got 4"):
+        references.patches(x, size=3, filters=5, grid=1)
+
+
+@pytest.mark.parametrize(("contrast", "shown"), [(0.06, 4), (0.04, 0)])
+def test_patches_with_little_contrast_are_no_patterns(contrast: float, shown: int) -> None:
+    x = 0.5 + contrast * torch.tensor([1.0, -1.0, 1.0, -1.0]).reshape(1, 1, 2, 2).repeat(4, 1, 1, 1)
+    with pytest.raises(InputError, match=f"must show 9 patches with contrast, got {shown}"):
+        references.patches(x, size=2, filters=9, grid=1)
+
+
+def test_of_many_images_some_patches_are_drawn_from_many_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_patterns, "_PATCHES", 30)
+    x = torch.rand(400, 1, 8, 6, generator=torch.Generator().manual_seed(0))
+    found = _patterns._sample_patches(x, 3, torch.Generator().manual_seed(0))
+    assert found.shape == (30, 9)
+    every = _normalised_patches(x, 3)  # 24 of each image
+    origin = torch.cdist(found, every.flatten(0, 1)).argmin(1) // 24
+    assert len(origin.unique()) > 9
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_centres_are_those_of_plain_loops_and_an_empty_cluster_keeps_its_own(seed: int) -> None:
+    points = torch.randn(12, 2, generator=torch.Generator().manual_seed(seed)) + 5
+    points = torch.cat([points, *[points[:4]] * 2])  # so that some first centres coincide
+    centres = points[torch.randperm(20, generator=torch.Generator().manual_seed(seed))[:9]]
+    for _ in range(10):
+        nearest = [min(range(9), key=lambda k: float((p - centres[k]).norm())) for p in points]
+        groups = [[p for p, n in zip(points, nearest, strict=True) if n == k] for k in range(9)]
+        means = [torch.stack(group).mean(0) if group else None for group in groups]
+        centres = torch.stack([c if m is None else m for c, m in zip(centres, means, strict=True)])
+    found = _patterns._kmeans(points, 9, torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(found, centres)
+
+
+def test_an_outlier_far_from_a_dense_cluster_has_a_place() -> None:
+    x = torch.cat([0.01 * torch.randn(59, 2), torch.tensor([[1e5, 0.0]])])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        placed = references.manifold(x, neighbors=5, dimensions=3)(x)
+    assert placed.isfinite().all()
 
 
 def test_patches_do_not_see_brightness() -> None:
@@ -179,6 +232,9 @@ def test_the_manifold_does_not_know_the_unit_or_the_origin_of_its_samples(
 @pytest.mark.parametrize("spread", [1.0, 10.0])
 def test_the_spread_is_the_root_mean_squared_distance_of_samples(spread: float) -> None:
     x = torch.randn(200, 4)
+    small = 1e-3 * x
+    factors = [references.scaled(None, z, spread=spread).keywords["factor"] for z in (x, small)]  # type: ignore[attr-defined]
+    assert factors[1] == pytest.approx(1e3 * factors[0])
     placed = references.scaled(None, x, spread=spread)(x)
     torch.testing.assert_close(torch.cdist(placed, placed).square().mean().sqrt().item(), spread)
     walk = references.manifold(x, dimensions=3, spread=spread).keywords["places"]  # type: ignore[attr-defined]
@@ -190,6 +246,8 @@ def test_standardized_numbers_count_alike_unless_they_hardly_vary() -> None:
     found = references.standardized(None, x, spread=6.0)(x)
     assert torch.cdist(found, found).square().mean().sqrt().item() == pytest.approx(6.0, rel=1e-4)
     torch.testing.assert_close(found[:, :3] / x[:, :3], (found[0] / x[0])[:3].expand(2000, 3))
+    half = references.standardized(None, x)(x[:2].bfloat16())
+    assert half.dtype == torch.bfloat16
     one, two, hardly, never = found.std(0).tolist()
     assert 1 < two / one < 1.06
     assert hardly < 0.01 * one
@@ -283,6 +341,47 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
             "standardized: samples must be finite and differ from each other, "
             "got 5 whose variance is 0.",
         ),
+        (lambda: references.blurred(math.inf), "blurred: sigma must be a positive number, got inf"),
+        (lambda: references.blurred("1"), "blurred: sigma must be a positive number, got '1'"),
+        (lambda: references.patches(images(), size=1), "patches: size must be an integer of at"),
+        (lambda: references.patches(images(), size=2.5), "patches: size must be an integer of at"),
+        (lambda: references.patches(images(), grid=0), "patches: grid must be an integer of at"),
+        (
+            lambda: references.patches(torch.zeros(4, 1, 12, 12).byte()),
+            "patches: images must be (n, c, h, w) floating points with n >= 1, got torch.uint8",
+        ),
+        (
+            lambda: references.patches(images(), filters=2, size=2)(torch.zeros(0, 1, 12, 12)),
+            "patches: images must be (n, c, h, w) floating points with n >= 1, got torch.float32",
+        ),
+        (
+            lambda: references.patches(torch.rand(4, 1, 8, 20), size=9),
+            "patches: images of (8, 20) must hold 3 by 3 patches of 9 by 9 pixels.",
+        ),
+        (
+            lambda: references.manifold(torch.rand(20, 2), dimensions=0),
+            "manifold: dimensions must be an integer of at least 1, got 0.",
+        ),
+        (
+            lambda: references.manifold(torch.rand(200, 2), spread=math.inf),
+            "manifold: spread must be a positive number, got inf.",
+        ),
+        (
+            lambda: references.manifold(torch.rand(20, 2), dimensions=1)(torch.arange(5)),
+            "manifold: samples must be floating, got torch.int64.",
+        ),
+        (
+            lambda: references.scaled(None, torch.rand(5, 2), spread=0.0),
+            "scaled: spread must be a positive number, got 0.0.",
+        ),
+        (
+            lambda: references.standardized(None, torch.rand(5, 2), spread=math.inf),
+            "standardized: spread must be a positive number, got inf.",
+        ),
+        (
+            lambda: references.scaled(None, torch.tensor([[0.0], [3e30]])),
+            "scaled: samples must be finite and differ from each other, got 2 whose variance is in",
+        ),
         (
             lambda: references.scaled(None, torch.arange(5)),
             "scaled: samples must be floating, got torch.int64.",
@@ -332,6 +431,7 @@ def test_a_manifold_of_one_type_places_points_of_another() -> None:
     points = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     place = references.manifold(points, neighbors=10, dimensions=3)
     assert place(points.double()).dtype == torch.float64
+    assert place(points).dtype == torch.float32
     torch.testing.assert_close(place(points.double()).float(), place(points), rtol=1e-3, atol=1e-3)
 
 
@@ -342,4 +442,4 @@ def test_new_points_lie_in_the_mean_of_one_more_sample_than_the_graph_has_neighb
     own, distances = 2.5, torch.tensor([0.5, 0.5, 2.5])
     weights = (-distances.square() / (own * scales[:3])).exp()
     expected = torch.cat([weights / weights.sum(), torch.zeros(2)])
-    torch.testing.assert_close(found[0], expected)
+    torch.testing.assert_close(found[0].float(), expected)

@@ -581,6 +581,9 @@ def test_beta_must_be_a_finite_number_from_zero_up(beta: object) -> None:
         ({"scale": float("nan")}, ["scale", "nan"]),
         ({"scale": torch.ones(2)}, ["scale"]),
         ({"inputs": 3}, ["inputs", "int"]),
+        ({"input_distance": "euclid"}, ["distance", "euclid", "euclidean"]),
+        ({"process_group": "everyone"}, ["process_group", "None, 'world'", "everyone"]),
+        ({"queue": 0}, ["queue", "0"]),
     ],
 )
 def test_a_wrong_option_is_refused_at_construction_with_what_is_allowed(
@@ -781,3 +784,36 @@ def test_a_penalty_that_was_read_in_inference_mode_leaves_training_as_it_was() -
     trained = iso(y)
     assert trained.item() == pytest.approx(read.item())
     trained.backward()
+
+
+def test_given_distances_are_those_of_no_points_whatever_the_reference_is_measured_in() -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model, input_distance="manhattan")
+    model(x)
+    given_bb = torch.cdist(x, x)
+    expected = isometry_penalty(None, features(model, x), Y, input_distances=given_bb)
+    torch.testing.assert_close(iso(Y, distances=given_bb), expected)
+
+
+def test_its_text_says_what_is_watched_and_how() -> None:
+    x = batch("mlp")
+    model = Twice()
+    iso = IsometryRegularizer(model, beta=0.5, control=True)
+    options = "distance='euclidean', scale=1.0, control=True)"
+    assert repr(iso) == f"IsometryRegularizer(beta=0.5, layers=not known before a pass, {options}"
+    model(x)
+    iso(Y)
+    layers = "layers=['head (6, 6)'], at='input'"
+    assert repr(iso) == f"IsometryRegularizer(beta=0.5, {layers}, {options}"
+    named = IsometryRegularizer(model, "shared", scale="fit")
+    assert "layers=['shared'], distance='euclidean', scale='fit')" in repr(named)
+
+
+def test_a_copy_has_what_the_original_has() -> None:
+    iso = IsometryRegularizer(build("mlp"), beta=0.3, scale=2.0, control=True, queue=5)
+    twin = copy.deepcopy(iso)
+    assert vars(twin).keys() == vars(iso).keys()
+    assert twin.penalties == twin.log_dict() == twin.report().layers == {}
+    for name in ("beta", "distance", "scale", "reduction", "process_group"):
+        assert getattr(twin, name) == getattr(iso, name)
+    twin.detach()

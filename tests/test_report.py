@@ -85,6 +85,35 @@ def test_only_one_step_in_many_is_looked_at_closely_and_large_batches_are_sample
     assert iso.report().layers["4"].distortion.pairs == 45
 
 
+def test_looks_and_warnings_come_at_the_steps_that_are_promised() -> None:
+    monitor, looks, warned = Monitor("euclidean", "euclidean"), [], []
+    x = torch.randn(3, 2)
+    for step in range(1100):
+        if monitor.due:
+            looks.append(step)
+            monitor.look_closely(Seen({"a": x}, {"a": x}, None, None, first=-3), None, 1.0)
+        monitor.record_step(["a"], torch.ones(1))
+        warned += [step + 1] * monitor.wants_to_warn
+        assert len(monitor._uncounted) <= 33, "what is counted is not kept"
+    assert looks == list(range(0, 1100, 32))
+    assert warned == [129, 1025]
+    assert monitor.report(1.0).without_pairs == 0
+
+
+def test_the_own_part_of_a_table_is_counted_from_its_end() -> None:
+    table = torch.arange(36).reshape(4, 9)
+    seen = Seen({}, {}, table, None, first=-7)
+    assert torch.equal(seen.among_own(table, 3), table[:3, 2:5])
+
+
+def test_a_reference_is_reported_in_its_own_distance() -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model, input_distance="manhattan")
+    step(model, iso, x, y)
+    expected = distortion(x, model[:-1](x), y, input_distance="manhattan")
+    assert iso.report().layers["4"].distortion == expected
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_of_a_large_batch_labels_distances_and_weights_are_sampled_alike(soft: bool) -> None:
     model, (x, y) = net(), batch(300)
@@ -358,6 +387,16 @@ def test_the_flat_dict_holds_floats_of_the_last_call() -> None:
     }
     assert all(type(number) is float for number in found.values())
     assert value.item() == pytest.approx(0.1 * (2 * first + second))
+
+
+def test_tensors_for_loggers_are_alike_and_hold_no_graph() -> None:
+    model, (x, y) = net().double(), batch()
+    iso = IsometryRegularizer(model)
+    assert iso.penalties == iso.log_tensors() == {}
+    model(x.double())
+    iso(y)
+    for value in iso.log_tensors().values():
+        assert (value.dtype, value.shape, value.grad_fn) == (torch.float64, (), None)
 
 
 def test_a_layer_that_is_isometric_already_is_no_batch_without_pairs() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import re
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,6 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoreg import IsometryRegularizer, ReferenceHead, isometry_penalty
+from isoreg._attach.checks import (
+    batch_size,
+    check_batch_labels,
+    check_parallel,
+    check_reference,
+    whole_tensor,
+)
+from isoreg._attach.reference import Teacher
 from isoreg._attach.samples import choose_samples, parameter_names, read_call
 from isoreg.errors import InputError, IsoregError, LayerError, RecordError
 
@@ -226,6 +237,66 @@ def test_among_what_a_model_is_called_with_the_samples_are_found_or_refused(
         assert torch.equal(choose_samples(call, SOFT, N), first)
 
 
+SAMPLES = ["x", "input", "inputs", "image", "images", "img", "imgs", "data", "sample", "samples"]
+SAMPLES += ["pixel_values", "input_values", "input_features", "inputs_embeds"]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_what_is_called_as_samples_are_is_taken_before_another_tensor(name: str) -> None:
+    call = read_call((), {"other": torch.rand(N, 2), name: X}, [])
+    assert torch.equal(choose_samples(call, None, N), X)
+
+
+@pytest.mark.parametrize("name", ["labels", "label", "label_ids", "targets", "target"])
+def test_what_is_called_as_labels_are_holds_no_samples(name: str) -> None:
+    for call in (read_call((X,), {}, [name]), read_call((), {name: X}, [])):
+        assert call == ([], [])
+
+
+ALONE: dict[str, tuple[Tensor, Tensor | None, str]] = {
+    "one number a sample": (torch.rand(N), None, ""),
+    "a column": (torch.rand(N, 1), None, ""),
+    "a column beside the labels": (torch.rand(N, 1), Y, ""),
+    "a column beside other integers": (
+        torch.rand(N, 1),
+        None,
+        r"argument 1 int64 \(12,\)",
+    ),
+    "images of integers": (torch.zeros(N, 2, 2, dtype=torch.uint8), Y, ""),
+    "a table of integers": (torch.zeros(N, 2, dtype=torch.uint8), Y, r"argument 0 uint8 \(12, 2\)"),
+    "a number": (torch.tensor(2.0), Y, r"argument 0 float32 \(\)"),
+    "sparse": (torch.eye(N).to_sparse(), Y, r"argument 0 float32 sparse_coo \(12, 12\)"),
+    "nested": (torch.nested.nested_tensor([X[0]]), Y, "argument 0 float32 nested"),
+}
+
+
+@pytest.mark.parametrize(("value", "labels", "refused"), ALONE.values(), ids=ALONE)
+def test_beside_what_looks_like_labels_anything_that_has_distances_is_the_samples(
+    value: Tensor, labels: Tensor | None, refused: str
+) -> None:
+    call = read_call((value, Y), {}, [])
+    if refused:
+        with pytest.raises(InputError, match=refused):
+            choose_samples(call, labels, N)
+    elif labels is None:
+        assert torch.equal(choose_samples(read_call((value,), {}, []), None, N), value)
+    else:
+        assert torch.equal(choose_samples(call, labels, N), value.float())
+
+
+class Pair(NamedTuple):
+    noise: Tensor
+    image: Tensor
+
+
+@pytest.mark.parametrize("kind", [Pair, Batch])
+def test_fields_name_what_they_hold(kind: type) -> None:
+    call = read_call((kind(torch.rand(N, 2), X),), {}, ["batch"])
+    assert [str(c) for c in call.candidates] == ["batch.noise (12, 2)", "batch.image (12, 3)"]
+    assert torch.equal(choose_samples(call, None, N), X)
+    assert read_call((X, kind), {}, []).candidates[0].path == "argument 0"  # a class holds nothing
+
+
 def test_what_is_taken_from_a_call_is_a_copy_without_graph() -> None:
     x = points().requires_grad_()
     value = choose_samples(read_call((x,), {}, ["x"]), None, N)
@@ -317,12 +388,172 @@ def test_a_teacher_gets_no_gradient_and_keeps_its_mode_and_statistics() -> None:
     torch.testing.assert_close(value, isometry_penalty(answer, model.features(x), Y))
 
 
-def test_a_teacher_that_cannot_take_the_call_is_named() -> None:
+@pytest.mark.parametrize(
+    ("inputs", "kind"), [(nn.Linear(8, 2), "the network"), (lambda x: x, "the callable")]
+)
+def test_a_teacher_or_callable_that_cannot_take_the_call_is_named(inputs, kind: str) -> None:
     model = Net()
-    iso = IsometryRegularizer(model, inputs=nn.Linear(8, 2))
-    with pytest.raises(InputError, match="network is called with what the model is called with"):
+    iso = IsometryRegularizer(model, inputs=inputs)
+    with pytest.raises(InputError, match=f"inputs: {kind} is called with what the model is called"):
         model(points(), points())
     iso.detach()
+
+
+def test_a_teacher_returns_one_floating_tensor_among_others() -> None:
+    class Answering(nn.Module):
+        def __init__(self, *answer: Tensor) -> None:
+            super().__init__()
+            self.answer = answer
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return self.answer
+
+    one = torch.rand(4, 2)
+    assert torch.equal(Teacher(Answering(torch.arange(4), one))(one), one)
+    for answer, shapes in (
+        ((one, one[:, :1]), r"\(4, 2\), \(4, 1\)"),
+        ((torch.arange(4),), "none"),
+    ):
+        with pytest.raises(InputError, match=f"one floating tensor, got tuple with {shapes}. Pick"):
+            Teacher(Answering(*answer))(one)
+    assert not Teacher(nn.Identity())(one.requires_grad_()).requires_grad
+
+
+def test_a_reference_is_one_layer() -> None:
+    with pytest.raises(
+        InputError, match=r"inputs must name one layer, got '\*', .* 'body', 'head'"
+    ):
+        IsometryRegularizer(Net(), "body", inputs="*")
+
+
+class Again(nn.Module):
+    """Uses a layer as often as it is told, each time on what the last time gave, or anew."""
+
+    def __init__(self, fresh: int) -> None:
+        super().__init__()
+        self.inner, self.head, self.fresh = nn.Linear(8, 8), nn.Linear(8, 3), fresh
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(x)
+        for use in (2, 3):
+            h = self.inner(torch.rand_like(h) if use == self.fresh else h)
+        return self.head(h)
+
+
+@pytest.mark.parametrize("fresh", [0, 2, 3])
+def test_each_use_of_a_layer_depends_on_the_use_before_it_or_is_refused(fresh: int) -> None:
+    model = Again(fresh)
+    iso = IsometryRegularizer(model, "inner")
+    model(points())
+    if fresh:
+        with pytest.raises(RecordError, match=f"layer 'inner' ran {fresh} times"):
+            iso(Y)
+    else:
+        iso(Y)
+        assert list(iso.penalties) == ["inner", "inner:2", "inner:3"]
+
+
+def test_the_control_exchanges_distances_of_the_own_batch_alone() -> None:
+    model = Net()
+    iso = IsometryRegularizer(model, control=True)
+    model(points())
+    with pytest.raises(InputError, match=r"of shape \(12, 12\), got \(3, 3\)"):
+        iso(Y, distances=torch.ones(3, 3))
+
+
+X4 = torch.rand(4, 2)
+REFERENCES: dict[str, tuple[object, str]] = {
+    "a list": ([[0.0]], "the reference must be a tensor with one row a sample, got list"),
+    "sparse": (X4.to_sparse(), "the reference must be a dense tensor"),
+    "a number": (torch.tensor(1.0), "the reference must have a batch axis, got a 0-dim"),
+    "integers": (
+        torch.arange(4),
+        "the reference must be floating to have distances, got torch.int",
+    ),
+    "of other samples": (torch.rand(3, 2), "features of shape (4, 2) for 3 inputs. Both need"),
+    "of these samples": (torch.rand(4, 3, 2), ""),
+}
+
+
+@pytest.mark.parametrize(("reference", "text"), REFERENCES.values(), ids=REFERENCES)
+def test_a_reference_has_a_row_for_each_sample_or_is_refused(reference, text: str) -> None:
+    if not text:
+        check_reference(reference, {"a": X4})
+    else:
+        with pytest.raises(InputError, match=re.escape(text)):
+            check_reference(reference, {"a": X4})
+
+
+FEATURES: dict[str, tuple[Tensor, str]] = {
+    "sparse": (X4.to_sparse(), "the features of layer 'b' must be a dense tensor"),
+    "a number": (torch.tensor(1.0), "layer 'b' must give floating features with one row a sample"),
+    "integers": (torch.arange(4), "layer 'b' must give floating features with one row a sample"),
+    "of other samples": (torch.rand(3), "layers 'a' and 'b' gave features of 4 and 3 samples"),
+    "one number a sample": (torch.rand(4), ""),
+}
+
+
+@pytest.mark.parametrize(("features", "text"), FEATURES.values(), ids=FEATURES)
+def test_features_have_a_row_for_each_sample_or_are_refused(features: Tensor, text: str) -> None:
+    if not text:
+        assert batch_size({"a": X4, "b": features}) == 4
+    else:
+        with pytest.raises(InputError, match=re.escape(text)):
+            batch_size({"a": X4, "b": features})
+
+
+def test_labels_without_an_axis_belong_to_no_batch() -> None:
+    with pytest.raises(InputError, match=r"integer labels must be class numbers.* got shape \(\)"):
+        check_batch_labels(torch.tensor(1), 4)
+
+
+class Part(Tensor):
+    """As a DTensor: it says how it is placed, and gives the whole."""
+
+    @staticmethod
+    def __new__(cls, *kept: bool):
+        return torch.ones(2, 2).as_subclass(cls)
+
+    def __init__(self, *kept: bool) -> None:
+        self.placements = [SimpleNamespace(is_replicate=lambda kept=k: kept) for k in kept]
+
+    def full_tensor(self) -> Tensor:
+        return torch.zeros(4, 2)
+
+
+class FSDPNet(nn.Module):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept", "parallel"),
+    [
+        (nn.Module, [False], True),
+        (nn.Module, [True], False),
+        (nn.Module, [], False),
+        (FSDPNet, [False, True], False),
+        (FSDPNet, [False, False], True),
+    ],
+)
+def test_plain_features_of_a_tensor_parallel_model_are_refused(
+    kind: type[nn.Module], kept: list[bool], parallel: bool
+) -> None:
+    model = kind()
+    model.parameters = lambda: [Part(*kept), torch.ones(2)]  # type: ignore[method-assign]
+    check_parallel(model, {"a": Part(False)})
+    if parallel:
+        with pytest.raises(InputError, match="layer 'b' of a tensor-parallel model gave a plain"):
+            check_parallel(model, {"a": Part(False), "b": X4})
+    else:
+        check_parallel(model, {"a": Part(False), "b": X4})
+
+
+def test_what_is_placed_on_several_devices_is_gathered_and_nothing_else() -> None:
+    assert torch.equal(whole_tensor(Part(False)), torch.zeros(4, 2))
+    other = X4.as_subclass(type("Other", (Tensor,), {}))
+    other.placements = []
+    for plain in (X4, nn.Parameter(X4), other):
+        assert whole_tensor(plain) is plain
 
 
 def test_a_callable_may_ask_the_watched_model_without_end() -> None:
@@ -352,11 +583,13 @@ def test_an_autoencoder_is_refused_with_its_narrowest_layer() -> None:
         model(points())
         with pytest.raises(LayerError, match=rf"layers=.*narrowest, '{narrow}' \(2 numbers"):
             iso(Y)
-    model = Autoencoder()
-    iso = IsometryRegularizer(model)
-    model(x=points())
-    with pytest.raises(LayerError, match="as many numbers a sample as it takes, 8"):
-        iso(Y)
+    for n in (N, 1):
+        model = Autoencoder()
+        iso = IsometryRegularizer(model)
+        model(x=points()[:n])
+        last = r"'enc\.2', 'enc', 'dec\.0', 'dec\.2', 'dec', or the narrowest, 'enc\.2' \(2 numbers"
+        with pytest.raises(LayerError, match=f"as it takes, 8, so .*for example one of {last}"):
+            iso(Y[:n])
 
 
 def test_features_that_are_overwritten_after_the_classifier_read_them_are_refused() -> None:
@@ -511,8 +744,10 @@ def test_an_inner_network_that_runs_on_two_batches_is_refused() -> None:
     model = Outer()
     iso = IsometryRegularizer(model, "net.body")
     model(points())
-    with pytest.raises(RecordError, match=r"'net.body' ran 2 times"):
-        iso(Y)
+    for labels in (Y, None):
+        model(points())
+        with pytest.raises(RecordError, match=r"'net.body' ran 2 times"):
+            iso(labels)
 
 
 def test_uses_of_a_layer_are_compared_with_the_same_use_of_the_reference() -> None:
@@ -528,6 +763,9 @@ def test_uses_of_a_layer_are_compared_with_the_same_use_of_the_reference() -> No
         isometry_penalty(model.body(x).detach(), model.head(model.features(x))) for x in (a, b)
     )
     torch.testing.assert_close(value, expected)
+    model(a, b)
+    with pytest.raises(RecordError, match="'head' ran 2 times"):  # whose labels are they?
+        iso(Y)
 
 
 def test_a_model_that_calls_itself_is_refused() -> None:

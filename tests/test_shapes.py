@@ -38,6 +38,24 @@ def test_each_ring_is_a_circle_through_the_centre_of_the_other() -> None:
         torch.testing.assert_close(radii, torch.ones(100))
 
 
+@pytest.mark.parametrize("n", [2, 9, 40])
+def test_the_points_of_a_ring_lie_at_equal_angles(n: int) -> None:
+    points, labels = entangled_rings(n)
+    for k in (0, 1):
+        ring = points[labels == k]
+        gaps = (ring - ring.roll(1, 0)).norm(dim=1)
+        expected = 2 * math.sin(math.pi / len(ring))
+        torch.testing.assert_close(gaps, torch.full_like(gaps, expected), rtol=1e-4, atol=1e-4)
+
+
+def test_a_seed_fixes_a_shape_and_another_gives_another_without_touching_torch_s_own() -> None:
+    state = torch.random.get_rng_state()
+    for shape in (torus, lambda n, seed: entangled_rings(n, noise=0.1, seed=seed)):
+        assert torch.equal(shape(50, seed=3)[0], shape(50, seed=3)[0])
+        assert not torch.allclose(shape(50, seed=3)[0], shape(50, seed=4)[0])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 @given(n=st.integers(2, 60), noise=st.floats(0, 0.3), seed=st.integers(0, 5))
 def test_rings_have_the_asked_number_of_points_and_their_seed_fixes_the_noise(
     n: int, noise: float, seed: int
@@ -51,6 +69,7 @@ def test_rings_have_the_asked_number_of_points_and_their_seed_fixes_the_noise(
 def test_noise_has_the_asked_size() -> None:
     clean, noisy = entangled_rings(20_000)[0], entangled_rings(20_000, noise=0.1)[0]
     assert (noisy - clean).std().item() == pytest.approx(0.1, rel=0.02)
+    assert torus(1)[0].shape == (1, 3)
 
 
 def test_points_of_the_torus_satisfy_its_equation() -> None:
@@ -67,7 +86,8 @@ def test_each_class_lies_inside_one_class_of_the_level_above(regions: str) -> No
     for coarse, fine in itertools.pairwise(levels):
         for k in fine.unique():
             assert len(coarse[fine == k].unique()) == 1
-    assert levels[2].bincount().min() > 150, "all classes are of similar size"
+    for level, classes in zip(levels, (2, 4, 8), strict=True):
+        assert level.bincount().min() > 0.75 * 1600 / classes, "classes are of similar size"
 
 
 def test_cylinders_are_cut_around_the_axis_and_bands_around_the_tube() -> None:
@@ -86,6 +106,9 @@ def test_cylinders_are_cut_around_the_axis_and_bands_around_the_tube() -> None:
     [
         (lambda: entangled_rings(1), "entangled_rings: n must be at least 2, got 1."),
         (lambda: entangled_rings(9, noise=-1), "entangled_rings: noise must be finite and >= 0"),
+        (lambda: entangled_rings(9, noise=math.inf), "entangled_rings: noise must be finite and"),
+        (lambda: torus(9, tube=0.0), "torus: tube and radius must be 0 < tube < radius"),
+        (lambda: torus(9, tube=0.67), "torus: tube and radius must be 0 < tube < radius"),
         (lambda: torus(0), "torus: n must be at least 1, got 0."),
         (lambda: torus(9, tube=0.7), "torus: tube and radius must be 0 < tube < radius"),
         (lambda: torus(9, regions="bars"), "torus: regions must be 'cylinders' or 'bands'"),

@@ -77,14 +77,13 @@ class GradientNorms:
     @torch.no_grad()
     def _add(self, name: str, reading: _Reading, total: Tensor, own: list[Tensor]) -> None:
         penalty = own.pop() if own else None
-        own.clear()
         if total.requires_grad:  # create_graph=True: a gradient that a loss is made of, no step
             return
         rest = total if penalty is None else total - penalty
         reading.rest.append(_norm(rest))
         if penalty is not None:
             reading.own.append(_norm(penalty))
-            reading.along.append((rest.float() * penalty.float()).sum())
+            reading.along.append((rest.float() * penalty).sum())
             self._readings.setdefault(name, []).append(reading)
 
 
@@ -175,11 +174,10 @@ class AutoBeta:
         Returns:
             A 0-dimensional tensor.
         """
-        penalty = penalty.detach()
         self._move_to(penalty.device)
         # small: with several layers a large one would be part of what reaches the earlier layers
         first = torch.where(penalty > 0, 0.01 * self.share / penalty, 0.0)
-        learned = self.share * (self._log / self._weight.clamp_min(1e-30)).exp()
+        learned = self.share * (self._log / self._weight).exp()
         self._used = torch.where(self._weight > 0, learned, first)
         return self._used
 

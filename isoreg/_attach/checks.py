@@ -207,13 +207,10 @@ def check_uses(record: Record, *, paired: bool) -> None:
     Raises:
         RecordError: If a later use of a layer does not depend on the use before it.
     """
-    if len(record.uses) == 1:
-        return
-    names = list(record.uses)
     for name, number in record.uses.items():
         layer = name.rpartition(":")[0]
         before = layer if number == 2 else f"{layer}:{number - 1}"
-        if number == 1 or paired or before not in names:
+        if number == 1 or paired:
             continue
         if not _depends(record.nodes.get(name), record.nodes.get(before)):
             raise RecordError(

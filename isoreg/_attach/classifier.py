@@ -118,9 +118,6 @@ class ClassifierSearch:
 
     Args:
         model: The model.
-
-    Attributes:
-        layer: The classifier, once it is found.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -128,7 +125,6 @@ class ClassifierSearch:
         self._kind = type(model).__name__
         self._runs: list[_Run] = []
         self._seen: set[int] = set()
-        self.layer: Layer | None = None
 
     def clear(self) -> None:
         """Forget the pass so far."""
@@ -202,8 +198,7 @@ class ClassifierSearch:
         entered = next(tensors_in(run.value))
         if entered._version != run.version:
             self._refuse(f"changed in place what had entered {run.name!r}")
-        self.layer = Layer(run.name, run.module, at_input=True)
-        return self.layer, run.value
+        return Layer(run.name, run.module, at_input=True), run.value
 
     def _sources(self, node: Any, runs: Mapping[Any, _Run]) -> Iterator[_Run]:
         """The modules with weights that are met first on the way back from a result."""
@@ -235,14 +230,8 @@ class ClassifierSearch:
             self._refuse(f"returned as many numbers a sample as it takes, {run.width}")
 
     def _refuse(self, what: str) -> NoReturn:
-        vectors = [run for run in self._runs if run.name]
-        if not vectors:
-            raise LayerError(
-                f"the model {what}, so its penultimate features are unknown. Name a layer with "
-                "layers=."
-            )
-        narrow = min(vectors, key=lambda run: run.width)
-        last = list(dict.fromkeys(run.name for run in vectors))[-5:]
+        narrow = min(self._runs, key=lambda run: run.width)
+        last = list(dict.fromkeys(run.name for run in self._runs))[-5:]
         raise LayerError(
             f"{self._kind} {what}, so its penultimate features are unknown. Name them with "
             f"layers=, for example one of {', '.join(map(repr, last))}, or the narrowest, "

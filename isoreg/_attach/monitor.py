@@ -51,7 +51,7 @@ class Seen(NamedTuple):
     def among_own(self, table: Tensor, shown: int) -> Tensor:
         """The part of a table between the first own samples."""
         start = table.shape[1] + self.first
-        return table.detach()[:shown, start : start + shown]
+        return table[:shown, start : start + shown]
 
 
 class Monitor:
@@ -88,7 +88,7 @@ class Monitor:
         self._targets: dict[str, Tensor] = {}
         self._distances: dict[str, Tensor] = {}
         self._weights: Tensor | None = None
-        self._scale: float | str = 1.0
+        self._scale: float | str
         self._warned: set[str] = set()
 
     @property
@@ -138,7 +138,7 @@ class Monitor:
         for penalties in self._uncounted:
             by_kind.setdefault((penalties.device, penalties.numel()), []).append(penalties)
         for alike in by_kind.values():
-            counted = torch.stack(alike).bool().any(1).sum()
+            counted = torch.stack(alike).any(1).sum()
             self._with_pairs = self._with_pairs.to(counted.device) + counted
         self._uncounted.clear()
 
@@ -197,7 +197,7 @@ class Monitor:
         return self._steps in WARN_AT
 
     def _measure(self, metric: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        return distances_by(metric, flatten_points(x.detach()[:_SAMPLES], "features"))
+        return distances_by(metric, flatten_points(x[:_SAMPLES], "features"))
 
     def _layer(self, name: str, penalty: float) -> LayerReport:
         distances, pulls = self._distances[name], self._pulls(name)

@@ -117,7 +117,7 @@ class Recorder:
         ]
         if isinstance(source, Layer):
             self._places.append(_Place(source, None, self._watch(source, None)))
-        searched = () if self._search is None else model.modules()
+        searched = () if self._search is None else [*model.modules()][1:]
         self._searching = [
             Hook(self, module, Recorder._searched).register(
                 module.register_forward_hook, with_kwargs=True
@@ -188,7 +188,6 @@ class Recorder:
     def remove(self) -> None:
         """Take all hooks off the model and drop what is recorded. May be called again."""
         self._finalizer()
-        remove_all(self._handles)
         self._search = None
         self._states.clear()
         self._states[_TRACED] = _State()
@@ -239,8 +238,6 @@ class Recorder:
             if not state.pauses:
                 state.running, state.begun = None, 0
             return
-        if self._search is not None:
-            _clear_search(self._search)
         self._follow()
         record = new_record(state.finished)
         state.running = state.finished = None
@@ -260,6 +257,7 @@ class Recorder:
             record.references.append(answer.clone())  # the model may work in place on it
 
     def _end(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        # torch leaves out the keywords if another hook has just detached this one
         kwargs, output = rest if len(rest) == 2 else ({}, *rest)
         state = self._state()
         if state.pauses:
@@ -276,12 +274,13 @@ class Recorder:
         elif state.begun > 0:
             state.begun -= 1
             state.finished = Record(failure=(RecordError, _ITSELF))
+        if self._search is not None:
+            _clear_search(self._search)
 
     def _find_classifier(self, record: Record, args: Any, kwargs: Any, output: Any) -> None:
         assert self._search is not None
         try:
             layer, value = self._search.finish(args, kwargs, output)
-            self._search.clear()
         except LayerError as error:
             record.failure = LayerError, error.message
             return
@@ -291,8 +290,7 @@ class Recorder:
         self._places.append(_Place(layer, layer.name, self._watch(layer, layer.name)))
         self._record(record, layer.name, value)
 
-    def _searched(self, module: nn.Module, args: Any, *rest: Any) -> None:
-        kwargs, output = rest if len(rest) == 2 else ({}, *rest)
+    def _searched(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._search is not None and self._running() is not None:
             _call_uncompiled(self._search.saw, module, args, kwargs, output)
 

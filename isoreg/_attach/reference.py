@@ -165,7 +165,7 @@ def pair_uses(features: Mapping[str, int], references: Sequence[Tensor]) -> list
     by_layer: dict[str, int] = {}
     for name, number in features.items():
         layer = name if number == 1 else name.rpartition(":")[0]
-        by_layer[layer] = max(number, by_layer.get(layer, 0))
+        by_layer[layer] = number
     for layer, uses in by_layer.items():
         if uses != len(references):
             raise InputError(

@@ -100,10 +100,6 @@ def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[st
         >>> read_call((images, weights), {}, ["images", "targets"]).candidates[0].path
         'images'
     """
-    if len(args) == 1 and not kwargs and type(args[0]) is Tensor and args[0].is_floating_point():
-        name = names[0] if names else "argument 0"
-        if _comparable(args[0]) and name not in LABEL_NAMES:
-            return Call([_candidate(name, name, args[0])], [])
     found: list[Candidate | Listed] = []
     others: list[tuple[str, torch.Size | None]] = []
     for path, name, value in _leaves(args, kwargs, names):
@@ -138,20 +134,15 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
         >>> choose_samples(call, None, 3).shape
         torch.Size([3, 2])
     """
-    only = call.candidates[0] if len(call.candidates) == 1 and not call.others else None
-    if isinstance(only, Candidate) and not _is_labels(only, labels):
-        return _floating(only.value)
     others = [text for text, shape in call.others if labels is None or shape != labels.shape]
     unfolded = [c for candidate in call.candidates for c in _unfold(candidate, n)]
     candidates = [c for c in unfolded if not _is_labels(c, labels)]
     left = [c for c in candidates if len(c.value) == n] or candidates
     if len(left) > 1 or others:  # one number a sample is a weight, a time, a score
         left = [c for c in left if c.value.numel() > len(c.value)]
-    if len(left) > 1:
-        left = _without_y(left)
-    if len(left) > 1:
-        named = [c for c in left if c.name in SAMPLE_NAMES]
-        left = named if len(named) == 1 else left
+    left = _without_y(left)
+    named = [c for c in left if c.name in SAMPLE_NAMES]
+    left = named if len(named) == 1 else left
     if not left or (others and _looks_like(left[0].value, labels)):
         raise InputError(_nothing([*others, *map(str, call.candidates)]))
     if len(left) > 1:
@@ -258,7 +249,7 @@ def _inside(path: str, name: str, value: Any) -> Iterator[tuple[str, str, Any]]:
 
 def _may_be_samples(value: Sequence[Any]) -> bool:
     tensors = [x for x in value if isinstance(x, Tensor) and _comparable(x)]
-    return 0 < len(tensors) == len(value) and len({x.ndim for x in tensors}) == 1
+    return len(tensors) == len(value) and len({x.ndim for x in tensors}) == 1
 
 
 def _comparable(x: Tensor) -> bool:

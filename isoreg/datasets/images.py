@@ -84,7 +84,7 @@ def mnist(split: str, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
         folder = root or os.environ.get(DATA_VARIABLE)
         if folder is not None:
             _check_files(Path(folder), split)
-            dataset = dataset_type(str(folder), train=split == "train", download=False)
+            dataset = dataset_type(str(folder), train=split == "train")
         else:
             dataset = _downloaded(dataset_type, split)
     return dataset.data.unsqueeze(1).float() / 255, dataset.targets.long()

@@ -8,14 +8,8 @@ import torch
 from torch import Tensor
 
 from isoreg.errors import InputError, error_prefix
-from isoreg.masks import partition
 
 REGIONS = ("cylinders", "bands")
-_EIGHT_TO = {
-    2: [[0, 1, 2, 3], [4, 5, 6, 7]],
-    4: [[0, 1], [2, 3], [4, 5], [6, 7]],
-    8: [[k] for k in range(8)],
-}
 
 
 def entangled_rings(n: int, *, noise: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -110,9 +104,8 @@ def torus(
     distance = radius + tube * along.cos()
     points = torch.stack([distance * around.cos(), distance * around.sin(), tube * along.sin()], 1)
     cut = shares[0] if regions == "cylinders" else shares[1]
-    eight = (8 * cut).long().clamp_max(7)
-    labels = [partition(eight, groups) for groups in _EIGHT_TO.values()]
-    return points + _normal(points, noise, seed + 1), labels
+    eight = (8 * cut).long()
+    return points + _normal(points, noise, seed + 1), [eight // 4, eight // 2, eight]
 
 
 def _check(n: int, least: int, noise: float) -> None:

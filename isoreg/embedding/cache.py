@@ -80,7 +80,7 @@ class PairCache:
                 known.update({(a, b): np.nan if d is None else d for a, b, d in rows})
             missing = [place for place, pair in enumerate(pairs) if pair not in known]
             if missing:
-                new = np.asarray(compute(np.array(missing)), dtype=float).ravel()
+                new = compute(np.array(missing)).ravel()
                 values = [
                     (*pairs[place], None if np.isnan(value) else float(value))
                     for place, value in zip(missing, new, strict=True)

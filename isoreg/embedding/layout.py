@@ -57,12 +57,11 @@ def lay_out(
     Raises:
         InputError: If no distance is known, or all are 0.
     """
-    squares = distances.astype(float) ** 2
+    squares = distances**2
     np.fill_diagonal(squares, 0)
     means = _class_means(squares, classes, k)
     radii = np.sqrt(means.diagonal() / 2)
-    with np.errstate(invalid="ignore"):
-        known = radii[radii > 0]
+    known = radii[np.nan_to_num(radii) > 0]
     radius = float(known.mean()) if len(known) else _overall_radius(squares)
     if k < 2:
         return Layout(radius, np.zeros((k, components)))
@@ -88,7 +87,7 @@ def _overall_radius(squares: Array) -> float:
 
 def _class_means(squares: Array, classes: NDArray[np.int64], k: int) -> Array:
     """(k, k) mean squared distances between the members of two classes; NaN: none is known."""
-    member = (classes[:, None] == np.arange(k)).astype(float)
+    member = classes[:, None] == np.arange(k)
     known = (~np.isnan(squares)).astype(float)
     with np.errstate(invalid="ignore"):
         found: Array = (member.T @ np.nan_to_num(squares) @ member) / (member.T @ known @ member)
@@ -103,7 +102,7 @@ def smacof(distances: Array, components: int, *, rounds: int = 300) -> Array:
     Source: de Leeuw (1977); chapter 8 of Borg and Groenen, "Modern Multidimensional Scaling".
 
     Args:
-        distances: (k, k) symmetric distances.
+        distances: (k, k) symmetric distances, 0 on the diagonal.
         components: Dimensions of the points.
         rounds: Guttman transforms.
 
@@ -121,8 +120,6 @@ def smacof(distances: Array, components: int, *, rounds: int = 300) -> Array:
     for _ in range(rounds):
         now = np.sqrt(((points[:, None] - points[None, :]) ** 2).sum(-1))
         pull = -distances / np.maximum(now, 1e-12)
-        np.fill_diagonal(pull, 0)
         np.fill_diagonal(pull, -pull.sum(1))
         points = pull @ points / k
-    centred: Array = points - points.mean(0)
-    return centred
+    return points

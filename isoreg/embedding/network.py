@@ -79,7 +79,7 @@ class Optimizer:
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, steps: int) -> None:
-        trained = [p for p in network.parameters() if p.requires_grad]
+        trained = list(network.parameters())
         options: dict[str, Any] = {"lr": learning_rate, "weight_decay": 0.01}
         matrices = [p for p in trained if p.ndim == 2]
         rest = [p for p in trained if p.ndim != 2]
@@ -99,7 +99,7 @@ class Optimizer:
     def step(self, loss: Tensor) -> None:
         """Descend the loss, and go on in the cycle."""
         for optimizer in self._optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
         loss.backward()
         for optimizer in self._optimizers:
             optimizer.step()

@@ -78,7 +78,7 @@ def _scatter_classes(
     colormaps = import_extra("matplotlib", "plots").colormaps
     halo = [] if ground is None else [effects.withStroke(linewidth=2.5, foreground=ground)]
     text = labels.astype(str)
-    names = np.unique(labels[text != "-1"].astype(object)).tolist() if len(labels) else []
+    names = np.unique(labels[text != "-1"]).tolist()
     many = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
     colours = COLOURS if len(names) <= len(COLOURS) else many
     axes.scatter(*points[text == "-1"].T, color=_GREY, **style)

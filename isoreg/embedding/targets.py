@@ -99,20 +99,19 @@ def read_targets(y: Any, n: int) -> Targets:
             "the labels of a sample must be known from coarse to fine, got sample "
             f"{place} with a label in column {level + 1} and -1 in column {level}."
         )
-    levels, members, fine = [], [], None
+    levels, members = [], []
     path = np.zeros((n, 0), dtype=np.int64)
     for (codes, _), is_known in zip(coded, known, strict=True):
         path = np.column_stack([path, codes])
         fine, numbers = np.unique(path[is_known], axis=0, return_inverse=True)
-        level = np.full(n, IGNORED, dtype=np.int64)
+        level = np.full(n, IGNORED)
         level[is_known] = numbers.ravel()
         levels.append(level)
         members.append(fine)
-    if fine is None or len(fine) < 2:
-        found = 0 if fine is None else len(fine)
+    if len(fine) < 2:
         raise InputError(
-            f"y must hold at least two classes, got {found} class. Leave y out for a map without "
-            "classes."
+            f"y must hold at least two classes, got {len(fine)} class. Leave y out for a map "
+            "without classes."
         )
     names = np.array(
         [[values[code] for code, (_, values) in zip(row, coded, strict=True)] for row in fine],
@@ -126,11 +125,11 @@ def _codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Numbers of the labels of a column, -1 for unknown ones, and the labels by number."""
     if column.dtype.kind == "f" and not np.isfinite(column).all():
         raise InputError("y must not hold NaN or infinity. Write -1 where a label is not known.")
-    unknown = np.array([v in (UNKNOWN, str(UNKNOWN)) for v in column.tolist()], dtype=bool)
+    unknown = np.array([v in (UNKNOWN, str(UNKNOWN)) for v in column.tolist()])
     labels = column[~unknown]
     if any(v is None or v != v for v in labels):
         raise InputError("y must not hold None or NaN. Write -1 where a label is not known.")
-    codes = np.full(len(column), UNKNOWN, dtype=np.int64)
+    codes = np.full(len(column), UNKNOWN)
     if not len(labels):
         return codes, labels
     if labels.dtype == object:  # a table of columns of several types, as pandas gives it

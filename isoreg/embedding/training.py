@@ -112,7 +112,7 @@ class Pairs:
         Returns:
             (p,) distances and (p,) distances on the map.
         """
-        distances_bb = self.distances(places).double()
+        distances_bb = self.distances(places)
         pairs_bb = torch.ones_like(distances_bb, dtype=torch.bool).triu(1) & ~distances_bb.isnan()
         if self.targets is not None:
             finest = self.targets.levels[-1][places]

@@ -104,7 +104,7 @@ def _whitening(chosen: Tensor) -> tuple[Tensor, Tensor]:
     mean = chosen.mean(0)
     centred = (chosen - mean).to(exact_dtype(chosen.device))
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(chosen))
-    white = vectors * (values.clamp_min(0) + 0.1).rsqrt() @ vectors.T
+    white = vectors * (values + 0.1).rsqrt() @ vectors.T
     return mean, white.to(chosen.dtype)
 
 
@@ -116,5 +116,5 @@ def _kmeans(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
         nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in points.split(10_000)])
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)
         sizes = nearest.bincount(minlength=len(centres))[:, None]
-        centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
+        centres = torch.where(sizes > 0, sums / sizes, centres)
     return centres

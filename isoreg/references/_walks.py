@@ -52,7 +52,7 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
     ).coalesce()
     modes, vectors = _slowest_modes(walk, degrees.sqrt(), dimensions)
     places = vectors / degrees.sqrt()[:, None] / (1 - (1 - _JUMP) * modes).sqrt()
-    return places.to(points.dtype), scales
+    return places, scales
 
 
 def place_among(
@@ -72,7 +72,7 @@ def place_among(
     """
     distances_bk, indices_bk = _nearest(points, known, neighbors + 1)
     own = distances_bk[:, -1].clamp_min(1e-12)
-    weights_bk = _exponents(distances_bk, own, scales[indices_bk]).softmax(1).to(places.dtype)
+    weights_bk = _exponents(distances_bk, own, scales[indices_bk]).softmax(1)
     return (weights_bk[:, :, None] * places[indices_bk]).sum(1)
 
 
@@ -83,8 +83,7 @@ def _nearest(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]
     near, origin = known.to(exact) - known[:1].to(exact), known[:1].to(exact)
     parts = (part.to(exact) - origin for part in points.split(_AT_ONCE))
     nearest = [torch.cdist(part, near).topk(count, largest=False) for part in parts]
-    dtype = torch.promote_types(points.dtype, known.dtype)
-    distances = torch.cat([part.values for part in nearest]).to(dtype)
+    distances = torch.cat([part.values for part in nearest])
     return distances, torch.cat([part.indices for part in nearest])
 
 
@@ -105,8 +104,7 @@ def _count_parts(indices_nk: Tensor) -> int:
 
 
 def _exponents(distances_bk: Tensor, own_b: Tensor, theirs_bk: Tensor) -> Tensor:
-    exponents_bk = -distances_bk.square() / (own_b[:, None] * theirs_bk)
-    return exponents_bk.to(exact_dtype(distances_bk.device))
+    return -distances_bk.square() / (own_b[:, None] * theirs_bk)
 
 
 def _slowest_modes(walk: Tensor, constant: Tensor, count: int) -> tuple[Tensor, Tensor]:
