@@ -166,6 +166,30 @@ def test_a_gradient_that_leads_away_has_one_sentence_also_where_some_have_none()
     assert bool((none.distances == torch.inf).all()), "also where all classes tie"
 
 
+@pytest.mark.parametrize(
+    ("end", "factor", "said"),
+    [
+        (1.0, 4.0, "a step of 0.001 along the gradient raises the margin's loss by 25 %"),
+        (1.0, 2.5, ""),
+        (6.0e-4, 1.0, ""),
+        (3.6e-4, 1.0, "a step of 0.0039 along the gradient raises the margin's loss by 9 %"),
+    ],
+)
+def test_a_gradient_may_promise_three_times_what_a_thousandth_keeps_and_ten_what_255ths_keep(
+    end: float, factor: float, said: str
+) -> None:
+    def rises(x: Tensor) -> Tensor:
+        """By the mean step up to an end, with a gradient that is larger by a factor."""
+        mean = (x.flatten(1) - 0.5).mean(1).clamp_max(end)
+        promised = mean + (factor - 1) * (mean - mean.detach())
+        return torch.stack([torch.ones_like(mean), promised], 1)
+
+    x, y = torch.full((9, 1, 4, 4), 0.5), torch.zeros(9).long()
+    found = check_gradients(classifier_of(rises), x, y, "Linf").signs
+    assert len(found) == bool(said)
+    assert "".join(found).startswith(said)
+
+
 def test_of_a_model_in_half_precision_small_steps_are_not_asked_for() -> None:
     x, y = images_of(12)
     model = Model(linear)
