@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -62,6 +63,7 @@ def test_the_numbers_are_those_of_the_lists() -> None:
     assert found["survived"]["paper-pgd"][0] == [0.1, [False, True, True, False]]
     assert found["certified"] == [[0.1, [True, False, False, False]], [0.25, [False] * 4]]
     assert found["preset"] == "list"
+    assert RobustnessReport.from_dict(json.loads(json.dumps(found))) == REPORT
     assert REPORT.to_frame().to_dict("index") == {
         "pgd-margin": {0.1: 0.5, 0.25: 0.25},
         "paper-pgd": {0.1: 0.5, 0.25: 0.75},
@@ -80,6 +82,7 @@ def test_the_drawing_has_a_line_for_each_row_that_looks_like_no_other() -> None:
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names == ["pgd-margin", "paper-pgd *", "worst case"]
     assert axes.get_ylim() == (-2, 102)
+    assert axes.get_title() == "* the protocol of the paper, not a measure of robustness"
     assert axes.get_ylabel() == "accuracy (%)"
     assert axes.get_xlabel() == "Linf radius eps (units of the images)"
     rows = {name: {0.1: [True]} for name in ATTACKS}
