@@ -93,7 +93,8 @@ def difficult(request: pytest.FixtureRequest) -> tuple[Tensor, list[Tensor], Ten
     clusters = 0.01 * torch.randn(n, 33) + torch.randn(7, 33)[torch.randint(7, (n,))]
     clusters[100:150] = clusters[:50]
     away = 30 + torch.randn(n, 1)
-    return x.to(request.param), [f.to(request.param) for f in (spread, clusters, away)], y
+    wide = 0.01 * torch.randn(n, 1101) + torch.randn(7, 1101)[torch.randint(7, (n,))]
+    return x.to(request.param), [f.to(request.param) for f in (spread, clusters, away, wide)], y
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3, "fit"])
