@@ -80,8 +80,8 @@ def _reasons(device: str, size: int) -> dict[str, str]:
 
 
 def _call(device: str, size: int) -> Call:
-    points = torch.rand(size, 16, device=device)
-    return Call(points, [points[:, :8].contiguous()], torch.arange(size, device=device) % 4)
+    points, features = torch.rand(2, size, 16, device=device)
+    return Call(points, [features], torch.arange(size, device=device) % 4)
 
 
 def _devices() -> list[str]:

@@ -95,8 +95,8 @@ class ReferenceHead(nn.Module):
         """
         with error_prefix(_NAME):
             record = self._recorder.take()
-            (features,) = list(record.features.values())[:1]
-            check_reference(reference, {next(iter(record.features)): features})
+            name, features = next(iter(record.features.items()))
+            check_reference(reference, {name: features})
             points = flatten_points(reference.detach(), "reference").to(features)
             if points.shape[1] != self.linear.out_features:
                 raise InputError(

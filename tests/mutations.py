@@ -136,7 +136,9 @@ def _calls(call: ast.Call) -> Iterator[ast.AST]:
 
 
 def _is_move(call: ast.Call) -> bool:
-    """Whether a call is ``x.to(device)``, whatever the device is called."""
+    """Whether a call is ``x.cpu()`` or ``x.to(device)``, whatever the device is called."""
+    if getattr(call.func, "attr", "") == "cpu":
+        return True
     names = [getattr(a, "attr", getattr(a, "id", "")) for a in call.args]
     return getattr(call.func, "attr", "") == "to" and set(names) == {"device"}
 

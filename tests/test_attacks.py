@@ -78,9 +78,9 @@ def test_cross_entropy_alone_overstates_the_robustness_of_a_linear_model_of_four
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
 
 
-@given(SHAPES, st.booleans())
-def test_folding_an_image_loses_nothing(shape: tuple[int, ...], square: bool) -> None:
-    images = torch.rand(3, *shape).double()
+@given(SHAPES, st.booleans(), st.integers(1, 3))
+def test_folding_an_image_loses_nothing(shape: tuple[int, ...], square: bool, n: int) -> None:
+    images = torch.rand(n, *shape).double()
     adapted = Adapted(nn.Identity(), images, square=square)
     folded = adapted.fold(images)
     assert folded.ndim == 4

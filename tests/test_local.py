@@ -38,19 +38,21 @@ def test_it_is_the_exact_worst_case_of_a_linear_model_of_two_classes(norm: str, 
     )
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_it_is_the_formula_computed_image_by_image(norm: str) -> None:
-    model, (x, y) = mlp(), batch()
+@pytest.mark.parametrize(
+    ("norm", "eps", "n"), [("Linf", 0.2, 12), ("L2", 0.2, 12), ("L2", 1.0, 1), ("Linf", 1.0, 2)]
+)
+def test_it_is_the_formula_computed_image_by_image(norm: str, eps: float, n: int) -> None:
+    model, (x, y) = mlp(), batch(n)
     losses = []
     for image, label in zip(x, y.tolist(), strict=True):
         image = image.clone().requires_grad_()
         z = model(image[None])[0]
         rival = max((k for k in range(3) if k != label), key=lambda k: z[k].item())
         (g,) = torch.autograd.grad(z[rival] - z[label], image, create_graph=True)
-        raised = z + 0.2 * g.norm(p=1 if norm == "Linf" else 2) * F.one_hot(torch.tensor(rival), 3)
+        raised = z + eps * g.norm(p=1 if norm == "Linf" else 2) * F.one_hot(torch.tensor(rival), 3)
         losses.append(torch.logsumexp(raised, 0) - raised[label])
     expected = torch.stack(losses).mean()
-    found = first_order_margin_loss(model, x, y, eps=0.2, norm=norm)
+    found = first_order_margin_loss(model, x, y, eps=eps, norm=norm)
     torch.testing.assert_close(found, expected)
     parameters = list(model.parameters())
     pairs = zip(
@@ -84,6 +86,21 @@ def test_the_dual_norm_of_l2_is_the_length_however_small(size: float) -> None:
     gradient = size * torch.tensor([[3.0, 4.0], [0.0, 0.0], [-4.0, 3.0]], dtype=torch.float64)
     expected = torch.tensor([5 * size, 0.0, 5 * size], dtype=torch.float64)
     torch.testing.assert_close(_dual_norm(gradient, "L2"), expected, atol=0, rtol=1e-12)
+
+
+def test_a_warm_up_of_one_call_begins_with_cross_entropy_and_without_one_it_begins_at_eps() -> None:
+    model, (x, y) = mlp(), batch()
+    for steps, eps in ((1, 0.0), (0, 0.4)):
+        found = RobustLoss(model, eps=0.4, warmup_steps=steps)(x, y)
+        torch.testing.assert_close(found, first_order_margin_loss(model, x, y, eps=eps))
+
+
+def test_a_model_that_was_sharded_after_the_loss_was_built_is_refused_too() -> None:
+    model, (x, y) = nn.Sequential(mlp()), batch()
+    criterion = RobustLoss(model, eps=0.1)
+    model[0] = type("FSDPModule", (nn.Linear,), {})(5, 3)
+    with pytest.raises(InputError, match="^RobustLoss: model must be whole on this rank"):
+        criterion(x, y)
 
 
 def test_the_radius_grows_over_the_training_calls_alone_and_resumes() -> None:
@@ -159,6 +176,18 @@ def test_it_trains_a_network_to_survive_where_plain_training_does_not() -> None:
         (
             lambda m, x, y: RobustLoss(m, eps=0.1)(x, torch.eye(3)[y]),
             "RobustLoss: labels must be 12 integers, got torch.float32 of shape (12, 3). Soft",
+        ),
+        (
+            lambda m, x, y: RobustLoss(m, eps=0.1)(x, y[:5]),
+            "RobustLoss: labels must be 12 integers, got torch.int64 of shape (5,).",
+        ),
+        (
+            lambda m, x, y: RobustLoss(m, eps=float("inf")),
+            "RobustLoss: eps must be finite and >= 0, got inf",
+        ),
+        (
+            lambda m, x, y: first_order_margin_loss(m, x, y, eps=0.1, norm="L1"),
+            "first_order_margin_loss: norm must be 'Linf' or 'L2', got 'L1'.",
         ),
     ],
 )

@@ -33,6 +33,7 @@ def becomes(source: str) -> set[str]:
         ("x = f(a, device=b)", set()),
         ("x = f(a, strict=True)", set()),
         ("x = a.to(b.device)", set()),
+        ("x = a.cpu()", set()),
         ("x = a.to(b)", {"x = a"}),
         ("x = a == 'mps'", {"x = (a != 'mps')"}),
         ("x = a[1:]", {"x = a", "x = a[2:]"}),

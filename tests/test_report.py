@@ -178,6 +178,28 @@ def test_the_report_goes_through_json_and_prints_a_row_a_layer() -> None:
     assert len(lines[1]) == len(lines[2]) == len(lines[3])
 
 
+def test_the_table_stands_under_its_head() -> None:
+    found = Distortion(35, 0.9876, 0.1234, 1234.5, 0.000123, 2.5)
+    layers = {
+        "features.encoder": LayerReport(found, 0.01234, 0.1, 1.0),
+        "last": LayerReport(found, 1.0, 7.0, -1.0),
+    }
+    report = IsometryReport(0.1, 9, 4, layers)
+    assert str(report).splitlines()[:4] == [
+        "beta 0.1, 9 steps, 4 of them without pairs",
+        "layer             pairs  Pearson r   stress  contraction  expansion    scale   penalty  "
+        "gradient",
+        "features.encoder     35      0.988    0.123     0.000123   1.23e+03      2.5    0.0123  "
+        "     0.1",
+        "last                 35      0.988    0.123     0.000123   1.23e+03      2.5         1  "
+        "       7",
+    ]
+    short = str(IsometryReport(0.1, 9, 4, {"a": layers["features.encoder"]})).splitlines()
+    assert short[1].startswith("layer         pairs")
+    assert report.to_dict()["warnings"] == report.warnings != []
+    assert report.to_dict()["layers"]["last"]["distortion"]["pairs"] == 35
+
+
 # Warnings
 
 
@@ -228,6 +250,13 @@ LIMITS: dict[str, tuple[LayerReport, float, list[str]]] = {
     "not measured": (LayerReport(GOOD, 0.5, float("nan")), 1.0, []),
     "satisfied": (LayerReport(GOOD, 0.0, 0.0), 1.0, []),
     "without pairs": (LayerReport(NONE, 0.5, 0.0), 1.0, []),
+    "exactly as idle": (LayerReport(GOOD, 0.5, 0.001), 1.0, []),
+    "exactly drowning": (LayerReport(GOOD, 0.5, 3.0, -0.5), 1.0, []),
+    "exactly collapsed": (
+        LayerReport(dataclasses.replace(GOOD, expansion=0.01), 0.5, 0.1),
+        1.0,
+        [],
+    ),
     "collapsed": (LayerReport(SMALL, 0.5, 0.1), 1.0, ["collapsed"]),
     "collapsed and stuck": (LayerReport(SMALL, 0.5, 0.0), 1.0, ["collapsed", "gradient"]),
 }

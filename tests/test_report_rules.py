@@ -103,6 +103,27 @@ FALLING: list[tuple[Rows, int, str]] = [
 ]
 
 
+# rows, accuracies when clean and in the worst case, number of images: exactly at a limit
+AT_THE_LIMIT: list[tuple[Rows, float, float, int, str]] = [
+    ({"fgsm": 0.5, "pgd-margin": 0.75}, 0.75, 0.5, 6, ""),
+    ({"fgsm": 0.5, "pgd-margin": 0.75, "apgd-t": 0.5}, 0.75, 0.5, 6, ""),
+    ({"pgd-ce": 0.5, "fab": 0.6}, 0.9, 0.25, 18, ""),
+    ({"fgsm": 0.2, "pgd-ce": 0.0}, 0.2, 0.0, 25, "many steps 20.0 %"),
+    ({"fgsm": 0.5625, "pgd-ce": 0.0}, 0.625, 0.0, 100, ""),
+    ({"pgd-ce": [0.5, 0.75]}, 0.75, 0.5, 6, ""),
+    ({"pgd-ce": [0.5, 0.5]}, 0.75, 0.5, 20, "does not fall from eps 0.1 to 0.2"),
+]
+
+
+@pytest.mark.parametrize(("rows", "clean", "worst", "images", "said"), AT_THE_LIMIT)
+def test_what_is_exactly_at_a_limit_is_judged_as_the_rule_says(
+    rows: Rows, clean: float, worst: float, images: int, said: str
+) -> None:
+    found = signs(rows, clean=clean, worst=worst, images=images)
+    assert (found == "") is (said == "")
+    assert said in found
+
+
 @pytest.mark.parametrize(
     ("rows", "images", "worst", "said"),
     [
@@ -120,10 +141,10 @@ def test_a_sign_is_one_from_its_limit_on(
 
 
 def test_radii_less_than_half_as_large_again_may_have_equal_accuracies() -> None:
-    for large, said in ((0.149, False), (0.151, True)):
-        rows = {"pgd-ce": {0.1: 0.5, large: 0.5}, "apgd-t": {0.1: 0.5, large: 0.4}}
-        worst = {0.1: 0.5, large: 0.4}
-        found = check_results(rows, [large, 0.1], 0.9, images=1000, worst_case=worst)
+    for large, said in ((0.749, False), (0.75, True)):
+        rows = {"pgd-ce": {0.5: 0.5, large: 0.5}, "apgd-t": {0.5: 0.5, large: 0.4}}
+        worst = {0.5: 0.5, large: 0.4}
+        found = check_results(rows, [large, 0.5], 0.9, images=1000, worst_case=worst)
         assert any("does not fall" in sentence for sentence in found) is said
     rows = {"pgd-ce": {0.0: 0.9, 0.1: 0.9}}
     assert check_results(rows, [0.0, 0.1], 1.0, images=1000, worst_case=rows["pgd-ce"]) == []
@@ -152,11 +173,11 @@ def test_a_last_restart_that_finds_more_than_a_hundredth_is_told(
 def test_near_survivors_are_a_sign_from_a_twentieth_and_a_fifth_of_those_near(
     near: int, survivors: int, n: int, clean: float, said: str
 ) -> None:
-    distances = torch.full((n,), 0.3)
-    distances[:near] = 0.24
+    distances = torch.full((n,), 0.5)
+    distances[:near] = 0.49
     survived = torch.arange(n) < survivors
     survived[near:] = True
-    found = check_distances(distances, survived, 8, 1.0, clean)
+    found = check_distances(distances, survived, 8, 2.0, clean)
     assert [f"at eps 8 {said} of the images survive" in each for each in found] == [True] * bool(
         said
     )
@@ -167,7 +188,8 @@ def test_near_survivors_are_a_sign_from_a_twentieth_and_a_fifth_of_those_near(
     [
         (0.05, "L2", ""), (0.049, "L2", "as small as L-inf radii are"), (0.0, "L2", ""),
         (0.7, "L2", ""), (0.0, "Linf", ""), (1 / 255, "Linf", ""), (0.5, "Linf", ""),
-        (0.0039, "Linf", "less than one step of 255"), (0.51, "Linf", "more than half of it"),
+        (0.999 / 255, "Linf", ""), (0.00391, "Linf", "less than one step of 255"),
+        (0.51, "Linf", "more than half of it"),
     ],
 )  # fmt: skip
 def test_radii_that_look_like_another_unit_are_remarked_on(
@@ -198,6 +220,8 @@ BORDER: list[tuple[dict[str, Any], str]] = [
     ({"radii": [3.1], "bounds": (-2.0, 1.0)}, "eps must be at most 3"),
     ({"images": torch.tensor([[0.0, 1.0]] * 4)}, ""),
     ({"images": torch.tensor([[0.0, 1.0 + 5e-7]] * 4)}, ""),
+    ({"images": torch.tensor([[-1e-6, 1.0 + 1e-6]] * 4, dtype=torch.float64)}, ""),
+    ({"images": torch.rand(1, 2), "labels": torch.zeros(1).long(), "norm": "L2"}, ""),
     ({"images": torch.tensor([[-1e-5, 1.0]] * 4)}, "images must lie within bounds"),
     ({"images": torch.tensor([[0.0, 1.0 + 1e-5]] * 4)}, "images must lie within bounds"),
     ({"images": torch.rand(4)}, "images must be floating of shape"),
@@ -222,6 +246,7 @@ def test_radii_are_numbers_from_zero_up_all_different() -> None:
     assert [known_norm(norm) for norm in ("Linf", "L2")] == ["Linf", "L2"]
     assert radii_of(0.0) == [0.0]
     assert radii_of(torch.tensor([0.25, 0.5])) == [0.25, 0.5]
+    assert radii_of([0.1, 0.3]) == [0.1, 0.3], "as they are written"
     for bad in ([], [-0.1], [0.1, float("nan")], [float("inf")], [0.5, 0.5]):
         with pytest.raises(InputError, match="eps must be"):
             radii_of(bad)

@@ -148,6 +148,43 @@ def test_the_radius_is_in_pixels_where_mean_and_std_are_given(norm: str, std) ->
     torch.testing.assert_close(found, expected)
 
 
+class Attends(nn.Module):
+    """Attention between the three rows of an image, as torch has it or as the formula."""
+
+    def __init__(self, plain: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.plain, self.mix, self.last = plain, nn.Linear(4, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.mix(x).chunk(3, dim=-1)
+        if self.plain:
+            found = (q @ k.mT / 2).softmax(-1) @ v
+        else:
+            found = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        return self.last(found.flatten(1))
+
+
+def test_attention_has_the_gradient_of_its_formula() -> None:
+    x, y = torch.rand(6, 3, 4), torch.arange(6) % 3
+    gradients = []
+    for model in (Attends(plain=True), Attends(plain=False)):
+        RobustLoss(model, eps=0.1)(x, y).backward()
+        gradients.append(model.mix.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_model_that_cuts_the_graph_has_cross_entropy_and_no_margin(frozen: bool) -> None:
+    (x, y), net = batch(), mlp().requires_grad_(not frozen)
+    model = Returns(lambda z: z)
+    model.model = nn.Sequential()
+    model.wrap = lambda x: net(x.detach())
+    torch.testing.assert_close(RobustLoss(model, eps=0.0)(x, y), F.cross_entropy(net(x), y))
+    with pytest.raises(InputError, match="^RobustLoss: the model must be differentiable by its im"):
+        RobustLoss(model, eps=0.1)(x, y)
+
+
 class FullyShardedDataParallel(nn.Linear):
     """Stands for torch's class of that name, which needs a process group."""
 

@@ -335,14 +335,6 @@ def test_the_paper_s_rows_are_marked_wherever_they_stand(trained) -> None:
     assert note not in str(usual) + usual.plot().get_title() + str(usual.to_frame())
 
 
-def test_the_table_names_the_seconds_of_each_attack(trained) -> None:
-    model, images, labels = trained
-    found = evaluate(model, images[:20], labels[:20], eps=0.1, attacks="quick")
-    head, row = str(found).splitlines()[1:3]
-    assert head.endswith("seconds")
-    assert float(row.split()[-1]) == pytest.approx(found.seconds["fgsm"], abs=0.06)
-
-
 def test_corruptions_have_the_length_of_the_radius_and_harm_little(trained) -> None:
     model, images, labels = trained
     for norm, order in (("Linf", float("inf")), ("L2", 2)):

@@ -107,7 +107,7 @@ def check_arguments(
             f"labels must be {len(images)} integers, got {labels.dtype} of shape "
             f"{tuple(labels.shape)}."
         )
-    smallest, largest = images.min().item(), images.max().item()
+    smallest, largest = map(float, images.detach().aminmax())
     if not (low - 1e-6 <= smallest and largest <= high + 1e-6):
         raise InputError(
             f"images must lie within bounds {bounds}, got {smallest:.3g} to {largest:.3g}. Pass "

@@ -164,7 +164,7 @@ def chosen(
     )
     for name in names:
         if name not in ATTACKS:
-            near = get_close_matches(str(name), [*PRESETS, *ATTACKS], n=3, cutoff=0.5)
+            near = get_close_matches(str(name), [*PRESETS, *ATTACKS], cutoff=0.5)
             advice = f" Close matches: {', '.join(map(repr, near))}." if near else ""
             raise InputError(
                 f"attacks must be one of {', '.join(map(repr, PRESETS))} or a list of "

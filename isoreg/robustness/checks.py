@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isoreg.robustness.classifier import PixelClassifier
-from isoreg.robustness.pgd import cross_entropy, margin, pgd, project, steepest
+from isoreg.robustness.pgd import cross_entropy, gradient_of, margin, pgd, project, steepest
 from isoreg.robustness.straight_through import StraightThrough
 
 _NOISE = 0.01
@@ -89,7 +89,7 @@ def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> 
     x = images.detach().requires_grad_()
     logits = classifier(x)
     if not bool(logits.isfinite().all()):
-        broken = (~logits.isfinite()).any(1).float().mean().item()
+        broken = (~logits.isfinite()).any(1).float().mean()
         signs.append(
             f"logits are not finite at {100 * broken:.0f} % of the images: gradients are lost."
         )
@@ -97,13 +97,13 @@ def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> 
     if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
         signs.append("the output looks like probabilities; attacks need logits, without softmax.")
     gradient = _gradient(cross_entropy(logits, labels), x)
-    zero = (gradient.flatten(1).abs().amax(1) == 0).float().mean().item()
+    zero = (gradient.flatten(1).abs().amax(1) == 0).float().mean()
     if zero > _MANY:
         signs.append(
             f"the gradient of cross-entropy is exactly zero at {100 * zero:.0f} % of the images: "
             "it is masked (rounding, saturation or a cut graph), not small."
         )
-    gap = margin(logits.detach(), labels).abs().median().item()
+    gap = margin(logits, labels).abs().median()
     if gap > _LARGE_MARGIN:
         signs.append(
             f"logits are very large (median margin {gap:.3g}), so cross-entropy is saturated and "
@@ -146,26 +146,23 @@ def check_gradients(
             gained = margin(classifier(moved), of) - gap
         promised = (gradient * (moved - some)).flatten(1).sum(1)
         kept = (gained / promised)[(promised > 0) & gained.isfinite()]
-        if len(kept) and kept.median().item() < least:
+        if len(kept) and kept.median() < least:
             signs.append(
                 f"a step of {size:.2g} along the gradient raises the margin's loss by "
-                f"{100 * kept.median().item():.0f} % of what the gradient promises (median): the "
+                f"{100 * kept.median():.0f} % of what the gradient promises (median): the "
                 "gradient is wrong, or the surface has waves that hide where it rises."
             )
             break
     return Gradients(signs, torch.cat(distances))
 
 
-def check_unbounded(
-    classifier: PixelClassifier, images: Tensor, labels: Tensor, norm: str
-) -> list[str]:
+def check_unbounded(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
     """Whether images survive an attack that may change every pixel to anything.
 
     Args:
         classifier: Pixels to logits.
         images: (n, ...) pixels from 0 to 1.
         labels: (n).
-        norm: "Linf" or "L2".
 
     Returns:
         A sentence, or none.
@@ -173,11 +170,10 @@ def check_unbounded(
     if not len(images):
         return []
     some, of = images[:_UNBOUNDED_IMAGES], labels[:_UNBOUNDED_IMAGES]
-    eps = 1.0 if norm == "Linf" else float(some[0].numel()) ** 0.5
     with StraightThrough():
-        x, _ = pgd(classifier, some, of, eps=eps, norm=norm, steps=40)
+        x, _ = pgd(classifier, some, of, eps=1.0)
     with torch.no_grad():
-        left = (classifier(x).argmax(1) == of).float().mean().item()
+        left = (classifier(x).argmax(1) == of).float().mean()
     if left <= _NOISE:
         return []
     return [
@@ -195,7 +191,5 @@ def _gap(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> tuple[T
 
 def _gradient(values: Tensor, x: Tensor) -> Tensor:
     """Zero where the model cuts the graph."""
-    if not values.requires_grad:
-        return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+    gradient = gradient_of(values, x)
     return torch.zeros_like(x) if gradient is None else gradient

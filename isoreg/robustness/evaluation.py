@@ -116,7 +116,7 @@ def evaluate(
         device = device_of(model, images)
         with left_as_it_was(model), left_as_it_was(other):
             pixels = (images.detach().to(device) - low) / (high - low)
-            classifier = PixelClassifier(model, bounds=bounds, mean=mean, std=std).eval()
+            classifier = PixelClassifier(model, bounds=bounds, mean=mean, std=std)
             task = Task(
                 classifier,
                 pixels.clamp_(0, 1),
@@ -163,7 +163,7 @@ def _evaluated(
         run.attack(name, radius)
     for radius in sizes if fresh else ():
         run.attack("pgd-margin", radius, row="fresh-copy", task=fresh)
-    signs += check_unbounded(task.classifier, *run.inside(), task.norm)
+    signs += check_unbounded(task.classifier, *run.inside())
     signs += consistency.afterwards(task.classifier)
     results = _check(run, gradients.distances)
     masked = bool(signs or results) and preset != "paper"
@@ -177,10 +177,11 @@ def _evaluated(
 
 def _copies(task: Task) -> tuple[Task, Task | None]:
     """Instead of a model that keeps a state a copy, and one that forgets; the model, if need be."""
-    own, pristine = copied(task.classifier.model), copied(task.classifier.model)
-    if own is None or pristine is None:
+    model = task.classifier.model
+    own = copied(model)
+    if own is None:
         return task, None
-    classifiers = task.classifier.of(own), task.classifier.of(Forgetful(pristine))
+    classifiers = task.classifier.of(own), task.classifier.of(Forgetful(model))
     return replace(task, classifier=classifiers[0]), replace(task, classifier=classifiers[1])
 
 

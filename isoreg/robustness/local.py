@@ -13,11 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isoreg.errors import InputError, error_prefix
 from isoreg.robustness.outputs import logits_of
+from isoreg.robustness.pgd import NORMS, gradient_of
 from isoreg.robustness.state import refuse_sharded
 from isoreg.robustness.units import Normalisation, PerChannel
 
-# the norm that bounds the attack: the order of its dual
-DUAL_ORDERS: dict[str, float] = {"Linf": 1.0, "L2": 2.0}
 IGNORED = -100
 
 
@@ -185,16 +184,21 @@ def _loss(
         labels = _classes(labels, logits)
         counted = labels != IGNORED
         own = labels.where(counted, 0)[:, None]
-        rival = logits.detach().scatter(1, own, -torch.inf).argmax(1, keepdim=True)
+        rival = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
         margins = (logits.gather(1, rival) - logits.gather(1, own))[:, 0].where(counted, 0)
-        (gradient,) = torch.autograd.grad(margins.sum(), x, create_graph=needs_grad)
+        gradient = gradient_of(margins, x, create_graph=needs_grad)
+        if gradient is None:
+            raise InputError(
+                "the model must be differentiable by its images, got logits whose graph does not "
+                "reach them. Is there a detach, no_grad or an integer on the way?"
+            )
         gains = _dual_norm(_float32_or_better(gradient).flatten(1), norm)
         loss = _mean_cross_entropy(logits.scatter_add(1, rival, eps * gains[:, None]), labels)
     return loss if needs_grad else loss.detach()
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    total = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
+    total = F.cross_entropy(logits, labels, reduction="sum")  # which ignores the same label
     return total / (labels != IGNORED).sum().clamp_min(1)
 
 
@@ -229,8 +233,8 @@ def _classes(labels: Tensor, logits: Tensor) -> Tensor:
 def _check_options(eps: float, norm: str) -> None:
     if not (math.isfinite(eps) and eps >= 0):
         raise InputError(f"eps must be finite and >= 0, got {eps}.")
-    if norm not in DUAL_ORDERS:
-        raise InputError(f"norm must be {' or '.join(map(repr, DUAL_ORDERS))}, got {norm!r}.")
+    if norm not in NORMS:
+        raise InputError(f"norm must be {' or '.join(map(repr, NORMS))}, got {norm!r}.")
 
 
 def _float32_or_better(x: Tensor) -> Tensor:
@@ -242,4 +246,4 @@ def _dual_norm(gradient: Tensor, norm: str) -> Tensor:
         return gradient.abs().sum(1)
     # the root of an exact 0 would give the gradient NaN
     squares = gradient.square().sum(1)
-    return torch.where(squares > 0, squares.clamp_min(1e-30).sqrt(), 0.0 * squares)
+    return torch.where(squares > 0, squares.clamp_min(1e-30).sqrt(), squares)

@@ -126,13 +126,30 @@ def pgd(
             new = (_answers(judge, x, logits) != labels) & ~fooled
             found[new] = x.detach()[new]
             fooled |= new
-            value = loss(logits, labels).sum()
-            if not value.requires_grad:  # the model cuts the graph: there is nothing to climb
+            gradient = gradient_of(loss(logits, labels), x)
+            if gradient is None:  # there is nothing to climb
                 break
-            (gradient,) = torch.autograd.grad(value, x)
             x = project(x.detach() + size * steepest(gradient, norm), images, eps, norm)
         history.append(int(fooled.sum()))
     return found, history
+
+
+def gradient_of(values: Tensor, x: Tensor, *, create_graph: bool = False) -> Tensor | None:
+    """The gradient of the sum of values; None where the model cuts the graph.
+
+    They may have a graph all the same: of parameters that the model does not list, say.
+
+    Args:
+        values: (n).
+        x: (n, ...) what they were computed from.
+        create_graph: Whether the gradient is to be differentiated in turn.
+
+    Returns:
+        (n, ...), or None.
+    """
+    if not values.requires_grad:
+        return None
+    return torch.autograd.grad(values.sum(), x, allow_unused=True, create_graph=create_graph)[0]
 
 
 def steepest(gradient: Tensor, norm: str) -> Tensor:

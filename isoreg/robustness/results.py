@@ -76,13 +76,13 @@ def check_distances(
         A sentence, or none.
     """
     near = distances < _NEARBY * size
-    left = int((near & survived).sum())
-    share = clean * left / max(1, len(distances))
-    if left < _FEW or share < _MASKED_SHARE or left < 0.2 * int(near.sum()):
+    left, of = int((near & survived).sum()), len(distances)
+    if left < _FEW or clean * left < _MASKED_SHARE * of or left < _A_FIFTH * int(near.sum()):
         return []
     return [
-        f"at eps {radius:g} {100 * share:.0f} % of the images survive although by their gradients "
-        "a quarter of it is enough to fool them: the gradient does not lead where it says."
+        f"at eps {radius:g} {100 * clean * left / of:.0f} % of the images survive although by "
+        "their gradients a quarter of it is enough to fool them: the gradient does not lead where "
+        "it says."
     ]
 
 
@@ -133,9 +133,9 @@ def _beaten(accuracy: Accuracy, radius: float, noise: float) -> list[str]:
 
 def _disagreeing(accuracy: Accuracy, radius: float, worst: float, images: int) -> list[str]:
     """Each attack leaves images that another takes."""
-    rows = [by_eps[radius] for name, by_eps in accuracy.items() if name in ITERATED]
-    lowest = min((by_eps[radius] for by_eps in accuracy.values()), default=worst)
-    if len(rows) < 2 or worst >= lowest - max(_WELL_BELOW, 4.5 / images):
+    lowest = min(by_eps[radius] for by_eps in accuracy.values())
+    iterated = [name for name in accuracy if name in ITERATED]
+    if len(iterated) < 2 or worst >= lowest - max(_WELL_BELOW, 4.5 / images):
         return []
     return [
         f"at eps {radius:g} the worst case ({100 * worst:.1f} %) lies well below every attack "

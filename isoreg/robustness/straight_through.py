@@ -34,16 +34,15 @@ class StraightThrough(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Call a function of torch; give those that round the gradient of the identity."""
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if func not in _ROUNDING and func not in _IN_PLACE:
             return func(*args, **kwargs)
-        x = args[0] if args else kwargs["input"]
+        x, *options = args or (kwargs.pop("input"),)
         if not (isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()):
-            return func(*args, **kwargs)
-        if func in _ROUNDING:
-            return _Identity.apply(x, func(*args, **kwargs))
-        rounded = func(x.detach().clone(), *args[1:], **kwargs)
-        return x.copy_(_Identity.apply(x, rounded))
+            return func(x, *options, **kwargs)
+        rounded = func(x.detach().clone(), *options, **kwargs)
+        smooth = _Identity.apply(x, rounded)
+        return smooth if func in _ROUNDING else x.copy_(smooth)
 
 
 class _Identity(torch.autograd.Function):
@@ -51,7 +50,7 @@ class _Identity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004 (torch's signature)
-        return rounded.detach().clone()
+        return rounded.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004

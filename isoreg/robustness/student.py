@@ -44,11 +44,10 @@ def taught(classifier: Classifier, images: Tensor, *, eps: float, norm: str) -> 
     eps = _WIDER * eps
     classes = _asked(classifier, images, at_once)
     student = _network(images, int(classifier(images[:1]).shape[1]))
-    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(student.parameters())
     x, answers = images, classes
     _learn(student, optimizer, x, answers)
     for _ in range(_ROUNDS):
-        student.requires_grad_(False)
         noisy = project(
             images + eps * (2 * torch.rand_like(images) - 1) * _scale(images, norm),
             *(images, eps, norm),
@@ -56,7 +55,7 @@ def taught(classifier: Classifier, images: Tensor, *, eps: float, norm: str) -> 
         worst, _ = pgd(student, images, classes, eps=eps, norm=norm, loss=cross_entropy, steps=10)
         asked = torch.cat([noisy, worst])
         x, answers = torch.cat([x, asked]), torch.cat([answers, _asked(classifier, asked, at_once)])
-        _learn(student.requires_grad_(True), optimizer, x, answers)
+        _learn(student, optimizer, x, answers)
     return student.requires_grad_(False)
 
 

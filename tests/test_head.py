@@ -1,0 +1,103 @@
+"""`ReferenceHead`: its loss is the formula, on the layer that it names, and it refuses the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isoreg import ReferenceHead
+from isoreg.errors import InputError, IsoregError, RecordError
+
+X = torch.rand(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+REFERENCE = 3 * X[:, :3]
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2))
+
+
+@pytest.mark.parametrize(("layer", "end"), [(None, 4), ("0", 1), ("2", 3), ("3", 4)])
+@pytest.mark.parametrize("weight", [1.0, 0.25, 0.0])
+def test_the_loss_is_the_mean_square_of_what_the_head_predicts_from_its_layer(
+    layer: str | None, end: int, weight: float
+) -> None:
+    model = net().double()
+    head = ReferenceHead(model, 3, layer, weight=weight)
+    model(X)
+    reference = REFERENCE.clone().requires_grad_()
+    found = head(reference)
+    predicted: Tensor = head.linear(model[:end](X))
+    expected = weight * sum((predicted - REFERENCE).square().sum(1)) / len(X)
+    torch.testing.assert_close(found, expected)
+    if weight:
+        found.backward()
+        assert all(p.grad is not None for p in head.parameters())
+    assert reference.grad is None
+    assert head.linear.weight.dtype == torch.float64
+
+
+def test_where_the_width_is_known_the_head_has_its_weights_at_once_and_else_after_a_call() -> None:
+    model = net()
+    assert ReferenceHead(model, 3).linear.weight.shape == (3, 7)
+    assert ReferenceHead(model, 3, "2").linear.weight.shape == (3, 7)
+    assert ReferenceHead(model, 3, "0").linear.weight.shape == (3, 5)
+    head = ReferenceHead(model, 3, "1")
+    with pytest.raises(RecordError, match="^ReferenceHead: the width of the features is not known"):
+        list(head.parameters())
+    model(X.float())
+    head(REFERENCE)
+    assert [p.shape for p in head.parameters()] == [(3, 5), (3,)]
+    assert list(head.parameters(recurse=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"out_features": 0}, "out_features must be at least 1, got 0."),
+        ({"out_features": True}, "out_features must be at least 1, got True."),
+        ({"weight": -0.1}, "weight must be a number >= 0, got -0.1."),
+        ({"weight": float("nan")}, "weight must be a number >= 0, got nan."),
+        ({"pool": "largest"}, "pool must be"),
+        ({"layer": "nowhere"}, ""),
+        ({"model": X}, ""),
+        ({"model": nn.Linear}, ""),
+    ],
+)
+def test_what_cannot_be_a_head_is_refused_when_it_is_built(
+    options: dict[str, Any], words: str
+) -> None:
+    arguments = {"model": net(), "out_features": 3, **options}
+    with pytest.raises(IsoregError, match=f"^ReferenceHead: {words}"):
+        ReferenceHead(**arguments)
+
+
+def test_one_coordinate_and_a_batch_of_one_or_none_have_their_loss() -> None:
+    model = net().double()
+    head = ReferenceHead(model, 1)
+    model(X[:1])
+    found = head(REFERENCE[:1, :1])
+    torch.testing.assert_close(found, (head.linear(model[:4](X[:1])) - REFERENCE[0, 0])[0, 0] ** 2)
+    model(X[:0])
+    none = head(REFERENCE[:0, :1])
+    assert none == 0
+    assert none.requires_grad
+    with pytest.raises(
+        InputError, match=r"^ReferenceHead: .*must have 1 coordinates a sample, got 3"
+    ):
+        model(X)
+        head(REFERENCE)
+
+
+def test_a_record_is_read_once_and_a_detached_head_leaves_no_hook() -> None:
+    model = net().double()
+    head = ReferenceHead(model, 3)
+    model(X)
+    head(REFERENCE)
+    with pytest.raises(IsoregError, match="^ReferenceHead: "):
+        head(REFERENCE)
+    head.detach()
+    head.detach()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
