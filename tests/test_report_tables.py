@@ -346,6 +346,7 @@ def test_a_quantised_layer_s_twin_has_its_weights_and_the_rest_is_shared(bias: b
     twin = stand_in_for(model)
     assert twin is not None
     assert twin[2].weight is model[2].weight
+    assert twin[2].running_mean is not model[2].running_mean, "its state is its own"
     x = torch.rand(8, 5)
     assert (twin(x) - model(x)).abs().max() < 0.02
     for layer, quantised in ((twin[0], model[0]), (twin[3], model[3])):
