@@ -83,7 +83,8 @@ def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
         with full_precision(left.device):
             return (left.to(wide) @ right.to(wide).mT).to(dtype)
     left, right = left.long(), right.long()  # in uint8, class 156 equals IGNORED
-    return ((left[..., None] == right[..., None, :]) & (left != IGNORED)[..., None]).to(dtype)
+    left = left.masked_fill(left == IGNORED, IGNORED - 1)  # no label, so no pair
+    return (left[..., None] == right[..., None, :]).to(dtype)
 
 
 def check_labels(labels: Tensor, n: int) -> None:

@@ -123,21 +123,21 @@ class FeatureQueue:
 
     def _make_room(self, batch: Sequence[Tensor]) -> None:
         """Behind what is held, so that both can be read as one; it moves once in several steps."""
-        n, held = len(batch[0]), self._held() or [x[:0] for x in batch]
-        kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(held, batch, strict=True)]
-        fits = bool(self._rows) and held[0].device == batch[0].device
-        fits = fits and kinds == [x.dtype for x in held]
-        room = len(self._rows[0]) if fits else 0
-        if fits and self._first + self._count + n <= room:
+        n, before = len(batch[0]), self._rows or batch
+        kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(before, batch, strict=True)]
+        fits = bool(self._rows) and before[0].device == batch[0].device
+        room = len(before[0]) if fits and kinds == [x.dtype for x in before] else 0
+        if room and self._first + self._count + n <= room:
             return
-        if not fits or self._count + n > room or self._first < self._count:
+        held = self._held()
+        if not room or self._count + n > room or self._first < self._count:
             with torch.inference_mode(False):  # what is made in it cannot be written to after it
                 self._rows = [
                     x.new_empty(2 * (self.size + n), *x.shape[1:], dtype=kind)
                     for x, kind in zip(batch, kinds, strict=True)
                 ]
         self._first = 0
-        for rows, old in zip(self._rows, held, strict=True):
+        for rows, old in zip(self._rows, held, strict=False):  # nothing is held at first
             rows[: len(old)] = old
 
     def _append(self, batch: Sequence[Tensor]) -> None:

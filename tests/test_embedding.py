@@ -198,6 +198,12 @@ def test_the_trained_module_maps_rows_as_transform_does() -> None:
     np.testing.assert_array_equal(points.numpy(), embedding.transform(X))
 
 
+def test_a_length_within_a_class_is_a_distance_after_however_short_a_training() -> None:
+    points = torch.tensor(brief().fit(X, Y).transform(X))
+    found = distortion(torch.tensor(X), points, torch.tensor(Y))
+    assert found.scale == pytest.approx(1, abs=1e-4)
+
+
 def test_a_constant_column_changes_nothing() -> None:
     wide = np.c_[X, np.full(len(X), 5.0)]
     assert np.isfinite(brief().fit_transform(wide, Y)).all()

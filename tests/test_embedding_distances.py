@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from isoreg import InputError
+from isoreg._pairs import dense
 from isoreg.diagnostics import distortion
 from isoreg.embedding import IsometricEmbedding
 from isoreg.embedding.blocks import NAMES, resolve_blocks
@@ -24,9 +25,7 @@ from isoreg.embedding.targets import read_targets
 from isoreg.embedding.training import (
     Pairs,
     Recipe,
-    best_scale,
     drawn_distances,
-    mean_square,
     near_weights,
 )
 from isoreg.penalty import isometry_penalty
@@ -192,8 +191,8 @@ def test_weights_of_near_pairs_fall_as_a_power_and_are_0_where_nothing_is_known(
 
 def test_without_weights_the_objective_is_0_with_a_slope_of_0() -> None:
     drawn, none = torch.ones(2, 2, requires_grad=True), torch.zeros(2, 2)
-    scale = best_scale(torch.ones(2, 2), drawn, none)
-    value = mean_square(scale * drawn - 1, none)
+    scale = dense.fitted_scale(torch.ones(2, 2), drawn, none)
+    value = dense.mean_stress(torch.ones(2, 2), drawn, none, scale)
     value.backward()
     assert (scale.item(), value.item()) == (0, 0)
     assert torch.equal(drawn.grad, none)

@@ -176,11 +176,53 @@ class Returning(nn.Module):
             nn.Linear(first, middle), nn.Linear(middle, last), nn.Linear(last, 5)
         )  # fmt: skip
         self.scale = nn.Parameter(torch.ones(last))
+        self.act, self.soft = nn.ReLU(), nn.LogSoftmax(dim=1)
+        self.apart, self.tied = Apart(last), Tied(self.head)
         self.give = give
 
     def forward(self, x: Tensor) -> object:
-        features = self.body(x).relu()
+        features = self.act(self.body(x))
         return self.give(self, features, self.head(features))
+
+
+class Apart(nn.Linear):
+    """Weights of a loss: it returns a number."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).sum()
+
+
+class Tied(nn.Module):
+    """Applies the weights of a module that it holds, which does not run."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.held = nn.Linear(head.in_features, head.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.held.weight)
+
+
+class Score(nn.Linear):
+    """One number a sample, without an axis of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).squeeze(1)
+
+
+def test_a_head_of_one_number_a_sample_is_found() -> None:
+    model, x = Returning(lambda m, f, _y: m.score(f)), torch.randn(10, 6)
+    model.score = Score()
+    with IsometryRegularizer(model) as iso:
+        model(x)
+        torch.testing.assert_close(iso(None), isometry_penalty(x, model.body(x).relu()))
+        assert iso.layers == ["score"]
 
 
 def tokens(x: Tensor) -> Tensor:
@@ -195,6 +237,8 @@ class Output:
 
 FOUND: dict[str, Returning] = {
     "plain": Returning(lambda _m, _f, y: y),
+    "through a module without weights": Returning(lambda m, _f, y: m.soft(y)),
+    "beside weights of a loss": Returning(lambda m, _f, y: (m.apart(y), y)[1]),
     "scaled by a vector": Returning(lambda m, _f, y: y * m.scale),
     "with maps beside": Returning(lambda _m, f, y: (y, tokens(f).detach())),
     "a mapping with logits": Returning(lambda _m, f, y: {"hidden": tokens(f), "logits": y}),
@@ -229,6 +273,10 @@ UNKNOWN: dict[str, tuple[Callable[..., object], str]] = {
     ),
     "with another's weights": (
         lambda m, f, _y: nn.functional.linear(f, m.head.weight),
+        "what weights of its own were applied to",
+    ),
+    "with the weights of a module that did not run": (
+        lambda m, f, _y: m.tied(f),
         "what weights of its own were applied to",
     ),
 }

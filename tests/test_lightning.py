@@ -293,6 +293,25 @@ def test_a_loaded_checkpoint_is_saved_again_and_is_applied_once() -> None:
         callback.on_train_end(None, trained)
 
 
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        (None, "None"),
+        ("net.0", "'net.0'"),
+        (nn.Tanh, "type"),
+        (nn.Tanh(), "Tanh"),
+        (["a", nn.Tanh()], "[\"'a'\", 'Tanh']"),
+        (("a",), "[\"'a'\"]"),
+        ({"a": 0.5}, "[\"'a'\"]"),
+    ],
+)
+def test_callbacks_are_told_apart_by_what_is_the_same_in_every_process(
+    layers: Any, told: str
+) -> None:
+    key = callbacks.IsometryCallback(layers, model="net", beta=0.1).state_key
+    assert key == f"IsometryCallback({told}, 'net', ['beta'])"
+
+
 def test_two_callbacks_share_a_trainer_and_unknown_options_are_refused() -> None:
     pair = [callbacks.IsometryCallback(layer, beta=0.1) for layer in ("net.0", "net.1")]
     trainer(*pair, max_epochs=1).fit(module := Direct(), loader(module))

@@ -86,6 +86,8 @@ def test_a_collate_with_picklable_parts_can_be_sent_to_spawned_workers() -> None
         ([[0.0, -1.0], [-1.0, 0.0]], "at least 0 and finite .* got -1 to 0"),
         ([[0.0, float("inf")], [float("inf"), 0.0]], "at least 0 and finite"),
         ([[0.0, 1.0], [2.0, 0.0]], "must be symmetric"),
+        ([[float("nan"), -1.0], [-1.0, 0.0]], "at least 0 and finite .* got -1 to 0"),
+        (torch.ones(2, 2).cfloat(), r"real distances for 2 samples, got torch.complex64 of shape"),
         ("far", "pairwise must return numbers, got str"),
         (None, "pairwise must return numbers, got NoneType"),
     ],
@@ -107,5 +109,14 @@ def test_a_key_that_is_taken_is_refused() -> None:
 
 
 def test_what_is_not_callable_is_refused_when_it_is_built() -> None:
-    with pytest.raises(InputError, match="pairwise must be callable, got list"):
+    with pytest.raises(InputError, match="^PairwiseCollate: pairwise must be callable, got list"):
         PairwiseCollate([1])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="^PairwiseCollate: collate must be callable, got int"):
+        PairwiseCollate(len, collate=1)  # type: ignore[arg-type]
+
+
+def test_integers_become_floats_and_a_thousandth_is_rounding() -> None:
+    samples = [torch.zeros(2), torch.ones(2)]
+    assert PairwiseCollate(lambda _: [[0, 5], [5, 0]])(samples)[-1].dtype == torch.float32
+    PairwiseCollate(lambda _: [[0.0, 1.0], [1.0005, 0.0]])(samples)
+    assert PairwiseCollate(each_pair(edits), collate=list)([])[-1].shape == (0, 0)

@@ -132,7 +132,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "robustness": {"errors"},
     "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
     "datasets": {"errors", "masks"},
-    "embedding": {"errors", "distances", "masks", "penalty", "diagnostics", "plots"},
+    "embedding": {
+        "errors",
+        "_pairs.dense",
+        "distances",
+        "masks",
+        "penalty",
+        "diagnostics",
+        "plots",
+    },
 }
 TOP = [name for _, name, _ in pkgutil.iter_modules(isoreg.__path__)]
 ROOMS = [name for name in TOP if name.startswith("_")]

@@ -217,6 +217,7 @@ AMONG: dict[str, tuple[tuple[object, ...], dict[str, object], str]] = {
     "beside equal labels": ((X,), {"soft": SOFT.clone()}, ""),
     "beside other soft labels": ((X,), {"soft": SOFT.flip(1)}, "2 tensors that may hold"),
     "beside a number": ((points(5), torch.tensor(2.0)), {}, ""),
+    "a column beside y": ((torch.rand(N, 1),), {"y": torch.arange(N)}, ""),
     "in a list with text": (([X, "text"],), {}, ""),
     "in a list with ids": (([points(5), torch.arange(N)],), {}, ""),
     "looking like labels beside ids": ((torch.arange(N), SOFT.flip(1)), {}, "must be floating"),

@@ -364,6 +364,11 @@ def clustered(n: int, clusters: int) -> Tensor:
     return 0.05 * torch.randn(n, 40) + torch.randn(clusters, 40)[torch.arange(n) % clusters]
 
 
+# Among random clusters one cell in twelve errs by more than 3e-7 of the largest gradient by numba,
+# one in four with torch, the worst by 8e-7 and 1.3e-6. What would keep all below costs too much:
+# with numba sums in float64 (1.3 to 1.9 times the time of wide layers) together with direct
+# differences below 0.3 of |a|^2 + |b|^2 (1.0 to 1.2 times, on digits); with torch differences
+# below 0.1 of it (2.2 to 2.7 times, because then most classes of digits take float64).
 @pytest.mark.parametrize("labels", [None, torch.arange(700) % 2])
 def test_classes_of_tight_clusters_keep_six_digits(labels: Tensor | None) -> None:
     x, phi = torch.randn(700, 12), clustered(700, 10).requires_grad_()

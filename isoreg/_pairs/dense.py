@@ -54,17 +54,33 @@ def dense_penalty(
     weights_bb = pair_weights(labels, n, dtype=targets_bb.dtype, device=device)
     if given is not None:
         weights_bb = weights_bb * given
-    total = _total_weight(weights_bb, reduction)
-    stresses = [_stress(targets_bb, distances_by(metric, x), weights_bb, scale) for x in features]
-    return torch.stack(stresses) / total
+    tables = (distances_by(metric, x) for x in features)
+    stresses = [_stress(targets_bb, distances_bb, weights_bb, scale) for distances_bb in tables]
+    return torch.stack(stresses) / _total_weight(weights_bb, reduction)
+
+
+def mean_stress(
+    targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor, scale: Scale
+) -> Tensor:
+    """The penalty of distances that are known too, with the reduction "pairs"."""
+    stress = _stress(targets_bb, distances_bb, weights_bb, scale)
+    return stress / _total_weight(weights_bb, "pairs")
+
+
+def fitted_scale(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor) -> Tensor:
+    """The scale that makes the stress smallest."""
+    weighted_bb = weights_bb * distances_bb
+    return best_scale((weighted_bb * targets_bb).sum(), (weighted_bb * distances_bb).sum())
 
 
 def _stress(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor, scale: Scale) -> Tensor:
     """Weighted sum of the squared differences between distances: raw stress, in MDS's words."""
     if isinstance(scale, str):
-        cross = (weights_bb * targets_bb * distances_bb).sum()
-        scale = best_scale(cross, (weights_bb * distances_bb.square()).sum())
-    return (weights_bb * (targets_bb - scale * distances_bb).square()).sum()
+        scale = fitted_scale(targets_bb, distances_bb, weights_bb)
+    if isinstance(scale, Tensor):
+        distances_bb, scale = scale * distances_bb, 1.0
+    gaps_bb = torch.sub(targets_bb, distances_bb, alpha=scale)
+    return (weights_bb * gaps_bb.square()).sum()
 
 
 def best_scale(cross: Tensor, squared: Tensor) -> Tensor:

@@ -11,14 +11,12 @@ import importlib
 import os
 import threading
 import warnings
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import NamedTuple, Protocol, cast
 
 import torch
-from torch import Tensor
 
-from isoreg._pairs.plan import Answer, Call, Total
+from isoreg._pairs.plan import Answer, Call, Scales, Total
 from isoreg._pairs.precision import LostDigitsError, full_precision
 from isoreg.errors import InputError
 
@@ -39,10 +37,8 @@ class Backend(Protocol):
     def refuses(self, call: Call) -> str | None:
         """Why it cannot or should not compute this call, as half a sentence; None: it can."""
 
-    def compare(
-        self, call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool
-    ) -> Answer:
-        """Sums over the pairs of a call, divided by a number; without (L,) scales its moments.
+    def compare(self, call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
+        """Sums over the pairs of a call, divided by a number; without a scale its moments.
 
         A sample of the rows that is not finite must make the sum NaN, also without a pair.
         """
@@ -58,30 +54,28 @@ class Choice(NamedTuple):
         return f"{self.name} ({_listed(self.refused)})" if self.refused else self.name
 
 
-class _Last(threading.local):
-    choice: Choice | None = None
-
-
-_last = _Last()
+_last = threading.local()
 _failed: dict[str, str] = {}
 
 
 def last_choice() -> Choice | None:
     """What the last call of this thread was computed by; None before the first."""
-    return _last.choice
+    return getattr(_last, "choice", None)
 
 
-def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool) -> Answer:
+def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
     """What the first backend answers that does not refuse, in float64 if digits were lost."""
     # autograd is off already, because only the node calls this
     names, refused = _names(), dict[str, str]()
+    narrow = call.features[0].dtype == torch.float32 and call.device.type != "mps"
     with full_precision(call.device):
-        for given in _precisions(call):
+        for again in (False, True)[: 1 + narrow]:
+            given = call.to(torch.float64) if again else call
             for name in names:
                 try:
                     reason = _failed.get(name) or _load(name).refuses(given)
                     if reason is None:
-                        answer = _load(name).compare(given, scales, total, needs_grad=needs_grad)
+                        answer = _load(name).compare(given, scale, total, needs_grad=needs_grad)
                         refused.pop(name, None)
                         _last.choice = Choice(name, refused)
                         return answer
@@ -110,13 +104,6 @@ def _names() -> tuple[str, ...]:
     if forced and forced not in _BACKENDS:
         raise InputError(f"{FORCED} must be one of {', '.join(_BACKENDS)}, got {forced!r}.")
     return (forced,) if forced else _BACKENDS
-
-
-def _precisions(call: Call) -> Iterator[Call]:
-    """The call, and the same in float64."""
-    yield call
-    if call.features[0].dtype == torch.float32 and call.device.type != "mps":
-        yield call.to(torch.float64)
 
 
 @functools.cache

@@ -39,12 +39,6 @@ class Terms(NamedTuple):
     rows: int | None = None
 
 
-class _Result(NamedTuple):
-    penalties: Tensor
-    gradients: list[Tensor]
-    slopes: Tensor | None
-
-
 def engine_penalty(call: Call, terms: Terms, leaves: Sequence[Tensor] | None = None) -> Tensor:
     """(L,) penalties of a call. Gradients go to the leaves (r, d); without any, to the features."""
     scale = terms.scale if isinstance(terms.scale, Tensor) else None
@@ -68,32 +62,32 @@ def _is_learned(scale: Scale) -> bool:
     return isinstance(scale, Tensor) and scale.requires_grad
 
 
-def _compute(call: Call, terms: Terms, *, needs_grad: bool, learned: bool) -> _Result:
+def _compute(
+    call: Call, terms: Terms, *, needs_grad: bool, learned: bool
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
     """Penalties, their gradients by the features, and their derivatives by the scale."""
     device, scale = call.device, terms.scale
-    if call.labels is not None and device.type == "cpu":
+    if call.labels is not None and call.rows is None and device.type == "cpu":  # else they were
         check_label_values(call.labels)
     if learned or isinstance(scale, str):
         moments = engine.compare(call, None, 1.0, needs_grad=False).sums
     if isinstance(scale, str):
         # the derivative with respect to the best scale is 0: from here on it is a number
-        scales = best_scale(*(terms.mean(moments) if terms.mean else moments))
+        scale = best_scale(*(terms.mean(moments) if terms.mean else moments))
     elif isinstance(scale, Tensor):
         check_scale(scale)
-        scales = scale.to(device, exact_dtype(device)).expand(len(call.features))
-    else:
-        scales = torch.full((len(call.features),), scale, dtype=exact_dtype(device), device=device)
+        scale = scale.to(device, exact_dtype(device)).expand(len(call.features))
     # backends that read tables find their weight on the way: until then, that of all pairs
     is_known = terms.reduction == "batch" or not call.has_tables
     total = _total(call, terms if is_known else terms._replace(reduction="batch"))
-    penalties, gradients, weight = engine.compare(call, scales, total, needs_grad=needs_grad)
+    penalties, gradients, weight = engine.compare(call, scale, total, needs_grad=needs_grad)
     if not is_known:
         guess, total = total, _total(call, terms, weight)
         penalties *= guess / total
         gradients = [x * (guess / total) for x in gradients]
-    slopes = 2 * (scales * moments[1] - moments[0]) / total if learned else None
+    slopes = 2 * (scale * moments[1] - moments[0]) / total if learned else None
     dtype = call.features[0].dtype  # backends may have been asked in float64
-    return _Result(penalties.to(dtype), [x.to(dtype) for x in gradients], slopes)
+    return penalties.to(dtype), [x.to(dtype) for x in gradients], slopes
 
 
 def _total(call: Call, terms: Terms, weight: Total | None = None) -> Total:
@@ -138,28 +132,26 @@ class _Node(torch.autograd.Function):
         (shares,) = grad_outputs
         if not torch.is_grad_enabled():
             gradients, slopes = ctx.result
-            slope, gradients = _weigh(gradients, slopes, shares, ctx.terms.scale)
-            return None, None, None, slope, *gradients
+            return None, None, None, *_weigh(gradients, slopes, shares, ctx.terms.scale)
         if ctx.has_rows:
             refuse_second_derivatives()
         scale, *rest = ctx.saved_tensors
-        slope, gradients = _densely(scale, rest, ctx.terms, shares)
-        return None, None, None, slope, *gradients
+        return None, None, None, *_densely(scale, rest, ctx.terms, shares)
 
 
 def _weigh(
     gradients: list[Tensor], slopes: Tensor | None, shares: Tensor, scale: Any
-) -> tuple[Tensor | None, list[Tensor | None]]:
+) -> list[Tensor | None]:
     """Gradients by the scale and the features, from those that are at hand."""
     slope = None if slopes is None else (slopes * shares).sum().to(scale)
     if not gradients:
-        return slope, [None] * len(shares)
-    return slope, [g * share for g, share in zip(gradients, shares.unbind(), strict=True)]
+        return [slope] + [None] * len(shares)
+    return [slope, *(g * share for g, share in zip(gradients, shares.unbind(), strict=True))]
 
 
 def _densely(
     scale: Tensor | None, saved: list[Any], terms: Terms, shares: Tensor
-) -> tuple[Tensor | None, list[Tensor | None]]:
+) -> list[Tensor | None]:
     """The same with a graph: stored gradients are constants, so by all distances."""
     inputs, labels, targets, weights, *features = saved
     reference = inputs if targets is None else targets
@@ -169,10 +161,7 @@ def _densely(
     variables = [scale, *features]
     needed = [x for x in variables if x is not None and x.requires_grad]
     gradients = iter(torch.autograd.grad(penalties, needed, shares, create_graph=True))
-    slope, *rest = (
-        next(gradients) if x is not None and x.requires_grad else None for x in variables
-    )
-    return slope, rest
+    return [next(gradients) if x is not None and x.requires_grad else None for x in variables]
 
 
 def refuse_second_derivatives() -> None:
@@ -222,10 +211,10 @@ def _differentiate(ctx: Any, shares: Tensor, *_: Any) -> tuple[Any, ...]:
     slopes, *rest = ctx.saved_tensors
     scale, *saved = rest[ctx.count :]
     if torch.is_grad_enabled():
-        slope, gradients = _densely(scale, saved, ctx.terms, shares)
+        slope, *gradients = _densely(scale, saved, ctx.terms, shares)
     else:
         learned = slopes if ctx.learned else None
-        slope, gradients = _weigh(rest[: ctx.count], learned, shares, scale)
+        slope, *gradients = _weigh(rest[: ctx.count], learned, shares, scale)
     return None, gradients, None, None, None, slope, None, None, None, None
 
 

@@ -17,6 +17,9 @@ from isoreg.distances import check_pairs, exact_dtype
 from isoreg.masks import IGNORED, weights_between
 
 Total: TypeAlias = Tensor | float
+Scales: TypeAlias = (
+    Tensor | float | None
+)  # (L,), one for all layers, or none: moments are asked for
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,20 +1,8 @@
-r"""The penalty of local samples against more than the local batch: other ranks, and a queue.
+"""The penalty of local samples against more than the local batch: other ranks, and a queue.
 
-With B the samples of all ranks in this step, B_r those of rank r of R, U = B and the queue,
-
-.. math::
-    V_r = \frac{R}{T} \sum_{i \in B_r} \sum_{j \in U} G_{ij} (d(x_i, x_j) - s\, d(\phi_i, \phi_j))^2
-
-is what rank r gets, with T = |B| |U|, or the sum of G_ij over i in B, j in U, i != j for
-``reduction="pairs"``. Its gradient by the local features is R times that of
-
-.. math::
-    F = \frac{1}{T} \Bigl( \sum_{i, j \in B} + 2 \sum_{i \in B, j \in U \setminus B} \Bigr)
-        G_{ij} (d(x_i, x_j) - s\, d(\phi_i, \phi_j))^2,
-
-in which the features of the queue are constants. Without a queue F is the penalty of B in one
-process, the mean of V_r over the ranks is its value, and averaging gradients over the ranks, as
-`DistributedDataParallel` does, gives its gradient.
+With B the samples of all R ranks in this step, B_r those of rank r, and U = B and the queue, rank r
+gets V_r = R / T times the sum over i in B_r and j in U, with T = |B| |U| or their total weight. Its
+gradient by the local features is R times that of F, which `isoreg.FeatureQueue` defines.
 """
 
 from __future__ import annotations

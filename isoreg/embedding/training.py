@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isoreg._pairs.dense import fitted_scale, mean_stress
 from isoreg.diagnostics import distortion_of
 from isoreg.embedding.blocks import Blocks, Places
 from isoreg.embedding.network import Optimizer
@@ -69,8 +70,8 @@ class Pairs:
     def loss(self, points: Tensor, places: Tensor, recipe: Recipe) -> Tensor:
         """What is descended: cross-entropy, stress within each level of classes, and over all.
 
-        The stresses are those of `isoreg.isometry_penalty`. It is not called, because in batches
-        of a few hundred samples it costs more to compute the same distances for each of them.
+        The stresses are penalties of one table of distances: to compute it for each of them costs
+        more in batches of a few hundred samples.
 
         Args:
             points: (b, components) the batch on the map, in radii.
@@ -86,11 +87,12 @@ class Pairs:
         weights_bb = known_bb * near_weights(distances_bb, recipe.near) if recipe.near else known_bb
         distances_bb = distances_bb.nan_to_num()
         if self.targets is None:
-            return mean_square(distances_bb - drawn_bb, weights_bb)
+            return mean_stress(distances_bb, drawn_bb, weights_bb, 1.0)
 
         def stress(weights_bb: Tensor) -> Tensor:
-            scale = best_scale(distances_bb, drawn_bb.detach(), weights_bb)
-            return mean_square(distances_bb - scale * drawn_bb, weights_bb)
+            # a constant, because the gradient by the best scale is 0
+            scale = fitted_scale(distances_bb, drawn_bb.detach(), weights_bb)
+            return mean_stress(distances_bb, drawn_bb, weights_bb, scale)
 
         levels = self.targets.levels[:, places].to(points.device)
         same = ((level[:, None] == level) & (level != IGNORED) for level in levels)
@@ -124,19 +126,6 @@ class Pairs:
 def drawn_distances(points: Tensor) -> Tensor:
     """(b, b) distances on the map, where few columns make differences cheap, and exact."""
     return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def best_scale(distances_bb: Tensor, drawn_bb: Tensor, weights_bb: Tensor) -> Tensor:
-    """The scale of the map that makes the stress smallest: its gradient there is 0."""
-    weighted_bb = weights_bb * drawn_bb
-    squared = (weighted_bb * drawn_bb).sum()
-    return (weighted_bb * distances_bb).sum() / squared.masked_fill(squared == 0, 1)
-
-
-def mean_square(differences_bb: Tensor, weights_bb: Tensor) -> Tensor:
-    """Mean of the squares by weight; 0 without weights."""
-    total = weights_bb.sum()
-    return (weights_bb * differences_bb.square()).sum() / total.masked_fill(total == 0, 1)
 
 
 def near_weights(distances_bb: Tensor, power: float) -> Tensor:

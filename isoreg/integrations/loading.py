@@ -127,7 +127,7 @@ def _checked(distances: Any, n: int) -> Tensor:
             f"distances must be at least 0 and finite (NaN: not known), got {least:.4g} to "
             f"{most:.4g}."
         )
-    if n and not torch.allclose(distances_bb, distances_bb.T, rtol=1e-3, equal_nan=True):
+    if not torch.allclose(distances_bb, distances_bb.T, rtol=1e-3, equal_nan=True):
         raise InputError(
             "distances must be symmetric, got some that differ in the two directions. "
             "If the difference means nothing, return the mean of both."

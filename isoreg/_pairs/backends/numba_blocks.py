@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.backends import numba_kernels
-from isoreg._pairs.plan import Answer, Call, Total
+from isoreg._pairs.plan import Answer, Call, Scales, Total
 from isoreg.masks import IGNORED
 
 kernels: Any = numba_kernels  # numba checks the types of what it compiles
@@ -33,24 +33,21 @@ class Blocks(NamedTuple):
     Attributes:
         order: (n,) positions in the batch, those of a class together, its rows first.
         blocks: (k, 4) from and to where in ``order`` both sides of a block reach.
-        pairs: How many distances they hold, of points with themselves included.
+        ends: (k,) how many distances a block and those before it hold.
     """
 
     order: Any
     blocks: Any
-    pairs: int
+    ends: Any
 
     def chunks(self) -> Iterator[tuple[Any, int]]:
         """As many blocks at once as have distances that stay in the cache, and how many."""
-        if self.pairs <= _PAIRS_AT_ONCE:
-            yield self.blocks, self.pairs
-            return
-        blocks = self.blocks
-        sizes = (blocks[:, 1] - blocks[:, 0]) * (blocks[:, 3] - blocks[:, 2])
-        numbers = sizes.cumsum() // _PAIRS_AT_ONCE
-        for number in range(int(numbers[-1]) + 1):
-            chosen = numbers == number
-            yield blocks[chosen], int(sizes[chosen].sum())
+        begin = done = 0
+        while begin < len(self.ends):
+            stop = max(begin + 1, int(self.ends.searchsorted(done + _PAIRS_AT_ONCE, "right")))
+            begin, part, pairs = stop, self.blocks[begin:stop], int(self.ends[stop - 1]) - done
+            done += pairs
+            yield part, pairs
 
 
 def refuses(call: Call) -> str | None:
@@ -63,7 +60,7 @@ def refuses(call: Call) -> str | None:
     if not all(type(x) is Tensor for x in points):
         return "the tensors are of a class of their own"
     if torch.get_num_threads() > 2:
-        work = 3 * plan_blocks(call).pairs * sum(x.shape[1] for x in points)
+        work = 3 * plan_blocks(call).ends[-1:].sum() * sum(x.shape[1] for x in points)
         if work > _ONE_THREAD:
             return f"{torch.get_num_threads()} threads multiply a large batch faster"
     return None
@@ -84,28 +81,29 @@ def plan_blocks(call: Call) -> Blocks:
     return plan
 
 
-def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool) -> Answer:
+def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
     """Sums over the pairs of a call, and gradients."""
     layers, local, plan = _arrays(call.features), call.local, plan_blocks(call)
     number, total = layers[0].dtype.type, float(total)
-    factors = [1.0] * len(layers) if scales is None else scales.tolist()
+    scales = scale.tolist() if isinstance(scale, Tensor) else [scale or 1.0] * len(layers)
     rows = (local.stop - local.start) * needs_grad
     gradients = [numpy.zeros((rows, x.shape[1]), number) for x in layers]
     sums = numpy.zeros((len(layers), 4))
-    for part, targets, shares in _targets(call, plan, number):
-        pairs = plan.order, part, local.start, local.stop, number(_CANCELLED[number]), targets
-        for x, scale, *into in zip(layers, factors, sums, gradients, strict=True):
-            kernels.compare(x, *pairs, shares, number(scale), number(4 * scale / total), *into)
-    if scales is None:
+    limit = number(_CANCELLED[number])
+    for block, *known in _targets(call, plan, limit):
+        pairs = plan.order, block, local.start, local.stop, limit, *known
+        for x, s, *into in zip(layers, scales, sums, gradients, strict=True):
+            kernels.compare(x, pairs, number(s), number(4 * s / total), *into)
+    if scale is None:
         return Answer(torch.from_numpy(sums[:, 1:3].T), [])
     values = torch.from_numpy((sums[:, 0] / total).astype(number))
     kept = [torch.from_numpy(x) for x in gradients if needs_grad]
     return Answer(values, kept, sums[0, 3].item() if call.has_tables else None)
 
 
-def _targets(call: Call, plan: Blocks, number: Any) -> Iterator[tuple[Any, Any, Any]]:
+def _targets(call: Call, plan: Blocks, limit: Any) -> Iterator[tuple[Any, Any, Any]]:
     """Chunks of blocks, their inputs' distances, and weights."""
-    weighed, first = call.has_tables or call.is_soft, call.local.start
+    weighed, number = call.has_tables or call.is_soft, type(limit)
     for part, pairs in plan.chunks():
         targets, shares = numpy.empty(pairs, number), numpy.ones(pairs * weighed, number)
         if call.is_soft and call.labels is not None:
@@ -116,12 +114,11 @@ def _targets(call: Call, plan: Blocks, number: Any) -> Iterator[tuple[Any, Any, 
                 continue
             (numbers,) = _arrays([table])
             least, largest, difference = kernels.read_table(
-                numbers, plan.order, part, first, shares, into
+                numbers, plan.order, part, call.local.start, shares, into
             )
             if least < 0 or not largest < float("inf") or difference > 1e-3 * largest:
                 _ = call.known  # says which entry it is
         if call.inputs is not None:
-            limit = number(_CANCELLED[number])
             kernels.input_distances(*_arrays([call.inputs]), plan.order, part, limit, targets)
         yield part, targets, shares
 

@@ -3,8 +3,8 @@
 A block compares rows, called a, with samples of their class, called b: all of them, a itself
 first, or one tile of a large class with itself or another. If b is a, or another tile of rows,
 each pair stands in one block only and counts for both of its orders. Points are gathered into
-small arrays that stay in the cache, and seen from the mean of a. Behind the last point the arrays
-are filled with 0 up to a multiple of four, so that products go four by four.
+small arrays that stay in the cache, wide ones in pieces, and seen from the mean of a. Behind the
+last point the arrays are filled with 0 up to a multiple of four, so that products go four by four.
 
 Legend: x (n, d) are points. The order (n,) holds the samples class by class, the rows of each
 first. Blocks (k, 4) are from and to where in the order a and b reach; what is computed of their
@@ -18,31 +18,61 @@ Needs numba, which only this file imports.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numba
 import numpy as np
+from numba.extending import intrinsic
 
 # Sums may be reordered, as vectorising them does; NaN and infinity keep their meaning.
 _compiled = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
 )
 Array: TypeAlias = Any  # a numpy array; numba infers and checks the types of all that follows
-_Space: TypeAlias = Any  # points of a and of b, what is between them, and which pairs are cancelled
+_PIECE = 1024
+"""Dimensions that are multiplied at a time, so that eight rows stay in the nearest cache."""
+_LINE = 64
+"""Bytes of a line of the cache, and of the widest vectors."""
+
+
+class _Space(NamedTuple):
+    """Points a and b from the centre, (pieces, rows, dimensions), squared lengths, distances."""
+
+    points: Array
+    others: Array
+    each: int
+    norms: Array
+    centre: Array
+    table: Array
+    is_cancelled: Array
+
 
 AVAILABLE = not getattr(numba.config, "DISABLE_JIT", False)
 """False where numba is told to interpret: that would be slower than all else."""
 
 
+def _prefer_widest(_: Any) -> Any:
+    """Tell LLVM to take vectors of 512 bits where there are any: on Intel it takes 256."""
+
+    def tell(context: Any, builder: Any, *_: Any) -> Any:
+        # llvmlite has a list of attributes that may be added, and this one is missing there
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return numba.types.none(), tell
+
+
+_use_widest_vectors: Any = intrinsic(_prefer_widest) if AVAILABLE else lambda: None
+
+
 @_compiled
 def blocks_of(
     labels: Array, ignored: int, side: int, first: int, last: int
-) -> tuple[Array, Array, int]:
+) -> tuple[Array, Array, Array]:
     """Cut the pairs of rows first to last with all samples of equal label into blocks."""
-    n, start, count, pairs = len(labels), 0, 0, 0
+    n, start, count, tiles = len(labels), 0, 0, len(labels) // side + 1
     samples = np.concatenate((np.arange(first, last), np.arange(first), np.arange(last, n)))
     order = samples[np.argsort(labels[samples], kind="mergesort")]
-    tiles = n // side + 1
     blocks = np.empty((2 * (n + tiles * tiles), 4), np.int64)
     while start < n:
         label, stop, middle = labels[order[start]], start + 1, start
@@ -50,40 +80,38 @@ def blocks_of(
             stop += 1
         while middle < stop and first <= order[middle] < last:
             middle += 1
-        rows, others = middle - start, stop - middle
-        parts, more = (rows + side - 1) // side, (others + side - 1) // side
-        if rows > 0 and stop - start <= side:
+        if start < middle and stop - start <= side:
             blocks[count] = start, middle, start, stop
-            pairs += rows * (stop - start)
-            count, parts = count + 1, 0
-        for i in range(parts):
-            for j in range(i, parts + more):
-                begin, length, part, cut = start, rows, j, parts
-                if j >= parts:
-                    begin, length, part, cut = middle, others, j - parts, more
-                a, b = start + rows * i // parts, start + rows * (i + 1) // parts
-                c, d = begin + length * part // cut, begin + length * (part + 1) // cut
-                blocks[count] = a, b, c, d
-                pairs += (b - a) * (d - c)
-                count += 1
+            count += 1
+        elif start < middle:
+            rows, others = (middle - start + side - 1) // side, (stop - middle + side - 1) // side
+            cuts = np.full(rows + others + 1, stop)
+            for i in range(rows):
+                cuts[i] = start + (middle - start) * i // rows
+            for i in range(others):
+                cuts[rows + i] = middle + (stop - middle) * i // others
+            for i in range(rows):
+                for j in range(i, rows + others):
+                    blocks[count] = cuts[i], cuts[i + 1], cuts[j], cuts[j + 1]
+                    count += 1
         start = stop
-    return order, blocks[:count].copy(), pairs
+    blocks = blocks[:count].copy()
+    return order, blocks, np.cumsum((blocks[:, 1] - blocks[:, 0]) * (blocks[:, 3] - blocks[:, 2]))
 
 
 @_compiled
 def input_distances(x: Array, order: Array, blocks: Array, cancelled: float, out: Array) -> None:
     """Distances between the inputs of each block; below 0 is cancelled: products."""
-    space, begin = _workspace(x, blocks), 0
+    space, begin, seen = _workspace(x, blocks), 0, -1
     for start, stop, other, end in blocks:
         a, b = order[start:stop], order[other:end]
         if cancelled < 0:
-            _products(x, a, b, np.zeros(x.shape[1], x.dtype), space)
+            _products(x, a, b, start != seen, space)
         else:
-            _distances(x, a, b, cancelled, space)
-        for i in range(len(a)):
-            for j in range(len(b)):
-                out[begin + j] = space[2][i, j]
-            begin += len(b)
+            _distances(x, a, b, cancelled, start != seen, space)
+        block = slice(begin, begin + len(a) * len(b))
+        out[block].reshape(len(a), len(b))[:] = space.table[: len(a), : len(b)]
+        begin, seen = block.stop, start
 
 
 @_compiled
@@ -124,28 +152,18 @@ def read_table(
 
 @_compiled
 def compare(
-    x: Array,
-    order: Array,
-    blocks: Array,
-    first: int,
-    last: int,
-    cancelled: float,
-    targets: Array,
-    shares: Array,
-    scale: float,
-    strength: float,
-    sums: Array,
-    gradient: Array,
+    x: Array, pairs: Any, scale: float, strength: float, sums: Array, gradient: Array
 ) -> None:
     """Add sums of G (D - s d)^2, G D d, G d^2 and G over the pairs of the rows with all samples."""
-    space = points, others, weights, _ = _workspace(x, blocks)
-    begin = 0
+    order, blocks, first, last, cancelled, targets, shares = pairs
+    space, begin, seen = _workspace(x, blocks), 0, -1
+    weights = space.table
     for start, stop, other, end in blocks:
         a, b = order[start:stop], order[other:end]
         same, both = _is_same(a, b), start != other and first <= b[0] < last
-        any_cancelled = _distances(x, a, b, cancelled, space)
+        any_cancelled = _distances(x, a, b, cancelled, start != seen, space)
         block = slice(begin, begin + len(a) * len(b))
-        begin, times = block.stop, 2 if same or both else 1
+        begin, seen, times = block.stop, start, 2 if same or both else 1
         found = _weigh(targets[block], shares[block], weights, a, b, scale, strength)
         for k in range(len(found)):
             sums[k] += times * found[k]
@@ -157,9 +175,13 @@ def compare(
             for i in range(len(a)):
                 for j in range(i):
                     weights[j, i] = weights[i, j]
-        _add_pull(weights, others if start == other else points, others, a, first, len(b), gradient)
-        if both:
-            _add_pull(weights.T.copy(), others, points, b, first, len(a), gradient)
+        points, others = space.points, space.points if start == other else space.others
+        turned = weights.T.copy() if both else weights
+        for p in range(len(points)):
+            place = slice(p * space.each, (p + 1) * space.each)
+            _add_pull(weights, points[p], others[p], a, first, len(b), gradient, place)
+            if both:
+                _add_pull(turned, others[p], points[p], b, first, len(a), gradient, place)
 
 
 @_compiled
@@ -171,13 +193,27 @@ def _is_same(a: Array, b: Array) -> bool:
 @_compiled
 def _workspace(x: Array, blocks: Array) -> _Space:
     """Arrays for the points a and b of the longest block and for what is between them."""
-    longest = 0
+    longest, width = 0, x.shape[1]
     for start, stop, other, end in blocks:
         longest = max(longest, stop - start, end - other)
     side = _padded(longest)
-    points, others = np.empty((side, x.shape[1]), x.dtype), np.empty((side, x.shape[1]), x.dtype)
-    # where j > i is left out, callers read what stands there: it must be a number
-    return points, others, np.zeros((side, side), x.dtype), np.empty((side, side), np.bool_)
+    pieces = max(1, (width + _PIECE - 1) // _PIECE)
+    each = (width + pieces - 1) // pieces
+    points, others = _lines(pieces * side, each, x), _lines(pieces * side, each, x)
+    shape, table = (pieces, side, points.shape[1]), _lines(side, side, x)
+    norms, centre = np.empty((2, side), x.dtype), np.zeros(width, x.dtype)
+    points, others = points.reshape(shape), others.reshape(shape)
+    return _Space(points, others, each, norms, centre, table, np.empty((side, side), np.bool_))
+
+
+@_compiled
+def _lines(rows: int, width: int, like: Array) -> Array:
+    """Rows of zeros. Wide ones fill lines of the cache, an odd number: few compete for a place."""
+    numbers = _LINE // like.itemsize
+    stride = width if 2 * width < numbers else ((width + numbers - 1) // numbers | 1) * numbers
+    flat = np.zeros(rows * stride + numbers, like.dtype)
+    skipped = -flat.ctypes.data % _LINE // like.itemsize
+    return flat[skipped : skipped + rows * stride].reshape(rows, stride)
 
 
 @_compiled
@@ -186,18 +222,19 @@ def _padded(count: int) -> int:
 
 
 @_compiled
-def _distances(x: Array, a: Array, b: Array, cancelled: float, space: _Space) -> int:
+def _distances(x: Array, a: Array, b: Array, cancelled: float, fresh: bool, space: _Space) -> int:
     """Fill in the distances, for j <= i alone if a is b; return how many pairs are cancelled."""
     zero, same, own = x.dtype.type(0), _is_same(a, b), a[0] == b[0]
-    _, _, out, is_cancelled = space
-    centre = np.zeros(x.shape[1], x.dtype)
-    for i in a:
-        for k in range(x.shape[1]):
-            centre[k] += x[i, k]
-    for k in range(x.shape[1]):
-        centre[k] /= x.dtype.type(len(a))
-    norms, other_norms = _products(x, a, b, centre, space)
-    count = 0
+    out, is_cancelled, centre = space.table, space.is_cancelled, space.centre
+    if fresh:
+        centre[:] = zero
+        for i in a:
+            for k in range(len(centre)):
+                centre[k] += x[i, k]
+        for k in range(len(centre)):
+            centre[k] /= x.dtype.type(len(a))
+    _products(x, a, b, fresh, space)
+    norms, other_norms, count = space.norms[0], space.norms[0 if own else 1], 0
     for i in range(len(a)):
         row = 0
         for j in range(i if same else len(b)):
@@ -226,36 +263,42 @@ def _distances(x: Array, a: Array, b: Array, cancelled: float, space: _Space) ->
 
 
 @_compiled
-def _products(x: Array, a: Array, b: Array, centre: Array, space: _Space) -> tuple[Array, Array]:
-    """Fill in inner products, seen from the centre; return the squared lengths of both sides."""
-    points, others, out, _ = space
-    other_norms = _gather(x, b, centre, others)
+def _products(x: Array, a: Array, b: Array, fresh: bool, space: _Space) -> None:
+    """Fill in inner products and squared lengths, seen from the centre."""
+    points, others = space.points, space.others
     if a[0] == b[0]:
-        _multiply(others, others, len(a), len(b), len(a) == len(b), out)
-        return other_norms[: len(a)], other_norms
-    norms = _gather(x, a, centre, points)
-    _multiply(points, others, len(a), len(b), False, out)
-    return norms, other_norms
+        others = points
+        _gather(x, b, space, points, space.norms[0])
+    else:
+        if fresh:
+            _gather(x, a, space, points, space.norms[0])
+        _gather(x, b, space, others, space.norms[1])
+    space.table[: _padded(len(a)), : _padded(len(b))] = 0
+    for piece in range(len(points)):
+        _multiply(points[piece], others[piece], len(a), len(b), _is_same(a, b), space.table)
 
 
 @_compiled
-def _gather(x: Array, rows: Array, centre: Array, points: Array) -> Array:
-    """Copy rows, seen from the centre, and return their squared lengths."""
-    norms = np.zeros(len(rows), x.dtype)
+def _gather(x: Array, rows: Array, space: _Space, points: Array, norms: Array) -> None:
+    """Copy rows, seen from the centre, and their squared lengths."""
     for i in range(len(rows)):
-        norm, source, point = x.dtype.type(0), x[rows[i]], points[i]
-        for k in range(len(centre)):
-            value = source[k] - centre[k]
-            point[k] = value
-            norm += value * value
-        norms[i] = norm
-    points[len(rows) : _padded(len(rows))] = 0
-    return norms
+        norms[i] = 0
+        for piece in range(len(points)):
+            place = slice(piece * space.each, (piece + 1) * space.each)
+            source, middle, point = x[rows[i]][place], space.centre[place], points[piece, i]
+            norm = x.dtype.type(0)
+            for k in range(len(source)):
+                value = source[k] - middle[k]
+                point[k] = value
+                norm += value * value
+            norms[i] += norm
+    points[:, len(rows) : _padded(len(rows))] = 0
 
 
 @_compiled
 def _multiply(x: Array, y: Array, a: int, b: int, same: bool, out: Array) -> None:
     """Inner products of rows of x with rows of y, sixteen at a time, for the registers' sake."""
+    _use_widest_vectors()
     for i in range(0, a, 4):
         for j in range(0, i + 4 if same else b, 4):
             s00 = s01 = s02 = s03 = x.dtype.type(0)
@@ -269,11 +312,23 @@ def _multiply(x: Array, y: Array, a: int, b: int, same: bool, out: Array) -> Non
                 s10, s11, s12, s13 = s10 + x1 * y0, s11 + x1 * y1, s12 + x1 * y2, s13 + x1 * y3
                 s20, s21, s22, s23 = s20 + x2 * y0, s21 + x2 * y1, s22 + x2 * y2, s23 + x2 * y3
                 s30, s31, s32, s33 = s30 + x3 * y0, s31 + x3 * y1, s32 + x3 * y2, s33 + x3 * y3
-            out[i, j], out[i, j + 1], out[i, j + 2], out[i, j + 3] = s00, s01, s02, s03
+            out[i, j] += s00
+            out[i, j + 1] += s01
+            out[i, j + 2] += s02
+            out[i, j + 3] += s03
             i1, i2, i3 = i + 1, i + 2, i + 3
-            out[i1, j], out[i1, j + 1], out[i1, j + 2], out[i1, j + 3] = s10, s11, s12, s13
-            out[i2, j], out[i2, j + 1], out[i2, j + 2], out[i2, j + 3] = s20, s21, s22, s23
-            out[i3, j], out[i3, j + 1], out[i3, j + 2], out[i3, j + 3] = s30, s31, s32, s33
+            out[i1, j] += s10
+            out[i1, j + 1] += s11
+            out[i1, j + 2] += s12
+            out[i1, j + 3] += s13
+            out[i2, j] += s20
+            out[i2, j + 1] += s21
+            out[i2, j + 2] += s22
+            out[i2, j + 3] += s23
+            out[i3, j] += s30
+            out[i3, j + 1] += s31
+            out[i3, j + 2] += s32
+            out[i3, j + 3] += s33
 
 
 @_compiled
@@ -305,27 +360,34 @@ def _add_cancelled(
     x: Array, a: Array, b: Array, both: bool, first: int, space: _Space, gradient: Array
 ) -> None:
     """Move cancelled pairs from the weights to the gradient, their differences as they are."""
-    _, _, weights, is_cancelled = space
+    nobody = np.zeros(x.shape[1], x.dtype)
     for i in range(len(a)):
         for j in range(i if _is_same(a, b) else len(b)):
-            if is_cancelled[i, j]:
-                weight, left, right = weights[i, j], x[a[i]], x[b[j]]
-                left_pulls = gradient[a[i] - first]
+            if space.is_cancelled[i, j]:
+                weight, left, right = space.table[i, j], x[a[i]], x[b[j]]
+                pulled = gradient[a[i] - first]
+                pushed = gradient[b[j] - first] if both else nobody
                 for k in range(len(left)):
-                    left_pulls[k] += weight * (right[k] - left[k])
-                if both:
-                    right_pulls = gradient[b[j] - first]
-                    for k in range(len(left)):
-                        right_pulls[k] -= weight * (right[k] - left[k])
-                weights[i, j] = 0
+                    pull = weight * (right[k] - left[k])
+                    pulled[k] += pull
+                    pushed[k] -= pull
+                space.table[i, j] = 0
 
 
 @_compiled
 def _add_pull(
-    weights: Array, points: Array, others: Array, rows: Array, first: int, count: int, into: Array
+    weights: Array,
+    points: Array,
+    others: Array,
+    rows: Array,
+    first: int,
+    count: int,
+    into: Array,
+    place: Any,
 ) -> None:
-    """Add sum_j W_ij (others_j - points_i) to the gradient's rows."""
-    pulls = np.empty((4, points.shape[1]), points.dtype)
+    """Add sum_j W_ij (others_j - points_i) to a piece of the gradient's rows."""
+    _use_widest_vectors()
+    pulls = _lines(4, points.shape[1], points)
     p0, p1, p2, p3 = pulls[0], pulls[1], pulls[2], pulls[3]
     for i in range(0, len(rows), 4):
         pulls[:] = 0
@@ -344,9 +406,9 @@ def _add_pull(
                 p2[k] += w20 * x0 + w21 * x1 + w22 * x2 + w23 * x3
                 p3[k] += w30 * x0 + w31 * x1 + w32 * x2 + w33 * x3
         for s in range(min(4, len(rows) - i)):
-            row, pull, point = into[rows[i + s] - first], pulls[s], points[i + s]
+            row, pull, point = into[rows[i + s] - first][place], pulls[s], points[i + s]
             total = points.dtype.type(0)
             for j in range(count):
                 total += weights[i + s, j]
-            for k in range(len(point)):
+            for k in range(len(row)):
                 row[k] += pull[k] - total * point[k]

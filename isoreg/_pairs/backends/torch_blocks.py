@@ -24,7 +24,8 @@ from torch import Tensor
 
 from isoreg._pairs.backends import torch_small
 from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, add, plan_blocks, take
-from isoreg._pairs.plan import Answer, Call, Total
+from isoreg._pairs.backends.torch_small import gaps_of
+from isoreg._pairs.plan import Answer, Call, Scales, Total
 from isoreg._pairs.precision import CANCELLED, LostDigitsError, can_look, rounds_products
 from isoreg.distances import exact_dtype
 from isoreg.masks import weights_between
@@ -39,25 +40,15 @@ _EQUAL = {torch.float32: 1e-5, torch.float64: 1e-13}
 
 
 class Part(NamedTuple):
-    """What is known of the pairs of a block, of some layers.
-
-    Attributes:
-        block: The pairs.
-        layers: Which of the layers.
-        targets: (1, c, a, b) distances of the inputs.
-        distances: (l, c, a, b) of the layers.
-        cancelled: (l, c, a, b) which of them have no digits in a product; None if all have.
-        weights: (c, a, b) how much each pair weighs; None if all weigh 1.
-        sides: For each layer (c, a, d) rows and (c, b, d) columns, seen from their origins.
-    """
+    """What is known of the pairs of a block, of some layers."""
 
     block: Block
     layers: range
-    targets: Tensor
-    distances: Tensor
-    cancelled: Tensor | None
-    weights: Tensor | None
-    sides: list[tuple[Tensor, Tensor]]
+    targets: Tensor  # (1, c, a, b) of the inputs
+    distances: Tensor  # (l, c, a, b) of the layers
+    cancelled: Tensor | None  # (l, c, a, b) which of them have no digits in a product, if any
+    weights: Tensor | None  # (c, a, b); None if all weigh 1
+    sides: list[tuple[Tensor, Tensor]]  # (c, a, d) rows and (c, b, d) columns from their origins
 
 
 def refuses(call: Call) -> str | None:
@@ -68,23 +59,23 @@ def refuses(call: Call) -> str | None:
     return None
 
 
-def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool) -> Answer:
+def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
     """Sums over the pairs of a call, and gradients."""
-    if scales is None:
+    if scale is None:
         return Answer(_moments(call), [])
     if torch_small.is_small(call):
-        answer = torch_small.compare(call, scales, total, needs_grad=needs_grad)
+        answer = torch_small.compare(call, scale, total, needs_grad=needs_grad)
         if answer is not None:
             return answer
     features, dtype, wide = call.features, call.features[0].dtype, _wide(call)
     sums = torch.zeros(len(features), dtype=exact_dtype(call.device), device=call.device)
     rows = call.local.stop - call.local.start
     gradients = [x.new_zeros(rows, x.shape[1], dtype=wide) for x in features if needs_grad]
-    scales = scales.to(wide).view(-1, 1, 1, 1)
-    factors = scales * (4 / total)
+    scales = scale.to(wide).view(-1, 1, 1, 1) if isinstance(scale, Tensor) else scale
     for part in call.plans.pop("parts", None) or _parts(call):
         block, chosen = part.block, slice(part.layers.start, part.layers.stop)
-        gaps = torch.addcmul(part.targets, part.distances, scales[chosen], value=-1)
+        s = scales[chosen] if isinstance(scales, Tensor) else scales
+        gaps = gaps_of(part.targets, part.distances, s)
         pulls = gaps if part.weights is None else gaps * part.weights
         sums[chosen].add_((gaps * pulls).sum((1, 2, 3)), alpha=block.times)
         if needs_grad:
@@ -92,7 +83,7 @@ def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool
                 part.distances.masked_fill_(part.distances == 0, 1)
             elif block.offset is not None:
                 part.distances.diagonal(block.offset, 2, 3).fill_(1)
-            pulls = pulls.mul_(factors[chosen]).div_(part.distances)
+            pulls = pulls.mul_(s * (4 / total)).div_(part.distances)
             if part.cancelled is not None:
                 _pull_cancelled(gradients, pulls, part, call)
             if block.offset is not None:

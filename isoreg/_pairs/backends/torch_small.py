@@ -24,7 +24,14 @@ def is_small(call: Call) -> bool:
     return plain and can_look(call.device) and 0 < products < _PRODUCTS and call.size <= _SAMPLES
 
 
-def compare(call: Call, scales: Tensor, total: Total, *, needs_grad: bool) -> Answer | None:
+def gaps_of(targets: Tensor, distances: Tensor, scale: Tensor | float) -> Tensor:
+    """D - s d, in one operation."""
+    if isinstance(scale, Tensor):
+        return torch.addcmul(targets, distances, scale, value=-1)
+    return torch.sub(targets, distances, alpha=scale)
+
+
+def compare(call: Call, scale: Tensor | float, total: Total, *, needs_grad: bool) -> Answer | None:
     """Sums and gradients, seen from the mean; None if that costs digits of any pair."""
     n, points = call.size, [x - x.mean(0) for x in call.points]
     squares = points[0].new_empty(len(points), n, n)
@@ -39,14 +46,15 @@ def compare(call: Call, scales: Tensor, total: Total, *, needs_grad: bool) -> An
         return None
     distances, labels = squares.sqrt_(), call.labels
     weights = None if labels is None else weights_between(labels, labels, squares.dtype)
-    scales, targets, distances = scales.to(squares).view(-1, 1, 1), distances[:1], distances[1:]
-    gaps = torch.addcmul(targets, distances, scales, value=-1)
+    scale = scale.to(squares).view(-1, 1, 1) if isinstance(scale, Tensor) else scale
+    targets, distances = distances[:1], distances[1:]
+    gaps = gaps_of(targets, distances, scale)
     pulls = gaps.clone() if weights is None else gaps * weights
     values = gaps.mul_(pulls).sum((1, 2)) / total
     if not needs_grad:
         return Answer(values, [])
     distances.diagonal(dim1=1, dim2=2).fill_(1)
-    pulls = pulls.mul_(scales * (4 / total)).div_(distances)
+    pulls = pulls.mul_(scale * (4 / total)).div_(distances)
     pulls.diagonal(dim1=1, dim2=2).sub_(pulls.sum(2))
     pairs = zip(pulls.unbind(), points[1:], strict=True)
     return Answer(values, [torch.mm(w, x) for w, x in pairs])

@@ -26,7 +26,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from isoreg._pairs.plan import Answer, Call, Total
+from isoreg._pairs.plan import Answer, Call, Scales, Total
 from isoreg.masks import IGNORED
 
 _TILE = 32
@@ -64,12 +64,12 @@ def refuses(call: Call) -> str | None:
 
 
 @torch.no_grad()
-def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool) -> Answer:
+def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
     """Sums over the pairs of a call, and gradients, without looking at a value.
 
     Args:
         call: The pairs.
-        scales: (L,) factors s, on the device; None: the moments are asked for.
+        scale: (L,) factors s, on the device, or one; None: the moments are asked for.
         total: A number, or a 0-dimensional tensor on the device.
         needs_grad: Whether to compute gradients.
 
@@ -77,10 +77,10 @@ def compare(call: Call, scales: Tensor | None, total: Total, *, needs_grad: bool
         (L,) sums of G (D - s d)^2 by the total, and for each layer (local, width)
         4 / total sum_j G (s^2 - s D / d)(x_i - x_j), if needed; or (2, L) float64 moments.
     """
-    if scales is None:
-        ones = call.features[0].new_ones(len(call.features), dtype=torch.float64)
+    ones = call.features[0].new_ones(len(call.features), dtype=torch.float64)
+    if scale is None:
         return Answer(_compare(call, ones, ones, needs_grad=False)[0][1:], [])
-    scales = scales.double()
+    scales = ones * scale
     sums, gradients = _compare(call, scales, 4 * scales / total, needs_grad=needs_grad)
     return Answer((sums[0] / total).to(call.features[0].dtype), gradients)
 
