@@ -67,7 +67,8 @@ def _served_by(device: str, size: int) -> str:
     except (IsoregError, RuntimeError) as error:
         return f"none, {error}"
     choice = engine.last_choice()
-    return choice.name if choice else "none"
+    assert choice is not None
+    return choice.name
 
 
 def _reasons(device: str, size: int) -> dict[str, str]:

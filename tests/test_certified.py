@@ -118,6 +118,22 @@ def test_the_lines_touch_what_they_enclose() -> None:
             assert bool((torch.minimum(ends, middle) < 1e-4).all())
 
 
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.Tanh, nn.Sigmoid])
+def test_the_lines_enclose_ranges_that_end_at_zero_or_are_a_point(kind: type[nn.Module]) -> None:
+    low = torch.tensor([0.0, -2.0, -1.0, 0.0, 0.5, -0.5], dtype=torch.float64)
+    high = torch.tensor([2.0, 0.0, 1.0, 0.0, 0.5, -0.5], dtype=torch.float64)
+    lines = _lines(kind, low, high)
+    at = low + (high - low) * torch.linspace(0, 1, 101, dtype=torch.float64)[:, None]
+    value = kind()(at)
+    above = lines.high * at + lines.high_at - value
+    below = value - lines.low * at - lines.low_at
+    for gap in (above, below):
+        assert gap.min() > -1e-9
+        assert bool((gap.amin(0) < 1e-6).all())
+    points = low == high
+    assert above[:, points].max() < 1e-9
+
+
 def subject() -> tuple[nn.Module, Tensor, Tensor]:
     model = mlp(nn.ReLU, [16, 12, 12, 3], 3)
     x = torch.rand(60, 1, 4, 4)

@@ -127,6 +127,8 @@ def test_a_cut_graph_is_one_also_where_parameters_that_are_not_listed_want_gradi
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(adapted(leaf).sum(), leaf)
     assert bool((gradient == 0).all())
+    black = torch.cat([0 * x[:1], x[1:]])
+    torch.testing.assert_close(adapted(black.clone().requires_grad_()), adapted(black))
 
 
 # Gradients
@@ -338,6 +340,13 @@ def test_where_nothing_is_attacked_a_hundredth_is_near(norm: str, order: float) 
         lengths = (points - x).flatten(1).norm(order, dim=1)
         torch.testing.assert_close(lengths, torch.full((12,), 0.01), rtol=1e-3, atol=0)
     assert not any(points.requires_grad for points in (x, random, uphill, between))
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(linear(leaf), y).sum(), leaf)
+    if norm == "L2":
+        step = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    else:
+        step = gradient.sign()
+    torch.testing.assert_close(uphill, x + 0.01 * step)
     torch.testing.assert_close(between, (x + x[[-1, *range(11)]]) / 2)
 
 
@@ -385,7 +394,7 @@ def test_a_student_asks_nine_questions_an_image_in_the_ball_and_a_half(
     monkeypatch.setattr(student, "pgd", climb)
     monkeypatch.setattr(student, "_learn", lambda net, _, x, y: learnt.append((x, y)))
     model, images = Model(linear), torch.full((n, 16), 0.5)
-    taught(model, images, eps=0.1, norm=norm)
+    assert not any(p.requires_grad for p in taught(model, images, eps=0.1, norm=norm).parameters())
     assert [len(x) for x, _ in learnt] == [(1 + 2 * k) * repeated for k in range(5)]
     assert max(map(len, model.shown)) == min(n, 128)
     assert (
@@ -424,6 +433,9 @@ def test_a_student_learns_from_128_answers_a_hundred_times() -> None:
     (single,) = torch.autograd.grad(cross_entropy(net(x), linear(x).argmax(1)).mean(), net.weight)
     assert net.weight.grad is not None
     assert net.weight.grad.norm() < 3 * single.norm(), "of the last batch alone"
+    right = (net(x).argmax(1) == linear(x).argmax(1)).float().mean()
+    student._learn(net, torch.optim.SGD(net.parameters(), lr=1.0), x, linear(x).argmax(1))
+    assert (net(x).argmax(1) == linear(x).argmax(1)).float().mean() > max(0.8, right)
 
 
 # Units

@@ -541,6 +541,27 @@ def test_each_corruption_is_what_it_is_called() -> None:
     torch.testing.assert_close(corruption._blur(torch.ones(1, 1, 3, 3)), torch.zeros(1, 1, 3, 3))
 
 
+SHAPES = [(1, 8, 8), (3, 3, 40), (3, 40, 3), (3, 1, 90), (3, 90, 1), (3, 2, 45), (80,), (3, 50)]
+
+
+@pytest.mark.parametrize(("norm", "order"), [("Linf", torch.inf), ("L2", 2)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_corruptions_have_the_length_of_the_radius_and_blur_what_has_an_inside(
+    shape: tuple[int, ...], norm: str, order: float
+) -> None:
+    images = 0.3 + 0.4 * torch.rand(60, *shape)
+    images[0] = 0.5  # without contrast, and the same when blurred
+    task = Task(None, images, torch.zeros(60).long(), 0.2, norm, seed=0)  # type: ignore[arg-type]
+    found, _ = ATTACKS["corruption"](task)
+    assert bool(found.isfinite().all())
+    lengths = (found - images).flatten(1).norm(order, dim=1)[1:]
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 0.2))
+    if images.ndim == 4:
+        changes = [x.flatten(1) for x in (found - images, corruption._blur(images))]
+        alike = torch.cosine_similarity(*changes).gt(0.999).sum()
+        assert bool(alike > 3) is (min(shape[1:]) > 2)
+
+
 # The model's state
 
 

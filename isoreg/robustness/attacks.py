@@ -92,10 +92,10 @@ def _climb(loss: Callable[[Tensor], Tensor], task: Task, *, steps: int, step_siz
     """Where ascent from the clean images ends, be it fooled or not."""
     x = task.images
     for _ in range(steps):
-        x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(x), x)
+        leaf = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(leaf), leaf)
         step = step_size * steepest(gradient, task.norm)
-        x = project(x.detach() + step, task.images, task.eps, task.norm)
+        x = project(x + step, task.images, task.eps, task.norm)
     return x
 
 

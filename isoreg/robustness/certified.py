@@ -182,7 +182,7 @@ def _substituted(
 ) -> Tensor:
     """Lower bounds (n, m) of rows (n, m, outputs) times what the layers return."""
     total = rows.new_zeros(rows.shape[:2])
-    for layer, around in zip(reversed(layers), reversed(lines[: len(layers)]), strict=True):
+    for layer, around in zip(reversed(layers), reversed(lines), strict=True):
         if isinstance(layer, Affine):
             total = total + rows @ layer.bias
             rows = rows @ layer.weight

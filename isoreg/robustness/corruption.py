@@ -32,8 +32,9 @@ def corruption(task: Task) -> tuple[Tensor, list[int]]:
     which = torch.randint(len(kinds), (len(x),), device=x.device)
     changes = torch.stack([kind(x) for kind in kinds])[which, torch.arange(len(x), device=x.device)]
     order = float("inf") if task.norm == "Linf" else 2
-    lengths = torch.linalg.vector_norm(changes.flatten(1), order, dim=1).clamp_min(1e-12)
+    lengths = torch.linalg.vector_norm(changes.flatten(1), order, dim=1)
     scaled = task.eps * changes / lengths.view(-1, *[1] * (x.ndim - 1))
+    # where there is no change it is 0 / 0, which is taken for none
     return project(x + scaled, x, task.eps, task.norm), []
 
 

@@ -113,6 +113,7 @@ def pgd(
         misclassified after each restart.
     """
     size = 2.5 * eps / steps if step_size is None else step_size
+    images = images.detach()
     found = images.clone()
     fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     history = []
@@ -121,15 +122,15 @@ def pgd(
         if random_start or restart:
             x = project(images + _random(images, eps, norm), images, eps, norm)
         for _ in range(steps + 1):
-            x = x.detach().requires_grad_()
-            logits = classifier(x)
+            leaf = x.detach().requires_grad_()
+            logits = classifier(leaf)
             new = (_answers(judge, x, logits) != labels) & ~fooled
-            found[new] = x.detach()[new]
+            found[new] = x[new]
             fooled |= new
-            gradient = gradient_of(loss(logits, labels), x)
+            gradient = gradient_of(loss(logits, labels), leaf)
             if gradient is None:  # there is nothing to climb
                 break
-            x = project(x.detach() + size * steepest(gradient, norm), images, eps, norm)
+            x = project(x + size * steepest(gradient, norm), images, eps, norm)
         history.append(int(fooled.sum()))
     return found, history
 
@@ -177,7 +178,7 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
 
 @torch.no_grad()
 def _answers(judge: Classifier | None, x: Tensor, logits: Tensor) -> Tensor:
-    return (logits if judge is None else judge(x.detach())).argmax(1)
+    return (logits if judge is None else judge(x)).argmax(1)
 
 
 def _random(images: Tensor, eps: float, norm: str) -> Tensor:

@@ -22,7 +22,7 @@ def stand_in_for(model: nn.Module) -> nn.Module | None:
         model: The user's model.
 
     Returns:
-        A model that shares its other layers, or None if nothing of it is quantised.
+        A model with the same parameters in its other layers, or None if nothing of it is quantised.
 
     Raises:
         InputError: If it has quantised layers of another kind.
