@@ -24,7 +24,7 @@ from isoreg._attach.checks import (
 )
 from isoreg._attach.classifier import choose_layers
 from isoreg._attach.given import Given
-from isoreg._attach.layers import Layer, Layers
+from isoreg._attach.layers import Layer, Layers, refuse_time_major
 from isoreg._attach.monitor import Monitor, Seen
 from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.record import Record
@@ -158,6 +158,8 @@ class IsometryRegularizer:
             memory = None if queue is None else FeatureQueue(queue)
             pooling = resolve_pool(pool)
             chosen = choose_layers(model, layers)
+            if isinstance(pool, str):
+                refuse_time_major(chosen)
             source = find_source(model, inputs)
         self._beta = weight
         self._distance = distance

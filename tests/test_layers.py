@@ -388,6 +388,39 @@ def test_of_a_dict_a_full_name_goes_before_a_glob_wherever_it_stands() -> None:
         assert found["0"] == 0.5, layers
 
 
+def test_one_module_under_two_names_has_one_weight() -> None:
+    model = mlp()
+    model.append(model[0])
+    assert [layer.weight for layer in find_layers(model, {"0": 2.0, "6": 2, "*": 1.0})][:1] == [2.0]
+    with pytest.raises(InputError, match=r"'0' and '6' are one module.*got 2 and 3"):
+        find_layers(model, {"0": 2.0, "6": 3.0})
+
+
+TIME_MAJOR = {
+    "recurrent": lambda first: nn.GRU(4, 4, batch_first=first),
+    "attention": lambda first: nn.MultiheadAttention(4, 2, batch_first=first),
+    "encoder layer": lambda first: nn.TransformerEncoderLayer(4, 2, 8, batch_first=first),
+    "encoder": lambda first: nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(4, 2, 8, batch_first=first), 1, enable_nested_tensor=False
+    ),
+    "decoder": lambda first: nn.TransformerDecoder(
+        nn.TransformerDecoderLayer(4, 2, 8, batch_first=first), 1
+    ),
+}
+
+
+@pytest.mark.parametrize("build", TIME_MAJOR.values(), ids=TIME_MAJOR)
+def test_a_layer_whose_first_axis_is_time_needs_a_pooling_that_knows_it(build) -> None:
+    for time_major in (True, False):
+        model = nn.Sequential(build(not time_major))
+        if time_major:
+            with pytest.raises(LayerError, match="'0' has batch_first=False"):
+                IsometryRegularizer(model, "0", pool="mean")
+        else:
+            IsometryRegularizer(model, "0", pool="mean")
+        IsometryRegularizer(model, "0", pool=lambda output: output[0])
+
+
 def test_a_layer_that_weighs_nothing_is_allowed() -> None:
     assert [layer.weight for layer in find_layers(mlp(), {"0": 0, "2": 1})] == [0.0, 1.0]
 

@@ -780,3 +780,24 @@ def test_a_dropped_regularizer_needs_no_garbage_collector_to_free_model_and_reco
     del iso
     assert gone() is None
     assert seen[0]() is None
+
+
+@pytest.mark.parametrize("layers", ["0", None])
+def test_what_others_make_of_a_layers_output_is_what_is_compared(layers: str | None) -> None:
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model, layers)
+    seen = []
+
+    def doubled(module: nn.Module, args: object, output: Tensor) -> Tensor:
+        seen.append(2 * output)
+        return 2 * output
+
+    chosen = model.get_submodule(iso.layers[0])
+    if layers:
+        chosen.register_forward_hook(doubled)
+    else:
+        chosen.register_forward_pre_hook(lambda module, args: doubled(module, (), args[0]))
+    model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, seen[-1], Y))
+    iso.detach()
+    assert [len(h) for key, h in vars(chosen).items() if key.startswith("_forward") and h] == [1]

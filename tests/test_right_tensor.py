@@ -124,6 +124,36 @@ def test_one_number_a_sample_is_never_the_samples_beside_another_tensor(weights:
         iso(SOFT)
 
 
+X = points(3)
+IDS = torch.randint(9, (N, 5))
+BESIDE_IDS: dict[str, tuple[dict[str, Tensor], str]] = {
+    "a mask of floats": ({"input_ids": IDS, "attention_mask": torch.ones(N, 5)}, "must be float"),
+    "columns of numbers": ({"categories": IDS, "numeric": torch.rand(N, 3)}, "2 tensors that may"),
+    "weights of tokens": ({"weights": torch.rand(N, 5), "tokens": IDS}, r"tokens int64 \(12, 5\)"),
+    "vectors with a mask of integers": ({"features": X, "attention_mask": IDS}, ""),
+    "vectors with a mask of booleans": ({"features": X, "padded": IDS > 3}, ""),
+    "vectors with integers of other samples": ({"features": X, "edges": IDS[:2]}, ""),
+    "vectors with lengths": ({"features": X, "lengths": IDS[:, 0]}, ""),
+    "images by name": ({"pixel_values": X, "input_ids": IDS}, ""),
+    "one number by name": ({"x": X[:, :1], "context": X}, "x"),
+    "one number a sample by name": ({"x": X[:, 0], "context": X}, "x"),
+    "one number beside a mask": ({"pixels": X[:, :1], "mask": X}, "pixels"),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), BESIDE_IDS.values(), ids=BESIDE_IDS)
+def test_what_stands_beside_token_ids_or_masks_is_the_samples_or_refused(
+    given: dict[str, Tensor], expected: str
+) -> None:
+    call = read_call((), given, [])
+    if expected in given or not expected:
+        value = given[expected] if expected else X
+        assert torch.equal(choose_samples(call, Y, N), value)
+    else:
+        with pytest.raises(InputError, match=expected):
+            choose_samples(call, Y, N)
+
+
 def test_two_tensors_that_may_be_the_samples_are_refused_with_their_shapes() -> None:
     model = Net(lambda batch: batch.noise)
     iso = IsometryRegularizer(model)
@@ -208,7 +238,6 @@ def test_y_is_the_labels_name_unless_it_looks_like_the_only_other_tensor(
             choose_samples(call, None, 4)
 
 
-X = points(3)
 AMONG: dict[str, tuple[tuple[object, ...], dict[str, object], str]] = {
     "alone": ((X,), {}, ""),
     "alone, called labels": ((), {"labels": X}, "was called without one"),

@@ -74,8 +74,38 @@ def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
     found: dict[int, Layer] = {}
     for selector, weight in weighted:
         for name in _matches(modules, selector, model):
-            found.setdefault(id(modules[name]), Layer(name, modules[name], weight))
+            layer = found.setdefault(id(modules[name]), Layer(name, modules[name], weight))
+            if layer.weight != weight and layer.name != name and selector == name:
+                raise InputError(
+                    f"layers {layer.name!r} and {name!r} are one module, so they must have one "
+                    f"weight, got {layer.weight:g} and {weight:g}."
+                )
     return list(found.values())
+
+
+def refuse_time_major(layers: Iterable[Layer]) -> None:
+    """Refuse layers whose first axis is time, which a named pooling would take for samples.
+
+    Args:
+        layers: The chosen ones.
+
+    Raises:
+        LayerError: If torch's own class of a layer says so.
+
+    Example:
+        >>> refuse_time_major(find_layers(nn.Sequential(nn.GRU(3, 2, batch_first=True)), "0"))
+    """
+    for layer in layers:
+        module = layer.module
+        kinds = nn.TransformerEncoder | nn.TransformerDecoder
+        inner = module.layers[0] if isinstance(module, kinds) and len(module.layers) else module
+        attention = getattr(inner, "self_attn", inner)
+        if isinstance(attention, nn.RNNBase | nn.MultiheadAttention) and not attention.batch_first:
+            raise LayerError(
+                f"layer {layer.name!r} has batch_first=False, so its first axis is time, not the "
+                "samples. Build it with batch_first=True, or pool its output yourself: "
+                "pool=lambda output: ..."
+            )
 
 
 def module_at(model: nn.Module, name: str) -> nn.Module | None:

@@ -295,12 +295,14 @@ class Recorder:
             _call_uncompiled(self._search.saw, module, args, kwargs, output)
 
     def _follow(self) -> None:
-        """Move hooks to the modules that took the places of those that were chosen."""
+        """Keep hooks last, and on the modules that took the places of those that were chosen."""
         model = self._model()
         assert model is not None
         for place in self._places:
             module = module_at(model, place.layer.name)
             if module is None or module is place.layer.module:
+                if not torch.compiler.is_compiling():
+                    _move_last(place.handle)
                 continue
             if torch.compiler.is_compiling():
                 raise RecordError(
@@ -383,6 +385,13 @@ class _Place:
     layer: Layer
     name: str | None
     handle: RemovableHandle
+
+
+def _move_last(handle: RemovableHandle) -> None:
+    """Let a hook see what all others made of a layer's output, also those that came later."""
+    hooks = handle.hooks_dict_ref()
+    if hooks and handle.id in hooks and next(reversed(hooks)) != handle.id:
+        hooks.move_to_end(handle.id)
 
 
 def _call_uncompiled(function: Callable[..., None], *args: Any) -> None:

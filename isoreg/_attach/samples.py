@@ -1,7 +1,8 @@
 """Which tensor of a call holds the samples: certain, or refused with the candidates.
 
 A candidate is a floating tensor, or images in uint8, under no name that is a label's. Which of
-several it is shows once the labels are known, when the penalty is asked for.
+several it is shows once the labels are known, when the penalty is asked for. Integers may be token
+ids, which have no distances: they are never compared, but make a tensor beside them less certain.
 """
 
 from __future__ import annotations
@@ -59,7 +60,22 @@ class Call(NamedTuple):
     """
 
     candidates: list[Candidate | Listed]
-    others: list[tuple[str, torch.Size | None]]
+    others: list[Other]
+
+
+class Other(NamedTuple):
+    """A tensor of the call that cannot be compared: its path and kind, its own name, its shape."""
+
+    text: str
+    name: str
+    shape: torch.Size | None
+    dtype: torch.dtype
+
+    def may_be_samples(self, n: int) -> bool:
+        """Whether it may be token ids or categories: several integers a sample, not a mask."""
+        integers = not (self.dtype.is_floating_point or self.dtype.is_complex)
+        several = self.shape is not None and len(self.shape) > 1 and self.shape[0] == n
+        return integers and self.dtype != torch.bool and several and "mask" not in self.name
 
 
 def parameter_names(module: nn.Module) -> list[str]:
@@ -101,7 +117,7 @@ def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[st
         'images'
     """
     found: list[Candidate | Listed] = []
-    others: list[tuple[str, torch.Size | None]] = []
+    others: list[Other] = []
     for path, name, value in _leaves(args, kwargs, names):
         if name in LABEL_NAMES and name != "y":
             continue
@@ -111,7 +127,8 @@ def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[st
         elif _comparable(value):
             found.append(_candidate(path, name, value))
         elif name != "y":
-            others.append((f"{path} {_kind(value)}", None if value.is_nested else value.shape))
+            shape = None if value.is_nested else value.shape
+            others.append(Other(f"{path} {_kind(value)}", name, shape, value.dtype))
     return Call(found, others)
 
 
@@ -134,21 +151,25 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
         >>> choose_samples(call, None, 3).shape
         torch.Size([3, 2])
     """
-    others = [text for text, shape in call.others if labels is None or shape != labels.shape]
+    others = [x for x in call.others if labels is None or x.shape != labels.shape]
     unfolded = [c for candidate in call.candidates for c in _unfold(candidate, n)]
     candidates = [c for c in unfolded if not _is_labels(c, labels)]
     left = [c for c in candidates if len(c.value) == n] or candidates
-    if len(left) > 1 or others:  # one number a sample is a weight, a time, a score
-        left = [c for c in left if c.value.numel() > len(c.value)]
+    if len(left) > 1 or others:
+        left = [c for c in left if "mask" not in c.name]
     left = _without_y(left)
     named = [c for c in left if c.name in SAMPLE_NAMES]
-    left = named if len(named) == 1 else left
+    if len(named) == 1:
+        left = named
+    elif len(left) > 1 or others:  # one number a sample is a weight, a time, a score
+        left = [c for c in left if c.value.numel() > len(c.value)]
     if not left or (others and _looks_like(left[0].value, labels)):
-        raise InputError(_nothing([*others, *map(str, call.candidates)]))
-    if len(left) > 1:
+        raise InputError(_nothing([x.text for x in others] + [*map(str, call.candidates)]))
+    rivals = [] if named else [x.text for x in others if x.may_be_samples(n)]
+    if len(left) + len(rivals) > 1:
         raise InputError(
-            f"the model was called with {len(left)} tensors that may hold the samples, got "
-            f"{', '.join(map(str, left))}. {_REMEDY}"
+            f"the model was called with {len(left) + len(rivals)} tensors that may hold the "
+            f"samples, got {', '.join([*map(str, left), *rivals])}. {_REMEDY}"
         )
     return _floating(left[0].value)
 
