@@ -589,3 +589,32 @@ def test_the_network_is_left_in_eval_mode_whatever_it_holds() -> None:
         fitted = brief(network=body).fit(X, labels)
         assert not any(module.training for module in fitted.network_.modules())
         np.testing.assert_array_equal(fitted.transform(X), fitted.transform(X))
+
+
+@pytest.mark.filterwarnings("ignore:The number of unique classes")
+def test_without_two_samples_of_a_class_there_is_no_stress_within_classes() -> None:
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    embedding = IsometricEmbedding(max_epochs=2, random_state=0).fit(X, np.arange(40))
+    assert np.isnan(embedding.stress_)
+    assert np.isfinite(embedding.transform(X)).all()
+    embedding.fit(X, np.arange(40) % 2)
+    assert np.isnan(embedding.score(X[:2], [0, 1]))
+    assert embedding.score(X[:4], [0, 1, 0, 1]) < 0
+    with pytest.raises(InputError, match="hold out two samples .* of one class .* among 4"):
+        IsometricEmbedding(early_stopping=True, random_state=0).fit(X, np.arange(40))
+
+
+def test_copies_of_one_sample_do_not_hide_the_others() -> None:
+    X = np.concatenate([np.zeros((3000, 2)), np.random.default_rng(0).normal(size=(30, 2))])
+    for seed in range(3):
+        embedding = IsometricEmbedding(max_epochs=1, random_state=seed).fit(X)
+        assert np.isfinite(embedding.transform(X)).all()
+    with pytest.raises(InputError, match="Do all samples coincide"):
+        IsometricEmbedding(max_epochs=1).fit(X[:300])
+
+
+@pytest.mark.parametrize("labels", [["a", pd.NA], np.array(["a", pd.NA], object)])
+def test_labels_that_pandas_does_not_know_are_refused_in_a_sentence(labels: Any) -> None:
+    y = pd.Series(labels, dtype="string") if isinstance(labels, list) else labels
+    with pytest.raises(InputError, match="y must not hold None or NaN"):
+        brief().fit(X[:2], y)

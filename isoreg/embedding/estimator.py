@@ -87,7 +87,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     Attributes:
         network_: The trained module, from rows of X to points of the map.
         stress_: Kruskal's stress of training samples (held-out ones with early_stopping, at most
-            batch_size), within classes if there are any: sqrt(sum (d - d_map)^2 / sum d^2).
+            batch_size), within classes if there are any: sqrt(sum (d - d_map)^2 / sum d^2). NaN
+            if no two of them are of one class.
         history_: Lists by name: "step", "loss" and "stress" at each look.
         classes_: Labels of the classes, (k,), or (k, levels) for several columns; None without.
         prototypes_: (k, n_components) places of the classes on the map; None without.

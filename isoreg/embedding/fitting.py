@@ -61,7 +61,7 @@ def fit_map(
     held = _held_out(settings, len(rows))
     learned, measured = drawn[held:], (drawn[:held] if held else drawn)[: settings.batch_size]
     classes = None if targets is None else targets.classes
-    pairs = _scaled(blocks, targets, classes, learned, settings)
+    pairs = _scaled(blocks, targets, classes, learned, rows, settings)
     network, noise = _network(settings, rows, pairs, classes, learned, seed)
     inputs = network.standard(torch.tensor(rows))
     if isinstance(settings.metric, str) and settings.metric == "euclidean":
@@ -78,6 +78,8 @@ def fit_map(
         patience=settings.n_iter_no_change if settings.early_stopping else None,
         verbose=settings.verbose,
     )
+    if settings.early_stopping:
+        _check_held_out(pairs, measured, settings.n_components)
     places = torch.as_tensor(learned)
     order = (places[batch] for batch in batches(len(places), settings.batch_size, generator))
     progress = train(network.body, inputs, order, pairs, recipe, generator, measured)
@@ -136,11 +138,22 @@ def _held_out(settings: Any, n: int) -> int:
     return held
 
 
+def _check_held_out(pairs: Pairs, measured: Places, components: int) -> None:
+    known, _ = pairs.compared(torch.zeros(len(measured), components), measured)
+    if not len(known):
+        raise InputError(
+            "early_stopping must hold out two samples whose distance is known, of one class if "
+            f"there are classes, got none among {len(measured)}. Hold out more: "
+            "validation_fraction=..."
+        )
+
+
 def _scaled(
     blocks: Blocks,
     targets: Targets | None,
     classes: NDArray[np.int64] | None,
     learned: Places,
+    rows: NDArray[Any],
     settings: Any,
 ) -> Pairs:
     """The pairs in radii of the classes, and the classes' places, from a batch of samples."""
@@ -148,6 +161,10 @@ def _scaled(
     of_learned = np.full(len(learned), UNKNOWN) if classes is None else classes[learned]
     chosen = _from_each_class(of_learned, max(settings.batch_size, 2 * k))
     table = blocks(learned[chosen]).numpy()
+    if not (table > 0).any():  # copies of one sample, by chance: take samples that differ
+        distinct = np.unique(rows[learned], axis=0, return_index=True)[1]
+        chosen = distinct[: settings.batch_size] if len(distinct) > 1 else chosen
+        table = blocks(learned[chosen]).numpy()
     layout = lay_out(
         table, of_learned[chosen], k, settings.n_components, apart=APART, closest=CLOSEST
     )
@@ -220,12 +237,16 @@ def _rescale(
 ) -> float:
     """Make lengths of the map distances in the data's unit; the stress of the measured samples."""
     body: nn.Module = network.eval().body
-    device = inputs.device
 
-    def compared(places: Places) -> tuple[torch.Tensor, torch.Tensor]:
-        return pairs.compared(body(inputs[torch.as_tensor(places, device=device)]), places)
+    def compared(places: Places, *, within: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        points = body(inputs[torch.as_tensor(places, device=inputs.device)])
+        return pairs.compared(points, places, within=within)
 
-    scale = distortion_of(*compared(learned)).scale if pairs.targets else 1.0
+    scale = 1.0
+    if pairs.targets:
+        scale = distortion_of(*compared(learned)).scale
+        if math.isnan(scale):  # no class has two of them
+            scale = distortion_of(*compared(learned, within=False)).scale
     scale = scale if math.isfinite(scale) else 1.0
     network.unit.mul_(scale)
     known, drawn = compared(measured)

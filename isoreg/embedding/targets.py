@@ -125,10 +125,10 @@ def _codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Numbers of the labels of a column, -1 for unknown ones, and the labels by number."""
     if column.dtype.kind == "f" and not np.isfinite(column).all():
         raise InputError("y must not hold NaN or infinity. Write -1 where a label is not known.")
+    if any(map(_is_missing, column.tolist())):
+        raise InputError("y must not hold None or NaN. Write -1 where a label is not known.")
     unknown = np.array([v in (UNKNOWN, str(UNKNOWN)) for v in column.tolist()])
     labels = column[~unknown]
-    if any(v is None or v != v for v in labels):
-        raise InputError("y must not hold None or NaN. Write -1 where a label is not known.")
     codes = np.full(len(column), UNKNOWN)
     if not len(labels):
         return codes, labels
@@ -137,6 +137,13 @@ def _codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     check_classification_targets(labels)
     values, codes[~unknown] = np.unique(labels, return_inverse=True)
     return codes, values
+
+
+def _is_missing(label: Any) -> bool:
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # pandas' NA, which is neither equal nor unequal
+        return True
 
 
 def _allowed(

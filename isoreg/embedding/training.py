@@ -101,25 +101,26 @@ class Pairs:
         told_apart = self.targets.cross_entropy(logits, places)
         return told_apart + recipe.beta * within + recipe.beta_all * stress(weights_bb)
 
-    def compared(self, points: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    def compared(
+        self, points: Tensor, places: Places, *, within: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Distances and map distances of the pairs that count, in radii.
 
-        Those are the pairs within the classes of the finest level, or all of them without classes
-        or where every class has a single sample.
+        Those are the pairs within the classes of the finest level, or all of them without classes.
 
         Args:
             points: (b, components) the samples on the map, in radii.
             places: (b,) the samples.
+            within: Whether only pairs within classes count, where there are classes.
 
         Returns:
             (p,) distances and (p,) distances on the map.
         """
         distances_bb = self.distances(places)
         pairs_bb = torch.ones_like(distances_bb, dtype=torch.bool).triu(1) & ~distances_bb.isnan()
-        if self.targets is not None:
+        if self.targets is not None and within:
             finest = self.targets.levels[-1][places]
-            same_bb = (finest[:, None] == finest) & (finest != IGNORED) & pairs_bb
-            pairs_bb = same_bb if same_bb.any() else pairs_bb
+            pairs_bb &= (finest[:, None] == finest) & (finest != IGNORED)
         return distances_bb[pairs_bb], drawn_distances(points.double().cpu())[pairs_bb]
 
 
