@@ -271,6 +271,8 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
             kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
             raise InputError(f"labels must be a tensor of integers, got {kind}.")
         labels = labels.long()  # a small integer type would wrap large members around
+        if any(not isinstance(group, Sequence) for group in groups):
+            raise InputError(f"groups must be a list of lists of classes, got {groups!r}.")
         coarse = torch.full_like(labels, IGNORED)
         seen: dict[int, int] = {}
         for index, group in enumerate(groups):

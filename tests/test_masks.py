@@ -242,6 +242,11 @@ def test_a_class_in_two_groups_is_refused_by_name() -> None:
         partition(torch.tensor([0, 17]), [[0, 17], [3, 17]])
 
 
+def test_partition_refuses_groups_that_are_no_lists() -> None:
+    with pytest.raises(InputError, match=r"groups must be a list of lists .* got \[0, 1\]"):
+        partition(torch.tensor([0, 1]), [0, 1])
+
+
 @pytest.mark.parametrize("labels", [torch.eye(2), torch.ones(2), torch.ones(2, dtype=torch.cfloat)])
 def test_partition_refuses_labels_that_are_not_integers(labels: Tensor) -> None:
     dtype = re.escape(str(labels.dtype)[6:])

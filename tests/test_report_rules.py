@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -229,7 +230,12 @@ BORDER: list[tuple[dict[str, Any], str]] = [
     ({"labels": torch.zeros(4).cfloat()}, "labels must be 4 integers, got torch.complex64"),
     ({"labels": torch.zeros(4, 1).long()}, r"labels must be 4 integers, got .* shape \(4, 1\)"),
     ({"bounds": (1.0, 1.0)}, "bounds must be"),
-    ({"batch_size": 0}, "batch_size must be at least 1"),
+    ({"bounds": (-math.inf, math.inf)}, "two finite numbers, .* without bounds give the least"),
+    ({"bounds": (None, None)}, "bounds must be"),
+    ({"bounds": 1.0}, "bounds must be"),
+    ({"bounds": (0.0, 0.5, 1.0)}, "bounds must be"),
+    ({"batch_size": 2.5}, "batch_size must be an integer"),
+    ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
 ]
 
 
@@ -247,7 +253,10 @@ def test_radii_are_numbers_from_zero_up_all_different() -> None:
     assert radii_of(0.0) == [0.0]
     assert radii_of(torch.tensor([0.25, 0.5])) == [0.25, 0.5]
     assert radii_of([0.1, 0.3]) == [0.1, 0.3], "as they are written"
-    for bad in ([], [-0.1], [0.1, float("nan")], [float("inf")], [0.5, 0.5]):
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        assert radii_of(torch.tensor([0.1, 0.02, 8], dtype=dtype)) == [0.1, 0.02, 8.0]
+    assert radii_of(torch.tensor(8 / 255)) == pytest.approx([8 / 255], rel=1e-7)
+    for bad in ([], [-0.1], [0.1, float("nan")], [float("inf")], [0.5, 0.5], "0.1", {0.1}, [None]):
         with pytest.raises(InputError, match="eps must be"):
             radii_of(bad)
 

@@ -22,7 +22,8 @@ class PairwiseCollate:
     Hand them to `isoreg.isometry_penalty` as ``input_distances``.
 
     A mapping gets the distances under ``key``, a tuple or list as its last entry; anything else
-    becomes the pair (batch, distances). An empty batch or a batch of one sample is fine.
+    becomes the pair (batch, distances). A batch of one sample is fine, and an empty
+    one if ``collate`` takes it.
 
     Args:
         pairwise: From the list of a batch's samples, as the data set returns them, to (N, N)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -39,12 +40,23 @@ def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
     Raises:
         InputError: If they are anything else.
     """
-    radii: list[float] = torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
+    try:
+        radii: list[float] = torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"eps must be one or more numbers >= 0, got {eps!r}.") from error
     if not radii or not all(math.isfinite(e) and e >= 0 for e in radii):
         raise InputError(f"eps must be one or more numbers >= 0, got {radii}.")
     if len(set(radii)) < len(radii):
         raise InputError(f"eps must be different radii, got {radii}.")
+    if isinstance(eps, Tensor) and eps.is_floating_point():
+        return [_shortest(radius, eps.dtype) for radius in radii]
     return radii
+
+
+def _shortest(number: float, dtype: torch.dtype) -> float:
+    """The shortest decimal that is this number in a dtype: 0.1, not 0.10000000149."""
+    decimals = (float(f"{number:.{digits}g}") for digits in range(1, 18))
+    return next(x for x in decimals if torch.tensor(x, dtype=dtype).item() == number)
 
 
 def known_norm(norm: str) -> str:
@@ -92,11 +104,10 @@ def check_arguments(
                 f"{name} must be a tensor, got {type(found).__name__}. Of a DataLoader join the "
                 "batches with torch.cat; torch.as_tensor converts an array."
             )
+    _check_bounds(bounds)
     low, high = bounds
-    if not low < high:
-        raise InputError(f"bounds must be (smallest, largest), got {bounds}.")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}.")
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise InputError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
     if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
         raise InputError(
             f"images must be floating of shape (n, ...) with n > 0, got {images.dtype} of shape "
@@ -119,6 +130,20 @@ def check_arguments(
             f"eps must be at most {largest_radius:g}, the whole range of {norm} within the "
             f"bounds, got {max(radii):g}. Is it in the units of the images?"
         )
+
+
+def _check_bounds(bounds: object) -> None:
+    """Two finite numbers: attacks work on pixels from 0 to 1, to which they are scaled."""
+    wrong = InputError(
+        f"bounds must be (smallest, largest), two finite numbers, got {bounds!r}. For inputs "
+        "without bounds give the least and the largest value that they have."
+    )
+    try:
+        low, high = map(float, bounds)  # type: ignore[call-overload]
+    except (TypeError, ValueError) as error:
+        raise wrong from error
+    if not -math.inf < low < high < math.inf:
+        raise wrong
 
 
 @torch.no_grad()
