@@ -14,7 +14,14 @@ from isoreg._pairs.options import REDUCTIONS, Options, Scale, check_reduction, c
 from isoreg._pairs.plan import make_call
 from isoreg._ranks.exchange import Group, resolve_group
 from isoreg._ranks.penalty import penalty_across
-from isoreg.distances import Metric, euclidean, flatten_points, pair_table, resolve_metric
+from isoreg.distances import (
+    Metric,
+    euclidean,
+    flatten_points,
+    pair_table,
+    refuse_vmap,
+    resolve_metric,
+)
 from isoreg.errors import InputError, error_prefix
 from isoreg.masks import check_shape, valid_labels
 from isoreg.memory import FeatureQueue
@@ -169,7 +176,7 @@ def layer_penalties(
         >>> layer_penalties(x, [3 * x], None, Options(euclidean, euclidean, 1.0, "batch", False))[0]
         tensor([2.])
     """
-    _refuse_vmap(inputs, input_distances, pair_weights, *points)
+    refuse_vmap(inputs, input_distances, pair_weights, *points)
     group = resolve_group(process_group)
     square = group is None and queue is None
     reference = _reference(inputs, input_distances, points[0], square=square)
@@ -251,17 +258,6 @@ def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:
     for x, name in zip(points, names, strict=True):
         _check_length(name, x.shape[0], points[0].shape[0], names[0])
     return points
-
-
-def _refuse_vmap(*tensors: Tensor | None) -> None:
-    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
-        return
-    given = [x for x in tensors if isinstance(x, Tensor)]
-    if any(map(torch._C._functorch.is_batchedtensor, given)):
-        raise InputError(
-            "torch.vmap is not supported, because how pairs are computed depends on the data. "
-            "Pass several layers as a sequence instead."
-        )
 
 
 def _reference(

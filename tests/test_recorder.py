@@ -801,3 +801,20 @@ def test_what_others_make_of_a_layers_output_is_what_is_compared(layers: str | N
     torch.testing.assert_close(iso(Y), isometry_penalty(x, seen[-1], Y))
     iso.detach()
     assert [len(h) for key, h in vars(chosen).items() if key.startswith("_forward") and h] == [1]
+
+
+def test_a_pass_inside_vmap_is_refused_when_its_penalty_is_read_and_the_next_one_is_as_ever() -> (
+    None
+):
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model)
+    states = {name: p.detach()[None] for name, p in model.named_parameters()}
+
+    def ran(state: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(model, state, (x,))
+
+    torch.vmap(ran)(states)
+    with pytest.raises(InputError, match="torch.vmap is not supported"):
+        iso(Y)
+    model(x)
+    torch.testing.assert_close(iso(Y), expected("mlp", x))

@@ -311,6 +311,9 @@ def test_vmap_is_refused_with_what_to_do_instead() -> None:
         InputError, match=r"^isometry_penalty: torch.vmap is not supported.*sequence"
     ):
         torch.func.vmap(lambda features: isometry_penalty(x, features, y))(phi)
+    slope = torch.func.grad(lambda features: isometry_penalty(x, features, y))
+    with pytest.raises(InputError, match="^isometry_penalty: torch.vmap is not supported"):
+        torch.func.vmap(slope)(phi)
 
 
 def test_settings_of_the_process_are_read_and_never_changed() -> None:

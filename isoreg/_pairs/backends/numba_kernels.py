@@ -56,7 +56,9 @@ def _prefer_widest(_: Any) -> Any:
 
     def tell(context: Any, builder: Any, *_: Any) -> Any:
         # llvmlite has a list of attributes that may be added, and this one is missing there
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        attributes = builder.function.attributes
+        if isinstance(attributes, set):
+            set.add(attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
 
     return numba.types.none(), tell
