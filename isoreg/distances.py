@@ -420,7 +420,7 @@ def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = 
         if mirrored.shape != values.shape:
             mirrored = torch.cat([values[:, : own.start], mirrored, values[:, own.stop :]], 1)
         is_mirrored = (values - mirrored).abs() <= 1e-3 * largest
-        bad = counted & ~((values >= 0) & is_mirrored)  # the difference of infinities is NaN
+        bad = counted & ~((values >= 0) & (values < math.inf) & is_mirrored)
     if values.device.type != "cpu":
         return values.masked_fill(bad, math.nan)
     if bool(bad.any()):
