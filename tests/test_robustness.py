@@ -391,7 +391,7 @@ def test_comparing_is_the_exact_paired_test() -> None:
         ({"eps": -0.1}, "eps must be one or more numbers >= 0, got [-0.1]."),
         ({"eps": []}, "eps must be one or more numbers >= 0, got []."),
         ({"eps": [0.1, 0.1]}, "eps must be different radii, got [0.1, 0.1]."),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0."),
         ({"attacks": ["cw"]}, "the attack 'cw' needs norm='L2'."),
         ({"attacks": "paper-pgd-training-loss"}, "the attack 'paper-pgd-training-loss' needs "),
         ({"training_loss": torch.sum}, "training_loss is climbed by the paper's attack alone"),
