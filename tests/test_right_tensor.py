@@ -134,6 +134,8 @@ BESIDE_IDS: dict[str, tuple[dict[str, Tensor], str]] = {
     "vectors with a mask of booleans": ({"features": X, "padded": IDS > 3}, ""),
     "vectors with integers of other samples": ({"features": X, "edges": IDS[:2]}, ""),
     "vectors with lengths": ({"features": X, "lengths": IDS[:, 0]}, ""),
+    "a masked image beside its mask": ({"masked_image": X, "mask": X}, "masked_image"),
+    "a masked image beside ids": ({"masked_image": X, "words": IDS}, "2 tensors that may"),
     "images by name": ({"pixel_values": X, "input_ids": IDS}, ""),
     "one number by name": ({"x": X[:, :1], "context": X}, "x"),
     "one number a sample by name": ({"x": X[:, 0], "context": X}, "x"),

@@ -75,7 +75,7 @@ class Other(NamedTuple):
         """Whether it may be token ids or categories: several integers a sample, not a mask."""
         integers = not (self.dtype.is_floating_point or self.dtype.is_complex)
         several = self.shape is not None and len(self.shape) > 1 and self.shape[0] == n
-        return integers and self.dtype != torch.bool and several and "mask" not in self.name
+        return integers and self.dtype != torch.bool and several and not _is_mask(self.name)
 
 
 def parameter_names(module: nn.Module) -> list[str]:
@@ -156,7 +156,7 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
     candidates = [c for c in unfolded if not _is_labels(c, labels)]
     left = [c for c in candidates if len(c.value) == n] or candidates
     if len(left) > 1 or others:
-        left = [c for c in left if "mask" not in c.name]
+        left = [c for c in left if not _is_mask(c.name)]
     left = _without_y(left)
     named = [c for c in left if c.name in SAMPLE_NAMES]
     if len(named) == 1:
@@ -172,6 +172,10 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
             f"samples, got {', '.join([*map(str, left), *rivals])}. {_REMEDY}"
         )
     return _floating(left[0].value)
+
+
+def _is_mask(name: str) -> bool:
+    return name.endswith(("mask", "masks"))
 
 
 def _floating(value: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import importlib
 import os
 import threading
 import warnings
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import NamedTuple, Protocol, cast
 
@@ -67,10 +68,8 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
     """What the first backend answers that does not refuse, in float64 if digits were lost."""
     # autograd is off already, because only the node calls this
     names, refused = _names(), dict[str, str]()
-    narrow = call.features[0].dtype == torch.float32 and call.device.type != "mps"
     with full_precision(call.device):
-        for again in (False, True)[: 1 + narrow]:
-            given = call.to(torch.float64) if again else call
+        for given in _precisions(call):
             for name in names:
                 try:
                     reason = _failed.get(name) or _load(name).refuses(given)
@@ -104,6 +103,13 @@ def _names() -> tuple[str, ...]:
     if forced and forced not in _BACKENDS:
         raise InputError(f"{FORCED} must be one of {', '.join(_BACKENDS)}, got {forced!r}.")
     return (forced,) if forced else _BACKENDS
+
+
+def _precisions(call: Call) -> Iterator[Call]:
+    """The call, and the same in float64."""
+    yield call
+    if call.features[0].dtype == torch.float32 and call.device.type != "mps":
+        yield call.to(torch.float64)
 
 
 @functools.cache

@@ -17,9 +17,8 @@ from isoreg.distances import check_pairs, exact_dtype
 from isoreg.masks import IGNORED, weights_between
 
 Total: TypeAlias = Tensor | float
-Scales: TypeAlias = (
-    Tensor | float | None
-)  # (L,), one for all layers, or none: moments are asked for
+Scales: TypeAlias = Tensor | float | None
+"""(L,) scales, one for all layers, or none, where the moments are asked for."""
 
 
 @dataclass(frozen=True, eq=False)

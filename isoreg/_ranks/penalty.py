@@ -1,8 +1,10 @@
 """The penalty of local samples against more than the local batch: other ranks, and a queue.
 
-With B the samples of all R ranks in this step, B_r those of rank r, and U = B and the queue, rank r
-gets V_r = R / T times the sum over i in B_r and j in U, with T = |B| |U| or their total weight. Its
-gradient by the local features is R times that of F, which `isoreg.FeatureQueue` defines.
+B are the samples of all R ranks in this step, B_r those of rank r, and U those of B and the queue.
+Rank r gets V_r: R / T times the sum of G_ij (D_ij - s d_ij)^2 over i in B_r and j in U. T is
+|B| |U|, or the sum of G_ij over i in B and j in U. The gradient of V_r by the local features is R
+times that of F, which `isoreg.FeatureQueue` defines; without a queue, F is the penalty of B in one
+process, and the mean of V_r over the ranks is its value.
 """
 
 from __future__ import annotations
