@@ -298,32 +298,6 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     return distances_bb
 
 
-def refuse_vmap(*values: object) -> None:
-    """Refuse tensors of `torch.vmap`, whose numbers cannot be looked at; also wrapped once more.
-
-    Args:
-        *values: What may be tensors.
-
-    Raises:
-        InputError: If one of them is batched.
-
-    Example:
-        >>> refuse_vmap(torch.ones(2), None)
-    """
-    if torch.compiler.is_compiling():
-        return
-    wrapped = torch._C._functorch
-    for value in values:
-        while isinstance(value, Tensor) and wrapped.is_functorch_wrapped_tensor(value):
-            if wrapped.is_batchedtensor(value):
-                raise InputError(
-                    "torch.vmap is not supported, because how pairs are computed depends on the "
-                    "data. Compare the samples of one model after another; several layers of it "
-                    "may be a sequence."
-                )
-            value = wrapped.get_unwrapped(value)
-
-
 def check_dense(values: Tensor, name: str) -> None:
     """Refuse what is no tensor with a number in each place.
 

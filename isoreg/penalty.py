@@ -14,14 +14,7 @@ from isoreg._pairs.options import REDUCTIONS, Options, Scale, check_reduction, c
 from isoreg._pairs.plan import make_call
 from isoreg._ranks.exchange import Group, resolve_group
 from isoreg._ranks.penalty import penalty_across
-from isoreg.distances import (
-    Metric,
-    euclidean,
-    flatten_points,
-    pair_table,
-    refuse_vmap,
-    resolve_metric,
-)
+from isoreg.distances import Metric, euclidean, flatten_points, pair_table, resolve_metric
 from isoreg.errors import InputError, error_prefix
 from isoreg.masks import check_shape, valid_labels
 from isoreg.memory import FeatureQueue
@@ -176,7 +169,7 @@ def layer_penalties(
         >>> layer_penalties(x, [3 * x], None, Options(euclidean, euclidean, 1.0, "batch", False))[0]
         tensor([2.])
     """
-    refuse_vmap(inputs, input_distances, pair_weights, *points)
+    _refuse_vmap(inputs, input_distances, pair_weights, *points)
     group = resolve_group(process_group)
     square = group is None and queue is None
     reference = _reference(inputs, input_distances, points[0], square=square)
@@ -258,6 +251,22 @@ def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:
     for x, name in zip(points, names, strict=True):
         _check_length(name, x.shape[0], points[0].shape[0], names[0])
     return points
+
+
+def _refuse_vmap(*values: object) -> None:
+    """Refuse tensors of `torch.vmap`, also those that another transform has wrapped once more."""
+    if torch.compiler.is_compiling():
+        return
+    wrapped = torch._C._functorch
+    for value in values:
+        while isinstance(value, Tensor) and wrapped.is_functorch_wrapped_tensor(value):
+            if wrapped.is_batchedtensor(value):
+                raise InputError(
+                    "torch.vmap is not supported, because how pairs are computed depends on the "
+                    "data. Compare the samples of one model after another; several layers of it "
+                    "may be a sequence."
+                )
+            value = wrapped.get_unwrapped(value)
 
 
 def _reference(

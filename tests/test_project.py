@@ -69,7 +69,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_attach.record": {"errors", "_attach.samples"},
     "_attach.recorder": {
         "errors",
-        "distances",
         "_attach.classifier",
         "_attach.hook",
         "_attach.layers",

@@ -813,8 +813,9 @@ def test_a_pass_inside_vmap_is_refused_when_its_penalty_is_read_and_the_next_one
     def ran(state: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(model, state, (x,))
 
-    torch.vmap(ran)(states)
-    with pytest.raises(InputError, match="torch.vmap is not supported"):
-        iso(Y)
+    for wrapped in (torch.vmap(ran), torch.vmap(torch.func.grad(lambda state: ran(state).sum()))):
+        wrapped(states)
+        with pytest.raises(InputError, match="torch.vmap is not supported"):
+            iso(Y)
     model(x)
     torch.testing.assert_close(iso(Y), expected("mlp", x))

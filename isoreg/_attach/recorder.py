@@ -20,7 +20,6 @@ from isoreg._attach.pooling import FirstTensor, tensors_in
 from isoreg._attach.record import Record, new_record
 from isoreg._attach.reference import Source, naming_the_source
 from isoreg._attach.samples import parameter_names, read_call
-from isoreg.distances import refuse_vmap
 from isoreg.errors import IsoregError, LayerError, RecordError
 
 _NEVER = "the model was not called since the recorder was attached"
@@ -359,7 +358,6 @@ class Recorder:
         if isinstance(self._pool, FirstTensor):
             value = next(tensors_in(value), value)
         if isinstance(value, Tensor):
-            refuse_vmap(value)
             copy = value.clone()  # a following layer may work in place on it
             if torch.compiler.is_compiling():
                 if self.watch is not None and self.watch_compiled:
