@@ -57,7 +57,11 @@ class Trial:
 
 @dataclass
 class Outcome:
-    """What came of a trial: "killed", "alive", or "slow", which on a busy machine says nothing."""
+    """What came of a trial.
+
+    "killed", "alive", "slow", which on a busy machine says nothing, or "untested": each of the tests
+    fails without the change too.
+    """
 
     outcome: str
     by: str
@@ -174,6 +178,8 @@ class Judge:
                 break
         self.kills[by] += bool(by)
         outcome = {0: "alive", _TOO_LONG: "slow"}.get(code, "killed")
+        if trial.tests and not tests:
+            outcome = "untested"
         return Outcome(outcome, by, round(time.monotonic() - begin, 2))
 
     def is_sound(self, trial: Trial, test: str) -> bool:
@@ -197,8 +203,10 @@ class Judge:
 def interpret() -> None:
     """Let Python run what numba is told to compile, in modules that are imported from here on."""
     import numba
+    import numba.extending
 
     numba.njit = lambda **_: lambda function: function
+    numba.extending.intrinsic = lambda _: lambda *_: None
 
 
 def anew(trial: Trial, tests: list[str]) -> int:

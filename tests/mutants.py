@@ -397,8 +397,9 @@ def summary(
                 reasoned[file] += 1
             else:
                 alive[file] += 1
+                met = "no sound" if entry["outcome"] == "untested" else entry["tests"]
                 lines.append(
-                    f"{file}:{mutation.line}  [{entry['tests']} tests]\n"
+                    f"{file}:{mutation.line}  [{met} tests]\n"
                     f"  - {mutation.was}\n  + {mutation.becomes}"
                 )
     lines += [
