@@ -63,9 +63,10 @@ def isometry(
 
 
 _WEIGHTS = grid("weight", 0.1, 1.0, 10.0, 100.0)
+_SMALLER = grid("weight", 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
 
-@_rival("relational-distillation", title="relational distillation", grid=_WEIGHTS)
+@_rival("relational-distillation", title="relational distillation", grid=_SMALLER)
 def relational_distillation(model: nn.Module, *, weight: float) -> Part:
     """The distance loss of relational knowledge distillation, with the pixels as the teacher.
 

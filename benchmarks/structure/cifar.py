@@ -39,24 +39,28 @@ TASK = "animal or vehicle"
 GROUPS = [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]
 _BETAS = (0.1, 0.3, 1.0)
 _SMALLER = (0.03, 0.1, 0.3)
-_WIDER = {"strengths": (*_BETAS, 3.0)} | dict.fromkeys(("of_control", "of_head"), (*_SMALLER, 1.0))
+_WIDER: dict[str, Any] = {
+    "strengths": (*_BETAS, 3.0),
+    "of_control": (*_SMALLER, 1.0, 3.0),
+    "of_head": (*_SMALLER, 1.0),
+}
 UNLEARNT = ("blurred pixels", "whitened pixels", "random convolutions")
 BOTH = f"{PATCHES} and {LEARNT}"
 """No better than `LEARNT` alone: runs with this reference are kept, what made them is gone."""
 
 CIFAR_TRIALS: dict[str, Trial] = {
     "cross-entropy": replace(PLAIN, strengths=(0.0,)),
-    "isometry, patches": isometry(_BETAS, reference=PATCHES),
-    "control: patches, shuffled": isometry(_SMALLER, reference=PATCHES, shuffled=True),
+    "isometry, patches": isometry((*_BETAS, 3.0), reference=PATCHES),
+    "control: patches, shuffled": isometry((0.01, *_SMALLER, 1.0, 3.0), reference=PATCHES, shuffled=True),
     "isometry, pixels": isometry(_SMALLER),
-    "patches predicted by a head": Trial("second-head", _BETAS, reference=PATCHES),
-    "control: constant distance": replace(TRIALS["control: constant distance"], strengths=_SMALLER),
+    "patches predicted by a head": Trial("second-head", (0.01, 0.03, *_BETAS), reference=PATCHES),
+    "control: constant distance": replace(TRIALS["control: constant distance"], strengths=(*_SMALLER, 1.0)),
     **compared_with(BOTH, name="both", **_WIDER),
     **compared_with(LEARNT, name=LEARNT, **_WIDER),
     "supervised contrastive": replace(
-        TRIALS["supervised contrastive"], strengths=(0.02, 0.1, 0.5, 2.0)
+        TRIALS["supervised contrastive"], strengths=(0.004, 0.02, 0.1, 0.5, 2.0)
     ),
-    "Jacobian": replace(TRIALS["Jacobian"], strengths=(0.001, 0.01, 0.1, 1.0)),
+    "Jacobian": replace(TRIALS["Jacobian"], strengths=(0.0001, 0.001, 0.01, 0.1, 1.0)),
     "label smoothing": replace(TRIALS["label smoothing"], strengths=(0.03, 0.1, 0.3, 0.6)),
     "dropout": Trial("dropout", (0.1, 0.3, 0.5, 0.7), options={"at": "features"}),
 }
@@ -72,7 +76,6 @@ UNTRAINED = (RAW, PATCHES, LEARNT)
 """What is measured without training, of all that the table shows."""
 UNLABELLED = "without labels"
 WITHOUT = {
-    "isometry, patches": "chosen at 1, where its control was not tried",
     "isometry, pixels": "it gains next to nothing over cross-entropy",
 }
 SLACK = 0.01
@@ -122,7 +125,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 def _chosen(runs: list[Run]) -> dict[str, float]:
     """The strength of each method, by its tries among the runs."""
-    return chosen_strengths(tries(runs), slack=SLACK, controls=controls(CIFAR_TRIALS, WITHOUT))
+    return chosen_strengths(tries(runs), slack=SLACK, controls=controls(MADE, WITHOUT))
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
@@ -191,7 +194,8 @@ def tables(found: Found) -> str:
         f"{settings['epochs']} epochs; then the ten classes are read from what enters its "
         f"classifier. {settings['test_images']:,} test images, in %, mean ± standard deviation "
         "over seeds (over draws where there is one seed). References have root mean squared "
-        "distance 10.",
+        "distance 10. Those of *both* stand for the record: no better than *contrastive*, they "
+        "were not tuned further.",
         every_task(measured),
         "## Strengths, chosen on validation images",
         "One seed, half of the epochs, in %. Chosen: the best probe of ten examples a class among "
@@ -221,6 +225,6 @@ STUDY = Study(
         (rows("CIFAR-10 test", 0, 10_000, step=4),),
     ),
     entries=lambda found: entries_of_runs(
-        CIFAR_TRIALS, tries(found["runs"]), _chosen(found["runs"]), WITHOUT
+        MADE, tries(found["runs"]), _chosen(found["runs"]), WITHOUT
     ),
 )
