@@ -28,7 +28,9 @@ def weight_decay(model: nn.Module, *, weight: float) -> Part:
     return Part(term=term)
 
 
-@_rival("label-smoothing", title="label smoothing", grid=grid("share", 0.05, 0.1, 0.2, 0.4, 0.8, 0.95))
+@_rival(
+    "label-smoothing", title="label smoothing", grid=grid("share", 0.05, 0.1, 0.2, 0.4, 0.8, 0.95)
+)
 def label_smoothing(model: nn.Module, *, share: float) -> Part:
     """Cross-entropy to labels of which this share is spread over all classes."""
     del model

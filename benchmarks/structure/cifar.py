@@ -51,10 +51,14 @@ BOTH = f"{PATCHES} and {LEARNT}"
 CIFAR_TRIALS: dict[str, Trial] = {
     "cross-entropy": replace(PLAIN, strengths=(0.0,)),
     "isometry, patches": isometry((*_BETAS, 3.0), reference=PATCHES),
-    "control: patches, shuffled": isometry((0.01, *_SMALLER, 1.0, 3.0), reference=PATCHES, shuffled=True),
+    "control: patches, shuffled": isometry(
+        (0.01, *_SMALLER, 1.0, 3.0), reference=PATCHES, shuffled=True
+    ),
     "isometry, pixels": isometry(_SMALLER),
     "patches predicted by a head": Trial("second-head", (0.01, 0.03, *_BETAS), reference=PATCHES),
-    "control: constant distance": replace(TRIALS["control: constant distance"], strengths=(*_SMALLER, 1.0)),
+    "control: constant distance": replace(
+        TRIALS["control: constant distance"], strengths=(*_SMALLER, 1.0)
+    ),
     **compared_with(BOTH, name="both", **_WIDER),
     **compared_with(LEARNT, name=LEARNT, **_WIDER),
     "supervised contrastive": replace(
