@@ -107,7 +107,7 @@ TRIALS: dict[str, Trial] = {
     "supervised contrastive": Trial("supervised-contrastive", (0.02, 0.1, 0.5, 2.0), 0.1),
     "Jacobian": Trial("jacobian", (0.01, 0.1, 0.5, 2.0, 10.0, 50.0), 10.0),
     "label smoothing": Trial("label-smoothing", (0.05, 0.15, 0.4, 0.7, 0.85, 0.95), 0.85),
-    "dropout": Trial("dropout", (0.001, 0.005, 0.02, 0.05, 0.15, 0.4), 0.02),
+    "dropout": Trial("dropout", (0.001, 0.005, 0.02, 0.05, 0.15, 0.4), 0.001),
 }
 
 # with the scale of each batch fitted, at the strengths that were chosen without
