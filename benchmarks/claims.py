@@ -2,7 +2,7 @@
 
 A method of ours stands in a table only if its control does, and if the control was tried, on the
 same validation images and by the same rule, at every strength that the method was chosen from. A
-choice at an end of what was tried is named below the table: the best may lie beyond.
+choice at an end of what was tried is named below the table.
 """
 
 from __future__ import annotations
@@ -103,16 +103,23 @@ def comparable(tried: Iterable[float], of_control: Iterable[float] | None) -> Gr
 
 
 def ends(entries: Mapping[str, Entry]) -> str:
-    """The sentence that names choices at an end of what was tried; "" if there is none."""
-    named = []
+    """The sentences that name choices at an end of what was tried; "" if there is none."""
+    named: dict[str, list[str]] = {"largest": [], "smallest": []}
     for name, entry in entries.items():
-        low, high = (min(entry.tried), max(entry.tried)) if len(entry.tried) > 1 else (None, None)
-        if entry.chosen is not None and entry.chosen in (low, high):
-            which = "smallest" if entry.chosen == low else "largest"
-            named.append(f"{name} ({entry.chosen:g}, the {which} of {len(entry.tried)})")
-    if not named:
-        return ""
-    return f"Chosen at an end of what was tried, so the best may lie beyond: {'; '.join(named)}."
+        if len(entry.tried) < 2:
+            continue
+        for which, end in (("largest", max(entry.tried)), ("smallest", min(entry.tried))):
+            if entry.chosen == end:
+                named[which].append(f"{name} ({end:g} of {len(entry.tried)})")
+    beyond = {
+        "largest": "so the best may lie beyond",
+        "smallest": "below which it comes to training without it",
+    }
+    return " ".join(
+        f"Chosen at the {which} of what was tried, {beyond[which]}: {'; '.join(found)}."
+        for which, found in named.items()
+        if found
+    )
 
 
 def without_control(entries: Mapping[str, Entry]) -> str:
