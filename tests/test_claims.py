@@ -55,9 +55,9 @@ def test_a_row_without_a_control_of_equal_grid_is_refused(
 def test_choices_at_both_ends_are_named_and_those_in_between_are_not() -> None:
     entries = FAIR | {"low": Entry((1.0, 2.0, 4.0), 1.0), "high": Entry((1.0, 2.0), 2.0)}
     assert ends(entries) == (
-        "Chosen at the largest of what was tried, so the best may lie beyond: high (2 of 2). Chosen "
-        "at the smallest of what was tried, below which it comes to training without it: low (1 of "
-        "3)."
+        "Chosen at the largest of what was tried, so the best may lie beyond: high (2 of 2). "
+        "Chosen at the smallest of what was tried, below which it comes to training without it: "
+        "low (1 of 3)."
     )
     assert ends({"fixed": Entry((), 1.0), "single": Entry((1.0,), 1.0)}) == ""
 
