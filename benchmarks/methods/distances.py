@@ -63,7 +63,8 @@ def isometry(
 
 
 _WEIGHTS = grid("weight", 0.1, 1.0, 10.0, 100.0)
-_SMALLER = grid("weight", 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+# of equal scores the first counts: the smallest ones, tried last, are next to none
+_SMALLER = grid("weight", 0.1, 1.0, 10.0, 100.0, 0.01, 0.001)
 
 
 @_rival("relational-distillation", title="relational distillation", grid=_SMALLER)
