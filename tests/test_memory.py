@@ -293,6 +293,11 @@ def test_larger_batches_and_moves_within_the_memory_keep_the_order_of_what_is_he
         (both,), _ = queue.extend([batch := torch.rand(n, 2)], None)
         assert torch.equal(both, torch.cat([seen[-5:], batch]))
         seen = torch.cat([seen, batch])
+    other = FeatureQueue(5)
+    other.extend([torch.rand(7, 2)], None)
+    other.load_state_dict(queue.state_dict())
+    (both,), _ = other.extend([batch], None)
+    assert torch.equal(both, torch.cat([seen[-5:], batch]))
 
 
 def test_a_batch_of_more_digits_widens_what_the_queue_holds() -> None:
