@@ -163,7 +163,7 @@ def _stages(modules: Mapping[str, nn.Module], model: nn.Module) -> list[str]:
     names = [entry["module"] for entry in entries]
     missing = [name for name in names if name not in modules]
     if missing:
-        near = dict.fromkeys(n for name in missing for n in get_close_matches(name, modules, n=2))
+        near = dict.fromkeys(n for name in missing for n in get_close_matches(name, modules))
         raise LayerError(
             f"feature_info names stages that are no modules, got {', '.join(map(repr, missing))}. "
             "Name the layers instead, for example "
