@@ -526,7 +526,7 @@ def test_a_student_may_be_asked_for_by_name_and_is_in_no_preset() -> None:
     found = evaluate(model, x, y, eps=EPS, attacks=["student"])
     assert found.accuracy["student"][EPS] < found.clean - 0.1
     assert not any("student" in names for names in PRESETS.values())
-    assert attacks.chosen("quick", transfer=False) == list(PRESETS["quick"])
+    assert attacks.chosen("quick", norm="Linf", transfer=False) == list(PRESETS["quick"])
 
 
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e20])
