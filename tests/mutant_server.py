@@ -59,8 +59,8 @@ class Trial:
 class Outcome:
     """What came of a trial.
 
-    "killed", "alive", "slow", which on a busy machine says nothing, or "untested": each of the tests
-    fails without the change too.
+    "killed", "alive", "slow", which on a busy machine says nothing, or "untested", where each of
+    its tests fails without the change too.
     """
 
     outcome: str

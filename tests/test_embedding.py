@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from matplotlib import rc_context
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from scipy.spatial.distance import cdist
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -421,6 +423,27 @@ def test_scikit_learn_is_told_which_types_stay_and_which_labels_are_taken() -> N
     assert tags.target_tags.multi_output
 
 
+class Returned(nn.Module):
+    """A network whose output is made into something else."""
+
+    def __init__(self, make: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.inner, self.make = nn.Linear(4, 2), make
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.make(self.inner(x))
+
+
+class Sudden(nn.Linear):
+    """A network that is sound until it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (torch.nan if self.training else 1.0)
+
+
 BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({}, X, np.zeros(len(X), int), "y must hold at least two classes, got 1"),
     ({}, X, np.full(len(X), -1), "y must hold at least two classes, got 0"),
@@ -438,7 +461,23 @@ BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({"validation_fraction": 1}, X, None, "validation_fraction must be a number above 0 and below"),
     ({"early_stopping": True}, X[:3], None, "must leave at least 2 samples to learn from, got 1"),
     ({"network": "mlp"}, X, None, "network must be a torch.nn.Module or None, got 'mlp'"),
-    ({"network": nn.Linear(4, 3)}, X, None, r"points, got \(2, 3\)"),
+    ({"network": nn.Linear(4, 3)}, X, None, r"points, got torch.float32 of shape \(2, 3\)"),
+    ({"network": nn.Linear(3, 2)}, X, None, r"\(2, 4\) rows to \(2, 2\) points, got torch's error"),
+    (
+        {"network": nn.Linear(4, 2).half()},
+        X,
+        None,
+        "float64 numbers, got torch.float16 in 'weight'",
+    ),
+    ({"network": nn.Linear(4, 2, device="meta")}, X, None, "numbers, got none yet in 'weight'"),
+    ({"network": nn.Linear(4, 2).requires_grad_(False)}, X, None, "got points that no parameter"),
+    ({"network": nn.Identity(), "n_components": 4}, X, None, "got points that no parameter"),
+    ({"network": Returned(lambda x: (x,))}, X, None, "points, got tuple"),
+    ({"network": Returned(lambda x: x / 0)}, X, None, "got points that are not finite"),
+    ({"network": Returned(lambda x: x + 0j)}, X, None, r"got torch.complex64 of shape \(2, 2\)"),
+    ({"network": Sudden()}, X, None, "training must stay finite, got a loss of nan at step"),
+    ({}, 1e40 * X, None, "largest distance must be between 1e-30 and 1e.30, got 7.085e"),
+    ({}, 1e-100 * X, Y, "largest distance must be between 1e-30 and 1e.30, got 7.085e-100"),
     ({"clusterer": "k"}, X, None, "clusterer must have fit_predict"),
     ({"clusterer": KMeans(2)}, X, Y, "for a fit without labels, got y as well"),
     ({"clusterer": DBSCAN(eps=99)}, X, None, "DBSCAN must find at least two clusters, got 1"),
@@ -453,6 +492,22 @@ def test_what_cannot_be_is_refused_by_a_value_error(
 ) -> None:
     with pytest.raises(ValueError, match=text):
         brief(**options).fit(data, y)
+
+
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+def test_it_learns_where_the_caller_has_switched_gradients_off(switch: Callable[[], Any]) -> None:
+    with switch():
+        points = brief().fit_transform(X)
+    np.testing.assert_array_equal(points, brief().fit_transform(X))
+
+
+def test_rows_of_any_size_are_told_apart_where_distances_are_given() -> None:
+    distances = cdist(X, X)
+    given = {"metric": "precomputed", "noise": 1.0}
+    expected = brief(**given).fit(X, Y, distances=distances)
+    for size in (2.0**-700, 2.0**700):
+        found = brief(**given).fit(size * X, Y, distances=distances)
+        np.testing.assert_array_equal(found.transform(size * X), expected.transform(X))
 
 
 def test_an_error_names_the_method_that_was_called() -> None:

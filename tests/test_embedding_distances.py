@@ -263,6 +263,10 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": "precomputed"}, np.zeros((60, 59)), r"shape \(60, 60\) for 60 samples"),
     ({"metric": "precomputed"}, -city(ROWS, ROWS), "distances must be at least 0 and finite"),
     ({"metric": "precomputed"}, skewed(ROWS, ROWS), "distances must be symmetric, got"),
+    ({"metric": "precomputed"}, torch.eye(60).to_sparse(), "distances must be a dense tensor"),
+    ({"metric": lambda a, b: 1e-40 * city(a, b)}, None, "largest distance must be between 1e-30"),
+    ({"metric": lambda a, b: 1e200 * city(a, b)}, None, "largest distance must be between 1e-30"),
+    ({"metric": lambda a, b: city(a, b) + 0j}, None, r"got complex128 of shape \(16, 15\)"),
     ({"metric": "precomputed"}, np.full((60, 60), np.nan), "got no known one among 60 samples"),
 ]
 
@@ -568,7 +572,17 @@ def whole(a: Any, b: Any) -> Any:
     return city(a, b).round().astype(int)
 
 
-@pytest.mark.parametrize("kind", ["named", "torch", "integers", "table of integers"])
+def in_bfloat16(a: Any, b: Any) -> torch.Tensor:
+    return torch.as_tensor(whole(a, b)).bfloat16()
+
+
+TABLE = torch.as_tensor(whole(ROWS.astype(np.float32), ROWS.astype(np.float32)))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["named", "torch", "integers", "bfloat16", "table of integers", "bfloat16 table", "leaf"],
+)
 def test_blocks_are_in_double_precision_whatever_they_are_made_of(kind: str) -> None:
     rows, places = ROWS.astype(np.float32), np.array([4, 0, 9])
     table = whole(rows, rows)
@@ -576,6 +590,11 @@ def test_blocks_are_in_double_precision_whatever_they_are_made_of(kind: str) -> 
         "named": lambda: resolve_blocks(rows, "euclidean"),
         "torch": lambda: resolve_blocks(rows, in_torch),
         "integers": lambda: resolve_blocks(rows, whole),
+        "bfloat16": lambda: resolve_blocks(rows, in_bfloat16),
+        "bfloat16 table": lambda: resolve_blocks(rows, "precomputed", distances=TABLE.bfloat16()),
+        "leaf": lambda: resolve_blocks(
+            rows, "precomputed", distances=TABLE.double().requires_grad_()
+        ),
         "table of integers": lambda: resolve_blocks(rows, "precomputed", distances=table),
     }[kind]()
     block = blocks(places)

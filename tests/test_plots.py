@@ -149,6 +149,27 @@ def test_axes_reach_a_little_further_than_the_longest_distance_also_if_all_are_z
     assert plots.distance_histograms(X, PHI, Y).get_xlabel() == within
 
 
+@pytest.mark.parametrize("name", ["shepard", "histograms", "robust"])
+def test_what_begins_at_0_is_not_drawn_on_logarithmic_axes_nor_on_several(name: str) -> None:
+    axes = figure.Figure().subplots()
+    axes.set_xscale("log")
+    with pytest.raises(InputError, match="axes must be one with linear scales, got log and linear"):
+        DRAWN[name](axes=axes)
+    with pytest.raises(InputError, match="axes must be one with linear scales, got ndarray"):
+        DRAWN[name](axes=figure.Figure().subplots(2))
+
+
+def test_distances_of_any_size_are_drawn_over_their_whole_range() -> None:
+    tiny = 1e-30 * X.double()
+    axes, (dx, _) = plots.shepard(tiny, 2 * tiny), distances_within(tiny, tiny)
+    assert axes.get_xlim()[1] == pytest.approx(1.05 * float(dx.max()), abs=0)
+    assert axes.get_ylim()[1] == pytest.approx(2.1 * float(dx.max()), abs=0)
+    huge = 1e100 * X.double()
+    counts = plots.distance_histograms(huge, huge).patches[0].get_data().values
+    expected = plots.distance_histograms(X, X).patches[0].get_data().values
+    assert counts == pytest.approx(expected)
+
+
 def test_a_layer_that_puts_points_together_has_a_bar_down_to_the_least_that_is_shown() -> None:
     joined = PHI.clone()
     joined[0] = joined[3]
@@ -210,7 +231,40 @@ def test_a_regularizers_report_can_be_drawn_as_it_is() -> None:
             lambda: plots.distance_histograms(X[:3], PHI[:3], Y[:3]),
             "distance_histograms: there must be a pair to draw",
         ),
-        (lambda: plots.robust_accuracy({}), "robust_accuracy: reports must be in one norm, got n"),
+        (lambda: plots.shepard(X * torch.inf, PHI), "shepard: distances must be finite to be d"),
+        (lambda: plots.shepard(X, 1e200 * X.double()), "shepard: distances must be finite to be d"),
+        (
+            lambda: plots.distance_histograms(X, {"a": PHI, "b": X * torch.nan}),
+            "distance_histograms: distances must be finite to be drawn, got 435 that are not",
+        ),
+        (
+            lambda: plots.distance_histograms(X, {}),
+            "distance_histograms: features must be at least one Tensor, got none",
+        ),
+        (
+            lambda: plots.distance_histograms(X, {"inputs": PHI}),
+            "distance_histograms: features must have other names than 'inputs'",
+        ),
+        (
+            lambda: plots.distance_histograms(X, [PHI]),  # type: ignore[arg-type]
+            "distance_histograms: features must be a Tensor, or several of them by name, got list",
+        ),
+        (
+            lambda: plots.distance_histograms(X, PHI, bins=0),
+            "distance_histograms: bins must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda: plots.robust_accuracy({}),
+            "robust_accuracy: reports must be at least one RobustnessReport, got none",
+        ),
+        (
+            lambda: plots.robust_accuracy([REPORT]),  # type: ignore[arg-type]
+            "robust_accuracy: reports must be a RobustnessReport, or several of them by name",
+        ),
+        (
+            lambda: plots.layer_distortion(["fc"]),  # type: ignore[arg-type]
+            "layer_distortion: layers must be a Distortion, or several of them by name, got list",
+        ),
         (
             lambda: plots.layer_distortion({"a": distortion(X[:1], X[:1])}),
             "layer_distortion: at least one layer must have pairs and features that differ, got 1",
