@@ -211,8 +211,13 @@ def test_a_rounding_with_options_has_them_and_a_call_that_is_wrong_stays_wrong()
                 torch.round(x, 1)
             with pytest.raises(TypeError):
                 (1 * x).round_(1)
-            assert torch.equal(torch.round(start), start.round())
-            assert not torch.round(start).requires_grad
+            with pytest.raises(RuntimeError, match="leaf"):
+                x.round_()
+            assert torch.equal(x, start)
+            out = torch.empty(2)
+            assert torch.round(start, out=out) is out
+            assert torch.equal(out, start.round())
+            assert not out.requires_grad
 
 
 def test_the_worst_case_counts_every_row() -> None:

@@ -57,7 +57,7 @@ def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
 def _shortest(number: float, dtype: torch.dtype) -> float:
     """The shortest decimal that is this number in a dtype: 0.1, not 0.10000000149."""
     decimals = (float(f"{number:.{digits}g}") for digits in itertools.count())
-    return next(x for x in decimals if torch.tensor(x, dtype=dtype).item() == number)
+    return next(x for x in decimals if torch.tensor(x, dtype=dtype) == number)
 
 
 def known_norm(norm: str) -> str:
