@@ -158,6 +158,8 @@ def chosen(
         >>> chosen("quick", norm="Linf", transfer=True)
         ['fgsm', 'pgd-ce', 'pgd-margin', 'transfer']
     """
+    if not isinstance(attacks, (str, Sequence)):
+        raise InputError(f"attacks must be a name or a list of names, got {attacks!r}.")
     preset = isinstance(attacks, str) and attacks in PRESETS
     names = list(
         PRESETS[str(attacks)] if preset else [attacks] if isinstance(attacks, str) else attacks
