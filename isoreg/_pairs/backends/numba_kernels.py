@@ -9,7 +9,8 @@ last point the arrays are filled with 0 up to a multiple of four, so that produc
 Legend: x (n, d) are points. The order (n,) holds the samples class by class, the rows of each
 first. Blocks (k, 4) are from and to where in the order a and b reach; what is computed of their
 pairs stands one block behind the other. The rows are those from ``first`` to ``last``. Pairs
-whose squared distance is below the share ``cancelled`` of |a|^2 + |b|^2 are subtracted directly.
+whose squared distance is below the share ``cancelled`` of |a|^2 + |b|^2 are subtracted directly,
+and so are all pairs of a block of few points, which are not gathered then.
 Targets are the distances D of the inputs, shares the weights G, empty if every pair counts once.
 A gradient (rows, d) is added to; (0, d) if none is needed.
 
