@@ -235,6 +235,10 @@ BORDER: list[tuple[dict[str, Any], str]] = [
     ({"bounds": 1.0}, "bounds must be"),
     ({"bounds": (0.0, 0.5, 1.0)}, "bounds must be"),
     ({"batch_size": 2.5}, "batch_size must be an integer"),
+    ({"batch_size": True}, "batch_size must be an integer of at least 1, got True"),
+    ({"images": torch.rand(4, 2, device="meta")}, "images must be a dense tensor that holds"),
+    ({"labels": torch.zeros(4).long().to_sparse()}, "labels must be a dense tensor that holds"),
+    ({"labels": [0] * 4}, "labels must be a tensor, got list"),
     ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
 ]
 
@@ -256,7 +260,18 @@ def test_radii_are_numbers_from_zero_up_all_different() -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         assert radii_of(torch.tensor([0.1, 0.02, 8], dtype=dtype)) == [0.1, 0.02, 8.0]
     assert radii_of(torch.tensor(8 / 255)) == pytest.approx([8 / 255], rel=1e-7)
-    for bad in ([], [-0.1], [0.1, float("nan")], [float("inf")], [0.5, 0.5], "0.1", {0.1}, [None]):
+    for bad in (
+        [],
+        [-0.1],
+        [0.1, float("nan")],
+        [float("inf")],
+        [0.5, 0.5],
+        "0.1",
+        {0.1},
+        [None],
+        True,
+        1j,
+    ):
         with pytest.raises(InputError, match="eps must be"):
             radii_of(bad)
 
@@ -332,9 +347,9 @@ def test_a_preset_leaves_out_what_cannot_be_and_a_name_is_refused(
 ) -> None:
     if isinstance(expected, str):
         with pytest.raises(InputError, match=expected):
-            chosen(attacks, **{"transfer": False, **options})
+            chosen(attacks, **{"norm": "Linf", "transfer": False, **options})
     else:
-        assert chosen(attacks, **{"transfer": False, **options}) == expected
+        assert chosen(attacks, **{"norm": "Linf", "transfer": False, **options}) == expected
 
 
 class Sure(nn.Module):
@@ -416,7 +431,7 @@ def test_what_torchattacks_is_told(monkeypatch: pytest.MonkeyPatch, name: str, n
 
     monkeypatch.setattr(adapter, "_made", made)
     found, _ = ATTACKS[name](task_of(Sure(12), norm))
-    classes, side = 4 if name == "apgd-t" else 2, None
+    classes, side = 4 if name == "apgd-t" else 2, 6 if name == "square" else None
     expected = {**OPTIONS[name], "norm": norm, "eps": EPS, "seed": 5}
     assert told == {**expected, "classes": classes, "side": side}
     order = torch.inf if norm == "Linf" else 2

@@ -402,6 +402,17 @@ def test_comparing_is_the_exact_paired_test() -> None:
         ({"attacks": []}, "attacks must name at least one attack"),
         ({"attacks": "transfer"}, "the attack 'transfer' needs transfer_from="),
         ({"bounds": (1, 0)}, "bounds must be (smallest, largest)"),
+        ({"attacks": None}, "attacks must be a name or a list of names, got None."),
+        ({"seed": 1.5}, "seed must be an integer of at least -9223372036854775808 and at most 1"),
+        ({"seed": 2**64}, "seed must be an integer of at least"),
+        ({"certified": "no"}, "certified must be True or False, got 'no'."),
+        ({"training_loss": 0.5, "attacks": "paper"}, "training_loss must be callable, got 0.5."),
+        (
+            {"model": torch.sum},
+            "a model must be a torch.nn.Module, got builtin_function_or_method.",
+        ),
+        ({"transfer_from": nn.Linear}, "a model must be a torch.nn.Module, got the class Linear."),
+        ({"std": "a"}, "std must be a finite number, or one a channel, got 'a'."),
         (
             {"model": nn.Unflatten(1, (8, 8))},
             "the model must return logits of shape (n, classes), got (2, 8, 8)",
