@@ -526,7 +526,7 @@ def test_an_error_names_the_method_that_was_called() -> None:
 def test_the_bar_has_the_longest_round_length_within_a_quarter_of_the_map(
     offset: float, width: float, length: float
 ) -> None:
-    points = offset + np.array([[0.0, 0.2], [1.0, 0.0], [0.5, 0.7]]) * width
+    points = [offset, -offset] + np.array([[0.0, 0.2], [1.0, 0.0], [0.5, 0.7]]) * width
     axes = draw(points, None, "", None)
     (bar,) = [line for line in axes.lines if line.get_gid() == "scale bar"]
     left, right = bar.get_xdata()

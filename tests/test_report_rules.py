@@ -347,9 +347,9 @@ def test_a_preset_leaves_out_what_cannot_be_and_a_name_is_refused(
 ) -> None:
     if isinstance(expected, str):
         with pytest.raises(InputError, match=expected):
-            chosen(attacks, **{"transfer": False, **options})
+            chosen(attacks, **{"norm": "Linf", "transfer": False, **options})
     else:
-        assert chosen(attacks, **{"transfer": False, **options}) == expected
+        assert chosen(attacks, **{"norm": "Linf", "transfer": False, **options}) == expected
 
 
 class Sure(nn.Module):
@@ -431,7 +431,7 @@ def test_what_torchattacks_is_told(monkeypatch: pytest.MonkeyPatch, name: str, n
 
     monkeypatch.setattr(adapter, "_made", made)
     found, _ = ATTACKS[name](task_of(Sure(12), norm))
-    classes, side = 4 if name == "apgd-t" else 2, None
+    classes, side = 4 if name == "apgd-t" else 2, 6 if name == "square" else None
     expected = {**OPTIONS[name], "norm": norm, "eps": EPS, "seed": 5}
     assert told == {**expected, "classes": classes, "side": side}
     order = torch.inf if norm == "Linf" else 2

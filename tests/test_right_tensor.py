@@ -542,6 +542,15 @@ def test_a_reference_has_a_row_for_each_sample_or_is_refused(reference, text: st
             check_reference(reference, {"a": X4})
 
 
+def test_what_was_recorded_is_held_to_the_same_as_what_is_named() -> None:
+    model = Net()
+    for options, named in (({"inputs": lambda x: x[:3]}, None), ({}, points()[:3])):
+        iso = IsometryRegularizer(model, **options)
+        model(points())
+        with pytest.raises(InputError, match="for 3 inputs. Both need one row a sample"):
+            iso(Y, reference=named)
+
+
 FEATURES: dict[str, tuple[Tensor, str]] = {
     "sparse": (X4.to_sparse(), "the features of layer 'b' must be a dense tensor"),
     "a number": (torch.tensor(1.0), "layer 'b' must give floating features with one row a sample"),
@@ -841,19 +850,20 @@ def test_a_model_that_calls_itself_is_refused() -> None:
 # Control and rival
 
 
-def test_the_control_exchanges_the_reference_within_classes_and_draws_anew() -> None:
+@pytest.mark.parametrize("options", [{}, {"distances": torch.cdist(points(), points())}])
+def test_the_control_exchanges_the_reference_within_classes_and_draws_anew(options) -> None:
     model, x = Net(), points()
     iso = IsometryRegularizer(model, control=True)
     values = []
     for _ in range(3):
         state = torch.random.get_rng_state()
         model(x)
-        values.append(float(iso(Y)))
+        values.append(float(iso(Y, **options)))
         assert torch.equal(torch.random.get_rng_state(), state)
     assert len(set(values)) == 3
     each = torch.arange(N)
     model(x)  # alone in its class, a sample keeps its reference: there are no pairs
-    assert float(iso(each)) == 0.0
+    assert float(iso(each, **options)) == 0.0
 
 
 @pytest.mark.parametrize("labels", [Y, SOFT], ids=["integers", "probabilities"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 from collections.abc import Sequence
@@ -58,8 +59,8 @@ def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
 
 def _shortest(number: float, dtype: torch.dtype) -> float:
     """The shortest decimal that is this number in a dtype: 0.1, not 0.10000000149."""
-    decimals = (float(f"{number:.{digits}g}") for digits in range(1, 18))
-    return next(x for x in decimals if torch.tensor(x, dtype=dtype).item() == number)
+    decimals = (float(f"{number:.{digits}g}") for digits in itertools.count())
+    return next(x for x in decimals if torch.tensor(x, dtype=dtype) == number)
 
 
 def check_integer(name: str, value: object, least: int, most: float = math.inf) -> None:

@@ -136,7 +136,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
 
 
 def chosen(
-    attacks: str | Sequence[str], *, norm: str = "Linf", transfer: bool, training_loss: bool = False
+    attacks: str | Sequence[str], *, norm: str, transfer: bool, training_loss: bool = False
 ) -> list[str]:
     """Names of the attacks of a preset or list, with "transfer" if there is a model for it.
 
@@ -155,7 +155,7 @@ def chosen(
         InputError: If a name is unknown or cannot be used, or none is given.
 
     Example:
-        >>> chosen("quick", transfer=True)
+        >>> chosen("quick", norm="Linf", transfer=True)
         ['fgsm', 'pgd-ce', 'pgd-margin', 'transfer']
     """
     if not isinstance(attacks, (str, Sequence)):
@@ -166,7 +166,7 @@ def chosen(
     )
     for name in names:
         if name not in ATTACKS:
-            near = get_close_matches(str(name), [*PRESETS, *ATTACKS], cutoff=0.5)
+            near = get_close_matches(str(name), [*PRESETS, *ATTACKS])
             advice = f" Close matches: {', '.join(map(repr, near))}." if near else ""
             raise InputError(
                 f"attacks must be one of {', '.join(map(repr, PRESETS))} or a list of "

@@ -71,9 +71,9 @@ def layers_of(model: nn.Module) -> list[Layer]:
     found: list[Layer] = []
     for module in _leaves(model):
         if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
-            bias = torch.zeros(module.out_features) if module.bias is None else module.bias
-            weight = module.weight.detach().double()
-            found.append(Affine(weight, bias.detach().to(weight)))
+            weight = module.weight.double()
+            none = weight.new_zeros(len(weight))
+            found.append(Affine(weight, none if module.bias is None else module.bias.double()))
         elif type(module) is nn.ReLU or type(module) in _CURVES:
             found.append(type(module))
         elif type(module) not in _PASSIVE and (found or type(module) is not nn.Flatten):

@@ -191,7 +191,10 @@ def _loss(
                 "the model must be differentiable by its images, got logits whose graph does not "
                 "reach them. Is there a detach, no_grad or an integer on the way?"
             )
-        gains = _dual_norm(_float32_or_better(gradient).flatten(1), norm)
+        # of an exact 0 its gradient is 0, not that of a root
+        gains = torch.linalg.vector_norm(
+            _float32_or_better(gradient).flatten(1), 1 if norm == "Linf" else 2, dim=1
+        )
         loss = _mean_cross_entropy(logits.scatter_add(1, rival, eps * gains[:, None]), labels)
     return loss if needs_grad else loss.detach()
 
@@ -245,11 +248,3 @@ def _radius_of(eps: float | Tensor) -> float:
 
 def _float32_or_better(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _dual_norm(gradient: Tensor, norm: str) -> Tensor:
-    if norm == "Linf":
-        return gradient.abs().sum(1)
-    # the root of an exact 0 would give the gradient NaN
-    squares = gradient.square().sum(1)
-    return torch.where(squares > 0, squares.clamp_min(1e-30).sqrt(), squares)
