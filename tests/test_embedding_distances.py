@@ -134,6 +134,8 @@ def test_objects_that_are_no_rows_are_compared_by_their_places() -> None:
     words = ["a" * (1 + place % 7) for place in range(60)]
 
     def lengths(a: Any, b: Any) -> Any:
+        assert isinstance(a, np.ndarray)
+        assert isinstance(b, np.ndarray)
         return np.array([[abs(len(words[i]) - len(words[j])) for j in b] for i in a])
 
     rows = np.array([[len(word), 1.0] for word in words])
@@ -510,6 +512,18 @@ def test_a_layout_has_the_mean_radius_of_its_classes_and_one_where_nothing_is_kn
     for bad, got in ((np.zeros((5, 5)), "none but 0"), (np.full((5, 5), np.nan), "no known one")):
         with pytest.raises(InputError, match=rf"got {got} among 5 samples"):
             lay_out(bad, classes, 2, 2, **options)
+
+
+@pytest.mark.parametrize(
+    ("unit", "fits"), [(1e-30, False), (1.1e-30, True), (0.9e30, True), (1e30, False)]
+)
+def test_the_largest_distance_is_one_that_float32_can_hold(unit: float, fits: bool) -> None:
+    known = np.array([[0.0, unit], [unit, 0.0]])
+    if fits:
+        assert lay_out(known, np.full(2, -1), 0, 2, apart=4.0, closest=2.0).radius > 0
+    else:
+        with pytest.raises(InputError, match="largest distance must be between 1e-30 and 1e"):
+            lay_out(known, np.full(2, -1), 0, 2, apart=4.0, closest=2.0)
 
 
 ASYMMETRIC = np.array([[0.0, 1.0, 9.0], [2.0, 0.0, 9.0], [9.0, 9.0, 0.0]])
