@@ -211,12 +211,14 @@ def test_every_split_in_float32_keeps_five_digits(
 @pytest.mark.usefixtures("way")
 @given(
     sizes=st.lists(st.integers(0, 6), min_size=1, max_size=5).filter(any),
-    option=st.sampled_from(["fit", "tensor", "soft", "given", "weighed", *METRICS]),
+    option=st.sampled_from(["fit", "tensor", "soft", *METRICS]),
+    tables=st.sets(st.sampled_from(TABLES)),
     reduction=st.sampled_from(["batch", "pairs"]),
     seed=st.integers(0, 99),
 )
+@example(sizes=[4, 0, 5], option="cosine", tables=set(TABLES), reduction="pairs", seed=0)
 def test_every_split_of_the_other_options_gives_value_and_gradient_of_one_process(
-    sizes: list[int], option: str, reduction: str, seed: int
+    sizes: list[int], option: str, tables: set[str], reduction: str, seed: int
 ) -> None:
     torch.manual_seed(seed)
     x, features, y = batch(sum(sizes), 3, dtype=torch.float64)
@@ -227,16 +229,13 @@ def test_every_split_of_the_other_options_gives_value_and_gradient_of_one_proces
         options["scale"] = torch.tensor(0.7)
     elif option == "soft":
         y = torch.rand(len(y), 4, dtype=torch.float64).softmax(1)
-    elif option == "given":
-        table = torch.rand(len(y), len(y), dtype=torch.float64)
-        table[torch.rand_like(table) < 0.1] = torch.nan
-        options["input_distances"] = table + table.T
-        x = None
-    elif option == "weighed":
-        table = torch.rand(len(y), len(y), dtype=torch.float64)
-        options["pair_weights"] = table + table.T
     else:
         options["distance"] = option
+    for name in sorted(tables):
+        table = torch.rand(len(y), len(y), dtype=torch.float64)
+        if name == "input_distances":
+            x, table[torch.rand_like(table) < 0.1] = None, torch.nan
+        options[name] = table + table.T
     value, gradients = split_penalty(x, features, y, sizes, **options)
     expected, expected_gradients = whole_penalty(x, features, y, **options)
     torch.testing.assert_close(value, expected)
@@ -406,6 +405,17 @@ def test_world_without_ranks_is_this_process_alone() -> None:
     torch.testing.assert_close(
         isometry_penalty(x, features, y, process_group="world"), isometry_penalty(x, features, y)
     )
+
+
+def test_a_broken_connection_is_told_with_its_reason_and_what_to_look_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Connection closed by peer. Address 10.0.0.1\nframe 7")
+
+    monkeypatch.setattr(ThreadedDist, "all_gather_single", broken)
+    with pytest.raises(RankError, match=r"of 2 ranks failed: Connection closed by peer\. Every"):
+        in_threads(lambda group: exchange.mean_over_ranks(torch.ones(()), group), 2)  # type: ignore[arg-type]
 
 
 # Real processes

@@ -516,6 +516,15 @@ def test_a_reference_has_a_row_for_each_sample_or_is_refused(reference, text: st
             check_reference(reference, {"a": X4})
 
 
+def test_what_was_recorded_is_held_to_the_same_as_what_is_named() -> None:
+    model = Net()
+    for options, named in (({"inputs": lambda x: x[:3]}, None), ({}, points()[:3])):
+        iso = IsometryRegularizer(model, **options)
+        model(points())
+        with pytest.raises(InputError, match="for 3 inputs. Both need one row a sample"):
+            iso(Y, reference=named)
+
+
 FEATURES: dict[str, tuple[Tensor, str]] = {
     "sparse": (X4.to_sparse(), "the features of layer 'b' must be a dense tensor"),
     "a number": (torch.tensor(1.0), "layer 'b' must give floating features with one row a sample"),

@@ -389,8 +389,8 @@ class _Place:
 
 def _move_last(handle: RemovableHandle) -> None:
     """Let a hook see what all others made of a layer's output, also those that came later."""
-    hooks = handle.hooks_dict_ref()
-    if hooks and handle.id in hooks and next(reversed(hooks)) != handle.id:
+    hooks = handle.hooks_dict_ref()  # None where the module is gone
+    if hooks and handle.id in hooks:
         hooks.move_to_end(handle.id)
 
 
