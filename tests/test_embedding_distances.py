@@ -647,6 +647,8 @@ def test_a_cache_knows_pairs_in_both_orders_and_those_that_are_not_known(tmp_pat
     np.testing.assert_array_equal(cache.row(2, [7], compute), [np.nan])
     np.testing.assert_array_equal(cache.row(7, [9, 5, 1], compute), [12, np.nan, 10])
     assert asked == [[0, 1, 2], [1]]
+    later = PairCache(tmp_path / "pairs", "m")  # tries one pair once more, which is not known still
+    assert np.isnan(later.row(2, [7], lambda missing: np.full(len(missing), np.nan)))
     rows = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]])
     keys, placed = sample_keys(rows, places=False), sample_keys(rows, places=True)
     assert keys[0] == keys[1] != keys[2]
