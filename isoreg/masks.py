@@ -82,7 +82,7 @@ def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
             wide = torch.float64
         with full_precision(left.device):
             return (left.to(wide) @ right.to(wide).mT).to(dtype)
-    left, right = left.long(), right.long()  # in uint8, class 156 equals IGNORED
+    left = left.long()  # in uint8, class 156 equals IGNORED
     left = left.masked_fill(left == IGNORED, IGNORED - 1)  # no label, so no pair
     return (left[..., None] == right[..., None, :]).to(dtype)
 
@@ -156,7 +156,7 @@ def check_label_values(labels: Tensor) -> None:
         Traceback (most recent call last):
         isoreg.errors.InputError: integer labels must be 0 or more, ... got -1 at position 1. ...
     """
-    if not labels.is_floating_point() and (labels.numel() == 0 or labels.min().item() >= 0):
+    if not labels.is_floating_point() and (labels.numel() == 0 or labels.min() >= 0):
         return
     valid = valid_labels(labels)
     if bool(valid.all()):
@@ -168,7 +168,7 @@ def check_label_values(labels: Tensor) -> None:
             f"got {int(labels[row])} at position {row}. If it stands for samples without a label, "
             f"write {IGNORED}: labels.masked_fill(labels < 0, {IGNORED})."
         )
-    found = labels[row].detach()
+    found = labels[row]
     got = f"got row {row} with minimum {found.min():.4g} and sum {found.float().sum():.4g}"
     if bool(found.isnan().any()):
         advice = "NaN stands for no label: give such samples a row of zeros."
@@ -200,7 +200,7 @@ def valid_labels(labels: Tensor) -> Tensor:
     """
     if not labels.is_floating_point():
         return (labels >= 0) | (labels == IGNORED)
-    sums = labels.float().sum(1)
+    sums = labels.sum(1)
     rounding = max(1e-3, torch.finfo(labels.dtype).eps)
     one_or_none = ((sums - 1).abs() <= rounding) | (sums == 0)
     return (labels >= 0).all(1) & one_or_none

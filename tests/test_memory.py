@@ -276,6 +276,8 @@ def test_what_a_queue_cannot_do_is_refused() -> None:
     for options in ({"scale": "fit"}, {"distance": "cosine"}):
         with pytest.raises(InputError, match="isometry_penalty: queue needs the Euclidean"):
             isometry_penalty(x, features, y, queue=queue, **options)
+    with pytest.raises(InputError, match="integer labels must be 0 or more, .* got -1"):
+        isometry_penalty(x, features, y - 1, queue=queue)
     assert len(queue) == 0
     isometry_penalty(x, features, y, queue=queue)
     with pytest.raises(InputError, match=r"widths \[4, 3\] with labels in the queue and widths"):

@@ -824,19 +824,20 @@ def test_a_model_that_calls_itself_is_refused() -> None:
 # Control and rival
 
 
-def test_the_control_exchanges_the_reference_within_classes_and_draws_anew() -> None:
+@pytest.mark.parametrize("options", [{}, {"distances": torch.cdist(points(), points())}])
+def test_the_control_exchanges_the_reference_within_classes_and_draws_anew(options) -> None:
     model, x = Net(), points()
     iso = IsometryRegularizer(model, control=True)
     values = []
     for _ in range(3):
         state = torch.random.get_rng_state()
         model(x)
-        values.append(float(iso(Y)))
+        values.append(float(iso(Y, **options)))
         assert torch.equal(torch.random.get_rng_state(), state)
     assert len(set(values)) == 3
     each = torch.arange(N)
     model(x)  # alone in its class, a sample keeps its reference: there are no pairs
-    assert float(iso(each)) == 0.0
+    assert float(iso(each, **options)) == 0.0
 
 
 @pytest.mark.parametrize("labels", [Y, SOFT], ids=["integers", "probabilities"])
