@@ -104,6 +104,19 @@ def test_histograms_are_shares_of_the_pairs_over_common_bins() -> None:
         assert edges[-1] == pytest.approx(max(dx.max(), dphi.max()).item())
 
 
+def test_the_distance_that_is_asked_for_is_drawn_and_curves_are_told_apart_without_colour() -> None:
+    dx, dphi = distances_within(X, PHI, Y, distance="manhattan")
+    axes = plots.shepard(X, PHI, Y, distance="manhattan")
+    assert axes.get_xlim()[1] == pytest.approx(1.05 * float(dx.max()))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept"]
+    axes = plots.distance_histograms(X, PHI, Y, distance="manhattan", bins=1)
+    assert axes.get_xlim()[1] == pytest.approx(float(max(dx.max(), dphi.max())))
+    inputs, features = axes.patches
+    assert [inputs.get_label(), features.get_label()] == ["inputs", "features"]
+    assert inputs.get_edgecolor()[:3] == (0, 0, 0)
+    assert inputs.get_linestyle() != features.get_linestyle()
+
+
 def test_the_accuracy_is_that_of_the_images_that_survive_every_attack() -> None:
     (line,) = plots.robust_accuracy(REPORT).lines
     assert line.get_xdata().tolist() == [0.0, 0.1, 0.2]
