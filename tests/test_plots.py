@@ -81,6 +81,7 @@ def test_the_shepard_diagram_holds_every_pair_of_a_class() -> None:
     dx, dphi = distances_within(X, PHI, Y)
     assert hexagons.get_array().sum() == len(dx) == 3 * 45
     assert hexagons.get_array().min() >= 1, "where there is no pair nothing is drawn"
+    assert type(hexagons.norm).__name__ == "LogNorm", "one pair is seen beside hundreds"
     low, high = axes.get_xlim(), axes.get_ylim()
     assert low[0] == high[0] == 0
     assert low[1] > dx.max()
@@ -154,6 +155,7 @@ def test_axes_reach_a_little_further_than_the_longest_distance_also_if_all_are_z
     diagonal = next(line for line in axes.lines if line.get_label() == "kept")
     assert (diagonal.get_xy1(), diagonal.get_slope()) == ((0, 0), 1)
     assert 0 < plots.shepard(X, torch.zeros(30, 2), Y).get_ylim()[1] < 1e-9
+    assert 0 < plots.shepard(torch.zeros(30, 2), X, Y).get_xlim()[1] < 1e-9
     alike = plots.distance_histograms(torch.zeros(4, 2), torch.zeros(4, 2))
     assert alike.get_xlim() == (0, 1)
     assert alike.get_ylim()[0] == 0
