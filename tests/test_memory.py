@@ -277,6 +277,7 @@ def test_what_a_queue_cannot_do_is_refused() -> None:
         ("scale fit", {"scale": "fit"}),
         ("scale a tensor", {"scale": torch.tensor(2.0)}),
         ("distance cosine", {"distance": "cosine"}),
+        ("distance euclidean; input_distance cosine", {"input_distance": "cosine"}),
     ):
         with pytest.raises(InputError, match=f"isometry_penalty: queue needs the Euc.* {told};"):
             isometry_penalty(x, features, y, queue=queue, **options)
