@@ -86,6 +86,8 @@ def test_the_unit_of_the_data_is_the_unit_of_the_map_and_an_offset_costs_nothing
     np.testing.assert_allclose(
         1000 * first.transform(X), other.transform(1000 * X + 1e6), rtol=0.02
     )
+    small = brief().fit(X / 1024, Y)  # to the bit, since powers of two round nothing
+    np.testing.assert_array_equal(1024 * small.transform(X / 1024), first.transform(X))
 
 
 def test_the_same_seed_gives_the_same_map_and_another_one_another() -> None:
@@ -339,6 +341,20 @@ def test_noise_is_measured_in_radii_of_the_classes_and_what_is_held_out_is_not_l
     learned = np.setdiff1d(np.arange(150), held)
     spread = np.sqrt(((X[learned] - X[learned].mean(0)) ** 2).mean())
     assert noise == pytest.approx(0.5 * _within(X[learned], Y[learned]) / spread)
+    brief(batch_size=40).fit(X, Y)
+    assert len(seen[-1][2]) == 40, "a batch is looked at where none are held out"
+
+
+def test_a_body_is_shown_normal_noise_of_the_asked_size_and_none_at_a_look() -> None:
+    body, shown = nn.Linear(3, 2), []
+    body.register_forward_pre_hook(lambda _, given: shown.append(given[0]))
+    recipe = Recipe(1, 0.1, 0.25, 1.0, 1.0, 0.0, None, verbose=False)
+    pairs = Pairs(lambda at: torch.ones(len(at), len(at)), 1.0, None, torch.empty(0))
+    order, drawn = iter([torch.arange(500)]), torch.Generator().manual_seed(0)
+    training.train(body, torch.ones(500, 3), order, pairs, recipe, drawn, np.arange(9))
+    assert (shown[0] - 1).std().item() == pytest.approx(0.25, rel=0.1)
+    assert (shown[0] - 1).abs().max() < 1.5
+    assert torch.equal(shown[1], torch.ones(9, 3))
 
 
 def test_places_are_evenly_apart_and_classes_are_sampled_alike() -> None:
@@ -483,6 +499,7 @@ BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({"clusterer": DBSCAN(eps=99)}, X, None, "DBSCAN must find at least two clusters, got 1"),
     ({"clusterer": KMeans(9)}, X[:5], None, "n_samples=5 should be >= n_clusters=9"),
     ({"device": "abacus"}, X, None, "device must be 'auto' or a device of this torch"),
+    ({"device": "cuda:99"}, X, None, "device must be 'auto' or a device of this torch"),
 ]
 
 
@@ -632,6 +649,7 @@ def test_classes_have_their_own_type_and_a_place_each_among_their_points(names: 
     assert embedding.classes_.dtype == labels.dtype
     assert embedding.classes_.tolist() == names
     assert embedding.prototypes_.shape == (3, 2)
+    assert embedding.prototypes_.dtype == np.float32
     points = embedding.transform(X)
     nearest = np.linalg.norm(points[:, None] - embedding.prototypes_, axis=2).argmin(1)
     assert (nearest == Y % 3).mean() > 0.5
@@ -651,7 +669,8 @@ def test_without_two_samples_of_a_class_there_is_no_stress_within_classes() -> N
     X = np.random.default_rng(0).normal(size=(40, 3))
     embedding = IsometricEmbedding(max_epochs=2, random_state=0).fit(X, np.arange(40))
     assert np.isnan(embedding.stress_)
-    assert np.isfinite(embedding.transform(X)).all()
+    points = torch.tensor(embedding.transform(X))
+    assert distortion(torch.tensor(X), points).scale == pytest.approx(1, abs=1e-4), "of all pairs"
     embedding.fit(X, np.arange(40) % 2)
     assert np.isnan(embedding.score(X[:2], [0, 1]))
     assert embedding.score(X[:4], [0, 1, 0, 1]) < 0
@@ -662,8 +681,9 @@ def test_without_two_samples_of_a_class_there_is_no_stress_within_classes() -> N
 def test_copies_of_one_sample_do_not_hide_the_others() -> None:
     X = np.concatenate([np.zeros((3000, 2)), np.random.default_rng(0).normal(size=(30, 2))])
     for seed in range(3):
-        embedding = IsometricEmbedding(max_epochs=1, random_state=seed).fit(X)
-        assert np.isfinite(embedding.transform(X)).all()
+        for some in (X, X[:3001]):
+            embedding = IsometricEmbedding(max_epochs=1, random_state=seed).fit(some)
+            assert np.isfinite(embedding.transform(X)).all()
     with pytest.raises(InputError, match="Do all samples coincide"):
         IsometricEmbedding(max_epochs=1).fit(X[:300])
 

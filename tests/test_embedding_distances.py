@@ -134,6 +134,8 @@ def test_objects_that_are_no_rows_are_compared_by_their_places() -> None:
     words = ["a" * (1 + place % 7) for place in range(60)]
 
     def lengths(a: Any, b: Any) -> Any:
+        assert isinstance(a, np.ndarray)
+        assert isinstance(b, np.ndarray)
         return np.array([[abs(len(words[i]) - len(words[j])) for j in b] for i in a])
 
     rows = np.array([[len(word), 1.0] for word in words])
@@ -258,8 +260,8 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": lambda a, b: city(a, b) * (1 + (a[:, None, 0] > b[:, 0]))}, None, "be symmetric"),
     ({"metric": "precomputed"}, np.ones((60, 60), bool), r"got bool of shape \(60, 60\)"),
     ({"metric": city, "metric_takes": "pairs"}, None, "metric_takes must be 'rows' or 'indices'"),
-    ({"metric": "precomputed"}, None, "distances= belongs to metric='precomputed'.* and none"),
-    ({}, np.zeros((60, 60)), "distances= belongs to metric='precomputed'.* and some"),
+    ({"metric": "precomputed"}, None, r"distances= belongs to metric='precomputed'.* and none\."),
+    ({}, np.zeros((60, 60)), r"distances= belongs to metric='precomputed'.* and some\."),
     ({"metric": "precomputed"}, np.zeros((60, 59)), r"shape \(60, 60\) for 60 samples"),
     ({"metric": "precomputed"}, -city(ROWS, ROWS), "distances must be at least 0 and finite"),
     ({"metric": "precomputed"}, skewed(ROWS, ROWS), "distances must be symmetric, got"),
@@ -512,6 +514,18 @@ def test_a_layout_has_the_mean_radius_of_its_classes_and_one_where_nothing_is_kn
             lay_out(bad, classes, 2, 2, **options)
 
 
+@pytest.mark.parametrize(
+    ("unit", "fits"), [(1e-30, False), (1.1e-30, True), (0.9e30, True), (1e30, False)]
+)
+def test_the_largest_distance_is_one_that_float32_can_hold(unit: float, fits: bool) -> None:
+    known = np.array([[0.0, unit], [unit, 0.0]])
+    if fits:
+        assert lay_out(known, np.full(2, -1), 0, 2, apart=4.0, closest=2.0).radius > 0
+    else:
+        with pytest.raises(InputError, match="largest distance must be between 1e-30 and 1e"):
+            lay_out(known, np.full(2, -1), 0, 2, apart=4.0, closest=2.0)
+
+
 ASYMMETRIC = np.array([[0.0, 1.0, 9.0], [2.0, 0.0, 9.0], [9.0, 9.0, 0.0]])
 
 
@@ -633,6 +647,8 @@ def test_a_cache_knows_pairs_in_both_orders_and_those_that_are_not_known(tmp_pat
     np.testing.assert_array_equal(cache.row(2, [7], compute), [np.nan])
     np.testing.assert_array_equal(cache.row(7, [9, 5, 1], compute), [12, np.nan, 10])
     assert asked == [[0, 1, 2], [1]]
+    later = PairCache(tmp_path / "pairs", "m")  # tries one pair once more, which is not known still
+    assert np.isnan(later.row(2, [7], lambda missing: np.full(len(missing), np.nan)))
     rows = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]])
     keys, placed = sample_keys(rows, places=False), sample_keys(rows, places=True)
     assert keys[0] == keys[1] != keys[2]

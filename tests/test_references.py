@@ -17,7 +17,7 @@ from isoreg import references
 from isoreg.errors import InputError
 from isoreg.references import _patterns
 from isoreg.references._patterns import _normalised_patches, _whitening
-from isoreg.references._walks import commute_places, place_among
+from isoreg.references._walks import _count_parts, commute_places, place_among
 
 
 def images(n: int = 60, *, seed: int = 0, side: int = 12, channels: int = 1) -> Tensor:
@@ -126,6 +126,8 @@ def test_of_many_images_some_patches_are_drawn_from_many_of_them(
     x = torch.rand(400, 1, 8, 6, generator=torch.Generator().manual_seed(0))
     found = _patterns._sample_patches(x, 3, torch.Generator().manual_seed(0))
     assert found.shape == (30, 9)
+    again = _patterns._sample_patches(x, 3, torch.Generator().manual_seed(0))
+    assert torch.equal(found, again)
     every = _normalised_patches(x, 3)  # 24 of each image
     origin = torch.cdist(found, every.flatten(0, 1)).argmin(1) // 24
     assert len(origin.unique()) > 9
@@ -166,6 +168,24 @@ def test_patches_are_the_same_for_the_same_seed_and_others_for_another() -> None
     )
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+
+
+def test_references_leave_torch_s_random_numbers_where_they_were() -> None:
+    before = torch.random.get_rng_state()
+    references.patches(images(), size=3, filters=4)
+    references.manifold(torch.rand(60, 3, generator=torch.Generator()), dimensions=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@given(st.lists(st.lists(st.integers(0, 7), min_size=2, max_size=2), min_size=8, max_size=8))
+def test_the_parts_of_a_graph_are_counted_along_its_edges_both_ways(edges: list) -> None:
+    groups = [{place} for place in range(8)]
+    for place, others in enumerate(edges):
+        for other in others:
+            joined = groups[place] | groups[other]
+            for member in joined:
+                groups[member] = joined
+    assert _count_parts(torch.tensor(edges)) == len({min(group) for group in groups})
 
 
 def test_the_walk_s_places_have_its_commute_times() -> None:
@@ -246,6 +266,8 @@ def test_standardized_numbers_count_alike_unless_they_hardly_vary() -> None:
     found = references.standardized(None, x, spread=6.0)(x)
     assert torch.cdist(found, found).square().mean().sqrt().item() == pytest.approx(6.0, rel=1e-4)
     torch.testing.assert_close(found[:, :3] / x[:, :3], (found[0] / x[0])[:3].expand(2000, 3))
+    square = x.unflatten(1, (2, 2))
+    torch.testing.assert_close(references.standardized(None, square, spread=6.0)(square), found)
     half = references.standardized(None, x)(x[:2].bfloat16())
     assert half.dtype == torch.bfloat16
     one, two, hardly, never = found.std(0).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -371,6 +372,25 @@ def task_of(model: nn.Module, norm: str = "Linf", n: int = 3, **options: Any) ->
     return Task(classifier_of(model), images, torch.zeros(n).long(), EPS, norm, 5, **options)
 
 
+@pytest.mark.parametrize(
+    "name", ["fgsm", "pgd-margin", "noise", "corruption", "transfer", *OF_THE_PAPER[1:]]
+)
+def test_an_attack_stays_within_the_radius_also_of_zero_and_leaves_its_images_alone(
+    name: str,
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    for norm, order in (("Linf", math.inf), ("L2", 2)):
+        given = {"transfer": model, "training_loss": lambda x, _, y: model(x)[:, y].sum()}
+        task = task_of(model, norm, 5, **given)
+        for eps in (0.0, EPS):
+            found, _ = ATTACKS[name](replace(task, eps=eps))
+            lengths = (found - 0.5).flatten(1).norm(order, dim=1)
+            assert lengths.max() <= eps * (1 + 1e-5)
+            assert bool((task.images == 0.5).all())
+            assert not found.requires_grad
+            assert not task.images.requires_grad
+
+
 CLIMBS: dict[str, dict[str, Any]] = {
     "fgsm": {"loss": cross_entropy, "steps": 1, "random_start": False, "step_size": EPS},
     "pgd-ce": {"loss": cross_entropy, "steps": 40},
@@ -465,6 +485,7 @@ def test_deepfool_and_cw_are_told_their_steps_and_cw_keeps_the_nearest_success(
     found = (ATTACKS["cw"](task)[0] - 0.5).flatten(1)
     assert told == [("CW", {"c": c, "steps": 100, "lr": 0.05}) for c in (1.0, 10.0, 100.0)]
     torch.testing.assert_close(found[:, 0], torch.tensor([0.01, 0.02, 0.03, 0.0]))
+    assert bool((task.images == 0.5).all())
     told.clear()
     found = (ATTACKS["deepfool"](task)[0] - 0.5).flatten(1)
     assert told == [("DeepFool", {"steps": 10})]

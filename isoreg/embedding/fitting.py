@@ -254,7 +254,7 @@ def _rescale(
     network: MapNetwork, inputs: torch.Tensor, pairs: Pairs, learned: Places, measured: Places
 ) -> float:
     """Make lengths of the map distances in the data's unit; the stress of the measured samples."""
-    body: nn.Module = network.eval().body
+    body: nn.Module = network.body
 
     def compared(places: Places, *, within: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         points = body(inputs[torch.as_tensor(places, device=inputs.device)])

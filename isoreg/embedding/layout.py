@@ -58,7 +58,7 @@ def lay_out(
     Raises:
         InputError: If no distance is known, all are 0, or the unit is not one for a map.
     """
-    largest = np.nanmax(np.where(np.eye(len(distances), dtype=bool), 0, distances), initial=0)
+    largest = np.nanmax(np.where(np.eye(len(distances), dtype=bool), 0, distances))
     if largest and not LEAST < largest < MOST:
         raise InputError(
             f"the largest distance must be between {LEAST:g} and {MOST:g}, got {largest:.4g}. "

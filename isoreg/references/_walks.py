@@ -79,10 +79,9 @@ def place_among(
 def _nearest(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Distances and indices (b, count) of the nearest known points, nearest first."""
     # seen from a point of the data and in the exact type: cdist loses what lies far from 0
-    exact = exact_dtype(points.device)
-    near, origin = known.to(exact) - known[:1].to(exact), known[:1].to(exact)
-    parts = (part.to(exact) - origin for part in points.split(_AT_ONCE))
-    nearest = [torch.cdist(part, near).topk(count, largest=False) for part in parts]
+    origin = known[:1].to(exact_dtype(points.device))
+    near, parts = known - origin, points.split(_AT_ONCE)
+    nearest = [torch.cdist(part - origin, near).topk(count, largest=False) for part in parts]
     distances = torch.cat([part.values for part in nearest])
     return distances, torch.cat([part.indices for part in nearest])
 
