@@ -125,7 +125,6 @@ def distance_histograms(
         shares = 100 * counts / len(distances)
         axes.stairs(shares, edges, color=colour, linestyle=dash, linewidth=1.3, label=name)
     axes.set_xlim(0, top)
-    axes.set_ylim(0, None)
     _label(axes, "distance between two samples of a class" if labels is not None else "distance")
     axes.set_ylabel("share of pairs (%)", fontsize=_SMALL)
     axes.legend(fontsize=_SMALL - 1, frameon=False)

@@ -106,7 +106,7 @@ def test_one_class_is_the_global_mask() -> None:
     assert torch.equal(pair_weights(one_class, 5), pair_weights(None, 5))
 
 
-@pytest.mark.parametrize("labels", [None, torch.tensor([0, 1, 0]), torch.eye(3)])
+@pytest.mark.parametrize("labels", [None, torch.tensor([0, 1, 0]), torch.eye(3).double()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weights_have_the_type_and_device_asked_for(
     labels: Tensor | None, dtype: torch.dtype

@@ -273,8 +273,13 @@ def test_tables_of_another_width_are_refused_with_the_widths_that_fit() -> None:
 def test_what_a_queue_cannot_do_is_refused() -> None:
     x, features, y = samples(6, 1)
     queue = FeatureQueue(4)
-    for options in ({"scale": "fit"}, {"distance": "cosine"}):
-        with pytest.raises(InputError, match="isometry_penalty: queue needs the Euclidean"):
+    for told, options in (
+        ("scale fit", {"scale": "fit"}),
+        ("scale a tensor", {"scale": torch.tensor(2.0)}),
+        ("distance cosine", {"distance": "cosine"}),
+        ("distance euclidean; input_distance cosine", {"input_distance": "cosine"}),
+    ):
+        with pytest.raises(InputError, match=f"isometry_penalty: queue needs the Euc.* {told};"):
             isometry_penalty(x, features, y, queue=queue, **options)
     with pytest.raises(InputError, match="integer labels must be 0 or more, .* got -1"):
         isometry_penalty(x, features, y - 1, queue=queue)

@@ -81,6 +81,7 @@ def test_the_shepard_diagram_holds_every_pair_of_a_class() -> None:
     dx, dphi = distances_within(X, PHI, Y)
     assert hexagons.get_array().sum() == len(dx) == 3 * 45
     assert hexagons.get_array().min() >= 1, "where there is no pair nothing is drawn"
+    assert type(hexagons.norm).__name__ == "LogNorm", "one pair is seen beside hundreds"
     low, high = axes.get_xlim(), axes.get_ylim()
     assert low[0] == high[0] == 0
     assert low[1] > dx.max()
@@ -102,6 +103,19 @@ def test_histograms_are_shares_of_the_pairs_over_common_bins() -> None:
         np.testing.assert_allclose(shares, 100 * expected / len(dx), rtol=1e-5)
         assert len(shares) == 7
         assert edges[-1] == pytest.approx(max(dx.max(), dphi.max()).item())
+
+
+def test_the_distance_that_is_asked_for_is_drawn_and_curves_are_told_apart_without_colour() -> None:
+    dx, dphi = distances_within(X, PHI, Y, distance="manhattan")
+    axes = plots.shepard(X, PHI, Y, distance="manhattan")
+    assert axes.get_xlim()[1] == pytest.approx(1.05 * float(dx.max()))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept"]
+    axes = plots.distance_histograms(X, PHI, Y, distance="manhattan", bins=1)
+    assert axes.get_xlim()[1] == pytest.approx(float(max(dx.max(), dphi.max())))
+    inputs, features = axes.patches
+    assert [inputs.get_label(), features.get_label()] == ["inputs", "features"]
+    assert inputs.get_edgecolor()[:3] == (0, 0, 0)
+    assert inputs.get_linestyle() != features.get_linestyle()
 
 
 def test_the_accuracy_is_that_of_the_images_that_survive_every_attack() -> None:
@@ -141,6 +155,7 @@ def test_axes_reach_a_little_further_than_the_longest_distance_also_if_all_are_z
     diagonal = next(line for line in axes.lines if line.get_label() == "kept")
     assert (diagonal.get_xy1(), diagonal.get_slope()) == ((0, 0), 1)
     assert 0 < plots.shepard(X, torch.zeros(30, 2), Y).get_ylim()[1] < 1e-9
+    assert 0 < plots.shepard(torch.zeros(30, 2), X, Y).get_xlim()[1] < 1e-9
     alike = plots.distance_histograms(torch.zeros(4, 2), torch.zeros(4, 2))
     assert alike.get_xlim() == (0, 1)
     assert alike.get_ylim()[0] == 0
