@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -82,7 +83,7 @@ def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
             wide = torch.float64
         with full_precision(left.device):
             return (left.to(wide) @ right.to(wide).mT).to(dtype)
-    left, right = left.long(), right.long()  # in uint8, class 156 equals IGNORED
+    left = left.long()  # in uint8, class 156 equals IGNORED
     left = left.masked_fill(left == IGNORED, IGNORED - 1)  # no label, so no pair
     return (left[..., None] == right[..., None, :]).to(dtype)
 
@@ -156,7 +157,7 @@ def check_label_values(labels: Tensor) -> None:
         Traceback (most recent call last):
         isoreg.errors.InputError: integer labels must be 0 or more, ... got -1 at position 1. ...
     """
-    if not labels.is_floating_point() and (labels.numel() == 0 or labels.min().item() >= 0):
+    if not labels.is_floating_point() and (labels.numel() == 0 or labels.min() >= 0):
         return
     valid = valid_labels(labels)
     if bool(valid.all()):
@@ -168,7 +169,7 @@ def check_label_values(labels: Tensor) -> None:
             f"got {int(labels[row])} at position {row}. If it stands for samples without a label, "
             f"write {IGNORED}: labels.masked_fill(labels < 0, {IGNORED})."
         )
-    found = labels[row].detach()
+    found = labels[row]
     got = f"got row {row} with minimum {found.min():.4g} and sum {found.float().sum():.4g}"
     if bool(found.isnan().any()):
         advice = "NaN stands for no label: give such samples a row of zeros."
@@ -200,7 +201,7 @@ def valid_labels(labels: Tensor) -> Tensor:
     """
     if not labels.is_floating_point():
         return (labels >= 0) | (labels == IGNORED)
-    sums = labels.float().sum(1)
+    sums = labels.sum(1)
     rounding = max(1e-3, torch.finfo(labels.dtype).eps)
     one_or_none = ((sums - 1).abs() <= rounding) | (sums == 0)
     return (labels >= 0).all(1) & one_or_none
@@ -260,7 +261,7 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         `IGNORED` for labels that no group holds.
 
     Raises:
-        InputError: If the labels are not integers or a class stands in two groups.
+        InputError: If labels or classes are not integers, or a class stands in two groups.
 
     Example:
         >>> partition(torch.tensor([0, 1, 2, 3, 9]), [[0, 2], [1, 3]]).tolist()
@@ -271,12 +272,15 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
             kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
             raise InputError(f"labels must be a tensor of integers, got {kind}.")
         labels = labels.long()  # a small integer type would wrap large members around
-        if any(not isinstance(group, Sequence) for group in groups):
+        named = isinstance(groups, Sequence) and not isinstance(groups, str)
+        if not named or any(not isinstance(group, Sequence) for group in groups):
             raise InputError(f"groups must be a list of lists of classes, got {groups!r}.")
         coarse = torch.full_like(labels, IGNORED)
         seen: dict[int, int] = {}
         for index, group in enumerate(groups):
             for member in group:
+                if not isinstance(member, numbers.Integral):
+                    raise InputError(f"classes must be integers, got {member!r} in group {index}.")
                 if member in seen:
                     raise InputError(
                         "each class must stand in one group, "

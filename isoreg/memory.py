@@ -82,7 +82,7 @@ class FeatureQueue:
         """What is held and behind it a batch; then the batch takes the place of the oldest.
 
         Args:
-            tensors: Inputs and features of the batch, (n, d) each.
+            tensors: Inputs and features of the batch, (n, d) each, without graph.
             labels: (n,) int64 or (n, C) floating labels, or None for one class.
 
         Returns:
@@ -102,12 +102,12 @@ class FeatureQueue:
         self._kind = kind
         if labels is None:
             labels = torch.zeros(len(tensors[0]), dtype=torch.int64, device=tensors[0].device)
-        batch = [*(x.detach() for x in tensors), labels]
+        batch = [*tensors, labels]
         may_look = can_look(batch[0].device)
         self._make_room(batch)
         # a sum is finite if all its terms are, and takes a tenth of the time of looking at each
         wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
-        if may_look and all(math.isfinite(x.sum().item()) for x in wide):
+        if may_look and all(math.isfinite(x.sum()) for x in wide):
             start, stop = self._first, self._first + self._count + len(labels)
             self._append(batch)
             both = [held[start:stop] for held in self._rows]
@@ -141,12 +141,11 @@ class FeatureQueue:
             rows[: len(old)] = old
 
     def _append(self, batch: Sequence[Tensor]) -> None:
-        start = self._first + self._count
-        stop = start + len(batch[0])
+        start, n = self._first + self._count, len(batch[0])
         for rows, x in zip(self._rows, batch, strict=True):
-            rows[start:stop] = x
-        self._count = min(self.size, stop - self._first)
-        self._first = stop - self._count
+            rows[start : start + n] = x
+        self._count = min(self.size, self._count + n)
+        self._first = start + n - self._count
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of what is held, for `torch.save`.
@@ -202,5 +201,7 @@ def _hide(batch: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
 
 
 def _describe(tensors: Sequence[Tensor], labels: Tensor | None) -> str:
-    kind = "without" if labels is None else "with" if labels.ndim == 1 else "with soft"
-    return f"widths {[x.shape[1] for x in tensors]} {kind} labels"
+    widths = f"widths {[x.shape[1] for x in tensors]}"
+    if labels is None or labels.ndim == 1:
+        return f"{widths} {'without' if labels is None else 'with'} labels"
+    return f"{widths} with soft labels of {labels.shape[1]} classes"

@@ -7,6 +7,7 @@ Ito, which colour-blind readers can tell apart; lines differ in dash and marker 
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from itertools import chain, cycle
 from typing import Any
@@ -48,7 +49,7 @@ def shepard(
         The axes.
 
     Raises:
-        InputError: If shapes disagree, or no pair is left.
+        InputError: If shapes disagree, no pair is left, or a distance is not finite.
         MissingExtraError: If matplotlib is not installed.
 
     Example:
@@ -58,14 +59,14 @@ def shepard(
     """
     with error_prefix("shepard"):
         dx, dphi = distances_within(inputs, features, labels, distance=distance)
-        _check_pairs(dx)
-    axes = _axes(axes)
+        _check_pairs(dx, dphi)
+        axes = _linear(axes)
     axes.hexbin(dx, dphi, gridsize=40, mincnt=1, bins="log", cmap="cividis", linewidths=0.1)
     axes.axline((0, 0), slope=1, color=COLOURS[1], linewidth=1, linestyle="--", label="kept")
     axes.legend(fontsize=_SMALL - 1, frameon=False, loc="upper left")
     measured = distortion_of(dx, dphi)
-    axes.set_xlim(0, float(dx.max()) * 1.05)
-    axes.set_ylim(0, max(float(dphi.max()), 1e-12) * 1.05)
+    axes.set_xlim(0, (float(dx.max()) or 1e-12) * 1.05)
+    axes.set_ylim(0, (float(dphi.max()) or 1e-12) * 1.05)
     numbers = f"r = {measured.correlation:.3f}, stress = {measured.stress:.3f}"
     title = f"{numbers}, {measured.pairs:,} pairs\n(bright: many)"
     _label(axes, "distance between inputs", "distance between features", title)
@@ -85,7 +86,7 @@ def distance_histograms(
 
     Args:
         inputs: (N, ...) inputs.
-        features: (N, ...) features, or several of them by name.
+        features: (N, ...) features, or several of them by name, other than "inputs".
         labels: None (all pairs) or (N,) integers (pairs of equal label).
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
         bins: Number of bins, which all histograms share.
@@ -95,7 +96,7 @@ def distance_histograms(
         The axes.
 
     Raises:
-        InputError: If shapes disagree, or no pair is left.
+        InputError: If shapes disagree, no pair is left, or a distance is not finite.
         MissingExtraError: If matplotlib is not installed.
 
     Example:
@@ -104,23 +105,26 @@ def distance_histograms(
         >>> [text.get_text() for text in axes.get_legend().get_texts()]
         ['inputs', 'plain', 'isometry']
     """
-    named = {"features": features} if isinstance(features, Tensor) else dict(features)
     curves: dict[str, Tensor] = {}
     with error_prefix("distance_histograms"):
+        if not isinstance(bins, numbers.Integral) or bins < 1:
+            raise InputError(f"bins must be an integer of at least 1, got {bins!r}.")
+        named = _named(features, "features", "features", Tensor)
+        if "inputs" in named:
+            raise InputError("features must have other names than 'inputs', which is taken.")
         for name, phi in named.items():
             curves["inputs"], curves[name] = distances_within(
                 inputs, phi, labels, distance=distance
             )
-        _check_pairs(curves["inputs"])
-    axes = _axes(axes)
+        _check_pairs(*curves.values())
+        axes = _linear(axes)
     top = max(float(d.max()) for d in curves.values()) or 1.0
     styles = zip(chain(["black"], cycle(COLOURS)), cycle(_DASHES), strict=False)
     for (name, distances), (colour, dash) in zip(curves.items(), styles, strict=False):
-        counts, edges = torch.histogram(distances.float(), bins, range=(0.0, top))
+        counts, edges = torch.histogram(distances.cpu(), bins, range=(0.0, top))
         shares = 100 * counts / len(distances)
         axes.stairs(shares, edges, color=colour, linestyle=dash, linewidth=1.3, label=name)
     axes.set_xlim(0, top)
-    axes.set_ylim(0, None)
     _label(axes, "distance between two samples of a class" if labels is not None else "distance")
     axes.set_ylabel("share of pairs (%)", fontsize=_SMALL)
     axes.legend(fontsize=_SMALL - 1, frameon=False)
@@ -148,13 +152,12 @@ def robust_accuracy(
         >>> robust_accuracy({"plain": report}).lines[0].get_ydata().tolist()
         [100.0, 50.0]
     """
-    named = {"": reports} if isinstance(reports, RobustnessReport) else dict(reports)
-    norms = sorted({report.norm for report in named.values()})
-    if len(norms) != 1:
-        raise InputError(
-            f"robust_accuracy: reports must be in one norm, got {' and '.join(norms) or 'none'}."
-        )
-    axes = _axes(axes)
+    with error_prefix("robust_accuracy"):
+        named = _named(reports, "", "reports", RobustnessReport)
+        norms = sorted({report.norm for report in named.values()})
+        if len(norms) != 1:
+            raise InputError(f"reports must be in one norm, got {' and '.join(norms)}.")
+        axes = _linear(axes)
     styles = zip(cycle(COLOURS), cycle(_MARKERS), cycle(_DASHES), strict=False)
     for (name, report), (colour, marker, dash) in zip(named.items(), styles, strict=False):
         worst = report.worst_case
@@ -206,6 +209,8 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
     """
     if isinstance(layers, IsometryReport):
         layers = {name: layer.distortion for name, layer in layers.layers.items()}
+    with error_prefix("layer_distortion"):
+        layers = _named(layers, "", "layers", Distortion)
     shown = {name: d for name, d in layers.items() if d.pairs and d.expansion > 0}
     if not shown:
         raise InputError(
@@ -246,11 +251,33 @@ def _plain_log(axis: Any, *, narrow: bool) -> None:
     axis.set_minor_formatter(shown if narrow else ticker.NullFormatter())
 
 
+def _named(given: Any, name: str, what: str, kind: type) -> dict[str, Any]:
+    """What is drawn by name: several as they are, one under a name of its own."""
+    named = {name: given} if isinstance(given, kind) else given
+    if not isinstance(named, Mapping) or not all(isinstance(v, kind) for v in named.values()):
+        raise InputError(
+            f"{what} must be a {kind.__name__}, or several of them by name, got "
+            f"{type(given).__name__}."
+        )
+    if not named:
+        raise InputError(f"{what} must be at least one {kind.__name__}, got none.")
+    return dict(named)
+
+
 def _axes(axes: Any) -> Any:
     if axes is not None:
         return axes
     figure = import_extra("matplotlib.figure", "plots").Figure(figsize=_SIZE, layout="constrained")
     return figure.subplots()
+
+
+def _linear(axes: Any) -> Any:
+    """Axes for what begins at 0, for which a logarithmic scale has no place."""
+    axes = _axes(axes)
+    scales = [getattr(axes, f"get_{x}scale", lambda: type(axes).__name__)() for x in "xy"]
+    if scales != ["linear", "linear"]:
+        raise InputError(f"axes must be one with linear scales, got {' and '.join(scales)}.")
+    return axes
 
 
 def _label(axes: Any, x: str, y: str = "", title: str = "") -> None:
@@ -263,8 +290,14 @@ def _label(axes: Any, x: str, y: str = "", title: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _check_pairs(distances: Tensor) -> None:
-    if not len(distances):
+def _check_pairs(*distances: Tensor) -> None:
+    if not len(distances[0]):
         raise InputError(
             "there must be a pair to draw, got none. Give more samples of a class, or labels=None."
+        )
+    lost = sum(int((~d.isfinite()).sum()) for d in distances)
+    if lost:
+        raise InputError(
+            f"distances must be finite to be drawn, got {lost} that are not. Are there infinite "
+            "entries, NaN, or numbers whose squares overflow?"
         )

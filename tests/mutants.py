@@ -18,6 +18,7 @@ import ast
 import contextlib
 import hashlib
 import importlib
+import itertools
 import json
 import math
 import os
@@ -124,23 +125,41 @@ def chosen(
 ) -> tuple[list[str], bool]:
     """Tests that a change meets, and whether it must be imported.
 
-    They come `by_turns`, since tests of one file often see the same, until the time is used up. A
-    line that no test was seen to run, as it runs in other processes, meets those of ``first``.
+    They come `by_turns`, since tests of one file often see the same, as long as there is time for
+    them. What runs at import meets first the tests of the lines that use it, then those of its
+    file. A line that no test was seen to run, as it runs in other processes, meets those of
+    ``first``.
     """
     running = seen.tests_of(file, mutation, source)
     imported = mutation.bound or "" in running
-    names = running & set(seen.seconds)
+    near = running & set(seen.seconds)
+    names = set(near)
     if imported or not names:
-        of_file = set().union(*seen.lines.get(file, {}).values()) if imported else set()
+        lines = seen.lines.get(file, {})
+        near = set().union(*(lines.get(line, set()) for line in uses(source, mutation.line)))
+        near &= set(seen.seconds)
+        of_file = set().union(*lines.values()) if imported else set()
         names |= {name for name in seen.seconds if name.partition("::")[0] in first}
         names |= of_file & set(seen.seconds)
     found, total = [], 0.0
-    for name in by_turns(names, seen.seconds, first):
-        total += seen.seconds[name]
-        if total > limit and found:
-            break
-        found.append(name)
+    order = (by_turns(some, seen.seconds, first) for some in (near, names - near))
+    for name in itertools.chain(*order):
+        if not found or total + seen.seconds[name] <= limit:
+            found.append(name)
+            total += seen.seconds[name]
     return found, imported
+
+
+def uses(source: str, line: int) -> set[int]:
+    """The lines that use what a statement binds: a function's body, or all that name a constant."""
+    tree = ast.parse(source)
+    first = statement(source, line).start
+    node = next(n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno == first)
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return set(range(node.body[0].lineno, (node.end_lineno or first) + 1))
+    named = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
+    bound = {n.id for n in named if isinstance(n.ctx, ast.Store) and n.lineno == first}
+    return {n.lineno for n in named if n.id in bound and isinstance(n.ctx, ast.Load)}
 
 
 def by_turns(names: set[str], seconds: dict[str, float], first: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,13 @@ def test_folding_an_image_loses_nothing(shape: tuple[int, ...], square: bool, n:
     assert folded.ndim == 4
     assert folded.dtype == torch.float32
     torch.testing.assert_close(adapted.unfold(folded), images.float().double(), rtol=0, atol=0)
+    if len(shape) == 3:
+        assert torch.equal(folded[:, :, : shape[1], : shape[2]], images.float())
     if square:
-        assert folded.shape[2] == folded.shape[3] >= 5
+        least = max(shape[1:]) if len(shape) == 3 else math.ceil(math.prod(shape) ** 0.5)
+        assert folded.shape[2:] == (max(5, least), max(5, least))
+    else:
+        assert folded.numel() == images.numel()
 
 
 def test_adapted_logits_differ_by_a_constant_an_image_and_end_in_classes_nobody_wins() -> None:

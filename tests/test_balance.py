@@ -357,6 +357,17 @@ def test_gradients_in_half_precision_are_measured_in_single() -> None:
     assert {x.dtype for x in found} == {torch.float32}
 
 
+def test_passes_of_several_sizes_count_as_one_gradient() -> None:
+    norms = GradientNorms()
+    for n in (2, 5):
+        features = torch.ones(n, 3, requires_grad=True) * 1
+        copy = features.clone()
+        norms.watch("layer", features, copy)
+        (3 * features[0, 0] + 4 * copy[0, 0]).backward()
+    (found,) = norms.take().values()
+    assert found == (pytest.approx(18**0.5), pytest.approx(32**0.5), 24.0)
+
+
 def test_several_passes_count_as_one_gradient_of_all_of_them() -> None:
     readings = []
     for rest, own, along in ((3.0, 5.0, 1.0), (4.0, 12.0, 2.0)):

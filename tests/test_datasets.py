@@ -17,14 +17,14 @@ FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")}
 
 
 def write_mnist(root: Path, images: torch.Tensor, labels: torch.Tensor) -> None:
-    """Files in the format of yann.lecun.com: big-endian header, then bytes."""
+    """Files in the format of yann.lecun.com: big-endian header, then bytes; tests backwards."""
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for prefix in ("train", "t10k"):
-        header = struct.pack(">IIII", 2051, *images.shape)
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.numpy().tobytes())
-        header = struct.pack(">II", 2049, len(labels))
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.numpy().tobytes())
+    shape, n = struct.pack(">IIII", 2051, *images.shape), struct.pack(">II", 2049, len(labels))
+    for prefix, step in (("train", 1), ("t10k", -1)):
+        pixels, classes = images.numpy()[::step].tobytes(), labels.numpy()[::step].tobytes()
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(shape + pixels)
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(n + classes)
 
 
 def test_digits_are_all_of_scikit_learns_once_and_real() -> None:
@@ -74,10 +74,11 @@ def test_an_unknown_split_is_refused_with_the_known_ones() -> None:
 def test_mnist_is_read_from_root_scaled_and_with_a_channel(tmp_path: Path) -> None:
     pixels = torch.randint(256, (7, 28, 28), dtype=torch.uint8)
     write_mnist(tmp_path, pixels, torch.arange(7, dtype=torch.uint8))
-    images, labels = mnist("test", tmp_path)
+    images, labels = mnist("train", tmp_path)
     torch.testing.assert_close(images, pixels[:, None].float() / 255)
     assert labels.tolist() == list(range(7))
     assert labels.dtype == torch.int64
+    assert mnist("test", tmp_path)[1].tolist() == [*range(6, -1, -1)]
 
 
 def test_root_goes_before_the_environment_variable(

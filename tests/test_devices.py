@@ -236,6 +236,20 @@ def test_a_compiled_step_refuses_bad_labels_when_it_runs() -> None:
         compiled(torch.rand(4, 2), torch.tensor([0, -1, 0, -1]))
 
 
+@pytest.mark.parametrize("scale", [0.5, "fit", torch.tensor(0.7, requires_grad=True)])
+def test_the_operator_has_the_second_derivatives_of_the_penalty(scale: Any) -> None:
+    x, y, phi = torch.rand(9, 3).double(), torch.arange(9) % 2, torch.rand(9, 2).double()
+    phi.requires_grad_()
+    learned = scale if isinstance(scale, Tensor) else None
+    numbers = learned, scale if isinstance(scale, float) else 0.0, "pairs"
+    found, *_ = node._operator(x, [phi], y, None, None, *numbers, True, learned is not None)
+    derivatives = []
+    for value in (found, isometry_penalty(x, [phi], y, scale=scale, reduction="pairs")):
+        (first,) = torch.autograd.grad(value.sum(), phi, create_graph=True)
+        derivatives.append((first, *torch.autograd.grad(first.square().sum(), phi)))
+    assert_close(*derivatives)
+
+
 def test_the_operator_is_registered_as_torch_wants_it() -> None:
     x, y = torch.rand(9, 3), torch.arange(9) % 2
     features = [torch.rand(9, 2, requires_grad=True), torch.rand(9, 4, requires_grad=True)]

@@ -113,6 +113,9 @@ def test_inputs_may_have_a_distance_of_their_own() -> None:
     dx, dphi = distances_within(x, phi, input_distance="manhattan")
     torch.testing.assert_close(dx, distances_within(x, phi, distance="manhattan")[0])
     torch.testing.assert_close(dphi, distances_within(x, phi)[1])
+    dx, dphi = distances_within(x, phi, distance="manhattan")
+    found = distortion(x, phi, distance="manhattan")
+    assert found.expansion == pytest.approx((dphi / dx).max().item())
 
 
 def test_what_cannot_be_measured_is_refused_with_the_values() -> None:

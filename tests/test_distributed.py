@@ -116,7 +116,9 @@ def split_penalty(
     **options: Any,
 ) -> tuple[Tensor, list[Tensor]]:
     """Mean over simulated ranks of values, and of the gradients by all features."""
-    parts = slices(sizes)
+    parts, kinds = slices(sizes), [torch.int64] * 2
+    if labels is not None:  # integers of any type are class numbers, also of two types
+        kinds = [labels.dtype, labels.dtype if labels.is_floating_point() else torch.int64]
 
     def one_rank(group: Member) -> tuple[Tensor, list[Tensor]]:
         part = parts[group.rank]
@@ -124,10 +126,11 @@ def split_penalty(
         found = isometry_penalty(
             None if inputs is None else inputs[part],
             own,
-            None if labels is None else labels[part],
+            None if labels is None else labels[part].to(kinds[group.rank % 2]),
             process_group=group,  # type: ignore[arg-type]
             **{name: x[part] if name in TABLES else x for name, x in options.items()},
         )
+        assert not any(x._backward_hooks for x in own), "the user's tensors are as they were"
         return found.detach(), list(torch.autograd.grad(found.sum(), own))
 
     values, gradients = zip(*in_threads(one_rank, len(sizes)), strict=True)
@@ -211,12 +214,14 @@ def test_every_split_in_float32_keeps_five_digits(
 @pytest.mark.usefixtures("way")
 @given(
     sizes=st.lists(st.integers(0, 6), min_size=1, max_size=5).filter(any),
-    option=st.sampled_from(["fit", "tensor", "soft", "given", "weighed", *METRICS]),
+    option=st.sampled_from(["fit", "tensor", "soft", *METRICS]),
+    tables=st.sets(st.sampled_from(TABLES)),
     reduction=st.sampled_from(["batch", "pairs"]),
     seed=st.integers(0, 99),
 )
+@example(sizes=[4, 0, 5], option="cosine", tables=set(TABLES), reduction="pairs", seed=0)
 def test_every_split_of_the_other_options_gives_value_and_gradient_of_one_process(
-    sizes: list[int], option: str, reduction: str, seed: int
+    sizes: list[int], option: str, tables: set[str], reduction: str, seed: int
 ) -> None:
     torch.manual_seed(seed)
     x, features, y = batch(sum(sizes), 3, dtype=torch.float64)
@@ -227,16 +232,13 @@ def test_every_split_of_the_other_options_gives_value_and_gradient_of_one_proces
         options["scale"] = torch.tensor(0.7)
     elif option == "soft":
         y = torch.rand(len(y), 4, dtype=torch.float64).softmax(1)
-    elif option == "given":
-        table = torch.rand(len(y), len(y), dtype=torch.float64)
-        table[torch.rand_like(table) < 0.1] = torch.nan
-        options["input_distances"] = table + table.T
-        x = None
-    elif option == "weighed":
-        table = torch.rand(len(y), len(y), dtype=torch.float64)
-        options["pair_weights"] = table + table.T
     else:
         options["distance"] = option
+    for name in sorted(tables):
+        table = torch.rand(len(y), len(y), dtype=torch.float64)
+        if name == "input_distances":
+            x, table[torch.rand_like(table) < 0.1] = None, torch.nan
+        options[name] = table + table.T
     value, gradients = split_penalty(x, features, y, sizes, **options)
     expected, expected_gradients = whole_penalty(x, features, y, **options)
     torch.testing.assert_close(value, expected)
@@ -281,15 +283,19 @@ def test_a_nan_in_a_sample_without_pair_is_not_lost() -> None:
     assert torch.isnan(value[1])
 
 
-@pytest.mark.parametrize("needed", [["scale"], ["inputs"], ["scale", "inputs"]])
-def test_learned_scales_and_inputs_get_the_gradient_of_one_process(needed: list[str]) -> None:
-    x, (features, _), y = batch(10, 2, dtype=torch.float64)
+@pytest.mark.parametrize(
+    "needed", [["scale"], ["inputs"], ["scale", "inputs"], ["labels"], [TABLES[0]]]
+)
+def test_what_is_learned_gets_the_gradient_of_one_process(needed: list[str]) -> None:
+    x, (features, _), _ = batch(10, 2, dtype=torch.float64)
+    y, table = torch.rand(10, 2, dtype=torch.float64).softmax(1), torch.cdist(x, x)
 
     def gradients(part: slice, group: Member | None) -> list[Tensor]:
-        inputs, scale = x[part].clone(), torch.tensor(0.7)
-        wanted = [{"scale": scale, "inputs": inputs}[name].requires_grad_() for name in needed]
-        options = {"scale": scale, "process_group": group}
-        found = isometry_penalty(inputs, features[part], y[part], **options)
+        given = {"inputs": x[part].clone(), "labels": y[part].clone(), "scale": torch.tensor(0.7)}
+        if needed == [TABLES[0]]:
+            given |= {"inputs": None, TABLES[0]: table[part].clone()}
+        wanted = [given[name].requires_grad_() for name in needed]
+        found = isometry_penalty(features=features[part], process_group=group, **given)
         return list(torch.autograd.grad(found, wanted))
 
     parts = slices([4, 6])
@@ -298,6 +304,23 @@ def test_learned_scales_and_inputs_get_the_gradient_of_one_process(needed: list[
     for name, a, b, whole in zip(needed, *ranks, expected, strict=True):
         found = (a + b) / 2 if name == "scale" else torch.cat([a, b]) / 2
         torch.testing.assert_close(found, whole)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "width", "dtype"),
+    [([2, 0, 3], 2, torch.float64), ([2, 1], 0, torch.float32), ([1, 1], 1, torch.uint8)],
+)
+def test_rows_of_all_ranks_come_in_the_order_of_the_ranks(
+    sizes: list[int], width: int, dtype: torch.dtype
+) -> None:
+    parts, rows = slices(sizes), sum(sizes)
+    x = torch.arange(rows * width, dtype=dtype).view(rows, width)
+    gathered = in_threads(
+        lambda g: exchange.gather_rows({"x": x[parts[g.rank]]}, "", g), len(sizes)
+    )
+    for rank, found in enumerate(gathered):
+        assert torch.equal(found.tensors[0], x)
+        assert (found.local, found.ranks) == (parts[rank], len(sizes))
 
 
 @pytest.mark.parametrize("options", [{}, {"scale": "fit"}, {"distance": "cosine"}])
@@ -329,7 +352,8 @@ def test_input_distances_need_a_column_for_every_rank() -> None:
     def compare(group: Member) -> None:
         isometry_penalty(None, features, y, input_distances=torch.rand(5, 9), process_group=group)
 
-    with pytest.raises(InputError, match="each of the 10 samples of all ranks.* got 9"):
+    words = "each of the 10 samples of all ranks, in the order of the ranks, got 9"
+    with pytest.raises(InputError, match=words):
         in_threads(compare, 2)
 
 
@@ -381,9 +405,12 @@ def test_packed_rows_come_back_bit_by_bit(n: int, widths: list[int], seed: int) 
 def test_ranks_that_disagree_are_told_how() -> None:
     a, b = (describe({"labels": x}, "scale 1.0") for x in (torch.ones(2, 1), torch.ones(3, 4)))
     check_same([a, a])
-    with pytest.raises(RankError, match="got 'labels torch.float32, 1 a sample' on rank 0 and"):
-        check_same([a, a, b])
-    with pytest.raises(RankError, match="on rank 1"):
+    first, other = "labels torch.float32, 1 a sample", "labels torch.float32, 4 a sample"
+    for said, rank in (([a, a, b], 2), ([a, b], 1)):
+        words = f"got '{first}' on rank 0 and '{other}' on rank {rank}."
+        with pytest.raises(RankError, match=words):
+            check_same(said)
+    with pytest.raises(RankError, match=f"got '{a}' on rank 0 and '{a}; queue' on rank 1."):
         check_same([a, f"{a}; queue"])
 
 
@@ -406,6 +433,17 @@ def test_world_without_ranks_is_this_process_alone() -> None:
     torch.testing.assert_close(
         isometry_penalty(x, features, y, process_group="world"), isometry_penalty(x, features, y)
     )
+
+
+def test_a_broken_connection_is_told_with_its_reason_and_what_to_look_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Connection closed by peer. Address 10.0.0.1\nframe 7")
+
+    monkeypatch.setattr(ThreadedDist, "all_gather_single", broken)
+    with pytest.raises(RankError, match=r"of 2 ranks failed: Connection closed by peer\. Every"):
+        in_threads(lambda group: exchange.mean_over_ranks(torch.ones(()), group), 2)  # type: ignore[arg-type]
 
 
 # Real processes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from matplotlib import rc_context
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from scipy.spatial.distance import cdist
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -84,6 +86,8 @@ def test_the_unit_of_the_data_is_the_unit_of_the_map_and_an_offset_costs_nothing
     np.testing.assert_allclose(
         1000 * first.transform(X), other.transform(1000 * X + 1e6), rtol=0.02
     )
+    small = brief().fit(X / 1024, Y)  # to the bit, since powers of two round nothing
+    np.testing.assert_array_equal(1024 * small.transform(X / 1024), first.transform(X))
 
 
 def test_the_same_seed_gives_the_same_map_and_another_one_another() -> None:
@@ -123,7 +127,9 @@ def test_a_pickle_and_a_file_of_skops_give_the_same_points() -> None:
     io = pytest.importorskip("skops.io")
     embedding = brief().fit(X, Y)
     points = embedding.transform(X)
-    assert (pickle.loads(pickle.dumps(embedding)).transform(X) == points).all()
+    again = pickle.loads(pickle.dumps(embedding))
+    assert (again.transform(X) == points).all()
+    assert not again.network_.training
     data = io.dumps(embedding)
     kinds = io.get_untrusted_types(data=data)
     assert kinds == ["isoreg.embedding.estimator.IsometricEmbedding"]
@@ -285,6 +291,15 @@ def test_frozen_layers_stay_as_they_are_and_each_parameter_has_one_optimizer() -
     ]  # fmt: skip
 
 
+def test_matrices_of_any_size_move_alike_in_a_step() -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(128, 8, bias=False), nn.Linear(8, 8, bias=False))
+    before = [p.detach().clone() for p in body.parameters()]
+    Optimizer(body, 0.1, 10).step(body(torch.randn(200, 128)).square().sum())
+    wide, small = ((p - b).std() for p, b in zip(body.parameters(), before, strict=True))
+    assert 0.7 < wide / small < 1.4
+
+
 def test_an_epoch_goes_over_each_sample_once_and_drops_what_is_left() -> None:
     drawn = batches(11, 4, torch.Generator().manual_seed(0))
     epochs = [[next(drawn).tolist() for _ in range(2)] for _ in range(30)]
@@ -337,6 +352,20 @@ def test_noise_is_measured_in_radii_of_the_classes_and_what_is_held_out_is_not_l
     learned = np.setdiff1d(np.arange(150), held)
     spread = np.sqrt(((X[learned] - X[learned].mean(0)) ** 2).mean())
     assert noise == pytest.approx(0.5 * _within(X[learned], Y[learned]) / spread)
+    brief(batch_size=40).fit(X, Y)
+    assert len(seen[-1][2]) == 40, "a batch is looked at where none are held out"
+
+
+def test_a_body_is_shown_normal_noise_of_the_asked_size_and_none_at_a_look() -> None:
+    body, shown = nn.Linear(3, 2), []
+    body.register_forward_pre_hook(lambda _, given: shown.append(given[0]))
+    recipe = Recipe(1, 0.1, 0.25, 1.0, 1.0, 0.0, None, verbose=False)
+    pairs = Pairs(lambda at: torch.ones(len(at), len(at)), 1.0, None, torch.empty(0))
+    order, drawn = iter([torch.arange(500)]), torch.Generator().manual_seed(0)
+    training.train(body, torch.ones(500, 3), order, pairs, recipe, drawn, np.arange(9))
+    assert (shown[0] - 1).std().item() == pytest.approx(0.25, rel=0.1)
+    assert (shown[0] - 1).abs().max() < 1.5
+    assert torch.equal(shown[1], torch.ones(9, 3))
 
 
 def test_places_are_evenly_apart_and_classes_are_sampled_alike() -> None:
@@ -421,6 +450,27 @@ def test_scikit_learn_is_told_which_types_stay_and_which_labels_are_taken() -> N
     assert tags.target_tags.multi_output
 
 
+class Returned(nn.Module):
+    """A network whose output is made into something else."""
+
+    def __init__(self, make: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.inner, self.make = nn.Linear(4, 2), make
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.make(self.inner(x))
+
+
+class Sudden(nn.Linear):
+    """A network that is sound until it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (torch.nan if self.training else 1.0)
+
+
 BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({}, X, np.zeros(len(X), int), "y must hold at least two classes, got 1"),
     ({}, X, np.full(len(X), -1), "y must hold at least two classes, got 0"),
@@ -438,12 +488,29 @@ BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({"validation_fraction": 1}, X, None, "validation_fraction must be a number above 0 and below"),
     ({"early_stopping": True}, X[:3], None, "must leave at least 2 samples to learn from, got 1"),
     ({"network": "mlp"}, X, None, "network must be a torch.nn.Module or None, got 'mlp'"),
-    ({"network": nn.Linear(4, 3)}, X, None, r"points, got \(2, 3\)"),
+    ({"network": nn.Linear(4, 3)}, X, None, r"points, got torch.float32 of shape \(2, 3\)"),
+    ({"network": nn.Linear(3, 2)}, X, None, r"\(2, 4\) rows to \(2, 2\) points, got torch's error"),
+    (
+        {"network": nn.Linear(4, 2).half()},
+        X,
+        None,
+        "float64 numbers, got torch.float16 in 'weight'",
+    ),
+    ({"network": nn.Linear(4, 2, device="meta")}, X, None, "numbers, got none yet in 'weight'"),
+    ({"network": nn.Linear(4, 2).requires_grad_(False)}, X, None, "got points that no parameter"),
+    ({"network": nn.Identity(), "n_components": 4}, X, None, "got points that no parameter"),
+    ({"network": Returned(lambda x: (x,))}, X, None, "points, got tuple"),
+    ({"network": Returned(lambda x: x / 0)}, X, None, "got points that are not finite"),
+    ({"network": Returned(lambda x: x + 0j)}, X, None, r"got torch.complex64 of shape \(2, 2\)"),
+    ({"network": Sudden()}, X, None, "training must stay finite, got a loss of nan at step"),
+    ({}, 1e40 * X, None, "largest distance must be between 1e-30 and 1e.30, got 7.085e"),
+    ({}, 1e-100 * X, Y, "largest distance must be between 1e-30 and 1e.30, got 7.085e-100"),
     ({"clusterer": "k"}, X, None, "clusterer must have fit_predict"),
     ({"clusterer": KMeans(2)}, X, Y, "for a fit without labels, got y as well"),
     ({"clusterer": DBSCAN(eps=99)}, X, None, "DBSCAN must find at least two clusters, got 1"),
     ({"clusterer": KMeans(9)}, X[:5], None, "n_samples=5 should be >= n_clusters=9"),
     ({"device": "abacus"}, X, None, "device must be 'auto' or a device of this torch"),
+    ({"device": "cuda:99"}, X, None, "device must be 'auto' or a device of this torch"),
 ]
 
 
@@ -453,6 +520,22 @@ def test_what_cannot_be_is_refused_by_a_value_error(
 ) -> None:
     with pytest.raises(ValueError, match=text):
         brief(**options).fit(data, y)
+
+
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+def test_it_learns_where_the_caller_has_switched_gradients_off(switch: Callable[[], Any]) -> None:
+    with switch():
+        points = brief().fit_transform(X)
+    np.testing.assert_array_equal(points, brief().fit_transform(X))
+
+
+def test_rows_of_any_size_are_told_apart_where_distances_are_given() -> None:
+    distances = cdist(X, X)
+    given = {"metric": "precomputed", "noise": 1.0}
+    expected = brief(**given).fit(X, Y, distances=distances)
+    for size in (2.0**-700, 2.0**700):
+        found = brief(**given).fit(size * X, Y, distances=distances)
+        np.testing.assert_array_equal(found.transform(size * X), expected.transform(X))
 
 
 def test_an_error_names_the_method_that_was_called() -> None:
@@ -471,7 +554,7 @@ def test_an_error_names_the_method_that_was_called() -> None:
 def test_the_bar_has_the_longest_round_length_within_a_quarter_of_the_map(
     offset: float, width: float, length: float
 ) -> None:
-    points = offset + np.array([[0.0, 0.2], [1.0, 0.0], [0.5, 0.7]]) * width
+    points = [offset, -offset] + np.array([[0.0, 0.2], [1.0, 0.0], [0.5, 0.7]]) * width
     axes = draw(points, None, "", None)
     (bar,) = [line for line in axes.lines if line.get_gid() == "scale bar"]
     left, right = bar.get_xdata()
@@ -577,6 +660,7 @@ def test_classes_have_their_own_type_and_a_place_each_among_their_points(names: 
     assert embedding.classes_.dtype == labels.dtype
     assert embedding.classes_.tolist() == names
     assert embedding.prototypes_.shape == (3, 2)
+    assert embedding.prototypes_.dtype == np.float32
     points = embedding.transform(X)
     nearest = np.linalg.norm(points[:, None] - embedding.prototypes_, axis=2).argmin(1)
     assert (nearest == Y % 3).mean() > 0.5
@@ -596,7 +680,8 @@ def test_without_two_samples_of_a_class_there_is_no_stress_within_classes() -> N
     X = np.random.default_rng(0).normal(size=(40, 3))
     embedding = IsometricEmbedding(max_epochs=2, random_state=0).fit(X, np.arange(40))
     assert np.isnan(embedding.stress_)
-    assert np.isfinite(embedding.transform(X)).all()
+    points = torch.tensor(embedding.transform(X))
+    assert distortion(torch.tensor(X), points).scale == pytest.approx(1, abs=1e-4), "of all pairs"
     embedding.fit(X, np.arange(40) % 2)
     assert np.isnan(embedding.score(X[:2], [0, 1]))
     assert embedding.score(X[:4], [0, 1, 0, 1]) < 0
@@ -607,8 +692,9 @@ def test_without_two_samples_of_a_class_there_is_no_stress_within_classes() -> N
 def test_copies_of_one_sample_do_not_hide_the_others() -> None:
     X = np.concatenate([np.zeros((3000, 2)), np.random.default_rng(0).normal(size=(30, 2))])
     for seed in range(3):
-        embedding = IsometricEmbedding(max_epochs=1, random_state=seed).fit(X)
-        assert np.isfinite(embedding.transform(X)).all()
+        for some in (X, X[:3001]):
+            embedding = IsometricEmbedding(max_epochs=1, random_state=seed).fit(some)
+            assert np.isfinite(embedding.transform(X)).all()
     with pytest.raises(InputError, match="Do all samples coincide"):
         IsometricEmbedding(max_epochs=1).fit(X[:300])
 

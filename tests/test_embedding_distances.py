@@ -134,6 +134,8 @@ def test_objects_that_are_no_rows_are_compared_by_their_places() -> None:
     words = ["a" * (1 + place % 7) for place in range(60)]
 
     def lengths(a: Any, b: Any) -> Any:
+        assert isinstance(a, np.ndarray)
+        assert isinstance(b, np.ndarray)
         return np.array([[abs(len(words[i]) - len(words[j])) for j in b] for i in a])
 
     rows = np.array([[len(word), 1.0] for word in words])
@@ -258,11 +260,15 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": lambda a, b: city(a, b) * (1 + (a[:, None, 0] > b[:, 0]))}, None, "be symmetric"),
     ({"metric": "precomputed"}, np.ones((60, 60), bool), r"got bool of shape \(60, 60\)"),
     ({"metric": city, "metric_takes": "pairs"}, None, "metric_takes must be 'rows' or 'indices'"),
-    ({"metric": "precomputed"}, None, "distances= belongs to metric='precomputed'.* and none"),
-    ({}, np.zeros((60, 60)), "distances= belongs to metric='precomputed'.* and some"),
+    ({"metric": "precomputed"}, None, r"distances= belongs to metric='precomputed'.* and none\."),
+    ({}, np.zeros((60, 60)), r"distances= belongs to metric='precomputed'.* and some\."),
     ({"metric": "precomputed"}, np.zeros((60, 59)), r"shape \(60, 60\) for 60 samples"),
     ({"metric": "precomputed"}, -city(ROWS, ROWS), "distances must be at least 0 and finite"),
     ({"metric": "precomputed"}, skewed(ROWS, ROWS), "distances must be symmetric, got"),
+    ({"metric": "precomputed"}, torch.eye(60).to_sparse(), "distances must be a dense tensor"),
+    ({"metric": lambda a, b: 1e-40 * city(a, b)}, None, "largest distance must be between 1e-30"),
+    ({"metric": lambda a, b: 1e200 * city(a, b)}, None, "largest distance must be between 1e-30"),
+    ({"metric": lambda a, b: city(a, b) + 0j}, None, r"got complex128 of shape \(16, 15\)"),
     ({"metric": "precomputed"}, np.full((60, 60), np.nan), "got no known one among 60 samples"),
 ]
 
@@ -508,6 +514,18 @@ def test_a_layout_has_the_mean_radius_of_its_classes_and_one_where_nothing_is_kn
             lay_out(bad, classes, 2, 2, **options)
 
 
+@pytest.mark.parametrize(
+    ("unit", "fits"), [(1e-30, False), (1.1e-30, True), (0.9e30, True), (1e30, False)]
+)
+def test_the_largest_distance_is_one_that_float32_can_hold(unit: float, fits: bool) -> None:
+    known = np.array([[0.0, unit], [unit, 0.0]])
+    if fits:
+        assert lay_out(known, np.full(2, -1), 0, 2, apart=4.0, closest=2.0).radius > 0
+    else:
+        with pytest.raises(InputError, match="largest distance must be between 1e-30 and 1e"):
+            lay_out(known, np.full(2, -1), 0, 2, apart=4.0, closest=2.0)
+
+
 ASYMMETRIC = np.array([[0.0, 1.0, 9.0], [2.0, 0.0, 9.0], [9.0, 9.0, 0.0]])
 
 
@@ -568,7 +586,17 @@ def whole(a: Any, b: Any) -> Any:
     return city(a, b).round().astype(int)
 
 
-@pytest.mark.parametrize("kind", ["named", "torch", "integers", "table of integers"])
+def in_bfloat16(a: Any, b: Any) -> torch.Tensor:
+    return torch.as_tensor(whole(a, b)).bfloat16()
+
+
+TABLE = torch.as_tensor(whole(ROWS.astype(np.float32), ROWS.astype(np.float32)))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["named", "torch", "integers", "bfloat16", "table of integers", "bfloat16 table", "leaf"],
+)
 def test_blocks_are_in_double_precision_whatever_they_are_made_of(kind: str) -> None:
     rows, places = ROWS.astype(np.float32), np.array([4, 0, 9])
     table = whole(rows, rows)
@@ -576,6 +604,11 @@ def test_blocks_are_in_double_precision_whatever_they_are_made_of(kind: str) -> 
         "named": lambda: resolve_blocks(rows, "euclidean"),
         "torch": lambda: resolve_blocks(rows, in_torch),
         "integers": lambda: resolve_blocks(rows, whole),
+        "bfloat16": lambda: resolve_blocks(rows, in_bfloat16),
+        "bfloat16 table": lambda: resolve_blocks(rows, "precomputed", distances=TABLE.bfloat16()),
+        "leaf": lambda: resolve_blocks(
+            rows, "precomputed", distances=TABLE.double().requires_grad_()
+        ),
         "table of integers": lambda: resolve_blocks(rows, "precomputed", distances=table),
     }[kind]()
     block = blocks(places)
@@ -614,6 +647,8 @@ def test_a_cache_knows_pairs_in_both_orders_and_those_that_are_not_known(tmp_pat
     np.testing.assert_array_equal(cache.row(2, [7], compute), [np.nan])
     np.testing.assert_array_equal(cache.row(7, [9, 5, 1], compute), [12, np.nan, 10])
     assert asked == [[0, 1, 2], [1]]
+    later = PairCache(tmp_path / "pairs", "m")  # tries one pair once more, which is not known still
+    assert np.isnan(later.row(2, [7], lambda missing: np.full(len(missing), np.nan)))
     rows = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]])
     keys, placed = sample_keys(rows, places=False), sample_keys(rows, places=True)
     assert keys[0] == keys[1] != keys[2]

@@ -48,7 +48,7 @@ def test_where_the_width_is_known_the_head_has_its_weights_at_once_and_else_afte
     with pytest.raises(RecordError, match="^ReferenceHead: the width of the features is not known"):
         list(head.parameters())
     model(X.float())
-    head(REFERENCE)
+    assert head(REFERENCE).dtype == torch.float32
     assert [p.shape for p in head.parameters()] == [(3, 5), (3,)]
     assert list(head.parameters(recurse=False)) == []
 

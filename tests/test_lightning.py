@@ -51,7 +51,7 @@ class Forward(Direct):
 
 
 class Keys(Direct):
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
+    def training_step(self, batch: Any) -> Any:  # Lightning looks up what a step takes
         return F.cross_entropy(self.net(batch["image"]), batch["label"])
 
 
@@ -170,12 +170,17 @@ def test_the_module_is_as_it_was_after_the_fit_and_after_an_error() -> None:
 
 
 def test_a_step_that_stood_in_the_modules_dict_is_put_back() -> None:
-    module = Direct()
-    own = vars(module)["training_step"] = lambda batch, batch_idx: Direct.training_step(
-        module, batch, batch_idx
-    )
+    module: Any = Direct()
+    module.steps = 0
+
+    def own(batch: Any, batch_idx: int) -> Any:
+        module.steps += 1
+        return Direct.training_step(module, batch, batch_idx)
+
+    vars(module)["training_step"] = own
     fit(module, callbacks.IsometryCallback(beta=0.5))
     assert vars(module)["training_step"] is own
+    assert module.steps == 3
     same(module, by_hand(beta=0.5))
 
 

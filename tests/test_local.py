@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoreg import InputError, IsometryRegularizer, RobustLoss, isometry_penalty
-from isoreg.robustness.local import _dual_norm, first_order_margin_loss
+from isoreg.robustness.local import first_order_margin_loss
 
 
 def batch(n: int = 12, classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -79,13 +79,6 @@ def test_a_vanishing_gradient_gives_no_nan() -> None:
         model.zero_grad()
         first_order_margin_loss(model, x, y, eps=0.1, norm=norm).backward()
         assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
-
-
-@pytest.mark.parametrize("size", [1e-8, 1e-3, 1.0, 1e4])
-def test_the_dual_norm_of_l2_is_the_length_however_small(size: float) -> None:
-    gradient = size * torch.tensor([[3.0, 4.0], [0.0, 0.0], [-4.0, 3.0]], dtype=torch.float64)
-    expected = torch.tensor([5 * size, 0.0, 5 * size], dtype=torch.float64)
-    torch.testing.assert_close(_dual_norm(gradient, "L2"), expected, atol=0, rtol=1e-12)
 
 
 def test_a_warm_up_of_one_call_begins_with_cross_entropy_and_without_one_it_begins_at_eps() -> None:
@@ -169,9 +162,9 @@ def test_it_trains_a_network_to_survive_where_plain_training_does_not() -> None:
     [
         (
             lambda m, x, y: RobustLoss(m, eps=-1.0),
-            "RobustLoss: eps must be finite and >= 0, got -1",
+            "RobustLoss: eps must be a number, finite and >= 0, got -1",
         ),
-        (lambda m, x, y: RobustLoss(m, eps=0.1, norm="L1"), "RobustLoss: norm must be 'Linf' or"),
+        (lambda m, x, y: RobustLoss(m, eps=0.1, norm="L1"), "RobustLoss: norm must be one of 'L"),
         (lambda m, x, y: RobustLoss(m, eps=0.1, warmup_steps=-1), "RobustLoss: warmup_steps must"),
         (
             lambda m, x, y: RobustLoss(m, eps=0.1)(x, torch.eye(3)[y]),
@@ -183,11 +176,11 @@ def test_it_trains_a_network_to_survive_where_plain_training_does_not() -> None:
         ),
         (
             lambda m, x, y: RobustLoss(m, eps=float("inf")),
-            "RobustLoss: eps must be finite and >= 0, got inf",
+            "RobustLoss: eps must be a number, finite and >= 0, got inf",
         ),
         (
             lambda m, x, y: first_order_margin_loss(m, x, y, eps=0.1, norm="L1"),
-            "first_order_margin_loss: norm must be 'Linf' or 'L2', got 'L1'.",
+            "first_order_margin_loss: norm must be one of 'Linf', 'L2', got 'L1'.",
         ),
     ],
 )

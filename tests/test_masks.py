@@ -106,7 +106,7 @@ def test_one_class_is_the_global_mask() -> None:
     assert torch.equal(pair_weights(one_class, 5), pair_weights(None, 5))
 
 
-@pytest.mark.parametrize("labels", [None, torch.tensor([0, 1, 0]), torch.eye(3)])
+@pytest.mark.parametrize("labels", [None, torch.tensor([0, 1, 0]), torch.eye(3).double()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weights_have_the_type_and_device_asked_for(
     labels: Tensor | None, dtype: torch.dtype
@@ -198,6 +198,21 @@ def test_partition_names_the_group_that_holds_each_label() -> None:
     groups = partition(labels, [[0, 2], [1, 3]])
     assert groups.dtype == torch.int64
     assert groups.tolist() == [0, 1, 0, 1, 0, IGNORED, IGNORED]
+
+
+@pytest.mark.parametrize(
+    ("groups", "text"),
+    [
+        ("ab", "groups must be a list of lists of classes, got 'ab'"),
+        (None, "groups must be a list of lists of classes, got None"),
+        ([["a"]], "classes must be integers, got 'a' in group 0"),
+        ([[0], [1.5]], "classes must be integers, got 1.5 in group 1"),
+        ([[torch.tensor(0)], [torch.tensor(0)]], "classes must be integers, got tensor"),
+    ],
+)
+def test_groups_that_could_hold_no_class_are_refused(groups, text: str) -> None:
+    with pytest.raises(InputError, match=f"partition: {text}"):
+        partition(torch.tensor([0, 1]), groups)
 
 
 @given(some_labels, st.lists(st.sampled_from([4, 0, 1, 2, 7]), unique=True), st.integers(0, 5))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isoreg import FeatureQueue, InputError, IsometryRegularizer, isometry_penalty
+from isoreg import FeatureQueue, InputError, IsometryRegularizer, isometry_penalty, memory
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -107,19 +107,24 @@ def test_an_empty_queue_changes_nothing_and_an_old_batch_is_forgotten() -> None:
     torch.testing.assert_close(isometry_penalty(x, features, y, queue=queue), plain)
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_a_step_that_overflowed_spoils_no_later_one(labelled: bool) -> None:
+@pytest.mark.parametrize("kind", ["integers", "soft", "none"])
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_step_that_overflowed_spoils_no_later_one(
+    kind: str, looks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "can_look", lambda _: looks)
     (x, features, y), queue, clean = samples(6, 1), FeatureQueue(10), FeatureQueue(10)
     kept = torch.tensor([0, 2, 3, 5])
     bad = features.clone()
     bad[1, 2], bad[4, 0] = torch.inf, torch.nan
-    labels = y if labelled else None
+    labels = {"integers": y, "soft": F.one_hot(y, 3).double(), "none": None}[kind]
     assert not isometry_penalty(x, bad, labels, queue=queue).isfinite()
-    isometry_penalty(x[kept], features[kept], labels if labels is None else y[kept], queue=clean)
-    assert len(queue) == 4
-    later = samples(6, 2)[:2]
-    found, expected = (isometry_penalty(*later, labels, queue=q) for q in (queue, clean))
-    torch.testing.assert_close(found, expected)
+    sound = None if labels is None else labels[kept]
+    isometry_penalty(x[kept], features[kept], sound, queue=clean)
+    assert len(queue) == (4 if looks else 6), "not looked at, they stay and pair with nobody"
+    later = *samples(6, 2)[:2], labels
+    values = [isometry_penalty(*later, queue=q, reduction="pairs") for q in (queue, clean)]
+    torch.testing.assert_close(*values)
 
 
 def test_a_queue_works_without_labels_and_for_several_layers() -> None:
@@ -252,7 +257,7 @@ def test_a_queue_compares_soft_labels_too() -> None:
         one_hot = F.one_hot(y, 3).double()
         found = isometry_penalty(x, features, one_hot, queue=queue)
         torch.testing.assert_close(found, isometry_penalty(x, features, y, queue=hard))
-    with pytest.raises(InputError, match="with soft labels in the queue and .* with labels now"):
+    with pytest.raises(InputError, match="of 3 classes in the queue and .* with labels now"):
         isometry_penalty(x, features, y, queue=queue)
 
 
@@ -268,15 +273,28 @@ def test_tables_of_another_width_are_refused_with_the_widths_that_fit() -> None:
 def test_what_a_queue_cannot_do_is_refused() -> None:
     x, features, y = samples(6, 1)
     queue = FeatureQueue(4)
-    for options in ({"scale": "fit"}, {"distance": "cosine"}):
-        with pytest.raises(InputError, match="isometry_penalty: queue needs the Euclidean"):
+    for told, options in (
+        ("scale fit", {"scale": "fit"}),
+        ("scale a tensor", {"scale": torch.tensor(2.0)}),
+        ("distance cosine", {"distance": "cosine"}),
+        ("distance euclidean; input_distance cosine", {"input_distance": "cosine"}),
+    ):
+        with pytest.raises(InputError, match=f"isometry_penalty: queue needs the Euc.* {told};"):
             isometry_penalty(x, features, y, queue=queue, **options)
+    with pytest.raises(InputError, match="integer labels must be 0 or more, .* got -1"):
+        isometry_penalty(x, features, y - 1, queue=queue)
     assert len(queue) == 0
     isometry_penalty(x, features, y, queue=queue)
     with pytest.raises(InputError, match=r"widths \[4, 3\] with labels in the queue and widths"):
         isometry_penalty(x, x, y, queue=queue)
     with pytest.raises(InputError, match="without labels now"):
         isometry_penalty(x, features, None, queue=queue)
+    soft = FeatureQueue(4)
+    isometry_penalty(x, features, torch.eye(5)[y], queue=soft)
+    with pytest.raises(InputError, match="soft labels of 5 classes in the queue .* 6 classes now"):
+        isometry_penalty(x, features, torch.eye(6)[y], queue=soft)
+    with pytest.raises(InputError, match=r"queue must be an isoreg.FeatureQueue or None, got int"):
+        isometry_penalty(x, features, y, queue=4)  # type: ignore[arg-type]
 
 
 def test_a_sum_that_half_precision_cannot_hold_is_no_reason_to_forget_a_sample() -> None:
@@ -288,11 +306,22 @@ def test_a_sum_that_half_precision_cannot_hold_is_no_reason_to_forget_a_sample()
 
 
 def test_larger_batches_and_moves_within_the_memory_keep_the_order_of_what_is_held() -> None:
-    queue, seen = FeatureQueue(5), torch.empty(0, 2)
+    queue, seen = FeatureQueue(5), torch.empty(0, 2, dtype=torch.float64)
     for n in (3, 1, 4, 1, 5, 9, 2, 6, 1, 1, 1, 12, 3, 0, 2, 7, 1, 1, 1, 1, 1, 1, 1):
-        (both,), _ = queue.extend([batch := torch.rand(n, 2)], None)
+        batch = torch.rand(n, 2, dtype=torch.float32 if n == 2 else torch.float64)
+        (both,), _ = queue.extend([batch], None)
         assert torch.equal(both, torch.cat([seen[-5:], batch]))
         seen = torch.cat([seen, batch])
+    state, other = queue.state_dict(), FeatureQueue(5)
+    other.extend([torch.rand(7, 2)], None)
+    other.load_state_dict(state)
+    state["rows"][0].zero_()  # neither queue's own
+    for held in (queue, other):
+        assert torch.equal(held.extend([batch], None)[0][0], torch.cat([seen[-5:], batch]))
+    other.load_state_dict(FeatureQueue(5).state_dict())
+    assert len(other) == 0
+    with pytest.raises(InputError, match="must be of 4 samples, got one of 5"):
+        FeatureQueue(4).load_state_dict(state)
 
 
 def test_a_batch_of_more_digits_widens_what_the_queue_holds() -> None:
@@ -316,6 +345,7 @@ def test_a_queue_that_was_filled_in_inference_mode_goes_on_in_training() -> None
         queues[1].load_state_dict(queues[0].state_dict())
     isometry_penalty(*past, queue=queues[2])
     leaf = features.clone().requires_grad_()
+    isometry_penalty(x[:0], features[:0], y[:0], queue=queues[1])
     values = [isometry_penalty(x, leaf, y, queue=queue) for queue in queues]
     torch.testing.assert_close(values[:2], [values[2]] * 2)
     sum(values).backward()

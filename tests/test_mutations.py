@@ -74,6 +74,25 @@ def test_a_change_meets_the_tests_of_its_lines_the_fastest_first() -> None:
     assert chosen("a.py", outside, source, known, [], 60.0) == (["b", "a"], True)
 
 
+def test_a_test_that_takes_too_long_leaves_those_after_it_their_time() -> None:
+    seconds = {"t.py::a": 9.0, "u.py::b": 2.0, "u.py::d": 2.5}
+    known, source = seen(seconds, {2: set(seconds)}), "def f():\n    return 1"
+    (inside,) = mutations(source)
+    assert chosen("a.py", inside, source, known, [], 5.0)[0] == ["u.py::b", "u.py::d"]
+
+
+def test_a_constant_or_default_meets_first_the_tests_of_what_uses_it() -> None:
+    source = "A = 1\nB = 2\n\ndef f(x=3):\n    return x + A\n\ndef g():\n    return B"
+    lines = {5: {"t.py::slow"}, 8: {"t.py::fast"}, **{line: {""} for line in (1, 2, 4, 7)}}
+    known = seen({"t.py::slow": 2.0, "t.py::fast": 1.0, "u.py::none": 0.5}, lines)
+    changes = {m.line: m for m in mutations(source)}
+    for line, first in ((1, "slow"), (2, "fast"), (4, "slow")):
+        found, imported = chosen("a.py", changes[line], source, known, ["u.py"], 9.0)
+        assert found[0] == f"t.py::{first}"
+        assert sorted(found) == ["t.py::fast", "t.py::slow", "u.py::none"]
+        assert imported
+
+
 def test_every_file_of_tests_gets_its_turn_and_those_that_are_named_get_four() -> None:
     names = {f"{file}.py::{i}" for file in "tuv" for i in range(9)}
     order = by_turns(names, {name: int(name[-1]) for name in names}, ["u.py"])

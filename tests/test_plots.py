@@ -81,6 +81,7 @@ def test_the_shepard_diagram_holds_every_pair_of_a_class() -> None:
     dx, dphi = distances_within(X, PHI, Y)
     assert hexagons.get_array().sum() == len(dx) == 3 * 45
     assert hexagons.get_array().min() >= 1, "where there is no pair nothing is drawn"
+    assert type(hexagons.norm).__name__ == "LogNorm", "one pair is seen beside hundreds"
     low, high = axes.get_xlim(), axes.get_ylim()
     assert low[0] == high[0] == 0
     assert low[1] > dx.max()
@@ -102,6 +103,19 @@ def test_histograms_are_shares_of_the_pairs_over_common_bins() -> None:
         np.testing.assert_allclose(shares, 100 * expected / len(dx), rtol=1e-5)
         assert len(shares) == 7
         assert edges[-1] == pytest.approx(max(dx.max(), dphi.max()).item())
+
+
+def test_the_distance_that_is_asked_for_is_drawn_and_curves_are_told_apart_without_colour() -> None:
+    dx, dphi = distances_within(X, PHI, Y, distance="manhattan")
+    axes = plots.shepard(X, PHI, Y, distance="manhattan")
+    assert axes.get_xlim()[1] == pytest.approx(1.05 * float(dx.max()))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept"]
+    axes = plots.distance_histograms(X, PHI, Y, distance="manhattan", bins=1)
+    assert axes.get_xlim()[1] == pytest.approx(float(max(dx.max(), dphi.max())))
+    inputs, features = axes.patches
+    assert [inputs.get_label(), features.get_label()] == ["inputs", "features"]
+    assert inputs.get_edgecolor()[:3] == (0, 0, 0)
+    assert inputs.get_linestyle() != features.get_linestyle()
 
 
 def test_the_accuracy_is_that_of_the_images_that_survive_every_attack() -> None:
@@ -141,12 +155,34 @@ def test_axes_reach_a_little_further_than_the_longest_distance_also_if_all_are_z
     diagonal = next(line for line in axes.lines if line.get_label() == "kept")
     assert (diagonal.get_xy1(), diagonal.get_slope()) == ((0, 0), 1)
     assert 0 < plots.shepard(X, torch.zeros(30, 2), Y).get_ylim()[1] < 1e-9
+    assert 0 < plots.shepard(torch.zeros(30, 2), X, Y).get_xlim()[1] < 1e-9
     alike = plots.distance_histograms(torch.zeros(4, 2), torch.zeros(4, 2))
     assert alike.get_xlim() == (0, 1)
     assert alike.get_ylim()[0] == 0
     assert alike.get_xlabel() == "distance"
     within = "distance between two samples of a class"
     assert plots.distance_histograms(X, PHI, Y).get_xlabel() == within
+
+
+@pytest.mark.parametrize("name", ["shepard", "histograms", "robust"])
+def test_what_begins_at_0_is_not_drawn_on_logarithmic_axes_nor_on_several(name: str) -> None:
+    axes = figure.Figure().subplots()
+    axes.set_xscale("log")
+    with pytest.raises(InputError, match="axes must be one with linear scales, got log and linear"):
+        DRAWN[name](axes=axes)
+    with pytest.raises(InputError, match="axes must be one with linear scales, got ndarray"):
+        DRAWN[name](axes=figure.Figure().subplots(2))
+
+
+def test_distances_of_any_size_are_drawn_over_their_whole_range() -> None:
+    tiny = 1e-30 * X.double()
+    axes, (dx, _) = plots.shepard(tiny, 2 * tiny), distances_within(tiny, tiny)
+    assert axes.get_xlim()[1] == pytest.approx(1.05 * float(dx.max()), abs=0)
+    assert axes.get_ylim()[1] == pytest.approx(2.1 * float(dx.max()), abs=0)
+    huge = 1e100 * X.double()
+    counts = plots.distance_histograms(huge, huge).patches[0].get_data().values
+    expected = plots.distance_histograms(X, X).patches[0].get_data().values
+    assert counts == pytest.approx(expected)
 
 
 def test_a_layer_that_puts_points_together_has_a_bar_down_to_the_least_that_is_shown() -> None:
@@ -210,7 +246,40 @@ def test_a_regularizers_report_can_be_drawn_as_it_is() -> None:
             lambda: plots.distance_histograms(X[:3], PHI[:3], Y[:3]),
             "distance_histograms: there must be a pair to draw",
         ),
-        (lambda: plots.robust_accuracy({}), "robust_accuracy: reports must be in one norm, got n"),
+        (lambda: plots.shepard(X * torch.inf, PHI), "shepard: distances must be finite to be d"),
+        (lambda: plots.shepard(X, 1e200 * X.double()), "shepard: distances must be finite to be d"),
+        (
+            lambda: plots.distance_histograms(X, {"a": PHI, "b": X * torch.nan}),
+            "distance_histograms: distances must be finite to be drawn, got 435 that are not",
+        ),
+        (
+            lambda: plots.distance_histograms(X, {}),
+            "distance_histograms: features must be at least one Tensor, got none",
+        ),
+        (
+            lambda: plots.distance_histograms(X, {"inputs": PHI}),
+            "distance_histograms: features must have other names than 'inputs'",
+        ),
+        (
+            lambda: plots.distance_histograms(X, [PHI]),  # type: ignore[arg-type]
+            "distance_histograms: features must be a Tensor, or several of them by name, got list",
+        ),
+        (
+            lambda: plots.distance_histograms(X, PHI, bins=0),
+            "distance_histograms: bins must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda: plots.robust_accuracy({}),
+            "robust_accuracy: reports must be at least one RobustnessReport, got none",
+        ),
+        (
+            lambda: plots.robust_accuracy([REPORT]),  # type: ignore[arg-type]
+            "robust_accuracy: reports must be a RobustnessReport, or several of them by name",
+        ),
+        (
+            lambda: plots.layer_distortion(["fc"]),  # type: ignore[arg-type]
+            "layer_distortion: layers must be a Distortion, or several of them by name, got list",
+        ),
         (
             lambda: plots.layer_distortion({"a": distortion(X[:1], X[:1])}),
             "layer_distortion: at least one layer must have pairs and features that differ, got 1",

@@ -17,7 +17,7 @@ from isoreg import references
 from isoreg.errors import InputError
 from isoreg.references import _patterns
 from isoreg.references._patterns import _normalised_patches, _whitening
-from isoreg.references._walks import commute_places, place_among
+from isoreg.references._walks import _count_parts, commute_places, place_among
 
 
 def images(n: int = 60, *, seed: int = 0, side: int = 12, channels: int = 1) -> Tensor:
@@ -126,6 +126,8 @@ def test_of_many_images_some_patches_are_drawn_from_many_of_them(
     x = torch.rand(400, 1, 8, 6, generator=torch.Generator().manual_seed(0))
     found = _patterns._sample_patches(x, 3, torch.Generator().manual_seed(0))
     assert found.shape == (30, 9)
+    again = _patterns._sample_patches(x, 3, torch.Generator().manual_seed(0))
+    assert torch.equal(found, again)
     every = _normalised_patches(x, 3)  # 24 of each image
     origin = torch.cdist(found, every.flatten(0, 1)).argmin(1) // 24
     assert len(origin.unique()) > 9
@@ -166,6 +168,24 @@ def test_patches_are_the_same_for_the_same_seed_and_others_for_another() -> None
     )
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+
+
+def test_references_leave_torch_s_random_numbers_where_they_were() -> None:
+    before = torch.random.get_rng_state()
+    references.patches(images(), size=3, filters=4)
+    references.manifold(torch.rand(60, 3, generator=torch.Generator()), dimensions=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@given(st.lists(st.lists(st.integers(0, 7), min_size=2, max_size=2), min_size=8, max_size=8))
+def test_the_parts_of_a_graph_are_counted_along_its_edges_both_ways(edges: list) -> None:
+    groups = [{place} for place in range(8)]
+    for place, others in enumerate(edges):
+        for other in others:
+            joined = groups[place] | groups[other]
+            for member in joined:
+                groups[member] = joined
+    assert _count_parts(torch.tensor(edges)) == len({min(group) for group in groups})
 
 
 def test_the_walk_s_places_have_its_commute_times() -> None:
@@ -246,6 +266,8 @@ def test_standardized_numbers_count_alike_unless_they_hardly_vary() -> None:
     found = references.standardized(None, x, spread=6.0)(x)
     assert torch.cdist(found, found).square().mean().sqrt().item() == pytest.approx(6.0, rel=1e-4)
     torch.testing.assert_close(found[:, :3] / x[:, :3], (found[0] / x[0])[:3].expand(2000, 3))
+    square = x.unflatten(1, (2, 2))
+    torch.testing.assert_close(references.standardized(None, square, spread=6.0)(square), found)
     half = references.standardized(None, x)(x[:2].bfloat16())
     assert half.dtype == torch.bfloat16
     one, two, hardly, never = found.std(0).tolist()
@@ -370,6 +392,36 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
             lambda: references.manifold(torch.rand(20, 2), dimensions=1)(torch.arange(5)),
             "manifold: samples must be floating, got torch.int64.",
         ),
+        *[
+            (
+                lambda spread=spread: references.manifold(torch.rand(200, 2), spread=spread),
+                f"manifold: spread must be a positive number, got {spread!r}.",
+            )
+            for spread in ("a", None, True)
+        ],
+        (
+            lambda: references.manifold(torch.rand(20, 2), neighbors=True),
+            "manifold: neighbors must be an integer of at least 1, got True.",
+        ),
+        *[
+            (
+                lambda bad=bad: references.manifold(bad, dimensions=1),
+                "manifold: distances between samples must be finite, got some that are not.",
+            )
+            for bad in (
+                torch.eye(20) * torch.nan,
+                torch.eye(20) * torch.inf,
+                1e200 * torch.rand(20, 3, dtype=torch.float64),
+            )
+        ],
+        (
+            lambda: references.manifold(torch.rand(20, 2), dimensions=1)(torch.rand(5, 3)),
+            "manifold: points must be of 2 numbers like the samples, got 3.",
+        ),
+        (
+            lambda: references.patches(images(), filters=2, size=2)(torch.rand(3, 3, 12, 12)),
+            "patches: images must have 1 channels like those that patterns were learnt from, got 3",
+        ),
         (
             lambda: references.scaled(None, torch.rand(5, 2), spread=0.0),
             "scaled: spread must be a positive number, got 0.0.",
@@ -403,6 +455,15 @@ def test_the_manifold_of_data_far_from_zero_is_that_of_the_data_at_zero(offset: 
     torch.testing.assert_close(torch.cdist(far, far), torch.cdist(near, near), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("power", [-100, -60, 60])
+def test_the_manifold_of_data_in_another_unit_is_the_same(power: int) -> None:
+    points = torch.randn(90, 3, generator=torch.Generator().manual_seed(0)).double()
+    one = references.manifold(points, neighbors=8, dimensions=4)
+    other = references.manifold(points * 2.0**power, neighbors=8, dimensions=4)
+    between = points[:9] + 0.1
+    torch.testing.assert_close(other(between * 2.0**power), one(between))
+
+
 def test_the_fewest_samples_that_are_allowed_suffice() -> None:
     for samples, neighbors, dimensions in ((12, 10, 1), (93, 10, 30), (6, 1, 1)):
         points = torch.randn(samples, 3)
@@ -422,6 +483,9 @@ def test_a_graph_in_pieces_is_warned_of_with_their_number_and_a_whole_one_is_not
     points = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     with pytest.warns(UserWarning, match="falls into 2 parts"):
         references.manifold(torch.cat([points, points + 100]), neighbors=6, dimensions=3)
+    alone = torch.cat([points, torch.full((1, 3), 1e6)])  # no walk reaches it
+    with pytest.warns(UserWarning, match="falls into 2 parts"):
+        references.manifold(alone, neighbors=10, dimensions=3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         references.manifold(points, neighbors=10, dimensions=3)

@@ -296,17 +296,18 @@ def test_medians_are_over_the_last_looks_and_what_remains_over_three_at_either_e
 def test_a_layer_that_some_looks_did_not_see_has_no_share_of_theirs() -> None:
     monitor, one = Monitor("euclidean", "euclidean"), torch.tensor(1.0)
     x = torch.randn(5, 3)
-    monitor.record_step(["a", "b", "c"], torch.ones(3))
-    layers = dict.fromkeys("abc", x)
+    monitor.record_step([*"abcd"], torch.ones(4))
+    layers = dict.fromkeys("abcd", x)
     monitor.look_closely(Seen(layers, layers, None, None, first=-5), None, 1.0)
     for look in range(1, 7):
         seen = {"a": Pull(look * one, one, one), "b": Pull(0 * one, one, one)}
-        monitor.record_gradients(seen | ({"c": Pull(one, one, one)} if look > 3 else {}))
+        monitor.record_gradients(seen | {"c" if look > 3 else "d": Pull(one, one, one)})
     found = monitor.report(1.0).layers
     assert found["a"].remaining == 5 / 2.5
     assert math.isnan(found["b"].remaining)
     assert math.isnan(found["b"].gradient), "the loss never pulled"
     assert math.isnan(found["c"].remaining), "it was not seen early"
+    assert math.isnan(found["d"].remaining), "it was not seen late"
     assert found["c"].gradient == 1.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -235,6 +236,10 @@ BORDER: list[tuple[dict[str, Any], str]] = [
     ({"bounds": 1.0}, "bounds must be"),
     ({"bounds": (0.0, 0.5, 1.0)}, "bounds must be"),
     ({"batch_size": 2.5}, "batch_size must be an integer"),
+    ({"batch_size": True}, "batch_size must be an integer of at least 1, got True"),
+    ({"images": torch.rand(4, 2, device="meta")}, "images must be a dense tensor that holds"),
+    ({"labels": torch.zeros(4).long().to_sparse()}, "labels must be a dense tensor that holds"),
+    ({"labels": [0] * 4}, "labels must be a tensor, got list"),
     ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
 ]
 
@@ -256,7 +261,18 @@ def test_radii_are_numbers_from_zero_up_all_different() -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         assert radii_of(torch.tensor([0.1, 0.02, 8], dtype=dtype)) == [0.1, 0.02, 8.0]
     assert radii_of(torch.tensor(8 / 255)) == pytest.approx([8 / 255], rel=1e-7)
-    for bad in ([], [-0.1], [0.1, float("nan")], [float("inf")], [0.5, 0.5], "0.1", {0.1}, [None]):
+    for bad in (
+        [],
+        [-0.1],
+        [0.1, float("nan")],
+        [float("inf")],
+        [0.5, 0.5],
+        "0.1",
+        {0.1},
+        [None],
+        True,
+        1j,
+    ):
         with pytest.raises(InputError, match="eps must be"):
             radii_of(bad)
 
@@ -332,9 +348,9 @@ def test_a_preset_leaves_out_what_cannot_be_and_a_name_is_refused(
 ) -> None:
     if isinstance(expected, str):
         with pytest.raises(InputError, match=expected):
-            chosen(attacks, **{"transfer": False, **options})
+            chosen(attacks, **{"norm": "Linf", "transfer": False, **options})
     else:
-        assert chosen(attacks, **{"transfer": False, **options}) == expected
+        assert chosen(attacks, **{"norm": "Linf", "transfer": False, **options}) == expected
 
 
 class Sure(nn.Module):
@@ -354,6 +370,25 @@ class Sure(nn.Module):
 def task_of(model: nn.Module, norm: str = "Linf", n: int = 3, **options: Any) -> Task:
     images = torch.full((n, 1, 6, 6), 0.5)
     return Task(classifier_of(model), images, torch.zeros(n).long(), EPS, norm, 5, **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["fgsm", "pgd-margin", "noise", "corruption", "transfer", *OF_THE_PAPER[1:]]
+)
+def test_an_attack_stays_within_the_radius_also_of_zero_and_leaves_its_images_alone(
+    name: str,
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    for norm, order in (("Linf", math.inf), ("L2", 2)):
+        given = {"transfer": model, "training_loss": lambda x, _, y: model(x)[:, y].sum()}
+        task = task_of(model, norm, 5, **given)
+        for eps in (0.0, EPS):
+            found, _ = ATTACKS[name](replace(task, eps=eps))
+            lengths = (found - 0.5).flatten(1).norm(order, dim=1)
+            assert lengths.max() <= eps * (1 + 1e-5)
+            assert bool((task.images == 0.5).all())
+            assert not found.requires_grad
+            assert not task.images.requires_grad
 
 
 CLIMBS: dict[str, dict[str, Any]] = {
@@ -416,7 +451,7 @@ def test_what_torchattacks_is_told(monkeypatch: pytest.MonkeyPatch, name: str, n
 
     monkeypatch.setattr(adapter, "_made", made)
     found, _ = ATTACKS[name](task_of(Sure(12), norm))
-    classes, side = 4 if name == "apgd-t" else 2, None
+    classes, side = 4 if name == "apgd-t" else 2, 6 if name == "square" else None
     expected = {**OPTIONS[name], "norm": norm, "eps": EPS, "seed": 5}
     assert told == {**expected, "classes": classes, "side": side}
     order = torch.inf if norm == "Linf" else 2
@@ -450,6 +485,7 @@ def test_deepfool_and_cw_are_told_their_steps_and_cw_keeps_the_nearest_success(
     found = (ATTACKS["cw"](task)[0] - 0.5).flatten(1)
     assert told == [("CW", {"c": c, "steps": 100, "lr": 0.05}) for c in (1.0, 10.0, 100.0)]
     torch.testing.assert_close(found[:, 0], torch.tensor([0.01, 0.02, 0.03, 0.0]))
+    assert bool((task.images == 0.5).all())
     told.clear()
     found = (ATTACKS["deepfool"](task)[0] - 0.5).flatten(1)
     assert told == [("DeepFool", {"steps": 10})]

@@ -292,6 +292,26 @@ def test_where_something_is_odd_a_student_is_tried_but_not_for_the_paper_s_proto
     assert not student or list(found.survived["student"]) == [0.05, 0.1]
 
 
+class Growing(First):
+    """Surer with each call."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.calls * super().forward(x)
+
+
+def test_of_a_model_that_keeps_a_state_copies_alone_are_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "taught", lambda *_, **__: First())
+    x, model = torch.linspace(0, 1, 10).view(10, 1).expand(10, 4).clone(), Growing()
+    found = evaluate(model, x, (x[:, 0] > 0.5).long(), eps=0.05, attacks="fgsm")
+    assert list(found.survived) == ["fgsm", "fresh-copy", "student"]
+    assert model.calls == 0
+
+
 # The model's state, and its twin in floats
 
 
@@ -360,6 +380,29 @@ def test_a_quantised_layer_s_twin_has_its_weights_and_the_rest_is_shared(bias: b
     torch.testing.assert_close(found, values)
     (gradient,) = torch.autograd.grad(found.sum(), smooth)
     assert bool((gradient == 2).all())
+
+
+class Skips(nn.Module):
+    """A layer, and a way around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(x)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_gradient_of_a_quantised_model_is_its_twin_s_and_no_more() -> None:
+    model = torch.ao.quantization.quantize_dynamic(Skips().eval(), {nn.Linear})
+    classifier = PixelClassifier(model, bounds=(0, 1), mean=None, std=None)
+    assert classifier.stand_in is not None
+    x = torch.rand(3, 4, requires_grad=True)
+    slopes = [
+        torch.autograd.grad(f(x)[:, 0].sum(), x)[0] for f in (classifier, classifier.stand_in)
+    ]
+    torch.testing.assert_close(*slopes)
 
 
 def test_a_layer_with_integers_in_and_out_is_refused_by_its_place() -> None:

@@ -211,8 +211,13 @@ def test_a_rounding_with_options_has_them_and_a_call_that_is_wrong_stays_wrong()
                 torch.round(x, 1)
             with pytest.raises(TypeError):
                 (1 * x).round_(1)
-            assert torch.equal(torch.round(start), start.round())
-            assert not torch.round(start).requires_grad
+            with pytest.raises(RuntimeError, match="leaf"):
+                x.round_()
+            assert torch.equal(x, start)
+            out = torch.empty(2)
+            assert torch.round(start, out=out) is out
+            assert torch.equal(out, start.round())
+            assert not out.requires_grad
 
 
 def test_the_worst_case_counts_every_row() -> None:
@@ -526,7 +531,7 @@ def test_a_student_may_be_asked_for_by_name_and_is_in_no_preset() -> None:
     found = evaluate(model, x, y, eps=EPS, attacks=["student"])
     assert found.accuracy["student"][EPS] < found.clean - 0.1
     assert not any("student" in names for names in PRESETS.values())
-    assert attacks.chosen("quick", transfer=False) == list(PRESETS["quick"])
+    assert attacks.chosen("quick", norm="Linf", transfer=False) == list(PRESETS["quick"])
 
 
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e20])

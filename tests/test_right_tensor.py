@@ -431,6 +431,32 @@ def test_a_teacher_or_callable_that_cannot_take_the_call_is_named(inputs, kind: 
     iso.detach()
 
 
+class Doubling(nn.Module):
+    """It works in place on what it is called with."""
+
+    def forward(self, batch: dict[str, list[Tensor]]) -> Tensor:
+        return batch["images"][0].mul_(2)
+
+
+@pytest.mark.parametrize("inputs", [Doubling(), lambda batch: batch["images"][0].mul_(2)])
+def test_what_a_teacher_or_callable_does_in_place_is_not_seen_by_the_model(inputs) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(8, 3)
+
+        def forward(self, batch: dict[str, list[Tensor]]) -> Tensor:
+            return self.net(batch["images"][0])
+
+    model, x = Model(), torch.rand(6, 8)
+    batch = {"images": [x.clone()]}
+    iso = IsometryRegularizer(model, "net", inputs=inputs, beta=1.0)
+    torch.testing.assert_close(model(batch), model.net(x))
+    assert torch.equal(batch["images"][0], x)
+    expected = isometry_penalty(2 * x, model.net(x), None)
+    torch.testing.assert_close(iso(None), expected)
+
+
 def test_a_teacher_returns_one_floating_tensor_among_others() -> None:
     class Answering(nn.Module):
         def __init__(self, *answer: Tensor) -> None:
@@ -514,6 +540,15 @@ def test_a_reference_has_a_row_for_each_sample_or_is_refused(reference, text: st
     else:
         with pytest.raises(InputError, match=re.escape(text)):
             check_reference(reference, {"a": X4})
+
+
+def test_what_was_recorded_is_held_to_the_same_as_what_is_named() -> None:
+    model = Net()
+    for options, named in (({"inputs": lambda x: x[:3]}, None), ({}, points()[:3])):
+        iso = IsometryRegularizer(model, **options)
+        model(points())
+        with pytest.raises(InputError, match="for 3 inputs. Both need one row a sample"):
+            iso(Y, reference=named)
 
 
 FEATURES: dict[str, tuple[Tensor, str]] = {
@@ -815,19 +850,20 @@ def test_a_model_that_calls_itself_is_refused() -> None:
 # Control and rival
 
 
-def test_the_control_exchanges_the_reference_within_classes_and_draws_anew() -> None:
+@pytest.mark.parametrize("options", [{}, {"distances": torch.cdist(points(), points())}])
+def test_the_control_exchanges_the_reference_within_classes_and_draws_anew(options) -> None:
     model, x = Net(), points()
     iso = IsometryRegularizer(model, control=True)
     values = []
     for _ in range(3):
         state = torch.random.get_rng_state()
         model(x)
-        values.append(float(iso(Y)))
+        values.append(float(iso(Y, **options)))
         assert torch.equal(torch.random.get_rng_state(), state)
     assert len(set(values)) == 3
     each = torch.arange(N)
     model(x)  # alone in its class, a sample keeps its reference: there are no pairs
-    assert float(iso(each)) == 0.0
+    assert float(iso(each, **options)) == 0.0
 
 
 @pytest.mark.parametrize("labels", [Y, SOFT], ids=["integers", "probabilities"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -185,6 +188,15 @@ def test_a_model_that_cuts_the_graph_has_cross_entropy_and_no_margin(frozen: boo
         RobustLoss(model, eps=0.1)(x, y)
 
 
+def test_a_radius_is_taken_as_a_number_also_from_a_tensor() -> None:
+    x, y = batch()
+    expected = RobustLoss(mlp(), eps=0.25)(x, y)
+    for eps in (torch.tensor(0.25), np.float32(0.25)):
+        criterion = RobustLoss(mlp(), eps=eps)
+        assert type(criterion.eps) is float
+        torch.testing.assert_close(criterion(x, y), expected)
+
+
 class FullyShardedDataParallel(nn.Linear):
     """Stands for torch's class of that name, which needs a process group."""
 
@@ -219,6 +231,35 @@ class FullyShardedDataParallel(nn.Linear):
             lambda m, x, y: RobustLoss(m, eps=0.1, mean=[0.1, 0.2])(x, y),
             "mean must be one number, or one for each of 5 channels of images of shape (6, 5), ",
         ),
+        (lambda m, x, y: RobustLoss(m, eps=0.1, std="a"), "std must be a finite number, or one"),
+        *[
+            (lambda m, x, y, eps=eps: RobustLoss(m, eps=eps), "eps must be a number, finite and >=")
+            for eps in ("a", None, True, [0.1], 1j, torch.tensor(0.1, requires_grad=True))
+        ],
+        *[
+            (
+                lambda m, x, y, steps=steps: RobustLoss(m, eps=0.1, warmup_steps=steps),
+                f"warmup_steps must be an integer of at least 0, got {steps}.",
+            )
+            for steps in (1.5, None, True, math.nan)
+        ],
+        (
+            lambda m, x, y: RobustLoss(m.forward, eps=0.1),
+            "a model must be a torch.nn.Module, got m",
+        ),
+        (
+            lambda m, x, y: RobustLoss(nn.Linear, eps=0.1),
+            "a model must be a torch.nn.Module, got t",
+        ),
+        (
+            lambda m, x, y: RobustLoss(m, eps=0.1)(x.tolist(), y),
+            "images must be a tensor, got list",
+        ),
+        (lambda m, x, y: RobustLoss(m, eps=0)(x, y.tolist()), "labels must be a tensor, got list."),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x[:, 0], y), "images must be of shape (n, ...), g"),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x.to_sparse(), y), "images must be a dense tensor"),
+        (lambda m, x, y: RobustLoss(m, eps=0)(x.to("meta"), y), "images must be a dense tensor th"),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x, y.to("meta")), "labels must be a dense tensor"),
     ],
 )
 def test_what_has_no_answer_is_refused_with_a_sentence(call, message: str) -> None:

@@ -50,9 +50,10 @@ def test_the_points_of_a_ring_lie_at_equal_angles(n: int) -> None:
 
 def test_a_seed_fixes_a_shape_and_another_gives_another_without_touching_torch_s_own() -> None:
     state = torch.random.get_rng_state()
-    for shape in (torus, lambda n, seed: entangled_rings(n, noise=0.1, seed=seed)):
-        assert torch.equal(shape(50, seed=3)[0], shape(50, seed=3)[0])
-        assert not torch.allclose(shape(50, seed=3)[0], shape(50, seed=4)[0])
+    for shape, noise in ((torus, 0.0), (torus, 0.1), (entangled_rings, 0.1)):
+        first, again, other = (shape(50, noise=noise, seed=seed)[0] for seed in (3, 3, 4))
+        assert torch.equal(first, again)
+        assert not torch.allclose(first, other)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import types
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isoreg import AutoBeta, InputError, IsometryRegularizer, isometry_penalty
+from isoreg import AutoBeta, InputError, IsometryRegularizer, RecordError, isometry_penalty
 
 transformers = pytest.importorskip("transformers")
 adapter = pytest.importorskip("isoreg.integrations.transformers")
@@ -119,11 +121,11 @@ def deaf_func(outputs: Any, labels: Tensor, **_: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
-@pytest.mark.parametrize("kind", ["vit", "plain", "function", "deaf", "deaf function"])
+@pytest.mark.parametrize("kind", ["vit", "plain", "function", "deaf", "deaf function", "told"])
 def test_an_update_weighs_loss_and_penalty_as_one_batch_does_whatever_scales_the_loss(
     kind: str, accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build: Any = {"vit": vit, "deaf": Deaf}.get(kind, Plain)
+    build: Any = {"vit": vit, "told": vit, "deaf": Deaf}.get(kind, Plain)
     functions = {"function": loss_func, "deaf function": deaf_func}
     options = {"compute_loss_func": functions[kind]} if kind in functions else {}
     seen, model, twin = recorded(monkeypatch), build(), build()
@@ -135,7 +137,9 @@ def test_an_update_weighs_loss_and_penalty_as_one_batch_does_whatever_scales_the
         per_device_train_batch_size=N // accumulate,
         **options,
     )
-    assert found.model_accepts_loss_kwargs == (kind in {"vit", "deaf"})
+    assert found.model_accepts_loss_kwargs == (kind in {"vit", "deaf", "told"})
+    if kind == "told":  # that the loss does not come divided, though it does
+        found.loss_is_scaled_for_ga = False
     found.train()
     assert len(seen) == accumulate
     twin.train()
@@ -143,7 +147,8 @@ def test_an_update_weighs_loss_and_penalty_as_one_batch_does_whatever_scales_the
     for batch in seen:
         logits = twin(pixel_values=batch["pixel_values"])
         logits = logits["logits"]
-        loss = F.cross_entropy(logits, batch["labels"]) + iso(batch["labels"])
+        loss = F.cross_entropy(logits, batch["labels"]) / (accumulate if kind == "told" else 1)
+        loss = loss + iso(batch["labels"])
         (loss / (1 if "deaf" in kind else accumulate)).backward()
     for p in twin.parameters():
         if p.grad is not None:
@@ -228,6 +233,14 @@ def test_the_trainers_label_names_are_labels_and_nothing_to_compare_with(
     torch.testing.assert_close(found.iso.penalties["net.3"], expected)
 
 
+def test_beside_the_trainers_labels_the_samples_have_as_many_rows_as_the_first_tensor() -> None:
+    trainer = types.SimpleNamespace(label_names=["species", "boxes"])
+    batch = {"note": "", "step": torch.tensor(3.0), "score": torch.rand(N)}
+    batch |= {"table": torch.rand(3, 4), "pixels": PIXELS, "boxes": torch.rand(N, 4)}
+    batch["copy"] = batch["species"] = torch.rand(N, 3)  # labels under a second name
+    assert torch.equal(adapter.IsometryTrainer._default(trainer)(**batch), PIXELS)
+
+
 def test_penalties_are_in_the_log_and_the_model_is_as_it_was(tmp_path: Path) -> None:
     model = vit()
     found = trainer(model, tmp_path, max_steps=3, isometry={"beta": 0.5}, eval_dataset=IMAGES)
@@ -259,6 +272,7 @@ def test_evaluation_during_training_is_without_penalty(tmp_path: Path) -> None:
     )  # fmt: skip
     found.train()
     (entry,) = [entry for entry in found.state.log_history if "eval_loss" in entry]
+    assert not any("isometry" in name for name in entry)
     model = vit().eval()
     expected = F.cross_entropy(model(PIXELS).logits, Y).item()
     assert entry["eval_loss"] == pytest.approx(expected, rel=1e-4)
@@ -274,6 +288,33 @@ def test_a_run_resumed_with_auto_beta_is_that_of_one_piece(tmp_path: Path) -> No
     resumed.train(resume_from_checkpoint=True)
     assert resumed.iso.report().steps == 2
     assert resumed.iso.beta == pytest.approx(whole.iso.beta, rel=1e-6)
+
+
+class WithoutPenalty(adapter.IsometryTrainer):
+    def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+        return model(**inputs)["loss"]
+
+
+class AlwaysEval(Plain):
+    def train(self, mode: bool = True) -> AlwaysEval:
+        return super().train(False)
+
+
+@pytest.mark.parametrize(("model", "kind"), [(Plain, WithoutPenalty), (AlwaysEval, None)])
+def test_a_training_that_leaves_the_penalty_out_ends_in_its_first_step(
+    model: Any, kind: Any, tmp_path: Path
+) -> None:
+    found = trainer(model(), tmp_path, kind=kind)
+    with pytest.raises(RecordError, match="^IsometryTrainer: compute_loss must reach"):
+        found.train()
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    found = trainer(Plain(), tmp_path)
+    found._resumed = tmp_path / "isometry.pt"
+    torch.save({"beta": Plain}, found._resumed)
+    with pytest.raises(pickle.UnpicklingError):
+        found._attach(Plain())
 
 
 def test_a_trainer_can_train_twice(tmp_path: Path) -> None:

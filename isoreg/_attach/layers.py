@@ -134,7 +134,7 @@ def _matches(modules: Mapping[str, nn.Module], selector: Selector, model: nn.Mod
         matched = _stages(modules, model) if selector == "stages" else []
         matched = matched or ([selector] if selector in modules else _glob(modules, selector))
         if not matched:
-            near = get_close_matches(selector, modules, n=3, cutoff=0.5) or list(modules)[-3:]
+            near = get_close_matches(selector, modules, cutoff=0.5) or list(modules)[-3:]
             raise LayerError(
                 f"no layer is called {selector!r}. Close matches: {', '.join(map(repr, near))}. "
                 "All names: [name for name, _ in model.named_modules()]."
@@ -163,7 +163,7 @@ def _stages(modules: Mapping[str, nn.Module], model: nn.Module) -> list[str]:
     names = [entry["module"] for entry in entries]
     missing = [name for name in names if name not in modules]
     if missing:
-        near = dict.fromkeys(n for name in missing for n in get_close_matches(name, modules, n=2))
+        near = dict.fromkeys(n for name in missing for n in get_close_matches(name, modules))
         raise LayerError(
             f"feature_info names stages that are no modules, got {', '.join(map(repr, missing))}. "
             "Name the layers instead, for example "

@@ -92,7 +92,7 @@ def gather_rows(tensors: Mapping[str, Tensor], options: str, group: ProcessGroup
 
 def mean_over_ranks(x: Tensor, group: ProcessGroup) -> Tensor:
     """The mean of a tensor over the ranks, without gradient."""
-    return _all_gather(x.detach()[None], group).mean(0)
+    return _all_gather(x[None], group).mean(0)
 
 
 def describe(tensors: Mapping[str, Tensor], options: str) -> str:

@@ -67,6 +67,8 @@ def penalty_across(
             check_label_values(all_labels)
     first = batch.local.start - count
     if not by_engine:
+        if labels is not None and all_labels is not None and labels.requires_grad:
+            all_labels = _attached(labels.to(all_labels.device), all_labels, batch)
         local = [reference, *features]
         return _by_all_pairs(local, gathered, all_labels, batch, options), first
     if queue is not None:
@@ -91,7 +93,7 @@ def _rows(
         labels = labels.to(local[0].device)
         # integers of any type are class numbers; one column, so that they travel as rows
         sent["labels"] = labels if labels.is_floating_point() else labels.long()[:, None]
-    return sent | {name: table.detach() for name, table in tables.items()}
+    return sent | tables
 
 
 def _gather(
@@ -178,7 +180,7 @@ def _attached(local: Tensor, gathered: Tensor, batch: Gathered) -> Tensor:
         refuse_second_derivatives()
         return gradient * batch.ranks
 
-    rest, attached = gathered.to(local.dtype), local.view_as(local)
+    attached = local.view_as(local)
     if attached.requires_grad:
         attached.register_hook(multiplied)
-    return torch.cat([rest[: batch.local.start], attached, rest[batch.local.stop :]])
+    return torch.cat([gathered[: batch.local.start], attached, gathered[batch.local.stop :]])

@@ -87,7 +87,7 @@ def mnist(split: str, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
             dataset = dataset_type(str(folder), train=split == "train")
         else:
             dataset = _downloaded(dataset_type, split)
-    return dataset.data.unsqueeze(1).float() / 255, dataset.targets.long()
+    return dataset.data.unsqueeze(1).float() / 255, dataset.targets
 
 
 def _downloaded(dataset_type: Any, split: str) -> Any:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoreg.distances import METRICS, distances_by
+from isoreg.distances import METRICS, check_dense, distances_by
 from isoreg.embedding.cache import PairCache, sample_keys
 from isoreg.errors import InputError
 
@@ -81,7 +81,7 @@ def resolve_blocks(
 
 
 def _precomputed(distances: Any, n: int) -> Blocks:
-    table = np.asarray(distances)
+    table = _as_array(distances, "distances")
     if table.shape != (n, n) or table.dtype.kind not in "iuf":
         raise InputError(
             f"distances must be real numbers of shape ({n}, {n}) for {n} samples, got "
@@ -98,25 +98,36 @@ def _precomputed(distances: Any, n: int) -> Blocks:
     return lambda places: torch.as_tensor(np.array(table[np.ix_(places, places)], dtype=np.float64))
 
 
+def _as_array(values: Any, name: str) -> Array:
+    """What numpy holds, of a tensor in a precision that numpy has."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    check_dense(values, name)
+    narrow = values.is_floating_point() and values.dtype.itemsize < 4
+    found: Array = (values.float() if narrow else values).detach().cpu().numpy()
+    return found
+
+
 def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Blocks:
     n = len(rows)
 
     def ask(a: Places, b: Places) -> Array:
         got = metric(a, b) if takes == "indices" else metric(rows[a], rows[b])
-        block = got.detach().cpu().numpy() if isinstance(got, Tensor) else np.asarray(got)
+        block = _as_array(got, "metric's result")
         if block.shape != (len(a), len(b)) or block.dtype.kind not in "iuf":
             raise InputError(
                 f"metric must map {len(a)} and {len(b)} samples to ({len(a)}, {len(b)}) real "
                 f"distances, got {block.dtype} of shape {block.shape}. A distance d between two "
                 "rows: metric=lambda a, b: scipy.spatial.distance.cdist(a, b, d)."
             )
+        with np.errstate(over="ignore"):  # of what is wider than float64
+            block = block.astype(np.float64)
         if (block < 0).any() or np.isinf(block).any():
             raise InputError(
                 "metric must give distances of at least 0 that are finite (NaN: not known), got "
                 f"{np.nanmin(block):.4g} to {np.nanmax(block):.4g}."
             )
-        distances: Array = block.astype(np.float64)
-        return distances
+        return block
 
     tried = np.unique(np.linspace(0, n - 1, min(n, _TRIED)).astype(np.int64))
     _refuse_asymmetric(ask(tried, tried[:-1]), ask(tried[:-1], tried).T, "metric")

@@ -167,7 +167,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             >>> IsometricEmbedding(max_epochs=5, random_state=0).fit(X).network_.training
             False
         """
-        with error_prefix(f"{_NAME}.fit"):
+        prefix = error_prefix(f"{_NAME}.fit")
+        with prefix, torch.inference_mode(False), torch.enable_grad():
             check_settings(self)
             rows = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
             targets = self._targets(rows, y)

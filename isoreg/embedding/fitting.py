@@ -192,7 +192,9 @@ def _network(
     """The network before training, and the deviation of the noise on what its body takes."""
     known = rows[learned].astype(np.float64)
     mean = known.mean(0)
-    spread = float(np.sqrt(((known - mean) ** 2).mean())) or 1.0
+    # a power of two, which rounds nothing, so that no square leaves the range of float64
+    size = 2.0 ** int(np.frexp(np.abs(known - mean).max())[1])
+    spread = size * float(np.sqrt((((known - mean) / size) ** 2).mean())) or 1.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = (
@@ -200,6 +202,12 @@ def _network(
             if settings.network is None
             else copy.deepcopy(settings.network)
         )
+    for name, parameter in body.named_parameters():
+        if parameter.dtype not in (torch.float32, torch.float64) or parameter.is_meta:
+            raise InputError(
+                "network must hold float32 or float64 numbers, got "
+                f"{'none yet' if parameter.is_meta else parameter.dtype} in {name!r}."
+            )
     device = pick_device(settings.device)
     centre = torch.as_tensor(mean, dtype=exact_dtype(device))
     network = MapNetwork(body, centre, spread, pairs.radius).to(device)
@@ -208,7 +216,7 @@ def _network(
         share = NOISE_WITHOUT_CLASSES if settings.noise is None else settings.noise
         return network, share
     share = NOISE if settings.noise is None else settings.noise
-    return network, share * _within(known, classes[learned]) / spread
+    return network, share * _within((known - mean) / size, classes[learned]) * (size / spread)
 
 
 def _within(rows: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
@@ -221,14 +229,24 @@ def _within(rows: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
     return float(np.mean(np.sqrt(squares))) if squares else 0.0
 
 
-@torch.no_grad()
 def _check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> None:
-    points = network.eval()(torch.tensor(rows))
-    if tuple(points.shape) != (len(rows), components):
-        raise InputError(
-            f"network must map ({len(rows)}, {rows.shape[1]}) rows to ({len(rows)}, {components}) "
-            f"points, got {tuple(points.shape)}."
-        )
+    """Refuse what is no map from these rows, or cannot be trained."""
+    inputs, asked = network.eval().standard(torch.tensor(rows)), (len(rows), components)
+    try:
+        points = network.body(inputs)
+    except RuntimeError as error:
+        points = f"torch's error: {error}"
+    got = str(points) if isinstance(points, str) else type(points).__name__
+    if isinstance(points, torch.Tensor):
+        got = f"{points.dtype} of shape {tuple(points.shape)}"
+        if points.is_floating_point() and points.shape == asked:
+            if not points.isfinite().all():
+                got = "points that are not finite"
+            elif points.requires_grad:
+                return
+            else:
+                got = "points that no parameter changes (are all of them frozen?)"
+    raise InputError(f"network must map {tuple(inputs.shape)} rows to {asked} points, got {got}.")
 
 
 @torch.no_grad()
@@ -236,7 +254,7 @@ def _rescale(
     network: MapNetwork, inputs: torch.Tensor, pairs: Pairs, learned: Places, measured: Places
 ) -> float:
     """Make lengths of the map distances in the data's unit; the stress of the measured samples."""
-    body: nn.Module = network.eval().body
+    body: nn.Module = network.body
 
     def compared(places: Places, *, within: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         points = body(inputs[torch.as_tensor(places, device=inputs.device)])

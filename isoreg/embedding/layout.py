@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from isoreg.errors import InputError
 
 Array = NDArray[np.float64]
+LEAST, MOST = 1e-30, 1e30  # of distances: the network computes in float32
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,14 @@ def lay_out(
         The layout.
 
     Raises:
-        InputError: If no distance is known, or all are 0.
+        InputError: If no distance is known, all are 0, or the unit is not one for a map.
     """
+    largest = np.nanmax(np.where(np.eye(len(distances), dtype=bool), 0, distances))
+    if largest and not LEAST < largest < MOST:
+        raise InputError(
+            f"the largest distance must be between {LEAST:g} and {MOST:g}, got {largest:.4g}. "
+            "Choose another unit: lengths of a map are float32."
+        )
     squares = distances**2
     np.fill_diagonal(squares, 0)
     means = _class_means(squares, classes, k)

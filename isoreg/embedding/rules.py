@@ -82,7 +82,7 @@ def pick_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
+        torch.empty((), device=device)
         return torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(

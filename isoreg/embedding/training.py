@@ -16,6 +16,7 @@ from isoreg.diagnostics import distortion_of
 from isoreg.embedding.blocks import Blocks, Places
 from isoreg.embedding.network import Optimizer
 from isoreg.embedding.targets import Targets
+from isoreg.errors import InputError
 from isoreg.masks import IGNORED
 
 _CHECKS = 40  # looks at the stress in a training
@@ -179,6 +180,9 @@ def train(
 
     Returns:
         What was seen.
+
+    Raises:
+        InputError: If the loss does not stay finite.
     """
     optimizer, seen = Optimizer(body, recipe.learning_rate, recipe.steps), Progress()
     every = math.ceil(recipe.steps / _CHECKS)
@@ -191,6 +195,12 @@ def train(
         optimizer.step(loss)
         if step % every and step != recipe.steps:
             continue
+        if not loss.isfinite():
+            raise InputError(
+                f"training must stay finite, got a loss of {loss.item()} at step {step}. Is the "
+                "learning rate too large, a distance far beyond the others, or does the network "
+                "return NaN?"
+            )
         stress = held_out_stress(body, inputs, pairs, held_out[:_LOOKED_AT])
         seen.step.append(step)
         seen.loss.append(loss.item())

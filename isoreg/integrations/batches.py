@@ -102,5 +102,5 @@ def check_options(options: Mapping[str, Any], allowed: Callable[..., Any]) -> No
     known = [*inspect.signature(allowed).parameters][1:]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+            near = difflib.get_close_matches(name, known, cutoff=0.4) or known
             raise InputError(f"there is no option {name!r}. Close matches: {', '.join(near)}.")

@@ -61,12 +61,10 @@ class Adapted(nn.Module):
         else:
             self.channels, height, width = 1, 1, images[0].numel()
         self.flat = height * width
-        if square and (height != width or height < _SMALLEST_SIDE):
-            # an image keeps its rows; a vector is wrapped into rows
+        self.side: int | None = None
+        if square:  # an image keeps its rows; a vector is wrapped into rows
             side = max(height, width) if images.ndim == 4 else math.isqrt(self.flat - 1) + 1
-            self.side: int | None = max(side, _SMALLEST_SIDE)
-        else:
-            self.side = None
+            self.side = max(side, _SMALLEST_SIDE)
         self.rows = (height, width)
         self.eval()  # torchattacks puts a model back into the mode that it found
 
@@ -116,9 +114,7 @@ class Adapted(nn.Module):
         logits = logits - logits.detach().amin(1, keepdim=True)
         if x.requires_grad:
             logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)
-        if logits.shape[1] < self.classes:
-            logits = F.pad(logits, (0, self.classes - logits.shape[1]), value=-1.0)
-        return logits
+        return F.pad(logits, (0, max(0, self.classes - logits.shape[1])), value=-1.0)
 
 
 def from_torchattacks(name: str, *, targeted: bool = False, **options: Any) -> Attack:
@@ -149,7 +145,7 @@ def from_torchattacks(name: str, *, targeted: bool = False, **options: Any) -> A
             classes=4 if name == "APGDT" else 2,
         )
         attacker = _made(name, model, norm=task.norm, eps=task.eps, seed=task.seed, **chosen)
-        found = model.unfold(attacker(model.fold(task.images), task.labels).detach())
+        found = model.unfold(attacker(model.fold(task.images), task.labels))
         return project(found, task.images, task.eps, task.norm), []
 
     return attack
@@ -172,7 +168,7 @@ def deepfool(task: Task) -> tuple[Tensor, list[int]]:
     """
     model = Adapted(task.classifier, task.images)
     found = model.unfold(_made("DeepFool", model, steps=10)(model.fold(task.images), task.labels))
-    stretched = task.images + (1 + _OVERSHOOT) * (found.detach() - task.images)
+    stretched = task.images + (1 + _OVERSHOOT) * (found - task.images)
     return project(stretched, task.images, task.eps, task.norm), []
 
 
@@ -197,7 +193,7 @@ def cw(task: Task) -> tuple[Tensor, list[int]]:
     fooled = torch.zeros(len(best), dtype=torch.bool, device=best.device)
     for constant in _CW_CONSTANTS:
         attacker = _made("CW", model, c=constant, steps=100, lr=0.05)
-        found = model.unfold(attacker(inside, task.labels).detach())
+        found = model.unfold(attacker(inside, task.labels))
         found = project(found, task.images, task.eps, task.norm)
         with torch.no_grad():
             new = (task.classifier(found).argmax(1) != task.labels) & ~fooled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 from collections.abc import Sequence
@@ -41,6 +42,9 @@ def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
         InputError: If they are anything else.
     """
     try:
+        kind = torch.as_tensor(eps).dtype
+        if kind.is_complex or kind == torch.bool:
+            raise TypeError(f"{kind} is no number")
         radii: list[float] = torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"eps must be one or more numbers >= 0, got {eps!r}.") from error
@@ -55,8 +59,48 @@ def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
 
 def _shortest(number: float, dtype: torch.dtype) -> float:
     """The shortest decimal that is this number in a dtype: 0.1, not 0.10000000149."""
-    decimals = (float(f"{number:.{digits}g}") for digits in range(1, 18))
-    return next(x for x in decimals if torch.tensor(x, dtype=dtype).item() == number)
+    decimals = (float(f"{number:.{digits}g}") for digits in itertools.count())
+    return next(x for x in decimals if torch.tensor(x, dtype=dtype) == number)
+
+
+def check_integer(name: str, value: object, least: int, most: float = math.inf) -> None:
+    """Refuse what is no integer of a range.
+
+    Args:
+        name: What to call it in an error.
+        value: As the user gave it.
+        least: The least that is allowed.
+        most: The largest that is allowed.
+
+    Raises:
+        InputError: If it is none, or a boolean.
+    """
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or not least <= int(value) <= most:  # type: ignore[call-overload]
+        below = "" if most == math.inf else f" and at most {most}"
+        raise InputError(f"{name} must be an integer of at least {least}{below}, got {value!r}.")
+
+
+def check_tensors(images: Tensor, labels: Tensor) -> None:
+    """Refuse what are no tensors with numbers in each place.
+
+    Args:
+        images: As the user gave them.
+        labels: As the user gave them.
+
+    Raises:
+        InputError: If one of them is no tensor, or sparse, nested or without data.
+    """
+    for name, given in (("images", images), ("labels", labels)):
+        found: object = given
+        if not isinstance(found, Tensor):
+            raise InputError(
+                f"{name} must be a tensor, got {type(found).__name__}. Of a DataLoader join the "
+                "batches with torch.cat; torch.as_tensor converts an array."
+            )
+        if found.layout != torch.strided or found.is_nested or found.device.type == "meta":
+            kind = "nested" if found.is_nested else f"{found.layout} on {found.device}"
+            raise InputError(f"{name} must be a dense tensor that holds numbers, got {kind}.")
 
 
 def known_norm(norm: str) -> str:
@@ -97,17 +141,10 @@ def check_arguments(
     Raises:
         InputError: If one of them is unusable.
     """
-    for name, given in (("images", images), ("labels", labels)):
-        found: object = given
-        if not isinstance(found, Tensor):
-            raise InputError(
-                f"{name} must be a tensor, got {type(found).__name__}. Of a DataLoader join the "
-                "batches with torch.cat; torch.as_tensor converts an array."
-            )
+    check_tensors(images, labels)
     _check_bounds(bounds)
     low, high = bounds
-    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
-        raise InputError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
+    check_integer("batch_size", batch_size, 1)
     if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
         raise InputError(
             f"images must be floating of shape (n, ...) with n > 0, got {images.dtype} of shape "

@@ -75,13 +75,13 @@ def _on_training_loss(steps: int) -> Attack:
     """The paper's attack: up the loss that the model was trained on, from the clean image."""
 
     def attack(task: Task) -> tuple[Tensor, list[int]]:
-        training_loss, in_units = task.training_loss, task.classifier.in_units
+        training_loss, as_given = task.training_loss, task.classifier.as_given
         assert training_loss is not None
-        clean = in_units(task.images)
+        clean = as_given(task.images)
         size = task.eps if steps == 1 else 2.5 * task.eps / steps
 
         def loss(x: Tensor) -> Tensor:
-            return training_loss(in_units(x), clean, task.labels)
+            return training_loss(as_given(x), clean, task.labels)
 
         return _climb(loss, task, steps=steps, step_size=size), []
 
@@ -136,7 +136,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
 
 
 def chosen(
-    attacks: str | Sequence[str], *, norm: str = "Linf", transfer: bool, training_loss: bool = False
+    attacks: str | Sequence[str], *, norm: str, transfer: bool, training_loss: bool = False
 ) -> list[str]:
     """Names of the attacks of a preset or list, with "transfer" if there is a model for it.
 
@@ -155,16 +155,18 @@ def chosen(
         InputError: If a name is unknown or cannot be used, or none is given.
 
     Example:
-        >>> chosen("quick", transfer=True)
+        >>> chosen("quick", norm="Linf", transfer=True)
         ['fgsm', 'pgd-ce', 'pgd-margin', 'transfer']
     """
+    if not isinstance(attacks, (str, Sequence)):
+        raise InputError(f"attacks must be a name or a list of names, got {attacks!r}.")
     preset = isinstance(attacks, str) and attacks in PRESETS
     names = list(
         PRESETS[str(attacks)] if preset else [attacks] if isinstance(attacks, str) else attacks
     )
     for name in names:
         if name not in ATTACKS:
-            near = get_close_matches(str(name), [*PRESETS, *ATTACKS], cutoff=0.5)
+            near = get_close_matches(str(name), [*PRESETS, *ATTACKS])
             advice = f" Close matches: {', '.join(map(repr, near))}." if near else ""
             raise InputError(
                 f"attacks must be one of {', '.join(map(repr, PRESETS))} or a list of "

@@ -71,9 +71,9 @@ def layers_of(model: nn.Module) -> list[Layer]:
     found: list[Layer] = []
     for module in _leaves(model):
         if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
-            bias = torch.zeros(module.out_features) if module.bias is None else module.bias
-            weight = module.weight.detach().double()
-            found.append(Affine(weight, bias.detach().to(weight)))
+            weight = module.weight.double()
+            none = weight.new_zeros(len(weight))
+            found.append(Affine(weight, none if module.bias is None else module.bias.double()))
         elif type(module) is nn.ReLU or type(module) in _CURVES:
             found.append(type(module))
         elif type(module) not in _PASSIVE and (found or type(module) is not nn.Flatten):
@@ -93,8 +93,14 @@ def check_certifiable(model: nn.Module, norm: str) -> None:
         norm: "Linf" or "L2".
 
     Raises:
-        InputError: If it is no MLP, or the norm is another than L-inf.
+        InputError: If it is no MLP, computes in half precision, or the norm is another than L-inf.
     """
+    for parameter in model.parameters():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                "certified=True bounds models in float32 or float64, whose rounding is negligible, "
+                f"got {parameter.dtype}."
+            )
     if norm != "Linf":
         raise InputError(f"certified=True bounds L-inf balls alone, got norm={norm!r}.")
     layers_of(model)

@@ -61,5 +61,4 @@ def _blur(x: Tensor) -> Tensor:
 
 
 def _sign_each(x: Tensor) -> Tensor:
-    signs = torch.randint(0, 2, (len(x), *[1] * (x.ndim - 1)), device=x.device) * 2 - 1
-    return signs.to(x)
+    return torch.randint(0, 2, (len(x), *[1] * (x.ndim - 1)), device=x.device) * 2 - 1

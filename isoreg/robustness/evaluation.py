@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from isoreg.errors import error_prefix
+from isoreg.errors import InputError, error_prefix
 from isoreg.robustness.arguments import (
     check_arguments,
     check_classes,
+    check_integer,
     device_of,
     known_norm,
     radii_of,
@@ -108,6 +109,11 @@ def evaluate(
             training_loss=training_loss is not None,
         )
         check_arguments(images, labels, radii, norm, bounds, batch_size)
+        check_integer("seed", seed, -(2**63), 2**64 - 1)
+        if not isinstance(certified, bool):
+            raise InputError(f"certified must be True or False, got {certified!r}.")
+        if training_loss is not None and not callable(training_loss):
+            raise InputError(f"training_loss must be callable, got {training_loss!r}.")
         if certified:
             check_certifiable(model, norm)
         model = unwrapped(model)
@@ -115,8 +121,12 @@ def evaluate(
         low, high = bounds
         device = device_of(model, images)
         with left_as_it_was(model), left_as_it_was(other):
-            pixels = (images.detach().to(device) - low) / (high - low)
-            classifier = PixelClassifier(model, bounds=bounds, mean=mean, std=std)
+            # a ball is smaller than the digits of half precision, which the model alone computes in
+            wide = images.detach().to(device, torch.promote_types(images.dtype, torch.float32))
+            pixels = (wide - low) / (high - low)
+            classifier = PixelClassifier(
+                model, bounds=bounds, mean=mean, std=std, dtype=images.dtype
+            )
             task = Task(
                 classifier,
                 pixels.clamp_(0, 1),

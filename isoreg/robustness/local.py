@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isoreg.errors import InputError, error_prefix
+from isoreg.robustness.arguments import check_integer, check_tensors, known_norm
 from isoreg.robustness.outputs import logits_of
-from isoreg.robustness.pgd import NORMS, gradient_of
+from isoreg.robustness.pgd import gradient_of
 from isoreg.robustness.state import refuse_sharded
 from isoreg.robustness.units import Normalisation, PerChannel
 
@@ -76,8 +78,8 @@ def first_order_margin_loss(
         True
     """
     with error_prefix("first_order_margin_loss"):
-        _check_options(eps, norm)
-        return _loss(model, Normalisation(mean, std), images, labels, eps, norm)
+        radius, norm = _radius_of(eps), known_norm(norm)
+        return _loss(model, Normalisation(mean, std), images, labels, radius, norm)
 
 
 class RobustLoss:
@@ -121,14 +123,11 @@ class RobustLoss:
         std: PerChannel | None = None,
     ) -> None:
         with error_prefix("RobustLoss"):
-            _check_options(eps, norm)
-            if warmup_steps < 0:
-                raise InputError(f"warmup_steps must be at least 0, got {warmup_steps}.")
+            self.eps, self.norm = _radius_of(eps), known_norm(norm)
+            check_integer("warmup_steps", warmup_steps, 0)
             refuse_sharded(model)
             self._normalisation = Normalisation(mean, std)
         self.model = model
-        self.eps = eps
-        self.norm = norm
         self.warmup_steps = warmup_steps
         self.steps = 0
 
@@ -192,7 +191,10 @@ def _loss(
                 "the model must be differentiable by its images, got logits whose graph does not "
                 "reach them. Is there a detach, no_grad or an integer on the way?"
             )
-        gains = _dual_norm(_float32_or_better(gradient).flatten(1), norm)
+        # of an exact 0 its gradient is 0, not that of a root
+        gains = torch.linalg.vector_norm(
+            _float32_or_better(gradient).flatten(1), 1 if norm == "Linf" else 2, dim=1
+        )
         loss = _mean_cross_entropy(logits.scatter_add(1, rival, eps * gains[:, None]), labels)
     return loss if needs_grad else loss.detach()
 
@@ -203,6 +205,9 @@ def _mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _check_batch(images: Tensor, labels: Tensor) -> None:
+    check_tensors(images, labels)
+    if images.ndim < 2:
+        raise InputError(f"images must be of shape (n, ...), got {tuple(images.shape)}.")
     if not images.is_floating_point():
         raise InputError(
             f"images must be floating, got {images.dtype}. A radius needs inputs that can change "
@@ -230,20 +235,16 @@ def _classes(labels: Tensor, logits: Tensor) -> Tensor:
     return labels
 
 
-def _check_options(eps: float, norm: str) -> None:
-    if not (math.isfinite(eps) and eps >= 0):
-        raise InputError(f"eps must be finite and >= 0, got {eps}.")
-    if norm not in NORMS:
-        raise InputError(f"norm must be {' or '.join(map(repr, NORMS))}, got {norm!r}.")
+def _radius_of(eps: float | Tensor) -> float:
+    """The radius as a number; a tensor that asks for a gradient would never get one."""
+    given: object = eps
+    if isinstance(eps, Tensor) and eps.ndim == 0 and not (eps.requires_grad or eps.is_meta):
+        given = eps.item()
+    is_number = isinstance(given, numbers.Real) and not isinstance(given, bool)
+    if not is_number or not 0 <= float(given) < math.inf:  # type: ignore[arg-type]
+        raise InputError(f"eps must be a number, finite and >= 0, got {eps!r}.")
+    return float(given)  # type: ignore[arg-type]
 
 
 def _float32_or_better(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _dual_norm(gradient: Tensor, norm: str) -> Tensor:
-    if norm == "Linf":
-        return gradient.abs().sum(1)
-    # the root of an exact 0 would give the gradient NaN
-    squares = gradient.square().sum(1)
-    return torch.where(squares > 0, squares.clamp_min(1e-30).sqrt(), squares)

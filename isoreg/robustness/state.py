@@ -16,14 +16,20 @@ _SHARDED = ("FSDPModule", "FullyShardedDataParallel")
 
 
 def refuse_sharded(model: nn.Module) -> None:
-    """Say so of a model whose parameters are spread over ranks by FSDP.
+    """Say so of what is no model, or one whose parameters are spread over ranks by FSDP.
 
     Args:
         model: The user's model.
 
     Raises:
-        InputError: If FSDP holds it.
+        InputError: If it is no module, or FSDP holds it.
     """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise InputError(
+            f"a model must be a torch.nn.Module, got {kind}. Wrap a function in a module whose "
+            "forward calls it."
+        )
     for name, module in model.named_modules():
         if any(kind.__name__ in _SHARDED for kind in type(module).__mro__):
             raise InputError(
@@ -45,7 +51,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         The model.
 
     Raises:
-        InputError: If FSDP shards it, or it was built in inference mode.
+        InputError: If it is no module, FSDP shards it, or it was built in inference mode.
     """
     refuse_sharded(model)
     if isinstance(model, nn.parallel.DistributedDataParallel):

@@ -61,9 +61,12 @@ class Normalisation:
 def _values(name: str, given: PerChannel | None) -> Tensor | None:
     if given is None:
         return None
-    values = torch.as_tensor(given, dtype=torch.float64).detach().flatten().cpu()
+    try:
+        values = torch.as_tensor(given, dtype=torch.float64).detach().flatten().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0)
     if len(values) == 0 or not bool(values.isfinite().all()):
-        raise InputError(f"{name} must be a finite number, or one a channel, got {given}.")
+        raise InputError(f"{name} must be a finite number, or one a channel, got {given!r}.")
     return values
 
 

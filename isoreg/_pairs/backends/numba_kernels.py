@@ -9,7 +9,8 @@ last point the arrays are filled with 0 up to a multiple of four, so that produc
 Legend: x (n, d) are points. The order (n,) holds the samples class by class, the rows of each
 first. Blocks (k, 4) are from and to where in the order a and b reach; what is computed of their
 pairs stands one block behind the other. The rows are those from ``first`` to ``last``. Pairs
-whose squared distance is below the share ``cancelled`` of |a|^2 + |b|^2 are subtracted directly.
+whose squared distance is below the share ``cancelled`` of |a|^2 + |b|^2 are subtracted directly,
+and so are all pairs of a block of few points, which are not gathered then.
 Targets are the distances D of the inputs, shares the weights G, empty if every pair counts once.
 A gradient (rows, d) is added to; (0, d) if none is needed.
 
@@ -31,6 +32,8 @@ _compiled = numba.njit(
 Array: TypeAlias = Any  # a numpy array; numba infers and checks the types of all that follows
 _PIECE = 1024
 """Dimensions that are multiplied at a time, so that eight rows stay in the nearest cache."""
+_FEW = 6
+"""Rows and columns of a block whose pairs are subtracted directly: batches of many classes."""
 _LINE = 64
 """Bytes of a line of the cache, and of the widest vectors."""
 
@@ -113,7 +116,7 @@ def input_distances(x: Array, order: Array, blocks: Array, cancelled: float, out
             _distances(x, a, b, cancelled, start != seen, space)
         block = slice(begin, begin + len(a) * len(b))
         out[block].reshape(len(a), len(b))[:] = space.table[: len(a), : len(b)]
-        begin, seen = block.stop, start
+        begin, seen = block.stop, -1 if _are_few(a, b) else start
 
 
 @_compiled
@@ -165,7 +168,7 @@ def compare(
         same, both = _is_same(a, b), start != other and first <= b[0] < last
         any_cancelled = _distances(x, a, b, cancelled, start != seen, space)
         block = slice(begin, begin + len(a) * len(b))
-        begin, seen, times = block.stop, start, 2 if same or both else 1
+        begin, seen, times = block.stop, -1 if _are_few(a, b) else start, 2 if same or both else 1
         found = _weigh(targets[block], shares[block], weights, a, b, scale, strength)
         for k in range(len(found)):
             sums[k] += times * found[k]
@@ -173,6 +176,8 @@ def compare(
             continue
         if any_cancelled:
             _add_cancelled(x, a, b, same or both, first, space, gradient)
+        if _are_few(a, b):
+            continue
         if same:
             for i in range(len(a)):
                 for j in range(i):
@@ -190,6 +195,12 @@ def compare(
 def _is_same(a: Array, b: Array) -> bool:
     """Whether a is b, so that pairs are computed for j < i alone."""
     return a[0] == b[0] and len(a) == len(b)
+
+
+@_compiled
+def _are_few(a: Array, b: Array) -> bool:
+    """Whether all pairs are subtracted directly, so that nothing need be gathered."""
+    return len(a) <= _FEW and len(b) <= _FEW
 
 
 @_compiled
@@ -226,23 +237,27 @@ def _padded(count: int) -> int:
 @_compiled
 def _distances(x: Array, a: Array, b: Array, cancelled: float, fresh: bool, space: _Space) -> int:
     """Fill in the distances, for j <= i alone if a is b; return how many pairs are cancelled."""
-    zero, same, own = x.dtype.type(0), _is_same(a, b), a[0] == b[0]
+    zero, same, own, few = x.dtype.type(0), _is_same(a, b), a[0] == b[0], _are_few(a, b)
     out, is_cancelled, centre = space.table, space.is_cancelled, space.centre
-    if fresh:
+    if fresh and not few:
         centre[:] = zero
         for i in a:
             for k in range(len(centre)):
                 centre[k] += x[i, k]
         for k in range(len(centre)):
             centre[k] /= x.dtype.type(len(a))
-    _products(x, a, b, fresh, space)
+    if few:
+        for i in range(len(a)):
+            space.norms[:, i] = x[a[i]].sum()
+    else:
+        _products(x, a, b, fresh, space)
     norms, other_norms, count = space.norms[0], space.norms[0 if own else 1], 0
     for i in range(len(a)):
         row = 0
         for j in range(i if same else len(b)):
             both = norms[i] + other_norms[j]
             square = both - (out[i, j] + out[i, j])
-            is_cancelled[i, j] = not square > cancelled * both
+            is_cancelled[i, j] = few or not square > cancelled * both
             row += is_cancelled[i, j]
             out[i, j] = square
         if own and not same:
