@@ -156,16 +156,19 @@ def geodesic(points: Tensor, *, neighbors: int = 10) -> Tensor:
         (b, b) path lengths, in the unit of ``points``.
 
     Raises:
-        InputError: If ``neighbors`` is not positive.
+        InputError: If ``neighbors`` is no positive integer.
 
     Example:
         >>> corner = torch.tensor([[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
         >>> geodesic(corner, neighbors=1)[0, 2]
         tensor(2.)
     """
-    if neighbors < 1:
-        raise InputError(f"neighbors must be at least 1, got {neighbors}.")
+    is_count = isinstance(neighbors, int) and not isinstance(neighbors, bool)
+    if not is_count or neighbors < 1:
+        raise InputError(f"neighbors must be an integer of at least 1, got {neighbors!r}.")
     edges_bb = euclidean(points)
+    if len(points) < 2:
+        return edges_bb
     if not edges_bb.isfinite().all():
         return edges_bb * math.nan
     with torch.no_grad():

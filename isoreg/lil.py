@@ -55,8 +55,7 @@ class LocallyIsometricLayer(nn.Sequential):
     ) -> None:
         with error_prefix("LocallyIsometricLayer"):
             for name, number in (("in_features", in_features), ("width", width), ("depth", depth)):
-                if number < 1:
-                    raise InputError(f"{name} must be at least 1, got {number}.")
+                _check_count(name, number, 1)
         modules: list[nn.Module] = []
         for index in range(depth):
             modules += [nn.Linear(width if index else in_features, width), activation()]
@@ -130,8 +129,10 @@ class StackedLIL(nn.Module):
             _check_choice("gradients", gradients, GRADIENTS)
             _check_choice("heads", heads, HEADS)
             _check_choice("reference", reference, REFERENCES)
-            if not classes or min(classes) < 2:
-                raise InputError(f"classes must hold numbers of at least 2, got {list(classes)}.")
+            if not isinstance(classes, Sequence) or not classes:
+                raise InputError(f"classes must be a list of a number a level, got {classes!r}.")
+            for number in classes:
+                _check_count("a number of classes", number, 2)
             self.lils = nn.ModuleList(
                 LocallyIsometricLayer(width if index else in_features, width=width, depth=depth)
                 for index in range(len(classes))
@@ -200,7 +201,7 @@ class StackedLIL(nn.Module):
             for index, (h, y) in enumerate(zip(features, levels, strict=True)):
                 against = references[index] if self.reference == "preceding" else x
                 logits = self._head(index)(h)[:, : self.classes[index]]
-                total = total + alpha * F.cross_entropy(logits, y)
+                total = total + alpha * F.cross_entropy(logits, y.long())
                 if beta:  # of collapsed features it is slow, and for nothing
                     total = total + beta * isometry_penalty(against, h, y)
         return total
@@ -223,15 +224,20 @@ class StackedLIL(nn.Module):
                 f"got {len(levels)}."
             )
         for index, (y, classes) in enumerate(zip(levels, self.classes, strict=True)):
-            if y.shape != (len(x),):
-                raise InputError(
-                    f"levels[{index}] must hold {len(x)} labels, got shape {tuple(y.shape)}."
-                )
+            is_tensor = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
+            if not is_tensor or y.shape != (len(x),):
+                got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else repr(y)
+                raise InputError(f"levels[{index}] must hold {len(x)} integers, got {got}.")
             if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
                 raise InputError(
                     f"levels[{index}] must hold classes from 0 to {classes - 1}, "
                     f"got {int(y.min())} to {int(y.max())}."
                 )
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}.")
 
 
 def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -260,7 +261,7 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         `IGNORED` for labels that no group holds.
 
     Raises:
-        InputError: If the labels are not integers or a class stands in two groups.
+        InputError: If labels or classes are not integers, or a class stands in two groups.
 
     Example:
         >>> partition(torch.tensor([0, 1, 2, 3, 9]), [[0, 2], [1, 3]]).tolist()
@@ -271,12 +272,15 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
             kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
             raise InputError(f"labels must be a tensor of integers, got {kind}.")
         labels = labels.long()  # a small integer type would wrap large members around
-        if any(not isinstance(group, Sequence) for group in groups):
+        named = isinstance(groups, Sequence) and not isinstance(groups, str)
+        if not named or any(not isinstance(group, Sequence) for group in groups):
             raise InputError(f"groups must be a list of lists of classes, got {groups!r}.")
         coarse = torch.full_like(labels, IGNORED)
         seen: dict[int, int] = {}
         for index, group in enumerate(groups):
             for member in group:
+                if not isinstance(member, numbers.Integral):
+                    raise InputError(f"classes must be integers, got {member!r} in group {index}.")
                 if member in seen:
                     raise InputError(
                         "each class must stand in one group, "

@@ -201,5 +201,7 @@ def _hide(batch: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
 
 
 def _describe(tensors: Sequence[Tensor], labels: Tensor | None) -> str:
-    kind = "without" if labels is None else "with" if labels.ndim == 1 else "with soft"
-    return f"widths {[x.shape[1] for x in tensors]} {kind} labels"
+    widths = f"widths {[x.shape[1] for x in tensors]}"
+    if labels is None or labels.ndim == 1:
+        return f"{widths} {'without' if labels is None else 'with'} labels"
+    return f"{widths} with soft labels of {labels.shape[1]} classes"

@@ -113,6 +113,10 @@ def isometry_penalty(
         input_metric = metric if input_distance is None else resolve_metric(input_distance)
         check_scale(scale)
         check_reduction(reduction)
+        if not isinstance(queue, FeatureQueue | None):
+            raise InputError(
+                f"queue must be an isoreg.FeatureQueue or None, got {type(queue).__name__}."
+            )
         layers = [features] if isinstance(features, Tensor) else list(features)
         points = _points(layers, single=isinstance(features, Tensor))
         if labels is not None:

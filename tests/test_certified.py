@@ -221,6 +221,11 @@ class Wrapped(nn.Module):
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.GELU()), {}, "got GELU"),
         (nn.Sequential(nn.Linear(4, 3), nn.Flatten(), nn.Linear(12, 3)), {}, "got Flatten"),
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), {"norm": "L2"}, "L-inf balls alone, got"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).half(),
+            {},
+            "in float32 or float64.*float16",
+        ),
     ],
 )
 def test_what_cannot_be_bounded_is_refused_before_anything_is_attacked(

@@ -537,3 +537,11 @@ def test_rows_of_one_rank_are_mirrored_in_their_own_columns_and_named_by_them() 
     with pytest.raises(InputError, match="got 4 for samples 2 and 3 and 3 for 3 and 2"):
         check_pairs(table, counted, "t", slice(2, 4))
     assert check_pairs(torch.zeros(0, 0), torch.zeros(0, 0, dtype=torch.bool), "t").shape == (0, 0)
+
+
+@pytest.mark.parametrize("neighbors", [0, 2.5, True, "a"])
+def test_neighbours_are_counted_and_fewer_than_two_points_have_none(neighbors: object) -> None:
+    with pytest.raises(InputError, match="neighbors must be an integer of at least 1, got"):
+        geodesic(torch.rand(3, 2), neighbors=neighbors)
+    for few in (0, 1):
+        assert torch.equal(geodesic(torch.rand(few, 2)), torch.zeros(few, few))

@@ -127,7 +127,9 @@ def test_a_pickle_and_a_file_of_skops_give_the_same_points() -> None:
     io = pytest.importorskip("skops.io")
     embedding = brief().fit(X, Y)
     points = embedding.transform(X)
-    assert (pickle.loads(pickle.dumps(embedding)).transform(X) == points).all()
+    again = pickle.loads(pickle.dumps(embedding))
+    assert (again.transform(X) == points).all()
+    assert not again.network_.training
     data = io.dumps(embedding)
     kinds = io.get_untrusted_types(data=data)
     assert kinds == ["isoreg.embedding.estimator.IsometricEmbedding"]
@@ -287,6 +289,15 @@ def test_frozen_layers_stay_as_they_are_and_each_parameter_has_one_optimizer() -
     assert [p.shape for p in mlp(4, 3).parameters() if p.ndim == 2] == [
         (160, 4), (160, 160), (160, 160), (3, 160)
     ]  # fmt: skip
+
+
+def test_matrices_of_any_size_move_alike_in_a_step() -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(128, 8, bias=False), nn.Linear(8, 8, bias=False))
+    before = [p.detach().clone() for p in body.parameters()]
+    Optimizer(body, 0.1, 10).step(body(torch.randn(200, 128)).square().sum())
+    wide, small = ((p - b).std() for p, b in zip(body.parameters(), before, strict=True))
+    assert 0.7 < wide / small < 1.4
 
 
 def test_an_epoch_goes_over_each_sample_once_and_drops_what_is_left() -> None:

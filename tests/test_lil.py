@@ -138,13 +138,31 @@ def test_each_of_two_levels_may_have_its_own_head_and_a_batch_may_be_empty() -> 
     assert model.loss(torch.rand(0, 3), [none, none]).ndim == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool])
+def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
+    model, x, y = StackedLIL(3, [2]), torch.rand(6, 3), torch.arange(6) % 2
+    torch.testing.assert_close(model.loss(x, [y.to(dtype)]), model.loss(x, [y]))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: LocallyIsometricLayer(0), "LocallyIsometricLayer: in_features must be at least 1"),
-        (lambda: StackedLIL(3, []), "StackedLIL: classes must hold numbers of at least 2, got []"),
-        (lambda: StackedLIL(3, [2], width=0), "StackedLIL: width must be at least 1, got 0."),
-        (lambda: StackedLIL(3, [2], depth=0), "StackedLIL: depth must be at least 1, got 0."),
+        (
+            lambda: LocallyIsometricLayer(0),
+            "LocallyIsometricLayer: in_features must be an integer of",
+        ),
+        (
+            lambda: StackedLIL(3, []),
+            "StackedLIL: classes must be a list of a number a level, got []",
+        ),
+        (
+            lambda: StackedLIL(3, [2], width=0),
+            "StackedLIL: width must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda: StackedLIL(3, [2], depth=0),
+            "StackedLIL: depth must be an integer of at least 1, got 0",
+        ),
         (
             lambda: StackedLIL(3, [2], gradients="none"),
             "StackedLIL: gradients must be one of 'own', 'preceding', 'full', got 'none'.",
@@ -157,7 +175,25 @@ def test_each_of_two_levels_may_have_its_own_head_and_a_batch_may_be_empty() -> 
         ),
         (
             lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.zeros(5).long()]),
-            "StackedLIL.loss: levels[0] must hold 4 labels, got shape (5,).",
+            "StackedLIL.loss: levels[0] must hold 4 integers, got torch.int64 of shape (5,).",
+        ),
+        (
+            lambda: StackedLIL(3, 2),
+            "StackedLIL: classes must be a list of a number a level, got 2.",
+        ),
+        (
+            lambda: StackedLIL(3, [2, 1]),
+            "StackedLIL: a number of classes must be an integer of at ",
+        ),
+        (lambda: StackedLIL(3, [2.5]), "StackedLIL: a number of classes must be an integer of at "),
+        (lambda: StackedLIL(3, [2], width=2.5), "StackedLIL: width must be an integer of at least"),
+        (
+            lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [[0, 1, 0, 1]]),
+            "StackedLIL.loss: levels[0] must hold 4 integers, got [0, 1, 0, 1].",
+        ),
+        (
+            lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.zeros(4)]),
+            "StackedLIL.loss: levels[0] must hold 4 integers, got torch.float32 of shape (4,).",
         ),
         (
             lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.full((4,), 2)]),

@@ -88,6 +88,7 @@ def test_a_collate_with_picklable_parts_can_be_sent_to_spawned_workers() -> None
         ([[0.0, 1.0], [2.0, 0.0]], "must be symmetric"),
         ([[float("nan"), -1.0], [-1.0, 0.0]], "at least 0 and finite .* got -1 to 0"),
         (torch.ones(2, 2).cfloat(), r"real distances for 2 samples, got torch.complex64 of shape"),
+        (torch.eye(2).to_sparse(), r"got torch.float32 of shape \(2, 2\) in torch.sparse_coo"),
         ("far", "pairwise must return numbers, got str"),
         (None, "pairwise must return numbers, got NoneType"),
     ],
@@ -101,6 +102,11 @@ def test_an_unknown_distance_passes_as_nan() -> None:
     nan = float("nan")
     batch = PairwiseCollate(lambda samples: [[0.0, nan], [nan, 0.0]])([1.0, 2.0])
     assert batch[-1].isnan().tolist() == [[False, True], [True, False]]
+
+
+def test_distances_are_constants_whatever_they_were_computed_from() -> None:
+    graph = (2 * torch.ones(2, 2, requires_grad=True)).fill_diagonal_(0)
+    assert not PairwiseCollate(lambda samples: graph)([1.0, 2.0])[-1].requires_grad
 
 
 def test_a_key_that_is_taken_is_refused() -> None:

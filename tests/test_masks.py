@@ -200,6 +200,21 @@ def test_partition_names_the_group_that_holds_each_label() -> None:
     assert groups.tolist() == [0, 1, 0, 1, 0, IGNORED, IGNORED]
 
 
+@pytest.mark.parametrize(
+    ("groups", "text"),
+    [
+        ("ab", "groups must be a list of lists of classes, got 'ab'"),
+        (None, "groups must be a list of lists of classes, got None"),
+        ([["a"]], "classes must be integers, got 'a' in group 0"),
+        ([[0], [1.5]], "classes must be integers, got 1.5 in group 1"),
+        ([[torch.tensor(0)], [torch.tensor(0)]], "classes must be integers, got tensor"),
+    ],
+)
+def test_groups_that_could_hold_no_class_are_refused(groups, text: str) -> None:
+    with pytest.raises(InputError, match=f"partition: {text}"):
+        partition(torch.tensor([0, 1]), groups)
+
+
 @given(some_labels, st.lists(st.sampled_from([4, 0, 1, 2, 7]), unique=True), st.integers(0, 5))
 def test_partition_pairs_labels_whose_classes_share_a_group(
     labels: Tensor, classes: list[int], cut: int

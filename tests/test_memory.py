@@ -257,7 +257,7 @@ def test_a_queue_compares_soft_labels_too() -> None:
         one_hot = F.one_hot(y, 3).double()
         found = isometry_penalty(x, features, one_hot, queue=queue)
         torch.testing.assert_close(found, isometry_penalty(x, features, y, queue=hard))
-    with pytest.raises(InputError, match="with soft labels in the queue and .* with labels now"):
+    with pytest.raises(InputError, match="of 3 classes in the queue and .* with labels now"):
         isometry_penalty(x, features, y, queue=queue)
 
 
@@ -289,6 +289,12 @@ def test_what_a_queue_cannot_do_is_refused() -> None:
         isometry_penalty(x, x, y, queue=queue)
     with pytest.raises(InputError, match="without labels now"):
         isometry_penalty(x, features, None, queue=queue)
+    soft = FeatureQueue(4)
+    isometry_penalty(x, features, torch.eye(5)[y], queue=soft)
+    with pytest.raises(InputError, match="soft labels of 5 classes in the queue .* 6 classes now"):
+        isometry_penalty(x, features, torch.eye(6)[y], queue=soft)
+    with pytest.raises(InputError, match=r"queue must be an isoreg.FeatureQueue or None, got int"):
+        isometry_penalty(x, features, y, queue=4)  # type: ignore[arg-type]
 
 
 def test_a_sum_that_half_precision_cannot_hold_is_no_reason_to_forget_a_sample() -> None:

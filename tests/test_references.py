@@ -392,6 +392,36 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
             lambda: references.manifold(torch.rand(20, 2), dimensions=1)(torch.arange(5)),
             "manifold: samples must be floating, got torch.int64.",
         ),
+        *[
+            (
+                lambda spread=spread: references.manifold(torch.rand(200, 2), spread=spread),
+                f"manifold: spread must be a positive number, got {spread!r}.",
+            )
+            for spread in ("a", None, True)
+        ],
+        (
+            lambda: references.manifold(torch.rand(20, 2), neighbors=True),
+            "manifold: neighbors must be an integer of at least 1, got True.",
+        ),
+        *[
+            (
+                lambda bad=bad: references.manifold(bad, dimensions=1),
+                "manifold: distances between samples must be finite, got some that are not.",
+            )
+            for bad in (
+                torch.eye(20) * torch.nan,
+                torch.eye(20) * torch.inf,
+                1e200 * torch.rand(20, 3, dtype=torch.float64),
+            )
+        ],
+        (
+            lambda: references.manifold(torch.rand(20, 2), dimensions=1)(torch.rand(5, 3)),
+            "manifold: points must be of 2 numbers like the samples, got 3.",
+        ),
+        (
+            lambda: references.patches(images(), filters=2, size=2)(torch.rand(3, 3, 12, 12)),
+            "patches: images must have 1 channels like those that patterns were learnt from, got 3",
+        ),
         (
             lambda: references.scaled(None, torch.rand(5, 2), spread=0.0),
             "scaled: spread must be a positive number, got 0.0.",
@@ -425,6 +455,15 @@ def test_the_manifold_of_data_far_from_zero_is_that_of_the_data_at_zero(offset: 
     torch.testing.assert_close(torch.cdist(far, far), torch.cdist(near, near), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("power", [-100, -60, 60])
+def test_the_manifold_of_data_in_another_unit_is_the_same(power: int) -> None:
+    points = torch.randn(90, 3, generator=torch.Generator().manual_seed(0)).double()
+    one = references.manifold(points, neighbors=8, dimensions=4)
+    other = references.manifold(points * 2.0**power, neighbors=8, dimensions=4)
+    between = points[:9] + 0.1
+    torch.testing.assert_close(other(between * 2.0**power), one(between))
+
+
 def test_the_fewest_samples_that_are_allowed_suffice() -> None:
     for samples, neighbors, dimensions in ((12, 10, 1), (93, 10, 30), (6, 1, 1)):
         points = torch.randn(samples, 3)
@@ -444,6 +483,9 @@ def test_a_graph_in_pieces_is_warned_of_with_their_number_and_a_whole_one_is_not
     points = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     with pytest.warns(UserWarning, match="falls into 2 parts"):
         references.manifold(torch.cat([points, points + 100]), neighbors=6, dimensions=3)
+    alone = torch.cat([points, torch.full((1, 3), 1e6)])  # no walk reaches it
+    with pytest.warns(UserWarning, match="falls into 2 parts"):
+        references.manifold(alone, neighbors=10, dimensions=3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         references.manifold(points, neighbors=10, dimensions=3)

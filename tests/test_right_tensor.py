@@ -431,6 +431,32 @@ def test_a_teacher_or_callable_that_cannot_take_the_call_is_named(inputs, kind: 
     iso.detach()
 
 
+class Doubling(nn.Module):
+    """It works in place on what it is called with."""
+
+    def forward(self, batch: dict[str, list[Tensor]]) -> Tensor:
+        return batch["images"][0].mul_(2)
+
+
+@pytest.mark.parametrize("inputs", [Doubling(), lambda batch: batch["images"][0].mul_(2)])
+def test_what_a_teacher_or_callable_does_in_place_is_not_seen_by_the_model(inputs) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(8, 3)
+
+        def forward(self, batch: dict[str, list[Tensor]]) -> Tensor:
+            return self.net(batch["images"][0])
+
+    model, x = Model(), torch.rand(6, 8)
+    batch = {"images": [x.clone()]}
+    iso = IsometryRegularizer(model, "net", inputs=inputs, beta=1.0)
+    torch.testing.assert_close(model(batch), model.net(x))
+    assert torch.equal(batch["images"][0], x)
+    expected = isometry_penalty(2 * x, model.net(x), None)
+    torch.testing.assert_close(iso(None), expected)
+
+
 def test_a_teacher_returns_one_floating_tensor_among_others() -> None:
     class Answering(nn.Module):
         def __init__(self, *answer: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -43,6 +44,43 @@ def test_attacks_reach_the_exact_worst_case_of_a_linear_model(
     assert report.worst_case[eps] == pytest.approx(exact.float().mean().item(), abs=0.011)
     if classes == 2 and norm == "Linf":
         assert report.accuracy["fgsm"][eps] == report.worst_case[eps]
+
+
+class Halved(nn.Module):
+    """A model that takes images in half precision alone."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = model.to(dtype), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype == self.dtype
+        return self.model(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_model_in_half_precision_is_attacked_in_balls_of_full_precision(
+    norm: str, dtype: torch.dtype
+) -> None:
+    model, images, _ = linear()
+    rounded, x = Halved(copy.deepcopy(model), dtype), images[:40].to(dtype)
+    labels = rounded(x).argmax(1)
+    names = ["pgd-ce", "noise"]
+    found = evaluate(rounded, x, labels, eps=0.04, norm=norm, attacks=names)
+    full = evaluate(model, x.float(), labels, eps=0.04, norm=norm, attacks=names)
+    assert found.clean == 1
+    for name in names:
+        assert found.accuracy[name][0.04] == pytest.approx(full.accuracy[name][0.04], abs=0.051)
+    loss = {"training_loss": lambda x, *_: rounded(x).sum()}
+    assert evaluate(rounded, x, labels, eps=0.1, attacks="paper", **loss).clean == 1
+
+
+def test_of_a_model_that_is_never_right_nothing_is_attacked() -> None:
+    pytest.importorskip("torchattacks")
+    model, images, labels = linear()
+    report = evaluate(model, images[:4], 1 - labels[:4], eps=0.1, norm="L2", attacks="deepfool")
+    assert report.accuracy == {"deepfool": {0.1: 0.0}}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isoreg import AutoBeta, InputError, IsometryRegularizer, isometry_penalty
+from isoreg import AutoBeta, InputError, IsometryRegularizer, RecordError, isometry_penalty
 
 transformers = pytest.importorskip("transformers")
 adapter = pytest.importorskip("isoreg.integrations.transformers")
@@ -288,6 +288,25 @@ def test_a_run_resumed_with_auto_beta_is_that_of_one_piece(tmp_path: Path) -> No
     resumed.train(resume_from_checkpoint=True)
     assert resumed.iso.report().steps == 2
     assert resumed.iso.beta == pytest.approx(whole.iso.beta, rel=1e-6)
+
+
+class WithoutPenalty(adapter.IsometryTrainer):
+    def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+        return model(**inputs)["loss"]
+
+
+class AlwaysEval(Plain):
+    def train(self, mode: bool = True) -> AlwaysEval:
+        return super().train(False)
+
+
+@pytest.mark.parametrize(("model", "kind"), [(Plain, WithoutPenalty), (AlwaysEval, None)])
+def test_a_training_that_leaves_the_penalty_out_ends_in_its_first_step(
+    model: Any, kind: Any, tmp_path: Path
+) -> None:
+    found = trainer(model(), tmp_path, kind=kind)
+    with pytest.raises(RecordError, match="^IsometryTrainer: compute_loss must reach"):
+        found.train()
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:

@@ -252,7 +252,8 @@ class Recorder:
         """Ask a teacher or a callable; both may use layers of the model, which are not recorded."""
         assert callable(self._source)
         with self.paused(), naming_the_source(self._source):
-            answer = self._source(*args, **kwargs)
+            # copies, since what works in place on them would change what the model sees
+            answer = self._source(*_copies(list(args)), **_copies(kwargs))
         if isinstance(answer, Tensor):
             record.references.append(answer.clone())  # the model may work in place on it
 
@@ -392,6 +393,17 @@ def _move_last(handle: RemovableHandle) -> None:
     hooks = handle.hooks_dict_ref()  # None where the module is gone
     if hooks and handle.id in hooks:
         hooks.move_to_end(handle.id)
+
+
+def _copies(value: Any) -> Any:
+    """The same with all tensors copied that stand in it, also in lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if type(value) in (list, tuple):
+        return type(value)([_copies(item) for item in value])
+    if type(value) is dict:
+        return {key: _copies(item) for key, item in value.items()}
+    return value
 
 
 def _call_uncompiled(function: Callable[..., None], *args: Any) -> None:

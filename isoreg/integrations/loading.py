@@ -110,14 +110,16 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
 def _checked(distances: Any, n: int) -> Tensor:
     """The distances as a floating tensor, once they can be distances."""
     try:
-        distances_bb = torch.as_tensor(distances)
+        distances_bb = torch.as_tensor(distances).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         kind = type(distances).__name__
         raise InputError(f"pairwise must return numbers, got {kind} ({error}).") from error
-    if tuple(distances_bb.shape) != (n, n) or distances_bb.is_complex():
+    is_table = distances_bb.layout == torch.strided and tuple(distances_bb.shape) == (n, n)
+    if not is_table or distances_bb.is_complex():
+        layout = "" if distances_bb.layout == torch.strided else f" in {distances_bb.layout}"
         raise InputError(
             f"pairwise must return ({n}, {n}) real distances for {n} samples, got "
-            f"{distances_bb.dtype} of shape {tuple(distances_bb.shape)}. "
+            f"{distances_bb.dtype} of shape {tuple(distances_bb.shape)}{layout}. "
             "each_pair makes them of a distance between two objects."
         )
     if not distances_bb.is_floating_point():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from isoreg._attach.reference import evaluating
 from isoreg._attach.samples import LABEL_NAMES, choose_samples, read_call
-from isoreg.errors import error_prefix, import_extra
+from isoreg.errors import RecordError, error_prefix, import_extra
 from isoreg.integrations.batches import Finder, Named, check_options, find_labels
 from isoreg.regularizer import IsometryRegularizer
 
@@ -44,6 +44,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
 
     Raises:
         InputError: If an option of ``isometry`` is unknown.
+        RecordError: In the first step, if a ``compute_loss`` of one's own has left the penalty out.
 
     Example:
         >>> class Mine(IsometryTrainer): ...
@@ -83,6 +84,17 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             if self.iso is not None:
                 self.iso.detach()
             self._attached = False
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's step, once its loss is seen to hold the penalty."""
+        loss = super().training_step(*args, **kwargs)
+        if not self._attached:
+            raise RecordError(
+                "IsometryTrainer: compute_loss must reach this class's own in training mode, got a "
+                "step without. Call super().compute_loss(...) in yours, name IsometryTrainer first "
+                "among the bases, and let model.train() switch training on."
+            )
+        return loss
 
     def compute_loss(
         self,

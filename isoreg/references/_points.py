@@ -20,5 +20,5 @@ def as_points(samples: Tensor, reference: Reference | None) -> Tensor:
 
 def check_count(name: str, value: int, *, at_least: int) -> None:
     """Refuses what is no integer or too small."""
-    if not isinstance(value, int) or value < at_least:
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
         raise InputError(f"{name} must be an integer of at least {at_least}, got {value!r}.")

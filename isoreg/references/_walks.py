@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isoreg.distances import exact_dtype
+from isoreg.errors import InputError
 
 _AT_ONCE = 500
 _EIGEN_STEPS = 200
@@ -27,10 +28,21 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
 
     Returns:
         Places (n, dimensions), and the distance of each sample to its last neighbour, (n,).
+
+    Raises:
+        InputError: If a distance is not finite.
     """
     n = len(points)
     distances_nk, indices_nk = _nearest(points, points, neighbors + 1)  # itself among them
-    parts = _count_parts(indices_nk)
+    if not distances_nk.isfinite().all():
+        raise InputError(
+            "distances between samples must be finite, got some that are not. Are there infinite "
+            "entries, NaN, or numbers whose squares overflow?"
+        )
+    scales = distances_nk[:, -1].clamp_min(_least(distances_nk))
+    weights_nk = _exponents(distances_nk, scales, scales[indices_nk]).exp()
+    rows_nk = torch.arange(n, device=points.device)[:, None].expand_as(indices_nk)
+    parts = _count_parts(indices_nk.where(weights_nk > 0, rows_nk))  # too far is not joined
     if parts > 1:
         warnings.warn(
             f"isoreg.references.manifold: the graph of {neighbors} neighbours falls into {parts} "
@@ -38,9 +50,6 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
             "samples.",
             stacklevel=3,
         )
-    scales = distances_nk[:, -1].clamp_min(1e-12)
-    weights_nk = _exponents(distances_nk, scales, scales[indices_nk]).exp()
-    rows_nk = torch.arange(n, device=points.device)[:, None].expand_as(indices_nk)
     other = rows_nk != indices_nk
     rows, columns, values = rows_nk[other], indices_nk[other], weights_nk[other] / 2
     degrees = torch.zeros(n, dtype=values.dtype, device=points.device)
@@ -71,7 +80,7 @@ def place_among(
         Places (b, dimensions).
     """
     distances_bk, indices_bk = _nearest(points, known, neighbors + 1)
-    own = distances_bk[:, -1].clamp_min(1e-12)
+    own = distances_bk[:, -1].clamp_min(_least(distances_bk))
     weights_bk = _exponents(distances_bk, own, scales[indices_bk]).softmax(1)
     return (weights_bk[:, :, None] * places[indices_bk]).sum(1)
 
@@ -84,6 +93,11 @@ def _nearest(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]
     nearest = [torch.cdist(part - origin, near).topk(count, largest=False) for part in parts]
     distances = torch.cat([part.values for part in nearest])
     return distances, torch.cat([part.indices for part in nearest])
+
+
+def _least(distances: Tensor) -> float:
+    """A distance that stands for 0: the least whose square is none, whatever the data's unit."""
+    return float(torch.finfo(distances.dtype).tiny ** 0.5)
 
 
 def _count_parts(indices_nk: Tensor) -> int:

@@ -6,6 +6,7 @@ Axes: n = samples, b = batch.
 from __future__ import annotations
 
 import math
+import numbers
 from functools import partial
 
 import torch
@@ -64,7 +65,8 @@ def manifold(
         A callable from points (b, ...) to (b, dimensions). It ignores further arguments.
 
     Raises:
-        InputError: If there are too few samples, or an option is out of range.
+        InputError: If there are too few samples, a distance between them is not finite, or an
+            option is out of range; later, if points are of another size than the samples.
 
     Example:
         >>> turn = torch.linspace(0, 6, 60)  # a spiral: its ends are near in the plane
@@ -76,7 +78,8 @@ def manifold(
     with error_prefix("manifold"):
         check_count("neighbors", neighbors, at_least=1)
         check_count("dimensions", dimensions, at_least=1)
-        if not (math.isfinite(spread) and spread > 0):
+        is_number = isinstance(spread, numbers.Real) and not isinstance(spread, bool)
+        if not is_number or not 0 < spread < math.inf:
             raise InputError(f"spread must be a positive number, got {spread!r}.")
         points = as_points(samples, reference)
         least = max(neighbors + 2, 3 * (dimensions + 1))
@@ -85,7 +88,7 @@ def manifold(
                 f"{neighbors} neighbors and {dimensions} dimensions need at least {least} samples, "
                 f"got {len(points)}."
             )
-    places, scales = commute_places(points, neighbors, dimensions)
+        places, scales = commute_places(points, neighbors, dimensions)
     size = (2 * places.var(0, correction=0).sum()).sqrt().clamp_min(1e-30)
     return partial(
         _placed,
@@ -108,6 +111,11 @@ def _placed(
 ) -> Tensor:
     with torch.no_grad(), error_prefix("manifold"):
         points = as_points(x, reference)
+        if points.shape[1] != known.shape[1]:
+            raise InputError(
+                f"points must be of {known.shape[1]} numbers like the samples, got "
+                f"{points.shape[1]}."
+            )
         dtype = torch.promote_types(points.dtype, known.dtype)
         tables = known.to(points.device), scales.to(points.device), places.to(points.device)
         return place_among(points, *tables, neighbors).to(dtype)

@@ -108,6 +108,12 @@ def _blur(images: Tensor, *_: object, weights: Tensor) -> Tensor:
 def _shown(images: Tensor, *_: object, size: int, grid: int, patterns: Patterns) -> Tensor:
     with error_prefix("patches"):
         _check_images(images, size=size, grid=grid)
+        channels = patterns.mean.numel() // size**2
+        if images.shape[1] != channels:
+            raise InputError(
+                f"images must have {channels} channels like those that patterns were learnt from, "
+                f"got {images.shape[1]}."
+            )
     return pattern_features(images, size, grid, patterns)
 
 

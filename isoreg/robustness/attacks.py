@@ -75,13 +75,13 @@ def _on_training_loss(steps: int) -> Attack:
     """The paper's attack: up the loss that the model was trained on, from the clean image."""
 
     def attack(task: Task) -> tuple[Tensor, list[int]]:
-        training_loss, in_units = task.training_loss, task.classifier.in_units
+        training_loss, as_given = task.training_loss, task.classifier.as_given
         assert training_loss is not None
-        clean = in_units(task.images)
+        clean = as_given(task.images)
         size = task.eps if steps == 1 else 2.5 * task.eps / steps
 
         def loss(x: Tensor) -> Tensor:
-            return training_loss(in_units(x), clean, task.labels)
+            return training_loss(as_given(x), clean, task.labels)
 
         return _climb(loss, task, steps=steps, step_size=size), []
 

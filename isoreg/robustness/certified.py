@@ -93,8 +93,14 @@ def check_certifiable(model: nn.Module, norm: str) -> None:
         norm: "Linf" or "L2".
 
     Raises:
-        InputError: If it is no MLP, or the norm is another than L-inf.
+        InputError: If it is no MLP, computes in half precision, or the norm is another than L-inf.
     """
+    for parameter in model.parameters():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                "certified=True bounds models in float32 or float64, whose rounding is negligible, "
+                f"got {parameter.dtype}."
+            )
     if norm != "Linf":
         raise InputError(f"certified=True bounds L-inf balls alone, got norm={norm!r}.")
     layers_of(model)

@@ -137,7 +137,8 @@ def check_gradients(
         distances.append(torch.where(slope > 0, -gap / slope, torch.inf))
     signs: list[str] = []
     some, of = images[:_GRADIENT_IMAGES], labels[:_GRADIENT_IMAGES]
-    if images.dtype not in (torch.float32, torch.float64):  # steps of that size are lost
+    # steps of that size are lost in half precision
+    if (classifier.dtype or images.dtype) not in (torch.float32, torch.float64):
         return Gradients(signs, torch.cat(distances))
     gap, gradient = _gap(classifier, some, of)
     for size, least in _SMALL_STEPS.items():

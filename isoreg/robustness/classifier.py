@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from isoreg.robustness.outputs import logits_of
@@ -20,12 +21,12 @@ class PixelClassifier(nn.Module):
         bounds: Smallest and largest pixel that the model's user has.
         mean: A number, a number a channel, in those units, or None.
         std: A number, a number a channel, or None.
+        dtype: What the model takes, where pixels have more digits; None: what the pixels are.
 
     Raises:
         InputError: If an argument or the model is unusable.
 
     Example:
-        >>> import torch
         >>> doubled = PixelClassifier(nn.Identity(), bounds=(0, 2), mean=None, std=None)
         >>> doubled(torch.tensor([[0.5, 1.0]]))
         tensor([[1., 2.]])
@@ -38,9 +39,10 @@ class PixelClassifier(nn.Module):
         bounds: tuple[float, float],
         mean: PerChannel | None,
         std: PerChannel | None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.bounds = bounds
+        self.bounds, self.dtype = bounds, dtype
         self.normalisation = Normalisation(mean, std)
         self.model = model
         self.stand_in = stand_in_for(model)
@@ -54,7 +56,7 @@ class PixelClassifier(nn.Module):
         Returns:
             Its classifier, in eval mode.
         """
-        other = PixelClassifier(model, bounds=self.bounds, mean=None, std=None)
+        other = PixelClassifier(model, bounds=self.bounds, mean=None, std=None, dtype=self.dtype)
         other.normalisation = self.normalisation
         return other.eval()
 
@@ -75,11 +77,22 @@ class PixelClassifier(nn.Module):
         Raises:
             InputError: If the model returns anything else.
         """
-        x = self.normalisation(self.in_units(pixels))
+        x = self.normalisation(self.as_given(pixels))
         if self.stand_in is None:
             return logits_of(self.model(x), len(x))
         logits = logits_of(self.model(x.detach()), len(x))
         return guided(logits, logits_of(self.stand_in(x), len(x))) if x.requires_grad else logits
+
+    def as_given(self, pixels: Tensor) -> Tensor:
+        """The images as the user has them, and of their type.
+
+        Args:
+            pixels: (n, ...) from 0 to 1.
+
+        Returns:
+            (n, ...) within the bounds.
+        """
+        return self.in_units(pixels).to(self.dtype or pixels.dtype)
 
     def in_units(self, pixels: Tensor) -> Tensor:
         """The images as the user has them, before normalisation.

@@ -121,8 +121,12 @@ def evaluate(
         low, high = bounds
         device = device_of(model, images)
         with left_as_it_was(model), left_as_it_was(other):
-            pixels = (images.detach().to(device) - low) / (high - low)
-            classifier = PixelClassifier(model, bounds=bounds, mean=mean, std=std)
+            # a ball is smaller than the digits of half precision, which the model alone computes in
+            wide = images.detach().to(device, torch.promote_types(images.dtype, torch.float32))
+            pixels = (wide - low) / (high - low)
+            classifier = PixelClassifier(
+                model, bounds=bounds, mean=mean, std=std, dtype=images.dtype
+            )
             task = Task(
                 classifier,
                 pixels.clamp_(0, 1),

@@ -115,7 +115,8 @@ class Run:
         left = self.correct.clone()
         counts: list[int] = []
         attacked = torch.ones_like(self.correct) if self.whole else self.correct
-        for batch in attacked.nonzero()[:, 0].split(self.batch_size):
+        batches = attacked.nonzero()[:, 0].split(self.batch_size)
+        for batch in filter(len, batches):  # one of no images, if there are none
             part = replace(task, images=task.images[batch], labels=task.labels[batch])
             torch.manual_seed(task.seed)
             with StraightThrough():
