@@ -229,6 +229,7 @@ def test_a_training_is_looked_at_at_most_40_times_and_at_its_end(
 ) -> None:
     history = brief(max_epochs=steps, network=nn.Linear(4, 2)).fit(X[:9]).history_
     assert history["step"] == looks
+    assert len(history["loss"]) == len(history["stress"]) == len(looks)
     assert {type(x) for name in ("loss", "stress") for x in history[name]} == {float}
 
 

@@ -447,6 +447,7 @@ def test_the_objective_is_that_of_plain_loops(near: float, labelled: bool) -> No
     recipe = Recipe(9, 0.1, 0.0, beta=3.0, beta_all=0.7, near=near, patience=None, verbose=False)
     known, points = city(ROWS[:6], ROWS[:6]), DRAWS.normal(size=(6, 2))
     known[0, 2] = known[2, 0] = np.nan
+    np.fill_diagonal(known, 7.0)  # it is no pair
     prototypes = torch.tensor(DRAWS.normal(size=(3, 2)), dtype=torch.float32)
     pairs = Pairs(lambda at: torch.tensor(known[np.ix_(at, at)]), 2.0, targets, prototypes)
     order = np.array([3, 1, 0, 5, 4, 2])

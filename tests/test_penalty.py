@@ -345,6 +345,17 @@ def test_a_scale_in_a_tensor_is_a_number() -> None:
             isometry_penalty(X, LAYERS, LABELS["classes"], scale=torch.tensor(bad))
 
 
+@pytest.mark.parametrize("reduction", ["batch", "pairs"])
+def test_a_scale_in_a_tensor_gets_the_slope_of_the_parabola(reduction: str) -> None:
+    def at(scale: Tensor) -> Tensor:
+        options = {"scale": scale, "reduction": reduction}
+        return isometry_penalty(X, LAYERS, LABELS["classes"], **options).sum()
+
+    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(at(scale), scale)
+    assert_close(slope, ((at(scale + 0.1) - at(scale - 0.1)) / 0.2).detach())
+
+
 def test_a_callable_distance_measures_inputs_and_features() -> None:
     def cubic(points: Tensor) -> Tensor:
         return torch.cdist(points, points, p=3.0)

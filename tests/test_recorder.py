@@ -585,6 +585,7 @@ def test_a_context_manager_hands_out_the_regularizer_attached() -> None:
     with IsometryRegularizer(model) as iso:
         model(x)
         torch.testing.assert_close(iso(Y), expected("mlp", x))
+    assert sum(hooks(model).values()) == 0, "also while the regularizer lives"
 
 
 def test_two_regularizers_on_one_model_know_nothing_of_each_other() -> None:

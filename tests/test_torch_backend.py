@@ -176,6 +176,24 @@ def test_float32_gradients_keep_six_digits(kind: str, n: int) -> None:
     assert (gradient - reference).norm() / reference.norm() < 1e-6
 
 
+@pytest.mark.parametrize("n", [12, 300])
+@pytest.mark.parametrize("scale", [1.0, "fit"])
+def test_features_whose_squares_float32_cannot_hold_keep_their_gradients(
+    n: int, scale: float | str
+) -> None:
+    x, phi, labels = torch.rand(n, 3), torch.randn(n, 4), torch.arange(n) % 2
+    for size in (1e-18, 1e-20, 1e-21, 1e-22, 1e-25, 1e-35):
+        narrow, wide = (
+            (size * phi).to(dtype).requires_grad_() for dtype in (phi.dtype, torch.float64)
+        )
+        value = isometry_penalty(x, narrow, labels, scale=scale)
+        exact = isometry_penalty(x.double(), wide, labels, scale=scale)
+        torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=0)
+        value.backward()
+        exact.backward()
+        assert (narrow.grad - wide.grad).norm() < 1e-6 * wide.grad.norm(), size
+
+
 @pytest.mark.parametrize("rows", [None, slice(7, 31)])
 @pytest.mark.parametrize("at_once", [1 << 24, 600])
 def test_where_nobody_may_look_all_pairs_or_tiles_of_them_equal_the_dense_ones(

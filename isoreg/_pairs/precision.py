@@ -9,6 +9,8 @@ import torch
 
 CANCELLED = {torch.float32: 1e-2, torch.float64: 1e-8}
 """Below this share of |a|^2 + |b|^2, the expansion of |a - b|^2 has lost digits that matter."""
+SMALLEST = {torch.float32: 1e-30, torch.float64: 1e-290}
+"""Below this a squared distance, or the terms that it is a sum of, may be rounded to 0."""
 
 
 def full_precision(device: torch.device) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from isoreg._pairs.backends import numba_kernels
 from isoreg._pairs.plan import Answer, Call, Scales, Total
+from isoreg._pairs.precision import SMALLEST, LostDigitsError
 from isoreg.masks import IGNORED
 
 kernels: Any = numba_kernels  # numba checks the types of what it compiles
@@ -94,11 +95,23 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
         pairs = plan.order, block, local.start, local.stop, limit, *known
         for x, s, *into in zip(layers, scales, sums, gradients, strict=True):
             kernels.compare(x, pairs, number(s), number(4 * s / total), *into)
+    if number is numpy.float32 and _are_too_small(layers, sums, plan):
+        raise LostDigitsError("squares of distances are too small")
     if scale is None:
         return Answer(torch.from_numpy(sums[:, 1:3].T), [])
     values = torch.from_numpy((sums[:, 0] / total).astype(number))
     kept = [torch.from_numpy(x) for x in gradients if needs_grad]
     return Answer(values, kept, sums[0, 3].item() if call.has_tables else None)
+
+
+def _are_too_small(layers: list[Any], sums: Any, plan: Blocks) -> bool:
+    """Whether points of some layer differ by so little that squares may be rounded to 0."""
+    for x, (*_, square, weight) in zip(layers, sums, strict=True):
+        if square < SMALLEST[torch.float32] * weight:
+            for start, _, other, end in plan.blocks:
+                if (x[plan.order[other:end]] != x[plan.order[start]]).any():
+                    return True
+    return False
 
 
 def _targets(call: Call, plan: Blocks, limit: Any) -> Iterator[tuple[Any, Any, Any]]:

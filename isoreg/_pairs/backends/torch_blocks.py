@@ -26,7 +26,13 @@ from isoreg._pairs.backends import torch_small
 from isoreg._pairs.backends.torch_plan import AT_ONCE, Block, add, plan_blocks, take
 from isoreg._pairs.backends.torch_small import gaps_of
 from isoreg._pairs.plan import Answer, Call, Scales, Total
-from isoreg._pairs.precision import CANCELLED, LostDigitsError, can_look, rounds_products
+from isoreg._pairs.precision import (
+    CANCELLED,
+    SMALLEST,
+    LostDigitsError,
+    can_look,
+    rounds_products,
+)
 from isoreg.distances import exact_dtype
 from isoreg.masks import weights_between
 
@@ -215,9 +221,9 @@ def _recompute_cancelled(
     excess = torch.sub(squares, sums, alpha=CANCELLED[squares.dtype], out=sums)
     if block.offset is not None:  # a point has distance 0 from itself
         excess.diagonal(block.offset, 2, 3).fill_(1)
-    if excess.min().item() > 0:
+    if excess.min().item() > SMALLEST[squares.dtype]:
         return None
-    cancelled = excess <= 0
+    cancelled = excess <= SMALLEST[squares.dtype]
     share = cancelled.sum() / cancelled.numel()
     if share > _NEAR_SHARE and squares.dtype != exact_dtype(squares.device):
         raise LostDigitsError("many pairs are so close that products in float32 lose their digits")

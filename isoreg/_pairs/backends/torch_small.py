@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.plan import Answer, Call, Total
-from isoreg._pairs.precision import CANCELLED, can_look
+from isoreg._pairs.precision import CANCELLED, SMALLEST, can_look
 from isoreg.masks import weights_between
 
 _SAMPLES, _PRODUCTS = 128, 2e7
@@ -42,7 +42,7 @@ def compare(call: Call, scale: Tensor | float, total: Total, *, needs_grad: bool
     torch.sub(sums, squares, alpha=2, out=squares)
     excess = torch.sub(squares, sums, alpha=CANCELLED[squares.dtype], out=sums)
     excess.diagonal(dim1=1, dim2=2).fill_(1)
-    if not excess.min().item() > 0:
+    if not excess.min().item() > SMALLEST[squares.dtype]:
         return None
     distances, labels = squares.sqrt_(), call.labels
     weights = None if labels is None else weights_between(labels, labels, squares.dtype)
