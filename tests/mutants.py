@@ -58,6 +58,7 @@ LIST = ROOT / "tests" / "mutants.toml"
 BUILD = ROOT / "build" / "mutants"
 _LONGEST = 10.0
 _FEWEST = 2  # of a file in a sample
+_LONGEST_NAME = 150  # of a record
 _LIBRARIES = ("torch", "pytest", "hypothesis", "numpy", "scipy", "numba")
 
 
@@ -474,6 +475,8 @@ def main() -> None:
     todo = drawn(changes, options.sample, options.seed) if options.sample else changes
     sampled = f"-{options.sample}-{options.seed}" if options.sample else ""
     where = "all" if not options.files else "+".join(files).replace("/", ".")
+    if len(where) > _LONGEST_NAME:
+        where = f"{len(files)}-files-{hashlib.sha256(where.encode()).hexdigest()[:12]}"
     record = Record(BUILD / f"{where}{sampled}.jsonl")
     if not options.show:
         enter_copy()
