@@ -113,7 +113,7 @@ def isometry_penalty(
         input_metric = metric if input_distance is None else resolve_metric(input_distance)
         check_scale(scale)
         check_reduction(reduction)
-        if not isinstance(queue, FeatureQueue | None):
+        if queue is not None and not isinstance(queue, FeatureQueue):
             raise InputError(
                 f"queue must be an isoreg.FeatureQueue or None, got {type(queue).__name__}."
             )
