@@ -221,6 +221,18 @@ def test_where_nobody_may_look_all_pairs_or_tiles_of_them_equal_the_dense_ones(
         torch.testing.assert_close(gradient / 60**2, reference[call.local])
 
 
+@pytest.mark.parametrize("labels", [None, torch.arange(60) % 2])
+def test_given_tables_of_some_rows_are_read_at_their_places(labels: Tensor | None) -> None:
+    rows, tables = slice(7, 31), torch.rand(2, 60, 60).double() + 0.5
+    targets, weights = tables + tables.mT
+    phi = torch.randn(60, 4).double().requires_grad_()
+    call = Call(None, [phi.detach()], labels, targets[rows], weights[rows], rows)
+    _, (gradient,), _ = torch_blocks.compare(call, 1.0, 1.0, needs_grad=True)
+    whole = dense_penalty(targets, [phi], labels, euclidean, 1.0, "batch", weights)
+    (expected,) = torch.autograd.grad(whole.sum(), phi)
+    torch.testing.assert_close(gradient / 60**2, expected[rows])
+
+
 def test_near_pairs_are_subtracted_and_many_take_float64() -> None:
     x, y = torch.rand(60, 9), torch.arange(60) % 2
     apart = torch.randn(60, 4)
