@@ -490,9 +490,10 @@ def test_deepfool_and_cw_are_told_their_steps_and_cw_keeps_the_nearest_success(
     found = (ATTACKS["deepfool"](task)[0] - 0.5).flatten(1)
     assert told == [("DeepFool", {"steps": 10})]
     torch.testing.assert_close(found[0, 0].item(), 1.02 * 0.01, rtol=1e-4, atol=0)
-    black = Task(task.classifier, torch.zeros(4, 1, 6, 6), task.labels, EPS, "L2", 0)
-    ATTACKS["cw"](black)
-    assert shown[-1].min() == pytest.approx(0.01)
+    for value, inside in ((0.0, 0.01), (1.0, 0.99)):  # black and white, moved inside
+        images = torch.full((4, 1, 6, 6), value)
+        ATTACKS["cw"](Task(task.classifier, images, task.labels, EPS, "L2", 0))
+        torch.testing.assert_close(shown[-1], torch.full_like(images, inside))
 
 
 def shown_by(norm: str = "Linf", **options: Any) -> Tensor:
