@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.precision import CANCELLED
-from isoreg.errors import InputError, error_prefix
+from isoreg.errors import InputError, check_integer, error_prefix
 
 Metric: TypeAlias = str | Callable[[Tensor], Tensor]
 
@@ -163,9 +163,7 @@ def geodesic(points: Tensor, *, neighbors: int = 10) -> Tensor:
         >>> geodesic(corner, neighbors=1)[0, 2]
         tensor(2.)
     """
-    is_count = isinstance(neighbors, int) and not isinstance(neighbors, bool)
-    if not is_count or neighbors < 1:
-        raise InputError(f"neighbors must be an integer of at least 1, got {neighbors!r}.")
+    check_integer("neighbors", neighbors, 1)
     edges_bb = euclidean(points)
     if len(points) < 2:
         return edges_bb

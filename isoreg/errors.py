@@ -1,8 +1,10 @@
-"""The errors that isoreg raises, and how their messages get the name of the called function."""
+"""The errors that isoreg raises, whose name stands before them, and a check that many share."""
 
 from __future__ import annotations
 
 import importlib
+import math
+import numbers
 from types import ModuleType
 
 
@@ -113,6 +115,29 @@ class error_prefix:  # noqa: N801 - used like a function, and a class because th
     ) -> None:
         if isinstance(error, IsoregError):
             error.caller = self.name
+
+
+def check_integer(name: str, value: object, least: int, most: float = math.inf) -> None:
+    """Refuse what is no integer of a range.
+
+    Args:
+        name: What to call it in an error.
+        value: As the user gave it.
+        least: The least that is allowed.
+        most: The largest that is allowed.
+
+    Raises:
+        InputError: If it is none, or a boolean.
+
+    Example:
+        >>> check_integer("bins", 0, 1)
+        Traceback (most recent call last):
+        isoreg.errors.InputError: bins must be an integer of at least 1, got 0.
+    """
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or not least <= int(value) <= most:  # type: ignore[call-overload]
+        below = "" if most == math.inf else f" and at most {most}"
+        raise InputError(f"{name} must be an integer of at least {least}{below}, got {value!r}.")
 
 
 def import_extra(module: str, extra: str) -> ModuleType:

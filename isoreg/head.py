@@ -13,7 +13,7 @@ from isoreg._attach.layers import Layers
 from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.recorder import Recorder
 from isoreg.distances import flatten_points
-from isoreg.errors import InputError, RecordError, error_prefix
+from isoreg.errors import InputError, RecordError, check_integer, error_prefix
 
 _NAME = "ReferenceHead"
 
@@ -63,9 +63,8 @@ class ReferenceHead(nn.Module):
         super().__init__()
         with error_prefix(_NAME):
             check_model(model)
-            if isinstance(out_features, bool) or not out_features >= 1:
-                raise InputError(f"out_features must be at least 1, got {out_features!r}.")
-            if not weight >= 0:
+            check_integer("out_features", out_features, 1)
+            if not isinstance(weight, int | float) or not weight >= 0:
                 raise InputError(f"weight must be a number >= 0, got {weight!r}.")
             layers = choose_layers(model, layer)
             pooling = resolve_pool(pool)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from isoreg.errors import InputError, error_prefix
+from isoreg.errors import InputError, check_integer, error_prefix
 from isoreg.penalty import isometry_penalty
 
 # how many LILs a level's loss reaches; None: all before it
@@ -55,7 +55,7 @@ class LocallyIsometricLayer(nn.Sequential):
     ) -> None:
         with error_prefix("LocallyIsometricLayer"):
             for name, number in (("in_features", in_features), ("width", width), ("depth", depth)):
-                _check_count(name, number, 1)
+                check_integer(name, number, 1)
         modules: list[nn.Module] = []
         for index in range(depth):
             modules += [nn.Linear(width if index else in_features, width), activation()]
@@ -132,7 +132,7 @@ class StackedLIL(nn.Module):
             if not isinstance(classes, Sequence) or not classes:
                 raise InputError(f"classes must be a list of a number a level, got {classes!r}.")
             for number in classes:
-                _check_count("a number of classes", number, 2)
+                check_integer("a number of classes", number, 2)
             self.lils = nn.ModuleList(
                 LocallyIsometricLayer(width if index else in_features, width=width, depth=depth)
                 for index in range(len(classes))
@@ -233,11 +233,6 @@ class StackedLIL(nn.Module):
                     f"levels[{index}] must hold classes from 0 to {classes - 1}, "
                     f"got {int(y.min())} to {int(y.max())}."
                 )
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}.")
 
 
 def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.precision import can_look
-from isoreg.errors import InputError
+from isoreg.errors import InputError, check_integer
 from isoreg.masks import IGNORED
 
 
@@ -56,8 +56,7 @@ class FeatureQueue:
     """
 
     def __init__(self, size: int) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise InputError(f"queue must be a positive number of samples, got {size!r}.")
+        check_integer("queue", size, 1)
         self.size = size
         self.clear()
 

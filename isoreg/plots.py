@@ -7,7 +7,6 @@ Ito, which colour-blind readers can tell apart; lines differ in dash and marker 
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 from itertools import chain, cycle
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from isoreg.diagnostics import Distortion, distances_within, distortion_of
 from isoreg.distances import Metric
-from isoreg.errors import InputError, error_prefix, import_extra
+from isoreg.errors import InputError, check_integer, error_prefix, import_extra
 from isoreg.report import IsometryReport
 from isoreg.robustness import RobustnessReport
 
@@ -107,8 +106,7 @@ def distance_histograms(
     """
     curves: dict[str, Tensor] = {}
     with error_prefix("distance_histograms"):
-        if not isinstance(bins, numbers.Integral) or bins < 1:
-            raise InputError(f"bins must be an integer of at least 1, got {bins!r}.")
+        check_integer("bins", bins, 1)
         named = _named(features, "features", "features", Tensor)
         if "inputs" in named:
             raise InputError("features must have other names than 'inputs', which is taken.")

@@ -56,8 +56,10 @@ def test_where_the_width_is_known_the_head_has_its_weights_at_once_and_else_afte
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"out_features": 0}, "out_features must be at least 1, got 0."),
-        ({"out_features": True}, "out_features must be at least 1, got True."),
+        ({"out_features": 0}, "out_features must be an integer of at least 1, got 0."),
+        ({"out_features": True}, "out_features must be an integer of at least 1, got True."),
+        ({"out_features": "a"}, "out_features must be an integer of at least 1, got 'a'."),
+        ({"weight": "a"}, "weight must be a number >= 0, got 'a'."),
         ({"weight": -0.1}, "weight must be a number >= 0, got -0.1."),
         ({"weight": float("nan")}, "weight must be a number >= 0, got nan."),
         ({"pool": "largest"}, "pool must be"),

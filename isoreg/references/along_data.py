@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from isoreg.errors import InputError, error_prefix
-from isoreg.references._points import Reference, as_points, check_count
+from isoreg.errors import InputError, check_integer, error_prefix
+from isoreg.references._points import Reference, as_points
 from isoreg.references._walks import commute_places, place_among
 
 
@@ -76,8 +76,8 @@ def manifold(
         True
     """
     with error_prefix("manifold"):
-        check_count("neighbors", neighbors, at_least=1)
-        check_count("dimensions", dimensions, at_least=1)
+        check_integer("neighbors", neighbors, 1)
+        check_integer("dimensions", dimensions, 1)
         is_number = isinstance(spread, numbers.Real) and not isinstance(spread, bool)
         if not is_number or not 0 < spread < math.inf:
             raise InputError(f"spread must be a positive number, got {spread!r}.")

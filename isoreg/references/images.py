@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from isoreg.errors import InputError, error_prefix
+from isoreg.errors import InputError, check_integer, error_prefix
 from isoreg.references._patterns import Patterns, learn_patterns, pattern_features
-from isoreg.references._points import Reference, check_count
+from isoreg.references._points import Reference
 
 
 def blurred(sigma: float) -> Reference:
@@ -90,7 +90,7 @@ def patches(
     """
     with error_prefix("patches"):
         _check_images(images, size=size, grid=grid)
-        check_count("filters", filters, at_least=2)
+        check_integer("filters", filters, 2)
         patterns = learn_patterns(images, size, filters, seed)
     return partial(_shown, size=size, grid=grid, patterns=patterns)
 
@@ -118,8 +118,8 @@ def _shown(images: Tensor, *_: object, size: int, grid: int, patterns: Patterns)
 
 
 def _check_images(images: Tensor, *, size: int, grid: int) -> None:
-    check_count("size", size, at_least=2)
-    check_count("grid", grid, at_least=1)
+    check_integer("size", size, 2)
+    check_integer("grid", grid, 1)
     if images.ndim != 4 or not images.is_floating_point() or len(images) == 0:
         raise InputError(
             f"images must be (n, c, h, w) floating points with n >= 1, got {images.dtype} of shape "

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import numbers
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from isoreg.errors import InputError
+from isoreg.errors import InputError, check_integer
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import NORMS
 
@@ -61,24 +60,6 @@ def _shortest(number: float, dtype: torch.dtype) -> float:
     """The shortest decimal that is this number in a dtype: 0.1, not 0.10000000149."""
     decimals = (float(f"{number:.{digits}g}") for digits in itertools.count())
     return next(x for x in decimals if torch.tensor(x, dtype=dtype) == number)
-
-
-def check_integer(name: str, value: object, least: int, most: float = math.inf) -> None:
-    """Refuse what is no integer of a range.
-
-    Args:
-        name: What to call it in an error.
-        value: As the user gave it.
-        least: The least that is allowed.
-        most: The largest that is allowed.
-
-    Raises:
-        InputError: If it is none, or a boolean.
-    """
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_integer or not least <= int(value) <= most:  # type: ignore[call-overload]
-        below = "" if most == math.inf else f" and at most {most}"
-        raise InputError(f"{name} must be an integer of at least {least}{below}, got {value!r}.")
 
 
 def check_tensors(images: Tensor, labels: Tensor) -> None:

@@ -8,11 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from isoreg.errors import InputError, error_prefix
+from isoreg.errors import InputError, check_integer, error_prefix
 from isoreg.robustness.arguments import (
     check_arguments,
     check_classes,
-    check_integer,
     device_of,
     known_norm,
     radii_of,

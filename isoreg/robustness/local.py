@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from isoreg.errors import InputError, error_prefix
-from isoreg.robustness.arguments import check_integer, check_tensors, known_norm
+from isoreg.errors import InputError, check_integer, error_prefix
+from isoreg.robustness.arguments import check_tensors, known_norm
 from isoreg.robustness.outputs import logits_of
 from isoreg.robustness.pgd import gradient_of
 from isoreg.robustness.state import refuse_sharded
