@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain, cycle
+from math import isfinite
 from typing import Any
 
 import torch
@@ -185,7 +186,7 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
     """By layer, how far distances are shrunk and stretched: a bar from the least to the most.
 
     The dot is the typical factor (1 / scale), the number above Pearson's r, and an isometry a dot
-    on the dashed line.
+    on the dashed line. Layers without pairs, or whose features are all equal, are left out.
 
     Args:
         layers: What ``iso.report()`` returned, or distortions by name, in the order of the model.
@@ -195,7 +196,7 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
         The axes.
 
     Raises:
-        InputError: If there is no layer with pairs.
+        InputError: If there is no layer with pairs, or one whose stress is NaN.
         MissingExtraError: If matplotlib is not installed.
 
     Example:
@@ -209,6 +210,12 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
         layers = {name: layer.distortion for name, layer in layers.layers.items()}
     with error_prefix("layer_distortion"):
         layers = _named(layers, "", "layers", Distortion)
+        lost = [repr(name) for name, d in layers.items() if d.pairs and not isfinite(d.stress)]
+        if lost:
+            raise InputError(
+                f"the stress of a layer must be a number, got NaN for {', '.join(lost)}. Are there "
+                "infinite entries or NaN, or are all inputs equal?"
+            )
     shown = {name: d for name, d in layers.items() if d.pairs and d.expansion > 0}
     if not shown:
         raise InputError(

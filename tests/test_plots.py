@@ -281,6 +281,13 @@ def test_a_regularizers_report_can_be_drawn_as_it_is() -> None:
             "layer_distortion: layers must be a Distortion, or several of them by name, got list",
         ),
         (
+            lambda: plots.layer_distortion({
+                "a": distortion(X, X),
+                "fc": distortion(X, X * float("nan")),
+            }),
+            "layer_distortion: the stress of a layer must be a number, got NaN for 'fc'",
+        ),
+        (
             lambda: plots.layer_distortion({"a": distortion(X[:1], X[:1])}),
             "layer_distortion: at least one layer must have pairs and features that differ, got 1",
         ),
