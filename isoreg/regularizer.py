@@ -95,8 +95,9 @@ class IsometryRegularizer:
             output, detached. Another network, a teacher: what it makes of the same call, in eval
             mode and without gradients. A callable on the call's arguments, whose result is not
             detached: ``inputs=lambda x: x`` lets the penalty reach an input that requires a
-            gradient, as a learned one does. For points or distances of single batches see
-            `__call__`.
+            gradient, as a learned one does. Networks and callables get copies of the call's
+            tensors, so that what they do in place does not reach the model. For points or distances
+            of single batches see `__call__`.
         input_distance: The metric of the reference; by default the same as ``distance``.
         control: Compare with the reference of another sample of the same class, drawn anew in each
             call (given distances: rows and columns alike). What training gains over this control
