@@ -30,7 +30,7 @@ class Row:
 
 def _isometry(**options: Any) -> dict[str, Recipe]:
     common = {"scale": "fit", **options}
-    return {f"share {share:g}": {"isometry": {"share": share, **common}} for share in (0.1, 1.0)}
+    return {f"share {share:g}": {"isometry": {"share": share, **common}} for share in (0.1, 1.0, 3.0)}
 
 
 CONTROL = "its control: images shuffled"
@@ -39,7 +39,7 @@ ROWS: dict[str, Row] = {
     "isometry, features": Row(_isometry()),
     CONTROL: Row(_isometry(shuffled=True)),
     "RobustLoss": Row(
-        {f"eps {eps}/255": {"first-order-margin": {"eps": eps * PIXEL}} for eps in (2, 4)},
+        {f"eps {eps}/255": {"first-order-margin": {"eps": eps * PIXEL}} for eps in (2, 4, 8)},
         mixup=False,
     ),
 }
