@@ -39,7 +39,7 @@ ROWS: dict[str, Row] = {
     "isometry, features": Row(_isometry()),
     CONTROL: Row(_isometry(shuffled=True)),
     "RobustLoss": Row(
-        {f"eps {eps}/255": {"first-order-margin": {"eps": eps * PIXEL}} for eps in (2, 4, 8)},
+        {f"eps {eps}/255": {"first-order-margin": {"eps": eps * PIXEL}} for eps in (2, 4, 8, 16)},
         mixup=False,
     ),
 }
