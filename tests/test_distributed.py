@@ -725,9 +725,16 @@ def disagreeing(rank: int) -> list[str]:
         (y, {"scale": 1.0 + rank}),
         ((soft, soft.double())[rank], {}),
         (y.to((torch.int64, torch.uint8)[rank]), {}),  # no disagreement
+        (y, {"inputs": x[:, : 2 - rank]}),
+        (y, {"inputs": None, "input_distances": torch.rand(len(x), 2 * len(x)), "wide": rank}),
     ]:
         try:
-            isometry_penalty(x, [x], labels, process_group="world", **options)
+            given: dict[str, Any] = {
+                "inputs": x,
+                "features": [x[:, options.pop("wide", 0) :]],
+                **options,
+            }
+            isometry_penalty(**given, labels=labels, process_group="world")
             said.append("")
         except RankError as problem:
             said.append(str(problem))
@@ -737,7 +744,7 @@ def disagreeing(rank: int) -> list[str]:
 def test_ranks_that_disagree_all_raise_and_can_go_on() -> None:
     first, second = run_ranks(disagreeing, 2)
     assert first == second
-    soft, missing, scale, wide, same = first
+    soft, missing, scale, wide, same, inputs, features = first
     assert "isometry_penalty: every rank must" in soft
     assert (
         f"got 'labels torch.int64, 1 a sample' on rank 0 and 'labels torch.float32, {MANY}" in soft
@@ -747,6 +754,8 @@ def test_ranks_that_disagree_all_raise_and_can_go_on() -> None:
     assert "float32" in wide
     assert "float64" in wide
     assert same == ""
+    assert "'inputs torch.float32, 2 a sample' on rank 0 and 'inputs torch.float32, 1" in inputs
+    assert "'features[0] torch.float32, " in features
 
 
 def losing_a_rank(rank: int, how: str) -> Any:
