@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,14 +77,14 @@ class FeatureQueue:
     def extend(
         self, tensors: Sequence[Tensor], labels: Tensor | None
     ) -> tuple[list[Tensor], Tensor]:
-        """What is held and behind it a batch; then the batch takes the place of the oldest.
+        """What is held and behind it a batch, until `keep` lets it take the place of the oldest.
 
         Args:
             tensors: Inputs and features of the batch, (n, d) each, without graph.
             labels: (n,) int64 or (n, C) floating labels, or None for one class.
 
         Returns:
-            Inputs and features, and labels, of the samples that were held, the oldest first, and
+            Inputs and features, and labels, of the samples that are held, the oldest first, and
             of the batch.
 
         Raises:
@@ -102,26 +101,41 @@ class FeatureQueue:
         if labels is None:
             labels = torch.zeros(len(tensors[0]), dtype=torch.int64, device=tensors[0].device)
         batch = [*tensors, labels]
-        may_look = can_look(batch[0].device)
         self._make_room(batch)
-        # a sum is finite if all its terms are, and takes a tenth of the time of looking at each
-        wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
-        if may_look and all(math.isfinite(x.sum()) for x in wide):
-            start, stop = self._first, self._first + self._count + len(labels)
-            self._append(batch)
-            both = [held[start:stop] for held in self._rows]
-        else:  # a step that overflowed must not spoil those after it
-            both = [torch.cat(pair) for pair in zip(self._held(), batch, strict=True)]
-            finite = torch.stack([x.sum(1).isfinite() for x in wide]).all(0)
-            self._append([x[finite] for x in batch] if may_look else _hide(batch, finite))
+        self._write(batch)
+        both = [x[self._first : self._first + self._count + len(labels)] for x in self._rows]
         return both[:-1], both[-1]
+
+    def keep(self, n: int, *, finite: bool) -> None:
+        """Let the batch behind what is held take the place of the oldest samples.
+
+        Args:
+            n: Its number of samples.
+            finite: Whether all of them are known to be finite; else they are looked at.
+        """
+        start = self._first + self._count
+        if not finite:  # a step that overflowed must not spoil those after it
+            batch = [x[start : start + n] for x in self._rows]
+            # a sum is finite if all its terms are, and takes a tenth of the time of each
+            wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in batch[:-1]]
+            usable = torch.stack([x.sum(1).isfinite() for x in wide]).all(0)
+            may_look = can_look(batch[0].device)
+            batch = [x[usable] for x in batch] if may_look else _hide(batch, usable)
+            self._write(batch)
+            n = len(batch[0])
+        self._count = min(self.size, self._count + n)
+        self._first = start + n - self._count
 
     def _held(self) -> list[Tensor]:
         """What is held, the oldest first."""
         return [x[self._first : self._first + self._count] for x in self._rows]
 
     def _make_room(self, batch: Sequence[Tensor]) -> None:
-        """Behind what is held, so that both can be read as one; it moves once in several steps."""
+        """Behind what is held, so that both can be read as one.
+
+        A short queue moves to the front in each step, so that the batch stays in the cache; a long
+        one once in several steps.
+        """
         n, before = len(batch[0]), self._rows or batch
         kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(before, batch, strict=True)]
         fits = bool(self._rows) and before[0].device == batch[0].device
@@ -130,21 +144,20 @@ class FeatureQueue:
             return
         held = self._held()
         if not room or self._count + n > room or self._first < self._count:
+            length = (1 if self.size < n else 2) * (self.size + n)
             with torch.inference_mode(False):  # what is made in it cannot be written to after it
                 self._rows = [
-                    x.new_empty(2 * (self.size + n), *x.shape[1:], dtype=kind)
+                    x.new_empty(length, *x.shape[1:], dtype=kind)
                     for x, kind in zip(batch, kinds, strict=True)
                 ]
         self._first = 0
         for rows, old in zip(self._rows, held, strict=False):  # nothing is held at first
             rows[: len(old)] = old
 
-    def _append(self, batch: Sequence[Tensor]) -> None:
-        start, n = self._first + self._count, len(batch[0])
+    def _write(self, batch: Sequence[Tensor]) -> None:
+        start = self._first + self._count
         for rows, x in zip(self._rows, batch, strict=True):
-            rows[start : start + n] = x
-        self._count = min(self.size, self._count + n)
-        self._first = start + n - self._count
+            rows[start : start + len(x)] = x
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of what is held, for `torch.save`.

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.ranks import run_ranks
 from isoreg import (
+    FeatureQueue,
     InputError,
     IsometryRegularizer,
     RankError,
@@ -281,6 +282,30 @@ def test_a_nan_in_a_sample_without_pair_is_not_lost() -> None:
     value, _ = split_penalty(x, features, y, [4, 8])
     assert torch.isfinite(value[0])
     assert torch.isnan(value[1])
+
+
+def test_a_sample_that_is_not_finite_is_kept_in_no_ranks_queue() -> None:
+    x, (features, _), y = batch(12, 3)
+    y[:4], y[4:] = 0, 1 + y[4:]  # the first rank has no pair with the second
+    features[5, 0] = torch.nan
+    parts, queues = slices([4, 8]), [FeatureQueue(20), FeatureQueue(20)]
+
+    def one_rank(group: Member) -> Tensor:
+        part = parts[group.rank]
+        given = x[part], features[part], y[part]
+        return isometry_penalty(
+            *given,
+            process_group=group,  # type: ignore[arg-type]
+            queue=queues[group.rank],
+        )
+
+    first, second = in_threads(one_rank, 2)
+    assert first.isfinite()
+    assert second.isnan()
+    kept = torch.arange(12) != 5
+    for queue in queues:
+        held = queue.state_dict()["rows"]
+        assert all(torch.equal(a, b[kept]) for a, b in zip(held, (x, features, y), strict=True))
 
 
 @pytest.mark.parametrize(

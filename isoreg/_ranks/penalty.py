@@ -21,6 +21,7 @@ from isoreg._pairs.dense import dense_by_options
 from isoreg._pairs.node import Terms, engine_penalty, refuse_second_derivatives
 from isoreg._pairs.options import NUMBER, Options
 from isoreg._pairs.plan import make_call
+from isoreg._pairs.precision import can_look
 from isoreg._ranks.exchange import Gathered, gather_rows, mean_over_ranks
 from isoreg.errors import InputError
 from isoreg.masks import check_label_values
@@ -73,7 +74,12 @@ def penalty_across(
         return _by_all_pairs(local, gathered, all_labels, batch, options), first
     if queue is not None:
         points, all_labels = queue.extend(points, all_labels)
-    return _by_rows(local, points, all_labels, options, tables, batch, count, group), first
+    penalties = _by_rows(local, points, all_labels, options, tables, batch, count, group)
+    if queue is not None:
+        # a sample that is not finite makes the penalty so, but only on its own rank
+        alone = group is None and can_look(penalties.device)
+        queue.keep(count, finite=alone and bool(penalties.detach().isfinite().all()))
+    return penalties, first
 
 
 def _rows(

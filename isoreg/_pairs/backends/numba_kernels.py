@@ -1,8 +1,8 @@
 """The compiled loops behind `numba_blocks`: distances, penalty and gradient of blocks of pairs.
 
-A block compares rows, called a, with samples of their class, called b: all of them, a itself
-first, or one tile of a large class with itself or another. If b is a, or another tile of rows,
-each pair stands in one block only and counts for both of its orders. Points are gathered into
+A block compares rows, called a, with samples of their class, called b: a few rows with all of
+them, a itself first, or a tile with itself or another. If b is a, or another tile of rows, each
+pair stands in one block only and counts for both of its orders. Points are gathered into
 small arrays that stay in the cache, wide ones in pieces, and seen from the mean of a. Behind the
 last point the arrays are filled with 0 up to a multiple of four, so that products go four by four.
 
@@ -85,7 +85,7 @@ def blocks_of(
             stop += 1
         while middle < stop and first <= order[middle] < last:
             middle += 1
-        if start < middle and stop - start <= side:
+        if start < middle <= start + _FEW and stop - start <= side:
             blocks[count] = start, middle, start, stop
             count += 1
         elif start < middle:
