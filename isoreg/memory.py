@@ -74,18 +74,17 @@ class FeatureQueue:
         self._rows: list[Tensor] = []
         self._kind = ""
 
-    def extend(
+    def before(
         self, tensors: Sequence[Tensor], labels: Tensor | None
     ) -> tuple[list[Tensor], Tensor]:
-        """What is held and behind it a batch, until `keep` lets it take the place of the oldest.
+        """What is held, the oldest first, and its labels with those of a batch behind them.
 
         Args:
             tensors: Inputs and features of the batch, (n, d) each, without graph.
             labels: (n,) int64 or (n, C) floating labels, or None for one class.
 
         Returns:
-            Inputs and features, and labels, of the samples that are held, the oldest first, and
-            of the batch.
+            Inputs and features that are held, and labels of both.
 
         Raises:
             InputError: If what is held cannot be compared with this batch.
@@ -97,67 +96,57 @@ class FeatureQueue:
                 f"queue and {kind} now. Use one queue for each model and kind of labels, or "
                 "clear() it."
             )
-        self._kind = kind
-        if labels is None:
-            labels = torch.zeros(len(tensors[0]), dtype=torch.int64, device=tensors[0].device)
-        batch = [*tensors, labels]
-        self._make_room(batch)
-        self._write(batch)
-        both = [x[self._first : self._first + self._count + len(labels)] for x in self._rows]
-        return both[:-1], both[-1]
+        batch = [*tensors, _one_class(tensors) if labels is None else labels]
+        held = self._held() or [x[:0] for x in batch]
+        *points, old_labels = [old.to(x.device) for old, x in zip(held, batch, strict=True)]
+        return points, torch.cat([old_labels, batch[-1]])
 
-    def keep(self, n: int, *, finite: bool) -> None:
-        """Let the batch behind what is held take the place of the oldest samples.
+    def keep(self, tensors: Sequence[Tensor], labels: Tensor | None, *, finite: bool) -> None:
+        """Let a batch take the place of the oldest samples.
 
         Args:
-            n: Its number of samples.
-            finite: Whether all of them are known to be finite; else they are looked at.
+            tensors: Inputs and features of the batch, (n, d) each, without graph.
+            labels: (n,) int64 or (n, C) floating labels, or None for one class.
+            finite: Whether all samples are known to be finite; else they are looked at.
         """
-        start = self._first + self._count
+        self._kind = _describe(tensors, labels)
+        batch = [*tensors, _one_class(tensors) if labels is None else labels]
         if not finite:  # a step that overflowed must not spoil those after it
-            batch = [x[start : start + n] for x in self._rows]
             # a sum is finite if all its terms are, and takes a tenth of the time of each
-            wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in batch[:-1]]
+            wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
             usable = torch.stack([x.sum(1).isfinite() for x in wide]).all(0)
-            may_look = can_look(batch[0].device)
+            may_look = can_look(usable.device)
             batch = [x[usable] for x in batch] if may_look else _hide(batch, usable)
-            self._write(batch)
-            n = len(batch[0])
+        batch = [x[-self.size :] for x in batch]
+        n = len(batch[0])
+        self._make_room(batch)
+        start = self._first + self._count
+        for rows, x in zip(self._rows, batch, strict=True):
+            rows[start : start + n] = x
         self._count = min(self.size, self._count + n)
         self._first = start + n - self._count
 
     def _held(self) -> list[Tensor]:
-        """What is held, the oldest first."""
         return [x[self._first : self._first + self._count] for x in self._rows]
 
     def _make_room(self, batch: Sequence[Tensor]) -> None:
-        """Behind what is held, so that both can be read as one.
-
-        A short queue moves to the front in each step, so that the batch stays in the cache; a long
-        one once in several steps.
-        """
+        """Behind what is held; it moves once in several steps."""
         n, before = len(batch[0]), self._rows or batch
         kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(before, batch, strict=True)]
-        fits = bool(self._rows) and before[0].device == batch[0].device
-        room = len(before[0]) if fits and kinds == [x.dtype for x in before] else 0
-        if room and self._first + self._count + n <= room:
+        fits = len(before[0]) == 2 * self.size and before[0].device == batch[0].device
+        fits = bool(self._rows) and fits and kinds == [x.dtype for x in before]
+        if fits and self._first + self._count + n <= 2 * self.size:
             return
-        held = self._held()
-        if not room or self._count + n > room or self._first < self._count:
-            length = (1 if self.size < n else 2) * (self.size + n)
+        kept = [x[max(0, self._count + n - self.size) :] for x in self._held()]
+        if not fits:
             with torch.inference_mode(False):  # what is made in it cannot be written to after it
                 self._rows = [
-                    x.new_empty(length, *x.shape[1:], dtype=kind)
+                    x.new_empty(2 * self.size, *x.shape[1:], dtype=kind)
                     for x, kind in zip(batch, kinds, strict=True)
                 ]
-        self._first = 0
-        for rows, old in zip(self._rows, held, strict=False):  # nothing is held at first
+        for rows, old in zip(self._rows, kept, strict=False):  # nothing is held at first
             rows[: len(old)] = old
-
-    def _write(self, batch: Sequence[Tensor]) -> None:
-        start = self._first + self._count
-        for rows, x in zip(self._rows, batch, strict=True):
-            rows[start : start + len(x)] = x
+        self._first, self._count = 0, len(kept[0]) if kept else 0
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of what is held, for `torch.save`.
@@ -210,6 +199,10 @@ def _hide(batch: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
     nobody = 0 if labels.is_floating_point() else IGNORED
     labels = labels.masked_fill(~finite.view(-1, *[1] * (labels.ndim - 1)), nobody)
     return [*(x.masked_fill(~finite[:, None], 0) for x in tensors), labels]
+
+
+def _one_class(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.zeros(len(tensors[0]), dtype=torch.int64, device=tensors[0].device)
 
 
 def _describe(tensors: Sequence[Tensor], labels: Tensor | None) -> str:

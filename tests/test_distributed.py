@@ -804,3 +804,20 @@ def test_a_lost_rank_is_an_error_within_the_timeout_of_the_group(how: str) -> No
     message, seconds = run_ranks(losing_a_rank, 2, how, timeout=2)[0]
     assert "isometry_penalty: gathering the features of 2 ranks failed" in message
     assert seconds < 5
+
+
+def compiled_and_not(rank: int) -> Any:
+    x, y = data()
+    x, y = x[rank::2], y[rank::2]
+    found = []
+    for wrap in (lambda f: f, lambda f: torch.compile(f, backend="eager")):
+        leaf = x.clone().requires_grad_()
+        penalty = wrap(lambda leaf: isometry_penalty(x, leaf.square(), y, process_group="world"))
+        value = penalty(leaf)
+        found.append((value.detach(), torch.autograd.grad(value, leaf)[0]))
+    return found
+
+
+def test_a_compiled_penalty_across_ranks_is_that_of_eager() -> None:
+    for eager, compiled in run_ranks(compiled_and_not, 2):
+        torch.testing.assert_close(compiled, eager)

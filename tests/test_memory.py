@@ -335,17 +335,17 @@ def test_larger_batches_and_moves_within_the_memory_keep_the_order_of_what_is_he
     queue, seen = FeatureQueue(5), torch.empty(0, 2, dtype=torch.float64)
     for n in (3, 1, 4, 1, 5, 9, 2, 6, 1, 1, 1, 12, 3, 0, 2, 7, 1, 1, 1, 1, 1, 1, 1):
         batch = torch.rand(n, 2, dtype=torch.float32 if n in {2, 12} else torch.float64)
-        (both,), _ = queue.extend([batch], None)
-        assert torch.equal(both, torch.cat([seen[-5:], batch]))
-        queue.keep(n, finite=n % 2 == 0)
+        (past,), labels = queue.before([batch], None)
+        assert torch.equal(past, seen[-5:])
+        assert torch.equal(labels, torch.zeros(len(past) + n, dtype=torch.int64))
+        queue.keep([batch], None, finite=n % 2 == 0)
         seen = torch.cat([seen, batch])
     state, other = queue.state_dict(), FeatureQueue(5)
-    other.extend([torch.rand(7, 2)], None)
-    other.keep(7, finite=True)
+    other.keep([torch.rand(7, 2)], None, finite=True)
     other.load_state_dict(state)
     state["rows"][0].zero_()  # neither queue's own
     for held in (queue, other):
-        assert torch.equal(held.extend([batch], None)[0][0], torch.cat([seen[-5:], batch]))
+        assert torch.equal(held.before([batch], None)[0][0], seen[-5:])
     other.load_state_dict(FeatureQueue(5).state_dict())
     assert len(other) == 0
     with pytest.raises(InputError, match="must be of 4 samples, got one of 5"):

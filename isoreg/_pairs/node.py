@@ -103,7 +103,7 @@ def _total(call: Call, terms: Terms, weight: Total | None = None) -> Total:
             weight = terms.mean(exact[None])[0] * terms.ranks
     else:
         batch = slice(call.size - rows, call.size)  # behind what a queue holds
-        weight = total_weight(Call(None, call.features, call.labels, rows=batch))
+        weight = total_weight(Call(None, call.features, call.labels, rows=batch, past=call.past))
     if isinstance(weight, Tensor) and weight.device.type != "cpu":
         return weight.masked_fill(weight <= 0, 1) / terms.ranks
     return (float(weight) if weight > 0 else 1.0) / terms.ranks

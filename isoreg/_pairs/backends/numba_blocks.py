@@ -84,14 +84,15 @@ def plan_blocks(call: Call) -> Blocks:
 
 def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
     """Sums over the pairs of a call, and gradients."""
-    layers, local, plan = _arrays(call.features), call.local, plan_blocks(call)
-    number, total = layers[0].dtype.type, float(total)
+    points, local, plan = _points(call), call.local, plan_blocks(call)
+    layers, number = points[-len(call.features) :], points[0][0].dtype.type
+    total = float(total)
     scales = scale.tolist() if isinstance(scale, Tensor) else [scale or 1.0] * len(layers)
     rows = (local.stop - local.start) * needs_grad
-    gradients = [numpy.zeros((rows, x.shape[1]), number) for x in layers]
+    gradients = [numpy.zeros((rows, x.shape[1]), number) for x, _ in layers]
     sums = numpy.zeros((len(layers), 4))
     limit = number(_CANCELLED[number])
-    for block, *known in _targets(call, plan, limit):
+    for block, *known in _targets(call, points[0], plan, limit):
         pairs = plan.order, block, local.start, local.stop, limit, *known
         for x, s, *into in zip(layers, scales, sums, gradients, strict=True):
             kernels.compare(x, pairs, number(s), number(4 * s / total), *into)
@@ -106,22 +107,25 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
 
 def _are_too_small(layers: list[Any], sums: Any, plan: Blocks) -> bool:
     """Whether points of some layer differ by so little that squares may be rounded to 0."""
-    for x, (*_, square, weight) in zip(layers, sums, strict=True):
+    for (own, past), (*_, square, weight) in zip(layers, sums, strict=True):
         if square < SMALLEST[torch.float32] * weight:
+            x = numpy.concatenate((past, own))
             for start, _, other, end in plan.blocks:
                 if (x[plan.order[other:end]] != x[plan.order[start]]).any():
                     return True
     return False
 
 
-def _targets(call: Call, plan: Blocks, limit: Any) -> Iterator[tuple[Any, Any, Any]]:
+def _targets(
+    call: Call, inputs: tuple[Any, Any], plan: Blocks, limit: Any
+) -> Iterator[tuple[Any, Any, Any]]:
     """Chunks of blocks, their inputs' distances, and weights."""
     weighed, number = call.has_tables or call.is_soft, type(limit)
     for part, pairs in plan.chunks():
         targets, shares = numpy.empty(pairs, number), numpy.ones(pairs * weighed, number)
         if call.is_soft and call.labels is not None:
             (labels,) = _arrays([call.labels.to(call.features[0].dtype)])
-            kernels.input_distances(labels, plan.order, part, number(-1), shares)
+            kernels.input_distances((labels, labels[:0]), plan.order, part, number(-1), shares)
         for table, into in ((call.weights, targets[:0]), (call.targets, targets)):
             if table is None:
                 continue
@@ -132,8 +136,15 @@ def _targets(call: Call, plan: Blocks, limit: Any) -> Iterator[tuple[Any, Any, A
             if least < 0 or not largest < float("inf") or difference > 1e-3 * largest:
                 _ = call.known  # says which entry it is
         if call.inputs is not None:
-            kernels.input_distances(*_arrays([call.inputs]), plan.order, part, limit, targets)
+            kernels.input_distances(inputs, plan.order, part, limit, targets)
         yield part, targets, shares
+
+
+def _points(call: Call) -> list[tuple[Any, Any]]:
+    """Inputs, if they are points, and features: of the batch, and of what was before."""
+    own = _arrays(call.points)
+    past = [x[:0] for x in own] if call.past is None else _arrays(call.past)
+    return [*zip(own, past, strict=True)]
 
 
 def _arrays(points: Sequence[Tensor]) -> list[Any]:
