@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_pairs.node",
         "_pairs.options",
         "_pairs.plan",
+        "_pairs.precision",
         "_ranks.exchange",
     },
     "penalty": {

@@ -17,6 +17,7 @@ from isoreg._pairs.plan import Answer, Call, Scales, Total
 from isoreg._pairs.precision import SMALLEST, LostDigitsError
 from isoreg.masks import IGNORED
 
+READS_PAST = True
 kernels: Any = numba_kernels  # numba checks the types of what it compiles
 _TILE_NUMBERS = 1 << 17
 """Points of a block are as many as hold this many numbers, so that two blocks stay in the cache."""
@@ -85,11 +86,11 @@ def plan_blocks(call: Call) -> Blocks:
 def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
     """Sums over the pairs of a call, and gradients."""
     points, local, plan = _points(call), call.local, plan_blocks(call)
-    layers, number = points[-len(call.features) :], points[0][0].dtype.type
-    total = float(total)
+    layers, total = points[-len(call.features) :], float(total)
+    number = numpy.float64 if call.features[0].dtype == torch.float64 else numpy.float32
     scales = scale.tolist() if isinstance(scale, Tensor) else [scale or 1.0] * len(layers)
     rows = (local.stop - local.start) * needs_grad
-    gradients = [numpy.zeros((rows, x.shape[1]), number) for x, _ in layers]
+    gradients = [numpy.zeros((rows, x.shape[1]), number) for x in call.features]
     sums = numpy.zeros((len(layers), 4))
     limit = number(_CANCELLED[number])
     for block, *known in _targets(call, points[0], plan, limit):
@@ -107,25 +108,23 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
 
 def _are_too_small(layers: list[Any], sums: Any, plan: Blocks) -> bool:
     """Whether points of some layer differ by so little that squares may be rounded to 0."""
-    for (own, past), (*_, square, weight) in zip(layers, sums, strict=True):
+    for points, (*_, square, weight) in zip(layers, sums, strict=True):
         if square < SMALLEST[torch.float32] * weight:
-            x = numpy.concatenate((past, own))
+            x = numpy.concatenate(points[::-1]) if isinstance(points, tuple) else points
             for start, _, other, end in plan.blocks:
                 if (x[plan.order[other:end]] != x[plan.order[start]]).any():
                     return True
     return False
 
 
-def _targets(
-    call: Call, inputs: tuple[Any, Any], plan: Blocks, limit: Any
-) -> Iterator[tuple[Any, Any, Any]]:
+def _targets(call: Call, inputs: Any, plan: Blocks, limit: Any) -> Iterator[tuple[Any, Any, Any]]:
     """Chunks of blocks, their inputs' distances, and weights."""
     weighed, number = call.has_tables or call.is_soft, type(limit)
     for part, pairs in plan.chunks():
         targets, shares = numpy.empty(pairs, number), numpy.ones(pairs * weighed, number)
         if call.is_soft and call.labels is not None:
             (labels,) = _arrays([call.labels.to(call.features[0].dtype)])
-            kernels.input_distances((labels, labels[:0]), plan.order, part, number(-1), shares)
+            kernels.input_distances(labels, plan.order, part, number(-1), shares)
         for table, into in ((call.weights, targets[:0]), (call.targets, targets)):
             if table is None:
                 continue
@@ -140,11 +139,10 @@ def _targets(
         yield part, targets, shares
 
 
-def _points(call: Call) -> list[tuple[Any, Any]]:
-    """Inputs, if they are points, and features: of the batch, and of what was before."""
+def _points(call: Call) -> list[Any]:
+    """Inputs, if points, and features; with a queue in pairs, of this batch and before it."""
     own = _arrays(call.points)
-    past = [x[:0] for x in own] if call.past is None else _arrays(call.past)
-    return [*zip(own, past, strict=True)]
+    return own if call.past is None else [*zip(own, _arrays(call.past), strict=True)]
 
 
 def _arrays(points: Sequence[Tensor]) -> list[Any]:

@@ -6,10 +6,10 @@ pair stands in one block only and counts for both of its orders. Points are gath
 small arrays that stay in the cache, wide ones in pieces, and seen from the mean of a. Behind the
 last point the arrays are filled with 0 up to a multiple of four, so that products go four by four.
 
-Legend: x are points in two arrays, (m, d) of this batch and (n - m, d) of what was before it,
-which are counted first. The order (n,) holds the samples class by class, the rows of each first.
-Blocks (k, 4) are from and to where in the order a and b reach; what is computed of their pairs
-stands one block behind the other. The rows are those from ``first`` to ``last``. Pairs whose
+Legend: x (n, d) are points, or two arrays: (m, d) of this batch, and (n - m, d) of what was before
+it, which are counted first. The order (n,) holds the samples class by class, the rows of each
+first. Blocks (k, 4) are from and to where in the order a and b reach; what is computed of their
+pairs stands one block behind the other. The rows are those from ``first`` to ``last``. Pairs whose
 squared distance is below the share ``cancelled`` of |a|^2 + |b|^2 are subtracted directly, and so
 are all pairs of a block of few points, which are not gathered then.
 Targets are the distances D of the inputs, shares the weights G, empty if every pair counts once.
@@ -31,7 +31,7 @@ _compiled = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
 )
 Array: TypeAlias = Any  # a numpy array; numba infers and checks the types of all that follows
-Points: TypeAlias = tuple[Array, Array]
+Points: TypeAlias = Array | tuple[Array, Array]
 _PIECE = 1024
 """Dimensions that are multiplied at a time, so that eight rows stay in the nearest cache."""
 _FEW = 6
@@ -195,9 +195,16 @@ def compare(
 
 @_compiled
 def _point(x: Points, i: int) -> Array:
-    """A point by its number among those of both arrays."""
-    own, past = x
-    return past[i] if i < len(past) else own[i - len(past)]
+    """A point by its number, where there are two arrays among those of both."""
+    if isinstance(x, tuple):  # decided when it is compiled
+        own, past = x
+        return past[i] if i < len(past) else own[i - len(past)]
+    return x[i]
+
+
+@_compiled
+def _own(x: Points) -> Array:
+    return x[0] if isinstance(x, tuple) else x
 
 
 @_compiled
@@ -215,7 +222,7 @@ def _are_few(a: Array, b: Array) -> bool:
 @_compiled
 def _workspace(x: Points, blocks: Array) -> _Space:
     """Arrays for the points a and b of the longest block and for what is between them."""
-    longest, own = 0, x[0]
+    longest, own = 0, _own(x)
     width = own.shape[1]
     for start, stop, other, end in blocks:
         longest = max(longest, stop - start, end - other)

@@ -67,7 +67,6 @@ def refuses(call: Call) -> str | None:
 
 def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
     """Sums over the pairs of a call, and gradients."""
-    call = call.joined
     if scale is None:
         return Answer(_moments(call), [])
     if torch_small.is_small(call):

@@ -77,7 +77,6 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
         (L,) sums of G (D - s d)^2 by the total, and for each layer (local, width)
         4 / total sum_j G (s^2 - s D / d)(x_i - x_j), if needed; or (2, L) float64 moments.
     """
-    call = call.joined
     ones = call.features[0].new_ones(len(call.features), dtype=torch.float64)
     if scale is None:
         return Answer(_compare(call, ones, ones, needs_grad=False)[0][1:], [])
