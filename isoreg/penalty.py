@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from isoreg._compiled import between_graphs
 from isoreg._pairs.dense import dense_by_options
 from isoreg._pairs.node import Terms, engine_penalty
 from isoreg._pairs.options import REDUCTIONS, Options, Scale, check_reduction, check_scale
@@ -22,9 +22,10 @@ from isoreg.memory import FeatureQueue
 
 __all__ = ["REDUCTIONS", "Scale", "check_reduction", "check_scale", "isometry_penalty"]
 
-_ONE_BATCH = (
+_between_graphs = between_graphs(
+    penalty_across,
     "a graph holds the pairs of one batch in one process: with queue or process_group compile "
-    "without fullgraph=True, so that the penalty runs between two graphs"
+    "without fullgraph=True, so that the penalty runs between two graphs",
 )
 
 
@@ -189,7 +190,7 @@ def layer_penalties(
     first = -points[0].shape[0]
     if not square:
         given = reference if inputs is None or options.given else inputs
-        across = _across_uncompiled if torch.compiler.is_compiling() else penalty_across
+        across = _between_graphs if torch.compiler.is_compiling() else penalty_across
         penalties, first = across(
             reference,
             points,
@@ -299,12 +300,3 @@ def _check_length(name: str, length: int, n: int, other: str) -> None:
         raise InputError(
             f"{name} and {other} must hold the same samples, got {length} and {n} of them."
         )
-
-
-def _across_uncompiled(*args: Any, **kwargs: Any) -> tuple[Tensor, int]:
-    result: tuple[Tensor, int] = torch.compiler.disable(penalty_across)(*args, **kwargs)
-    return result
-
-
-# what torch.compiler.disable sets, which would import the compiler for everybody
-vars(_across_uncompiled).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=_ONE_BATCH)

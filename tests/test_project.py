@@ -19,6 +19,7 @@ import isoreg
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "_compiled": set(),
     "_pairs.precision": set(),
     "distances": {"errors", "_pairs.precision"},
     "masks": {"errors", "_pairs.precision"},
@@ -51,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "penalty": {
         "errors",
+        "_compiled",
         "distances",
         "masks",
         "memory",
@@ -130,7 +132,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lil": {"errors", "penalty"},
     "diagnostics": {"errors", "distances", "masks", "_pairs.options", "_pairs.plan"},
     "references": {"errors", "distances"},
-    "robustness": {"errors"},
+    "robustness": {"errors", "_compiled"},
     "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
     "datasets": {"errors", "masks"},
     "embedding": {
