@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_pairs.backends": {"_pairs.plan", "_pairs.precision", "distances", "masks"},
     "_pairs.engine": {"errors", "_pairs.plan", "_pairs.precision", "_pairs.backends"},
     "_pairs.node": {
+        "_compiled",
         "errors",
         "distances",
         "masks",

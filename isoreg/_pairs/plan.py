@@ -99,7 +99,7 @@ class Call:
         past = None if self.past is None else [x.to(dtype) for x in self.past]
         return Call(inputs, features, self.labels, targets, weights, self.rows, past)
 
-    @functools.cached_property
+    @property
     def joined(self) -> Call:
         """The same call with the points of all columns in one tensor."""
         if self.past is None:
