@@ -439,9 +439,9 @@ def _squares(points: Tensor) -> Tensor:
     with torch.no_grad():
         cancelled = (squares_bb <= CANCELLED[exact.dtype] * sums_bb) & (sums_bb > 0)
         rows, columns = cancelled.triu(1).nonzero(as_tuple=True)
+    parts = [slice(k, k + _PAIRS_AT_ONCE) for k in range(0, max(len(rows), 1), _PAIRS_AT_ONCE)]
     patch = torch.cat([
-        (centred_bd[i] - centred_bd[j]).square().sum(1)
-        for i, j in zip(rows.split(_PAIRS_AT_ONCE), columns.split(_PAIRS_AT_ONCE), strict=True)
+        (centred_bd[rows[part]] - centred_bd[columns[part]]).square().sum(1) for part in parts
     ])
     squares_bb = squares_bb.index_put((rows, columns), patch)
     squares_bb = squares_bb.index_put((columns, rows), patch)

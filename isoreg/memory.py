@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,18 +74,17 @@ class FeatureQueue:
         self._rows: list[Tensor] = []
         self._kind = ""
 
-    def extend(
+    def before(
         self, tensors: Sequence[Tensor], labels: Tensor | None
     ) -> tuple[list[Tensor], Tensor]:
-        """What is held and behind it a batch; then the batch takes the place of the oldest.
+        """What is held, the oldest first, and its labels with those of a batch behind them.
 
         Args:
             tensors: Inputs and features of the batch, (n, d) each, without graph.
             labels: (n,) int64 or (n, C) floating labels, or None for one class.
 
         Returns:
-            Inputs and features, and labels, of the samples that were held, the oldest first, and
-            of the batch.
+            Inputs and features that are held, and labels of both.
 
         Raises:
             InputError: If what is held cannot be compared with this batch.
@@ -98,53 +96,57 @@ class FeatureQueue:
                 f"queue and {kind} now. Use one queue for each model and kind of labels, or "
                 "clear() it."
             )
-        self._kind = kind
-        if labels is None:
-            labels = torch.zeros(len(tensors[0]), dtype=torch.int64, device=tensors[0].device)
-        batch = [*tensors, labels]
-        may_look = can_look(batch[0].device)
+        batch = [*tensors, _one_class(tensors) if labels is None else labels]
+        held = self._held() or [x[:0] for x in batch]
+        *points, old_labels = [old.to(x.device) for old, x in zip(held, batch, strict=True)]
+        return points, torch.cat([old_labels, batch[-1]])
+
+    def keep(self, tensors: Sequence[Tensor], labels: Tensor | None, *, finite: bool) -> None:
+        """Let a batch take the place of the oldest samples.
+
+        Args:
+            tensors: Inputs and features of the batch, (n, d) each, without graph.
+            labels: (n,) int64 or (n, C) floating labels, or None for one class.
+            finite: Whether all samples are known to be finite; else they are looked at.
+        """
+        self._kind = _describe(tensors, labels)
+        batch = [*tensors, _one_class(tensors) if labels is None else labels]
+        if not finite:  # a step that overflowed must not spoil those after it
+            # a sum is finite if all its terms are, and takes a tenth of the time of each
+            wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
+            usable = torch.stack([x.sum(1).isfinite() for x in wide]).all(0)
+            may_look = can_look(usable.device)
+            batch = [x[usable] for x in batch] if may_look else _hide(batch, usable)
+        batch = [x[-self.size :] for x in batch]
+        n = len(batch[0])
         self._make_room(batch)
-        # a sum is finite if all its terms are, and takes a tenth of the time of looking at each
-        wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
-        if may_look and all(math.isfinite(x.sum()) for x in wide):
-            start, stop = self._first, self._first + self._count + len(labels)
-            self._append(batch)
-            both = [held[start:stop] for held in self._rows]
-        else:  # a step that overflowed must not spoil those after it
-            both = [torch.cat(pair) for pair in zip(self._held(), batch, strict=True)]
-            finite = torch.stack([x.sum(1).isfinite() for x in wide]).all(0)
-            self._append([x[finite] for x in batch] if may_look else _hide(batch, finite))
-        return both[:-1], both[-1]
-
-    def _held(self) -> list[Tensor]:
-        """What is held, the oldest first."""
-        return [x[self._first : self._first + self._count] for x in self._rows]
-
-    def _make_room(self, batch: Sequence[Tensor]) -> None:
-        """Behind what is held, so that both can be read as one; it moves once in several steps."""
-        n, before = len(batch[0]), self._rows or batch
-        kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(before, batch, strict=True)]
-        fits = bool(self._rows) and before[0].device == batch[0].device
-        room = len(before[0]) if fits and kinds == [x.dtype for x in before] else 0
-        if room and self._first + self._count + n <= room:
-            return
-        held = self._held()
-        if not room or self._count + n > room or self._first < self._count:
-            with torch.inference_mode(False):  # what is made in it cannot be written to after it
-                self._rows = [
-                    x.new_empty(2 * (self.size + n), *x.shape[1:], dtype=kind)
-                    for x, kind in zip(batch, kinds, strict=True)
-                ]
-        self._first = 0
-        for rows, old in zip(self._rows, held, strict=False):  # nothing is held at first
-            rows[: len(old)] = old
-
-    def _append(self, batch: Sequence[Tensor]) -> None:
-        start, n = self._first + self._count, len(batch[0])
+        start = self._first + self._count
         for rows, x in zip(self._rows, batch, strict=True):
             rows[start : start + n] = x
         self._count = min(self.size, self._count + n)
         self._first = start + n - self._count
+
+    def _held(self) -> list[Tensor]:
+        return [x[self._first : self._first + self._count] for x in self._rows]
+
+    def _make_room(self, batch: Sequence[Tensor]) -> None:
+        """Behind what is held; it moves once in several steps."""
+        n, before = len(batch[0]), self._rows or batch
+        kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(before, batch, strict=True)]
+        fits = len(before[0]) == 2 * self.size and before[0].device == batch[0].device
+        fits = bool(self._rows) and fits and kinds == [x.dtype for x in before]
+        if fits and self._first + self._count + n <= 2 * self.size:
+            return
+        kept = [x[max(0, self._count + n - self.size) :] for x in self._held()]
+        if not fits:
+            with torch.inference_mode(False):  # what is made in it cannot be written to after it
+                self._rows = [
+                    x.new_empty(2 * self.size, *x.shape[1:], dtype=kind)
+                    for x, kind in zip(batch, kinds, strict=True)
+                ]
+        for rows, old in zip(self._rows, kept, strict=False):  # nothing is held at first
+            rows[: len(old)] = old
+        self._first, self._count = 0, len(kept[0]) if kept else 0
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of what is held, for `torch.save`.
@@ -197,6 +199,10 @@ def _hide(batch: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
     nobody = 0 if labels.is_floating_point() else IGNORED
     labels = labels.masked_fill(~finite.view(-1, *[1] * (labels.ndim - 1)), nobody)
     return [*(x.masked_fill(~finite[:, None], 0) for x in tensors), labels]
+
+
+def _one_class(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.zeros(len(tensors[0]), dtype=torch.int64, device=tensors[0].device)
 
 
 def _describe(tensors: Sequence[Tensor], labels: Tensor | None) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from isoreg._compiled import between_graphs
 from isoreg._pairs.dense import dense_by_options
 from isoreg._pairs.node import Terms, engine_penalty
 from isoreg._pairs.options import REDUCTIONS, Options, Scale, check_reduction, check_scale
@@ -20,6 +21,12 @@ from isoreg.masks import check_shape, valid_labels
 from isoreg.memory import FeatureQueue
 
 __all__ = ["REDUCTIONS", "Scale", "check_reduction", "check_scale", "isometry_penalty"]
+
+_between_graphs = between_graphs(
+    penalty_across,
+    "a graph holds the pairs of one batch in one process: with queue or process_group compile "
+    "without fullgraph=True, so that the penalty runs between two graphs",
+)
 
 
 def isometry_penalty(
@@ -183,7 +190,8 @@ def layer_penalties(
     first = -points[0].shape[0]
     if not square:
         given = reference if inputs is None or options.given else inputs
-        penalties, first = penalty_across(
+        across = _between_graphs if torch.compiler.is_compiling() else penalty_across
+        penalties, first = across(
             reference,
             points,
             labels,

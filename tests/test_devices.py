@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from isoreg import FeatureQueue, isometry_penalty, memory, penalty
+from isoreg import FeatureQueue, IsometryRegularizer, isometry_penalty, memory, penalty
 from isoreg._pairs import engine, node
 from isoreg._pairs.backends import torch_blocks, torch_plan
 from isoreg._pairs.plan import Call
@@ -259,3 +259,44 @@ def test_the_operator_is_registered_as_torch_wants_it() -> None:
         arguments,
         test_utils=["test_schema", "test_faketensor", "test_autograd_registration"],
     )
+
+
+def test_a_compiled_step_with_a_queue_is_that_of_eager() -> None:
+    def trained(compiled: bool, **options: Any) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+        iso = IsometryRegularizer(model, queue=20)
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            return model(x).square().mean() + iso(y)
+
+        run = torch.compile(step, backend="eager", **options) if compiled else step
+        seen = []
+        for seed in range(5):
+            draws = torch.Generator().manual_seed(seed)
+            x, y = torch.rand(8, 6, generator=draws), torch.randint(2, (8,), generator=draws)
+            loss = run(x, y)
+            seen += [loss.detach(), torch.autograd.grad(loss, model[0].weight)[0]]
+        return [*seen, *iso.state_dict()["queue"]["rows"]]
+
+    torch.testing.assert_close(trained(True), trained(False))
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        trained(True, fullgraph=True)
+
+
+def test_a_compiled_penalty_with_a_queue_is_that_of_eager() -> None:
+    values = []
+    for compiled in (False, True):
+        queue = FeatureQueue(9)
+
+        def penalty(x: Tensor, phi: Tensor, queue: FeatureQueue = queue) -> Tensor:
+            return isometry_penalty(x, phi, queue=queue)
+
+        run = torch.compile(penalty, backend="eager") if compiled else penalty
+        for seed in range(3):
+            draws = torch.Generator().manual_seed(seed)
+            x, phi = (torch.rand(5, 2, generator=draws) for _ in range(2))
+            value = run(x, phi.requires_grad_())
+            values += [value.detach(), torch.autograd.grad(value, phi)[0]]
+    torch.testing.assert_close(values[:6], values[6:])

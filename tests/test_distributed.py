@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.ranks import run_ranks
 from isoreg import (
+    FeatureQueue,
     InputError,
     IsometryRegularizer,
     RankError,
@@ -281,6 +282,30 @@ def test_a_nan_in_a_sample_without_pair_is_not_lost() -> None:
     value, _ = split_penalty(x, features, y, [4, 8])
     assert torch.isfinite(value[0])
     assert torch.isnan(value[1])
+
+
+def test_a_sample_that_is_not_finite_is_kept_in_no_ranks_queue() -> None:
+    x, (features, _), y = batch(12, 3)
+    y[:4], y[4:] = 0, 1 + y[4:]  # the first rank has no pair with the second
+    features[5, 0] = torch.nan
+    parts, queues = slices([4, 8]), [FeatureQueue(20), FeatureQueue(20)]
+
+    def one_rank(group: Member) -> Tensor:
+        part = parts[group.rank]
+        given = x[part], features[part], y[part]
+        return isometry_penalty(
+            *given,
+            process_group=group,  # type: ignore[arg-type]
+            queue=queues[group.rank],
+        )
+
+    first, second = in_threads(one_rank, 2)
+    assert first.isfinite()
+    assert second.isnan()
+    kept = torch.arange(12) != 5
+    for queue in queues:
+        held = queue.state_dict()["rows"]
+        assert all(torch.equal(a, b[kept]) for a, b in zip(held, (x, features, y), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -725,9 +750,16 @@ def disagreeing(rank: int) -> list[str]:
         (y, {"scale": 1.0 + rank}),
         ((soft, soft.double())[rank], {}),
         (y.to((torch.int64, torch.uint8)[rank]), {}),  # no disagreement
+        (y, {"inputs": x[:, : 2 - rank]}),
+        (y, {"inputs": None, "input_distances": torch.rand(len(x), 2 * len(x)), "wide": rank}),
     ]:
         try:
-            isometry_penalty(x, [x], labels, process_group="world", **options)
+            given: dict[str, Any] = {
+                "inputs": x,
+                "features": [x[:, options.pop("wide", 0) :]],
+                **options,
+            }
+            isometry_penalty(**given, labels=labels, process_group="world")
             said.append("")
         except RankError as problem:
             said.append(str(problem))
@@ -737,7 +769,7 @@ def disagreeing(rank: int) -> list[str]:
 def test_ranks_that_disagree_all_raise_and_can_go_on() -> None:
     first, second = run_ranks(disagreeing, 2)
     assert first == second
-    soft, missing, scale, wide, same = first
+    soft, missing, scale, wide, same, inputs, features = first
     assert "isometry_penalty: every rank must" in soft
     assert (
         f"got 'labels torch.int64, 1 a sample' on rank 0 and 'labels torch.float32, {MANY}" in soft
@@ -747,6 +779,8 @@ def test_ranks_that_disagree_all_raise_and_can_go_on() -> None:
     assert "float32" in wide
     assert "float64" in wide
     assert same == ""
+    assert "'inputs torch.float32, 2 a sample' on rank 0 and 'inputs torch.float32, 1" in inputs
+    assert "'features[0] torch.float32, " in features
 
 
 def losing_a_rank(rank: int, how: str) -> Any:
@@ -770,3 +804,20 @@ def test_a_lost_rank_is_an_error_within_the_timeout_of_the_group(how: str) -> No
     message, seconds = run_ranks(losing_a_rank, 2, how, timeout=2)[0]
     assert "isometry_penalty: gathering the features of 2 ranks failed" in message
     assert seconds < 5
+
+
+def compiled_and_not(rank: int) -> Any:
+    x, y = data()
+    x, y = x[rank::2], y[rank::2]
+    found = []
+    for wrap in (lambda f: f, lambda f: torch.compile(f, backend="eager")):
+        leaf = x.clone().requires_grad_()
+        penalty = wrap(lambda leaf: isometry_penalty(x, leaf.square(), y, process_group="world"))
+        value = penalty(leaf)
+        found.append((value.detach(), torch.autograd.grad(value, leaf)[0]))
+    return found
+
+
+def test_a_compiled_penalty_across_ranks_is_that_of_eager() -> None:
+    for eager, compiled in run_ranks(compiled_and_not, 2):
+        torch.testing.assert_close(compiled, eager)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoreg import FeatureQueue, InputError, IsometryRegularizer, isometry_penalty, memory
+from isoreg._pairs import engine
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -125,6 +126,31 @@ def test_a_step_that_overflowed_spoils_no_later_one(
     later = *samples(6, 2)[:2], labels
     values = [isometry_penalty(*later, queue=q, reduction="pairs") for q in (queue, clean)]
     torch.testing.assert_close(*values)
+
+
+@pytest.mark.parametrize("of", [0, 1], ids=["inputs", "features"])
+@pytest.mark.parametrize("label", [0, 7, -100], ids=["with pairs", "alone", "ignored"])
+def test_a_sample_that_is_not_finite_is_not_kept_whatever_its_label(of: int, label: int) -> None:
+    for n in (5, 150):
+        queue, (x, features, y) = FeatureQueue(500), samples(n, 1)
+        isometry_penalty(x, features, y, queue=queue)
+        (x, features)[of][2, 1], y[2] = torch.nan, label
+        for _ in range(2):
+            isometry_penalty(x, features, y, queue=queue)
+        assert len(queue) == n + 2 * (n - 1)
+        assert all(rows.isfinite().all() for rows in queue.state_dict()["rows"])
+
+
+def test_an_error_in_the_penalty_leaves_the_queue_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (x, features, y), queue = samples(6, 1), FeatureQueue(10)
+    isometry_penalty(x, features, y, queue=queue)
+    before = queue.state_dict()
+    monkeypatch.setattr(engine, "compare", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        isometry_penalty(*samples(6, 2), queue=queue)
+    torch.testing.assert_close(queue.state_dict()["rows"], before["rows"], rtol=0, atol=0)
 
 
 def test_a_queue_works_without_labels_and_for_several_layers() -> None:
@@ -309,15 +335,17 @@ def test_larger_batches_and_moves_within_the_memory_keep_the_order_of_what_is_he
     queue, seen = FeatureQueue(5), torch.empty(0, 2, dtype=torch.float64)
     for n in (3, 1, 4, 1, 5, 9, 2, 6, 1, 1, 1, 12, 3, 0, 2, 7, 1, 1, 1, 1, 1, 1, 1):
         batch = torch.rand(n, 2, dtype=torch.float32 if n in {2, 12} else torch.float64)
-        (both,), _ = queue.extend([batch], None)
-        assert torch.equal(both, torch.cat([seen[-5:], batch]))
+        (past,), labels = queue.before([batch], None)
+        assert torch.equal(past, seen[-5:])
+        assert torch.equal(labels, torch.zeros(len(past) + n, dtype=torch.int64))
+        queue.keep([batch], None, finite=n % 2 == 0)
         seen = torch.cat([seen, batch])
     state, other = queue.state_dict(), FeatureQueue(5)
-    other.extend([torch.rand(7, 2)], None)
+    other.keep([torch.rand(7, 2)], None, finite=True)
     other.load_state_dict(state)
     state["rows"][0].zero_()  # neither queue's own
     for held in (queue, other):
-        assert torch.equal(held.extend([batch], None)[0][0], torch.cat([seen[-5:], batch]))
+        assert torch.equal(held.before([batch], None)[0][0], seen[-5:])
     other.load_state_dict(FeatureQueue(5).state_dict())
     assert len(other) == 0
     with pytest.raises(InputError, match="must be of 4 samples, got one of 5"):

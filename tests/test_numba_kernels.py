@@ -198,6 +198,13 @@ def test_tables_that_cannot_be_used_are_refused_where_they_count(
     assert values(4, 4).isfinite(), "the diagonal"
 
 
+def test_a_pair_known_in_one_order_alone_is_refused_without_another_pair() -> None:
+    table = torch.tensor([[0.0, math.nan], [1.0, 0.0]])
+    batch = Batch([torch.rand(2, 2)], torch.rand(2, 3), None, table, None, slice(0, 2))
+    with pytest.raises(InputError, match="input_distances"):
+        numba_blocks.compare(batch.call(), torch.ones(1), 1.0, needs_grad=False)
+
+
 def test_tables_may_be_off_by_half_a_thousandth_of_their_largest_entry() -> None:
     table = torch.full((4, 4), 2.0)
     table[2, 1] = 2.001

@@ -19,6 +19,7 @@ import isoreg
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "_compiled": set(),
     "_pairs.precision": set(),
     "distances": {"errors", "_pairs.precision"},
     "masks": {"errors", "_pairs.precision"},
@@ -28,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_pairs.backends": {"_pairs.plan", "_pairs.precision", "distances", "masks"},
     "_pairs.engine": {"errors", "_pairs.plan", "_pairs.precision", "_pairs.backends"},
     "_pairs.node": {
+        "_compiled",
         "errors",
         "distances",
         "masks",
@@ -46,10 +48,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_pairs.node",
         "_pairs.options",
         "_pairs.plan",
+        "_pairs.precision",
         "_ranks.exchange",
     },
     "penalty": {
         "errors",
+        "_compiled",
         "distances",
         "masks",
         "memory",
@@ -129,7 +133,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lil": {"errors", "penalty"},
     "diagnostics": {"errors", "distances", "masks", "_pairs.options", "_pairs.plan"},
     "references": {"errors", "distances"},
-    "robustness": {"errors"},
+    "robustness": {"errors", "_compiled"},
     "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
     "datasets": {"errors", "masks"},
     "embedding": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -266,3 +267,47 @@ def test_what_has_no_answer_is_refused_with_a_sentence(call, message: str) -> No
     with pytest.raises(InputError) as caught:
         call(mlp(), *batch())
     assert str(caught.value).startswith(f"RobustLoss: {message}")
+
+
+COMPILED: dict[str, Callable[[nn.Sequential], nn.Module]] = {
+    "the model": lambda net: torch.compile(net, backend="aot_eager"),  # type: ignore[dict-item]
+    "in place": lambda net: (net.compile(backend="aot_eager"), net)[1],
+    "a part of it": lambda net: nn.Sequential(net[0], torch.compile(net[1:], backend="aot_eager")),
+}
+
+
+@pytest.mark.parametrize("wrap", COMPILED.values(), ids=COMPILED)
+def test_compiled_code_that_has_no_second_derivative_is_not_used(
+    wrap: Callable[[nn.Sequential], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    x, y = torch.rand(8, 6), torch.arange(8) % 3
+    expected = torch.autograd.grad(RobustLoss(net, eps=0.1)(x, y), net[0].weight)
+    compiled = wrap(net)
+    found = RobustLoss(compiled, eps=0.1)(x, y)
+    torch.testing.assert_close(torch.autograd.grad(found, net[0].weight), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(RobustLoss(compiled, eps=0.1)(x, y), found.detach())
+
+
+def test_in_a_compiled_step_it_runs_between_two_graphs() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    x, y = torch.rand(8, 6), torch.arange(8) % 3
+    criterion = RobustLoss(net, eps=0.1, warmup_steps=2)
+
+    def step(x: Tensor) -> Tensor:
+        return criterion(2 * x, y) + net(x).square().mean()
+
+    def trained(step: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        criterion.load_state_dict({"steps": 0})
+        losses = [step(x) for _ in range(4)]
+        return [*torch.autograd.grad(sum(losses), net[0].weight), *losses]  # type: ignore[arg-type]
+
+    expected = trained(step)
+    torch.testing.assert_close(trained(torch.compile(step, backend="aot_eager")), expected)
+    assert criterion.steps == 4
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(step, backend="aot_eager", fullgraph=True)(x)

@@ -418,9 +418,12 @@ def test_classes_of_tight_clusters_keep_six_digits(labels: Tensor | None) -> Non
 
 @pytest.mark.parametrize("n", [40, 300, 520])
 @pytest.mark.parametrize("options", [{}, {"reduction": "pairs"}, {"scale": "fit"}], ids=str)
+@pytest.mark.parametrize("looks", [True, False])
 def test_small_integer_types_never_mistake_a_class_for_the_ignored_label(
-    n: int, options: dict[str, Any]
+    n: int, options: dict[str, Any], looks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in (plan, torch_plan, torch_blocks, torch_small):
+        monkeypatch.setattr(module, "can_look", lambda _: looks)  # False: as on an accelerator
     x, phi = torch.rand(n, 3), torch.rand(n, 4)
     labels = 150 + torch.arange(n) % 8  # 156 is IGNORED, read as a byte
     expected = isometry_penalty(x, phi, labels, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from benchmarks.internals import compute_rows, gather_rows
 from benchmarks.library.scaling_cases import CASES, PER_RANK
@@ -19,7 +21,8 @@ from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.study import Lab, Study
 from benchmarks.style import COLOURS, new_figure, save
 from benchmarks.tables import count, markdown_table, page, with_keys
-from isoreg import isometry_penalty
+from benchmarks.timing import interleaved
+from isoreg import FeatureQueue, isometry_penalty
 
 RANKS = (1, 2, 4)
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)
@@ -27,6 +30,7 @@ _RAW_UP_TO = 4  # ranks: more raw images than a desk machine wants to hold
 MESSAGES = tuple(4**k for k in range(5, 12))  # bytes a rank: 1 kB to 4 MB
 _ROUNDS = 9
 _GATHERS = 30
+BATCH, QUEUES = 1024, (64, 1024)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
         for ranks in RANKS[1:2] if lab.quick else RANKS:
             if name != "raw images":
                 yield {"kind": "step", "case": name, "ranks": ranks}
+    for name in names:
+        if name != "raw images":
+            yield {"kind": "same pairs", "case": name, "way": "a second rank", "others": BATCH}
+            for size in QUEUES[:1] if lab.quick else QUEUES:
+                yield {"kind": "same pairs", "case": name, "way": "a queue", "others": size}
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
@@ -93,10 +102,37 @@ def step(case: str, ranks: int) -> dict[str, Any]:
     return {"step": seconds, "bytes received by a rank": received}
 
 
+def same_pairs(case: str, way: str, others: int) -> dict[str, Any]:
+    """Seconds of a batch beside others, and of one batch that has as many pairs by itself."""
+    chosen, queue = CASES[case], FeatureQueue(others)
+    n, alike = BATCH + others, round(math.sqrt(BATCH**2 + 2 * BATCH * others))
+    points, labels = chosen.rows(n), chosen.labels(n)
+    batch, one = [x[:BATCH] for x in points], chosen.rows(alike)
+
+    def step(points: list[Tensor], queue: FeatureQueue | None) -> None:
+        inputs, *features = points
+        leaves = [x.detach().requires_grad_() for x in features]
+        some = None if labels is None else chosen.labels(len(inputs))
+        torch.autograd.grad(isometry_penalty(inputs, leaves, some, queue=queue).sum(), leaves)
+
+    if way == "a queue":
+        step([x[-others:] for x in points], queue)
+        steps = {way: lambda: step(batch, queue), "one batch": lambda: step(one, None)}
+    else:
+        of_one = chosen.labels(alike)
+        steps = {
+            way: lambda: compute_rows(points, labels, BATCH),
+            "one batch": lambda: compute_rows(one, of_one, alike),
+        }
+    times = interleaved(steps)
+    return {**times, "ratio": times[way] / times["one batch"]}
+
+
 _MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "compute": compute,
     "gather": gather,
     "step": step,
+    "same pairs": same_pairs,
 }
 
 
@@ -173,6 +209,12 @@ def tables(found: Found) -> str:
         [f"{run['key']['bytes'] / 1000:,.0f}", str(run["key"]["ranks"]), *_times(run, "gather")]
         for run in with_keys(found, kind="gather")
     ]
+    alike = [
+        [f"{run['key']['case']}, {run['key']['way']} of {run['key']['others']:,}"]
+        + [f"{1e3 * run['figures'][name]:.1f}" for name in (run["key"]["way"], "one batch")]
+        + [f"{run['figures']['ratio']:.2f}"]
+        for run in with_keys(found, kind="same pairs")
+    ]
     cores = found["environment"]["cores"]
     return page(
         "# Pairs across ranks",
@@ -190,6 +232,11 @@ def tables(found: Found) -> str:
         "Processor time of one rank, in ms, the fastest of "
         f"{_ROUNDS}; the other ranks are simulated.",
         markdown_table(("case", *(count(each, "rank") for each in ranks)), rows),
+        "## The same pairs in one batch",
+        f"A batch of {BATCH:,} beside others, and one batch that has as many pairs by itself: "
+        "processor time in ms, medians, in turn. A queue's time holds what keeps it, a rank's not "
+        "the gathering.",
+        markdown_table(("case, beside", "this, ms", "one batch, ms", "ratio"), alike),
         "## Gathering",
         "Every rank gets the bytes of all others: time on the clock.",
         markdown_table(("kB a rank", "processes", "median, ms", "fastest, ms"), gathering),

@@ -32,7 +32,8 @@ class Backend(Protocol):
     """What a backend answers. All tensors of a call are on one device and have one dtype.
 
     A backend may raise `LostDigitsError` where products in float32 have lost too many digits: the
-    next one is asked, and then all are asked again in float64.
+    next one is asked, and then all are asked again in float64. One that does not say
+    ``READS_PAST = True`` compares calls whose points are in one tensor.
     """
 
     def refuses(self, call: Call) -> str | None:
@@ -71,10 +72,12 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
     with full_precision(call.device):
         for given in _precisions(call):
             for name in names:
+                backend = _load(name)
                 try:
-                    reason = _failed.get(name) or _load(name).refuses(given)
+                    reason = _failed.get(name) or backend.refuses(given)
                     if reason is None:
-                        answer = _load(name).compare(given, scale, total, needs_grad=needs_grad)
+                        asked = given if getattr(backend, "READS_PAST", False) else given.joined
+                        answer = backend.compare(asked, scale, total, needs_grad=needs_grad)
                         refused.pop(name, None)
                         _last.choice = Choice(name, refused)
                         return answer

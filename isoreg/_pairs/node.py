@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from isoreg._compiled import between_graphs
 from isoreg._pairs import engine
 from isoreg._pairs.dense import best_scale, dense_by_options
 from isoreg._pairs.options import NUMBER, Options, Scale, check_scale
@@ -43,6 +44,8 @@ def engine_penalty(call: Call, terms: Terms, leaves: Sequence[Tensor] | None = N
     """(L,) penalties of a call. Gradients go to the leaves (r, d); without any, to the features."""
     scale = terms.scale if isinstance(terms.scale, Tensor) else None
     if torch.compiler.is_compiling():
+        if call.rows is not None:
+            return _between_graphs(call, terms, leaves)
         number = terms.scale if isinstance(terms.scale, NUMBER) else 0.0
         tables = call.inputs, call.features, call.labels, call.targets, call.weights
         options = scale, float(number), terms.reduction
@@ -51,6 +54,11 @@ def engine_penalty(call: Call, terms: Terms, leaves: Sequence[Tensor] | None = N
     dtype = call.features[0].dtype
     leaves = call.features if leaves is None else [x.to(dtype) for x in leaves]
     return cast("Tensor", _Node.apply(call, terms, _needs_grad(leaves), scale, *leaves))
+
+
+_between_graphs = between_graphs(
+    engine_penalty, "the operator of a graph compares all rows of one batch with each other"
+)
 
 
 def _needs_grad(leaves: Sequence[Tensor]) -> bool:
@@ -103,7 +111,7 @@ def _total(call: Call, terms: Terms, weight: Total | None = None) -> Total:
             weight = terms.mean(exact[None])[0] * terms.ranks
     else:
         batch = slice(call.size - rows, call.size)  # behind what a queue holds
-        weight = total_weight(Call(None, call.features, call.labels, rows=batch))
+        weight = total_weight(Call(None, call.features, call.labels, rows=batch, past=call.past))
     if isinstance(weight, Tensor) and weight.device.type != "cpu":
         return weight.masked_fill(weight <= 0, 1) / terms.ranks
     return (float(weight) if weight > 0 else 1.0) / terms.ranks

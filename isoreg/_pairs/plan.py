@@ -35,6 +35,8 @@ class Call:
         targets: (r, n) given distances, NaN where a pair is not known; None if points are given.
         weights: (r, n) weights that those of the labels are multiplied with, or None.
         rows: Which rows of the batch are compared with all; None: all of them.
+        past: Points of the first columns, for each of `points`, which hold those behind them; None:
+            they hold all. A queue is large, so that a copy beside the batch would cost.
         plans: What backends keep of this call between two questions, by their name.
     """
 
@@ -44,12 +46,14 @@ class Call:
     targets: Tensor | None = None
     weights: Tensor | None = None
     rows: slice | None = None
+    past: list[Tensor] | None = None
     plans: dict[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """The number n of columns."""
-        return self.features[0].shape[0]  # len() asks whether it is traced, which takes longer
+        held = 0 if self.past is None else self.past[0].shape[0]
+        return held + self.features[0].shape[0]  # len() asks if it is traced, which takes longer
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +96,17 @@ class Call:
             None if x is None else x.to(dtype) for x in (self.inputs, self.targets, self.weights)
         )
         features = [x.to(dtype) for x in self.features]
-        return Call(inputs, features, self.labels, targets, weights, self.rows)
+        past = None if self.past is None else [x.to(dtype) for x in self.past]
+        return Call(inputs, features, self.labels, targets, weights, self.rows, past)
+
+    @property
+    def joined(self) -> Call:
+        """The same call with the points of all columns in one tensor."""
+        if self.past is None:
+            return self
+        points = [torch.cat(pair) for pair in zip(self.past, self.points, strict=True)]
+        inputs = None if self.inputs is None else points.pop(0)
+        return Call(inputs, points, self.labels, self.targets, self.weights, self.rows)
 
 
 class Answer(NamedTuple):
@@ -117,13 +131,15 @@ def make_call(
     options: Options,
     weights: Tensor | None,
     rows: slice | None = None,
+    past: list[Tensor] | None = None,
 ) -> Call:
     """A call of the engine, in one dtype and on one device; reference: inputs or distances."""
     if labels is not None:  # in small integer types a class may be equal to the ignored label
         labels = labels.to(reference.device, None if labels.is_floating_point() else torch.int64)
     inputs, targets = (None, reference) if options.given else (reference, None)
-    call = Call(inputs, [*features], labels, targets, weights, rows)
-    dtypes = {x.dtype for x in (reference, weights, *features) if x is not None}
+    call = Call(inputs, [*features], labels, targets, weights, rows, past)
+    given = reference, weights, *features, *(past or ())
+    dtypes = {x.dtype for x in given if x is not None}
     return call if len(dtypes) == 1 else call.to(functools.reduce(torch.promote_types, dtypes))
 
 

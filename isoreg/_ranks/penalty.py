@@ -21,6 +21,7 @@ from isoreg._pairs.dense import dense_by_options
 from isoreg._pairs.node import Terms, engine_penalty, refuse_second_derivatives
 from isoreg._pairs.options import NUMBER, Options
 from isoreg._pairs.plan import make_call
+from isoreg._pairs.precision import can_look
 from isoreg._ranks.exchange import Gathered, gather_rows, mean_over_ranks
 from isoreg.errors import InputError
 from isoreg.masks import check_label_values
@@ -71,9 +72,15 @@ def penalty_across(
             all_labels = _attached(labels.to(all_labels.device), all_labels, batch)
         local = [reference, *features]
         return _by_all_pairs(local, gathered, all_labels, batch, options), first
-    if queue is not None:
-        points, all_labels = queue.extend(points, all_labels)
-    return _by_rows(local, points, all_labels, options, tables, batch, count, group), first
+    if queue is None:
+        return _by_rows(local, points, all_labels, options, tables, batch, None, group), first
+    past, whole = queue.before(points, all_labels)
+    penalties = _by_rows(local, points, whole, options, tables, batch, past, group)
+    # a sample that is not finite makes the penalty so, but only on its own rank
+    alone = group is None and can_look(penalties.device)
+    finite = alone and bool(penalties.detach().isfinite().all())
+    queue.keep(points, all_labels, finite=finite)
+    return penalties, first
 
 
 def _rows(
@@ -136,23 +143,24 @@ def _by_rows(
     options: Options,
     tables: dict[str, Tensor],
     batch: Gathered,
-    rows: int,
+    past: list[Tensor] | None,
     group: ProcessGroup | None,
 ) -> Tensor:
     """The pairs of the local rows with all: past samples, and behind them the batch."""
-    held = len(gathered[0]) - rows
+    held, rows = len(past[0]) if past else 0, len(gathered[0])
     place = slice(held + batch.local.start, held + batch.local.stop)
     # pairs with past samples of which nothing is said are not known, and weigh nothing
     fills = {"input_distances": math.nan, "pair_weights": 0.0}
     filled = {}
     for name, x in tables.items():
-        now, past = x[:, :rows], x[:, rows:]
-        if not past.shape[1]:
-            past = x.new_full((len(x), held), fills[name])
-        filled[name] = torch.cat([past, now], 1)
+        now, before = x[:, :rows], x[:, rows:]
+        if not before.shape[1]:
+            before = x.new_full((len(x), held), fills[name])
+        filled[name] = torch.cat([before, now], 1)
     points = [every.to(x.dtype) for x, every in zip(local, gathered, strict=True)]
+    past = past and [old.to(x.dtype) for x, old in zip(local, past, strict=True)]
     reference = filled["input_distances"] if options.given else points.pop(0)
-    call = make_call(reference, points, labels, options, filled.get("pair_weights"), place)
+    call = make_call(reference, points, labels, options, filled.get("pair_weights"), place, past)
     mean = None if group is None else functools.partial(mean_over_ranks, group=group)
     terms = Terms(options.scale, options.reduction, batch.ranks, mean, rows)
     return engine_penalty(call, terms, local[len(local) - len(points) :])

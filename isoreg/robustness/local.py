@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from isoreg._compiled import as_written, between_graphs
 from isoreg.errors import InputError, check_integer, error_prefix
 from isoreg.robustness.arguments import check_tensors, known_norm
 from isoreg.robustness.outputs import logits_of
@@ -85,11 +87,11 @@ def first_order_margin_loss(
 class RobustLoss:
     r"""Two lines for robustness at a radius: this in place of the criterion.
 
-    The first-order margin loss (`first_order_margin_loss`) with a radius that grows linearly from
-    0 over the first ``warmup_steps`` training calls, since a large one from the start can keep a
+    The first-order margin loss (`first_order_margin_loss`) with a radius that grows linearly from 0
+    over the first ``warmup_steps`` training calls, since a large one from the start can keep a
     network from learning at all. It linearises the inner problem of FGSM adversarial training, runs
-    the model itself, and makes no adversarial image. It says nothing about attacks beyond eps:
-    measure with `isoreg.robustness.evaluate`.
+    the model itself, a compiled one as it was written, and makes no adversarial image. It says
+    nothing about attacks beyond eps: measure with `isoreg.robustness.evaluate`.
 
     Args:
         model: Images to logits (n, classes).
@@ -164,6 +166,8 @@ def _loss(
     norm: str,
 ) -> Tensor:
     """The loss, with a graph where the caller wants gradients."""
+    if torch.compiler.is_compiling():
+        return _between_graphs(model, normalisation, images, labels, eps, norm)
     refuse_sharded(model)
     _check_batch(images, labels)
     needs_grad = torch.is_grad_enabled()
@@ -177,8 +181,7 @@ def _loss(
         else:
             x = (images.clone() if images.is_inference() else images.detach()).requires_grad_()
         labels = labels.clone() if labels.is_inference() else labels
-        # fused attention has no second derivative
-        with sdpa_kernel(SDPBackend.MATH) if needs_grad else nullcontext():
+        with _twice_differentiable() if needs_grad else nullcontext():
             logits = _float32_or_better(logits_of(model(normalisation(x)), len(x)))
         labels = _classes(labels, logits)
         counted = labels != IGNORED
@@ -197,6 +200,20 @@ def _loss(
         )
         loss = _mean_cross_entropy(logits.scatter_add(1, rival, eps * gains[:, None]), labels)
     return loss if needs_grad else loss.detach()
+
+
+@contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Neither fused attention nor compiled code has second derivatives."""
+    with sdpa_kernel(SDPBackend.MATH), as_written():
+        yield
+
+
+_between_graphs = between_graphs(
+    _loss,
+    "the first-order margin differentiates the model twice, which a graph cannot: compile without "
+    "fullgraph=True",
+)
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

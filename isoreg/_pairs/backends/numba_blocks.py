@@ -17,6 +17,7 @@ from isoreg._pairs.plan import Answer, Call, Scales, Total
 from isoreg._pairs.precision import SMALLEST, LostDigitsError
 from isoreg.masks import IGNORED
 
+READS_PAST = True
 kernels: Any = numba_kernels  # numba checks the types of what it compiles
 _TILE_NUMBERS = 1 << 17
 """Points of a block are as many as hold this many numbers, so that two blocks stay in the cache."""
@@ -84,14 +85,15 @@ def plan_blocks(call: Call) -> Blocks:
 
 def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
     """Sums over the pairs of a call, and gradients."""
-    layers, local, plan = _arrays(call.features), call.local, plan_blocks(call)
-    number, total = layers[0].dtype.type, float(total)
+    points, local, plan = _points(call), call.local, plan_blocks(call)
+    layers, total = points[-len(call.features) :], float(total)
+    number = numpy.float64 if call.features[0].dtype == torch.float64 else numpy.float32
     scales = scale.tolist() if isinstance(scale, Tensor) else [scale or 1.0] * len(layers)
     rows = (local.stop - local.start) * needs_grad
-    gradients = [numpy.zeros((rows, x.shape[1]), number) for x in layers]
+    gradients = [numpy.zeros((rows, x.shape[1]), number) for x in call.features]
     sums = numpy.zeros((len(layers), 4))
     limit = number(_CANCELLED[number])
-    for block, *known in _targets(call, plan, limit):
+    for block, *known in _targets(call, points[0], plan, limit):
         pairs = plan.order, block, local.start, local.stop, limit, *known
         for x, s, *into in zip(layers, scales, sums, gradients, strict=True):
             kernels.compare(x, pairs, number(s), number(4 * s / total), *into)
@@ -106,15 +108,16 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
 
 def _are_too_small(layers: list[Any], sums: Any, plan: Blocks) -> bool:
     """Whether points of some layer differ by so little that squares may be rounded to 0."""
-    for x, (*_, square, weight) in zip(layers, sums, strict=True):
+    for points, (*_, square, weight) in zip(layers, sums, strict=True):
         if square < SMALLEST[torch.float32] * weight:
+            x = numpy.concatenate(points[::-1]) if isinstance(points, tuple) else points
             for start, _, other, end in plan.blocks:
                 if (x[plan.order[other:end]] != x[plan.order[start]]).any():
                     return True
     return False
 
 
-def _targets(call: Call, plan: Blocks, limit: Any) -> Iterator[tuple[Any, Any, Any]]:
+def _targets(call: Call, inputs: Any, plan: Blocks, limit: Any) -> Iterator[tuple[Any, Any, Any]]:
     """Chunks of blocks, their inputs' distances, and weights."""
     weighed, number = call.has_tables or call.is_soft, type(limit)
     for part, pairs in plan.chunks():
@@ -132,8 +135,14 @@ def _targets(call: Call, plan: Blocks, limit: Any) -> Iterator[tuple[Any, Any, A
             if least < 0 or not largest < float("inf") or difference > 1e-3 * largest:
                 _ = call.known  # says which entry it is
         if call.inputs is not None:
-            kernels.input_distances(*_arrays([call.inputs]), plan.order, part, limit, targets)
+            kernels.input_distances(inputs, plan.order, part, limit, targets)
         yield part, targets, shares
+
+
+def _points(call: Call) -> list[Any]:
+    """Inputs, if points, and features; with a queue in pairs, of this batch and before it."""
+    own = _arrays(call.points)
+    return own if call.past is None else [*zip(own, _arrays(call.past), strict=True)]
 
 
 def _arrays(points: Sequence[Tensor]) -> list[Any]:

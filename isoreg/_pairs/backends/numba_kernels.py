@@ -1,16 +1,17 @@
 """The compiled loops behind `numba_blocks`: distances, penalty and gradient of blocks of pairs.
 
-A block compares rows, called a, with samples of their class, called b: all of them, a itself
-first, or one tile of a large class with itself or another. If b is a, or another tile of rows,
-each pair stands in one block only and counts for both of its orders. Points are gathered into
+A block compares rows, called a, with samples of their class, called b: a few rows with all of
+them, a itself first, or a tile with itself or another. If b is a, or another tile of rows, each
+pair stands in one block only and counts for both of its orders. Points are gathered into
 small arrays that stay in the cache, wide ones in pieces, and seen from the mean of a. Behind the
 last point the arrays are filled with 0 up to a multiple of four, so that products go four by four.
 
-Legend: x (n, d) are points. The order (n,) holds the samples class by class, the rows of each
+Legend: x (n, d) are points, or two arrays: (m, d) of this batch, and (n - m, d) of what was before
+it, which are counted first. The order (n,) holds the samples class by class, the rows of each
 first. Blocks (k, 4) are from and to where in the order a and b reach; what is computed of their
-pairs stands one block behind the other. The rows are those from ``first`` to ``last``. Pairs
-whose squared distance is below the share ``cancelled`` of |a|^2 + |b|^2 are subtracted directly,
-and so are all pairs of a block of few points, which are not gathered then.
+pairs stands one block behind the other. The rows are those from ``first`` to ``last``. Pairs whose
+squared distance is below the share ``cancelled`` of |a|^2 + |b|^2 are subtracted directly, and so
+are all pairs of a block of few points, which are not gathered then.
 Targets are the distances D of the inputs, shares the weights G, empty if every pair counts once.
 A gradient (rows, d) is added to; (0, d) if none is needed.
 
@@ -30,6 +31,7 @@ _compiled = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
 )
 Array: TypeAlias = Any  # a numpy array; numba infers and checks the types of all that follows
+Points: TypeAlias = Array | tuple[Array, Array]
 _PIECE = 1024
 """Dimensions that are multiplied at a time, so that eight rows stay in the nearest cache."""
 _FEW = 6
@@ -85,7 +87,7 @@ def blocks_of(
             stop += 1
         while middle < stop and first <= order[middle] < last:
             middle += 1
-        if start < middle and stop - start <= side:
+        if start < middle <= start + _FEW and stop - start <= side:
             blocks[count] = start, middle, start, stop
             count += 1
         elif start < middle:
@@ -105,7 +107,7 @@ def blocks_of(
 
 
 @_compiled
-def input_distances(x: Array, order: Array, blocks: Array, cancelled: float, out: Array) -> None:
+def input_distances(x: Points, order: Array, blocks: Array, cancelled: float, out: Array) -> None:
     """Distances between the inputs of each block; below 0 is cancelled: products."""
     space, begin, seen = _workspace(x, blocks), 0, -1
     for start, stop, other, end in blocks:
@@ -157,7 +159,7 @@ def read_table(
 
 @_compiled
 def compare(
-    x: Array, pairs: Any, scale: float, strength: float, sums: Array, gradient: Array
+    x: Points, pairs: Any, scale: float, strength: float, sums: Array, gradient: Array
 ) -> None:
     """Add sums of G (D - s d)^2, G D d, G d^2 and G over the pairs of the rows with all samples."""
     order, blocks, first, last, cancelled, targets, shares = pairs
@@ -192,6 +194,20 @@ def compare(
 
 
 @_compiled
+def _point(x: Points, i: int) -> Array:
+    """A point by its number, where there are two arrays among those of both."""
+    if isinstance(x, tuple):  # decided when it is compiled
+        own, past = x
+        return past[i] if i < len(past) else own[i - len(past)]
+    return x[i]
+
+
+@_compiled
+def _own(x: Points) -> Array:
+    return x[0] if isinstance(x, tuple) else x
+
+
+@_compiled
 def _is_same(a: Array, b: Array) -> bool:
     """Whether a is b, so that pairs are computed for j < i alone."""
     return a[0] == b[0] and len(a) == len(b)
@@ -204,17 +220,18 @@ def _are_few(a: Array, b: Array) -> bool:
 
 
 @_compiled
-def _workspace(x: Array, blocks: Array) -> _Space:
+def _workspace(x: Points, blocks: Array) -> _Space:
     """Arrays for the points a and b of the longest block and for what is between them."""
-    longest, width = 0, x.shape[1]
+    longest, own = 0, _own(x)
+    width = own.shape[1]
     for start, stop, other, end in blocks:
         longest = max(longest, stop - start, end - other)
     side = _padded(longest)
     pieces = max(1, (width + _PIECE - 1) // _PIECE)
     each = (width + pieces - 1) // pieces
-    points, others = _lines(pieces * side, each, x), _lines(pieces * side, each, x)
-    shape, table = (pieces, side, points.shape[1]), _lines(side, side, x)
-    norms, centre = np.empty((2, side), x.dtype), np.zeros(width, x.dtype)
+    points, others = _lines(pieces * side, each, own), _lines(pieces * side, each, own)
+    shape, table = (pieces, side, points.shape[1]), _lines(side, side, own)
+    norms, centre = np.empty((2, side), own.dtype), np.zeros(width, own.dtype)
     points, others = points.reshape(shape), others.reshape(shape)
     return _Space(points, others, each, norms, centre, table, np.empty((side, side), np.bool_))
 
@@ -235,20 +252,21 @@ def _padded(count: int) -> int:
 
 
 @_compiled
-def _distances(x: Array, a: Array, b: Array, cancelled: float, fresh: bool, space: _Space) -> int:
+def _distances(x: Points, a: Array, b: Array, cancelled: float, fresh: bool, space: _Space) -> int:
     """Fill in the distances, for j <= i alone if a is b; return how many pairs are cancelled."""
-    zero, same, own, few = x.dtype.type(0), _is_same(a, b), a[0] == b[0], _are_few(a, b)
     out, is_cancelled, centre = space.table, space.is_cancelled, space.centre
+    zero, same, own, few = out.dtype.type(0), _is_same(a, b), a[0] == b[0], _are_few(a, b)
     if fresh and not few:
         centre[:] = zero
         for i in a:
+            point = _point(x, i)
             for k in range(len(centre)):
-                centre[k] += x[i, k]
+                centre[k] += point[k]
         for k in range(len(centre)):
-            centre[k] /= x.dtype.type(len(a))
+            centre[k] /= out.dtype.type(len(a))
     if few:
         for i in range(len(a)):
-            space.norms[:, i] = x[a[i]].sum()
+            space.norms[:, i] = _point(x, a[i]).sum()
     else:
         _products(x, a, b, fresh, space)
     norms, other_norms, count = space.norms[0], space.norms[0 if own else 1], 0
@@ -267,7 +285,7 @@ def _distances(x: Array, a: Array, b: Array, cancelled: float, fresh: bool, spac
             count += row
             for j in range(i if same else len(b)):
                 if is_cancelled[i, j]:
-                    square, left, right = zero, x[a[i]], x[b[j]]
+                    square, left, right = zero, _point(x, a[i]), _point(x, b[j])
                     for k in range(len(left)):
                         difference = left[k] - right[k]
                         square += difference * difference
@@ -280,7 +298,7 @@ def _distances(x: Array, a: Array, b: Array, cancelled: float, fresh: bool, spac
 
 
 @_compiled
-def _products(x: Array, a: Array, b: Array, fresh: bool, space: _Space) -> None:
+def _products(x: Points, a: Array, b: Array, fresh: bool, space: _Space) -> None:
     """Fill in inner products and squared lengths, seen from the centre."""
     points, others = space.points, space.others
     if a[0] == b[0]:
@@ -296,14 +314,14 @@ def _products(x: Array, a: Array, b: Array, fresh: bool, space: _Space) -> None:
 
 
 @_compiled
-def _gather(x: Array, rows: Array, space: _Space, points: Array, norms: Array) -> None:
+def _gather(x: Points, rows: Array, space: _Space, points: Array, norms: Array) -> None:
     """Copy rows, seen from the centre, and their squared lengths."""
     for i in range(len(rows)):
-        norms[i] = 0
+        norms[i], whole = 0, _point(x, rows[i])
         for piece in range(len(points)):
             place = slice(piece * space.each, (piece + 1) * space.each)
-            source, middle, point = x[rows[i]][place], space.centre[place], points[piece, i]
-            norm = x.dtype.type(0)
+            source, middle, point = whole[place], space.centre[place], points[piece, i]
+            norm = norms.dtype.type(0)
             for k in range(len(source)):
                 value = source[k] - middle[k]
                 point[k] = value
@@ -374,14 +392,15 @@ def _weigh(
 
 @_compiled
 def _add_cancelled(
-    x: Array, a: Array, b: Array, both: bool, first: int, space: _Space, gradient: Array
+    x: Points, a: Array, b: Array, both: bool, first: int, space: _Space, gradient: Array
 ) -> None:
     """Move cancelled pairs from the weights to the gradient, their differences as they are."""
-    nobody = np.zeros(x.shape[1], x.dtype)
+    nobody = np.zeros(gradient.shape[1], gradient.dtype)
     for i in range(len(a)):
         for j in range(i if _is_same(a, b) else len(b)):
             if space.is_cancelled[i, j]:
-                weight, left, right = space.table[i, j], x[a[i]], x[b[j]]
+                weight = space.table[i, j]
+                left, right = _point(x, a[i]), _point(x, b[j])
                 pulled = gradient[a[i] - first]
                 pushed = gradient[b[j] - first] if both else nobody
                 for k in range(len(left)):

@@ -1,0 +1,45 @@
+"""What must not be compiled, and how it gets along with `torch.compile`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def between_graphs(function: Callable[P, R], reason: str) -> Callable[P, R]:
+    """A function to be called while `torch.compile` traces: it runs between two graphs.
+
+    Args:
+        function: What runs as it is.
+        reason: Why, for those who ask for one graph.
+
+    Returns:
+        A function of the same arguments and result.
+    """
+
+    def uncompiled(*args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = torch.compiler.disable(function)(*args, **kwargs)
+        return result
+
+    # what torch.compiler.disable sets, which would import the compiler for everybody
+    vars(uncompiled).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=reason)
+    return uncompiled
+
+
+def as_written() -> AbstractContextManager[None]:
+    """A context in which compiled modules run as they were before.
+
+    Returns:
+        The context.
+    """
+    if "torch._dynamo" not in sys.modules:  # then nothing is compiled
+        return nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
