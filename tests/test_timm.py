@@ -186,6 +186,8 @@ def test_a_setting_is_chosen_by_the_mean_of_clean_and_attacked_accuracy() -> Non
     runs = [
         {"key": {**key, "setting": "eps 2/255"}, "figures": {"clean": 0.6, "attacked": 0.2}},
         {"key": {**key, "setting": "eps 4/255"}, "figures": {"clean": 0.5, "attacked": 0.35}},
+        {"key": {**key, "setting": "eps 8/255"}, "figures": {"clean": 0.4, "attacked": 0.4}},
+        {"key": {**key, "setting": "eps 16/255"}, "figures": {"clean": 0.3, "attacked": 0.3}},
         {"key": {**key, "network": "m", "setting": "eps 2/255"}, "figures": {}},
     ]
     assert chosen(runs, "n", "RobustLoss") == "eps 4/255"
@@ -225,7 +227,7 @@ def test_it_runs_resumes_and_leaves_its_tables(folder: Path) -> None:
     assert done.exit_code == 0, done.output
     first = out.read_text()
     found = json.loads(first)["runs"]
-    assert len(found) == 2 + 2 + 2
+    assert len(found) == 3 + 2 + 2
     table = out.with_suffix(".md").read_text()
     for run in found:
         assert run["key"].get("method", "") in table

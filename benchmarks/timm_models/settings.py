@@ -30,7 +30,9 @@ class Row:
 
 def _isometry(**options: Any) -> dict[str, Recipe]:
     common = {"scale": "fit", **options}
-    return {f"share {share:g}": {"isometry": {"share": share, **common}} for share in (0.1, 1.0, 3.0)}
+    return {
+        f"share {share:g}": {"isometry": {"share": share, **common}} for share in (0.1, 1.0, 3.0)
+    }
 
 
 CONTROL = "its control: images shuffled"
