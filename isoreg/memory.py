@@ -96,7 +96,7 @@ class FeatureQueue:
                 f"queue and {kind} now. Use one queue for each model and kind of labels, or "
                 "clear() it."
             )
-        batch = [*tensors, _one_class(tensors) if labels is None else labels]
+        batch = _with_labels(tensors, labels)
         held = self._held() or [x[:0] for x in batch]
         *points, old_labels = [old.to(x.device) for old, x in zip(held, batch, strict=True)]
         return points, torch.cat([old_labels, batch[-1]])
@@ -109,8 +109,7 @@ class FeatureQueue:
             labels: (n,) int64 or (n, C) floating labels, or None for one class.
             finite: Whether all samples are known to be finite; else they are looked at.
         """
-        self._kind = _describe(tensors, labels)
-        batch = [*tensors, _one_class(tensors) if labels is None else labels]
+        self._kind, batch = _describe(tensors, labels), _with_labels(tensors, labels)
         if not finite:  # a step that overflowed must not spoil those after it
             # a sum is finite if all its terms are, and takes a tenth of the time of each
             wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
@@ -131,17 +130,17 @@ class FeatureQueue:
 
     def _make_room(self, batch: Sequence[Tensor]) -> None:
         """Behind what is held; it moves once in several steps."""
-        n, before = len(batch[0]), self._rows or batch
-        kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(before, batch, strict=True)]
-        fits = len(before[0]) == 2 * self.size and before[0].device == batch[0].device
-        fits = bool(self._rows) and fits and kinds == [x.dtype for x in before]
-        if fits and self._first + self._count + n <= 2 * self.size:
+        n, room, held = len(batch[0]), 2 * self.size, self._rows or [x[:0] for x in batch]
+        kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(held, batch, strict=True)]
+        wanted = [(room, batch[0].device, kind) for kind in kinds]
+        fits = wanted == [(len(x), x.device, x.dtype) for x in held]
+        if fits and self._first + self._count + n <= room:
             return
         kept = [x[max(0, self._count + n - self.size) :] for x in self._held()]
         if not fits:
             with torch.inference_mode(False):  # what is made in it cannot be written to after it
                 self._rows = [
-                    x.new_empty(2 * self.size, *x.shape[1:], dtype=kind)
+                    x.new_empty(room, *x.shape[1:], dtype=kind)
                     for x, kind in zip(batch, kinds, strict=True)
                 ]
         for rows, old in zip(self._rows, kept, strict=False):  # nothing is held at first
@@ -201,8 +200,12 @@ def _hide(batch: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
     return [*(x.masked_fill(~finite[:, None], 0) for x in tensors), labels]
 
 
-def _one_class(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.zeros(len(tensors[0]), dtype=torch.int64, device=tensors[0].device)
+def _with_labels(tensors: Sequence[Tensor], labels: Tensor | None) -> list[Tensor]:
+    """A batch; without labels all its samples are of class 0."""
+    first = tensors[0]
+    if labels is None:
+        labels = torch.zeros(len(first), dtype=torch.int64, device=first.device)
+    return [*tensors, labels]
 
 
 def _describe(tensors: Sequence[Tensor], labels: Tensor | None) -> str:

@@ -130,14 +130,19 @@ def test_a_step_that_overflowed_spoils_no_later_one(
 
 @pytest.mark.parametrize("of", [0, 1], ids=["inputs", "features"])
 @pytest.mark.parametrize("label", [0, 7, -100], ids=["with pairs", "alone", "ignored"])
-def test_a_sample_that_is_not_finite_is_not_kept_whatever_its_label(of: int, label: int) -> None:
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf])
+@pytest.mark.parametrize("kind", ["integers", "soft", "weighed"])
+def test_a_sample_that_is_not_finite_is_not_kept_whatever_its_label(
+    of: int, label: int, bad: float, kind: str
+) -> None:
     for n in (5, 150):
         queue, (x, features, y) = FeatureQueue(500), samples(n, 1)
-        isometry_penalty(x, features, y, queue=queue)
-        (x, features)[of][2, 1], y[2] = torch.nan, label
+        (x, features)[of][2, 1], y[2] = bad, label
+        labels = F.one_hot(y.clamp_min(0), 8).double() if kind == "soft" else y
+        weights = torch.zeros(n, n) if kind == "weighed" else None
         for _ in range(2):
-            isometry_penalty(x, features, y, queue=queue)
-        assert len(queue) == n + 2 * (n - 1)
+            isometry_penalty(x, features, labels, queue=queue, pair_weights=weights)
+        assert len(queue) == 2 * (n - 1)
         assert all(rows.isfinite().all() for rows in queue.state_dict()["rows"])
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import subprocess
 import sys
+import weakref
 from typing import Any
 from unittest import mock
 
@@ -463,3 +465,15 @@ def test_classes_so_far_apart_that_their_distance_overflows_do_not_meet() -> Non
     far = isometry_penalty(torch.cat([x, apart], 1), torch.cat([features, apart], 1), y)
     torch.testing.assert_close(near, expected)
     torch.testing.assert_close(far, expected)
+
+
+def test_a_call_is_freed_without_the_collector() -> None:
+    call = call_of(None, 4)
+    engine.compare(call, 1.0, 1.0, needs_grad=False)
+    freed = weakref.ref(call)
+    gc.disable()
+    try:
+        del call
+        assert freed() is None
+    finally:
+        gc.enable()

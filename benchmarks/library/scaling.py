@@ -112,8 +112,8 @@ def same_pairs(case: str, way: str, others: int) -> dict[str, Any]:
     def step(points: list[Tensor], queue: FeatureQueue | None) -> None:
         inputs, *features = points
         leaves = [x.detach().requires_grad_() for x in features]
-        some = None if labels is None else chosen.labels(len(inputs))
-        torch.autograd.grad(isometry_penalty(inputs, leaves, some, queue=queue).sum(), leaves)
+        labels = chosen.labels(len(inputs))
+        torch.autograd.grad(isometry_penalty(inputs, leaves, labels, queue=queue).sum(), leaves)
 
     if way == "a queue":
         step([x[-others:] for x in points], queue)
@@ -209,12 +209,6 @@ def tables(found: Found) -> str:
         [f"{run['key']['bytes'] / 1000:,.0f}", str(run["key"]["ranks"]), *_times(run, "gather")]
         for run in with_keys(found, kind="gather")
     ]
-    alike = [
-        [f"{run['key']['case']}, {run['key']['way']} of {run['key']['others']:,}"]
-        + [f"{1e3 * run['figures'][name]:.1f}" for name in (run["key"]["way"], "one batch")]
-        + [f"{run['figures']['ratio']:.2f}"]
-        for run in with_keys(found, kind="same pairs")
-    ]
     cores = found["environment"]["cores"]
     return page(
         "# Pairs across ranks",
@@ -236,13 +230,24 @@ def tables(found: Found) -> str:
         f"A batch of {BATCH:,} beside others, and one batch that has as many pairs by itself: "
         "processor time in ms, medians, in turn. A queue's time holds what keeps it, a rank's not "
         "the gathering.",
-        markdown_table(("case, beside", "this, ms", "one batch, ms", "ratio"), alike),
+        markdown_table(("case, beside", "this, ms", "one batch, ms", "ratio"), _alike(found)),
         "## Gathering",
         "Every rank gets the bytes of all others: time on the clock.",
         markdown_table(("kB a rank", "processes", "median, ms", "fastest, ms"), gathering),
         "What a model that was fitted to these runs predicts for hardware that was never measured: "
         "[scaling-model](scaling-model.md).",
     )
+
+
+def _alike(found: Found) -> list[list[str]]:
+    """The rows of the same pairs in one batch."""
+    rows = []
+    for run in with_keys(found, kind="same pairs"):
+        key, figures = run["key"], run["figures"]
+        times = [f"{1e3 * figures[name]:.1f}" for name in (key["way"], "one batch")]
+        name = f"{key['case']}, {key['way']} of {key['others']:,}"
+        rows.append([name, *times, f"{figures['ratio']:.2f}"])
+    return rows
 
 
 def _step_row(run: Run) -> list[str]:
