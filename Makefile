@@ -20,8 +20,9 @@ CORE_TESTS := $(patsubst %,tests/test_%.py,balance devices diagnostics distances
 demo: setup
 	@$(BIN)/python -m examples.demo
 
+# The old torch first: pip takes 4 GB beside it while it installs, which are free again for the rest.
 # The site before the tests: one of them looks at it, in a browser where there is one.
-test: lint types docs unit core floor dist
+test: $(CORE)/.installed lint types docs unit core floor dist
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -42,8 +43,7 @@ core: $(CORE)/.installed
 floor: $(CORE)/.installed
 	@test -e $(CORE)/floor || { $(PYTHON) -m venv $(CORE)/floor || { $(venv_failed); }; }
 	@ls -d $(CURDIR)/$(CORE)/lib/python*/site-packages > "$$(ls -d $(CORE)/floor/lib/python*/site-packages)/torch.pth"
-	@$(CORE)/floor/bin/python -m pip install --quiet --disable-pip-version-check \
-		hypothesis numpy pytest pytest-xdist sybil || { $(install_failed); }
+	@$(call pip_install,$(CORE)/floor,hypothesis numpy pytest pytest-xdist sybil)
 	@$(CORE)/floor/bin/python -m pytest -q -n auto --dist loadfile --disable-warnings $(CORE_TESTS)
 
 # The site, with warnings as errors. It imports isoreg beside the torch of $(CORE).
@@ -59,7 +59,7 @@ dist: $(DOCS)/.installed $(CORE)/.installed
 	@$(DOCS)/bin/python -m twine check --strict dist/*
 	@$(CORE)/bin/python -m venv build/clean
 	@ls -d $(CURDIR)/$(CORE)/lib/python*/site-packages > "$$(ls -d build/clean/lib/python*/site-packages)/torch.pth"
-	@build/clean/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	@$(call pip_install,build/clean,dist/*.whl)
 	@cd build && clean/bin/python -W ignore ../tests/installed.py
 
 # What the tests do not notice when a file is broken: make mutants FILE=isoreg/masks.py, or SAMPLE=250 SEED=2 of all files.
@@ -73,23 +73,24 @@ $(VENV)/.installed: pyproject.toml
 	@$(call check_python)
 	@echo "Setting up $(VENV): about three minutes and 6 GB, most of it PyTorch."
 	@$(PYTHON) -m venv $(VENV) || { $(venv_failed); }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' || { $(install_failed); }
+	@$(call pip_install,$(VENV),-e '.[test]')
 	@touch $@
 
 $(VENV)/.mutants: $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mutants]' || { $(install_failed); }
+	@$(call pip_install,$(VENV),-e '.[mutants]')
 	@touch $@
 
 $(CORE)/.installed: pyproject.toml
 	@$(call check_python)
+	@echo "Setting up $(CORE): about two minutes and 7 GB, the oldest PyTorch."
 	@$(PYTHON) -m venv $(CORE) || { $(venv_failed); }
-	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==$(FLOOR)' || { $(install_failed); }
+	@$(call pip_install,$(CORE),'torch==$(FLOOR)')
 	@touch $@
 
 $(DOCS)/.installed: docs/requirements.txt
 	@$(call check_python)
 	@$(PYTHON) -m venv $(DOCS) || { $(venv_failed); }
-	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt || { $(install_failed); }
+	@$(call pip_install,$(DOCS),-r docs/requirements.txt)
 	@touch $@
 
 clean:
@@ -100,5 +101,9 @@ check_python = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' |
 	echo "Install one and name it, for example: make test PYTHON=python3.12"; exit 1; }
 venv_failed = echo "Could not make a virtual environment with '$(PYTHON) -m venv'."; \
 	echo "On Debian and Ubuntu: apt install python3-venv. Then run make again."; exit 1
-install_failed = echo "Installing failed; pip's own message is above."; \
-	echo "Check the network, a free disk of 8 GB and a PyTorch build for this Python; then run make again."; exit 1
+# pip unpacks beside the environment: /tmp is often a small disk in memory.
+pip_install = mkdir -p $(1)/tmp && TMPDIR='$(CURDIR)/$(1)/tmp' \
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) && rm -rf $(1)/tmp || { \
+	rm -rf $(1)/tmp; echo "Installing failed; pip's own message is above."; \
+	echo "Check the network, a free disk (8 GB for make demo, 16 for make test)"; \
+	echo "and a PyTorch build for this Python; then run make again."; exit 1; }

@@ -73,6 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_attach.record": {"errors", "_attach.samples"},
     "_attach.recorder": {
         "errors",
+        "_compiled",
         "_attach.classifier",
         "_attach.hook",
         "_attach.layers",

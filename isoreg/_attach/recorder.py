@@ -20,6 +20,7 @@ from isoreg._attach.pooling import FirstTensor, tensors_in
 from isoreg._attach.record import Record, new_record
 from isoreg._attach.reference import Source, naming_the_source
 from isoreg._attach.samples import parameter_names, read_call
+from isoreg._compiled import break_graph
 from isoreg.errors import IsoregError, LayerError, RecordError
 
 _NEVER = "the model was not called since the recorder was attached"
@@ -418,10 +419,6 @@ def _clear_search(search: ClassifierSearch) -> None:
     search.clear()
 
 
-for _function, _reason in (
-    (_call_uncompiled, _FULL_GRAPH),
-    (_clear_search, _FULL_GRAPH),
-    (_watch_uncompiled, _ONE_GRAPH_AUTO),
-):
-    # what torch.compiler.disable sets, which would import the compiler for everybody
-    vars(_function).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=_reason)
+break_graph(_call_uncompiled, _FULL_GRAPH)
+break_graph(_clear_search, _FULL_GRAPH)
+break_graph(_watch_uncompiled, _ONE_GRAPH_AUTO)
