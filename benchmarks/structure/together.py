@@ -178,7 +178,7 @@ _SHOTS = ((1, 20), (10, 10))
 DIGITS = Subject(
     replace(ON_DIGITS, examples=_SHOTS),
     {"epochs": 1, **FEW},
-    trials(MANIFOLD, (0.02, 0.1, 0.5, 2.0, 8.0, 32.0)),
+    trials(MANIFOLD, (0.02, 0.1, 0.5, 2.0, 8.0, 32.0, 128.0, 512.0)),
     _small_digits,
 )
 MNIST = Subject(
@@ -187,11 +187,11 @@ MNIST = Subject(
     trials(MANIFOLD, (0.02, 0.1, 0.5, 2.0)),
     _mnist,
 )
-# half of the epochs, four seeds and three strengths, for the time that a run takes
+# half of the epochs, four seeds and four strengths, for the time that a run takes
 PHOTOGRAPHS = Subject(
     replace(cifar.cifar_settings(False), examples=_SHOTS, epochs=8),
     {"train_images": 200, "known": 150, "test_images": 100, "epochs": 1, **FEW},
-    trials(PATCHES, (0.1, 0.3, 1.0)),
+    trials(PATCHES, (0.1, 0.3, 1.0, 3.0)),
     _photographs,
     network=cifar.small_resnet,
     slack=cifar.SLACK,
