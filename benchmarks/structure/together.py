@@ -187,11 +187,11 @@ MNIST = Subject(
     trials(MANIFOLD, (0.02, 0.1, 0.5, 2.0)),
     _mnist,
 )
-# half of the epochs, four seeds and four strengths, for the time that a run takes
+# half of the epochs and four seeds, for the time that a run takes
 PHOTOGRAPHS = Subject(
     replace(cifar.cifar_settings(False), examples=_SHOTS, epochs=8),
     {"train_images": 200, "known": 150, "test_images": 100, "epochs": 1, **FEW},
-    trials(PATCHES, (0.1, 0.3, 1.0, 3.0)),
+    trials(PATCHES, (0.1, 0.3, 1.0, 3.0, 10.0)),
     _photographs,
     network=cifar.small_resnet,
     slack=cifar.SLACK,
