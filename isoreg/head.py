@@ -12,6 +12,7 @@ from isoreg._attach.classifier import choose_layers
 from isoreg._attach.layers import Layers
 from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.recorder import Recorder
+from isoreg._pairs.precision import full_precision
 from isoreg.distances import flatten_points
 from isoreg.errors import InputError, RecordError, check_integer, error_prefix
 
@@ -27,7 +28,8 @@ class ReferenceHead(nn.Module):
     with phi the recorded features, A and b the head's own weights and w ``weight``. It is what
     isometry should be compared with where labels are to be read from the features afterwards: it
     often wins there. Its *answers* have the reference's distances, the features themselves less
-    than with isometry.
+    than with isometry. It is computed in the dtype of its weights, which is the model's, whatever
+    autocast says.
 
     Args:
         model: The model; recorded as by `isoreg.IsometryRegularizer`.
@@ -72,7 +74,8 @@ class ReferenceHead(nn.Module):
                 names = ", ".join(repr(found.name) for found in layers)
                 raise InputError(f"layer must name one layer, got {names}.")
         self.weight = weight
-        self.linear: nn.Linear = nn.LazyLinear(out_features)
+        kinds = (p.dtype for p in model.parameters() if p.is_floating_point())
+        self.linear: nn.Linear = nn.LazyLinear(out_features, dtype=next(kinds, None))
         if layers and type(layers[0].module) is nn.Linear:
             linear = layers[0].module
             width = linear.in_features if layers[0].at_input else linear.out_features
@@ -96,15 +99,18 @@ class ReferenceHead(nn.Module):
             record = self._recorder.take()
             name, features = next(iter(record.features.items()))
             check_reference(reference, {name: features})
-            points = flatten_points(reference.detach(), "reference").to(features)
+            points = flatten_points(reference.detach(), "reference").to(features.device)
             if points.shape[1] != self.linear.out_features:
                 raise InputError(
                     f"the reference must have {self.linear.out_features} coordinates a sample, "
                     f"got {points.shape[1]}. Build the head with out_features={points.shape[1]}."
                 )
         if isinstance(self.linear, nn.LazyLinear):
-            self.linear.to(features)
-        difference: Tensor = self.linear(features) - points
+            widest = torch.promote_types(self.linear.weight.dtype, features.dtype)
+            self.linear.to(features.device, widest)
+        dtype = self.linear.weight.dtype  # features may be bf16 because autocast made them so
+        with full_precision(features.device):
+            difference: Tensor = self.linear(features.to(dtype)) - points.to(dtype)
         if len(points) == 0:
             return difference.sum()
         return self.weight * difference.square().sum(1).mean()

@@ -103,3 +103,31 @@ def test_a_record_is_read_once_and_a_detached_head_leaves_no_hook() -> None:
     head.detach()
     head.detach()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "layer", [None, "0"]
+)  # a head that waits for its width, and one that has it
+@pytest.mark.parametrize("inside", [True, False])
+def test_autocast_rounds_neither_the_reference_nor_the_products_of_the_head(
+    layer: str | None, inside: bool
+) -> None:
+    model = net()
+    head = ReferenceHead(model, 3, layer)
+    reference = 1000 + REFERENCE.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        model(X.float())
+        features = model[:4](X.float()) if layer is None else model[:1](X.float())
+        found = head(reference) if inside else None
+    found = head(reference) if found is None else found
+    assert head.linear.weight.dtype == torch.float32
+    products = features.float() @ head.linear.weight.T + head.linear.bias
+    expected = (products - reference).square().sum(1).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_the_head_of_a_model_in_bfloat16_is_in_bfloat16() -> None:
+    model = net().bfloat16()
+    head = ReferenceHead(model, 3)
+    model(X.bfloat16())
+    assert head(REFERENCE).dtype == head.linear.weight.dtype == torch.bfloat16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -153,6 +154,26 @@ def test_an_outlier_far_from_a_dense_cluster_has_a_place() -> None:
         warnings.simplefilter("ignore")
         placed = references.manifold(x, neighbors=5, dimensions=3)(x)
     assert placed.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: references.blurred(1.0),
+        lambda x: references.patches(x, size=3, filters=4),
+        lambda x: references.scaled(references.blurred(1.0), x),
+        lambda x: references.standardized(references.patches(x, size=3, filters=4), x),
+        lambda x: references.manifold(x, reference=references.blurred(1.0), dimensions=3),
+    ],
+)
+def test_references_are_learnt_and_used_in_full_precision_under_autocast(make: Callable) -> None:
+    x = images(60)
+    reference = make(x)
+    expected = reference(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [reference(x), make(x)(x)]
+    for values in found:
+        torch.testing.assert_close(values, expected, rtol=0, atol=0)  # of one dtype as well
 
 
 def test_patches_do_not_see_brightness() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from isoreg._pairs.precision import full_precision
 from isoreg.errors import InputError, check_integer, error_prefix
 from isoreg.references._patterns import Patterns, learn_patterns, pattern_features
 from isoreg.references._points import Reference
@@ -25,7 +26,8 @@ def blurred(sigma: float) -> Reference:
         g(a) \propto e^{-a^2 / 2 \sigma^2}
 
     with zeros outside the image and g cut off at 3 sigma. Strokes that are shifted by a pixel
-    come closer to each other than they are in raw pixels.
+    come closer to each other than they are in raw pixels. Computed in the dtype of the images,
+    whatever autocast says.
 
     Args:
         sigma: Width of the Gaussian, in pixels.
@@ -64,7 +66,7 @@ def patches(
 
     and a_f is averaged over the cells of a ``grid`` by ``grid`` division of the image. Takes about
     a millisecond an image: compute it once for the training set rather than in each step (see
-    `manifold`).
+    `manifold`). Learnt and computed in the dtype of the images, whatever autocast says.
 
     Source: Coates, Lee and Ng (2011), "An Analysis of Single-Layer Networks in Unsupervised
     Feature Learning".
@@ -91,7 +93,8 @@ def patches(
     with error_prefix("patches"):
         _check_images(images, size=size, grid=grid)
         check_integer("filters", filters, 2)
-        patterns = learn_patterns(images, size, filters, seed)
+        with full_precision(images.device):
+            patterns = learn_patterns(images, size, filters, seed)
     return partial(_shown, size=size, grid=grid, patterns=patterns)
 
 
@@ -101,8 +104,9 @@ def _blur(images: Tensor, *_: object, weights: Tensor) -> Tensor:
             raise InputError(f"images must be (b, c, h, w), got {tuple(images.shape)}.")
     channels, reach = images.shape[1], len(weights) // 2
     kernel = weights.to(images).expand(channels, 1, 1, -1)
-    rows = F.conv2d(images, kernel, padding=(0, reach), groups=channels)
-    return F.conv2d(rows, kernel.transpose(2, 3), padding=(reach, 0), groups=channels)
+    with full_precision(images.device):
+        rows = F.conv2d(images, kernel, padding=(0, reach), groups=channels)
+        return F.conv2d(rows, kernel.transpose(2, 3), padding=(reach, 0), groups=channels)
 
 
 def _shown(images: Tensor, *_: object, size: int, grid: int, patterns: Patterns) -> Tensor:
@@ -114,7 +118,8 @@ def _shown(images: Tensor, *_: object, size: int, grid: int, patterns: Patterns)
                 f"images must have {channels} channels like those that patterns were learnt from, "
                 f"got {images.shape[1]}."
             )
-    return pattern_features(images, size, grid, patterns)
+    with full_precision(images.device):
+        return pattern_features(images, size, grid, patterns)
 
 
 def _check_images(images: Tensor, *, size: int, grid: int) -> None:
