@@ -101,12 +101,12 @@ def test_a_cache_asks_for_each_pair_once_also_in_the_next_fit(tmp_path: Path) ->
     first, trial = fit(), 2 * 15 * 16
     assert sum(asked) == 60 * 59 / 2 + trial
     second = fit()
-    assert sum(asked) == trial + 1  # one pair again, which tells metrics of one name apart
+    assert sum(asked) == trial + 32  # some again, which tells metrics of one name apart
     assert (first == second).all()
     embedding = brief(metric=metric, cache=tmp_path / "city.sqlite", max_epochs=1).fit(ROWS)
     asked.clear()
     assert embedding.score(ROWS) <= 0
-    assert sum(asked) == trial + 1
+    assert sum(asked) == trial + 32
 
 
 def test_a_cache_of_another_metric_and_a_file_that_is_none_are_refused(tmp_path: Path) -> None:
@@ -128,6 +128,57 @@ def test_a_cache_of_another_metric_and_a_file_that_is_none_are_refused(tmp_path:
         brief(metric=city, cache=tmp_path / "text").fit(ROWS)
     with pytest.raises(InputError, match="cache is for a metric that is a callable"):
         brief(cache=tmp_path / "other").fit(ROWS)
+
+
+@pytest.mark.parametrize("takes", ["rows", "indices"])
+@pytest.mark.parametrize("change", ["capped", "whole", "floored"])
+def test_a_metric_that_differs_for_some_pairs_is_told_from_the_one_before(
+    tmp_path: Path, takes: str, change: str
+) -> None:
+    changes = {
+        "plain": lambda d: d,
+        "capped": lambda d: np.minimum(d, np.quantile(d_all, 0.8)),
+        "whole": np.round,
+        "floored": lambda d: np.where(d < np.quantile(d_all, 0.2), 0, d),
+    }
+    d_all, rows = city(ROWS, ROWS), ROWS if takes == "rows" else np.arange(60)[:, None]
+
+    def metric(a: Any, b: Any) -> Any:
+        return changes[kind](city(a, b) if takes == "rows" else d_all[np.ix_(a, b)])
+
+    def fit() -> Any:
+        return brief(metric=metric, metric_takes=takes, cache=tmp_path / "pairs").fit(rows)
+
+    kind = "plain"
+    fit()
+    fit()
+    kind = change
+    with pytest.raises(InputError, match="distances of this metric, got .* it gives"):
+        fit()
+
+
+def test_known_pairs_are_tried_a_few_a_row_from_the_nearest_to_the_last(tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+
+    def compute(missing: NDArray[np.int64]) -> NDArray[np.float64]:
+        asked.append(missing.tolist())
+        return missing + 1.0
+
+    others = list(range(1, 101))
+    PairCache(tmp_path / "pairs", "m").row(0, others, compute)
+    asked.clear()
+    later = PairCache(tmp_path / "pairs", "m")
+    for _ in range(3):
+        later.row(0, others, compute)
+    later.row(0, others[:3], compute)
+    later.row(0, others, compute)
+    later.row(0, others, compute)
+    spread = [0, 14, 28, 42, 57, 71, 85, 99]
+    assert asked == [spread, spread, spread, [0, 1, 2], [0, 25, 50, 74, 99]]
+    again = PairCache(tmp_path / "pairs", "m")
+    again.row(0, others, lambda missing: (missing + 1.0) * (1 + 9e-4) + 9e-5)  # is rounding
+    with pytest.raises(InputError, match="got 15 in .* where it gives 14"):
+        again.row(0, others, lambda missing: np.minimum(missing + 1.0, 14))
 
 
 def test_objects_that_are_no_rows_are_compared_by_their_places() -> None:

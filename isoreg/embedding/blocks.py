@@ -154,8 +154,8 @@ def _symmetric(ask: Callable[[Places, Places], Array], places: Places) -> Array:
 def _cached(ask: Callable[[Places, Places], Array], store: PairCache, keys: list[int]) -> Blocks:
     def block(places: Places) -> Tensor:
         table = np.zeros((len(places), len(places)))
-        for i, place in enumerate(places[1:], start=1):
-            before = places[:i]
+        for i in reversed(range(1, len(places))):  # the longest first: the cache tries what it has
+            place, before = places[i], places[:i]
             table[i, :i] = table[:i, i] = store.row(
                 keys[place],
                 [keys[other] for other in before],
