@@ -282,6 +282,33 @@ def test_the_spread_is_the_root_mean_squared_distance_of_samples(spread: float) 
     torch.testing.assert_close(torch.cdist(walk, walk).square().mean().sqrt().item(), spread)
 
 
+def test_samples_that_the_manifold_places_lie_at_means_of_its_places() -> None:
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    reference = references.manifold(x, dimensions=3, spread=5.0)
+    places, placed = reference.keywords["places"], reference(x)  # type: ignore[attr-defined]
+    of_places, of_means = (torch.cdist(z, z).square().mean().sqrt() for z in (places, placed))
+    torch.testing.assert_close(of_places.item(), 5.0)
+    assert of_means < 0.99 * of_places
+    again = references.scaled(reference, x, spread=5.0)(x)
+    torch.testing.assert_close(torch.cdist(again, again).square().mean().sqrt().item(), 5.0)
+
+
+@pytest.mark.parametrize("make", [references.scaled, references.standardized])
+@pytest.mark.parametrize(
+    ("dtype", "unit"),
+    [(torch.float16, 1e-5), (torch.bfloat16, 1e-5), (torch.float32, 1e-22), (torch.float32, 1e20)],
+)
+def test_a_unit_may_be_small_or_large_for_the_type(
+    make: Callable, dtype: torch.dtype, unit: float
+) -> None:
+    x = torch.rand(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (unit * x).to(dtype)
+    found, expected = make(None, x)(x), make(None, x.double())(x.double())
+    assert found.dtype == dtype
+    rounding = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=rounding)
+
+
 def test_standardized_numbers_count_alike_unless_they_hardly_vary() -> None:
     x = torch.randn(2000, 4) * torch.tensor([1.0, 2.0, 1e-3, 0.0]) + torch.tensor([0, 9.0, 0, 5.0])
     found = references.standardized(None, x, spread=6.0)(x)
@@ -371,6 +398,18 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
             "manifold: spread must be a positive number, got 0.0.",
         ),
         (
+            lambda: references.manifold(torch.ones(20, 2), dimensions=1),
+            "manifold: samples must differ from each other, got 20 that all coincide. Give other "
+            "samples.",
+        ),
+        (
+            lambda: references.manifold(
+                torch.rand(20, 2), dimensions=1, reference=lambda x: 0 * x + 0.3
+            ),
+            "manifold: samples must differ from each other, got 20 that all coincide in the "
+            "reference. Give other samples.",
+        ),
+        (
             lambda: references.scaled(None, torch.ones(5, 2)),
             "scaled: samples must be finite and differ from each other, got 5 whose variance is 0.",
         ),
@@ -452,7 +491,7 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
             "standardized: spread must be a positive number, got inf.",
         ),
         (
-            lambda: references.scaled(None, torch.tensor([[0.0], [3e30]])),
+            lambda: references.scaled(None, torch.tensor([[0.0], [3e200]], dtype=torch.float64)),
             "scaled: samples must be finite and differ from each other, got 2 whose variance is in",
         ),
         (
@@ -493,11 +532,6 @@ def test_the_fewest_samples_that_are_allowed_suffice() -> None:
             place = references.manifold(points, neighbors=neighbors, dimensions=dimensions)
         assert place(points).shape == (samples, dimensions)
         assert place(points).isfinite().all()
-
-
-def test_the_manifold_of_equal_points_is_one_point() -> None:
-    place = references.manifold(torch.ones(12, 2), neighbors=4, dimensions=2)(torch.ones(3, 2))
-    assert place.isfinite().all()
 
 
 def test_a_graph_in_pieces_is_warned_of_with_their_number_and_a_whole_one_is_not() -> None:

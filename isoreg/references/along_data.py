@@ -38,8 +38,10 @@ def manifold(
     so that squared distances are commute times of the walk, as far as its ``dimensions`` slowest
     modes tell. A walk jumps to any sample with the small chance epsilon = 0.001, which keeps
     unconnected parts at a finite distance. A new point lies at the mean of its nearest samples,
-    weighted by w. Everything is multiplied so that samples have root mean squared distance
-    ``spread``, the scale for which ``beta=0.1`` is made.
+    weighted by w, and so does a sample, itself among them. Everything is multiplied so that the
+    places r(x_i) of the walk have root mean squared distance ``spread``, the scale for which
+    ``beta=0.1`` is made; the means, which the callable gives for samples too, lie nearer to each
+    other.
 
     Calling it compares with all samples. For a training set compute it once and look it up::
 
@@ -59,14 +61,16 @@ def manifold(
             samples as they are.
         neighbors: Of each sample in the graph, k.
         dimensions: Of the result.
-        spread: Root mean squared distance between samples in the result.
+        spread: Root mean squared distance between the places of the samples, before means are
+            taken. `scaled` of the result, on the samples, gives the means this distance.
 
     Returns:
         A callable from points (b, ...) to (b, dimensions). It ignores further arguments.
 
     Raises:
-        InputError: If there are too few samples, a distance between them is not finite, or an
-            option is out of range; later, if points are of another size than the samples.
+        InputError: If there are too few samples, all of them coincide, a distance between them is
+            not finite, or an option is out of range; later, if points are of another size than the
+            samples.
 
     Example:
         >>> turn = torch.linspace(0, 6, 60)  # a spiral: its ends are near in the plane
@@ -88,8 +92,13 @@ def manifold(
                 f"{neighbors} neighbors and {dimensions} dimensions need at least {least} samples, "
                 f"got {len(points)}."
             )
+        if bool((points == points[:1]).all()):
+            raise InputError(
+                f"samples must differ from each other, got {len(points)} that all coincide"
+                f"{'' if reference is None else ' in the reference'}. Give other samples."
+            )
         places, scales = commute_places(points, neighbors, dimensions)
-    size = (2 * places.var(0, correction=0).sum()).sqrt().clamp_min(1e-30)
+    size = (2 * places.var(0, correction=0).sum()).sqrt()
     return partial(
         _placed,
         reference=reference,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import torch
 from torch import Tensor
 
+from isoreg.distances import exact_dtype
 from isoreg.errors import InputError, error_prefix
 from isoreg.references._points import Reference, as_points
 
@@ -83,7 +85,8 @@ def _variances(samples: Tensor, reference: Reference | None, spread: float) -> T
     if not (math.isfinite(spread) and spread > 0):
         raise InputError(f"spread must be a positive number, got {spread!r}.")
     points = as_points(samples, reference)
-    variances = points.var(0, correction=0)
+    exact = points.to(exact_dtype(points.device))  # squares of small float32 would be rounded to 0
+    variances = exact.var(0, correction=0)
     if not 0 < variances.sum() < math.inf:
         raise InputError(
             "samples must be finite and differ from each other, "
@@ -94,4 +97,8 @@ def _variances(samples: Tensor, reference: Reference | None, spread: float) -> T
 
 def _times(x: Tensor, *_: object, reference: Reference | None, factor: float | Tensor) -> Tensor:
     points = x if reference is None else reference(x)
-    return points.flatten(1) * factor.to(points) if isinstance(factor, Tensor) else points * factor
+    if not isinstance(factor, Tensor):
+        return points * factor
+    # half numbers may be as small as 1e-7 and a factor as large, which is infinite in half
+    wide = torch.promote_types(points.dtype, torch.float32)
+    return (points.flatten(1) * factor.to(points.device, wide)).to(points.dtype)
