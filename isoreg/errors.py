@@ -6,6 +6,7 @@ import importlib
 import math
 import numbers
 from types import ModuleType
+from typing import Any
 
 
 class IsoregError(Exception):
@@ -138,6 +139,32 @@ def check_integer(name: str, value: object, least: int, most: float = math.inf) 
     if not is_integer or not least <= int(value) <= most:  # type: ignore[call-overload]
         below = "" if most == math.inf else f" and at most {most}"
         raise InputError(f"{name} must be an integer of at least {least}{below}, got {value!r}.")
+
+
+def refuse_masked(values: Any, name: str, fill: str) -> None:
+    """Refuse masked entries of a numpy array: the numbers beneath would be taken for known.
+
+    Args:
+        values: As the user gave them, of any type.
+        name: What to call them in an error.
+        fill: What to do about it.
+
+    Raises:
+        InputError: If some of them are masked.
+
+    Example:
+        >>> import numpy as np
+        >>> refuse_masked(np.ma.masked_equal([1, 2], 2), "y", "Write -1.")
+        Traceback (most recent call last):
+        isoreg.errors.InputError: y must not be masked, got 1 masked of 2 entries. Write -1.
+    """
+    if not any(kind.__module__.startswith("numpy.ma") for kind in type(values).__mro__):
+        return  # numpy itself may not be installed
+    masked = values.size - values.count()
+    if masked:
+        raise InputError(
+            f"{name} must not be masked, got {masked} masked of {values.size} entries. {fill}"
+        )
 
 
 def import_extra(module: str, extra: str) -> ModuleType:

@@ -480,6 +480,8 @@ BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({}, X, np.where(Y > 0, Y, np.nan), "y must not hold NaN"),
     ({}, X, np.c_[np.where(Y > 0, Y, -1), Y], "known from coarse to fine, got sample 0"),
     ({}, np.where(X > 6, np.nan, X), None, "Input X contains NaN"),
+    ({}, np.ma.masked_greater(X, 6), None, "X must not be masked, got .* Fill them with numbers"),
+    ({}, X, np.ma.masked_equal(Y, 2), "y must not be masked, got 50 masked of 150 entries"),
     ({}, np.ones((5, 3)), None, "got none but 0 among 5 samples. Do all samples coincide"),
     ({}, X[:1], None, "minimum of 2 is required"),
     ({"n_components": 0}, X, None, "n_components must be an integer at least 1, got 0"),
@@ -698,6 +700,13 @@ def test_copies_of_one_sample_do_not_hide_the_others() -> None:
             assert np.isfinite(embedding.transform(X)).all()
     with pytest.raises(InputError, match="Do all samples coincide"):
         IsometricEmbedding(max_epochs=1).fit(X[:300])
+
+
+def test_masked_samples_are_refused_where_they_are_placed_too() -> None:
+    embedding, masked = brief().fit(np.ma.masked_greater(X, 99)), np.ma.masked_greater(X, 6)
+    for call in (embedding.transform, embedding.score, embedding.plot):
+        with pytest.raises(InputError, match="X must not be masked, got"):
+            call(masked)
 
 
 @pytest.mark.parametrize("labels", [["a", pd.NA], np.array(["a", pd.NA], object)])

@@ -314,6 +314,16 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": "precomputed"}, None, r"distances= belongs to metric='precomputed'.* and none\."),
     ({}, np.zeros((60, 60)), r"distances= belongs to metric='precomputed'.* and some\."),
     ({"metric": "precomputed"}, np.zeros((60, 59)), r"shape \(60, 60\) for 60 samples"),
+    (
+        {"metric": "precomputed"},
+        np.ma.masked_greater(city(ROWS, ROWS), city(ROWS, ROWS).max() * 0.999),
+        "distances must not be masked, got 2 masked of 3600 entries. Fill them with NaN",
+    ),
+    (
+        {"metric": lambda a, b: np.ma.masked_less(city(a, b), 1)},
+        None,
+        "metric's result must not be masked, got .* Fill them with NaN",
+    ),
     ({"metric": "precomputed"}, -city(ROWS, ROWS), "distances must be at least 0 and finite"),
     ({"metric": "precomputed"}, skewed(ROWS, ROWS), "distances must be symmetric, got"),
     ({"metric": "precomputed"}, torch.eye(60).to_sparse(), "distances must be a dense tensor"),
@@ -398,11 +408,25 @@ def test_one_labelled_sample_of_a_batch_counts_as_one() -> None:
         (np.array([0, None, 1]), "y must not hold None or NaN. Write -1"),
         (np.array(["a", np.nan, "b"], object), "y must not hold None or NaN. Write -1"),
         ([0.0, np.inf, 1.0], "y must not hold NaN or infinity. Write -1"),
+        (["a", np.nan, "b"], "y must not hold None or NaN. Write -1"),
+        (["a", None, "b"], "y must not hold None or NaN. Write -1"),
+        ([["a", "c"], ["b", np.nan], ["b", "d"]], "y must not hold None or NaN. Write -1"),
+        ([1, "1", 2], "must be all strings or all numbers, got '1' and 1. Write all"),
+        (np.array(["a", 0.5, "b"], object), "must be all strings or all numbers, got 'a' and 0.5"),
+        (np.ma.masked_equal([0, 1, 2], 1), "y must not be masked, got 1 masked of 3 .* with -1"),
     ],
 )
 def test_what_is_no_label_of_a_map_is_refused(y: Any, text: str) -> None:
     with pytest.raises(InputError, match=text):
         read_targets(y, 3)
+
+
+def test_labels_of_a_list_are_those_of_an_array() -> None:
+    assert read_targets(["b", -1, "a", "b"], 4).classes.tolist() == [1, -1, 0, 1]
+    assert read_targets(["b", "-1", "a"], 3).classes_.tolist() == ["a", "b"]
+    levels = read_targets([(3, "a"), (3, "b"), (5, -1)], 3)
+    assert levels.classes_.tolist() == [[3, "a"], [3, "b"]]
+    assert read_targets(np.ma.masked_equal([0, 1, 2], 9), 3).classes.tolist() == [0, 1, 2]
 
 
 def test_labels_of_several_types_keep_them() -> None:

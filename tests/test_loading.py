@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -107,6 +108,52 @@ def test_an_unknown_distance_passes_as_nan() -> None:
 def test_distances_are_constants_whatever_they_were_computed_from() -> None:
     graph = (2 * torch.ones(2, 2, requires_grad=True)).fill_diagonal_(0)
     assert not PairwiseCollate(lambda samples: graph)([1.0, 2.0])[-1].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("near", "back", "fits"),
+    [(1e-9, 5e-9, False), (1e-9, 1.0005e-9, True), (0.0, 1e-12, False)],
+)
+@pytest.mark.parametrize("far", [0.0, 1e3])
+def test_what_is_rounding_depends_on_the_largest_distance(
+    near: float, back: float, fits: bool, far: float
+) -> None:
+    table = torch.zeros(4, 4, dtype=torch.float64)
+    table[0, 1], table[1, 0] = near, back
+    table[2, 3] = table[3, 2] = far
+    table[0, 3] = table[3, 0] = float("nan")
+    collate = PairwiseCollate(lambda samples: table)
+    if fits or far:
+        torch.testing.assert_close(collate([1.0] * 4)[-1], table, equal_nan=True)
+    else:
+        with pytest.raises(InputError, match="distances must be symmetric"):
+            collate([1.0] * 4)
+    table[0, 2], table[2, 0] = 1.0, 1.0 + 2e-6 * max(far, 1e3)  # is more than a thousandth
+    with pytest.raises(InputError, match="distances must be symmetric"):
+        collate([1.0] * 4)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array"])
+def test_a_table_that_is_used_again_for_the_next_batch_keeps_this_one(kind: str) -> None:
+    table = torch.zeros(2, 2)
+    out = table if kind == "tensor" else table.numpy()
+
+    def gaps(samples: list[float]) -> object:
+        out[0, 1] = out[1, 0] = abs(samples[0] - samples[1])
+        return out
+
+    collate = PairwiseCollate(gaps)
+    first, second = collate([1.0, 2.0])[-1], collate([1.0, 4.0])[-1]
+    assert [first[0, 1], second[0, 1]] == [1, 3]
+
+
+def test_masked_distances_are_refused_and_a_mask_of_nothing_is_not() -> None:
+    table = np.ma.masked_greater([[0.0, 5.0], [5.0, 0.0]], 6)
+    collate = PairwiseCollate(lambda samples: table)
+    assert collate([1.0, 2.0])[-1].tolist() == [[0, 5], [5, 0]]
+    table[0, 1] = np.ma.masked
+    with pytest.raises(InputError, match="must not be masked, got 1 masked of 4 .* with NaN"):
+        collate([1.0, 2.0])
 
 
 def test_a_key_that_is_taken_is_refused() -> None:

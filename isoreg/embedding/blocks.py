@@ -17,7 +17,7 @@ from torch import Tensor
 
 from isoreg.distances import METRICS, check_dense, distances_by
 from isoreg.embedding.cache import PairCache, sample_keys
-from isoreg.errors import InputError
+from isoreg.errors import InputError, refuse_masked
 
 Array: TypeAlias = NDArray[Any]
 Places: TypeAlias = NDArray[np.int64]
@@ -101,6 +101,7 @@ def _precomputed(distances: Any, n: int) -> Blocks:
 def _as_array(values: Any, name: str) -> Array:
     """What numpy holds, of a tensor in a precision that numpy has."""
     if not isinstance(values, Tensor):
+        refuse_masked(values, name, "Fill them with NaN, which says that a distance is not known.")
         return np.asarray(values)
     check_dense(values, name)
     narrow = values.is_floating_point() and values.dtype.itemsize < 4

@@ -18,7 +18,7 @@ from isoreg.embedding.blocks import CallableMetric, resolve_blocks
 from isoreg.embedding.fitting import evenly, fit_map
 from isoreg.embedding.network import pack, unpack
 from isoreg.embedding.picture import draw
-from isoreg.embedding.rules import check_settings, validate_data
+from isoreg.embedding.rules import check_settings, read_rows
 from isoreg.embedding.targets import Targets, read_targets
 from isoreg.embedding.training import Pairs
 from isoreg.errors import InputError, error_prefix
@@ -170,7 +170,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         prefix = error_prefix(f"{_NAME}.fit")
         with prefix, torch.inference_mode(False), torch.enable_grad():
             check_settings(self)
-            rows = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+            rows = read_rows(self, X, ensure_min_samples=2)
             targets = self._targets(rows, y)
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
             blocks = resolve_blocks(
@@ -201,7 +201,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             (3, 2)
         """
         check_is_fitted(self)
-        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        with error_prefix(f"{_NAME}.transform"):
+            rows = read_rows(self, X, reset=False)
         return self._points(rows).numpy().astype(rows.dtype)
 
     def score(self, X: Any, y: Any = None, *, distances: Any = None) -> float:
@@ -230,7 +231,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                     "a metric that takes indices knows the samples of fit only, got other ones. "
                     "Compare with isoreg.diagnostics.distortion(input_distances=...)."
                 )
-            rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+            rows = read_rows(self, X, reset=False)
             blocks = resolve_blocks(rows, self.metric, distances=distances, cache=self.cache)
             targets = None if y is None else read_targets(y, len(rows))
             pairs = Pairs(blocks, 1.0, targets, torch.empty(0))

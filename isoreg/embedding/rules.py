@@ -5,10 +5,11 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from isoreg.errors import InputError
+from isoreg.errors import InputError, refuse_masked
 
 try:
     from sklearn.utils.validation import validate_data
@@ -19,7 +20,7 @@ except ImportError:  # scikit-learn before 1.6
         return estimator._validate_data(X, **options)
 
 
-__all__ = ["check_settings", "pick_device", "validate_data"]
+__all__ = ["check_settings", "pick_device", "read_rows"]
 
 # name: kind, least value, whether the least value itself is allowed, most value
 _NUMBERS: dict[str, tuple[type, float, bool, float]] = {
@@ -35,6 +36,25 @@ _NUMBERS: dict[str, tuple[type, float, bool, float]] = {
     "n_iter_no_change": (numbers.Integral, 1, True, float("inf")),
 }
 _MAY_BE_NONE = {"max_epochs", "noise"}
+
+
+def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
+    """X as an array of floating numbers, each of them known.
+
+    Args:
+        estimator: An `isoreg.embedding.IsometricEmbedding`.
+        X: As the user gave it.
+        options: Of scikit-learn's `validate_data`.
+
+    Returns:
+        (n, d) samples.
+
+    Raises:
+        InputError: If some entries are masked.
+        ValueError: scikit-learn's own, if X is no table of finite numbers.
+    """
+    refuse_masked(X, "X", "Fill them with numbers, as an imputer does: a map knows no NaN.")
+    return validate_data(estimator, X, dtype=[np.float64, np.float32], **options)
 
 
 def check_settings(estimator: Any) -> None:

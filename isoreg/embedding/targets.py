@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from isoreg.errors import InputError
+from isoreg.errors import InputError, refuse_masked
 from isoreg.masks import IGNORED
 
 UNKNOWN = -1
@@ -80,11 +80,14 @@ def read_targets(y: Any, n: int) -> Targets:
         The targets.
 
     Raises:
-        InputError: If they are not n labels, no classes, fewer than two classes, or a known label
-            stands under an unknown one.
+        InputError: If they are not n labels, no classes, fewer than two classes, masked, strings
+            beside numbers, or a known label stands under an unknown one.
         ValueError: scikit-learn's own, if they are no class labels.
     """
+    refuse_masked(y, "y", "Fill them with -1, which says that a label is not known.")
     table = np.asarray(y)
+    if table.dtype.kind in "US" and not isinstance(y, np.ndarray):
+        table = np.asarray(y, dtype=object)  # a list: numpy wrote NaN as 'nan', and 1 as '1'
     table = table[:, None] if table.ndim == 1 else table
     if table.ndim != 2 or len(table) != n or not table.shape[1]:
         raise InputError(
@@ -132,11 +135,23 @@ def _codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     codes = np.full(len(column), UNKNOWN)
     if not len(labels):
         return codes, labels
+    _refuse_mixed(labels.tolist())
     if labels.dtype == object:  # a table of columns of several types, as pandas gives it
         labels = np.array(labels.tolist())
     check_classification_targets(labels)
     values, codes[~unknown] = np.unique(labels, return_inverse=True)
     return codes, values
+
+
+def _refuse_mixed(labels: list[Any]) -> None:
+    """Refuse strings beside numbers: in one array, 1 and '1' become one class."""
+    number = next((label for label in labels if not isinstance(label, str)), None)
+    text = next((label for label in labels if isinstance(label, str)), None)
+    if number is not None and text is not None:
+        raise InputError(
+            f"labels of a column of y must be all strings or all numbers, got {text!r} and "
+            f"{number!r}. Write all of them in one way."
+        )
 
 
 def _is_missing(label: Any) -> bool:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from isoreg.errors import InputError, error_prefix
+from isoreg.distances import exact_dtype
+from isoreg.errors import InputError, error_prefix, refuse_masked
 
 Pairwise = Callable[[Sequence[Any]], Any]
 
@@ -108,9 +109,14 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
 
 
 def _checked(distances: Any, n: int) -> Tensor:
-    """The distances as a floating tensor, once they can be distances."""
-    try:
-        distances_bb = torch.as_tensor(distances).detach()
+    """The distances as a floating tensor of its own, once they can be distances."""
+    refuse_masked(
+        distances,
+        "what pairwise returns",
+        "Fill them with NaN, which says that a distance is not known.",
+    )
+    try:  # a copy: the callable may write each batch into the same table
+        distances_bb = torch.as_tensor(distances).detach().clone()
     except (TypeError, ValueError, RuntimeError) as error:
         kind = type(distances).__name__
         raise InputError(f"pairwise must return numbers, got {kind} ({error}).") from error
@@ -130,7 +136,10 @@ def _checked(distances: Any, n: int) -> Tensor:
             f"distances must be at least 0 and finite (NaN: not known), got {least:.4g} to "
             f"{most:.4g}."
         )
-    if not torch.allclose(distances_bb, distances_bb.T, rtol=1e-3, equal_nan=True):
+    # products of matrices, which many distances are made of, leave a millionth of the largest
+    exact_bb = distances_bb.to(exact_dtype(distances_bb.device))
+    rounding = 1e-6 * float(exact_bb.nan_to_num(0).amax()) if n else 0.0
+    if not torch.allclose(exact_bb, exact_bb.T, rtol=1e-3, atol=rounding, equal_nan=True):
         raise InputError(
             "distances must be symmetric, got some that differ in the two directions. "
             "If the difference means nothing, return the mean of both."
