@@ -197,6 +197,37 @@ def test_a_network_of_ones_own_is_copied_trained_and_pickled() -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(embedding)).transform(X), points)
 
 
+@pytest.mark.parametrize("own", [None, nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))])
+@pytest.mark.parametrize(
+    "later", [{"n_components": 3}, {"network": nn.Linear(4, 3)}, {"network": None}]
+)
+def test_a_parameter_that_is_set_after_fit_changes_nothing_until_the_next(
+    own: nn.Module | None, later: dict[str, Any]
+) -> None:
+    embedding = brief(network=own).fit(X)
+    points, names = embedding.transform(X), embedding.get_feature_names_out().tolist()
+    embedding.set_params(**later)
+    again = pickle.loads(pickle.dumps(embedding))
+    for one in (embedding, again):
+        np.testing.assert_array_equal(one.transform(X), points)
+        assert one.get_feature_names_out().tolist() == names
+        assert one.set_output(transform="pandas").transform(X).shape == (150, 2)
+        assert one.plot(X) is not None
+    assert again.get_params()["n_components"] == embedding.n_components
+    embedding.set_output(transform="default").set_params(network=None, n_components=3)
+    assert pickle.loads(pickle.dumps(embedding.fit(X))).transform(X).shape == (150, 3)
+    assert len(embedding.get_feature_names_out()) == 3
+
+
+def test_a_pickle_without_what_was_fitted_is_read_by_its_parameters() -> None:
+    embedding = brief().fit(X)
+    points = embedding.transform(X)
+    del embedding._fitted_components, embedding._fitted_own  # as earlier versions wrote it
+    again = pickle.loads(pickle.dumps(embedding))
+    np.testing.assert_array_equal(again.transform(X), points)
+    assert len(again.get_feature_names_out()) == 2
+
+
 def test_the_trained_module_maps_rows_as_transform_does() -> None:
     embedding = brief().fit(X, Y)
     with torch.no_grad():

@@ -112,7 +112,7 @@ def test_distances_are_constants_whatever_they_were_computed_from() -> None:
 
 @pytest.mark.parametrize(
     ("near", "back", "fits"),
-    [(1e-9, 5e-9, False), (1e-9, 1.0005e-9, True), (0.0, 1e-12, False)],
+    [(1e-9, 5e-9, False), (1e-9, 1.0005e-9, True), (0.0, 1e-12, False), (0.0, 5e-4, False)],
 )
 @pytest.mark.parametrize("far", [0.0, 1e3])
 def test_what_is_rounding_depends_on_the_largest_distance(
@@ -128,7 +128,7 @@ def test_what_is_rounding_depends_on_the_largest_distance(
     else:
         with pytest.raises(InputError, match="distances must be symmetric"):
             collate([1.0] * 4)
-    table[0, 2], table[2, 0] = 1.0, 1.0 + 2e-6 * max(far, 1e3)  # is more than a thousandth
+    table[0, 2], table[2, 0] = 1.0, 1.0 + 3e-6 * max(far, 1e3)  # is more than a thousandth
     with pytest.raises(InputError, match="distances must be symmetric"):
         collate([1.0] * 4)
 

@@ -177,6 +177,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 rows, self.metric, takes=self.metric_takes, distances=distances, cache=self.cache
             )
             fitted = fit_map(self, rows, blocks, targets, seed)
+        self._fitted_components, self._fitted_own = self.n_components, self.network is not None
         self.network_, self.stress_ = fitted.network, fitted.stress
         self.history_, self.n_iter_ = vars(fitted.progress), fitted.progress.step[-1]
         self.classes_ = None if targets is None else targets.classes_
@@ -268,8 +269,9 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             True
         """
         with error_prefix(f"{_NAME}.plot"):
-            if self.n_components != 2:
-                raise InputError(f"n_components must be 2 to be drawn, got {self.n_components}.")
+            check_is_fitted(self)
+            if self._n_features_out != 2:
+                raise InputError(f"n_components must be 2 to be drawn, got {self._n_features_out}.")
             points = self.transform(X)
             labels = None if y is None else np.asarray(y)
             labels = labels if labels is None or labels.ndim == 1 else labels[:, -1]
@@ -278,7 +280,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     @property
     def _n_features_out(self) -> int:
-        return self.n_components
+        # of the fit: a parameter may have been set since; a pickle of earlier versions has none
+        return int(getattr(self, "_fitted_components", self.n_components))
 
     def _targets(self, rows: NDArray[Any], y: Any) -> Targets | None:
         """The labels, given or found by the clusterer."""

@@ -138,7 +138,7 @@ def pack(state: dict[str, Any]) -> dict[str, Any]:
     network = state.get("network_")
     if network is None:
         return state
-    if state.get("network") is not None:
+    if state.get("_fitted_own", state.get("network") is not None):
         return {**state, "network_": copy.deepcopy(network).cpu()}
     arrays = {name: value.cpu().numpy() for name, value in network.state_dict().items()}
     return {**state, "network_": arrays}
@@ -157,7 +157,8 @@ def unpack(state: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(arrays, dict):
         return state
     tensors = {name: torch.as_tensor(value) for name, value in arrays.items()}
-    body = mlp(len(tensors["mean"]), state["n_components"]).to(tensors["mean"].dtype)
+    components = len(tensors[f"body.{2 * HIDDEN}.bias"])  # n_components may have been set since
+    body = mlp(len(tensors["mean"]), components).to(tensors["mean"].dtype)
     network = MapNetwork(body, tensors["mean"], 1.0, 1.0)
     network.load_state_dict(tensors)
     return {**state, "network_": network.eval()}
