@@ -116,6 +116,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "head": {
         "errors",
+        "_pairs.precision",
         "distances",
         "_attach.checks",
         "_attach.classifier",
@@ -125,6 +126,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "integrations": {
         "errors",
+        "distances",
         "regularizer",
         "_attach.layers",
         "_attach.pooling",
@@ -133,7 +135,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "lil": {"errors", "penalty"},
     "diagnostics": {"errors", "distances", "masks", "_pairs.options", "_pairs.plan"},
-    "references": {"errors", "distances"},
+    "references": {"errors", "_pairs.precision", "distances"},
     "robustness": {"errors", "_compiled"},
     "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
     "datasets": {"errors", "masks"},
