@@ -22,7 +22,7 @@ from isoreg._attach.checks import (
     check_watched,
     whole_tensor,
 )
-from isoreg._attach.classifier import choose_layers
+from isoreg._attach.classifier import check_classifier, choose_layers
 from isoreg._attach.given import Given
 from isoreg._attach.layers import Layer, Layers, refuse_time_major
 from isoreg._attach.monitor import Monitor, Seen
@@ -160,8 +160,11 @@ class IsometryRegularizer:
             pooling = resolve_pool(pool)
             chosen = choose_layers(model, layers)
             if isinstance(pool, str):
-                refuse_time_major(chosen)
+                remedy = "pool its output yourself: pool=lambda output: ..."
+                refuse_time_major(model, chosen, remedy)
             source = find_source(model, inputs)
+            if isinstance(source, Layer):
+                refuse_time_major(model, [source], "give the points: iso(labels, reference=...)")
         self._beta = weight
         self._distance = distance
         self._input_distance = input_distance
@@ -222,6 +225,7 @@ class IsometryRegularizer:
         with error_prefix(_NAME):
             record = self._attached().take()
             if self._monitor.due:
+                check_classifier(self._attached_model(), self._recorded_layers())
                 check_private(self._attached_model())
                 check_parallel(self._attached_model(), record.features)
             record.features = {name: whole_tensor(x) for name, x in record.features.items()}

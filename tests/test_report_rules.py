@@ -295,7 +295,20 @@ def test_the_model_is_where_its_tensors_are_or_else_where_the_images_are() -> No
 @pytest.mark.parametrize(
     ("output", "given"),
     [
-        ((torch.zeros(3, 2), torch.zeros(3, 4)), "2 tensors of that shape, at 0, 1"),
+        (
+            (torch.zeros(3, 2), torch.zeros(3, 4)),
+            r"2 tensors that may be them, at \[0\], \[1\]",
+        ),
+        (
+            (torch.zeros(3, 5), [torch.zeros(3, 2)] * 2),
+            r"3 tensors that may be them, at \[0\], \[1\]\[0\], \[1\]\[1\]",
+        ),
+        (
+            {"features": torch.zeros(3, 5), "scores": torch.zeros(3, 2, 1)},
+            r"2 tensors that may be them, at \['features'\], \['scores'\]",
+        ),
+        ({"scores": torch.zeros(3, 2, 1)}, "dict"),
+        ((1, [torch.zeros(3, 2)]), "tuple"),
         ({"a": torch.zeros(3, 2).long(), "b": 1}, "dict"),
         (torch.zeros(3, 1), r"\(3, 1\)"),
         (torch.zeros(2, 2), r"\(2, 2\)"),
@@ -310,7 +323,9 @@ def test_what_are_no_logits_is_refused_by_what_it_is(output: Any, given: str) ->
 
 def test_logits_are_found_by_name_or_as_the_only_ones() -> None:
     logits = torch.zeros(3, 2)
-    for output in (logits, {"logits": logits, "other": logits}, (1, logits), [logits], {0: logits}):
+    maps = torch.zeros(3, 2, 4, 4)
+    beside = (1, logits), [logits], {0: logits}, (logits, maps, [maps])
+    for output in (logits, {"logits": logits, "other": logits}, *beside):
         assert logits_of(output, 3) is logits
 
 

@@ -205,8 +205,11 @@ def check_uses(record: Record, *, paired: bool) -> None:
         paired: Whether each use has a reference of its own, and no labels are given.
 
     Raises:
-        RecordError: If a later use of a layer does not depend on the use before it.
+        RecordError: If a later use of a layer does not depend on the use before it, or a use was
+            made from another reference than its own.
     """
+    if paired:
+        _check_order(record)
     for name, number in record.uses.items():
         layer = name.rpartition(":")[0]
         before = layer if number == 2 else f"{layer}:{number - 1}"
@@ -218,6 +221,20 @@ def check_uses(record: Record, *, paired: bool) -> None:
                 "depend on each other, so it is not known which samples each use belongs to. "
                 "Watch the inner network by a regularizer of its own, and read the penalty after "
                 "each of its passes; or run the others inside `with iso.paused():`."
+            )
+
+
+def _check_order(record: Record) -> None:
+    """Refuse a layer whose uses come in another order than what they are compared with."""
+    for name, number in record.uses.items():
+        node, sources = record.nodes.get(name), record.sources
+        if node is None or number > len(sources) or any(source is None for source in sources):
+            continue
+        made_from = [_depends(node, source) for source in sources]
+        if any(made_from) and not made_from[number - 1]:
+            raise RecordError(
+                f"{name!r} is use {number} of the layer, and was made from another use of what "
+                "inputs names, so it is not known which belong together. Let both run in one order."
             )
 
 

@@ -8,14 +8,14 @@ the graph of the returned tensor is followed back to the first modules with weig
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from isoreg._attach.layers import Layer, Layers, find_layers
-from isoreg._attach.pooling import tensors_in
+from isoreg._attach.pooling import Entering, tensors_in
 from isoreg.errors import LayerError
 
 _UNSEEN = (
@@ -91,6 +91,28 @@ def known_classifier(model: nn.Module) -> Layer | None:
     return Layer(name, module, at_input=True)
 
 
+def check_classifier(model: nn.Module, layers: Iterable[Layer]) -> None:
+    """Refuse a default layer that no longer classifies, because modules came behind it.
+
+    Args:
+        model: The model as it is now.
+        layers: Those that are recorded.
+
+    Raises:
+        LayerError: If another module is the classifier now.
+    """
+    if torch.compiler.is_compiling():
+        return
+    for layer in layers:
+        known = known_classifier(model) if layer.at_input else None
+        if known is not None and known.name != layer.name:
+            raise LayerError(
+                f"what enters {layer.name!r} was recorded, because it was the classifier when this "
+                f"was attached, and now {known.name!r} is. Attach once the model is complete, or "
+                "name the layer with layers=."
+            )
+
+
 def _declared(module: nn.Module) -> str | None:
     """The classifier's name in timm's ``pretrained_cfg``, the first of several."""
     config = vars(module).get("pretrained_cfg") or getattr(type(module), "pretrained_cfg", None)
@@ -102,12 +124,13 @@ def _declared(module: nn.Module) -> str | None:
 
 @dataclasses.dataclass
 class _Run:
-    """What a module with weights was called with, and what it made of it."""
+    """What a module with weights was called with, and one tensor that it made of it."""
 
+    call: int
     name: str
     module: nn.Module
-    value: Any
-    version: int
+    entering: Entering
+    versions: dict[int, int]
     width: int
     axes: int
     node: Any
@@ -125,11 +148,14 @@ class ClassifierSearch:
         self._kind = type(model).__name__
         self._runs: list[_Run] = []
         self._seen: set[int] = set()
+        self._begun: dict[int, tuple[Entering, dict[int, int]]] = {}
+        self._calls = 0
 
     def clear(self) -> None:
         """Forget the pass so far."""
         self._runs.clear()
         self._seen.clear()
+        self._begun.clear()
 
     def _is_seen(self, module: nn.Module) -> bool:
         """Whether a module applies weights of its own, or holds modules that were seen to do so."""
@@ -140,6 +166,18 @@ class ClassifierSearch:
             self._seen.add(id(module))
         return inside or weighs
 
+    def sees(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Look at what enters a module, before the module may work in place on it.
+
+        Args:
+            module: The module.
+            args: What it is called with.
+            kwargs: By keyword.
+        """
+        entering = Entering(args, kwargs)
+        # the tensors are kept, so that their numbers are theirs alone
+        self._begun[id(module)] = entering, {id(x): _version(x) for x in _floating(entering)}
+
     def saw(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Take in one call of a module.
 
@@ -149,19 +187,19 @@ class ClassifierSearch:
             kwargs: By keyword.
             output: What it returned.
         """
-        value = args[0] if args else kwargs
-        entered = next(tensors_in(value), None)
-        if entered is None or not self._is_seen(module):
+        _, versions = self._begun.pop(id(module), (None, {}))
+        entering = Entering(args, kwargs)
+        if next(tensors_in(entering), None) is None or not self._is_seen(module):
             return
+        self._calls += 1
+        name = self._names[id(module)]
         for x in tensors_in(output):
             if x.grad_fn is not None and not x.is_nested and x.ndim > 0:
-                name = self._names[id(module)]
                 width = x.numel() // max(1, len(x))
-                self._runs.append(
-                    _Run(name, module, value, entered._version, width, x.ndim, x.grad_fn)
-                )
+                made = width, x.ndim, x.grad_fn
+                self._runs.append(_Run(self._calls, name, module, entering, versions, *made))
 
-    def finish(self, args: Any, kwargs: Any, output: Any) -> tuple[Layer, Any]:
+    def finish(self, args: Any, kwargs: Any, output: Any) -> tuple[Layer, list[Entering]]:
         """Say which module classifies, from what the model took and returned.
 
         Args:
@@ -170,7 +208,7 @@ class ClassifierSearch:
             output: What it returned.
 
         Returns:
-            The classifier, and what it was called with in this pass.
+            The classifier, and what it was called with each time that it ran in this pass.
 
         Raises:
             LayerError: If there is none, or it is not certain.
@@ -195,10 +233,13 @@ class ClassifierSearch:
             self._refuse(f"returned what was made by {names}")
         (run,) = found.values()
         self._check_classifies(run, args, kwargs, returned)
-        entered = next(tensors_in(run.value))
-        if entered._version != run.version:
-            self._refuse(f"changed in place what had entered {run.name!r}")
-        return Layer(run.name, run.module, at_input=True), run.value
+        calls = {other.call: other for other in self._runs if other.module is run.module}
+        for call in calls.values():
+            before = call.versions
+            if any(before.get(id(x), _version(x)) != _version(x) for x in _floating(call.entering)):
+                self._refuse(f"changed in place what had entered {run.name!r}")
+        layer = Layer(run.name, run.module, at_input=True)
+        return layer, [call.entering for call in calls.values()]
 
     def _sources(self, node: Any, runs: Mapping[Any, _Run]) -> Iterator[_Run]:
         """The modules with weights that are met first on the way back from a result."""
@@ -246,6 +287,15 @@ def _returned(output: Any) -> list[Tensor]:
     )
     judged = logits if isinstance(logits, Tensor) else output
     return [x for x in tensors_in(judged) if x.grad_fn is not None and not x.is_nested]
+
+
+def _floating(entering: Entering) -> Iterator[Tensor]:
+    return (x for x in tensors_in(entering) if x.is_floating_point())
+
+
+def _version(x: Tensor) -> int:
+    """How often a tensor was worked on in place, where torch counts it."""
+    return 0 if x.is_inference() else x._version
 
 
 def _weighs(module: nn.Module) -> bool:

@@ -78,4 +78,5 @@ def _recorded(record: Record, source: Source, labels: Tensor | None, n: int) -> 
     references = [whole_tensor(x) for x in references]
     for x in references:
         check_reference(x, record.features)
+        record.check_axes(x)
     return references

@@ -83,29 +83,55 @@ def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
     return list(found.values())
 
 
-def refuse_time_major(layers: Iterable[Layer]) -> None:
-    """Refuse layers whose first axis is time, which a named pooling would take for samples.
+def refuse_time_major(model: nn.Module, layers: Iterable[Layer], remedy: str) -> None:
+    """Refuse layers whose first axis is time, which would be taken for samples.
 
     Args:
+        model: The model.
         layers: The chosen ones.
+        remedy: What else the user may do.
 
     Raises:
-        LayerError: If torch's own class of a layer says so.
+        LayerError: If torch's own class of a layer says so, or of one that it stands in, or of the
+            last one in a chain.
 
     Example:
-        >>> refuse_time_major(find_layers(nn.Sequential(nn.GRU(3, 2, batch_first=True)), "0"))
+        >>> model = nn.Sequential(nn.GRU(3, 2, batch_first=True))
+        >>> refuse_time_major(model, find_layers(model, "0"), "")
     """
     for layer in layers:
-        module = layer.module
-        kinds = nn.TransformerEncoder | nn.TransformerDecoder
-        inner = module.layers[0] if isinstance(module, kinds) and len(module.layers) else module
-        attention = getattr(inner, "self_attn", inner)
-        if isinstance(attention, nn.RNNBase | nn.MultiheadAttention) and not attention.batch_first:
+        around = [module_at(model, layer.name[:at]) for at in _dots(layer.name)]
+        module: nn.Module | None = layer.module
+        while type(module) is nn.Sequential and len(module):
+            module = module[-1]
+        if any(map(is_time_major, [*around, module])):
             raise LayerError(
                 f"layer {layer.name!r} has batch_first=False, so its first axis is time, not the "
-                "samples. Build it with batch_first=True, or pool its output yourself: "
-                "pool=lambda output: ..."
+                f"samples. Build it with batch_first=True, or {remedy}"
             )
+
+
+def is_time_major(module: nn.Module | None) -> bool:
+    """Whether torch's own class of a module takes sequences with time as the first axis.
+
+    Args:
+        module: The module, or None.
+
+    Returns:
+        That.
+
+    Example:
+        >>> is_time_major(nn.GRU(3, 2)), is_time_major(nn.GRU(3, 2, batch_first=True))
+        (True, False)
+    """
+    kinds = nn.TransformerEncoder | nn.TransformerDecoder
+    inner = module.layers[0] if isinstance(module, kinds) and len(module.layers) else module
+    attention = getattr(inner, "self_attn", inner)
+    return isinstance(attention, nn.RNNBase | nn.MultiheadAttention) and not attention.batch_first
+
+
+def _dots(name: str) -> list[int]:
+    return [at for at, letter in enumerate(name) if letter == "."]
 
 
 def module_at(model: nn.Module, name: str) -> nn.Module | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -38,6 +38,44 @@ def tensors_in(value: object) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from tensors_in(getattr(value, field.name))
+
+
+class Entering(NamedTuple):
+    """What a module is called with.
+
+    Attributes:
+        args: By position.
+        kwargs: By name.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def first(self) -> Any:
+        """The first argument, or all of those that have names."""
+        return self.args[0] if self.args else self.kwargs
+
+    def features(self) -> Tensor | None:
+        """The only floating tensor, or of several the only one that needs a gradient.
+
+        Returns:
+            The tensor; the first of any kind where none is floating, None where there is none.
+
+        Raises:
+            LayerError: If several may be the features.
+        """
+        tensors = list(tensors_in(self))
+        floating = [x for x in tensors if x.is_floating_point()]
+        if len(floating) > 1:
+            floating = [x for x in floating if x.requires_grad] or floating
+        if len(floating) > 1:
+            shapes = ", ".join(str(tuple(x.shape)) for x in floating if not x.is_nested)
+            raise LayerError(
+                f"{len(floating)} tensors enter it that may be the features, got {shapes}. Name "
+                "the layer that makes those to be compared: layers=..."
+            )
+        return next(iter(floating or tensors), None)
 
 
 def pool_flatten(features: Tensor) -> Tensor:

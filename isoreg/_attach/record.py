@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isoreg._attach.samples import Call
-from isoreg.errors import IsoregError
+from isoreg.errors import IsoregError, LayerError
 
 
 class Pulse:
@@ -32,6 +32,8 @@ class Record:
     Attributes:
         call: What may hold the samples; None if the reference is something else.
         references: What the features are compared with, for each time that it was made.
+        sources: For each of them the node of the graph that made it, where there is one.
+        time_major: Whether the model holds modules whose first axis is time.
         features: (b, d) features by layer name, in the order of the forward pass. A layer that
             ran more than once has ``name``, ``name:2``, ``name:3``, ...
         uses: For each of them its number, from 1.
@@ -45,6 +47,8 @@ class Record:
 
     call: Call | None = None
     references: list[Tensor] = dataclasses.field(default_factory=list)
+    sources: list[Any] = dataclasses.field(default_factory=list)
+    time_major: bool = False
     features: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     uses: dict[str, int] = dataclasses.field(default_factory=dict)
     nodes: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -69,6 +73,22 @@ class Record:
             use = f"{name}:{number}"
         self.uses[use] = number
         return use
+
+    def check_axes(self, x: Tensor) -> None:
+        """Refuse a table whose first two axes may each be the samples.
+
+        Args:
+            x: What a layer returned, or the reference.
+
+        Raises:
+            LayerError: If they are equally long and the model holds modules that put time first.
+        """
+        if self.time_major and x.ndim == 3 and x.shape[0] == x.shape[1]:
+            raise LayerError(
+                f"shape {tuple(x.shape)} may hold {x.shape[0]} samples on its first axis or on its "
+                "second, because the model holds a module with batch_first=False. Say which: "
+                "pool=lambda output: ... for a layer, iso(labels, reference=...) for the points."
+            )
 
     @property
     def follows_unread(self) -> bool:

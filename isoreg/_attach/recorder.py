@@ -15,8 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from isoreg._attach.classifier import ClassifierSearch, is_tracing
 from isoreg._attach.hook import Hook, remove_all
-from isoreg._attach.layers import Layer, module_at
-from isoreg._attach.pooling import FirstTensor, tensors_in
+from isoreg._attach.layers import Layer, is_time_major, module_at
+from isoreg._attach.pooling import Entering, FirstTensor, tensors_in
 from isoreg._attach.record import Record, new_record
 from isoreg._attach.reference import Source, naming_the_source
 from isoreg._attach.samples import parameter_names, read_call
@@ -58,6 +58,7 @@ class _State:
     why_missing: str = _NEVER
     pauses: int = 0
     begun: int = 0
+    thread: weakref.ref[threading.Thread] | None = None
 
 
 class Recorder:
@@ -105,6 +106,7 @@ class Recorder:
         self._source = source
         self._model = weakref.ref(model)
         self._parameters = parameter_names(model)
+        self._time_major = any(map(is_time_major, model.modules()))
         self._states: dict[int, _State] = {_TRACED: _State()}
         self._search = None if layers else ClassifierSearch(model)
         begin, end = (Hook(self, model, of) for of in (Recorder._begin, Recorder._end))
@@ -120,10 +122,12 @@ class Recorder:
             self._places.append(_Place(source, None, self._watch(source, None)))
         searched = () if self._search is None else [*model.modules()][1:]
         self._searching = [
-            Hook(self, module, Recorder._searched).register(
-                module.register_forward_hook, with_kwargs=True
-            )
+            Hook(self, module, function).register(register, with_kwargs=True)
             for module in searched
+            for function, register in (
+                (Recorder._searches, module.register_forward_pre_hook),
+                (Recorder._searched, module.register_forward_hook),
+            )
         ]
         self._handles += self._searching
 
@@ -205,10 +209,16 @@ class Recorder:
         """The state of this thread, or of compiled passes."""
         if torch.compiler.is_compiling():
             return self._states[_TRACED]
-        number = threading.get_ident()
-        if number not in self._states:
-            self._states[number] = _State()
-        return self._states[number]
+        thread = threading.current_thread()
+        number = id(thread)
+        state = self._states.get(number)
+        if state is None or state.thread is None or state.thread() is not thread:
+            # of threads that ended nothing is kept, and numbers are given again
+            for other, left in list(self._states.items()):
+                if left.thread is not None and left.thread() is None:
+                    self._states.pop(other, None)
+            state = self._states[number] = _State(thread=weakref.ref(thread))
+        return state
 
     def _running(self) -> _State | None:
         """The state whose forward pass is recorded now."""
@@ -241,6 +251,7 @@ class Recorder:
             return
         self._follow()
         record = new_record(state.finished)
+        record.time_major = self._time_major
         state.running = state.finished = None
         if self._source is None:
             record.call = read_call(args, kwargs or {}, self._parameters)
@@ -282,7 +293,7 @@ class Recorder:
     def _find_classifier(self, record: Record, args: Any, kwargs: Any, output: Any) -> None:
         assert self._search is not None
         try:
-            layer, value = self._search.finish(args, kwargs, output)
+            layer, entering = self._search.finish(args, kwargs, output)
         except LayerError as error:
             record.failure = LayerError, error.message
             return
@@ -290,7 +301,12 @@ class Recorder:
         self._search = None
         self.layers = [layer]
         self._places.append(_Place(layer, layer.name, self._watch(layer, layer.name)))
-        self._record(record, layer.name, value)
+        for value in entering:
+            self._record(record, layer.name, value)
+
+    def _searches(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._search is not None and self._running() is not None:
+            _call_uncompiled(self._search.sees, module, args, kwargs)
 
     def _searched(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._search is not None and self._running() is not None:
@@ -312,6 +328,7 @@ class Recorder:
                     "uncompiled, and its place is watched."
                 )
             place.handle.remove()
+            self._time_major = self._time_major or any(map(is_time_major, module.modules()))
             place.layer = dataclasses.replace(place.layer, module=module)
             place.handle = self._watch(place.layer, place.name)
 
@@ -328,7 +345,7 @@ class Recorder:
         return handle
 
     def _entered(self, name: str | None, module: nn.Module, args: Any, kwargs: Any = None) -> None:
-        self._see(name, args[0] if args else kwargs)
+        self._see(name, Entering(args, kwargs or {}))
 
     def _returned(self, name: str | None, module: nn.Module, args: Any, output: Any) -> None:
         self._see(name, output)
@@ -343,6 +360,7 @@ class Recorder:
         tensor = next(tensors_in(value), None)
         if tensor is not None:
             state.running.references.append(tensor.detach().clone())
+            state.running.sources.append(None if torch.compiler.is_compiling() else tensor.grad_fn)
 
     def _record(self, record: Record, name: str, value: Any) -> None:
         use = record.next_use(name)
@@ -357,9 +375,15 @@ class Recorder:
                 "it ran without gradients inside a forward pass with gradients, so its penalty "
                 "would do nothing. If it is checkpointed, use use_reentrant=False."
             )
-        if isinstance(self._pool, FirstTensor):
+        if not isinstance(self._pool, FirstTensor):
+            value = value.first if isinstance(value, Entering) else value
+        elif isinstance(value, Entering):
+            value = value.features()
+        else:
             value = next(tensors_in(value), value)
         if isinstance(value, Tensor):
+            if isinstance(self._pool, FirstTensor):
+                record.check_axes(value)
             copy = value.clone()  # a following layer may work in place on it
             if torch.compiler.is_compiling():
                 if self.watch is not None and self.watch_compiled:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,8 @@ def logits_of(output: Any, images: int) -> Tensor:
     """The logits, be they all that a model returns or a part of it that cannot be mistaken.
 
     A mapping, as of transformers, has them under "logits"; in another mapping, or in a tuple, they
-    are the only tensor of shape (n, classes). Several such tensors are refused, not guessed among.
+    are the only tensor of shape (n, classes), also of those that stand deeper or have axes of
+    length 1 besides. Several such tensors are refused, not guessed among.
 
     Args:
         output: What the model returned.
@@ -31,19 +32,16 @@ def logits_of(output: Any, images: int) -> Tensor:
         >>> logits_of((torch.tensor(0.5), torch.zeros(3, 2)), 3).shape
         torch.Size([3, 2])
     """
-    if isinstance(output, Tensor):
-        parts: dict[Any, Any] = {"": output}
-    elif isinstance(output, Mapping):
-        parts = {"logits": output["logits"]} if "logits" in output else dict(output)
-    elif isinstance(output, (tuple, list)):
-        parts = dict(enumerate(output))
-    else:
-        parts = {}
-    logits = {key: part for key, part in parts.items() if _are_logits(part, images)}
+    named = isinstance(output, Mapping) and "logits" in output
+    parts = {"logits": output["logits"]} if named else output
+    logits = {path: x for path, x in _tensors_at(parts) if _may_be_logits(x, images)}
     if len(logits) == 1:
-        return next(iter(logits.values()))  # type: ignore[no-any-return]
-    if logits:
-        given = f"{len(logits)} tensors of that shape, at {', '.join(map(repr, logits))}"
+        ((path, found),) = logits.items()
+        if found.ndim == 2 and len(path) < 2:
+            return found
+    if len(logits) > 1:
+        places = ", ".join("".join(f"[{key!r}]" for key in path) for path in logits)
+        given = f"{len(logits)} tensors that may be them, at {places}"
     else:
         given = str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
     raise InputError(
@@ -52,11 +50,19 @@ def logits_of(output: Any, images: int) -> Tensor:
     )
 
 
-def _are_logits(part: Any, images: int) -> bool:
-    return (
-        isinstance(part, Tensor)
-        and part.ndim == 2
-        and part.shape[0] == images
-        and part.shape[1] >= 2
-        and part.is_floating_point()
-    )
+def _tensors_at(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+    """Each tensor in nested mappings, tuples and lists, and the keys that lead to it."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, Mapping | tuple | list):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _tensors_at(item, (*path, key))
+
+
+def _may_be_logits(x: Tensor, images: int) -> bool:
+    """Whether a tensor has the shape (n, classes), but for axes of length 1 behind the first."""
+    if not x.is_floating_point() or x.ndim < 2 or x.shape[0] != images:
+        return False
+    longer = [size for size in x.shape[1:] if size != 1]
+    return len(longer) == 1 and longer[0] >= 2

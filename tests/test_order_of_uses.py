@@ -1,0 +1,216 @@
+"""What is recorded where modules run several times, or take several tensors, or put time first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg.errors import IsoregError, LayerError, RecordError
+
+torch.manual_seed(0)
+N = 6
+X = torch.randn(N, 8)
+Y = torch.tensor([0, 1, 0, 1, 0, 1])
+
+
+class Model(nn.Module):
+    """A model whose forward pass is a function of it and of what it is called with."""
+
+    def __init__(self, forward: Callable[..., Tensor], **modules: nn.Module) -> None:
+        super().__init__()
+        self.run = forward
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.run(self, *args, **kwargs)
+
+
+def expected(x: Tensor, features: Tensor, y: Tensor | None = Y) -> float:
+    return float(isometry_penalty(x.flatten(1), features.flatten(1).detach(), y))
+
+
+def steps(model: nn.Module, *args: Any, labels: Tensor | None = Y, **options: Any) -> list[float]:
+    """The penalties of two steps on one batch."""
+    iso, found = IsometryRegularizer(model, **options), []
+    for _ in range(2):
+        model(*args)
+        found.append(float(iso(labels)))
+    return found
+
+
+def test_the_first_step_sees_every_use_of_a_recurrent_classifier() -> None:
+    entered: list[Tensor] = []
+
+    def forward(model: Model, x: Tensor) -> Tensor:
+        h, out = model.start(x).tanh(), torch.zeros(())
+        entered.clear()
+        for _ in range(3):
+            h = model.cell(h).tanh()
+            entered.append(h)
+            out = out + model.head(h)
+        return out
+
+    layers = {"start": nn.Linear(8, 5), "cell": nn.Linear(5, 5), "head": nn.Linear(5, 3)}
+    first, second = steps(Model(forward, **layers), X)
+    assert first == second == pytest.approx(sum(expected(X, h) for h in entered), rel=1e-5)
+
+
+@pytest.mark.parametrize("join", [torch.sub, lambda a, b: torch.cat([a, b], 1)])
+def test_two_views_through_one_classifier_are_refused_from_the_first_step_on(join: Any) -> None:
+    def forward(model: Model, x: Tensor) -> Tensor:
+        return join(*(model.head(model.enc(view)) for view in x.split(4, 1)))
+
+    model = Model(forward, enc=nn.Linear(4, 5), head=nn.Linear(5, 3))
+    iso = IsometryRegularizer(model)
+    for _ in range(2):
+        model(X)
+        with pytest.raises(RecordError, match="do not depend on each other"):
+            iso(Y)
+
+
+def test_a_classifier_that_works_in_place_on_its_input_is_no_wrong_number() -> None:
+    class Cosine(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.div_(x.detach().norm(dim=1, keepdim=True)) @ self.weight.T
+
+    model = Model(lambda m, x: m.head(m.enc(x)), enc=nn.Linear(8, 5), head=Cosine(5, 3))
+    iso = IsometryRegularizer(model)
+    model(X)
+    with pytest.raises(LayerError, match="changed in place what had entered 'head'"):
+        iso(Y)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_was_worked_on_in_place_before_it_entered_is_recorded(inplace: bool) -> None:
+    layers = {"enc": nn.Linear(8, 5), "act": nn.ReLU(inplace=inplace), "head": nn.Linear(5, 3)}
+    model = Model(lambda m, x: m.head(m.act(m.enc(x))), **layers)
+    assert steps(model, X) == pytest.approx([expected(X, model.enc(X).relu())] * 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_several_tensors_that_enter_the_classifier_are_refused(named: bool) -> None:
+    layers = {"a": nn.Linear(8, 4), "b": nn.Linear(8, 4), "head": nn.Bilinear(4, 4, 3)}
+
+    def forward(model: Model, x: Tensor) -> Tensor:
+        if named:
+            return model.head(input1=model.a(x), input2=model.b(x))
+        return model.head(model.a(x), model.b(x))
+
+    model = Model(forward, **layers)
+    iso = IsometryRegularizer(model)
+    for _ in range(2):
+        model(X)
+        with pytest.raises(IsoregError, match=r"2 tensors .* \(6, 4\), \(6, 4\)"):
+            iso(Y)
+
+
+def test_of_several_tensors_the_one_with_a_gradient_enters() -> None:
+    class Gated(nn.Linear):
+        def forward(self, gate: Tensor, x: Tensor) -> Tensor:
+            return gate * super().forward(x)
+
+    model = Model(
+        lambda m, x: m.head(gate=torch.ones(N, 1), x=m.b(x)), b=nn.Linear(8, 4), head=Gated(4, 3)
+    )
+    assert steps(model, X) == pytest.approx([expected(X, model.b(X))] * 2, rel=1e-5)
+
+
+def two_uses(order: str) -> Model:
+    def forward(model: Model, a: Tensor, b: Tensor) -> Tensor:
+        stems = {"a": model.stem(a), "b": model.stem(b)}
+        return sum(model.enc(stems[view]).sum() for view in order)  # type: ignore[return-value]
+
+    return Model(forward, stem=nn.Linear(8, 5), enc=nn.Linear(5, 4))
+
+
+def test_uses_in_another_order_than_their_references_are_refused() -> None:
+    a, b = X, torch.randn(N, 8)
+    model = two_uses("ab")
+    right = sum(expected(model.stem(x), model.enc(model.stem(x)), None) for x in (a, b))
+    found = steps(model, a, b, labels=None, layers="enc", inputs="stem")
+    assert found == pytest.approx([right] * 2, rel=1e-5)
+    with pytest.raises(RecordError, match="another use of what inputs names"):
+        steps(two_uses("ba"), a, b, labels=None, layers="enc", inputs="stem")
+
+
+LAYER = nn.TransformerEncoderLayer(4, 2, 8)
+
+
+@pytest.mark.parametrize("name", ["enc", "enc.0", "enc.0.linear2", "enc.0.norm2"])
+def test_layers_in_and_around_what_puts_time_first_are_refused(name: str) -> None:
+    model = nn.ModuleDict({"enc": nn.Sequential(LAYER)})
+    with pytest.raises(LayerError, match="batch_first=False"):
+        IsometryRegularizer(model, name)
+    IsometryRegularizer(model, name, pool=lambda x: x.transpose(0, 1).flatten(1)).detach()
+
+
+def test_a_reference_with_time_first_is_refused() -> None:
+    model = nn.ModuleDict({"at": nn.GRU(4, 4), "w": nn.Linear(4, 2)})
+    with pytest.raises(LayerError, match=r"reference=\.\.\."):
+        IsometryRegularizer(model, "w", inputs="at")
+
+
+def last_state(model: Model, x: Tensor) -> Tensor:
+    return model.head(model.rnn(x)[0][-1])
+
+
+def every_state(model: Model, x: Tensor) -> Tensor:
+    return model.head(model.rnn(x)[0])[-1]
+
+
+@pytest.mark.parametrize("forward", [last_state, every_state])
+def test_as_many_steps_in_time_as_samples_are_refused(forward: Any) -> None:
+    model = Model(forward, rnn=nn.GRU(5, 4), head=nn.Linear(4, 3))
+    iso = IsometryRegularizer(model)
+    model(torch.randn(N, N, 5))
+    with pytest.raises(LayerError, match="on its first axis or on its second"):
+        iso(Y)
+
+
+def test_a_layer_that_puts_time_first_and_came_later_is_noticed() -> None:
+    rnn = nn.GRU(5, 4, batch_first=True)
+    model = Model(lambda m, x: m.head(m.rnn(x)[0][:, -1]), rnn=rnn, head=nn.Linear(4, 3))
+    x = torch.randn(N, N, 5)
+    iso = IsometryRegularizer(model, "rnn")
+    model(x)
+    assert float(iso(Y)) == pytest.approx(expected(x, rnn(x)[0]), rel=1e-5)
+    model.rnn = nn.GRU(5, 4)
+    model(x)
+    with pytest.raises(LayerError, match="on its first axis or on its second"):
+        iso(Y)
+
+
+def test_modules_behind_the_classifier_are_noticed() -> None:
+    model = nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
+    iso = IsometryRegularizer(model)
+    model.append(nn.Tanh())
+    model.append(nn.Linear(3, 2))
+    model(X)
+    with pytest.raises(LayerError, match="what enters '2' was recorded.* now '4' is"):
+        iso(Y)
+
+
+def test_a_thread_does_not_get_what_one_that_ended_left() -> None:
+    model = nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
+    iso = IsometryRegularizer(model)
+    found: list[object] = []
+
+    def read() -> None:
+        try:
+            found.append(float(iso(Y)))
+        except RecordError as error:
+            found.append(error)
+
+    for _ in range(20):  # numbers of threads are given again at once
+        for target in (lambda: model(X), read):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+    assert all(isinstance(each, RecordError) for each in found)
