@@ -220,8 +220,8 @@ class FullyShardedDataParallel(nn.Linear):
         ),
         (
             lambda m, x, y: RobustLoss(Returns(lambda z: (z, z)), eps=0.1)(x, y),
-            "the model must return logits of shape (n, classes), got 2 tensors of that shape, at "
-            "0, 1. Wrap it",
+            "the model must return logits of shape (n, classes), got 2 tensors that may be them, "
+            "at [0], [1]. Wrap it",
         ),
         (
             lambda m, x, y: RobustLoss(nn.Sequential(FullyShardedDataParallel(5, 3)), eps=0.1),
