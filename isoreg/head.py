@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from isoreg._attach.checks import check_model, check_reference
 from isoreg._attach.classifier import choose_layers
-from isoreg._attach.layers import Layers
+from isoreg._attach.layers import Layers, refuse_time_major
 from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.recorder import Recorder
 from isoreg._pairs.precision import full_precision
@@ -70,6 +70,8 @@ class ReferenceHead(nn.Module):
                 raise InputError(f"weight must be a number >= 0, got {weight!r}.")
             layers = choose_layers(model, layer)
             pooling = resolve_pool(pool)
+            if isinstance(pool, str):
+                refuse_time_major(model, layers)
             if len(layers) > 1:
                 names = ", ".join(repr(found.name) for found in layers)
                 raise InputError(f"layer must name one layer, got {names}.")

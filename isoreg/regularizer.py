@@ -160,8 +160,7 @@ class IsometryRegularizer:
             pooling = resolve_pool(pool)
             chosen = choose_layers(model, layers)
             if isinstance(pool, str):
-                remedy = "pool its output yourself: pool=lambda output: ..."
-                refuse_time_major(model, chosen, remedy)
+                refuse_time_major(model, chosen)
             source = find_source(model, inputs)
             if isinstance(source, Layer):
                 refuse_time_major(model, [source], "give the points: iso(labels, reference=...)")

@@ -271,6 +271,10 @@ def test_distances_on_the_map_keep_their_digits_however_many_there_are() -> None
     np.testing.assert_allclose(drawn, expected[np.triu_indices(40, 1)], rtol=1e-12)
 
 
+def similar(a: Any, b: Any) -> Any:
+    return np.exp(-cdist(a, b))
+
+
 def skewed(a: Any, b: Any) -> Any:
     return np.maximum(a[:, None, 0] - b[None, :, 0], 0)
 
@@ -326,6 +330,8 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
     ),
     ({"metric": "precomputed"}, -city(ROWS, ROWS), "distances must be at least 0 and finite"),
     ({"metric": "precomputed"}, skewed(ROWS, ROWS), "distances must be symmetric, got"),
+    ({"metric": similar}, None, "got 1 there and .* Is it a similarity"),
+    ({"metric": "precomputed"}, similar(ROWS, ROWS), "got 1 there and .* Is it a similarity"),
     ({"metric": "precomputed"}, torch.eye(60).to_sparse(), "distances must be a dense tensor"),
     ({"metric": lambda a, b: 1e-40 * city(a, b)}, None, "largest distance must be between 1e-30"),
     ({"metric": lambda a, b: 1e200 * city(a, b)}, None, "largest distance must be between 1e-30"),

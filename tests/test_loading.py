@@ -87,6 +87,7 @@ def test_a_collate_with_picklable_parts_can_be_sent_to_spawned_workers() -> None
         ([[0.0, -1.0], [-1.0, 0.0]], "at least 0 and finite .* got -1 to 0"),
         ([[0.0, float("inf")], [float("inf"), 0.0]], "at least 0 and finite"),
         ([[0.0, 1.0], [2.0, 0.0]], "must be symmetric"),
+        ([[1.0, 0.5], [0.5, 1.0]], "Is it a similarity"),
         ([[float("nan"), -1.0], [-1.0, 0.0]], "at least 0 and finite .* got -1 to 0"),
         (torch.ones(2, 2).cfloat(), r"real distances for 2 samples, got torch.complex64 of shape"),
         (torch.eye(2).to_sparse(), r"got torch.float32 of shape \(2, 2\) in torch.sparse_coo"),

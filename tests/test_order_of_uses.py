@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg import IsometryRegularizer, ReferenceHead, isometry_penalty
 from isoreg.errors import IsoregError, LayerError, RecordError
 
 torch.manual_seed(0)
@@ -41,7 +41,7 @@ def steps(model: nn.Module, *args: Any, labels: Tensor | None = Y, **options: An
     iso, found = IsometryRegularizer(model, **options), []
     for _ in range(2):
         model(*args)
-        found.append(float(iso(labels)))
+        found.append(iso(labels).item())
     return found
 
 
@@ -148,6 +148,8 @@ def test_layers_in_and_around_what_puts_time_first_are_refused(name: str) -> Non
     model = nn.ModuleDict({"enc": nn.Sequential(LAYER)})
     with pytest.raises(LayerError, match="batch_first=False"):
         IsometryRegularizer(model, name)
+    with pytest.raises(LayerError, match="batch_first=False"):
+        ReferenceHead(model, 2, name)
     IsometryRegularizer(model, name, pool=lambda x: x.transpose(0, 1).flatten(1)).detach()
 
 
@@ -204,7 +206,7 @@ def test_a_thread_does_not_get_what_one_that_ended_left() -> None:
 
     def read() -> None:
         try:
-            found.append(float(iso(Y)))
+            found.append(iso(Y).item())
         except RecordError as error:
             found.append(error)
 

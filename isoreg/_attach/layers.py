@@ -83,7 +83,11 @@ def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
     return list(found.values())
 
 
-def refuse_time_major(model: nn.Module, layers: Iterable[Layer], remedy: str) -> None:
+def refuse_time_major(
+    model: nn.Module,
+    layers: Iterable[Layer],
+    remedy: str = "pool its output yourself: pool=lambda output: ...",
+) -> None:
     """Refuse layers whose first axis is time, which would be taken for samples.
 
     Args:
@@ -97,7 +101,7 @@ def refuse_time_major(model: nn.Module, layers: Iterable[Layer], remedy: str) ->
 
     Example:
         >>> model = nn.Sequential(nn.GRU(3, 2, batch_first=True))
-        >>> refuse_time_major(model, find_layers(model, "0"), "")
+        >>> refuse_time_major(model, find_layers(model, "0"))
     """
     for layer in layers:
         around = [module_at(model, layer.name[:at]) for at in _dots(layer.name)]

@@ -95,6 +95,7 @@ def _precomputed(distances: Any, n: int) -> Blocks:
                 f"{np.nanmin(part):.4g} to {np.nanmax(part):.4g}."
             )
         _refuse_asymmetric(part, mirror, "distances")
+        _refuse_similarity(part[:, start : start + 256], "distances")
     return lambda places: torch.as_tensor(np.array(table[np.ix_(places, places)], dtype=np.float64))
 
 
@@ -131,7 +132,9 @@ def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Bloc
         return block
 
     tried = np.unique(np.linspace(0, n - 1, min(n, _TRIED)).astype(np.int64))
-    _refuse_asymmetric(ask(tried, tried[:-1]), ask(tried[:-1], tried).T, "metric")
+    block = ask(tried, tried[:-1])
+    _refuse_asymmetric(block, ask(tried[:-1], tried).T, "metric")
+    _refuse_similarity(block, "metric")
     if cache is None:
         return lambda places: torch.as_tensor(_symmetric(ask, places))
     name = getattr(metric, "__qualname__", type(metric).__qualname__)
@@ -178,4 +181,16 @@ def _refuse_asymmetric(block: Array, mirror: Array, name: str) -> None:
         raise InputError(
             f"{name} must be symmetric, got {block[worst]:.4g} in one direction and "
             f"{mirror[worst]:.4g} in the other. If the difference means nothing, give the mean."
+        )
+
+
+def _refuse_similarity(block: Array, name: str) -> None:
+    """Refuse what is larger between a sample and itself than between two of them."""
+    own = np.eye(*block.shape) > 0
+    own_known, others_known = (block[where & ~np.isnan(block)] for where in (own, ~own))
+    if own_known.size and others_known.size and own_known.mean() > others_known.mean():
+        raise InputError(
+            f"{name} must give distances, which are 0 between a sample and itself, got "
+            f"{own_known.mean():.4g} there and {others_known.mean():.4g} between two samples. Is "
+            "it a similarity? Turn it round: for example 1 - similarity."
         )

@@ -144,4 +144,12 @@ def _checked(distances: Any, n: int) -> Tensor:
             "distances must be symmetric, got some that differ in the two directions. "
             "If the difference means nothing, return the mean of both."
         )
+    own = torch.eye(n, dtype=torch.bool, device=distances_bb.device)
+    itself, others = exact_bb[own].nanmean(), exact_bb[~own].nanmean()
+    if itself > others:  # not where one is NaN
+        raise InputError(
+            "distances must be 0 between a sample and itself, got "
+            f"{itself:.4g} there and {others:.4g} between two samples. Is it a similarity? Turn it "
+            "round: for example 1 - similarity."
+        )
     return distances_bb
