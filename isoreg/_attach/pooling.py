@@ -19,7 +19,7 @@ def tensors_in(value: object) -> Iterator[Tensor]:
     Args:
         value: What a module takes or returns.
 
-    Yields:
+    Returns:
         Each tensor found.
 
     Example:
@@ -27,17 +27,23 @@ def tensors_in(value: object) -> Iterator[Tensor]:
         >>> [t.item() for t in tensors_in((None, {"logits": torch.tensor(1.0)}))]
         [1.0]
     """
+    found: list[Tensor] = []  # the oldest torch compiles no generator that is read to its end
+    _collect(value, found)
+    return iter(found)
+
+
+def _collect(value: object, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
-        yield value
+        found.append(value)
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, tuple | list):
+            _collect(item, found)
+    elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from tensors_in(item)
+            _collect(item, found)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            yield from tensors_in(getattr(value, field.name))
+            _collect(getattr(value, field.name), found)
 
 
 class Entering(NamedTuple):
@@ -51,31 +57,37 @@ class Entering(NamedTuple):
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
-    @property
-    def first(self) -> Any:
-        """The first argument, or all of those that have names."""
-        return self.args[0] if self.args else self.kwargs
 
-    def features(self) -> Tensor | None:
-        """The only floating tensor, or of several the only one that needs a gradient.
+def features_entering(entering: Entering) -> Tensor | None:
+    """The only floating tensor that enters, or of several the only one that needs a gradient.
 
-        Returns:
-            The tensor; the first of any kind where none is floating, None where there is none.
+    Args:
+        entering: What a module is called with.
 
-        Raises:
-            LayerError: If several may be the features.
-        """
-        tensors = list(tensors_in(self))
-        floating = [x for x in tensors if x.is_floating_point()]
-        if len(floating) > 1:
-            floating = [x for x in floating if x.requires_grad] or floating
-        if len(floating) > 1:
-            shapes = ", ".join(str(tuple(x.shape)) for x in floating if not x.is_nested)
-            raise LayerError(
-                f"{len(floating)} tensors enter it that may be the features, got {shapes}. Name "
-                "the layer that makes those to be compared: layers=..."
-            )
-        return next(iter(floating or tensors), None)
+    Returns:
+        The tensor; the first of any kind where none is floating, None where there is none.
+
+    Raises:
+        LayerError: If several may be the features.
+
+    Example:
+        >>> import torch
+        >>> features_entering(Entering((torch.ones(2, 3), torch.tensor([0, 1])), {})).shape
+        torch.Size([2, 3])
+    """
+    tensors = list(tensors_in(entering))
+    floating = [x for x in tensors if x.is_floating_point()]
+    if len(floating) < 2:
+        found = floating or tensors
+        return found[0] if found else None
+    learned = [x for x in floating if x.requires_grad] or floating
+    if len(learned) < 2:
+        return learned[0]
+    shapes = ", ".join([str(tuple(x.shape)) for x in learned if not x.is_nested])
+    raise LayerError(
+        f"{len(learned)} tensors enter it that may be the features, got {shapes}. Name the layer "
+        "that makes those to be compared: layers=..."
+    )
 
 
 def pool_flatten(features: Tensor) -> Tensor:

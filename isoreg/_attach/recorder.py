@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from isoreg._attach.classifier import ClassifierSearch, is_tracing
 from isoreg._attach.hook import Hook, remove_all
 from isoreg._attach.layers import Layer, is_time_major, module_at
-from isoreg._attach.pooling import Entering, FirstTensor, tensors_in
+from isoreg._attach.pooling import Entering, FirstTensor, features_entering, tensors_in
 from isoreg._attach.record import Record, new_record
 from isoreg._attach.reference import Source, naming_the_source
 from isoreg._attach.samples import parameter_names, read_call
@@ -376,9 +376,10 @@ class Recorder:
                 "would do nothing. If it is checkpointed, use use_reentrant=False."
             )
         if not isinstance(self._pool, FirstTensor):
-            value = value.first if isinstance(value, Entering) else value
+            if isinstance(value, Entering):
+                value = value.args[0] if value.args else value.kwargs
         elif isinstance(value, Entering):
-            value = value.features()
+            value = features_entering(value)
         else:
             value = next(tensors_in(value), value)
         if isinstance(value, Tensor):
