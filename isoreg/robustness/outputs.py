@@ -14,8 +14,8 @@ def logits_of(output: Any, images: int) -> Tensor:
     """The logits, be they all that a model returns or a part of it that cannot be mistaken.
 
     A mapping, as of transformers, has them under "logits"; in another mapping, or in a tuple, they
-    are the only tensor of shape (n, classes), also of those that stand deeper or have axes of
-    length 1 besides. Several such tensors are refused, not guessed among.
+    are its only tensor of shape (n, classes). A second one is refused, not guessed among, also
+    where it stands deeper or has axes of length 1 besides.
 
     Args:
         output: What the model returned.
