@@ -160,7 +160,7 @@ def test_a_metric_that_differs_for_some_pairs_is_told_from_the_one_before(
 def test_known_pairs_are_tried_a_few_a_row_from_the_nearest_to_the_last(tmp_path: Path) -> None:
     asked: list[list[int]] = []
 
-    def compute(missing: NDArray[np.int64]) -> NDArray[np.float64]:
+    def compute(missing: NDArray[np.int64], turned: bool) -> NDArray[np.float64]:
         asked.append(missing.tolist())
         return missing + 1.0
 
@@ -176,9 +176,21 @@ def test_known_pairs_are_tried_a_few_a_row_from_the_nearest_to_the_last(tmp_path
     spread = [0, 14, 28, 42, 57, 71, 85, 99]
     assert asked == [spread, spread, spread, [0, 1, 2], [0, 25, 50, 74, 99]]
     again = PairCache(tmp_path / "pairs", "m")
-    again.row(0, others, lambda missing: (missing + 1.0) * (1 + 9e-4) + 9e-5)  # is rounding
+    again.row(0, others, lambda missing, turned: (missing + 1.0) * (1 + 9e-6) + 9e-5)  # is rounding
     with pytest.raises(InputError, match="got 15 in .* where it gives 14"):
-        again.row(0, others, lambda missing: np.minimum(missing + 1.0, 14))
+        again.row(0, others, lambda missing, turned: np.minimum(missing + 1.0, 14))
+
+
+def test_a_metric_that_differs_a_little_is_another_one_but_not_its_other_direction(
+    tmp_path: Path,
+) -> None:
+    others = list(range(1, 101))
+    PairCache(tmp_path / "pairs", "m").row(0, others, lambda missing, turned: missing + 1.0)
+    again = PairCache(tmp_path / "pairs", "m")
+    with pytest.raises(InputError, match="distances of this metric"):
+        again.row(0, others, lambda missing, turned: (missing + 1.0) * (1 + 1e-4))
+    other_end = PairCache(tmp_path / "pairs", "m")
+    other_end.row(0, others, lambda missing, turned: (missing + 1.0) * (1 if turned else 1 + 1e-4))
 
 
 def test_objects_that_are_no_rows_are_compared_by_their_places() -> None:
@@ -707,7 +719,7 @@ def test_blocks_are_in_double_precision_whatever_they_are_made_of(kind: str) -> 
 def test_a_cache_takes_more_pairs_than_one_statement_of_sqlite(tmp_path: Path) -> None:
     cache, asked = PairCache(tmp_path / "pairs", "m"), []
 
-    def compute(missing: NDArray[np.int64]) -> NDArray[np.float64]:
+    def compute(missing: NDArray[np.int64], turned: bool) -> NDArray[np.float64]:
         asked.append(len(missing))
         return missing + 1.0
 
@@ -720,7 +732,7 @@ def test_a_cache_takes_more_pairs_than_one_statement_of_sqlite(tmp_path: Path) -
 def test_a_cache_knows_pairs_in_both_orders_and_those_that_are_not_known(tmp_path: Path) -> None:
     asked: list[list[int]] = []
 
-    def compute(missing: NDArray[np.int64]) -> NDArray[np.float64]:
+    def compute(missing: NDArray[np.int64], turned: bool) -> NDArray[np.float64]:
         asked.append(missing.tolist())
         return np.where(missing == 1, np.nan, 10.0 + missing)
 
@@ -730,7 +742,7 @@ def test_a_cache_knows_pairs_in_both_orders_and_those_that_are_not_known(tmp_pat
     np.testing.assert_array_equal(cache.row(7, [9, 5, 1], compute), [12, np.nan, 10])
     assert asked == [[0, 1, 2], [1]]
     later = PairCache(tmp_path / "pairs", "m")  # tries one pair once more, which is not known still
-    assert np.isnan(later.row(2, [7], lambda missing: np.full(len(missing), np.nan)))
+    assert np.isnan(later.row(2, [7], lambda missing, turned: np.full(len(missing), np.nan)))
     rows = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]])
     keys, placed = sample_keys(rows, places=False), sample_keys(rows, places=True)
     assert keys[0] == keys[1] != keys[2]

@@ -159,14 +159,12 @@ def _cached(ask: Callable[[Places, Places], Array], store: PairCache, keys: list
     def block(places: Places) -> Tensor:
         table = np.zeros((len(places), len(places)))
         for i in reversed(range(1, len(places))):  # the longest first: the cache tries what it has
-            place, before = places[i], places[:i]
-            table[i, :i] = table[:i, i] = store.row(
-                keys[place],
-                [keys[other] for other in before],
-                lambda missing, place=place, before=before: ask(  # type: ignore[misc]
-                    np.array([place]), before[missing]
-                ),
-            )
+            one, others = places[i : i + 1], [keys[other] for other in places[:i]]
+
+            def compute(missing: Places, turned: bool, one: Places = one) -> Array:
+                return ask(places[missing], one).T if turned else ask(one, places[missing])
+
+            table[i, :i] = table[:i, i] = store.row(keys[one[0]], others, compute)
         return torch.as_tensor(table)
 
     return block

@@ -15,7 +15,7 @@ from isoreg.errors import InputError
 
 Array = NDArray[np.float64]
 Pair = tuple[int, int]
-Compute = Callable[[NDArray[np.int64]], Array]
+Compute = Callable[[NDArray[np.int64], bool], Array]
 _TRIED, _TRIED_A_ROW = 32, 8  # known pairs that are computed once more, to tell metrics apart
 _AT_ONCE = 400  # SQLite takes at most 999 values a statement in its older versions
 
@@ -66,7 +66,8 @@ class PairCache:
         Args:
             key: The sample's key, of `sample_keys`.
             others: The keys of the others.
-            compute: From the places in ``others`` that are missing to their distances.
+            compute: From the places in ``others`` that are missing to the distances from the
+                sample to them, or from them to the sample for True.
 
         Returns:
             One distance for each of the others.
@@ -88,7 +89,7 @@ class PairCache:
             self._try(pairs, known, compute)
             missing = [place for place, pair in enumerate(pairs) if pair not in known]
             if missing:
-                new = compute(np.array(missing)).ravel()
+                new = compute(np.array(missing), False).ravel()
                 values = [
                     (*pairs[place], None if np.isnan(value) else float(value))
                     for place, value in zip(missing, new, strict=True)
@@ -109,10 +110,15 @@ class PairCache:
         self._left_to_try -= count
         # spread over the pairs: metrics may agree on near ones alone, or be capped for far ones
         tried = np.array(places)[np.linspace(0, len(places) - 1, count).round().astype(np.int64)]
-        there, now = np.array([known[pairs[place]] for place in tried]), compute(tried).ravel()
-        # as far apart as the two directions of a metric may be
+        there, now = (
+            np.array([known[pairs[place]] for place in tried]),
+            compute(tried, False).ravel(),
+        )
         rounding = 1e-6 * float(np.nanmax(there, initial=0))
-        same = np.isclose(there, now, rtol=1e-3, atol=rounding, equal_nan=True)
+        same = np.isclose(there, now, atol=rounding, equal_nan=True)
+        if not same.all():  # the two directions of a metric may lie further apart than rounding
+            turned = compute(tried, True).ravel()
+            same |= np.isclose(there, turned, atol=rounding, equal_nan=True)
         if not same.all():
             first = int(np.flatnonzero(~same)[0])
             raise InputError(
