@@ -39,7 +39,11 @@ TASK = "animal or vehicle"
 GROUPS = [[2, 3, 4, 5, 6, 7], [0, 1, 8, 9]]
 _BETAS = (0.1, 0.3, 1.0)
 _SMALLER = (0.03, 0.1, 0.3)
-_WIDER = {"strengths": (*_BETAS, 3.0)} | dict.fromkeys(("of_control", "of_head"), (*_SMALLER, 1.0))
+_WIDER = {
+    "strengths": (*_BETAS, 3.0),
+    "of_control": (*_SMALLER, 1.0, 3.0),
+    "of_head": (*_SMALLER, 1.0),
+}
 UNLEARNT = ("blurred pixels", "whitened pixels", "random convolutions")
 BOTH = f"{PATCHES} and {LEARNT}"
 """No better than `LEARNT` alone: runs with this reference are kept, what made them is gone."""
