@@ -11,13 +11,8 @@ from torch import Tensor
 
 from isoreg._pairs.options import Scale, check_scale
 from isoreg._pairs.plan import Call, known_pairs
-from isoreg.distances import (
-    Metric,
-    distances_by,
-    flatten_points,
-    pair_table,
-    resolve_metric,
-)
+from isoreg._tables import pair_table
+from isoreg.distances import Metric, distances_by, flatten_points, resolve_metric
 from isoreg.errors import InputError, error_prefix
 from isoreg.masks import pair_weights
 

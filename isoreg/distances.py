@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.precision import CANCELLED
+from isoreg._tables import check_dense
 from isoreg.errors import InputError, check_integer, error_prefix
 
 Metric: TypeAlias = str | Callable[[Tensor], Tensor]
@@ -297,118 +298,6 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
             f"got {tuple(distances_bb.shape)}."
         )
     return distances_bb
-
-
-def check_dense(values: Tensor, name: str) -> None:
-    """Refuse what is no tensor with a number in each place.
-
-    Args:
-        values: What was given.
-        name: What to call it in an error.
-
-    Raises:
-        InputError: If it is no tensor, or a sparse or nested one.
-
-    Example:
-        >>> check_dense([[0.0]], "input_distances")
-        Traceback (most recent call last):
-        isoreg.errors.InputError: input_distances must be a tensor, got list. ...
-    """
-    if not isinstance(values, Tensor):
-        raise InputError(
-            f"{name} must be a tensor, got {type(values).__name__}. "
-            f"torch.as_tensor({name}) makes one of an array or a list of numbers."
-        )
-    if values.is_nested:
-        raise InputError(
-            f"{name} must have rows of one length, got a nested tensor. "
-            "Pad it, or reduce each sample to one vector."
-        )
-    if values.layout != torch.strided:
-        raise InputError(
-            f"{name} must be a dense tensor, got one of layout {values.layout}. "
-            "Convert it with .to_dense()."
-        )
-
-
-def pair_table(values: Tensor, name: str, rows: int, columns: int | None, like: Tensor) -> Tensor:
-    """A number for each pair, once its type and shape are right, in float32 or better.
-
-    Args:
-        values: (rows, columns) distances or weights of pairs, floating or integers.
-        name: What to call them in an error.
-        rows: Number of samples.
-        columns: Number of samples that they are compared with; None if that is not known yet.
-        like: The device is that of this tensor; integers and booleans get its dtype.
-
-    Returns:
-        The table, which is copied only where its type or device changes.
-
-    Raises:
-        InputError: If it is no dense real tensor of this shape.
-
-    Example:
-        >>> pair_table(torch.eye(2).long(), "pair_weights", 2, 2, torch.zeros(1)).dtype
-        torch.float32
-    """
-    check_dense(values, name)
-    if values.is_complex():
-        raise InputError(f"{name} must be real numbers, got {values.dtype}.")
-    fits = values.ndim == 2 and len(values) == rows
-    if not fits or columns not in (None, values.shape[1]):
-        shape = f"({rows}, samples of all ranks)" if columns is None else f"({rows}, {columns})"
-        raise InputError(
-            f"{name} must be of shape {shape} for {rows} samples, got {tuple(values.shape)}."
-        )
-    dtype = values.dtype if values.is_floating_point() else like.dtype
-    return values.to(like.device, torch.promote_types(dtype, torch.float32))
-
-
-def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = None) -> Tensor:
-    """Refuse a table whose entries are not usable, or on an accelerator make them NaN.
-
-    Usable is what is finite, 0 or more, and within a thousandth of the largest entry equal to the
-    entry of the mirrored pair, if that is here.
-
-    Args:
-        values: (r, n) distances or weights of pairs.
-        counted: (r, n) booleans, which pairs count; the others are not looked at.
-        name: What to call them in an error.
-        own: Which columns are those of the rows; None: all, in their order.
-
-    Returns:
-        The table.
-
-    Raises:
-        InputError: If an entry that counts is not usable; on an accelerator, where looking would
-            wait for the device, such entries become NaN instead.
-
-    Example:
-        >>> check_pairs(-torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool), "input_distances")
-        Traceback (most recent call last):
-        isoreg.errors.InputError: input_distances must be finite, ... got -1 for samples 0 and 0.
-    """
-    own = slice(0, len(values)) if own is None else own
-    with torch.no_grad():
-        largest = values.masked_fill(~counted | values.isnan(), 0).amax() if values.numel() else 0.0
-        mirrored = values[:, own].T
-        if mirrored.shape != values.shape:
-            mirrored = torch.cat([values[:, : own.start], mirrored, values[:, own.stop :]], 1)
-        is_mirrored = (values - mirrored).abs() <= 1e-3 * largest
-        bad = counted & ~((values >= 0) & (values < math.inf) & is_mirrored)
-    if values.device.type != "cpu":
-        return values.masked_fill(bad, math.nan)
-    if bool(bad.any()):
-        i, j = bad.nonzero()[0]
-        one, other = values[i, j], mirrored[i, j]
-        i += own.start
-        got = f"{one:.6g} for samples {i} and {j}"
-        if 0 <= one < math.inf:
-            got += f" and {other:.6g} for {j} and {i}"
-        raise InputError(
-            f"{name} must be finite, 0 or more, and the same for both orders of a pair, got {got}."
-        )
-    return values
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:

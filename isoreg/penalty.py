@@ -15,7 +15,8 @@ from isoreg._pairs.options import REDUCTIONS, Options, Scale, check_reduction, c
 from isoreg._pairs.plan import make_call
 from isoreg._ranks.exchange import Group, resolve_group
 from isoreg._ranks.penalty import penalty_across
-from isoreg.distances import Metric, euclidean, flatten_points, pair_table, resolve_metric
+from isoreg._tables import pair_table
+from isoreg.distances import Metric, euclidean, flatten_points, resolve_metric
 from isoreg.errors import InputError, error_prefix
 from isoreg.masks import check_shape, valid_labels
 from isoreg.memory import FeatureQueue

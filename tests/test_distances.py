@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from isoreg.distances import METRICS, check_pairs, geodesic, pair_table, pairwise_distances
+from isoreg._tables import check_pairs, pair_table
+from isoreg.distances import METRICS, geodesic, pairwise_distances
 from isoreg.errors import InputError
 
 Point = list[float]

@@ -311,7 +311,7 @@ def test_a_metric_may_round_differently_in_each_direction() -> None:
 BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": skewed}, None, "metric must be symmetric, got"),
     ({"metric": lambda a, b: 1.0}, None, r"metric must map 16 and 15 samples to \(16, 15\) real"),
-    ({"metric": lambda a, b: -city(a, b)}, None, "metric must give distances of at least 0"),
+    ({"metric": lambda a, b: -city(a, b)}, None, "metric must be at least 0"),
     ({"metric": "geodesic"}, None, "geodesic distances of a batch depend on the batch"),
     (
         {"metric": "taxicab"},

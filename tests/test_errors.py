@@ -33,3 +33,11 @@ def test_a_module_that_another_one_lacks_is_its_own_error(tmp_path, monkeypatch)
     assert not isinstance(caught.value, IsoregError)
     with pytest.raises(errors.MissingExtraError, match=r"^no_such_package is not installed"):
         errors.import_extra("no_such_package.inside", "plots")
+
+
+def test_an_integer_may_be_either_end_of_its_range_and_nothing_beyond() -> None:
+    for value in (2, 5):
+        errors.check_integer("count", value, 2, 5)
+    for value in (1, 6, 2.0, True):
+        with pytest.raises(errors.InputError, match=r"count must be .*got"):
+            errors.check_integer("count", value, 2, 5)

@@ -948,9 +948,13 @@ def test_a_mean_over_pairs_does_not_change_with_the_unit_of_their_weights(
 
 @pytest.mark.parametrize("distance", ["euclidean", "manhattan"])
 @pytest.mark.parametrize("name", ["input_distances", "pair_weights"])
-def test_what_is_given_for_pairs_of_two_classes_is_not_looked_at(distance: str, name: str) -> None:
+@pytest.mark.parametrize("soft", [False, True])
+def test_what_is_given_for_pairs_of_two_classes_is_not_looked_at(
+    distance: str, name: str, soft: bool
+) -> None:
     labels = torch.tensor([0, 1] * 4)
     apart = labels[:, None] != labels
+    labels = torch.eye(2)[labels] if soft else labels
     table = normal(8, 8).abs()
     table = table + table.T
     inputs = X if name == "pair_weights" else None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from isoreg._attach.balance import AutoBeta
 from isoreg._attach.record import Record
-from isoreg.distances import check_dense
+from isoreg._tables import check_dense
 from isoreg.errors import InputError, RecordError
 from isoreg.masks import check_shape
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from isoreg._pairs.options import Options
 from isoreg._pairs.precision import can_look
-from isoreg.distances import check_pairs, exact_dtype
+from isoreg._tables import check_pairs
+from isoreg.distances import exact_dtype
 from isoreg.masks import IGNORED, weights_between
 
 Total: TypeAlias = Tensor | float

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isoreg.distances import METRICS, check_dense, distances_by
+from isoreg._tables import check_dense, check_distances
+from isoreg.distances import METRICS, distances_by
 from isoreg.embedding.cache import PairCache, sample_keys
 from isoreg.errors import InputError, refuse_masked
 
@@ -88,14 +89,8 @@ def _precomputed(distances: Any, n: int) -> Blocks:
             f"{table.dtype} of shape {table.shape}."
         )
     for start in range(0, n, 256):  # a part at a time: the table may be larger than the memory
-        part, mirror = table[start : start + 256], table[:, start : start + 256].T
-        if (part < 0).any() or np.isinf(part).any():
-            raise InputError(
-                "distances must be at least 0 and finite (NaN: not known), got "
-                f"{np.nanmin(part):.4g} to {np.nanmax(part):.4g}."
-            )
-        _refuse_asymmetric(part, mirror, "distances")
-        _refuse_similarity(part[:, start : start + 256], "distances")
+        part, mirrored = table[start : start + 256], table[:, start : start + 256].T
+        check_distances(_wide(part), "distances", mirrored=_wide(mirrored), own=start)
     return lambda places: torch.as_tensor(np.array(table[np.ix_(places, places)], dtype=np.float64))
 
 
@@ -110,6 +105,11 @@ def _as_array(values: Any, name: str) -> Array:
     return found
 
 
+def _wide(values: Array) -> Tensor:
+    with np.errstate(over="ignore"):  # of what is wider than float64
+        return torch.from_numpy(np.array(values, np.float64, order="C"))
+
+
 def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Blocks:
     n = len(rows)
 
@@ -122,19 +122,13 @@ def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Bloc
                 f"distances, got {block.dtype} of shape {block.shape}. A distance d between two "
                 "rows: metric=lambda a, b: scipy.spatial.distance.cdist(a, b, d)."
             )
-        with np.errstate(over="ignore"):  # of what is wider than float64
-            block = block.astype(np.float64)
-        if (block < 0).any() or np.isinf(block).any():
-            raise InputError(
-                "metric must give distances of at least 0 that are finite (NaN: not known), got "
-                f"{np.nanmin(block):.4g} to {np.nanmax(block):.4g}."
-            )
-        return block
+        distances = _wide(block)
+        check_distances(distances, "metric")
+        return distances.numpy()
 
     tried = np.unique(np.linspace(0, n - 1, min(n, _TRIED)).astype(np.int64))
-    block = ask(tried, tried[:-1])
-    _refuse_asymmetric(block, ask(tried[:-1], tried).T, "metric")
-    _refuse_similarity(block, "metric")
+    there, back = ask(tried, tried[:-1]), ask(tried[:-1], tried)
+    check_distances(torch.from_numpy(there), "metric", mirrored=torch.from_numpy(back.T), own=0)
     if cache is None:
         return lambda places: torch.as_tensor(_symmetric(ask, places))
     name = getattr(metric, "__qualname__", type(metric).__qualname__)
@@ -146,7 +140,7 @@ def _symmetric(ask: Callable[[Places, Places], Array], places: Places) -> Array:
     size = len(places)
     if size <= _LEAF:
         block = ask(places, places)
-        _refuse_asymmetric(block, block.T, "metric")
+        check_distances(torch.from_numpy(block), "metric", mirrored=torch.from_numpy(block.T))
         return block
     first, second = places[: size // 2], places[size // 2 :]
     cross = ask(first, second)
@@ -168,27 +162,3 @@ def _cached(ask: Callable[[Places, Places], Array], store: PairCache, keys: list
         return torch.as_tensor(table)
 
     return block
-
-
-def _refuse_asymmetric(block: Array, mirror: Array, name: str) -> None:
-    # products of matrices, which many metrics are made of, leave a millionth of the largest
-    rounding = 1e-6 * float(np.nanmax(block, initial=0))
-    if not np.allclose(block, mirror, rtol=1e-3, atol=rounding, equal_nan=True):
-        apart = np.nan_to_num(np.abs(block - mirror), nan=np.inf)
-        worst = np.unravel_index(int(apart.argmax()), apart.shape)
-        raise InputError(
-            f"{name} must be symmetric, got {block[worst]:.4g} in one direction and "
-            f"{mirror[worst]:.4g} in the other. If the difference means nothing, give the mean."
-        )
-
-
-def _refuse_similarity(block: Array, name: str) -> None:
-    """Refuse what is larger between a sample and itself than between two of them."""
-    own = np.eye(*block.shape) > 0
-    own_known, others_known = (block[where & ~np.isnan(block)] for where in (own, ~own))
-    if own_known.size and others_known.size and own_known.mean() > others_known.mean():
-        raise InputError(
-            f"{name} must give distances, which are 0 between a sample and itself, got "
-            f"{own_known.mean():.4g} there and {others_known.mean():.4g} between two samples. Is "
-            "it a similarity? Turn it round: for example 1 - similarity."
-        )

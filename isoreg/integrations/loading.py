@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from isoreg._tables import check_distances
 from isoreg.distances import exact_dtype
 from isoreg.errors import InputError, error_prefix, refuse_masked
 
@@ -130,26 +131,6 @@ def _checked(distances: Any, n: int) -> Tensor:
         )
     if not distances_bb.is_floating_point():
         distances_bb = distances_bb.to(torch.float32)
-    if (distances_bb < 0).any() or distances_bb.isinf().any():
-        least, most = distances_bb.nan_to_num(0).aminmax()
-        raise InputError(
-            f"distances must be at least 0 and finite (NaN: not known), got {least:.4g} to "
-            f"{most:.4g}."
-        )
-    # products of matrices, which many distances are made of, leave a millionth of the largest
     exact_bb = distances_bb.to(exact_dtype(distances_bb.device))
-    rounding = 1e-6 * float(exact_bb.nan_to_num(0).amax()) if n else 0.0
-    if not torch.allclose(exact_bb, exact_bb.T, rtol=1e-3, atol=rounding, equal_nan=True):
-        raise InputError(
-            "distances must be symmetric, got some that differ in the two directions. "
-            "If the difference means nothing, return the mean of both."
-        )
-    own = torch.eye(n, dtype=torch.bool, device=distances_bb.device)
-    itself, others = exact_bb[own].nanmean(), exact_bb[~own].nanmean()
-    if itself > others:  # not where one is NaN
-        raise InputError(
-            "distances must be 0 between a sample and itself, got "
-            f"{itself:.4g} there and {others:.4g} between two samples. Is it a similarity? Turn it "
-            "round: for example 1 - similarity."
-        )
+    check_distances(exact_bb, "distances", mirrored=exact_bb.T, own=0)
     return distances_bb

@@ -1,0 +1,170 @@
+"""What users hand over as numbers of pairs, and whether it can be that."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from isoreg.errors import InputError
+
+
+def check_dense(values: Tensor, name: str) -> None:
+    """Refuse what is no tensor with a number in each place.
+
+    Args:
+        values: What was given.
+        name: What to call it in an error.
+
+    Raises:
+        InputError: If it is no tensor, or a sparse or nested one.
+
+    Example:
+        >>> check_dense([[0.0]], "input_distances")
+        Traceback (most recent call last):
+        isoreg.errors.InputError: input_distances must be a tensor, got list. ...
+    """
+    if not isinstance(values, Tensor):
+        raise InputError(
+            f"{name} must be a tensor, got {type(values).__name__}. "
+            f"torch.as_tensor({name}) makes one of an array or a list of numbers."
+        )
+    if values.is_nested:
+        raise InputError(
+            f"{name} must have rows of one length, got a nested tensor. "
+            "Pad it, or reduce each sample to one vector."
+        )
+    if values.layout != torch.strided:
+        raise InputError(
+            f"{name} must be a dense tensor, got one of layout {values.layout}. "
+            "Convert it with .to_dense()."
+        )
+
+
+def pair_table(values: Tensor, name: str, rows: int, columns: int | None, like: Tensor) -> Tensor:
+    """A number for each pair, once its type and shape are right, in float32 or better.
+
+    Args:
+        values: (rows, columns) distances or weights of pairs, floating or integers.
+        name: What to call them in an error.
+        rows: Number of samples.
+        columns: Number of samples that they are compared with; None if that is not known yet.
+        like: The device is that of this tensor; integers and booleans get its dtype.
+
+    Returns:
+        The table, which is copied only where its type or device changes.
+
+    Raises:
+        InputError: If it is no dense real tensor of this shape.
+
+    Example:
+        >>> pair_table(torch.eye(2).long(), "pair_weights", 2, 2, torch.zeros(1)).dtype
+        torch.float32
+    """
+    check_dense(values, name)
+    if values.is_complex():
+        raise InputError(f"{name} must be real numbers, got {values.dtype}.")
+    fits = values.ndim == 2 and len(values) == rows
+    if not fits or columns not in (None, values.shape[1]):
+        shape = f"({rows}, samples of all ranks)" if columns is None else f"({rows}, {columns})"
+        raise InputError(
+            f"{name} must be of shape {shape} for {rows} samples, got {tuple(values.shape)}."
+        )
+    dtype = values.dtype if values.is_floating_point() else like.dtype
+    return values.to(like.device, torch.promote_types(dtype, torch.float32))
+
+
+def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = None) -> Tensor:
+    """Refuse a table whose entries are not usable, or on an accelerator make them NaN.
+
+    Usable is what is finite, 0 or more, and within a thousandth of the largest entry equal to the
+    entry of the mirrored pair, if that is here.
+
+    Args:
+        values: (r, n) distances or weights of pairs.
+        counted: (r, n) booleans, which pairs count; the others are not looked at.
+        name: What to call them in an error.
+        own: Which columns are those of the rows; None: all, in their order.
+
+    Returns:
+        The table.
+
+    Raises:
+        InputError: If an entry that counts is not usable; on an accelerator, where looking would
+            wait for the device, such entries become NaN instead.
+
+    Example:
+        >>> check_pairs(-torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool), "input_distances")
+        Traceback (most recent call last):
+        isoreg.errors.InputError: input_distances must be finite, ... got -1 for samples 0 and 0.
+    """
+    own = slice(0, len(values)) if own is None else own
+    with torch.no_grad():
+        largest = values.masked_fill(~counted | values.isnan(), 0).amax() if values.numel() else 0.0
+        mirrored = values[:, own].T
+        if mirrored.shape != values.shape:
+            mirrored = torch.cat([values[:, : own.start], mirrored, values[:, own.stop :]], 1)
+        is_mirrored = (values - mirrored).abs() <= 1e-3 * largest
+        bad = counted & ~((values >= 0) & (values < math.inf) & is_mirrored)
+    if values.device.type != "cpu":
+        return values.masked_fill(bad, math.nan)
+    if bool(bad.any()):
+        i, j = bad.nonzero()[0]
+        one, other = values[i, j], mirrored[i, j]
+        i += own.start
+        got = f"{one:.6g} for samples {i} and {j}"
+        if 0 <= one < math.inf:
+            got += f" and {other:.6g} for {j} and {i}"
+        raise InputError(
+            f"{name} must be finite, 0 or more, and the same for both orders of a pair, got {got}."
+        )
+    return values
+
+
+def check_distances(
+    values: Tensor, name: str, *, mirrored: Tensor | None = None, own: int | None = None
+) -> None:
+    """Refuse what cannot be distances: NaN, which says that one is not known, can.
+
+    Args:
+        values: (r, n) numbers, in float32 or better.
+        name: What to call them in an error.
+        mirrored: (r, n) those of the other direction, the same within a thousandth; None: not here.
+        own: The column of the first row's own sample, and so on; None: do not look at those.
+
+    Raises:
+        InputError: If some are negative, infinite or not symmetric, or if samples are further from
+            themselves than from others.
+
+    Example:
+        >>> check_distances(torch.eye(3), "metric", own=0)
+        Traceback (most recent call last):
+        isoreg.errors.InputError: metric must be 0 between a sample and itself, got ...
+    """
+    if bool(((values < 0) | values.isinf()).any()):
+        least, most = values[~values.isnan()].aminmax()
+        raise InputError(
+            f"{name} must be at least 0 and finite (NaN: not known), got {least:.4g} to {most:.4g}."
+        )
+    if mirrored is not None and values.numel():
+        # products of matrices, which many metrics are made of, leave a millionth of the largest
+        rounding = 1e-6 * float(values.nan_to_num(0).amax())
+        if not torch.allclose(values, mirrored, rtol=1e-3, atol=rounding, equal_nan=True):
+            gap = (values - mirrored).abs().nan_to_num(math.inf)
+            worst = gap.masked_fill(values.isnan() & mirrored.isnan(), 0).argmax()
+            one, other = values.flatten()[worst], mirrored.flatten()[worst]
+            raise InputError(
+                f"{name} must be symmetric, got {one:.4g} in one direction and {other:.4g} in the "
+                "other. If the difference means nothing, give the mean."
+            )
+    if own is not None:
+        itself = torch.zeros_like(values, dtype=torch.bool)
+        itself.diagonal(own).fill_(True)
+        at_home, between = values[itself].nanmean(), values[~itself].nanmean()
+        if at_home > between:  # not where one is NaN
+            raise InputError(
+                f"{name} must be 0 between a sample and itself, got {at_home:.4g} there and "
+                f"{between:.4g} between two samples. Is it a similarity? Turn it round: for "
+                "example 1 - similarity."
+            )
