@@ -375,16 +375,14 @@ class Recorder:
                 "it ran without gradients inside a forward pass with gradients, so its penalty "
                 "would do nothing. If it is checkpointed, use use_reentrant=False."
             )
-        if not isinstance(self._pool, FirstTensor):
-            if isinstance(value, Entering):
-                value = value.args[0] if value.args else value.kwargs
-        elif isinstance(value, Entering):
-            value = features_entering(value)
-        else:
-            value = next(tensors_in(value), value)
-        if isinstance(value, Tensor):
-            if isinstance(self._pool, FirstTensor):
+        entering = isinstance(value, Entering)
+        if isinstance(self._pool, FirstTensor):
+            value = features_entering(value) if entering else next(tensors_in(value), value)
+            if isinstance(value, Tensor):
                 record.check_axes(value)
+        elif entering:
+            value = value.args[0] if value.args else value.kwargs
+        if isinstance(value, Tensor):
             copy = value.clone()  # a following layer may work in place on it
             if torch.compiler.is_compiling():
                 if self.watch is not None and self.watch_compiled:
