@@ -634,6 +634,20 @@ def test_features_are_sent_in_the_type_that_they_have() -> None:
     assert seen == 2 * [[torch.float32, torch.bfloat16, torch.float32, torch.int64]]
 
 
+def test_what_all_ranks_have_in_half_precision_is_compared_in_float32() -> None:
+    x, (features, _), y = batch(8, 2)
+    x, features = (30 + x).bfloat16(), (30 + features).bfloat16()
+    places: list[Tensor] = []
+
+    def compare(group: Member) -> None:
+        local = slice(4 * group.rank, 4 * group.rank + 4)
+        places.append(isometry_penalty(x[local], features[local], y[local], process_group=group))
+
+    in_threads(compare, 2)
+    expected = isometry_penalty(x.double(), features.double(), y)
+    torch.testing.assert_close(sum(places) / 2, expected.float())
+
+
 def test_a_step_gathers_rows_once_and_nothing_in_the_backward_pass() -> None:
     x, (features, _), y = batch(8, 2)
     calls: list[int] = []
