@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import warnings
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 import isoreg
 from isoreg import references
 from isoreg.errors import InputError
-from isoreg.references import _patterns
+from isoreg.references import _patterns, _walks
 from isoreg.references._patterns import _normalised_patches, _whitening
 from isoreg.references._walks import _count_parts, commute_places, place_among
 
@@ -231,6 +232,36 @@ def test_the_walk_s_places_have_its_commute_times() -> None:
     )
 
 
+@pytest.mark.parametrize("dimensions", [1, 2, 5])
+def test_few_modes_of_a_long_thin_set_are_those_of_all_of_them(dimensions: int) -> None:
+    turn = torch.linspace(0, 18.85, 2000, dtype=torch.float64)
+    spiral = torch.stack([turn.cos() * turn, turn.sin() * turn], 1)
+    many, _ = commute_places(spiral, 10, 40)
+    few, _ = commute_places(spiral, 10, dimensions)
+    exact = many[:, :dimensions]
+    torch.testing.assert_close(few.abs(), exact.abs(), atol=1e-3 * float(exact.abs().max()), rtol=0)
+    along = many[:, 0].diff()
+    assert (along > 0).all() or (along < 0).all()
+
+
+def test_modes_that_are_not_found_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_walks, "_EIGEN_STEPS", 1)
+    with pytest.warns(UserWarning, match="3 slowest modes of the walk were not found"):
+        references.manifold(torch.rand(400, 2), dimensions=3)
+
+
+def test_what_a_reference_has_learnt_is_constant() -> None:
+    x = torch.rand(40, 3).requires_grad_()
+    pictures = images().requires_grad_()
+    for made, given in (
+        (references.standardized(None, x), torch.rand(2, 3)),
+        (references.scaled(None, x), torch.rand(2, 3)),
+        (references.manifold(x, neighbors=4, dimensions=2), torch.rand(2, 3)),
+        (references.patches(pictures, filters=4, size=3), images()),
+    ):
+        assert not copy.deepcopy(made)(given).requires_grad
+
+
 def test_the_manifold_keeps_two_rings_apart_that_euclidean_distance_mixes() -> None:
     x, ring = rings(400, gap=0.5)
     new, new_ring = rings(100, gap=0.5, seed=1)
@@ -356,7 +387,7 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
         (lambda: references.blurred(0.0), "blurred: sigma must be a positive number, got 0.0."),
         (
             lambda: references.blurred(1.0)(torch.rand(3, 4)),
-            "blurred: images must be (b, c, h, w), got (3, 4).",
+            "blurred: images must be (b, c, h, w) floating points, got torch.float32 of shape (3,",
         ),
         (
             lambda: references.patches(torch.rand(4, 12)),
@@ -428,6 +459,10 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
         (lambda: references.patches(images(), size=1), "patches: size must be an integer of at"),
         (lambda: references.patches(images(), size=2.5), "patches: size must be an integer of at"),
         (lambda: references.patches(images(), grid=0), "patches: grid must be an integer of at"),
+        (
+            lambda: references.blurred(1.0)(torch.full((1, 1, 9, 9), 200).byte()),
+            "blurred: images must be (b, c, h, w) floating points, got torch.uint8 of shape (1,",
+        ),
         (
             lambda: references.patches(torch.zeros(4, 1, 12, 12).byte()),
             "patches: images must be (n, c, h, w) floating points with n >= 1, got torch.uint8",

@@ -13,5 +13,6 @@ Reference: TypeAlias = Callable[..., Tensor]
 
 
 def as_points(samples: Tensor, reference: Reference | None) -> Tensor:
-    """Samples, or what a reference makes of them, as (n, d)."""
-    return flatten_points(samples if reference is None else reference(samples), "samples")
+    """Samples, or what a reference makes of them, as (n, d) constants."""
+    points = samples if reference is None else reference(samples)
+    return flatten_points(points, "samples").detach()

@@ -93,15 +93,18 @@ def patches(
     with error_prefix("patches"):
         _check_images(images, size=size, grid=grid)
         check_integer("filters", filters, 2)
-        with full_precision(images.device):
+        with torch.no_grad(), full_precision(images.device):
             patterns = learn_patterns(images, size, filters, seed)
     return partial(_shown, size=size, grid=grid, patterns=patterns)
 
 
 def _blur(images: Tensor, *_: object, weights: Tensor) -> Tensor:
     with error_prefix("blurred"):
-        if images.ndim != 4:
-            raise InputError(f"images must be (b, c, h, w), got {tuple(images.shape)}.")
+        if images.ndim != 4 or not images.is_floating_point():
+            raise InputError(
+                f"images must be (b, c, h, w) floating points, got {images.dtype} of shape "
+                f"{tuple(images.shape)}."
+            )
     channels, reach = images.shape[1], len(weights) // 2
     kernel = weights.to(images).expand(channels, 1, 1, -1)
     with full_precision(images.device):
