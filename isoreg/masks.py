@@ -83,7 +83,7 @@ def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
             wide = torch.float64
         with full_precision(left.device):
             return (left.to(wide) @ right.to(wide).mT).to(dtype)
-    left = left.long()  # in uint8, class 156 equals IGNORED
+    left, right = left.long(), right.long()  # in uint8, class 156 equals IGNORED
     left = left.masked_fill(left == IGNORED, IGNORED - 1)  # no label, so no pair
     return (left[..., None] == right[..., None, :]).to(dtype)
 
@@ -157,8 +157,10 @@ def check_label_values(labels: Tensor) -> None:
         Traceback (most recent call last):
         isoreg.errors.InputError: integer labels must be 0 or more, ... got -1 at position 1. ...
     """
-    if not labels.is_floating_point() and (labels.numel() == 0 or labels.min() >= 0):
-        return
+    if not labels.is_floating_point():
+        labels = labels.long()  # torch does not compare all unsigned types
+        if labels.numel() == 0 or labels.min() >= 0:
+            return
     valid = valid_labels(labels)
     if bool(valid.all()):
         return
@@ -200,6 +202,7 @@ def valid_labels(labels: Tensor) -> Tensor:
         tensor([ True, False,  True])
     """
     if not labels.is_floating_point():
+        labels = labels.long()
         return (labels >= 0) | (labels == IGNORED)
     sums = labels.sum(1)
     rounding = max(1e-3, torch.finfo(labels.dtype).eps)

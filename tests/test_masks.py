@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from isoreg import isometry_penalty
 from isoreg.errors import InputError, IsoregError
 from isoreg.masks import (
     IGNORED,
@@ -56,10 +57,19 @@ def test_integer_labels_weigh_pairs_of_one_class_and_never_ignored_samples(label
     assert torch.equal(weights, hard_by_loops(labels.tolist()))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+SIGNED = [torch.int8, torch.int16, torch.int32, torch.int64]
+UNSIGNED = [torch.uint8, torch.uint16, torch.uint32, torch.uint64]
+
+
+@pytest.mark.parametrize("dtype", [*SIGNED, *UNSIGNED])
 def test_every_integer_type_names_classes(dtype: torch.dtype) -> None:
     labels = torch.tensor([0, 1, 0, 3], dtype=dtype)
     assert torch.equal(pair_weights(labels, 4), hard_by_loops([0, 1, 0, 3]))
+    x, phi = torch.rand(4, 3), torch.rand(4, 2)
+    found = isometry_penalty(x, phi, labels)
+    assert torch.equal(found, isometry_penalty(x, phi, labels.long()))
+    assert valid_labels(labels).all()
+    assert partition(labels, [[3], [0]]).tolist() == [1, IGNORED, 1, 0]
 
 
 def test_small_integer_types_never_mistake_a_class_for_the_ignored_label() -> None:

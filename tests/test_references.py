@@ -253,13 +253,13 @@ def test_modes_that_are_not_found_are_warned_of(monkeypatch: pytest.MonkeyPatch)
 def test_what_a_reference_has_learnt_is_constant() -> None:
     x = torch.rand(40, 3).requires_grad_()
     pictures = images().requires_grad_()
-    for made, given in (
+    for made, points in (
         (references.standardized(None, x), torch.rand(2, 3)),
         (references.scaled(None, x), torch.rand(2, 3)),
         (references.manifold(x, neighbors=4, dimensions=2), torch.rand(2, 3)),
         (references.patches(pictures, filters=4, size=3), images()),
     ):
-        assert not copy.deepcopy(made)(given).requires_grad
+        assert not copy.deepcopy(made)(points).requires_grad
 
 
 def test_the_manifold_keeps_two_rings_apart_that_euclidean_distance_mixes() -> None:
