@@ -16,6 +16,8 @@ from isoreg.distances import Metric, distances_by, flatten_points, resolve_metri
 from isoreg.errors import InputError, error_prefix
 from isoreg.masks import pair_weights
 
+_ALIKE = 1e-6  # distances that vary by less of their size are equal but for rounding
+
 
 @dataclass(frozen=True)
 class Distortion:
@@ -23,7 +25,8 @@ class Distortion:
 
     Attributes:
         pairs: Number of pairs i < j that were compared.
-        correlation: Pearson's r between input and feature distances; 1 for any scaled isometry.
+        correlation: Pearson's r between input and feature distances; 1 for any scaled isometry,
+            NaN if either are equal but for rounding.
         stress: Kruskal's stress :math:`\sqrt{\sum (d_x - d_\phi)^2 / \sum d_x^2}`, 0 for an
             isometry, 1 for features that all coincide.
         expansion: Largest :math:`d_\phi / d_x`, a lower bound on the Lipschitz constant.
@@ -197,7 +200,10 @@ def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:
 
 
 def _pearson(a: Tensor, b: Tensor) -> float:
-    a, b = a - a.mean(), b - b.mean()
+    means, sizes = [x.mean() for x in (a, b)], [x.norm() for x in (a, b)]
+    a, b = (x - mean for x, mean in zip((a, b), means, strict=True))
+    if any(x.norm() <= _ALIKE * size for x, size in zip((a, b), sizes, strict=True)):
+        return math.nan
     return _ratio((a * b).sum(), a.norm() * b.norm())
 
 

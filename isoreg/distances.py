@@ -330,7 +330,7 @@ def _squares(points: Tensor) -> Tensor:
         rows, columns = cancelled.triu(1).nonzero(as_tuple=True)
     parts = [slice(k, k + _PAIRS_AT_ONCE) for k in range(0, max(len(rows), 1), _PAIRS_AT_ONCE)]
     patch = torch.cat([
-        (centred_bd[rows[part]] - centred_bd[columns[part]]).square().sum(1) for part in parts
+        (exact[rows[part]] - exact[columns[part]]).square().sum(1) for part in parts
     ])
     squares_bb = squares_bb.index_put((rows, columns), patch)
     squares_bb = squares_bb.index_put((columns, rows), patch)

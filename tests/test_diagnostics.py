@@ -155,3 +155,13 @@ def test_inputs_that_all_coincide_determine_nothing_but_the_number_of_pairs() ->
     figures = (found.correlation, found.stress, found.expansion, found.contraction)
     assert all(map(math.isnan, figures))
     assert found.scale == 0
+
+
+@pytest.mark.parametrize("points", [0.1 * torch.eye(7).double(), torch.eye(10).mul(2).softmax(1)])
+def test_distances_that_are_equal_but_for_rounding_have_no_correlation(
+    points: torch.Tensor,
+) -> None:
+    others = torch.rand(len(points), 3, generator=torch.Generator().manual_seed(0))
+    for pair in ((points, others), (others, points)):
+        assert math.isnan(distortion(*pair).correlation)
+    assert distortion(others, others + 1e3 * others.mean()).correlation == pytest.approx(1)

@@ -546,3 +546,13 @@ def test_neighbours_are_counted_and_fewer_than_two_points_have_none(neighbors: o
         geodesic(torch.rand(3, 2), neighbors=neighbors)
     for few in (0, 1):
         assert torch.equal(geodesic(torch.rand(few, 2)), torch.zeros(few, few))
+
+
+@pytest.mark.parametrize("place", [0, 2, -1])
+@pytest.mark.parametrize("far", [1e12, 1e20, 9.97e36])
+def test_a_row_that_is_far_off_takes_no_digits_from_the_others(place: int, far: float) -> None:
+    points = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    points[place, 0] = far
+    others = torch.arange(6) != torch.arange(6)[place]
+    found = pairwise_distances(points)[others][:, others]
+    torch.testing.assert_close(found, torch.cdist(points, points)[others][:, others])

@@ -27,7 +27,7 @@ from torch import nn
 from isoreg import InputError
 from isoreg.diagnostics import distortion
 from isoreg.embedding import IsometricEmbedding, estimator, fitting, training
-from isoreg.embedding.fitting import _from_each_class, _within, evenly
+from isoreg.embedding.fitting import _from_each_class, _within
 from isoreg.embedding.network import MapNetwork, Optimizer, batches, mlp
 from isoreg.embedding.picture import draw
 from isoreg.embedding.rules import check_settings
@@ -400,9 +400,7 @@ def test_a_body_is_shown_normal_noise_of_the_asked_size_and_none_at_a_look() -> 
     assert torch.equal(shown[1], torch.ones(9, 3))
 
 
-def test_places_are_evenly_apart_and_classes_are_sampled_alike() -> None:
-    assert evenly(9, 4).tolist() == [0, 3, 5, 8]
-    assert evenly(3, 9).tolist() == [0, 1, 2]
+def test_classes_are_sampled_alike() -> None:
     classes = np.array([0] * 9 + [1] * 2 + [-1] * 3 + [2] * 5)
     chosen = classes[_from_each_class(classes, 8)]
     assert np.bincount(chosen).tolist() == [3, 2, 3]

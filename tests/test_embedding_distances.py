@@ -442,7 +442,7 @@ def test_what_is_no_label_of_a_map_is_refused(y: Any, text: str) -> None:
 def test_labels_of_a_list_are_those_of_an_array() -> None:
     assert read_targets(["b", -1, "a", "b"], 4).classes.tolist() == [1, -1, 0, 1]
     assert read_targets(["b", "-1", "a"], 3).classes_.tolist() == ["a", "b"]
-    levels = read_targets([(3, "a"), (3, "b"), (5, -1)], 3)
+    levels = read_targets([(3, "a"), (3, "b"), (5, -1)], 3, to_learn=False)
     assert levels.classes_.tolist() == [[3, "a"], [3, "b"]]
     assert read_targets(np.ma.masked_equal([0, 1, 2], 9), 3).classes.tolist() == [0, 1, 2]
 

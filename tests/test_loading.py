@@ -174,3 +174,10 @@ def test_integers_become_floats_and_a_thousandth_is_rounding() -> None:
     assert PairwiseCollate(lambda _: [[0, 5], [5, 0]])(samples)[-1].dtype == torch.float32
     PairwiseCollate(lambda _: [[0.0, 1.0], [1.0005, 0.0]])(samples)
     assert PairwiseCollate(each_pair(edits), collate=list)([])[-1].shape == (0, 0)
+
+
+@pytest.mark.parametrize("answer", [None, "far", [1.0, 2.0]])
+def test_a_distance_that_is_no_number_is_refused(answer: object) -> None:
+    collate = PairwiseCollate(each_pair(lambda a, b: answer))  # type: ignore[arg-type, return-value]
+    with pytest.raises(InputError, match="distance must return a number, got"):
+        collate([1.0, 2.0])

@@ -20,11 +20,12 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "_compiled": set(),
+    "_tables": {"errors"},
     "_pairs.precision": set(),
-    "distances": {"errors", "_pairs.precision"},
+    "distances": {"errors", "_tables", "_pairs.precision"},
     "masks": {"errors", "_pairs.precision"},
     "_pairs.options": {"errors"},
-    "_pairs.plan": {"_pairs.options", "_pairs.precision", "distances", "masks"},
+    "_pairs.plan": {"_tables", "_pairs.options", "_pairs.precision", "distances", "masks"},
     "_pairs.dense": {"_pairs.options", "_pairs.plan", "distances", "masks"},
     "_pairs.backends": {"_pairs.plan", "_pairs.precision", "distances", "masks"},
     "_pairs.engine": {"errors", "_pairs.plan", "_pairs.precision", "_pairs.backends"},
@@ -53,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "penalty": {
         "errors",
+        "_tables",
         "_compiled",
         "distances",
         "masks",
@@ -85,7 +87,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_attach.balance": {"errors"},
     "report": {"diagnostics"},
     "_attach.monitor": {"_attach.balance", "diagnostics", "distances", "masks", "report"},
-    "_attach.checks": {"errors", "distances", "_attach.balance", "masks", "_attach.record"},
+    "_attach.checks": {
+        "errors",
+        "_tables",
+        "distances",
+        "_attach.balance",
+        "masks",
+        "_attach.record",
+    },
     "_attach.given": {
         "errors",
         "_attach.checks",
@@ -126,6 +135,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "integrations": {
         "errors",
+        "_tables",
         "distances",
         "regularizer",
         "_attach.layers",
@@ -134,14 +144,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_attach.samples",
     },
     "lil": {"errors", "penalty"},
-    "diagnostics": {"errors", "distances", "masks", "_pairs.options", "_pairs.plan"},
+    "diagnostics": {"errors", "_tables", "distances", "masks", "_pairs.options", "_pairs.plan"},
     "references": {"errors", "_pairs.precision", "distances"},
     "robustness": {"errors", "_compiled"},
     "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
     "datasets": {"errors", "masks"},
     "embedding": {
         "errors",
+        "_tables",
         "_pairs.dense",
+        "_pairs.precision",
         "distances",
         "masks",
         "penalty",
@@ -149,8 +161,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "plots",
     },
 }
-TOP = [name for _, name, _ in pkgutil.iter_modules(isoreg.__path__)]
-ROOMS = [name for name in TOP if name.startswith("_")]
+TOP = {name: is_package for _, name, is_package in pkgutil.iter_modules(isoreg.__path__)}
+del TOP["__main__"]  # it is run, and may import all
+ROOMS = [name for name, is_package in TOP.items() if name.startswith("_") and is_package]
 MODULES = [
     *(name for name in TOP if name not in ROOMS),
     *(

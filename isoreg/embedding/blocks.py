@@ -27,6 +27,7 @@ CallableMetric: TypeAlias = Callable[[Array, Array], Any]
 
 TAKES = ("rows", "indices")
 NAMES = tuple(name for name in METRICS if name != "geodesic")
+_LEAN = {"manhattan": 1.0, "chebyshev": torch.inf}  # as torch has them: in (b, b) of memory
 _LEAF = 32  # a block of a callable is not split below this size
 _TRIED = 16  # samples on which a callable is tried before anything is trained
 
@@ -78,11 +79,35 @@ def resolve_blocks(
         allowed = ", ".join(map(repr, (*NAMES, "precomputed")))
         raise InputError(f"metric must be a callable or one of {allowed}, got {metric!r}.")
     points = torch.tensor(np.asarray(rows, dtype=np.float64))
+    if metric in _LEAN:
+        return lambda places: torch.cdist(points[places], points[places], p=_LEAN[metric])
     return lambda places: distances_by(METRICS[metric], points[torch.as_tensor(places)])
 
 
+def as_array(values: Any, name: str) -> Array:
+    """What numpy holds, of a tensor in a precision that numpy has.
+
+    Args:
+        values: Numbers, or a tensor of them anywhere.
+        name: What to call them in an error.
+
+    Returns:
+        The array.
+
+    Raises:
+        InputError: If entries are masked, or a tensor is sparse or nested.
+    """
+    if not isinstance(values, Tensor):
+        refuse_masked(values, name, "Fill them with NaN, which says that a distance is not known.")
+        return np.asarray(values)
+    check_dense(values, name)
+    narrow = values.is_floating_point() and values.dtype.itemsize < 4
+    found: Array = (values.float() if narrow else values).detach().cpu().numpy()
+    return found
+
+
 def _precomputed(distances: Any, n: int) -> Blocks:
-    table = _as_array(distances, "distances")
+    table = as_array(distances, "distances")
     if table.shape != (n, n) or table.dtype.kind not in "iuf":
         raise InputError(
             f"distances must be real numbers of shape ({n}, {n}) for {n} samples, got "
@@ -92,17 +117,6 @@ def _precomputed(distances: Any, n: int) -> Blocks:
         part, mirrored = table[start : start + 256], table[:, start : start + 256].T
         check_distances(_wide(part), "distances", mirrored=_wide(mirrored), own=start)
     return lambda places: torch.as_tensor(np.array(table[np.ix_(places, places)], dtype=np.float64))
-
-
-def _as_array(values: Any, name: str) -> Array:
-    """What numpy holds, of a tensor in a precision that numpy has."""
-    if not isinstance(values, Tensor):
-        refuse_masked(values, name, "Fill them with NaN, which says that a distance is not known.")
-        return np.asarray(values)
-    check_dense(values, name)
-    narrow = values.is_floating_point() and values.dtype.itemsize < 4
-    found: Array = (values.float() if narrow else values).detach().cpu().numpy()
-    return found
 
 
 def _wide(values: Array) -> Tensor:
@@ -115,7 +129,7 @@ def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Bloc
 
     def ask(a: Places, b: Places) -> Array:
         got = metric(a, b) if takes == "indices" else metric(rows[a], rows[b])
-        block = _as_array(got, "metric's result")
+        block = as_array(got, "metric's result")
         if block.shape != (len(a), len(b)) or block.dtype.kind not in "iuf":
             raise InputError(
                 f"metric must map {len(a)} and {len(b)} samples to ({len(a)}, {len(b)}) real "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,22 +37,18 @@ class PairCache:
 
     def __init__(self, path: str | Path, metric: str) -> None:
         self.path = Path(path)
-        try:
-            with self._open() as base:
-                base.execute("CREATE TABLE IF NOT EXISTS metric (name TEXT)")
-                base.execute(
-                    "CREATE TABLE IF NOT EXISTS pairs "
-                    "(a INT, b INT, distance REAL, PRIMARY KEY (a, b)) WITHOUT ROWID"
-                )
-                row = base.execute("SELECT name FROM metric").fetchone()
-                if row is None:
-                    base.execute("INSERT INTO metric VALUES (?)", (metric,))
-                base.commit()
-        except sqlite3.Error as error:
-            raise InputError(
-                f"cache must be a file that this class made, or a new one in a folder that exists, "
-                f"got {str(path)!r} ({error})."
-            ) from error
+        if str(path) == ":memory:":
+            raise InputError("cache must be a file, got ':memory:', which is gone at once.")
+        with self._open() as base:
+            base.execute("CREATE TABLE IF NOT EXISTS metric (name TEXT)")
+            base.execute(
+                "CREATE TABLE IF NOT EXISTS pairs "
+                "(a INT, b INT, distance REAL, PRIMARY KEY (a, b)) WITHOUT ROWID"
+            )
+            row = base.execute("SELECT name FROM metric").fetchone()
+            if row is None:
+                base.execute("INSERT INTO metric VALUES (?)", (metric,))
+            base.commit()
         self._left_to_try = 0 if row is None else _TRIED
         if row is not None and row[0] != metric:
             raise InputError(
@@ -126,8 +122,16 @@ class PairCache:
                 f"{str(self.path)!r} where it gives {now[first]:.6g}. Use one file a metric."
             )
 
-    def _open(self) -> closing[sqlite3.Connection]:
-        return closing(sqlite3.connect(self.path, timeout=60))
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as base:
+                yield base
+        except sqlite3.Error as error:
+            raise InputError(
+                "cache must be a file that this class made and may write to, or a new one in a "
+                f"folder that exists, got {str(self.path)!r} ({error})."
+            ) from error
 
 
 def sample_keys(rows: NDArray[np.generic], *, places: bool) -> list[int]:

@@ -13,12 +13,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from isoreg._pairs.precision import full_precision
 from isoreg.diagnostics import distortion_of
 from isoreg.embedding.blocks import CallableMetric, resolve_blocks
-from isoreg.embedding.fitting import evenly, fit_map
+from isoreg.embedding.fitting import fit_map
 from isoreg.embedding.network import pack, unpack
 from isoreg.embedding.picture import draw
-from isoreg.embedding.rules import check_settings, read_rows
+from isoreg.embedding.rules import check_settings, pick_device, read_rows
 from isoreg.embedding.targets import Targets, read_targets
 from isoreg.embedding.training import Pairs
 from isoreg.errors import InputError, error_prefix
@@ -78,10 +79,11 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         validation_fraction: Share of the samples that is held out for that.
         n_iter_no_change: See early_stopping.
         cache: A file in which the distances of a callable are kept, one a pair of samples, for
-            further epochs and fits. One file a metric.
+            further epochs and fits. One file a metric; where it takes indices, one a list of
+            objects, since a place does not say what stands there.
         device: "auto" (CUDA if there is one, else the processor), or a device of torch.
         random_state: Seed of the network, the batches and the noise. On one machine the same seed
-            gives the same map.
+            gives the same map; in threads, not if a network of your own draws, as dropout does.
         verbose: Show progress.
 
     Attributes:
@@ -176,7 +178,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             blocks = resolve_blocks(
                 rows, self.metric, takes=self.metric_takes, distances=distances, cache=self.cache
             )
-            fitted = fit_map(self, rows, blocks, targets, seed)
+            with full_precision(pick_device(self.device)):
+                fitted = fit_map(self, rows, blocks, targets, seed)
         self._fitted_components, self._fitted_own = self.n_components, self.network is not None
         self.network_, self.stress_ = fitted.network, fitted.stress
         self.history_, self.n_iter_ = vars(fitted.progress), fitted.progress.step[-1]
@@ -234,9 +237,10 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 )
             rows = read_rows(self, X, reset=False)
             blocks = resolve_blocks(rows, self.metric, distances=distances, cache=self.cache)
-            targets = None if y is None else read_targets(y, len(rows))
+            targets = None if y is None else read_targets(y, len(rows), to_learn=False)
             pairs = Pairs(blocks, 1.0, targets, torch.empty(0))
-            places = evenly(len(rows), _MEASURED)
+            # at random: each so-many-th of sorted rows could be of another class
+            places = np.random.default_rng(0).permutation(len(rows))[:_MEASURED]
             return -distortion_of(*pairs.compared(self._points(rows[places]), places)).stress
 
     def plot(
@@ -318,5 +322,5 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _points(self, rows: NDArray[Any]) -> Tensor:
         parts = torch.tensor(rows).split(_ROWS_AT_ONCE)
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(self.network_.mean.device):
             return torch.cat([self.network_(part).cpu() for part in parts])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +87,9 @@ def fit_map(
         _check_held_out(pairs, measured, settings.n_components)
     places = torch.as_tensor(learned)
     order = (places[batch] for batch in batches(len(places), settings.batch_size, generator))
-    progress = train(network.body, inputs, order, pairs, recipe, generator, measured)
+    drawing = nullcontext() if settings.network is None else _seeded(seed, inputs.device)
+    with drawing:
+        progress = train(network.body, inputs, order, pairs, recipe, generator, measured)
     stress = _rescale(network, inputs, pairs, learned[: settings.batch_size], measured)
     if settings.network is None:  # so that a point's place does not depend on those beside it
         network.body.to(network.mean.dtype)
@@ -109,24 +113,6 @@ def default_epochs(n: int, per_epoch: int) -> int:
     """
     steps = min(STEPS + STEPS_A_SAMPLE * n, MOST_STEPS)
     return max(EPOCHS, math.ceil(steps / per_epoch))
-
-
-def evenly(n: int, most: int) -> Places:
-    """At most so many places, evenly over n.
-
-    Args:
-        n: Number of samples.
-        most: Number of places.
-
-    Returns:
-        The places, increasing.
-
-    Example:
-        >>> evenly(9, 3).tolist()
-        [0, 4, 8]
-    """
-    places: Places = np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
-    return places
 
 
 def _held_out(settings: Any, n: int) -> int:
@@ -198,13 +184,10 @@ def _network(
     # a power of two, which rounds nothing, so that no square leaves the range of float64
     size = 2.0 ** int(np.frexp(np.abs(known - mean).max())[1])
     spread = size * float(np.sqrt((((known - mean) / size) ** 2).mean())) or 1.0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        body = (
-            mlp(rows.shape[1], settings.n_components)
-            if settings.network is None
-            else copy.deepcopy(settings.network)
-        )
+    if settings.network is None:
+        body: nn.Module = mlp(rows.shape[1], settings.n_components, seed)
+    else:
+        body = _copied(settings.network)
     for name, parameter in body.named_parameters():
         if parameter.dtype not in (torch.float32, torch.float64) or parameter.is_meta:
             raise InputError(
@@ -220,6 +203,27 @@ def _network(
         return network, share
     share = NOISE if settings.noise is None else settings.noise
     return network, share * _within((known - mean) / size, classes[learned]) * (size / spread)
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network)
+    except RuntimeError as error:
+        raise InputError(
+            f"network must be one that copy.deepcopy can copy, got torch's error: {error}. Is it "
+            "torch.nn.utils.weight_norm? Take that of torch.nn.utils.parametrizations."
+        ) from error
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Let what a network draws, as dropout does, follow from a seed, and torch's numbers after."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _within(rows: NDArray[np.float64], classes: NDArray[np.int64]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +15,13 @@ WIDTH, HIDDEN = 160, 3
 ROUNDS = 3  # of Muon's orthogonalisation: with its five, maps are the same and take longer
 
 
-def mlp(columns: int, components: int) -> nn.Sequential:
+def mlp(columns: int, components: int, seed: int = 0) -> nn.Sequential:
     """The default network: three hidden layers of 160 ReLU units, no dropout.
 
     Args:
         columns: Columns of the data.
         components: Dimensions of the map.
+        seed: Of its weights, torch's own; torch's random numbers, which threads share, stay.
 
     Returns:
         The network.
@@ -28,9 +30,15 @@ def mlp(columns: int, components: int) -> nn.Sequential:
         >>> mlp(4, 2)(torch.rand(3, 4)).shape
         torch.Size([3, 2])
     """
-    sizes = [columns, *[WIDTH] * HIDDEN]
-    layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
-    return nn.Sequential(*layers, nn.Linear(WIDTH, components))
+    generator = torch.Generator().manual_seed(seed)
+    linears = []
+    for a, b in itertools.pairwise([columns, *[WIDTH] * HIDDEN, components]):
+        linear = nn.utils.skip_init(nn.Linear, a, b)
+        nn.init.kaiming_uniform_(linear.weight, a=math.sqrt(5), generator=generator)
+        nn.init.uniform_(linear.bias, -1 / math.sqrt(a), 1 / math.sqrt(a), generator=generator)
+        linears.append(linear)
+    hidden = [layer for linear in linears[:-1] for layer in (linear, nn.ReLU())]
+    return nn.Sequential(*hidden, linears[-1])
 
 
 class MapNetwork(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isoreg.embedding.targets import UNKNOWN, class_codes
 from isoreg.errors import InputError, import_extra
 from isoreg.plots import COLOURS
 
@@ -30,7 +31,7 @@ def draw(points: NDArray[Any], labels: NDArray[Any] | None, unit: str, axes: Any
         The axes.
 
     Raises:
-        InputError: If there is no point, or the labels are not as many.
+        InputError: If there is no point, the labels are not as many, or no classes.
     """
     if not len(points) or (labels is not None and len(labels) != len(points)):
         got = f"{len(points)} points" + ("" if labels is None else f" and {len(labels)} labels")
@@ -77,13 +78,13 @@ def _scatter_classes(
     effects = import_extra("matplotlib.patheffects", "plots")
     colormaps = import_extra("matplotlib", "plots").colormaps
     halo = [] if ground is None else [effects.withStroke(linewidth=2.5, foreground=ground)]
-    text = labels.astype(str)
-    names = np.unique(labels[text != "-1"]).tolist()
+    codes, values = class_codes(labels)
+    names = values.tolist()
     many = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
     colours = COLOURS if len(names) <= len(COLOURS) else many
-    axes.scatter(*points[text == "-1"].T, color=_GREY, **style)
-    for name, colour in zip(names, cycle(colours), strict=False):
-        own = points[text == str(name)]
+    axes.scatter(*points[codes == UNKNOWN].T, color=_GREY, **style)
+    for code, (name, colour) in enumerate(zip(names, cycle(colours), strict=False)):
+        own = points[codes == code]
         axes.scatter(*own.T, color=[colour], label=str(name), **style)
         if len(names) <= _DIRECT:
             axes.text(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from isoreg.embedding.blocks import as_array
 from isoreg.errors import InputError, refuse_masked
 
 try:
@@ -53,8 +54,10 @@ def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
         InputError: If some entries are masked.
         ValueError: scikit-learn's own, if X is no table of finite numbers.
     """
-    refuse_masked(X, "X", "Fill them with numbers, as an imputer does: a map knows no NaN.")
-    return validate_data(estimator, X, dtype=[np.float64, np.float32], **options)
+    given = as_array(X, "X") if isinstance(X, torch.Tensor) else X
+    refuse_masked(given, "X", "Fill them with numbers, as an imputer does: a map knows no NaN.")
+    rows = validate_data(estimator, given, dtype=[np.float64, np.float32], **options)
+    return np.ascontiguousarray(rows)  # torch takes no rows in reversed order
 
 
 def check_settings(estimator: Any) -> None:

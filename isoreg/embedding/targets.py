@@ -66,7 +66,7 @@ class Targets:
         return -kept.logsumexp(1).sum() / labelled
 
 
-def read_targets(y: Any, n: int) -> Targets:
+def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
     """Read classes, -1 for unknown ones, one column or several from coarse to fine.
 
     Labels of a finer level are told apart by the coarser ones: "other" in two regions is two
@@ -75,13 +75,16 @@ def read_targets(y: Any, n: int) -> Targets:
     Args:
         y: (n,) or (n, l) labels: integers, or strings.
         n: Number of samples.
+        to_learn: Whether a map is learned from them, which needs two classes, and for each label
+            one of them.
 
     Returns:
         The targets.
 
     Raises:
-        InputError: If they are not n labels, no classes, fewer than two classes, masked, strings
-            beside numbers, or a known label stands under an unknown one.
+        InputError: If they are not n labels, no classes, masked, strings beside numbers, or a
+            known label stands under an unknown one; to learn from, if they are fewer than two
+            classes, or a label has unknown ones alone under it.
         ValueError: scikit-learn's own, if they are no class labels.
     """
     refuse_masked(y, "y", "Fill them with -1, which says that a label is not known.")
@@ -94,7 +97,7 @@ def read_targets(y: Any, n: int) -> Targets:
             f"y must hold a label for each of {n} samples, or a row of them, got shape "
             f"{np.shape(y)}."
         )
-    coded = [_codes(column) for column in table.T]
+    coded = [class_codes(column) for column in table.T]
     known = np.stack([codes != UNKNOWN for codes, _ in coded])
     if (known[1:] & ~known[:-1]).any():
         level, place = np.argwhere(known[1:] & ~known[:-1])[0]
@@ -111,7 +114,7 @@ def read_targets(y: Any, n: int) -> Targets:
         level[is_known] = numbers.ravel()
         levels.append(level)
         members.append(fine)
-    if len(fine) < 2:
+    if to_learn and len(fine) < 2:
         raise InputError(
             f"y must hold at least two classes, got {len(fine)} class. Leave y out for a map "
             "without classes."
@@ -121,11 +124,30 @@ def read_targets(y: Any, n: int) -> Targets:
         dtype=object,
     )
     allowed, group = _allowed(members, np.stack(levels), fine)
+    empty = (~allowed.any(1))[group].nonzero()
+    if to_learn and len(empty):
+        place = int(empty[0])
+        raise InputError(
+            "each label must have a sample whose labels are known to the last column, got "
+            f"{table[place].tolist()} for sample {place}, and no other of that label has more. "
+            "Write a label of its own there."
+        )
     return Targets(names, torch.as_tensor(np.stack(levels)), allowed, group)
 
 
-def _codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Numbers of the labels of a column, -1 for unknown ones, and the labels by number."""
+def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Numbers of the labels of a column, -1 for unknown ones, and the labels by number.
+
+    Args:
+        column: (n,) labels.
+
+    Returns:
+        (n,) numbers, and (k,) labels.
+
+    Raises:
+        InputError: If some are missing, or strings stand beside numbers.
+        ValueError: scikit-learn's own, if they are no class labels.
+    """
     if column.dtype.kind == "f" and not np.isfinite(column).all():
         raise InputError("y must not hold NaN or infinity. Write -1 where a label is not known.")
     if any(map(_is_missing, column.tolist())):
@@ -155,8 +177,8 @@ def _refuse_mixed(labels: list[Any]) -> None:
 
 
 def _is_missing(label: Any) -> bool:
-    try:
-        return label is None or bool(label != label)
+    try:  # numpy writes NaN among strings as the string
+        return label is None or label == "nan" or bool(label != label)
     except TypeError:  # pandas' NA, which is neither equal nor unequal
         return True
 

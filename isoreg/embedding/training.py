@@ -98,7 +98,7 @@ class Pairs:
         levels = self.targets.levels[:, places].to(points.device)
         same = ((level[:, None] == level) & (level != IGNORED) for level in levels)
         within = torch.stack([stress(weights_bb * same_bb) for same_bb in same]).mean()
-        logits = -torch.cdist(points, self.prototypes).square() * _SHARPNESS**2 / 2
+        logits = -torch.cdist(points, self.prototypes.to(points)).square() * _SHARPNESS**2 / 2
         told_apart = self.targets.cross_entropy(logits, places)
         return told_apart + recipe.beta * within + recipe.beta_all * stress(weights_bb)
 
@@ -131,9 +131,9 @@ def drawn_distances(points: Tensor) -> Tensor:
 
 
 def near_weights(distances_bb: Tensor, power: float) -> Tensor:
-    """Weights ``d^-power``, level below a twentieth of the median distance: near pairs count more.
+    """Weights ``d^-power``, level below a twentieth of the median of those above 0.
 
-    Power 1 is Sammon's mapping, 2 elastic scaling.
+    Near pairs count more: power 1 is Sammon's mapping, 2 elastic scaling.
 
     Args:
         distances_bb: (b, b) distances; NaN: not known.
@@ -142,8 +142,8 @@ def near_weights(distances_bb: Tensor, power: float) -> Tensor:
     Returns:
         (b, b) weights of mean 1 or so; 0 for a pair that is not known.
     """
-    floor = distances_bb.nanmedian().clamp_min(1e-12)
-    relative_bb = (distances_bb / floor).clamp_min(0.05)
+    median = distances_bb.where(distances_bb > 0, torch.nan).nanmedian().nan_to_num(1.0)
+    relative_bb = (distances_bb / median).clamp_min(0.05)
     return relative_bb.pow(-power).nan_to_num(0)
 
 

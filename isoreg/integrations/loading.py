@@ -105,8 +105,17 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
         distances_bb = torch.zeros(len(objects), len(objects))
         for i, first in enumerate(objects):
             for j in range(i):
-                distances_bb[i, j] = distances_bb[j, i] = float(self.distance(first, objects[j]))
+                distances_bb[i, j] = distances_bb[j, i] = self._between(first, objects[j])
         return distances_bb
+
+    def _between(self, first: Any, second: Any) -> float:
+        found = self.distance(first, second)
+        try:
+            return float(found)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"each_pair: distance must return a number, got {type(found).__name__}."
+            ) from error
 
 
 def _checked(distances: Any, n: int) -> Tensor:

@@ -1,0 +1,177 @@
+"""The estimator as people call it: reversed views, threads, networks of their own, odd labels."""
+
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from torch import nn
+
+from isoreg import InputError
+from isoreg.embedding import IsometricEmbedding
+from isoreg.embedding.training import near_weights
+
+DRAWS = np.random.default_rng(0)
+X, Y = DRAWS.normal(size=(60, 4)), np.arange(60) % 3
+
+
+def brief(**options: Any) -> IsometricEmbedding:
+    return IsometricEmbedding(**{"max_epochs": 3, "random_state": 0, **options})
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda x: x[::-1], lambda x: x[:, ::-1], np.rot90, lambda x: x.astype(np.float32)[::-1]],
+    ids=["rows", "columns", "turned", "float32"],
+)
+def test_a_reversed_view_is_its_copy(view: Any) -> None:
+    given = view(X)
+    found, expected = brief(), brief()
+    np.testing.assert_array_equal(found.fit_transform(given), expected.fit_transform(given.copy()))
+    assert found.score(given) == expected.score(given.copy())
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_tensor_is_its_numbers_also_where_it_needs_a_gradient(kind: torch.dtype) -> None:
+    given = torch.tensor(X).to(kind).requires_grad_()
+    numbers = given.detach().to(torch.promote_types(kind, torch.float32)).numpy()
+    np.testing.assert_array_equal(brief().fit_transform(given), brief().fit_transform(numbers))
+
+
+def test_threads_do_not_change_each_other_s_maps_nor_torch_s_numbers() -> None:
+    torch.manual_seed(3)
+    expected, state = brief().fit_transform(X, Y), torch.get_rng_state()
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: brief().fit_transform(X, Y), range(12)):
+            np.testing.assert_array_equal(found, expected)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_that_draws_follows_from_the_seed_and_leaves_torch_s_numbers() -> None:
+    network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
+    maps, state = [], torch.get_rng_state()
+    for seed in (0, 0, 1):
+        maps.append(brief(network=network, random_state=seed).fit_transform(X, Y))
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.manual_seed(7 + seed)
+        state = torch.get_rng_state()
+    np.testing.assert_array_equal(maps[0], maps[1])
+    assert not np.array_equal(maps[0], maps[2])
+
+
+def test_a_network_in_float64_learns_classes() -> None:
+    network = nn.Linear(4, 2).double()
+    assert brief(network=network).fit_transform(X, Y).shape == (60, 2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert np.isfinite(brief().fit_transform(X, Y)).all()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_network_that_cannot_be_copied_is_refused() -> None:
+    network = nn.utils.weight_norm(nn.Linear(4, 2))  # type: ignore[no-untyped-call]
+    with pytest.raises(InputError, match="deepcopy can copy.*parametrizations"):
+        brief(network=network).fit(X)
+
+
+def test_autocast_changes_nothing() -> None:
+    fitted = brief(network=nn.Linear(4, 2)).fit(X)
+    expected = fitted.transform(X)
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(fitted.transform(X), expected)
+        network = fitted.network
+        np.testing.assert_array_equal(brief(network=network).fit_transform(X), expected)
+
+
+@pytest.mark.parametrize("near", [1.0, 2.0])
+def test_copies_take_no_weight_from_the_pairs_that_differ(near: float) -> None:
+    rows = np.r_[np.zeros((60, 4)), DRAWS.normal(size=(20, 4))]
+    stress = brief(near=near, max_epochs=100).fit(rows).stress_
+    assert stress < 2 * brief(max_epochs=100).fit(rows).stress_ + 0.1
+    distances = torch.tensor(cdist(rows, rows))
+    weights = near_weights(distances, near)
+    median = distances[distances > 0].median()
+    torch.testing.assert_close(weights[-1, 0], (distances[-1, 0] / median) ** -near)
+    flat = near_weights(torch.zeros(3, 3), near)
+    torch.testing.assert_close(flat, torch.full((3, 3), 20.0**near))
+
+
+def test_unknown_classes_are_grey_in_a_picture_whatever_the_type() -> None:
+    pytest.importorskip("matplotlib")
+    fitted, labels = brief().fit(X), np.where(np.arange(60) % 4, Y, -1)
+    words = np.array(["a", "b", "c", "-1"])[labels]
+    for given in (labels, labels.astype(float), words, words.astype(object)):
+        axes = fitted.plot(X, given)
+        counts = [len(drawn.get_offsets()) for drawn in axes.collections]
+        assert counts == [15, 15, 15, 15]
+        named = [str(name) for name in np.unique(given[labels >= 0])]
+        assert [text.get_text() for text in axes.texts[:3]] == named
+    with pytest.raises(InputError, match="None or NaN"):
+        fitted.plot(X, np.array([None, *words[1:]], dtype=object))
+    with pytest.raises(ValueError, match="continuous"):
+        fitted.plot(X, X[:, 0])
+
+
+def test_nan_that_became_a_string_is_no_class() -> None:
+    given = np.array(["a", "b", np.nan] * 20)
+    assert given.dtype.kind == "U"
+    with pytest.raises(InputError, match="None or NaN. Write -1"):
+        brief().fit(X, given)
+
+
+def test_a_coarse_label_without_any_finer_one_is_refused_and_can_be_scored() -> None:
+    levels = np.array([[0, 0]] * 20 + [[0, 1]] * 20 + [[1, -1]] * 20)
+    with pytest.raises(InputError, match=r"known to the last column, got \[1, -1\] for sample 40"):
+        brief().fit(X, levels)
+    levels[40, 1] = 0
+    assert np.isfinite(brief().fit(X, levels).score(X[:45], levels[:45]))
+
+
+def test_one_class_alone_and_classes_row_by_row_have_a_score() -> None:
+    fitted = brief().fit(X, Y)
+    one = fitted.score(X[Y == 0], Y[Y == 0])
+    points = fitted.transform(X[Y == 0])
+    wide, drawn = cdist(X[Y == 0], X[Y == 0]), cdist(points, points)
+    expected = np.sqrt(((wide - drawn) ** 2).sum() / (wide**2).sum())
+    assert one == pytest.approx(-expected, rel=1e-4)
+    many = DRAWS.normal(size=(5000, 4))
+    assert np.isfinite(fitted.score(many, np.arange(5000) // 5))
+
+
+@pytest.mark.parametrize(("metric", "scipy"), [("manhattan", "cityblock"), ("chebyshev",) * 2])
+def test_the_score_of_a_sum_over_columns_needs_no_table_of_columns(metric: str, scipy: str) -> None:
+    rows = DRAWS.normal(size=(300, 400))
+    fitted = brief(metric=metric, max_epochs=1).fit(rows[:50])
+    points = fitted.transform(rows)
+    wide, drawn = cdist(rows, rows, scipy), cdist(points, points)
+    expected = -np.sqrt(((wide - drawn) ** 2).sum() / (wide**2).sum())
+    before = peak_of_this_process()
+    assert fitted.score(rows) == pytest.approx(expected, rel=1e-4)
+    assert peak_of_this_process() - before < 100e6  # of 300 x 300 x 400 numbers: 288 MB
+
+
+def peak_of_this_process() -> int:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("no /proc here")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
+def test_a_cache_that_cannot_be_used_is_refused_in_words(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    with sqlite3.connect(other) as base:
+        base.execute("CREATE TABLE metric (name TEXT)")
+        base.execute("INSERT INTO metric VALUES ('cdist')")
+        base.execute("CREATE TABLE pairs (left INT, right INT)")
+    with pytest.raises(InputError, match="cache must be a file that this class made.*no such col"):
+        brief(metric=cdist, cache=other).fit(X)
+    with pytest.raises(InputError, match="':memory:', which is gone at once"):
+        brief(metric=cdist, cache=":memory:").fit(X)
