@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from isoreg._attach.checks import check_model, check_reference
-from isoreg._attach.classifier import choose_layers
+from isoreg._attach.classifier import check_classifier, choose_layers
 from isoreg._attach.layers import Layers, refuse_time_major
 from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.recorder import Recorder
@@ -82,7 +84,7 @@ class ReferenceHead(nn.Module):
             linear = layers[0].module
             width = linear.in_features if layers[0].at_input else linear.out_features
             self.linear = nn.Linear(width, out_features).to(linear.weight)
-        self._recorder = Recorder(model, layers, pooling, source=_no_reference)
+        self._recorder: Recorder | None = Recorder(model, layers, pooling, source=_no_reference)
 
     def forward(self, reference: Tensor) -> Tensor:
         """The loss of the last recorded forward pass; the record is dropped.
@@ -98,8 +100,17 @@ class ReferenceHead(nn.Module):
             IsoregError: If nothing is recorded, or the reference does not belong to it.
         """
         with error_prefix(_NAME):
-            record = self._recorder.take()
-            name, features = next(iter(record.features.items()))
+            recorder = self._attached()
+            record = recorder.take()
+            if recorder.model is not None:
+                check_classifier(recorder.model, recorder.layers)
+            (name, features), *later = record.features.items()
+            if later:
+                raise RecordError(
+                    f"layer {name!r} ran {1 + len(later)} times in one forward pass, and one use "
+                    "is predicted from. Name a layer that runs once, or run the other passes "
+                    "inside `with head.paused():`."
+                )
             check_reference(reference, {name: features})
             points = flatten_points(reference.detach(), "reference").to(features.device)
             if points.shape[1] != self.linear.out_features:
@@ -107,9 +118,14 @@ class ReferenceHead(nn.Module):
                     f"the reference must have {self.linear.out_features} coordinates a sample, "
                     f"got {points.shape[1]}. Build the head with out_features={points.shape[1]}."
                 )
-        if isinstance(self.linear, nn.LazyLinear):
+        if isinstance(self.linear, nn.LazyLinear) and self.linear.has_uninitialized_params():
             widest = torch.promote_types(self.linear.weight.dtype, features.dtype)
             self.linear.to(features.device, widest)
+        elif features.shape[1:] != (self.linear.in_features,):
+            raise InputError(
+                f"{_NAME}: the features must be (N, {self.linear.in_features}) as before, got "
+                f"{tuple(features.shape)}. Sequences of several lengths need pool='mean'."
+            )
         dtype = self.linear.weight.dtype  # features may be bf16 because autocast made them so
         with full_precision(features.device):
             difference: Tensor = self.linear(features.to(dtype)) - points.to(dtype)
@@ -136,9 +152,34 @@ class ReferenceHead(nn.Module):
             )
         yield from super().parameters(recurse)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave forward passes inside the block unrecorded, for attacks and evaluations.
+
+        Yields:
+            Nothing.
+        """
+        with error_prefix(_NAME):
+            recorder = self._attached()
+        with recorder.paused():
+            yield
+
     def detach(self) -> None:
         """Take all hooks off the model and forget the record. May be called again."""
-        self._recorder.remove()
+        if self._recorder is not None:
+            self._recorder.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: weights, but no hooks on a model."""
+        return {**vars(self), "_recorder": None}
+
+    def _attached(self) -> Recorder:
+        if self._recorder is None:
+            raise RecordError(
+                "this is a copy of a head, and a copy watches no model. Build one for the copied "
+                "model and give it the weights: load_state_dict(head.state_dict())."
+            )
+        return self._recorder
 
 
 def _no_reference(*_: object, **__: object) -> Tensor:

@@ -201,7 +201,8 @@ class StackedLIL(nn.Module):
             for index, (h, y) in enumerate(zip(features, levels, strict=True)):
                 against = references[index] if self.reference == "preceding" else x
                 logits = self._head(index)(h)[:, : self.classes[index]]
-                total = total + alpha * F.cross_entropy(logits, y.long())
+                kind = "mean" if len(y) else "sum"  # the mean of no sample is NaN
+                total = total + alpha * F.cross_entropy(logits, y.long(), reduction=kind)
                 if beta:  # of collapsed features it is slow, and for nothing
                     total = total + beta * isometry_penalty(against, h, y)
         return total

@@ -485,6 +485,12 @@ class IsometryRegularizer:
         features, references = record.features, given.references
         if len(references) < 2:
             return self._penalise(references[0] if references else None, features, labels, given)
+        if self._queue is not None:
+            raise InputError(
+                f"queue= keeps one batch a pass, and what inputs names ran {len(references)} times "
+                "in this one. Leave the queue out, or watch the inner network by a regularizer of "
+                "its own."
+            )
         used = pair_uses(record.uses, references)
         found: dict[str, Tensor] = {}
         for index in sorted(set(used)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -103,6 +105,70 @@ def test_a_record_is_read_once_and_a_detached_head_leaves_no_hook() -> None:
     head.detach()
     head.detach()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Twins(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.classify = nn.Linear(4, 5).double(), nn.Linear(5, 2).double()
+
+    def forward(self, x: Tensor, again: Tensor | None = None) -> Tensor:
+        seen = self.classify(self.body(x))
+        return seen if again is None else seen + self.classify(self.body(again))
+
+
+@pytest.mark.parametrize("layer", ["body", "classify"])
+def test_a_layer_that_ran_twice_is_refused_and_what_is_paused_is_not_seen(layer: str) -> None:
+    model = Twins()
+    head = ReferenceHead(model, 3, layer)
+    model(X, 2 * X)
+    with pytest.raises(RecordError, match=r"ran 2 times .*head.paused"):
+        head(REFERENCE)
+    model(X)
+    with head.paused():
+        model(2 * X)
+    expected = (head.linear(model.body(X) if layer == "body" else model(X)) - REFERENCE).square()
+    with head.paused():
+        pass
+    torch.testing.assert_close(head(REFERENCE), expected.sum(1).mean())
+
+
+def test_a_model_that_grew_behind_its_classifier_is_refused() -> None:
+    model = net().double()
+    head = ReferenceHead(model, 3)
+    model.extend([nn.Tanh(), nn.Linear(2, 2).double()])
+    model(X)
+    with pytest.raises(IsoregError, match="'4' was recorded.*now '6' is"):
+        head(REFERENCE)
+
+
+def test_copies_and_pickles_hold_the_weights_and_say_that_they_watch_nothing() -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net().double()
+            self.head = ReferenceHead(self.net, 3)
+
+    whole = Whole()
+    whole.net(X)
+    for other in (copy.deepcopy(whole), pickle.loads(pickle.dumps(whole.head))):
+        head = getattr(other, "head", other)
+        assert torch.equal(head.linear.weight, whole.head.linear.weight)
+        with pytest.raises(RecordError, match="copy of a head, and a copy watches no model"):
+            head(REFERENCE)
+        head.detach()
+    assert whole.head(REFERENCE).isfinite()
+
+
+def test_features_of_another_width_than_before_are_refused() -> None:
+    model = nn.Sequential(nn.Identity(), nn.Tanh())
+    head = ReferenceHead(model, 3, "1")
+    for width in (4, 4, 5):
+        model(torch.rand(6, width).requires_grad_())
+        if width == 4:
+            head(torch.rand(6, 3))
+    with pytest.raises(InputError, match=r"must be \(N, 4\) as before, got \(6, 5\)"):
+        head(torch.rand(6, 3))
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,10 @@ def test_a_named_model_is_compared_with_what_it_is_called_with() -> None:
     same(module, by_hand(beta=0.5, factor=2.0))
 
 
-def test_labels_may_be_found_by_a_function() -> None:
+@pytest.mark.parametrize("labels", [None, lambda batch: None], ids=["None", "a function"])
+def test_without_labels_all_pairs_are_compared(labels: Any) -> None:
     module = Direct()
-    fit(module, callbacks.IsometryCallback(beta=0.5, labels=lambda batch: None))
+    fit(module, callbacks.IsometryCallback(beta=0.5, labels=labels))
     model = net()
     iso = IsometryRegularizer(model, beta=0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -205,3 +205,11 @@ def test_bad_arguments_are_refused(call, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value).startswith(message)
+
+
+def test_an_empty_batch_has_no_loss() -> None:
+    model = StackedLIL(3, [2, 4])
+    empty = torch.empty(0, dtype=torch.int64)
+    loss = model.loss(torch.empty(0, 3), [empty, empty])
+    loss.backward()
+    assert loss == 0

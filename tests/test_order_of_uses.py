@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from isoreg import IsometryRegularizer, ReferenceHead, isometry_penalty
-from isoreg.errors import IsoregError, LayerError, RecordError
+from isoreg.errors import InputError, IsoregError, LayerError, RecordError
 
 torch.manual_seed(0)
 N = 6
@@ -216,3 +216,31 @@ def test_a_thread_does_not_get_what_one_that_ended_left() -> None:
             thread.start()
             thread.join()
     assert all(isinstance(each, RecordError) for each in found)
+
+
+def test_a_pass_whose_gradient_is_a_part_of_the_loss_still_waits_for_its_backward_pass() -> None:
+    model = nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
+    x, other = torch.rand(N, 8), torch.rand(N, 8)
+    iso = IsometryRegularizer(model)
+    for differentiated, waits in ((True, True), (False, False)):
+        seen = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(seen).sum(), seen, create_graph=differentiated)
+        model(other)
+        if waits:
+            with pytest.raises(RecordError, match="ran more than once"):
+                iso(Y)
+            slope.square().sum().backward()
+        else:
+            assert iso(Y).item() == pytest.approx(expected(other, model[:-1](other)))
+
+
+def test_a_queue_takes_no_two_batches_of_one_pass() -> None:
+    model = Model(
+        lambda self, a, b: self.encode(self.see(a)) + self.encode(self.see(b)),
+        see=nn.Linear(4, 3),
+        encode=nn.Linear(3, 2),
+    )
+    iso = IsometryRegularizer(model, "encode", inputs="see", queue=64)
+    model(torch.rand(6, 4), torch.rand(6, 4))
+    with pytest.raises(InputError, match="queue= keeps one batch a pass.* ran 2 times"):
+        iso(None)

@@ -415,3 +415,31 @@ def test_the_loss_of_each_image_is_its_own() -> None:
     logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     expected = -logits.log_softmax(1)[torch.arange(4), labels]
     torch.testing.assert_close(cross_entropy(logits, labels), expected)
+
+
+class Merging(nn.Linear):
+    """Adds a product of small matrices to its weight for evaluation, as layers of LoRA do."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        self.a, self.b = nn.Parameter(torch.rand(1, 3)), nn.Parameter(torch.rand(2, 1))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        if mode == self.merged:
+            self.weight.data += (-1 if mode else 1) * self.b @ self.a
+            self.merged = not mode
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_layer_that_acts_when_its_mode_changes_is_as_it_was(mode: bool) -> None:
+    layer = Merging()
+    model = nn.Sequential(layer, nn.Dropout()).train(mode)
+    model[1].train(not mode)
+    before, merged = layer.weight.detach().clone(), layer.merged
+    with left_as_it_was(model):
+        assert layer.merged
+        assert not model[1].training
+    assert torch.equal(layer.weight, before)
+    assert (layer.merged, layer.training, model[1].training) == (merged, mode, not mode)

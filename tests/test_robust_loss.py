@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from isoreg import InputError, RobustLoss
 from isoreg.robustness.local import first_order_margin_loss
@@ -314,3 +316,16 @@ def test_in_a_compiled_step_it_runs_between_two_graphs() -> None:
         torch._dynamo.exc.Unsupported, match="without fullgraph=True|active context"
     ):
         torch.compile(step, backend="aot_eager", fullgraph=True)(x)
+
+
+def test_a_static_graph_under_ddp_is_refused(tmp_path: Path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
+    )
+    try:
+        net = nn.Linear(4, 3)
+        RobustLoss(DistributedDataParallel(net), eps=0.1)
+        with pytest.raises(InputError, match="without static_graph=True"):
+            RobustLoss(DistributedDataParallel(net, static_graph=True), eps=0.1)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -200,9 +200,10 @@ class Named(nn.Module):
         return {"loss": F.cross_entropy(logits, species), "logits": logits}
 
 
+@pytest.mark.parametrize("how", ["a key", "a function"])
 @pytest.mark.parametrize("with_boxes", [False, True])
 def test_the_trainers_label_names_are_labels_and_nothing_to_compare_with(
-    with_boxes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    with_boxes: bool, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boxes = torch.rand(N, 4)
     data: list[dict[str, Any]] = [
@@ -214,7 +215,7 @@ def test_the_trainers_label_names_are_labels_and_nothing_to_compare_with(
     if with_boxes:
         options = {
             "label_names": ["species", "boxes"],
-            "isometry_labels": lambda batch: batch["species"],
+            "isometry_labels": "species" if how == "a key" else lambda batch: batch["species"],
         }
     found = trainer(
         model,

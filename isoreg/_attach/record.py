@@ -21,8 +21,10 @@ class Pulse:
     def __init__(self) -> None:
         self.spent = False
 
-    def __call__(self, gradients: tuple[Tensor, ...]) -> None:
-        self.spent = True
+    def __call__(self, gradients: tuple[Tensor | None, ...]) -> None:
+        # gradients that are to be differentiated once more, as a gradient penalty does, are a part
+        # of the loss: its own backward pass is still to come
+        self.spent = not any(x is not None and x.requires_grad for x in gradients)
 
 
 @dataclasses.dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -49,6 +50,50 @@ def find_labels(batch: Any, names: Sequence[str] = LABEL_NAMES) -> Tensor:
     )
 
 
+def labels_finder(labels: Finder) -> Callable[[Any], Tensor | None]:
+    """A callable that finds the labels of a batch.
+
+    Args:
+        labels: A key of the batch, a callable, or None for all pairs.
+
+    Returns:
+        From a batch to labels or None; it can be pickled where the callable can.
+
+    Raises:
+        InputError: If it is none of these; later, if a batch lacks the key.
+
+    Example:
+        >>> import torch
+        >>> labels_finder("kind")({"x": torch.ones(2, 3), "kind": torch.tensor([0, 1])})
+        tensor([0, 1])
+    """
+    if labels is None or isinstance(labels, str):
+        return functools.partial(_labels_under, labels)
+    if not callable(labels):
+        raise InputError(f"labels must be a key, a callable or None, got {labels!r}.")
+    return labels
+
+
+def _labels_under(key: str | None, batch: Any) -> Tensor | None:
+    return None if key is None else _find("labels", key, batch)
+
+
+def _find(name: str, finder: str | Callable[[Any], Tensor | None], batch: Any) -> Tensor:
+    if isinstance(finder, str):
+        if not isinstance(batch, Mapping) or finder not in batch:
+            keys = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else "no keys"
+            raise InputError(
+                f"{name} is to be found under {finder!r}, got a batch with {keys}. "
+                f"Say where it is: {name}=lambda batch: ..."
+            )
+        found = batch[finder]
+    else:
+        found = finder(batch)
+    if not isinstance(found, Tensor):
+        raise InputError(f"{name} must be a tensor, got {type(found).__name__}.")
+    return found
+
+
 class Named:
     """The reference and the distances of a batch, where an adapter was told that they are in it.
 
@@ -70,23 +115,7 @@ class Named:
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         """What is found, as keywords of `isoreg.IsometryRegularizer`'s call."""
-        return {name: self._find(name, finder, batch) for name, finder in self._finders.items()}
-
-    @staticmethod
-    def _find(name: str, finder: str | Callable[[Any], Tensor | None], batch: Any) -> Tensor:
-        if isinstance(finder, str):
-            if not isinstance(batch, Mapping) or finder not in batch:
-                keys = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else "no keys"
-                raise InputError(
-                    f"{name} is to be found under {finder!r}, got a batch with {keys}. "
-                    f"Say where it is: {name}=lambda batch: ..."
-                )
-            found = batch[finder]
-        else:
-            found = finder(batch)
-        if not isinstance(found, Tensor):
-            raise InputError(f"{name} must be a tensor, got {type(found).__name__}.")
-        return found
+        return {name: _find(name, finder, batch) for name, finder in self._finders.items()}
 
 
 def check_options(options: Mapping[str, Any], allowed: Callable[..., Any]) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from torch import Tensor
 
 from isoreg._attach.layers import Layers, find_layers
 from isoreg.errors import InputError, error_prefix, import_extra
-from isoreg.integrations.batches import Finder, Named, check_options, find_labels
+from isoreg.integrations.batches import Finder, Named, check_options, find_labels, labels_finder
 from isoreg.integrations.steps import Step, Wrapper
 from isoreg.regularizer import IsometryRegularizer
 
@@ -31,8 +29,9 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         layers: As in `isoreg.IsometryRegularizer`; names are those in the LightningModule.
         model: None: features are compared with the tensor of the batch that holds the samples. A
             submodule's name: with what it is called with, and layers are named within it.
-        labels: Finds the labels in a batch, or None for all pairs. By default they are its second
-            entry, or under the key labels, label, targets, target or y.
+        labels: The labels' key in the batch, or a callable on the batch; None, or a callable that
+            gives None: all pairs. By default they are its second entry, or under the key labels,
+            label, targets, target or y.
         reference: Points to compare with: their key in the batch, or a callable on the batch.
         distances: Distances to compare with, found in the same way.
         pair_weights: Weights of the pairs, found in the same way.
@@ -53,7 +52,7 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         layers: Layers = None,
         *,
         model: str | None = None,
-        labels: Callable[[Any], Tensor | None] = find_labels,
+        labels: Finder = find_labels,
         reference: Finder = None,
         distances: Finder = None,
         pair_weights: Finder = None,
@@ -61,8 +60,9 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
     ) -> None:
         with error_prefix(_NAME):
             check_options(options, IsometryRegularizer)
+            self._labels = labels_finder(labels)
         self._build: Any = functools.partial(IsometryRegularizer, layers=layers, **options)
-        self._model, self._labels = model, labels
+        self._model = model
         self._named = Named(reference=reference, distances=distances, pair_weights=pair_weights)
         self._key = f"({_named(layers)}, {model!r}, {sorted(options)})"
         self._wrapper: Wrapper | None = None

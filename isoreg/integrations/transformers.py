@@ -12,7 +12,13 @@ from torch import Tensor
 from isoreg._attach.reference import evaluating
 from isoreg._attach.samples import LABEL_NAMES, choose_samples, read_call
 from isoreg.errors import RecordError, error_prefix, import_extra
-from isoreg.integrations.batches import Finder, Named, check_options, find_labels
+from isoreg.integrations.batches import (
+    Finder,
+    Named,
+    check_options,
+    find_labels,
+    labels_finder,
+)
 from isoreg.regularizer import IsometryRegularizer
 
 transformers: Any = import_extra("transformers", "transformers")
@@ -35,9 +41,9 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         isometry: Options of `isoreg.IsometryRegularizer`: ``layers``, ``beta``, ... Features are
             compared with the model's main input, token ids with their embeddings, unless
             ``inputs`` says otherwise.
-        isometry_labels: Finds the labels (N,) in a batch, a mapping; or None for all pairs. By
-            default they are under the one name in the Trainer's ``label_names``, or under labels,
-            label, label_ids, targets, target or y.
+        isometry_labels: The key of the labels (N,) in a batch, or a callable on it; None, or a
+            callable that gives None: all pairs. By default they are under the one name in the
+            Trainer's ``label_names``, or under labels, label, label_ids, targets, target or y.
         isometry_reference: Points to compare with: their key in the batch, or a callable on it.
         isometry_distances: Distances to compare with, found in the same way.
         kwargs: Of the Trainer.
@@ -57,17 +63,18 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         self,
         *args: Any,
         isometry: Mapping[str, Any] | None = None,
-        isometry_labels: Callable[[Any], Tensor | None] = find_labels,
+        isometry_labels: Finder = find_labels,
         isometry_reference: Finder = None,
         isometry_distances: Finder = None,
         **kwargs: Any,
     ) -> None:
         with error_prefix("IsometryTrainer"):
             check_options(isometry or {}, IsometryRegularizer)
+            self._isometry_labels = labels_finder(isometry_labels)
         self._named = Named(
             reference=isometry_reference, distances=isometry_distances, pair_weights=None
         )
-        self._isometry, self._isometry_labels = dict(isometry or {}), isometry_labels
+        self._isometry = dict(isometry or {})
         self._attached = False
         self._loss_is_mean: bool | None = None
         super().__init__(*args, **kwargs)

@@ -18,7 +18,7 @@ from isoreg.errors import InputError, check_integer, error_prefix
 from isoreg.robustness.arguments import check_tensors, known_norm
 from isoreg.robustness.outputs import logits_of
 from isoreg.robustness.pgd import gradient_of
-from isoreg.robustness.state import refuse_sharded
+from isoreg.robustness.state import refuse_sharded, refuse_static_graph
 from isoreg.robustness.units import Normalisation, PerChannel
 
 IGNORED = -100
@@ -128,6 +128,7 @@ class RobustLoss:
             self.eps, self.norm = _radius_of(eps), known_norm(norm)
             check_integer("warmup_steps", warmup_steps, 0)
             refuse_sharded(model)
+            refuse_static_graph(model)
             self._normalisation = Normalisation(mean, std)
         self.model = model
         self.warmup_steps = warmup_steps

@@ -41,6 +41,23 @@ def refuse_sharded(model: nn.Module) -> None:
             )
 
 
+def refuse_static_graph(model: nn.Module) -> None:
+    """Say so of a model whose gradients DistributedDataParallel would average too early.
+
+    Args:
+        model: The user's model.
+
+    Raises:
+        InputError: If it was wrapped with ``static_graph=True``.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel) and model.static_graph:
+        raise InputError(
+            "model must be wrapped by DistributedDataParallel without static_graph=True: it takes "
+            "the first gradient, here that by the images, for the end of the backward pass, and "
+            "the ranks drift apart."
+        )
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel, whose hooks serve training alone.
 
@@ -118,6 +135,9 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
         Nothing.
     """
     modes = [(module, module.training) for module in model.modules()]
+    # their train() may do more than set the mode, as that of layers that merge weights does
+    acting = [m for m in model.modules() if type(m).train is not nn.Module.train]
+    weights = [(p, p.detach().clone()) for m in acting for p in m.parameters(recurse=False)]
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     buffers = [
         (module, name, buffer, None if buffer is None else buffer.clone())
@@ -132,12 +152,23 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(False)
             yield
         finally:
-            for module, training in modes:
-                module.training = training
+            training = dict(modes)
+            for module in acting:
+                module.train(training[module])
+            for module, mode in modes:
+                module.training = mode
+            _restore_weights(weights)
             for parameter, required, gradient in gradients:
                 parameter.requires_grad_(required)
                 parameter.grad = gradient
             _restore(buffers)
+
+
+@torch.no_grad()
+def _restore_weights(weights: list[tuple[nn.Parameter, Tensor]]) -> None:
+    for parameter, before in weights:
+        if not _same(parameter, before):
+            parameter.copy_(before)
 
 
 @torch.no_grad()
