@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from isoreg import InputError, LayerError
+from isoreg import InputError, IsometryRegularizer, LayerError, isometry_penalty
 from isoreg._attach.pooling import FirstTensor, resolve_pool, tensors_in
 
 X = torch.rand(2, 3, 4, 5)
@@ -63,3 +65,70 @@ def test_a_callable_gets_all_that_a_layer_returns_and_a_name_its_first_tensor() 
     assert FirstTensor(torch.sum)(nested) is nested, "it is refused where it is read"
     with pytest.raises(InputError, match="one of 'flatten', 'mean', 'mean_last', 'token', got 3"):
         resolve_pool(3)  # type: ignore[arg-type]
+
+
+class Signal(nn.Module):
+    """A network of one-dimensional convolutions, (b, 2, 16) -> (b, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.see = nn.Sequential(nn.Conv1d(2, 5, 3, padding=1), nn.ReLU())
+        self.classify = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.see(x).mean(2))
+
+
+@pytest.mark.parametrize("pool", ["mean", "token"])
+@pytest.mark.parametrize("layer", ["see", "see.0", "see.1"])
+def test_channels_of_a_signal_are_not_taken_for_tokens(pool: str, layer: str) -> None:
+    model, x, y = Signal(), torch.rand(6, 2, 16), torch.arange(6) % 2
+    iso = IsometryRegularizer(model, layer, pool=pool)
+    model(x)
+    with pytest.raises(LayerError, match=r"\(6, 5, 16\) may be 5 channels .*output.mean\(2\)"):
+        iso(y)
+    said = IsometryRegularizer(model, layer, pool=lambda output: output.mean(2))
+    model(x)
+    features = (model.see if layer != "see.0" else model.see[0])(x).mean(2)
+    torch.testing.assert_close(said(y), isometry_penalty(x, features, y))
+
+
+def test_tokens_behind_a_convolution_are_tokens() -> None:
+    class Audio(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.see, self.mix = nn.Conv1d(2, 5, 3, padding=1), nn.Linear(5, 5)
+            self.norm = nn.LayerNorm(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.mix(self.see(x).transpose(1, 2)))
+
+    model, y = Audio(), torch.arange(6) % 2
+    for length in (5, 16):  # as many tokens as channels, too
+        iso = IsometryRegularizer(model, "mix", pool="mean")
+        x = torch.rand(6, 2, length)
+        model(x)
+        expected = isometry_penalty(x, model.mix(model.see(x).transpose(1, 2)).mean(1), y)
+        torch.testing.assert_close(iso(y), expected)
+        iso.detach()
+
+
+def test_a_pool_of_one_s_own_on_a_checkpointed_layer_changes_nothing() -> None:
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.classify = nn.Linear(6, 5), nn.Linear(5, 3)
+            self.saves = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen = checkpoint(self.block, x, use_reentrant=False) if self.saves else self.block(x)
+            return self.classify(seen)
+
+    model, x, y = Blocks(), torch.rand(8, 6), torch.arange(8) % 2
+    iso = IsometryRegularizer(model, "block", pool=lambda output: F.normalize(output, dim=1))
+    found = []
+    for saves in (False, True):
+        model.saves = saves
+        loss = model(x).square().mean() + iso(y)
+        found.append((loss, *torch.autograd.grad(loss, [*model.parameters()])))
+    torch.testing.assert_close(*found)

@@ -17,6 +17,9 @@ Selector: TypeAlias = str | nn.Module | type[nn.Module] | Callable[[str, nn.Modu
 Layers: TypeAlias = Selector | Iterable[Selector] | Mapping[str, float] | None
 
 
+_WIDTHS = ("in_features", "out_features", "embedding_dim", "embed_dim", "hidden_size", "input_size")
+
+
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """A place in a model where features are recorded.
@@ -132,6 +135,37 @@ def is_time_major(module: nn.Module | None) -> bool:
     inner = module.layers[0] if isinstance(module, kinds) and len(module.layers) else module
     attention = getattr(inner, "self_attn", inner)
     return isinstance(attention, nn.RNNBase | nn.MultiheadAttention) and not attention.batch_first
+
+
+class Axes:
+    """Which axis of a table (b, c, l) holds channels, as far as a model's modules tell.
+
+    Args:
+        model: The model.
+
+    Example:
+        >>> Axes(nn.Sequential(nn.Conv1d(2, 5, 3), nn.Linear(14, 3))).are_maps(5, 16)
+        True
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._channels: set[int] = set()
+        self._widths: set[int] = set()
+        for module in model.modules():
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+                self._channels |= {module.in_channels, module.out_channels}
+            else:
+                self._widths |= {
+                    vars(module)[name]
+                    for name in _WIDTHS
+                    if isinstance(vars(module).get(name), int)
+                }
+                if isinstance(module, nn.LayerNorm):
+                    self._widths.add(module.normalized_shape[-1])
+
+    def are_maps(self, second: int, third: int) -> bool:
+        """Whether these lengths of the second and third axis are of channels and of space."""
+        return second in self._channels and third not in self._widths
 
 
 def _dots(name: str) -> list[int]:
