@@ -310,7 +310,6 @@ def test_the_model_is_where_its_tensors_are_or_else_where_the_images_are() -> No
         ({"scores": torch.zeros(3, 2, 1)}, "dict"),
         ((1, [torch.zeros(3, 2)]), "tuple"),
         ({"a": torch.zeros(3, 2).long(), "b": 1}, "dict"),
-        (torch.zeros(3, 1), r"\(3, 1\)"),
         (torch.zeros(2, 2), r"\(2, 2\)"),
         (torch.zeros(3, 2, 2), r"\(3, 2, 2\)"),
         (object(), "object"),
@@ -319,6 +318,15 @@ def test_the_model_is_where_its_tensors_are_or_else_where_the_images_are() -> No
 def test_what_are_no_logits_is_refused_by_what_it_is(output: Any, given: str) -> None:
     with pytest.raises(InputError, match=rf"\(n, classes\), got {given}\. Wrap it"):
         logits_of(output, 3)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3,)])
+def test_one_logit_is_told_how_to_become_two(shape: tuple[int, ...]) -> None:
+    z = torch.randn(shape)
+    with pytest.raises(InputError, match=r"with one logit z .*torch.cat\(\[0 \* z, z\], 1\)"):
+        logits_of(z, 3)
+    z = z.view(3, 1)
+    torch.testing.assert_close(torch.cat([0 * z, z], 1).softmax(1)[:, 1:], z.sigmoid())
 
 
 def test_logits_are_found_by_name_or_as_the_only_ones() -> None:

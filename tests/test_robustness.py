@@ -339,8 +339,9 @@ def test_the_paper_s_attack_climbs_what_it_is_given_in_the_user_s_units(trained,
     assert found.accuracy[single] == found.accuracy["fgsm"], "the same loss, the same attack"
     assert abs(found.accuracy[steps][radius] - found.accuracy["paper-pgd"][radius]) <= 0.03
     assert set(found.survived) == set(PRESETS["paper"])
-    assert len(seen) == 11
-    torch.testing.assert_close(seen[0][0], seen[0][1])
+    assert len(seen[0][0]) == 2, "it is tried before anything is attacked"
+    assert len(seen) == 12
+    torch.testing.assert_close(seen[1][0], seen[1][1])
     assert seen[-1][0].max() > 100
 
     def wrong(x: Tensor, clean: Tensor, y: Tensor) -> Tensor:
@@ -412,6 +413,9 @@ def test_comparing_is_the_exact_paired_test() -> None:
         a.compare(report([True]))
 
 
+LAST, WEIGHT = torch.tensor([0, 1, 0, 3]), torch.ones(2, requires_grad=True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -450,6 +454,19 @@ def test_comparing_is_the_exact_paired_test() -> None:
             "a model must be a torch.nn.Module, got builtin_function_or_method.",
         ),
         ({"transfer_from": nn.Linear}, "a model must be a torch.nn.Module, got the class Linear."),
+        (
+            {"transfer_from": nn.Linear(64, 2), "model": nn.Linear(64, 4), "labels": LAST},
+            "labels must be classes of transfer_from from 0 to 1, got 3",
+        ),
+        *(
+            ({"training_loss": loss, "attacks": "paper"}, f"training_loss must give a scalar {got}")
+            for loss, got in (
+                (lambda x, *_: 0.5, "that depends on the adversarial images, got float."),
+                (lambda x, *_: x.sum(1), "that depends on the adversarial images, got torch.fl"),
+                (lambda x, *_: x.detach().sum(), "that depends on the adversarial images, got one"),
+                (lambda x, *_: WEIGHT.sum(), "that depends on the adversarial images, got one w"),
+            )
+        ),
         ({"std": "a"}, "std must be a finite number, or one a channel, got 'a'."),
         (
             {"model": nn.Unflatten(1, (8, 8))},

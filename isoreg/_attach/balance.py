@@ -119,7 +119,8 @@ class AutoBeta:
     finite do not count.
 
     The loss's gradient shrinks as a network fits its data, and beta with it. Gradients taken with
-    ``create_graph=True`` are not seen. Each process of a distributed run measures its own; with a
+    ``create_graph=True`` are not seen; those taken by `torch.autograd.grad` to look at are, as if
+    they were a part of the step. Each process of a distributed run measures its own; with a
     ``process_group`` all use the mean.
 
     Args:

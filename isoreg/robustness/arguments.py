@@ -165,13 +165,16 @@ def _check_bounds(bounds: object) -> None:
 
 
 @torch.no_grad()
-def check_classes(classifier: PixelClassifier, pixels: Tensor, labels: Tensor) -> None:
-    """Refuse labels that are no classes of the model.
+def check_classes(
+    classifier: PixelClassifier, pixels: Tensor, labels: Tensor, *, of: str = ""
+) -> None:
+    """Refuse labels that are no classes of a model.
 
     Args:
         classifier: Pixels to logits.
         pixels: (n, ...) from 0 to 1.
         labels: (n).
+        of: Whose they are, for an error.
 
     Raises:
         InputError: If there are any, or the model returns no logits.
@@ -180,4 +183,4 @@ def check_classes(classifier: PixelClassifier, pixels: Tensor, labels: Tensor) -
     smallest, largest = int(labels.min()), int(labels.max())
     if smallest < 0 or largest >= classes:
         wrong = smallest if smallest < 0 else largest
-        raise InputError(f"labels must be classes from 0 to {classes - 1}, got {wrong}.")
+        raise InputError(f"labels must be classes{of} from 0 to {classes - 1}, got {wrong}.")

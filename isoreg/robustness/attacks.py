@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -75,17 +77,41 @@ def _on_training_loss(steps: int) -> Attack:
     """The paper's attack: up the loss that the model was trained on, from the clean image."""
 
     def attack(task: Task) -> tuple[Tensor, list[int]]:
-        training_loss, as_given = task.training_loss, task.classifier.as_given
-        assert training_loss is not None
-        clean = as_given(task.images)
         size = task.eps if steps == 1 else 2.5 * task.eps / steps
-
-        def loss(x: Tensor) -> Tensor:
-            return training_loss(as_given(x), clean, task.labels)
-
-        return _climb(loss, task, steps=steps, step_size=size), []
+        return _climb(functools.partial(_trained_on, task), task, steps=steps, step_size=size), []
 
     return attack
+
+
+def _trained_on(task: Task, x: Tensor) -> Tensor:
+    assert task.training_loss is not None
+    as_given = task.classifier.as_given
+    return task.training_loss(as_given(x), as_given(task.images), task.labels)
+
+
+def check_training_loss(task: Task) -> None:
+    """Refuse a training loss that cannot be climbed, on two of the images.
+
+    Args:
+        task: One with a training loss.
+
+    Raises:
+        InputError: If it gives no scalar with a gradient by the images.
+    """
+    few = replace(task, images=task.images[:2], labels=task.labels[:2])
+    leaf = few.images.detach().requires_grad_()
+    loss = _trained_on(few, leaf)
+    got = type(loss).__name__
+    if isinstance(loss, Tensor):
+        got = f"{loss.dtype} of shape {tuple(loss.shape)}"
+        if loss.numel() == 1:
+            got = "one without a gradient by the images"
+            slope = loss.requires_grad and torch.autograd.grad(loss, leaf, allow_unused=True)[0]
+            if isinstance(slope, Tensor):
+                return
+    raise InputError(
+        f"training_loss must give a scalar that depends on the adversarial images, got {got}."
+    )
 
 
 def _climb(loss: Callable[[Tensor], Tensor], task: Task, *, steps: int, step_size: float) -> Tensor:

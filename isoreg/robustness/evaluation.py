@@ -16,7 +16,7 @@ from isoreg.robustness.arguments import (
     known_norm,
     radii_of,
 )
-from isoreg.robustness.attacks import chosen
+from isoreg.robustness.attacks import check_training_loss, chosen
 from isoreg.robustness.certified import certified as proven
 from isoreg.robustness.certified import check_certifiable
 from isoreg.robustness.checks import check_gradients, check_model, check_radii, check_unbounded
@@ -157,6 +157,10 @@ def _evaluated(
     torch.manual_seed(task.seed)
     # asked of a copy, as all that is asked before a model is known to keep no state
     check_classes(task.classifier.copied(), task.images, task.labels)
+    if task.transfer is not None:
+        check_classes(task.transfer.copied(), task.images, task.labels, of=" of transfer_from")
+    if task.training_loss is not None:
+        check_training_loss(task)
     consistency = check_consistency(
         task.classifier, task.images, task.labels, max(sizes.values()), task.norm
     )

@@ -44,10 +44,10 @@ def logits_of(output: Any, images: int) -> Tensor:
         given = f"{len(logits)} tensors that may be them, at {places}"
     else:
         given = str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
-    raise InputError(
-        f"the model must return logits of shape (n, classes), got {given}. Wrap it in a module "
-        "that returns them alone."
-    )
+    remedy = "Wrap it in a module that returns them alone."
+    if isinstance(output, Tensor) and output.numel() == images:
+        remedy = "For two classes with one logit z return those of both: torch.cat([0 * z, z], 1)."
+    raise InputError(f"the model must return logits of shape (n, classes), got {given}. {remedy}")
 
 
 def _tensors_at(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
