@@ -102,9 +102,11 @@ class IsometryRegularizer:
         control: Compare with the reference of another sample of the same class, drawn anew in each
             call (given distances: rows and columns alike). What training gains over this control
             is due to the geometry; what both gain, to features that are spread out at all.
-        pool: How a layer's output becomes one vector a sample: "flatten", "mean" (over tokens, or
-            over the space of maps with channels first), "mean_last" (channels last), "token" (the
-            first one) or a callable on what the layer returns.
+        pool: How a layer's output becomes one vector a sample: "flatten", "mean" (over tokens
+            (N, tokens, width), or over the space of maps (N, channels, h, w)), "mean_last" (maps
+            with channels last), "token" (the first one) or a callable on what the layer returns.
+            What may be a signal (N, channels, length) of a Conv1d is refused by "mean" and
+            "token".
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
         scale: A positive number, a 0-dimensional tensor or "fit".
         reduction: "batch" (divide by N^2) or "pairs" (by the weight of the pairs).
