@@ -171,6 +171,47 @@ def test_token_ids_are_compared_by_their_embeddings(
     assert entry["isometry/penalty"] == pytest.approx(iso(batch["labels"]).item(), rel=1e-5)
 
 
+def bart() -> Any:
+    torch.manual_seed(0)
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    small = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8}
+    config = transformers.BartConfig(
+        vocab_size=20, decoder_ffn_dim=8, num_labels=3, dropout=0.0, **heads, **small
+    )
+    return transformers.BartForSequenceClassification(config)
+
+
+def t5() -> Any:
+    torch.manual_seed(0)
+    ends = {"decoder_start_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
+    small = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(
+        vocab_size=20, num_labels=3, dropout_rate=0.0, classifier_dropout=0.0, **ends, **small
+    )
+    return transformers.T5ForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("make", [bart, t5])
+def test_of_an_encoder_with_a_decoder_the_encoder_s_embeddings_are_compared(
+    make: Any, tmp_path: Path
+) -> None:
+    ids = torch.randint(3, 20, (N, 6), generator=torch.Generator().manual_seed(1))
+    ids[:, -1] = 2  # where a sequence ends, whose features are classified
+    data = [{"input_ids": x, "labels": int(y)} for x, y in zip(ids, Y, strict=True)]
+    found = trainer(
+        make(), tmp_path, data, isometry={"beta": 0.5}, per_device_train_batch_size=N, max_steps=1
+    )
+    found.train()
+    twin, entering = make(), []
+    (name,) = found.iso.penalties
+    twin.get_submodule(name).register_forward_pre_hook(lambda _, args: entering.append(args[0]))
+    with torch.no_grad():
+        twin(ids)
+        embedded = twin.get_encoder().get_input_embeddings()(ids)
+        expected = isometry_penalty(embedded, entering[0], Y)
+    torch.testing.assert_close(found.iso.penalties[name], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_text_classifier_adds_up_loss_and_penalty_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

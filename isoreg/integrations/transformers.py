@@ -178,7 +178,9 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     def _attach(self, model: Any) -> None:
         name = getattr(model, "main_input_name", "")
         if name == "input_ids":
-            default: Any = model.get_input_embeddings()
+            # of an encoder with a decoder, both of which have copies of the model's own
+            pair = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+            default: Any = (model.get_encoder() if pair else model).get_input_embeddings()
         else:
             default = (lambda **inputs: inputs[name]) if name else self._default()
         self.iso = IsometryRegularizer(model, **{"inputs": default, **self._isometry})
