@@ -18,7 +18,7 @@ def check_dense(values: Tensor, name: str) -> None:
         name: What to call it in an error.
 
     Raises:
-        InputError: If it is no tensor, or a sparse or nested one.
+        InputError: If it is no tensor, a sparse or nested one, one in eight bits, or without data.
 
     Example:
         >>> check_dense([[0.0]], "input_distances")
@@ -30,6 +30,9 @@ def check_dense(values: Tensor, name: str) -> None:
             f"{name} must be a tensor, got {type(values).__name__}. "
             f"torch.as_tensor({name}) makes one of an array or a list of numbers."
         )
+    if values.is_meta or (values.is_floating_point() and values.itemsize < 2):
+        kind = "the meta device" if values.is_meta else str(values.dtype)
+        raise InputError(f"{name} must hold numbers to compute with, got a tensor of {kind}.")
     if values.is_nested:
         raise InputError(
             f"{name} must have rows of one length, got a nested tensor. "

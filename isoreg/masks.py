@@ -134,7 +134,9 @@ def check_shape(labels: Tensor, n: int) -> None:
     if labels.is_nested or labels.layout != torch.strided:
         kind = "nested" if labels.is_nested else str(labels.layout)
         raise InputError(f"labels must be a dense tensor, got a {kind} one.")
-    if labels.is_complex():
+    if labels.is_meta:
+        raise InputError("labels must have values, got a tensor of the meta device.")
+    if labels.is_complex() or (labels.is_floating_point() and labels.itemsize < 2):
         raise InputError(f"labels must be integers or probabilities, got {labels.dtype}.")
     if labels.ndim != (2 if labels.is_floating_point() else 1) or labels.shape[1:] == (1,):
         _refuse_shape(labels)

@@ -885,6 +885,17 @@ REFUSED: list[Any] = [
     pytest.param({"inputs": torch.ones(4, 3).long()}, "inputs.*int64", id="integer inputs"),
     pytest.param({"inputs": None}, "(?=.*inputs)(?=.*input_distances)", id="no inputs"),
     pytest.param({"labels": torch.zeros(3).long()}, r"(?=.*\b3\b)(?=.*\b4\b)", id="label length"),
+    pytest.param({"labels": torch.eye(4, 2).to(torch.float8_e4m3fn)}, "float8", id="float8 labels"),
+    pytest.param(
+        {"labels": torch.zeros(4, device="meta")}, "meta device", id="labels of no device"
+    ),
+    *(
+        pytest.param(
+            {name: torch.zeros(4, 4).to(kind)}, rf"{name} must hold .*{told}", id=f"{name} {told}"
+        )
+        for name in ("features", "inputs")
+        for kind, told in ((torch.float8_e5m2, "float8"), ("meta", "meta device"))
+    ),
     pytest.param({"labels": torch.eye(3)}, r"(?=.*\b3\b)(?=.*\b4\b)", id="soft label length"),
     pytest.param({"labels": torch.zeros(4, 2).long()}, r"\(4, 2\)", id="label shape"),
     pytest.param({"labels": torch.zeros(4)}, r"\(4,\)", id="float label shape"),

@@ -48,7 +48,8 @@ def blurred(sigma: float) -> Reference:
         if not (isinstance(sigma, int | float) and math.isfinite(sigma) and sigma > 0):
             raise InputError(f"sigma must be a positive number, got {sigma!r}.")
     reach = math.ceil(3 * sigma)
-    weights = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * sigma**2))
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float64) / sigma
+    weights = torch.exp(-steps.square() / 2)
     return partial(_blur, weights=weights / weights.sum())
 
 
