@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from isoreg.errors import InputError, LayerError
 
@@ -166,6 +166,22 @@ class Axes:
     def are_maps(self, second: int, third: int) -> bool:
         """Whether these lengths of the second and third axis are of channels and of space."""
         return second in self._channels and third not in self._widths
+
+    def refuse_maps(self, x: Tensor) -> None:
+        """Refuse to take channels for tokens: maps of one dimension look like sequences.
+
+        Args:
+            x: What a layer returned.
+
+        Raises:
+            LayerError: If it is a table whose second axis is probably channels.
+        """
+        if x.ndim == 3 and self.are_maps(x.shape[1], x.shape[2]):
+            raise LayerError(
+                f"shape {tuple(x.shape)} may be {x.shape[1]} channels of a map, because the model "
+                "holds a Conv1d with as many, or as many tokens. Say which: pool=lambda output: "
+                "output.mean(2) averages a map over space, output.mean(1) over tokens."
+            )
 
 
 def _dots(name: str) -> list[int]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 from isoreg.errors import InputError, LayerError
@@ -173,6 +174,11 @@ class FirstTensor:
 
     pool: Callable[[Tensor], Tensor]
 
+    @property
+    def of_tokens(self) -> bool:
+        """Whether a table (b, a, c) is taken for tokens."""
+        return self.pool in (pool_mean, pool_token)
+
     def __call__(self, value: object) -> Tensor | None:
         """The pooled first tensor, or None if there is none."""
         tensor = next(tensors_in(value), None)
@@ -205,3 +211,31 @@ def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
         allowed = ", ".join(map(repr, POOLS))
         raise InputError(f"pool must be a callable or one of {allowed}, got {pool!r}.")
     return FirstTensor(POOLS[pool])
+
+
+def pooled(pool: Callable[[Any], Tensor | None], value: Any) -> Tensor | None:
+    """What a pooling makes of what a layer returned, also inside a checkpoint.
+
+    Args:
+        pool: What `resolve_pool` gave.
+        value: What the layer returned.
+
+    Returns:
+        The features, or None.
+
+    Example:
+        >>> import torch
+        >>> pooled(lambda output: output.mean(1), torch.ones(2, 3)).shape
+        torch.Size([2])
+    """
+    transformed = torch._C._are_functorch_transforms_active()
+    if isinstance(pool, FirstTensor) or torch.compiler.is_compiling() or transformed:
+        return pool(value)
+    # what a callable keeps for its backward pass is none of a checkpoint's around the layer, which
+    # counts what it has to compute once more
+    with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+        return pool(value)
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x

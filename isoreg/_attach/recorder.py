@@ -20,8 +20,7 @@ from isoreg._attach.pooling import (
     Entering,
     FirstTensor,
     features_entering,
-    pool_mean,
-    pool_token,
+    pooled,
     tensors_in,
 )
 from isoreg._attach.record import Record, new_record
@@ -387,7 +386,8 @@ class Recorder:
             value = features_entering(value) if entering else next(tensors_in(value), value)
             if isinstance(value, Tensor):
                 record.check_axes(value)
-                self._check_maps(value, self._pool)
+                if self._pool.of_tokens:
+                    self._axes.refuse_maps(value)
         elif entering:
             value = value.args[0] if value.args else value.kwargs
         if isinstance(value, Tensor):
@@ -402,32 +402,13 @@ class Recorder:
             value = copy
         elif self.watch is not None:
             record.unwatched.append(use)
-        features = self._pooled(value)
+        features = pooled(self._pool, value)
         if not isinstance(features, Tensor):
             raise LayerError(
                 f"it gave {type(value).__name__}, which holds no tensor. "
                 "Choose a layer whose output is a tensor, or pick one with pool=."
             )
         return features if isinstance(value, Tensor) else features.clone()
-
-    def _pooled(self, value: Any) -> Any:
-        transformed = torch._C._are_functorch_transforms_active()
-        if isinstance(self._pool, FirstTensor) or torch.compiler.is_compiling() or transformed:
-            return self._pool(value)
-        # what a callable keeps for its backward pass is none of a checkpoint's around the layer,
-        # which counts what it has to compute once more
-        with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
-            return self._pool(value)
-
-    def _check_maps(self, x: Tensor, pool: FirstTensor) -> None:
-        """Refuse to take the channels of maps of one dimension for tokens."""
-        of_tokens = pool.pool is pool_mean or pool.pool is pool_token
-        if of_tokens and x.ndim == 3 and self._axes.are_maps(x.shape[1], x.shape[2]):
-            raise LayerError(
-                f"shape {tuple(x.shape)} may be {x.shape[1]} channels of a map, because the model "
-                f"holds a Conv1d with as many, or as many tokens. Say which: pool=lambda output: "
-                "output.mean(2) averages a map over space, output.mean(1) over tokens."
-            )
 
 
 @dataclasses.dataclass
@@ -437,10 +418,6 @@ class _Place:
     layer: Layer
     name: str | None
     handle: RemovableHandle
-
-
-def _itself(x: Tensor) -> Tensor:
-    return x
 
 
 def _move_last(handle: RemovableHandle) -> None:
