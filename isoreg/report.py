@@ -60,6 +60,7 @@ class IsometryReport:
         steps: Calls of the regularizer so far.
         without_pairs: How many of them found no penalty, almost always for want of pairs.
         layers: A `LayerReport` by name.
+        looked_at: The step whose distances they have; penalties are the last step's.
 
     Example:
         >>> print(IsometryReport(beta=0.1, steps=0, without_pairs=0))
@@ -71,6 +72,7 @@ class IsometryReport:
     steps: int
     without_pairs: int
     layers: Mapping[str, LayerReport] = field(default_factory=dict)
+    looked_at: int = 0
 
     @property
     def warnings(self) -> list[str]:
@@ -98,6 +100,8 @@ class IsometryReport:
         lines = [
             f"beta {self.beta:.4g}, {self.steps} steps, {self.without_pairs} of them without pairs"
         ]
+        if self.looked_at < self.steps and self.layers:
+            lines[0] += f"; distances of step {self.looked_at}, one in 32 is looked at"
         if not self.layers:
             lines.append(_UNSEEN)
         else:

@@ -85,7 +85,7 @@ def test_channels_of_a_signal_are_not_taken_for_tokens(pool: str, layer: str) ->
     model, x, y = Signal(), torch.rand(6, 2, 16), torch.arange(6) % 2
     iso = IsometryRegularizer(model, layer, pool=pool)
     model(x)
-    with pytest.raises(LayerError, match=r"\(6, 5, 16\) may be 5 channels .*output.mean\(2\)"):
+    with pytest.raises(LayerError, match=r"\(6, 5, 16\) seem to come first.*output.mean\(\(2,\)\)"):
         iso(y)
     said = IsometryRegularizer(model, layer, pool=lambda output: output.mean(2))
     model(x)
@@ -132,3 +132,37 @@ def test_a_pool_of_one_s_own_on_a_checkpointed_layer_changes_nothing() -> None:
         loss = model(x).square().mean() + iso(y)
         found.append((loss, *torch.autograd.grad(loss, [*model.parameters()])))
     torch.testing.assert_close(*found)
+
+
+class ChannelsLast(nn.Module):
+    """Maps (b, h, w, c), as those of Swin, behind a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.see, self.mix, self.norm = nn.Conv2d(3, 6, 2, 2), nn.Linear(6, 6), nn.LayerNorm(6)
+        self.classify = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.norm(self.mix(self.see(x).permute(0, 2, 3, 1))).mean((1, 2)))
+
+
+def test_maps_are_averaged_over_space_wherever_their_channels_are() -> None:
+    model, x, y = ChannelsLast(), torch.rand(8, 3, 8, 8), torch.arange(8) % 2
+    maps = model.see(x)
+    for layer, pool, other in (("see", "mean", "mean_last"), ("mix", "mean_last", "mean")):
+        iso = IsometryRegularizer(model, layer, pool=pool)
+        model(x)
+        features = (
+            maps.mean((2, 3))
+            if layer == "see"
+            else model.mix(maps.permute(0, 2, 3, 1)).mean((1, 2))
+        )
+        torch.testing.assert_close(iso(y), isometry_penalty(x, features, y))
+        iso.detach()
+        wrong = IsometryRegularizer(model, layer, pool=other)
+        model(x)
+        with pytest.raises(
+            LayerError, match=f"pool={other!r} takes channels to come .*output.mean"
+        ):
+            wrong(y)
+        wrong.detach()

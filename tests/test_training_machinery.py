@@ -48,6 +48,7 @@ def sharded_gradients(rank: int, folder: str, first: str) -> None:
     found = [p.grad.full_tensor() for p in model.parameters()]
     if rank == 0:
         torch.save(found, f"{folder}/gradients.pt")
+    torch.distributed.barrier()  # the other rank may still wait for this one
     torch.distributed.destroy_process_group()
 
 

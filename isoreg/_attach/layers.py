@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from isoreg.errors import InputError, LayerError
 
@@ -138,49 +139,60 @@ def is_time_major(module: nn.Module | None) -> bool:
 
 
 class Axes:
-    """Which axis of a table (b, c, l) holds channels, as far as a model's modules tell.
+    """Which axis of a layer's output holds channels, as far as a model's modules tell.
 
     Args:
         model: The model.
 
     Example:
-        >>> Axes(nn.Sequential(nn.Conv1d(2, 5, 3), nn.Linear(14, 3))).are_maps(5, 16)
-        True
+        >>> import torch
+        >>> axes = Axes(nn.Sequential(nn.Conv1d(2, 5, 3), nn.Linear(14, 3)))
+        >>> axes.channels(torch.ones(4, 5, 16))
+        'first'
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._channels: set[int] = set()
-        self._widths: set[int] = set()
+        self._first: dict[int, set[int]] = {3: set(), 4: set(), 5: set()}  # by number of axes
+        self._last: set[int] = set()
         for module in model.modules():
-            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-                self._channels |= {module.in_channels, module.out_channels}
+            if isinstance(module, _ConvNd):
+                axes = len(module.kernel_size) + 2
+                self._first[axes] |= {module.in_channels, module.out_channels}
             else:
-                self._widths |= {
-                    vars(module)[name]
-                    for name in _WIDTHS
-                    if isinstance(vars(module).get(name), int)
-                }
+                counts = {vars(module).get("num_features"), vars(module).get("num_channels")}
+                for axes in (4, 5):  # of BatchNorm and GroupNorm, which vectors may have too
+                    self._first[axes] |= {count for count in counts if isinstance(count, int)}
+                sizes = map(vars(module).get, _WIDTHS)
+                self._last |= {size for size in sizes if isinstance(size, int)}
                 if isinstance(module, nn.LayerNorm):
-                    self._widths.add(module.normalized_shape[-1])
+                    self._last.add(module.normalized_shape[-1])
 
-    def are_maps(self, second: int, third: int) -> bool:
-        """Whether these lengths of the second and third axis are of channels and of space."""
-        return second in self._channels and third not in self._widths
+    def channels(self, x: Tensor) -> str:
+        """Where they are: "first" (behind the samples), "last", or "" if nothing or both say so."""
+        first = x.ndim in self._first and x.shape[1] in self._first[x.ndim]
+        last = x.ndim in self._first and x.shape[-1] in self._last
+        return "" if first == last else "first" if first else "last"
 
-    def refuse_maps(self, x: Tensor) -> None:
-        """Refuse to take channels for tokens: maps of one dimension look like sequences.
+    def refuse_other(self, x: Tensor, pool: str) -> None:
+        """Refuse to average over channels, or over samples' places as if they were channels.
 
         Args:
             x: What a layer returned.
+            pool: The pooling's name.
 
         Raises:
-            LayerError: If it is a table whose second axis is probably channels.
+            LayerError: If the model's modules say that channels lie on another axis than it takes.
         """
-        if x.ndim == 3 and self.are_maps(x.shape[1], x.shape[2]):
+        if x.ndim not in self._first:
+            return
+        wanted = "first" if pool == "mean" and x.ndim > 3 else "last"
+        found = self.channels(x)
+        if found and found != wanted:
+            axis, rest = (1, range(2, x.ndim)) if found == "first" else (-1, range(1, x.ndim - 1))
             raise LayerError(
-                f"shape {tuple(x.shape)} may be {x.shape[1]} channels of a map, because the model "
-                "holds a Conv1d with as many, or as many tokens. Say which: pool=lambda output: "
-                "output.mean(2) averages a map over space, output.mean(1) over tokens."
+                f"pool={pool!r} takes channels to come {wanted}, and those of shape "
+                f"{tuple(x.shape)} seem to come {found}: layers of the model have {x.shape[axis]} "
+                f"of them. Say what to average: pool=lambda output: output.mean({tuple(rest)})."
             )
 
 

@@ -78,7 +78,7 @@ class Monitor:
     def __init__(self, metric: Metric, input_metric: Metric) -> None:
         self._metric = resolve_metric(metric)
         self._input_metric = resolve_metric(input_metric)
-        self._steps = 0
+        self._steps = self._looked = 0
         self._with_pairs = torch.zeros((), dtype=torch.long)
         self._uncounted: list[Tensor] = []
         self._layers: list[str] = []
@@ -117,6 +117,7 @@ class Monitor:
             scale: Factor of the feature distances.
         """
         self._count()
+        self._looked = self._steps
         shown = min(len(next(iter(seen.features.values()))), _SAMPLES)
         self._distances = {
             name: self._measure(self._metric, x) for name, x in seen.features.items()
@@ -177,7 +178,8 @@ class Monitor:
         layers = {
             name: self._layer(name, penalties.get(name, math.nan)) for name in self._distances
         }
-        return IsometryReport(beta, self._steps, self._steps - int(self._with_pairs), layers)
+        without = self._steps - int(self._with_pairs)
+        return IsometryReport(beta, self._steps, without, layers, looked_at=self._looked)
 
     def warn(self, report: IsometryReport, *, stacklevel: int) -> None:
         """Give each kind of warning once.

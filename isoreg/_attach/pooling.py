@@ -165,6 +165,7 @@ class FirstTensor:
 
     Attributes:
         pool: Maps a tensor to (b, d) features.
+        name: What it is called in `POOLS`.
 
     Example:
         >>> import torch
@@ -173,11 +174,7 @@ class FirstTensor:
     """
 
     pool: Callable[[Tensor], Tensor]
-
-    @property
-    def of_tokens(self) -> bool:
-        """Whether a table (b, a, c) is taken for tokens."""
-        return self.pool in (pool_mean, pool_token)
+    name: str = "flatten"
 
     def __call__(self, value: object) -> Tensor | None:
         """The pooled first tensor, or None if there is none."""
@@ -210,7 +207,7 @@ def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
     if pool not in POOLS:
         allowed = ", ".join(map(repr, POOLS))
         raise InputError(f"pool must be a callable or one of {allowed}, got {pool!r}.")
-    return FirstTensor(POOLS[pool])
+    return FirstTensor(POOLS[pool], pool)
 
 
 def pooled(pool: Callable[[Any], Tensor | None], value: Any) -> Tensor | None:

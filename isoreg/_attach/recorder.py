@@ -386,8 +386,8 @@ class Recorder:
             value = features_entering(value) if entering else next(tensors_in(value), value)
             if isinstance(value, Tensor):
                 record.check_axes(value)
-                if self._pool.of_tokens:
-                    self._axes.refuse_maps(value)
+                if self._pool.name != "flatten":
+                    self._axes.refuse_other(value, self._pool.name)
         elif entering:
             value = value.args[0] if value.args else value.kwargs
         if isinstance(value, Tensor):
