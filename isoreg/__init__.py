@@ -8,6 +8,9 @@
 >>> loss = torch.nn.functional.cross_entropy(model(x), y) + iso(y)
 """
 
+import importlib
+from types import ModuleType
+
 from isoreg import datasets, diagnostics, distances, lil, masks, plots, references, robustness
 from isoreg._attach.balance import AutoBeta
 from isoreg.errors import (
@@ -25,6 +28,7 @@ from isoreg.regularizer import IsometryRegularizer
 from isoreg.robustness.local import RobustLoss
 
 __version__ = "0.1.0"
+_WITH_EXTRAS = ("embedding", "integrations")
 
 __all__ = [
     "AutoBeta",
@@ -48,3 +52,10 @@ __all__ = [
     "references",
     "robustness",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Rooms that need an extra are imported when they are asked for."""
+    if name in _WITH_EXTRAS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from isoreg.distances import flatten_points
 from isoreg.errors import InputError, RecordError, check_integer, error_prefix
 
 _NAME = "ReferenceHead"
+_MANY = 100  # calls without a change of the weights: more than an accumulation has
 
 
 class ReferenceHead(nn.Module):
@@ -84,6 +86,7 @@ class ReferenceHead(nn.Module):
             linear = layers[0].module
             width = linear.in_features if layers[0].at_input else linear.out_features
             self.linear = nn.Linear(width, out_features).to(linear.weight)
+        self._version = self._unchanged = 0
         self._recorder: Recorder | None = Recorder(model, layers, pooling, source=_no_reference)
 
     def forward(self, reference: Tensor) -> Tensor:
@@ -126,6 +129,8 @@ class ReferenceHead(nn.Module):
                 f"{_NAME}: the features must be (N, {self.linear.in_features}) as before, got "
                 f"{tuple(features.shape)}. Sequences of several lengths need pool='mean'."
             )
+        if not torch.compiler.is_compiling():
+            self._warn_of_untrained()
         dtype = self.linear.weight.dtype  # features may be bf16 because autocast made them so
         with full_precision(features.device):
             difference: Tensor = self.linear(features.to(dtype)) - points.to(dtype)
@@ -172,6 +177,17 @@ class ReferenceHead(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle holds: weights, but no hooks on a model."""
         return {**vars(self), "_recorder": None}
+
+    def _warn_of_untrained(self) -> None:
+        version = self.linear.weight._version
+        self._unchanged = self._unchanged + 1 if version == self._version else 0
+        self._version = version
+        if self._unchanged == _MANY:
+            warnings.warn(
+                f"{_NAME}: its weights are what they were {_MANY} calls ago. Does the optimizer "
+                "have them? torch.optim.Adam([*model.parameters(), *head.parameters()])",
+                stacklevel=3,
+            )
 
     def _attached(self) -> Recorder:
         if self._recorder is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -197,3 +198,21 @@ def test_the_head_of_a_model_in_bfloat16_is_in_bfloat16() -> None:
     head = ReferenceHead(model, 3)
     model(X.bfloat16())
     assert head(REFERENCE).dtype == head.linear.weight.dtype == torch.bfloat16
+
+
+def test_a_head_that_no_optimizer_has_says_so_once() -> None:
+    model = net().double()
+    for given in (True, False):
+        head = ReferenceHead(model, 3, "0")
+        optimizer = torch.optim.SGD([*model.parameters(), *(head.parameters() if given else ())])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(250):
+                model(X)
+                optimizer.zero_grad()
+                head(REFERENCE).backward()
+                optimizer.step()
+        told = [str(warning.message) for warning in caught]
+        assert len(told) == (0 if given else 1)
+        assert given or "what they were 100 calls ago. Does the optimizer have them?" in told[0]
+        head.detach()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,3 +133,15 @@ def test_a_room_whose_library_is_missing_names_the_extra_when_it_is_imported(
     monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]
     with pytest.raises(ImportError, match=rf"isoreg\[{extra}\]"):
         importlib.import_module(package)
+
+
+def test_rooms_that_need_an_extra_are_there_once_they_are_asked_for() -> None:
+    code = (
+        "import sys, isoreg\n"
+        "assert not {'isoreg.embedding', 'isoreg.integrations'} & set(sys.modules)\n"
+        "print(isoreg.integrations.loading.PairwiseCollate.__name__)\n"
+        "try: isoreg.embeddings\n"
+        "except AttributeError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "PairwiseCollate\nmodule 'isoreg' has no attribute 'embeddings'\n"

@@ -184,7 +184,7 @@ def test_the_table_stands_under_its_head() -> None:
         "features.encoder": LayerReport(found, 0.01234, 0.1, 1.0),
         "last": LayerReport(found, 1.0, 7.0, -1.0),
     }
-    report = IsometryReport(0.1, 9, 4, layers)
+    report = IsometryReport(0.1, 9, 4, layers, looked_at=9)
     assert str(report).splitlines()[:4] == [
         "beta 0.1, 9 steps, 4 of them without pairs",
         "layer             pairs  Pearson r   stress  contraction  expansion    scale   penalty  "
@@ -196,6 +196,8 @@ def test_the_table_stands_under_its_head() -> None:
     ]
     short = str(IsometryReport(0.1, 9, 4, {"a": layers["features.encoder"]})).splitlines()
     assert short[1].startswith("layer         pairs")
+    before = str(IsometryReport(0.1, 40, 4, layers, looked_at=33)).splitlines()[0]
+    assert before.endswith("without pairs; distances of step 33, one in 32 is looked at")
     assert report.to_dict()["warnings"] == report.warnings != []
     assert report.to_dict()["layers"]["last"]["distortion"]["pairs"] == 35
 

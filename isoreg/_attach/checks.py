@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from isoreg._attach.balance import AutoBeta
@@ -28,6 +29,11 @@ def check_model(model: nn.Module) -> None:
         raise InputError(
             "nn.DataParallel runs copies of the model whose features are lost. "
             "Use DistributedDataParallel, one process a device."
+        )
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise InputError(
+            "a model of torch.jit.script takes no hooks. Attach to the model that was scripted, "
+            "and script it for use alone."
         )
     check_private(model)
 

@@ -120,7 +120,7 @@ def _load(name: str) -> Backend:
     try:
         return cast("Backend", importlib.import_module(f"isoreg._pairs.backends.{name}_blocks"))
     except ImportError as error:
-        reason = str(error)
+        reason = f"{error} (the extra 'fast')" if name == "numba" else str(error)
         return cast("Backend", SimpleNamespace(refuses=lambda _: reason))
 
 

@@ -8,3 +8,15 @@ for gradient accumulation and scales for float16 itself.
 ``accelerator.register_for_checkpointing(iso)`` puts the average of ``beta="auto"`` into its
 checkpoints.
 """
+
+import importlib
+from types import ModuleType
+
+_ADAPTERS = ("lightning", "loading", "transformers")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Adapters are imported when they are asked for, each with its library."""
+    if name in _ADAPTERS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
