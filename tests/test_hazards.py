@@ -173,6 +173,7 @@ def train_in_two_processes(rank: int, folder: str) -> None:
     x = torch.randn(12, 6, generator=torch.Generator().manual_seed(rank))
     (F.cross_entropy(wrapped(x), Y) + iso(Y)).backward()
     torch.save(model.body.weight.grad, f"{folder}/{rank}.pt")
+    torch.distributed.barrier()  # the other rank may still wait for this one
     torch.distributed.destroy_process_group()
 
 
@@ -319,3 +320,64 @@ def test_inputs_may_be_a_layer_of_the_model_itself_or_another_network() -> None:
     model(x)
     reference = isometry_penalty(teacher(x), torch.tanh(model.body(x)), Y)
     torch.testing.assert_close(iso(Y), reference)
+
+
+class Deep(nn.Module):
+    """A model of more modules than torch.compile compiles one function for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(9))
+        self.norm, self.head = nn.BatchNorm1d(6), nn.Linear(6, 3)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return self.head(self.norm(self.drop(x)))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_the_default_layer_of_a_deep_compiled_model_is_found_and_nothing_else_changes(
+    backend: str,
+) -> None:
+    torch._dynamo.reset()
+    x, y, found = torch.rand(12, 6), torch.arange(12) % 2, []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = Deep()
+        iso = IsometryRegularizer(model)
+        call = torch.compile(model, backend=backend) if compiled else model
+        torch.manual_seed(1)
+        losses = []
+        for n in (12, 12, 8):
+            loss = call(x[:n]).square().mean() + iso(y[:n])
+            loss.backward()
+            losses.append(loss.detach())
+        found.append((losses, model.head.weight.grad, model.norm.running_mean, model.training))
+        assert iso.layers == ["head"]
+    torch.testing.assert_close(found[0], found[1])
+    torch._dynamo.reset()
+
+
+def test_what_cannot_run_in_eval_mode_is_told_to_name_the_layer() -> None:
+    class Trained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.training:
+                raise ValueError("only for training")
+            return self.head(self.body(x))
+
+    torch._dynamo.reset()
+    model = Trained()
+    iso = IsometryRegularizer(model)
+    compiled = torch.compile(model, backend="eager")
+    compiled(torch.rand(4, 6))
+    with pytest.raises(LayerError, match=r"only for training.*layers="):
+        iso(None)
+    model(torch.rand(4, 6))  # uncompiled it is found
+    iso(None)
+    torch._dynamo.reset()

@@ -24,9 +24,9 @@ from isoreg._attach.pooling import (
     tensors_in,
 )
 from isoreg._attach.record import Record, new_record
-from isoreg._attach.reference import Source, naming_the_source
+from isoreg._attach.reference import Source, evaluating, naming_the_source
 from isoreg._attach.samples import parameter_names, read_call
-from isoreg._compiled import break_graph
+from isoreg._compiled import as_written, between_graphs, break_graph
 from isoreg.errors import IsoregError, LayerError, RecordError
 
 _NEVER = "the model was not called since the recorder was attached"
@@ -115,6 +115,7 @@ class Recorder:
         self._time_major, self._axes = any(map(is_time_major, model.modules())), Axes(model)
         self._states: dict[int, _State] = {_TRACED: _State()}
         self._search = None if layers else ClassifierSearch(model)
+        self._unfound: tuple[type[IsoregError], str] | None = None
         begin, end = (Hook(self, model, of) for of in (Recorder._begin, Recorder._end))
         self._handles: list[RemovableHandle] = [
             begin.register(model.register_forward_pre_hook, with_kwargs=True),
@@ -256,7 +257,11 @@ class Recorder:
                 state.running, state.begun = None, 0
             return
         self._follow()
+        looks = self._search is not None and self._is_compiled()
+        if looks:
+            _look_uncompiled(self, args, kwargs or {})
         record = new_record(state.finished)
+        record.failure = self._unfound if looks and self._search is not None else None
         record.time_major = self._time_major
         state.running = state.finished = None
         if self._source is None:
@@ -265,6 +270,32 @@ class Recorder:
             self._ask(record, args, kwargs or {})
         state.begun += 1
         state.running = record
+
+    def _is_compiled(self) -> bool:
+        """Whether the pass, or a part of it, runs compiled, where a search sees no modules."""
+        if torch.compiler.is_compiling():
+            return True
+        model = self._model()
+        assert model is not None
+        return any("_orig_mod" in m._modules or m._compiled_call_impl for m in model.modules())
+
+    def _look(self, args: Any, kwargs: Any) -> None:
+        """Find the classifier of a pass that is to be compiled, by one in eval mode before it."""
+        model, state, watch = self._model(), self._state(), self.watch
+        assert model is not None
+        state.running, self.watch = Record(), None
+        try:
+            with as_written(), evaluating(model):
+                # not the model itself, whose hooks would begin a pass
+                run = getattr(model, "_orig_mod", model.forward)
+                output = run(*_copies(list(args)), **_copies(kwargs))
+            self._find_classifier(state.running, args, kwargs, output)
+            self._unfound = state.running.failure
+        except Exception as error:
+            reason = f"a pass in eval mode, which looks for the classifier, failed ({error})"
+            self._unfound = LayerError, f"{reason}. Name the layer with layers=."
+        finally:
+            state.running, self.watch = None, watch
 
     def _ask(self, record: Record, args: Any, kwargs: Any) -> None:
         """Ask a teacher or a callable; both may use layers of the model, which are not recorded."""
@@ -288,13 +319,13 @@ class Recorder:
         elif record is not None:
             state.begun -= 1
             state.finished = record
-            if self._search is not None:
-                _call_uncompiled(self._find_classifier, record, args, kwargs, output)
+            if self._search is not None and not torch.compiler.is_compiling():
+                self._find_classifier(record, args, kwargs, output)
         elif state.begun > 0:
             state.begun -= 1
             state.finished = Record(failure=(RecordError, _ITSELF))
-        if self._search is not None:
-            _clear_search(self._search)
+        if self._search is not None and not torch.compiler.is_compiling():
+            self._search.clear()
 
     def _find_classifier(self, record: Record, args: Any, kwargs: Any, output: Any) -> None:
         assert self._search is not None
@@ -311,12 +342,14 @@ class Recorder:
             self._record(record, layer.name, value)
 
     def _searches(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._search is not None and self._running() is not None:
-            _call_uncompiled(self._search.sees, module, args, kwargs)
+        search = None if torch.compiler.is_compiling() else self._search
+        if search is not None and self._running() is not None:
+            search.sees(module, args, kwargs)
 
     def _searched(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if self._search is not None and self._running() is not None:
-            _call_uncompiled(self._search.saw, module, args, kwargs, output)
+        search = None if torch.compiler.is_compiling() else self._search
+        if search is not None and self._running() is not None:
+            search.saw(module, args, kwargs, output)
 
     def _follow(self) -> None:
         """Keep hooks last, and on the modules that took the places of those that were chosen."""
@@ -438,18 +471,9 @@ def _copies(value: Any) -> Any:
     return value
 
 
-def _call_uncompiled(function: Callable[..., None], *args: Any) -> None:
-    function(*args)
-
-
 def _watch_uncompiled(watch: Callable[..., None], *args: Any) -> None:
     watch(*args)
 
 
-def _clear_search(search: ClassifierSearch) -> None:
-    search.clear()
-
-
-break_graph(_call_uncompiled, _FULL_GRAPH)
-break_graph(_clear_search, _FULL_GRAPH)
+_look_uncompiled = between_graphs(Recorder._look, _FULL_GRAPH)
 break_graph(_watch_uncompiled, _ONE_GRAPH_AUTO)
