@@ -363,11 +363,13 @@ class IsometryRegularizer:
         return self._monitor.report(self.beta)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: the weight, with "auto" its running average, and the queue."""
+        """What a checkpoint needs: the weight, with "auto" its average, the queue, the shuffles."""
         self._read_gradients()
-        state = {
+        state: dict[str, Any] = {
             "beta": self._beta.state_dict() if isinstance(self._beta, AutoBeta) else self._beta
         }
+        if self._exchange is not None:
+            state["control"] = self._exchange.state()
         return state if self._queue is None else state | {"queue": self._queue.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -388,6 +390,8 @@ class IsometryRegularizer:
                 self._beta = check_beta(state["beta"])
             if self._queue is not None:
                 self._queue.load_state_dict(state["queue"])
+            if self._exchange is not None and "control" in state:
+                self._exchange.go_on(state["control"])
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         if "beta" not in state:
@@ -544,7 +548,9 @@ class IsometryRegularizer:
         """Beta, the same on all ranks of the group."""
         weight = beta.weigh(penalty)
         if group := resolve_group(self.process_group):
-            beta.beta = weight = mean_over_ranks(weight, group)
+            known = beta.is_measured.to(weight)  # not on a rank whose batches were empty so far
+            sums = mean_over_ranks(torch.stack([weight, known * weight, known]), group)
+            beta.beta = weight = torch.where(sums[2] > 0, sums[1] / sums[2], sums[0])
         return weight
 
     def _read_gradients(self) -> None:

@@ -22,12 +22,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.ranks import run_ranks
 from isoreg import (
+    AutoBeta,
     FeatureQueue,
     InputError,
     IsometryRegularizer,
     RankError,
     isometry_penalty,
     penalty,
+    regularizer,
 )
 from isoreg._ranks import exchange
 from isoreg._ranks.exchange import (
@@ -615,6 +617,30 @@ def test_an_automatic_beta_is_the_same_on_every_rank(ddp_runs: list[dict[str, An
     assert all(found["beta"] == first["beta"] for found in ddp_runs)
     assert "0 of them without pairs" in first["report"]
     assert "3 steps" in empty["report"]
+
+
+def test_ranks_that_have_measured_nothing_do_not_pull_an_automatic_beta_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(regularizer, "resolve_group", lambda group: group)
+
+    def weigh(group: Member, measured: list[float]) -> float:
+        beta = AutoBeta(0.3)
+        if group.rank < len(measured):
+            log, weight = torch.tensor(measured[group.rank]).log(), torch.tensor(1.0)
+            state = {"log": log, "weight": weight, "used": weight}
+            beta.load_state_dict(dict(zip(beta.state_dict(), state.values(), strict=True)))
+        iso = IsometryRegularizer(net(), LAYERS, beta=beta)
+        iso.process_group = group  # type: ignore[assignment]
+        return float(iso._weigh(beta, torch.tensor(1.0 if group.rank < 2 else 0.0)))
+
+    for measured, expected in (
+        ([2.0], 0.3 * 2),
+        ([2.0, 4.0], 0.3 * 3),
+        ([], 0.003 * 2 / 3),  # the first batch: a hundredth of the share, by its penalty
+    ):
+        found = in_threads(lambda group, of=measured: weigh(group, of), 3)
+        assert found == pytest.approx([expected] * 3)
 
 
 def test_features_are_sent_in_the_type_that_they_have() -> None:

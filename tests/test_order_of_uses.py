@@ -244,3 +244,40 @@ def test_a_queue_takes_no_two_batches_of_one_pass() -> None:
     model(torch.rand(6, 4), torch.rand(6, 4))
     with pytest.raises(InputError, match="queue= keeps one batch a pass.* ran 2 times"):
         iso(None)
+
+
+def test_uses_of_a_layer_in_a_compiled_pass_are_refused_by_the_reason() -> None:
+    torch._dynamo.reset()
+    model = Model(
+        lambda self, x: self.head(self.act(self.body(self.act(self.body(x))))),
+        body=nn.Linear(8, 8),
+        act=nn.Tanh(),
+        head=nn.Linear(8, 3),
+    )
+    iso = IsometryRegularizer(model, "act")
+    model(X)
+    assert list(iso(Y) and iso.penalties) == ["act", "act:2"]
+    torch.compile(model, backend="eager")(X)
+    with pytest.raises(
+        RecordError, match="ran 2 times in a compiled pass, where it cannot be seen"
+    ):
+        iso(Y)
+    torch._dynamo.reset()
+
+
+def test_a_control_goes_on_with_its_shuffles_where_a_checkpoint_was() -> None:
+    model = nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
+    whole = IsometryRegularizer(model, control=True)
+    found = []
+    for step in range(6):
+        if step == 3:
+            state = whole.state_dict()
+        model(X)
+        found.append(whole(Y).item())
+    whole.detach()
+    resumed = IsometryRegularizer(model, control=True)
+    resumed.load_state_dict(state)
+    for step in range(3, 6):
+        model(X)
+        assert resumed(Y).item() == found[step]
+    assert len(set(found)) > 1

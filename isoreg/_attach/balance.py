@@ -165,6 +165,11 @@ class AutoBeta:
     def beta(self, beta: Tensor) -> None:
         self._used = beta
 
+    @property
+    def is_measured(self) -> Tensor:
+        """Whether a gradient was measured yet, 0-dimensional."""
+        return self._weight > 0
+
     @torch.no_grad()
     def weigh(self, penalty: Tensor) -> Tensor:
         """The weight for a batch.

@@ -221,7 +221,14 @@ def check_uses(record: Record, *, paired: bool) -> None:
         before = layer if number == 2 else f"{layer}:{number - 1}"
         if number == 1 or paired:
             continue
-        if not _depends(record.nodes.get(name), record.nodes.get(before)):
+        node = record.nodes.get(name)
+        if node is None and record.features[name].requires_grad:
+            raise RecordError(
+                f"layer {layer!r} ran {number} times in a compiled pass, where it cannot be seen "
+                "whether its uses depend on each other. Name a layer that runs once, or do not "
+                "compile the model."
+            )
+        if not _depends(node, record.nodes.get(before)):
             raise RecordError(
                 f"layer {layer!r} ran {number} times in one forward pass, on inputs that do not "
                 "depend on each other, so it is not known which samples each use belongs to. "

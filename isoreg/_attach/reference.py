@@ -121,6 +121,18 @@ class Exchange:
     def __init__(self) -> None:
         self._generator = torch.Generator().manual_seed(0)
 
+    def state(self) -> Tensor:
+        """Where its random numbers are, for a checkpoint."""
+        return self._generator.get_state()
+
+    def go_on(self, state: Tensor) -> None:
+        """Go on where a checkpoint was.
+
+        Args:
+            state: What `state` returned.
+        """
+        self._generator.set_state(state.cpu())
+
     def permutation(self, labels: Tensor | None, n: int) -> Tensor:
         """Draw a permutation.
 
