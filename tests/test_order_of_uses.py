@@ -281,3 +281,17 @@ def test_a_control_goes_on_with_its_shuffles_where_a_checkpoint_was() -> None:
         model(X)
         assert resumed(Y).item() == found[step]
     assert len(set(found)) > 1
+
+
+def test_layers_that_become_one_module_are_watched_once() -> None:
+    model = nn.Sequential()
+    model.a, model.b = nn.Linear(8, 8), nn.Linear(8, 8)
+    late = IsometryRegularizer(model, ["a", "b"])
+    model(X)
+    late(Y)
+    model.b = model.a
+    soon = IsometryRegularizer(model, ["a", "b"])
+    model(X)
+    assert late(Y).item() == pytest.approx(soon(Y).item())
+    assert late.layers == soon.layers == ["a"]
+    assert list(late.penalties) == list(soon.penalties) == ["a", "a:2"]

@@ -355,7 +355,7 @@ class Recorder:
         """Keep hooks last, and on the modules that took the places of those that were chosen."""
         model = self._model()
         assert model is not None
-        for place in self._places:
+        for place in list(self._places):
             module = module_at(model, place.layer.name)
             if module is None or module is place.layer.module:
                 if not torch.compiler.is_compiling():
@@ -367,6 +367,11 @@ class Recorder:
                     "uncompiled, and its place is watched."
                 )
             place.handle.remove()
+            if any(p.name and p.layer.module is module for p in self._places) and place.name:
+                # it is one module with another layer now, and each module is watched once
+                self._places.remove(place)
+                self.layers = [layer for layer in self.layers if layer.name != place.name]
+                continue
             self._time_major = self._time_major or any(map(is_time_major, module.modules()))
             place.layer = dataclasses.replace(place.layer, module=module)
             place.handle = self._watch(place.layer, place.name)
