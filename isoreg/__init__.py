@@ -54,6 +54,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WITH_EXTRAS})
+
+
 def __getattr__(name: str) -> ModuleType:
     """Rooms that need an extra are imported when they are asked for."""
     if name in _WITH_EXTRAS:

@@ -20,7 +20,7 @@ from isoreg.distances import flatten_points
 from isoreg.errors import InputError, RecordError, check_integer, error_prefix
 
 _NAME = "ReferenceHead"
-_MANY = 100  # calls without a change of the weights: more than an accumulation has
+_MANY = 1000  # calls without a change of the weights: more than an accumulation has
 
 
 class ReferenceHead(nn.Module):
@@ -86,7 +86,7 @@ class ReferenceHead(nn.Module):
             linear = layers[0].module
             width = linear.in_features if layers[0].at_input else linear.out_features
             self.linear = nn.Linear(width, out_features).to(linear.weight)
-        self._version = self._unchanged = 0
+        self._calls, self._row = 0, torch.empty(0)
         self._recorder: Recorder | None = Recorder(model, layers, pooling, source=_no_reference)
 
     def forward(self, reference: Tensor) -> Tensor:
@@ -129,11 +129,11 @@ class ReferenceHead(nn.Module):
                 f"{_NAME}: the features must be (N, {self.linear.in_features}) as before, got "
                 f"{tuple(features.shape)}. Sequences of several lengths need pool='mean'."
             )
-        if not torch.compiler.is_compiling():
-            self._warn_of_untrained()
         dtype = self.linear.weight.dtype  # features may be bf16 because autocast made them so
         with full_precision(features.device):
             difference: Tensor = self.linear(features.to(dtype)) - points.to(dtype)
+        if not torch.compiler.is_compiling():
+            self._warn_of_untrained()
         if len(points) == 0:
             return difference.sum()
         return self.weight * difference.square().sum(1).mean()
@@ -179,12 +179,13 @@ class ReferenceHead(nn.Module):
         return {**vars(self), "_recorder": None}
 
     def _warn_of_untrained(self) -> None:
-        version = self.linear.weight._version
-        self._unchanged = self._unchanged + 1 if version == self._version else 0
-        self._version = version
-        if self._unchanged == _MANY:
+        row, self._calls = self.linear.weight[0].detach(), self._calls + 1
+        if self._calls == 1:
+            self._row = row.clone()
+        learns = self.linear.weight.requires_grad
+        if self._calls == _MANY and learns and torch.equal(row.cpu(), self._row.cpu()):
             warnings.warn(
-                f"{_NAME}: its weights are what they were {_MANY} calls ago. Does the optimizer "
+                f"{_NAME}: its weights are what they were {_MANY} calls before. Does the optimizer "
                 "have them? torch.optim.Adam([*model.parameters(), *head.parameters()])",
                 stacklevel=3,
             )

@@ -18,7 +18,7 @@ Selector: TypeAlias = str | nn.Module | type[nn.Module] | Callable[[str, nn.Modu
 Layers: TypeAlias = Selector | Iterable[Selector] | Mapping[str, float] | None
 
 
-_WIDTHS = ("in_features", "out_features", "embedding_dim", "embed_dim", "hidden_size", "input_size")
+_WIDTHS = ("in_features", "embedding_dim", "embed_dim", "hidden_size", "input_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,13 +164,17 @@ class Axes:
                     self._first[axes] |= {count for count in counts if isinstance(count, int)}
                 sizes = map(vars(module).get, _WIDTHS)
                 self._last |= {size for size in sizes if isinstance(size, int)}
+                if isinstance(module, nn.RNNBase) and module.bidirectional:
+                    self._last.add(2 * module.hidden_size)
                 if isinstance(module, nn.LayerNorm):
                     self._last.add(module.normalized_shape[-1])
 
     def channels(self, x: Tensor) -> str:
         """Where they are: "first" (behind the samples), "last", or "" if nothing or both say so."""
-        first = x.ndim in self._first and x.shape[1] in self._first[x.ndim]
-        last = x.ndim in self._first and x.shape[-1] in self._last
+        if x.ndim not in self._first:
+            return ""
+        first = x.shape[1] in self._first[x.ndim] or (x.ndim > 3 and x.shape[1] in self._last)
+        last = x.shape[-1] in self._last and x.shape[-1] > 1
         return "" if first == last else "first" if first else "last"
 
     def refuse_other(self, x: Tensor, pool: str) -> None:

@@ -24,7 +24,7 @@ from isoreg._attach.pooling import (
     tensors_in,
 )
 from isoreg._attach.record import Record, new_record
-from isoreg._attach.reference import Source, evaluating, naming_the_source
+from isoreg._attach.reference import Source, naming_the_source
 from isoreg._attach.samples import parameter_names, read_call
 from isoreg._compiled import as_written, between_graphs, break_graph
 from isoreg.errors import IsoregError, LayerError, RecordError
@@ -97,6 +97,9 @@ class Recorder:
         torch.Size([5, 2])
         >>> recorder.remove()
     """
+
+    _looking: Recorder | None = None
+    """Whose pass before a compiled one runs now: it is none of the others'."""
 
     def __init__(
         self,
@@ -229,6 +232,8 @@ class Recorder:
 
     def _running(self) -> _State | None:
         """The state whose forward pass is recorded now."""
+        if Recorder._looking is not None and Recorder._looking is not self:
+            return None
         state = self._state()
         if state.running is None:
             # a part of a compiled pass that runs uncompiled, or a compiled part of another pass
@@ -280,22 +285,29 @@ class Recorder:
         return any("_orig_mod" in m._modules or m._compiled_call_impl for m in model.modules())
 
     def _look(self, args: Any, kwargs: Any) -> None:
-        """Find the classifier of a pass that is to be compiled, by one in eval mode before it."""
+        """Find the classifier of a pass that is to be compiled, by another one before it."""
         model, state, watch = self._model(), self._state(), self.watch
         assert model is not None
-        state.running, self.watch = Record(), None
+        buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        state.running, self.watch, Recorder._looking = Record(), None, self
         try:
-            with as_written(), evaluating(model):
+            with as_written(), torch.random.fork_rng(devices):
                 # not the model itself, whose hooks would begin a pass
                 run = getattr(model, "_orig_mod", model.forward)
                 output = run(*_copies(list(args)), **_copies(kwargs))
             self._find_classifier(state.running, args, kwargs, output)
             self._unfound = state.running.failure
         except Exception as error:
-            reason = f"a pass in eval mode, which looks for the classifier, failed ({error})"
+            reason = (
+                f"a pass that looks for the classifier before the compiled one failed ({error})"
+            )
             self._unfound = LayerError, f"{reason}. Name the layer with layers=."
         finally:
-            state.running, self.watch = None, watch
+            state.running, self.watch, Recorder._looking = None, watch, None
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
 
     def _ask(self, record: Record, args: Any, kwargs: Any) -> None:
         """Ask a teacher or a callable; both may use layers of the model, which are not recorded."""
@@ -424,7 +436,8 @@ class Recorder:
             value = features_entering(value) if entering else next(tensors_in(value), value)
             if isinstance(value, Tensor):
                 record.check_axes(value)
-                if self._pool.name != "flatten":
+                # compiled, it would make a graph for each size
+                if self._pool.name != "flatten" and not torch.compiler.is_compiling():
                     self._axes.refuse_other(value, self._pool.name)
         elif entering:
             value = value.args[0] if value.args else value.kwargs

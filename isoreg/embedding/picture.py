@@ -78,7 +78,10 @@ def _scatter_classes(
     effects = import_extra("matplotlib.patheffects", "plots")
     colormaps = import_extra("matplotlib", "plots").colormaps
     halo = [] if ground is None else [effects.withStroke(linewidth=2.5, foreground=ground)]
-    codes, values = class_codes(labels)
+    try:
+        codes, values = class_codes(labels)
+    except ValueError as error:  # scikit-learn's own of numbers that are no classes
+        raise InputError(f"labels must be classes, one for each point ({error}).") from error
     names = values.tolist()
     many = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
     colours = COLOURS if len(names) <= len(COLOURS) else many
