@@ -374,10 +374,8 @@ class Noisy(nn.Module):
         z = self.body(x + torch.randn_like(x))
         return self.fc(z) if self.training else z
 
-def test_where_no_classifier_is_found_before_a_compiled_pass_a_layer_is_to_be_named() -> None:
-def test_the_pass_that_looks_for_the_classifier_leaves_nothing_and_no_other_regularizer_sees_it() -> (
-    None
-):
+
+def test_the_pass_that_looks_for_a_classifier_leaves_nothing_and_nobody_else_sees_it() -> None:
     x, y, found = torch.rand(12, 6), torch.arange(12) % 2, []
     for compiled in (False, True):
         torch._dynamo.reset()
