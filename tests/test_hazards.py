@@ -416,3 +416,27 @@ def test_where_no_classifier_is_found_before_a_compiled_pass_one_is_told_to_name
     model(torch.rand(4, 6))  # uncompiled it is found
     iso(None)
     torch._dynamo.reset()
+
+
+def test_what_a_wrapper_holds_is_no_classifier() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * self.fc(torch.tanh(self.body(x)))
+
+    torch._dynamo.reset()
+    model, x, y = Scaled(), torch.rand(12, 6), torch.arange(12) % 2
+    plain = IsometryRegularizer(model)
+    model(x)
+    expected = plain(y)
+    plain.detach()
+    wrapped = torch.compile(model, backend="eager")
+    iso = IsometryRegularizer(wrapped)
+    wrapped(x)
+    torch.testing.assert_close(iso(y), expected)
+    assert expected > 0
+    assert iso.layers == ["_orig_mod.fc"]
+    torch._dynamo.reset()
