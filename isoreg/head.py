@@ -179,11 +179,12 @@ class ReferenceHead(nn.Module):
         return {**vars(self), "_recorder": None}
 
     def _warn_of_untrained(self) -> None:
-        row, self._calls = self.linear.weight[0].detach(), self._calls + 1
+        weight, self._calls = self.linear.weight, self._calls + 1
         if self._calls == 1:
-            self._row = row.clone()
-        learns = self.linear.weight.requires_grad
-        if self._calls == _MANY and learns and torch.equal(row.cpu(), self._row.cpu()):
+            self._row = weight[0].detach().clone()
+        if self._calls != _MANY or not weight.requires_grad:
+            return
+        if torch.equal(weight[0].detach().cpu(), self._row.cpu()):
             warnings.warn(
                 f"{_NAME}: its weights are what they were {_MANY} calls before. Does the optimizer "
                 "have them? torch.optim.Adam([*model.parameters(), *head.parameters()])",

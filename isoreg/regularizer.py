@@ -105,8 +105,8 @@ class IsometryRegularizer:
         pool: How a layer's output becomes one vector a sample: "flatten", "mean" (over tokens
             (N, tokens, width), or over the space of maps (N, channels, h, w)), "mean_last" (maps
             with channels last), "token" (the first one) or a callable on what the layer returns.
-            What may be a signal (N, channels, length) of a Conv1d is refused by "mean" and
-            "token".
+            Where the model's layers say that channels lie on another axis, as those of a signal
+            (N, channels, length) or of Swin's maps, it is refused; a compiled pass does not ask.
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
         scale: A positive number, a 0-dimensional tensor or "fit".
         reduction: "batch" (divide by N^2) or "pairs" (by the weight of the pairs).
