@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from isoreg._attach.classifier import check_classifier, choose_layers
 from isoreg._attach.layers import Layers, refuse_time_major
 from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.recorder import Recorder
+from isoreg._attach.watching import Watching
 from isoreg._pairs.precision import full_precision
 from isoreg.distances import flatten_points
 from isoreg.errors import InputError, RecordError, check_integer, error_prefix
@@ -23,7 +23,7 @@ _NAME = "ReferenceHead"
 _MANY = 1000  # calls without a change of the weights: more than an accumulation has
 
 
-class ReferenceHead(nn.Module):
+class ReferenceHead(Watching, nn.Module):
     r"""A linear head on a model's features that predicts the coordinates of a reference.
 
     .. math::
@@ -87,7 +87,7 @@ class ReferenceHead(nn.Module):
             width = linear.in_features if layers[0].at_input else linear.out_features
             self.linear = nn.Linear(width, out_features).to(linear.weight)
         self._calls, self._row = 0, torch.empty(0)
-        self._recorder: Recorder | None = Recorder(model, layers, pooling, source=_no_reference)
+        self._recorder = Recorder(model, layers, pooling, source=_no_reference)
 
     def forward(self, reference: Tensor) -> Tensor:
         """The loss of the last recorded forward pass; the record is dropped.
@@ -157,23 +157,6 @@ class ReferenceHead(nn.Module):
             )
         yield from super().parameters(recurse)
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave forward passes inside the block unrecorded, for attacks and evaluations.
-
-        Yields:
-            Nothing.
-        """
-        with error_prefix(_NAME):
-            recorder = self._attached()
-        with recorder.paused():
-            yield
-
-    def detach(self) -> None:
-        """Take all hooks off the model and forget the record. May be called again."""
-        if self._recorder is not None:
-            self._recorder.remove()
-
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle holds: weights, but no hooks on a model."""
         return {**vars(self), "_recorder": None}
@@ -190,14 +173,6 @@ class ReferenceHead(nn.Module):
                 "have them? torch.optim.Adam([*model.parameters(), *head.parameters()])",
                 stacklevel=3,
             )
-
-    def _attached(self) -> Recorder:
-        if self._recorder is None:
-            raise RecordError(
-                "this is a copy of a head, and a copy watches no model. Build one for the copied "
-                "model and give it the weights: load_state_dict(head.state_dict())."
-            )
-        return self._recorder
 
 
 def _no_reference(*_: object, **__: object) -> Tensor:

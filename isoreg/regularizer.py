@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
@@ -30,10 +29,11 @@ from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.record import Record
 from isoreg._attach.recorder import Recorder
 from isoreg._attach.reference import Exchange, Source, find_source, pair_uses
+from isoreg._attach.watching import Watching
 from isoreg._pairs.options import Options, Scale, check_reduction, check_scale
 from isoreg._ranks.exchange import Group, check_group, mean_over_ranks, resolve_group
 from isoreg.distances import Metric, flatten_points, resolve_metric
-from isoreg.errors import InputError, RecordError, error_prefix
+from isoreg.errors import InputError, error_prefix
 from isoreg.masks import check_label_values
 from isoreg.memory import FeatureQueue
 from isoreg.penalty import layer_penalties
@@ -65,7 +65,7 @@ def _options(
     return Options(metric, input_metric, scale, reduction, given=False)
 
 
-class IsometryRegularizer:
+class IsometryRegularizer(Watching):
     r"""Adds the isometry penalty of chosen layers to the loss of any model.
 
     .. math::
@@ -417,23 +417,6 @@ class IsometryRegularizer:
         """Names of the layers whose features are compared; none until a classifier is found."""
         return [layer.name for layer in self._recorded_layers()]
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave forward passes inside the block unrecorded, for attacks and evaluations.
-
-        Yields:
-            Nothing.
-        """
-        with error_prefix(_NAME):
-            recorder = self._attached()
-        with recorder.paused():
-            yield
-
-    def detach(self) -> None:
-        """Take all hooks off the model and forget the record. May be called again."""
-        if self._recorder is not None:
-            self._recorder.remove()
-
     def __enter__(self) -> IsometryRegularizer:
         return self
 
@@ -465,14 +448,6 @@ class IsometryRegularizer:
         vars(self).update(state)
         options = _options(self._distance, self._input_distance, self._scale, self._reduction)
         self._begin(options, None, None)
-
-    def _attached(self) -> Recorder:
-        if self._recorder is None:
-            raise RecordError(
-                "this is a copy of a regularizer, and a copy watches no model. Build one for the "
-                "copied model and give it the state: load_state_dict(iso.state_dict())."
-            )
-        return self._recorder
 
     def _attached_model(self) -> nn.Module:
         model = self._attached().model

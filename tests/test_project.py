@@ -83,7 +83,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_attach.record",
         "_attach.reference",
         "_attach.samples",
+        "_attach.states",
+        "_attach.trial",
     },
+    "_attach.states": {"_attach.record"},
+    "_attach.trial": {"_compiled"},
+    "_attach.watching": {"errors", "_attach.recorder"},
     "_attach.balance": {"errors"},
     "report": {"diagnostics"},
     "_attach.monitor": {"_attach.balance", "diagnostics", "distances", "masks", "report"},
@@ -122,6 +127,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_attach.record",
         "_attach.recorder",
         "_attach.reference",
+        "_attach.watching",
     },
     "head": {
         "errors",
@@ -132,6 +138,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_attach.layers",
         "_attach.pooling",
         "_attach.recorder",
+        "_attach.watching",
     },
     "integrations": {
         "errors",

@@ -90,7 +90,7 @@ def test_a_pass_that_began_before_it_was_attached_is_not_recorded() -> None:
 def test_a_compiled_pass_and_another_one_are_two_passes() -> None:
     model, x = build("mlp"), batch("mlp")
     iso = IsometryRegularizer(model)
-    iso._recorder._states[0].finished = Record()  # as a compiled pass leaves one
+    iso._recorder._states._by_thread[0].finished = Record()  # as a compiled pass leaves one
     model(x)
     with pytest.raises(RecordError, match="the model ran more than once"):
         iso(Y)
@@ -172,7 +172,7 @@ def test_passes_that_are_never_read_leave_no_trail() -> None:
     iso = IsometryRegularizer(model)
     for _ in range(5):
         model(batch("mlp"))
-    assert len(iso._recorder._state().finished.earlier) <= 1
+    assert len(iso._recorder._states.current.finished.earlier) <= 1
 
 
 def test_once_the_classifier_is_found_no_other_module_is_watched() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -26,10 +25,11 @@ from isoreg._attach.pooling import (
 from isoreg._attach.record import Record, new_record
 from isoreg._attach.reference import Source, naming_the_source
 from isoreg._attach.samples import parameter_names, read_call
-from isoreg._compiled import as_written, between_graphs, break_graph
+from isoreg._attach.states import NEVER, States
+from isoreg._attach.trial import copies, trial_pass
+from isoreg._compiled import between_graphs, break_graph
 from isoreg.errors import IsoregError, LayerError, RecordError
 
-_NEVER = "the model was not called since the recorder was attached"
 _IN_ORDER = "Call the model in training mode with gradients on, then the penalty, once each."
 _COMPILED = (
     "If it is compiled, attach before its first call: torch.compile ignores hooks that come later, "
@@ -52,19 +52,6 @@ _ONE_GRAPH_AUTO = (
     "beta='auto' reads gradients in backward, which one graph of the whole step does not show: "
     "compile the model alone, or give beta a number"
 )
-_TRACED = 0  # the state of compiled passes, in which torch.compile cannot ask for the thread
-
-
-@dataclasses.dataclass
-class _State:
-    """What a thread's forward passes left: threads share a model, not their records."""
-
-    running: Record | None = None
-    finished: Record | None = None
-    why_missing: str = _NEVER
-    pauses: int = 0
-    begun: int = 0
-    thread: weakref.ref[threading.Thread] | None = None
 
 
 class Recorder:
@@ -116,7 +103,7 @@ class Recorder:
         self._model = weakref.ref(model)
         self._parameters = parameter_names(model)
         self._time_major, self._axes = any(map(is_time_major, model.modules())), Axes(model)
-        self._states: dict[int, _State] = {_TRACED: _State()}
+        self._states = States()
         self._search = None if layers else ClassifierSearch(model)
         self._unfound: tuple[type[IsoregError], str] | None = None
         begin, end = (Hook(self, model, of) for of in (Recorder._begin, Recorder._end))
@@ -156,19 +143,17 @@ class Recorder:
             RecordError: If there is none, a layer did not run or ran without gradients, or it is
                 not certain which pass is meant.
         """
-        states = [self._states[_TRACED]]
-        if not torch.compiler.is_compiling():
-            states.append(self._state())
+        states = self._states.readable
         records = [state.finished for state in states if state.finished is not None]
         why_missing = states[-1].why_missing
-        if why_missing == _NEVER:
+        if why_missing == NEVER:
             why_missing = states[0].why_missing
         for state in states:
             if state.finished is not None:
                 state.why_missing = "the last record was already used, and one is read only once"
             state.finished, state.begun = None, 0
         if not records:
-            advice = f"{_IN_ORDER} {_COMPILED}" if why_missing == _NEVER else _IN_ORDER
+            advice = f"{_IN_ORDER} {_COMPILED}" if why_missing == NEVER else _IN_ORDER
             raise RecordError(f"no forward pass is recorded: {why_missing}. {advice}")
         record = records[-1]
         if record.failure is not None:
@@ -184,67 +169,29 @@ class Recorder:
                 )
         return record
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> AbstractContextManager[None]:
         """Leave this thread's forward passes inside the block unrecorded, and the record as it is.
 
-        Yields:
-            Nothing.
+        Returns:
+            A context.
         """
-        states = [self._state(), self._states[_TRACED]]
-        for state in states:
-            state.pauses += 1
-        try:
-            yield
-        finally:
-            for state in states:
-                state.pauses -= 1
+        return self._states.paused()
 
     def remove(self) -> None:
         """Take all hooks off the model and drop what is recorded. May be called again."""
         self._finalizer()
         self._search = None
-        self._states.clear()
-        self._states[_TRACED] = _State()
-        self._state().why_missing = "the recorder is detached from the model"
+        self._states.clear("the recorder is detached from the model")
 
     def ran_in_a_copy(self) -> None:
         """Say so in the next error; called by hooks."""
-        self._state().why_missing = (
+        self._states.current.why_missing = (
             "the last forward pass ran in a copy of the model. nn.DataParallel makes such "
             "copies: use DistributedDataParallel"
         )
 
-    def _state(self) -> _State:
-        """The state of this thread, or of compiled passes."""
-        if torch.compiler.is_compiling():
-            return self._states[_TRACED]
-        thread = threading.current_thread()
-        number = id(thread)
-        state = self._states.get(number)
-        if state is None or state.thread is None or state.thread() is not thread:
-            # of threads that ended nothing is kept, and numbers are given again
-            for other, left in list(self._states.items()):
-                if left.thread is not None and left.thread() is None:
-                    self._states.pop(other, None)
-            state = self._states[number] = _State(thread=weakref.ref(thread))
-        return state
-
-    def _running(self) -> _State | None:
-        """The state whose forward pass is recorded now."""
-        if Recorder._looking is not None and Recorder._looking is not self:
-            return None
-        state = self._state()
-        if state.running is None:
-            # a part of a compiled pass that runs uncompiled, or a compiled part of another pass
-            states = list(self._states.values())
-            others = states if torch.compiler.is_compiling() else [self._states[_TRACED]]
-            running = [other for other in others if other.running is not None]
-            state = running[0] if len(running) == 1 else state
-        return None if state.running is None or state.pauses else state
-
     def _begin(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
-        state = self._state()
+        state = self._states.current
         skipped = (
             "recording was paused during the last forward pass"
             if state.pauses
@@ -286,16 +233,11 @@ class Recorder:
 
     def _look(self, args: Any, kwargs: Any) -> None:
         """Find the classifier of a pass that is to be compiled, by another one before it."""
-        model, state, watch = self._model(), self._state(), self.watch
+        model, state, watch = self._model(), self._states.current, self.watch
         assert model is not None
-        buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
         state.running, self.watch, Recorder._looking = Record(), None, self
         try:
-            with as_written(), torch.random.fork_rng(devices):
-                # not the model itself, whose hooks would begin a pass
-                run = getattr(model, "_orig_mod", model.forward)
-                output = run(*_copies(list(args)), **_copies(kwargs))
+            output = trial_pass(model, args, kwargs)
             self._find_classifier(state.running, args, kwargs, output)
             self._unfound = state.running.failure
         except Exception as error:
@@ -305,23 +247,20 @@ class Recorder:
             self._unfound = LayerError, f"{reason}. Name the layer with layers=."
         finally:
             state.running, self.watch, Recorder._looking = None, watch, None
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
 
     def _ask(self, record: Record, args: Any, kwargs: Any) -> None:
         """Ask a teacher or a callable; both may use layers of the model, which are not recorded."""
         assert callable(self._source)
         with self.paused(), naming_the_source(self._source):
             # copies, since what works in place on them would change what the model sees
-            answer = self._source(*_copies(list(args)), **_copies(kwargs))
+            answer = self._source(*copies(list(args)), **copies(kwargs))
         if isinstance(answer, Tensor):
             record.references.append(answer.clone())  # the model may work in place on it
 
     def _end(self, module: nn.Module, args: Any, *rest: Any) -> None:
         # torch leaves out the keywords if another hook has just detached this one
         kwargs, output = rest if len(rest) == 2 else ({}, *rest)
-        state = self._state()
+        state = self._states.current
         if state.pauses:
             return
         record, state.running = state.running, None
@@ -355,12 +294,12 @@ class Recorder:
 
     def _searches(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         search = None if torch.compiler.is_compiling() else self._search
-        if search is not None and self._running() is not None:
+        if search is not None and self._recording() is not None:
             search.sees(module, args, kwargs)
 
     def _searched(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         search = None if torch.compiler.is_compiling() else self._search
-        if search is not None and self._running() is not None:
+        if search is not None and self._recording() is not None:
             search.saw(module, args, kwargs, output)
 
     def _follow(self) -> None:
@@ -406,17 +345,24 @@ class Recorder:
     def _returned(self, name: str | None, module: nn.Module, args: Any, output: Any) -> None:
         self._see(name, output)
 
+    def _recording(self) -> Record | None:
+        """The record of the pass that runs now, unless another recorder looks at its modules."""
+        if Recorder._looking is not None and Recorder._looking is not self:
+            return None
+        state = self._states.recording
+        return None if state is None else state.running
+
     def _see(self, name: str | None, value: Any) -> None:
-        state = self._running()
-        if state is None or state.running is None:
+        record = self._recording()
+        if record is None:
             return
         if name is not None:
-            self._record(state.running, name, value)
+            self._record(record, name, value)
             return
         tensor = next(tensors_in(value), None)
         if tensor is not None:
-            state.running.references.append(tensor.detach().clone())
-            state.running.sources.append(None if torch.compiler.is_compiling() else tensor.grad_fn)
+            record.references.append(tensor.detach().clone())
+            record.sources.append(None if torch.compiler.is_compiling() else tensor.grad_fn)
 
     def _record(self, record: Record, name: str, value: Any) -> None:
         use = record.next_use(name)
@@ -476,17 +422,6 @@ def _move_last(handle: RemovableHandle) -> None:
     hooks = handle.hooks_dict_ref()  # None where the module is gone
     if hooks and handle.id in hooks:
         hooks.move_to_end(handle.id)
-
-
-def _copies(value: Any) -> Any:
-    """The same with all tensors copied that stand in it, also in lists, tuples and dicts."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if type(value) in (list, tuple):
-        return type(value)([_copies(item) for item in value])
-    if type(value) is dict:
-        return {key: _copies(item) for key, item in value.items()}
-    return value
 
 
 def _watch_uncompiled(watch: Callable[..., None], *args: Any) -> None:

@@ -1,0 +1,96 @@
+"""What forward passes left, by thread: threads share a model, not their records."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import weakref
+from collections.abc import Iterator
+
+import torch
+
+from isoreg._attach.record import Record
+
+NEVER = "the model was not called since the recorder was attached"
+_TRACED = 0  # the number of compiled passes, in which torch.compile cannot ask for the thread
+
+
+@dataclasses.dataclass
+class State:
+    """What a thread's forward passes left.
+
+    Attributes:
+        running: The record of the pass that runs now.
+        finished: That of the last one.
+        why_missing: Why there is none.
+        pauses: How many blocks forbid to record.
+        begun: How many passes began and did not end.
+        thread: Whose it is.
+    """
+
+    running: Record | None = None
+    finished: Record | None = None
+    why_missing: str = NEVER
+    pauses: int = 0
+    begun: int = 0
+    thread: weakref.ref[threading.Thread] | None = None
+
+
+class States:
+    """The states of all threads that call a model, and one of its compiled passes."""
+
+    def __init__(self) -> None:
+        self._by_thread = {_TRACED: State()}
+
+    @property
+    def current(self) -> State:
+        """That of this thread, or of compiled passes."""
+        if torch.compiler.is_compiling():
+            return self._by_thread[_TRACED]
+        thread = threading.current_thread()
+        number = id(thread)
+        state = self._by_thread.get(number)
+        if state is None or state.thread is None or state.thread() is not thread:
+            # of threads that ended nothing is kept, and numbers are given again
+            for other, left in list(self._by_thread.items()):
+                if left.thread is not None and left.thread() is None:
+                    self._by_thread.pop(other, None)
+            state = self._by_thread[number] = State(thread=weakref.ref(thread))
+        return state
+
+    @property
+    def readable(self) -> list[State]:
+        """That of compiled passes, and behind it this thread's."""
+        traced = self._by_thread[_TRACED]
+        return [traced] if torch.compiler.is_compiling() else [traced, self.current]
+
+    @property
+    def recording(self) -> State | None:
+        """That whose forward pass is recorded now."""
+        state = self.current
+        if state.running is None:
+            # a part of a compiled pass that runs uncompiled, or a compiled part of another pass
+            states = list(self._by_thread.values())
+            others = states if torch.compiler.is_compiling() else [self._by_thread[_TRACED]]
+            running = [other for other in others if other.running is not None]
+            state = running[0] if len(running) == 1 else state
+        return None if state.running is None or state.pauses else state
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave this thread's passes, and compiled ones, unrecorded, and the record as it is."""
+        states = self.readable
+        for state in states:
+            state.pauses += 1
+        try:
+            yield
+        finally:
+            for state in states:
+                state.pauses -= 1
+
+    def clear(self, why: str) -> None:
+        """Forget all records, and say why there is none from now on."""
+        self._by_thread.clear()
+        self._by_thread[_TRACED] = State()
+        self.current.why_missing = why
