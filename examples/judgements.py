@@ -26,7 +26,12 @@ DIMENSIONS = 50
 
 def judged() -> tuple[Tensor, Tensor]:
     """(50, 50) coordinates of the texts by their words, and (50, 50) judged distances."""
-    datapath = importlib.import_module("gensim.test.utils").datapath
+    try:
+        datapath = importlib.import_module("gensim.test.utils").datapath
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            "The texts and their judgements are gensim's: pip install gensim"
+        ) from error
     texts, more = (
         Path(datapath(name)).read_text(encoding="latin-1").strip().split("\n")
         for name in ("lee.cor", "lee_background.cor")

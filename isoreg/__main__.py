@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -29,6 +30,8 @@ _PACKAGES = (
 
 def main() -> None:
     """Print what a bug report needs."""
+    about = "Print versions, and which backend serves here and why, for a bug report."
+    argparse.ArgumentParser("python -m isoreg", description=about).parse_args()
     print("\n".join([*versions(), "", *backends()]))
 
 

@@ -19,6 +19,7 @@ def test_it_names_the_versions_and_for_each_size_the_backend_that_serves(
 ) -> None:
     monkeypatch.setenv(engine.FORCED, "torch")
     monkeypatch.delitem(sys.modules, "isoreg.__main__")
+    monkeypatch.setattr(sys, "argv", ["isoreg"])
     runpy.run_module("isoreg", run_name="__main__")
     text = capsys.readouterr().out
     for line in (
@@ -30,6 +31,17 @@ def test_it_names_the_versions_and_for_each_size_the_backend_that_serves(
     assert "64 samples on cpu: torch\n" in text
     assert "  triton: cannot, the Triton kernels are for NVIDIA GPUs, not for cpu\n" in text
     assert text.count("  torch: can\n") == 2
+
+
+def test_it_takes_no_arguments_and_says_what_it_is_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments, code in ((["--help"], 0), (["info"], 2)):
+        monkeypatch.setattr(sys, "argv", ["isoreg", *arguments])
+        with pytest.raises(SystemExit) as left:
+            report.main()
+        assert left.value.code == code
+    assert "for a bug report" in capsys.readouterr().out
 
 
 def test_a_backend_that_is_forced_and_cannot_serve_is_reported_and_no_crash(
