@@ -95,7 +95,7 @@ def distortion(
         3 pairs: r 1.000, stress 0.000, distances times 1.000 to 1.000
     """
     with error_prefix("distortion"):
-        check_scale(scale)
+        scale = check_scale(scale)
         dx, dphi = distances_within(
             inputs,
             features,
@@ -146,7 +146,7 @@ def distances_within(
     with error_prefix("distances_within"):
         metric = resolve_metric(distance)
         input_metric = metric if input_distance is None else resolve_metric(input_distance)
-        check_scale(scale)
+        scale = check_scale(scale)
         phi = flatten_points(features, "features")
         n = len(phi)
         if isinstance(labels, Tensor) and labels.is_floating_point() and labels.ndim == 2:

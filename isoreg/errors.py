@@ -141,6 +141,41 @@ def check_integer(name: str, value: object, least: int, most: float = math.inf) 
         raise InputError(f"{name} must be an integer of at least {least}{below}, got {value!r}.")
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a real number, of Python's or numpy's, and no boolean.
+
+    Args:
+        value: As the user gave it.
+
+    Returns:
+        That.
+
+    Example:
+        >>> is_number(2), is_number("2"), is_number(True)
+        (True, False, False)
+    """
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_positive(name: str, value: object) -> None:
+    """Refuse what is no finite number above 0.
+
+    Args:
+        name: What to call it in an error.
+        value: As the user gave it.
+
+    Raises:
+        InputError: If it is none, or a boolean.
+
+    Example:
+        >>> check_positive("sigma", -1)
+        Traceback (most recent call last):
+        isoreg.errors.InputError: sigma must be a positive number, got -1.
+    """
+    if not is_number(value) or not 0 < float(value) < math.inf:  # type: ignore[arg-type]
+        raise InputError(f"{name} must be a positive number, got {value!r}.")
+
+
 def refuse_masked(values: Any, name: str, fill: str) -> None:
     """Refuse masked entries of a numpy array: the numbers beneath would be taken for known.
 

@@ -17,7 +17,7 @@ from isoreg._attach.recorder import Recorder
 from isoreg._attach.watching import Watching
 from isoreg._pairs.precision import full_precision
 from isoreg.distances import flatten_points
-from isoreg.errors import InputError, RecordError, check_integer, error_prefix
+from isoreg.errors import InputError, RecordError, check_integer, error_prefix, is_number
 
 _NAME = "ReferenceHead"
 _MANY = 1000  # calls without a change of the weights: more than an accumulation has
@@ -70,7 +70,7 @@ class ReferenceHead(Watching, nn.Module):
         with error_prefix(_NAME):
             check_model(model)
             check_integer("out_features", out_features, 1)
-            if not isinstance(weight, int | float) or not weight >= 0:
+            if not is_number(weight) or not weight >= 0:
                 raise InputError(f"weight must be a number >= 0, got {weight!r}.")
             layers = choose_layers(model, layer)
             pooling = resolve_pool(pool)

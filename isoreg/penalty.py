@@ -119,7 +119,7 @@ def isometry_penalty(
     with error_prefix("isometry_penalty"):
         metric = resolve_metric(distance)
         input_metric = metric if input_distance is None else resolve_metric(input_distance)
-        check_scale(scale)
+        scale = check_scale(scale)
         check_reduction(reduction)
         if queue is not None and not isinstance(queue, FeatureQueue):
             raise InputError(

@@ -25,6 +25,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _SIZE = (3.4, 2.6)
+_LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue are
 _SMALL = 8
 
 
@@ -60,7 +61,7 @@ def shepard(
     with error_prefix("shepard"):
         dx, dphi = distances_within(inputs, features, labels, distance=distance)
         _check_pairs(dx, dphi)
-        axes = _linear(axes)
+        axes = linear_axes(axes)
     axes.hexbin(dx, dphi, gridsize=40, mincnt=1, bins="log", cmap="cividis", linewidths=0.1)
     axes.axline((0, 0), slope=1, color=COLOURS[1], linewidth=1, linestyle="--", label="kept")
     axes.legend(fontsize=_SMALL - 1, frameon=False, loc="upper left")
@@ -116,13 +117,14 @@ def distance_histograms(
                 inputs, phi, labels, distance=distance
             )
         _check_pairs(*curves.values())
-        axes = _linear(axes)
+        axes = linear_axes(axes)
     top = max(float(d.max()) for d in curves.values()) or 1.0
-    styles = zip(chain(["black"], cycle(COLOURS)), cycle(_DASHES), strict=False)
+    styles = zip(chain([ink_on(axes)[0]], cycle(COLOURS)), cycle(_DASHES), strict=False)
     for (name, distances), (colour, dash) in zip(curves.items(), styles, strict=False):
         counts, edges = torch.histogram(distances.cpu(), bins, range=(0.0, top))
         shares = 100 * counts / len(distances)
-        axes.stairs(shares, edges, color=colour, linestyle=dash, linewidth=1.3, label=name)
+        style = {"color": colour, "linestyle": dash, "linewidth": 1.3}
+        axes.stairs(shares, edges, label=as_written(name), **style)
     axes.set_xlim(0, top)
     _label(axes, "distance between two samples of a class" if labels is not None else "distance")
     axes.set_ylabel("share of pairs (%)", fontsize=_SMALL)
@@ -156,7 +158,7 @@ def robust_accuracy(
         norms = sorted({report.norm for report in named.values()})
         if len(norms) != 1:
             raise InputError(f"reports must be in one norm, got {' and '.join(norms)}.")
-        axes = _linear(axes)
+        axes = linear_axes(axes)
     styles = zip(cycle(COLOURS), cycle(_MARKERS), cycle(_DASHES), strict=False)
     for (name, report), (colour, marker, dash) in zip(named.items(), styles, strict=False):
         worst = report.worst_case
@@ -169,9 +171,11 @@ def robust_accuracy(
             linestyle=dash,
             markersize=4,
             linewidth=1.3,
-            label=name
-            + (" (warnings)" if report.warnings else "")
-            + (f" ({report.note})" if report.note else ""),
+            label=as_written(
+                name
+                + (" (warnings)" if report.warnings else "")
+                + (f" ({report.note})" if report.note else "")
+            ),
         )
     axes.set_ylim(0, 100)
     axes.set_xlim(0, None)
@@ -216,13 +220,13 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
                 f"the stress of a layer must be a number, got NaN for {', '.join(lost)}. Are there "
                 "infinite entries or NaN, or are all inputs equal?"
             )
-    shown = {name: d for name, d in layers.items() if d.pairs and d.expansion > 0}
-    if not shown:
-        raise InputError(
-            "layer_distortion: at least one layer must have pairs and features that differ, got "
-            f"{len(layers)} layers without. Train a step first, with two samples of a class."
-        )
-    axes = _axes(axes)
+        shown = {name: d for name, d in layers.items() if d.pairs and d.expansion > 0}
+        if not shown:
+            raise InputError(
+                "at least one layer must have pairs and features that differ, got "
+                f"{len(layers)} layers without. Train a step first, with two samples of a class."
+            )
+        axes = _straight(axes, _SIZE)
     axes.axhline(1, color=COLOURS[1], linewidth=1, linestyle="--")
     least = min(d.contraction or d.expansion / 1000 for d in shown.values())
     for place, d in enumerate(shown.values()):
@@ -241,7 +245,7 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
     _plain_log(axes.yaxis, narrow=max(d.expansion for d in shown.values()) < 100 * least)
     axes.margins(x=0.1, y=0.15)
     turned = {"rotation": 30, "ha": "right"} if sum(map(len, shown)) > 30 else {}
-    axes.set_xticks(range(len(shown)), list(shown), **turned)
+    axes.set_xticks(range(len(shown)), list(map(as_written, shown)), **turned)
     title = "bar: least to most, dot: typical,\nnumber: Pearson's r"
     _label(axes, "layer", "feature distance / input distance", title)
     return axes
@@ -269,20 +273,80 @@ def _named(given: Any, name: str, what: str, kind: type) -> dict[str, Any]:
     return dict(named)
 
 
-def _axes(axes: Any) -> Any:
-    if axes is not None:
-        return axes
-    figure = import_extra("matplotlib.figure", "plots").Figure(figsize=_SIZE, layout="constrained")
-    return figure.subplots()
+def _straight(axes: Any, size: tuple[float, float]) -> Any:
+    """The given axes, if they are two straight ones, or those of a new figure."""
+    if axes is None:
+        new = import_extra("matplotlib.figure", "plots").Figure(figsize=size, layout="constrained")
+        return new.subplots()
+    if getattr(axes, "name", None) != "rectilinear":
+        kind = getattr(axes, "name", None) or type(axes).__name__
+        raise InputError(
+            f"axes must be matplotlib axes in a plane, got {kind}. Of plt.subplots(1, 2) give one."
+        )
+    return axes
 
 
-def _linear(axes: Any) -> Any:
-    """Axes for what begins at 0, for which a logarithmic scale has no place."""
-    axes = _axes(axes)
-    scales = [getattr(axes, f"get_{x}scale", lambda: type(axes).__name__)() for x in "xy"]
+def linear_axes(axes: Any, size: tuple[float, float] = _SIZE) -> Any:
+    """The same for what begins at 0, or has one unit: a logarithmic scale has no place there.
+
+    Args:
+        axes: As the user gave them.
+        size: Of the figure, in inches.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: If they are something else.
+
+    Example:
+        >>> linear_axes(None).get_xscale()
+        'linear'
+    """
+    axes = _straight(axes, size)
+    scales = [axes.get_xscale(), axes.get_yscale()]
     if scales != ["linear", "linear"]:
         raise InputError(f"axes must be one with linear scales, got {' and '.join(scales)}.")
     return axes
+
+
+def as_written(name: object) -> str:
+    r"""A name as matplotlib shows it unchanged: no formula, and not left out of the legend.
+
+    Args:
+        name: The name.
+
+    Returns:
+        What to hand to matplotlib.
+
+    Example:
+        >>> print(as_written("a_$b$"))
+        a_\$b\$
+    """
+    text = str(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def ink_on(axes: Any) -> tuple[Any, Any]:
+    """What can be read on the axes' ground, and that ground; None: there is none, but a page's.
+
+    Args:
+        axes: matplotlib axes.
+
+    Returns:
+        Two colours.
+
+    Example:
+        >>> ink_on(linear_axes(None))[0]
+        'black'
+    """
+    colors, rc = import_extra("matplotlib.colors", "plots"), import_extra("matplotlib", "plots")
+    grounds = (axes.get_facecolor(), axes.figure.get_facecolor())
+    ground = next((each for each in grounds if colors.to_rgba(each)[3] > 0), None)
+    if ground is None:
+        return rc.rcParams["text.color"], None
+    brightness = sum(w * x for w, x in zip(_LUMA, colors.to_rgb(ground), strict=True))
+    return "black" if brightness > 0.5 else "white", ground
 
 
 def _label(axes: Any, x: str, y: str = "", title: str = "") -> None:

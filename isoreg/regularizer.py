@@ -154,7 +154,7 @@ class IsometryRegularizer(Watching):
         with error_prefix(_NAME):
             check_model(model)
             weight = check_beta(beta)
-            check_scale(scale)
+            scale = check_scale(scale)
             check_reduction(reduction)
             options = _options(distance, input_distance, scale, reduction)
             check_group(process_group)
@@ -336,7 +336,11 @@ class IsometryRegularizer(Watching):
             return {}
         beta = self._beta.beta if isinstance(self._beta, AutoBeta) else self._beta
         named = {f"penalty/{name}": value for name, value in self.penalties.items()}
-        found = {"penalty": self._total, "beta": torch.as_tensor(beta), **named}
+        found = {
+            "penalty": self._total,
+            "beta": torch.as_tensor(beta, dtype=self._total.dtype),
+            **named,
+        }
         return {prefix + name: value.to(self._total) for name, value in found.items()}
 
     def report(self) -> IsometryReport:

@@ -297,8 +297,8 @@ def test_an_autobeta_that_was_given_is_the_one_that_is_used() -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: AutoBeta(0), "AutoBeta: share must be a finite number > 0, got 0."),
-        (lambda: AutoBeta(math.inf), "AutoBeta: share must be a finite number > 0, got inf."),
+        (lambda: AutoBeta(0), "AutoBeta: share must be a positive number, got 0."),
+        (lambda: AutoBeta(math.inf), "AutoBeta: share must be a positive number, got inf."),
         (lambda: AutoBeta(momentum=1), "AutoBeta: momentum must be in [0, 1), got 1."),
         (lambda: AutoBeta(momentum=-0.1), "AutoBeta: momentum must be in [0, 1), got -0.1."),
         (

@@ -29,7 +29,7 @@ from isoreg.diagnostics import distortion
 from isoreg.embedding import IsometricEmbedding, estimator, fitting, training
 from isoreg.embedding.fitting import _from_each_class, _within
 from isoreg.embedding.network import MapNetwork, Optimizer, batches, mlp
-from isoreg.embedding.picture import draw
+from isoreg.embedding.picture import draw, drawn_classes
 from isoreg.embedding.rules import check_settings
 from isoreg.embedding.training import Pairs, Recipe
 
@@ -602,12 +602,13 @@ def test_points_that_coincide_have_no_bar_and_none_are_not_drawn() -> None:
     axes = draw(np.ones((3, 2)), None, "", None)
     assert len(axes.lines) == len(axes.texts) == 0
     assert len(draw(np.eye(2), None, "", None).lines) == 1
-    with pytest.raises(InputError, match="a point to draw, and one label for each, got 0 points."):
+    with pytest.raises(InputError, match="must be a point to draw, got none."):
         draw(np.zeros((0, 2)), None, "", None)
 
 
 def test_labels_of_any_kind_name_their_classes() -> None:
-    axes = draw(np.eye(3, 2), np.array(["b", -1, "a"], dtype=object), "", None)
+    labels = np.array(["b", -1, "a"], dtype=object)
+    axes = draw(np.eye(3, 2), drawn_classes(labels, 3, None), "", None)
     assert [text.get_text() for text in axes.texts[:-1]] == ["a", "b"]
 
 
@@ -615,7 +616,7 @@ def test_labels_of_any_kind_name_their_classes() -> None:
 def test_each_class_has_a_colour_and_few_are_named_where_they_lie(classes: int) -> None:
     labels = np.arange(4 * classes) % (classes + 1) - 1
     points = np.random.default_rng(0).normal(size=(len(labels), 2))
-    axes = draw(points, labels, "", None)
+    axes = draw(points, drawn_classes(labels, len(labels), None), "", None)
     unknown, *drawn = axes.collections
     assert len(unknown.get_offsets()) == (labels == -1).sum()
     colours = [tuple(own.get_facecolor()[0]) for own in (unknown, *drawn)]
@@ -643,7 +644,7 @@ def test_each_class_has_a_colour_and_few_are_named_where_they_lie(classes: int) 
 def test_bar_and_names_are_read_on_any_ground(ground: str, page: str, ink: str) -> None:
     axes = Figure(facecolor=page).subplots()
     axes.set_facecolor(ground)
-    draw(X[:, :2], Y, "", axes)
+    draw(X[:, :2], drawn_classes(Y, len(Y), None), "", axes)
     written = [*axes.texts, *(line for line in axes.lines if line.get_gid() == "scale bar")]
     assert {each.get_color() for each in written} == {ink}
     halos = [text.get_path_effects()[0]._gc["foreground"] for text in axes.texts[:-1]]
@@ -671,10 +672,10 @@ def test_the_map_is_drawn_with_a_bar_whose_length_is_what_it_says() -> None:
     assert axes.get_aspect() == 1
     axes = embedding.plot(X, np.c_[Y * 0, Y, Y % 2])
     assert axes.texts[-1].get_text() == f"{length:g} within a class"
-    assert [text.get_text() for text in axes.texts[:-1]] == ["0", "1"]
+    assert [text.get_text() for text in axes.texts[:-1]] == ["0, 0, 0", "1", "0, 2, 0"]
     with pytest.raises(InputError, match="n_components must be 2 to be drawn, got 3"):
         brief(n_components=3).fit(X).plot(X)
-    with pytest.raises(InputError, match="one label for each, got 150 points and 1 labels"):
+    with pytest.raises(InputError, match="y must hold a label for each of 150 samples"):
         embedding.plot(X, Y[:1])
 
 

@@ -103,6 +103,76 @@ def test_copies_take_no_weight_from_the_pairs_that_differ(near: float) -> None:
     torch.testing.assert_close(flat, torch.full((3, 3), 20.0**near))
 
 
+@pytest.mark.parametrize("copies", [5, 6])
+def test_classes_whose_members_all_coincide_are_a_map_of_the_classes(copies: int) -> None:
+    rows, classes = np.repeat(X[:3], copies, 0), np.repeat(np.arange(3), copies)
+    far = cdist(rows, rows)
+    for metric, distances in (("euclidean", None), ("precomputed", far)):
+        embedding = IsometricEmbedding(metric=metric, random_state=0)
+        points = embedding.fit(rows, classes, distances=distances).transform(rows)
+        stress = 1 - np.corrcoef(cdist(points, points).ravel(), far.ravel())[0, 1]
+        assert stress < 0.05
+        assert np.ptp(points) > 0.5 * far.max()
+    noisy = far + 1e-9 * (far == 0) * (1 - np.eye(len(far)))  # as rounding leaves
+    again = IsometricEmbedding(metric="precomputed", random_state=0)
+    found = again.fit(rows, classes, distances=noisy).transform(rows)
+    np.testing.assert_allclose(found, points, atol=0.05 * far.max())
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options = {"max_epochs": np.int64(4), "batch_size": np.int64(32), "beta": np.float32(3)}
+    expected = brief(max_epochs=4, batch_size=32).fit_transform(X, Y)
+    np.testing.assert_array_equal(brief(**options).fit_transform(X, Y), expected)
+
+
+def test_one_hot_rows_are_no_levels() -> None:
+    for rows in (np.eye(3)[Y], np.eye(3, dtype=bool)[Y], np.eye(2)[Y % 2]):
+        with pytest.raises(InputError, match="got one-hot rows. y.argmax"):
+            brief().fit(X, rows)
+    brief().fit(X, np.c_[Y % 2, Y])
+
+
+def test_a_fit_that_is_refused_leaves_the_last_one() -> None:
+    fitted = brief().fit(X, Y)
+    expected = fitted.transform(X)
+    with pytest.raises(InputError, match="at least two classes"):
+        fitted.fit(X[:, :3], Y * 0)
+    np.testing.assert_array_equal(fitted.transform(X), expected)
+    with pytest.raises(ValueError, match="expecting 4 features"):
+        fitted.transform(X[:, :3])
+    new = brief()
+    with pytest.raises(InputError, match="at least two classes"):
+        new.fit(X, Y * 0)
+    assert not hasattr(new, "n_features_in_")
+
+
+def test_a_class_has_one_colour_whichever_are_drawn_and_its_own_name() -> None:
+    pytest.importorskip("matplotlib")
+    names = np.array(["cat", "dog", "$owl$"])[Y]
+    fitted = brief().fit(X, names)
+    every, some = fitted.plot(X, names), fitted.plot(X[Y > 0], names[Y > 0])
+    shown = [
+        {c.get_label(): tuple(c.get_facecolor()[0]) for c in axes.collections[1:]}
+        for axes in (every, some)
+    ]
+    assert shown[1] == {name: shown[0][name] for name in ("dog", r"\$owl\$")}
+    levels = np.c_[Y % 2, np.where(Y == 2, "rest", "main")]
+    axes = brief().fit(X, levels).plot(X, levels)
+    assert [text.get_text() for text in axes.texts[:-1]] == ["0, main", "rest", "1, main"]
+
+
+def test_maps_share_axes_and_are_not_drawn_on_logarithmic_ones() -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    fitted = brief().fit(X, Y)
+    for each in figure().subplots(1, 2, sharex=True, sharey=True):
+        fitted.plot(X, Y, axes=each)
+        each.figure.draw_without_rendering()
+    axes = figure().subplots()
+    axes.set_yscale("log")
+    with pytest.raises(InputError, match="linear scales, got linear and log"):
+        fitted.plot(X, axes=axes)
+
+
 def test_unknown_classes_are_grey_in_a_picture_whatever_the_type() -> None:
     pytest.importorskip("matplotlib")
     fitted, labels = brief().fit(X), np.where(np.arange(60) % 4, Y, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -132,6 +133,23 @@ def test_what_is_rounding_depends_on_the_largest_distance(
     table[0, 2], table[2, 0] = 1.0, 1.0 + 3e-6 * max(far, 1e3)  # is more than a thousandth
     with pytest.raises(InputError, match="distances must be symmetric"):
         collate([1.0] * 4)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda x: x[::-1, ::-1],
+        lambda x: x.astype(">f8"),
+        lambda x: x.astype(object),
+        lambda x: pytest.importorskip("pandas").DataFrame(x),
+        lambda x: np.frombuffer(x.tobytes()).reshape(x.shape),  # read-only
+    ],
+    ids=["reversed", "big-endian", "objects", "table", "read-only"],
+)
+def test_arrays_of_any_layout_are_their_numbers(kind: Callable, recwarn: object) -> None:
+    given = kind(np.array([[0.0, 1.5], [1.5, 0.0]]))
+    assert PairwiseCollate(lambda _: given)([1, 2])[-1].tolist() == [[0, 1.5], [1.5, 0]]
+    assert not recwarn
 
 
 @pytest.mark.parametrize("kind", ["tensor", "array"])

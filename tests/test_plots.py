@@ -170,8 +170,43 @@ def test_what_begins_at_0_is_not_drawn_on_logarithmic_axes_nor_on_several(name: 
     axes.set_xscale("log")
     with pytest.raises(InputError, match="axes must be one with linear scales, got log and linear"):
         DRAWN[name](axes=axes)
-    with pytest.raises(InputError, match="axes must be one with linear scales, got ndarray"):
-        DRAWN[name](axes=figure.Figure().subplots(2))
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_only_two_straight_axes_are_drawn_on(name: str) -> None:
+    bad = {
+        "ndarray": figure.Figure().subplots(1, 2),
+        "Figure": figure.Figure(),
+        "polar": figure.Figure().add_subplot(projection="polar"),
+        "3d": figure.Figure().add_subplot(projection="3d"),
+    }
+    for kind, axes in bad.items():
+        with pytest.raises(
+            InputError, match=f"axes must be matplotlib axes in a plane, got {kind}"
+        ):
+            DRAWN[name](axes=axes)
+
+
+def test_names_are_written_as_they_are_and_none_is_missing() -> None:
+    names = ("_orig_mod.0", "$a$", "$")
+    axes = plots.distance_histograms(X, dict.fromkeys(names, PHI))
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == ["inputs", " _orig_mod.0", r"\$a\$", r"\$"]
+    axes.figure.draw_without_rendering()
+    assert not any(text._preprocess_math(text.get_text())[1] for text in axes.get_legend().texts)
+    report = RobustnessReport("Linf", [0.1], [True, True], {"pgd": {0.1: [True, False]}})
+    axes = plots.robust_accuracy({"_a": report, "b": report})
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [" _a", "b"]
+
+
+def test_the_inputs_curve_is_seen_on_any_ground() -> None:
+    colours = []
+    for ground in ("white", "black"):
+        axes = figure.Figure(facecolor=ground).subplots()
+        axes.set_facecolor(ground)
+        plots.distance_histograms(X, PHI, axes=axes)
+        colours.append(axes.patches[0].get_edgecolor()[:3])
+    assert colours == [(0, 0, 0), (1, 1, 1)]
 
 
 def test_distances_of_any_size_are_drawn_over_their_whole_range() -> None:

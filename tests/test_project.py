@@ -152,7 +152,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "lil": {"errors", "penalty"},
     "diagnostics": {"errors", "_tables", "distances", "masks", "_pairs.options", "_pairs.plan"},
-    "references": {"errors", "_pairs.precision", "distances"},
+    "references": {"errors", "_pairs.precision", "_tables", "distances"},
     "robustness": {"errors", "_compiled"},
     "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
     "datasets": {"errors", "masks"},

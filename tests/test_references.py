@@ -8,6 +8,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -119,6 +120,21 @@ def test_patches_with_little_contrast_are_no_patterns(contrast: float, shown: in
     x = 0.5 + contrast * torch.tensor([1.0, -1.0, 1.0, -1.0]).reshape(1, 1, 2, 2).repeat(4, 1, 1, 1)
     with pytest.raises(InputError, match=f"must show 9 patches with contrast, got {shown}"):
         references.patches(x, size=2, filters=9, grid=1)
+
+
+def test_no_more_is_unfolded_at_once_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, sizes = torch.rand(20, 1, 8, 8), []
+    normalised = _patterns._normalised_patches
+
+    def counted(part: torch.Tensor, size: int) -> torch.Tensor:
+        sizes.append(len(part))
+        return normalised(part, size)
+
+    expected = references.patches(x, size=3, filters=4)(x)
+    monkeypatch.setattr(_patterns, "_normalised_patches", counted)
+    monkeypatch.setattr(_patterns, "_AT_ONCE", 5 * 36 * 9)
+    torch.testing.assert_close(references.patches(x, size=3, filters=4)(x), expected)
+    assert sizes == [5] * 4 + [3] * 6 + [2]
 
 
 def test_of_many_images_some_patches_are_drawn_from_many_of_them(
@@ -455,6 +471,12 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
             "got 5 whose variance is 0.",
         ),
         (lambda: references.blurred(math.inf), "blurred: sigma must be a positive number, got inf"),
+        (lambda: references.blurred(1.0)([[0.0]]), "blurred: images must be a tensor, got list."),
+        (lambda: references.patches("x"), "patches: images must be a tensor, got str."),
+        (
+            lambda: references.scaled(None, torch.rand(5, 2), spread="10"),
+            "scaled: spread must be a positive number, got '10'.",
+        ),
         (lambda: references.blurred("1"), "blurred: sigma must be a positive number, got '1'"),
         (lambda: references.patches(images(), size=1), "patches: size must be an integer of at"),
         (lambda: references.patches(images(), size=2.5), "patches: size must be an integer of at"),
@@ -539,6 +561,18 @@ def test_errors_say_what_is_wrong_and_what_to_do(call, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value).startswith(message)
+
+
+def test_a_far_sample_in_the_first_row_moves_no_other() -> None:
+    x = torch.rand(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    last = torch.cat([x, torch.full((1, 3), 1e7, dtype=torch.float64)])
+    places = [references.manifold(y, neighbors=8)(x) for y in (last, last.flip(0))]
+    torch.testing.assert_close(*map(torch.pdist, places), rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    x = torch.rand(5, 1, 4, 4)
+    assert torch.equal(references.blurred(np.float32(1))(x), references.blurred(1)(x))
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0, 1e5])

@@ -105,12 +105,14 @@ def test_cylinders_are_cut_around_the_axis_and_bands_around_the_tube() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: entangled_rings(1), "entangled_rings: n must be at least 2, got 1."),
+        (lambda: entangled_rings(1), "entangled_rings: n must be an integer of at least 2, got 1."),
         (lambda: entangled_rings(9, noise=-1), "entangled_rings: noise must be finite and >= 0"),
         (lambda: entangled_rings(9, noise=math.inf), "entangled_rings: noise must be finite and"),
         (lambda: torus(9, tube=0.0), "torus: tube and radius must be 0 < tube < radius"),
         (lambda: torus(9, tube=0.67), "torus: tube and radius must be 0 < tube < radius"),
-        (lambda: torus(0), "torus: n must be at least 1, got 0."),
+        (lambda: torus(0), "torus: n must be an integer of at least 1, got 0."),
+        (lambda: torus(1e3), "torus: n must be an integer of at least 1, got 1000.0."),
+        (lambda: torus(9, seed=-1), "torus: seed must be an integer of at least 0, got -1."),
         (lambda: torus(9, tube=0.7), "torus: tube and radius must be 0 < tube < radius"),
         (lambda: torus(9, regions="bars"), "torus: regions must be 'cylinders' or 'bands'"),
     ],

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from isoreg.errors import InputError
+from isoreg.errors import InputError, check_positive, error_prefix, is_number
 
 
 class Pull(NamedTuple):
@@ -143,15 +143,16 @@ class AutoBeta:
     """
 
     def __init__(self, share: float = 0.1, *, momentum: float = 0.95) -> None:
-        if not (math.isfinite(share) and share > 0):
-            raise InputError(f"AutoBeta: share must be a finite number > 0, got {share!r}.")
-        if not 0 <= momentum < 1:
-            raise InputError(f"AutoBeta: momentum must be in [0, 1), got {momentum!r}.")
+        with error_prefix("AutoBeta"):
+            check_positive("share", share)
+            if not is_number(momentum) or not 0 <= momentum < 1:
+                raise InputError(f"momentum must be in [0, 1), got {momentum!r}.")
         self.share = float(share)
         self.momentum = float(momentum)
-        self._log = torch.zeros(())  # average of the logarithm, before its bias is corrected
-        self._weight = torch.zeros(())  # total weight of what went into it
-        self._used = torch.zeros(())
+        zero = torch.zeros((), dtype=torch.float32)
+        self._log = zero  # average of the logarithm, before its bias is corrected
+        self._weight = zero  # total weight of what went into it
+        self._used = zero
 
     def __repr__(self) -> str:
         return f"AutoBeta(share={self.share:g}, momentum={self.momentum:g})"
@@ -257,8 +258,7 @@ def check_beta(beta: float | str | AutoBeta) -> float | AutoBeta:
         return beta
     if isinstance(beta, str) and beta == "auto":
         return AutoBeta()
-    number = isinstance(beta, int | float) and math.isfinite(beta) and beta >= 0
-    if not number:
+    if not (is_number(beta) and 0 <= float(beta) < math.inf):
         raise InputError(f"beta must be a finite number >= 0, 'auto' or an AutoBeta, got {beta!r}.")
     return float(beta)
 

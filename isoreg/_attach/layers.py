@@ -12,7 +12,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from isoreg.errors import InputError, LayerError
+from isoreg.errors import InputError, LayerError, is_number
 
 Selector: TypeAlias = str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool]
 Layers: TypeAlias = Selector | Iterable[Selector] | Mapping[str, float] | None
@@ -278,6 +278,6 @@ def _glob(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
 
 
 def _checked_weight(name: str, weight: float) -> float:
-    if not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
+    if not is_number(weight) or not (math.isfinite(weight) and weight >= 0):
         raise InputError(f"the weight of layer {name!r} must be finite and >= 0, got {weight!r}.")
     return float(weight)

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from isoreg.errors import InputError
+from isoreg.errors import InputError, is_number
 
 Scale: TypeAlias = float | Tensor | Literal["fit"]
 REDUCTIONS = ("batch", "pairs")
@@ -44,19 +44,22 @@ class Options(NamedTuple):
         )
 
 
-def check_scale(scale: Scale) -> None:
-    """Refuse a scale that is neither a positive number nor "fit"."""
+def check_scale(scale: Scale) -> Scale:
+    """The scale, if it is a positive number, which numpy's become here, or "fit"."""
     if isinstance(scale, Tensor):  # its value is seen where that does not wait for a device
         unseen = scale.device.type != "cpu" or torch.compiler.is_compiling()
         usable = scale.ndim == 0 and (unseen or 0 < scale.detach().item() < math.inf)
     elif isinstance(scale, str):
         usable = scale == "fit"
     else:
+        if not isinstance(scale, NUMBER) and is_number(scale):
+            scale = float(scale)
         usable = isinstance(scale, NUMBER) and 0 < scale < math.inf
     if not usable:
         raise InputError(
             f"scale must be a positive number, a 0-dimensional tensor or 'fit', got {scale!r}."
         )
+    return scale
 
 
 def check_reduction(reduction: str) -> None:

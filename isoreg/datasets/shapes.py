@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from isoreg.errors import InputError, error_prefix
+from isoreg.errors import InputError, check_integer, error_prefix
 
 REGIONS = ("cylinders", "bands")
 
@@ -37,10 +37,12 @@ def entangled_rings(n: int, *, noise: float = 0.0, seed: int = 0) -> tuple[Tenso
         (torch.Size([400, 3]), [200, 200])
     """
     with error_prefix("entangled_rings"):
-        _check(n, 2, noise)
+        _check(n, 2, noise, seed)
     halves = (n + 1) // 2, n // 2
-    first, second = (torch.arange(half) * (2 * math.pi / half) for half in halves)
-    zero, one = torch.zeros(halves[0]), torch.ones(halves[1])
+    first, second = (
+        torch.arange(half, dtype=torch.float32) * (2 * math.pi / half) for half in halves
+    )
+    zero, one = torch.zeros_like(first), torch.ones_like(second)
     points = torch.cat([
         torch.stack([first.cos(), first.sin(), zero], dim=1),
         torch.stack([1 + second.cos(), 0 * one, second.sin()], dim=1),
@@ -92,14 +94,14 @@ def torus(
         True
     """
     with error_prefix("torus"):
-        _check(n, 1, noise)
+        _check(n, 1, noise, seed)
         if not 0 < tube < radius:
             raise InputError(f"tube and radius must be 0 < tube < radius, got {tube} and {radius}.")
         if regions not in REGIONS:
             allowed = " or ".join(map(repr, REGIONS))
             raise InputError(f"regions must be {allowed}, got {regions!r}.")
-    generator = torch.Generator().manual_seed(seed)
-    shares = torch.rand(2, n, generator=generator)
+    generator = torch.Generator().manual_seed(int(seed))
+    shares = torch.rand(2, n, generator=generator, dtype=torch.float32)
     around, along = shares * (2 * math.pi)
     distance = radius + tube * along.cos()
     points = torch.stack([distance * around.cos(), distance * around.sin(), tube * along.sin()], 1)
@@ -108,13 +110,13 @@ def torus(
     return points + _normal(points, noise, seed + 1), [eight // 4, eight // 2, eight]
 
 
-def _check(n: int, least: int, noise: float) -> None:
-    if n < least:
-        raise InputError(f"n must be at least {least}, got {n}.")
+def _check(n: int, least: int, noise: float, seed: int) -> None:
+    check_integer("n", n, least)
+    check_integer("seed", seed, 0)
     if not (math.isfinite(noise) and noise >= 0):
         raise InputError(f"noise must be finite and >= 0, got {noise}.")
 
 
 def _normal(like: Tensor, deviation: float, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return deviation * torch.randn(like.shape, generator=generator)
+    generator = torch.Generator().manual_seed(int(seed))
+    return deviation * torch.randn(like.shape, generator=generator, dtype=like.dtype)

@@ -18,8 +18,13 @@ from isoreg.diagnostics import distortion_of
 from isoreg.embedding.blocks import CallableMetric, resolve_blocks
 from isoreg.embedding.fitting import fit_map
 from isoreg.embedding.network import pack, unpack
-from isoreg.embedding.picture import draw
-from isoreg.embedding.rules import check_settings, pick_device, read_rows
+from isoreg.embedding.picture import draw, drawn_classes
+from isoreg.embedding.rules import (
+    check_settings,
+    columns_unless_raised,
+    pick_device,
+    read_rows,
+)
 from isoreg.embedding.targets import Targets, read_targets
 from isoreg.embedding.training import Pairs
 from isoreg.errors import InputError, error_prefix
@@ -47,7 +52,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     the factor that keeps them apart. Without labels every length is in the data's unit.
 
     Columns are used as they are, as every distance does: standardise them (`StandardScaler`) if
-    their units differ. Nothing of size n^2 is ever made; memory grows with n d and batch_size^2.
+    their units differ. Nothing of size n^2 is ever made; memory grows with n d, batch_size^2 and
+    the square of the number of classes, whose places are found together.
 
     Source: Beshkov, Verhellen and Lepperød (2022), section 4.1, names maps and other metrics as
     uses of its penalty, which is the term of beta; the rest is this package's.
@@ -56,9 +62,11 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         n_components: Dimensions of the map.
         metric: A name in `isoreg.distances.METRICS` except "geodesic"; "precomputed", together
             with ``fit(X, distances=...)``, where the network still takes X; or a callable from two
-            sets of a and b samples to their (a, b) distances, asked for the pairs of a batch only.
-        metric_takes: What a callable takes: "rows" of X, or "indices", the places in X of the
-            samples, for objects that are no rows.
+            sets of a and b samples to their (a, b) distances, asked for the pairs of a batch only,
+            and once for those of two samples of each class.
+        metric_takes: What a callable takes: "rows" of X, or "indices", the places of the samples in
+            the X of this fit, for objects that are no rows. Cross-validation fits parts of X, in
+            which the places are others.
         beta: Weight of the distances within classes. Not used without labels.
         beta_all: Weight of the distances between all pairs. Not used without labels.
         near: Near pairs count more: weights d^-near. 0: all the same, 1: as in Sammon's mapping,
@@ -82,8 +90,9 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             further epochs and fits. One file a metric; where it takes indices, one a list of
             objects, since a place does not say what stands there.
         device: "auto" (CUDA if there is one, else the processor), or a device of torch.
-        random_state: Seed of the network, the batches and the noise. On one machine the same seed
-            gives the same map; in threads, not if a network of your own draws, as dropout does.
+        random_state: Seed of the network, the batches and the noise. On one machine, with as many
+            threads of torch, the same seed gives the same map; not if a network of your own draws,
+            as dropout does, while another Python thread does.
         verbose: Show progress.
 
     Attributes:
@@ -169,8 +178,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             >>> IsometricEmbedding(max_epochs=5, random_state=0).fit(X).network_.training
             False
         """
-        prefix = error_prefix(f"{_NAME}.fit")
-        with prefix, torch.inference_mode(False), torch.enable_grad():
+        prefix, kept = error_prefix(f"{_NAME}.fit"), columns_unless_raised(self)
+        with prefix, kept, torch.inference_mode(False), torch.enable_grad():
             check_settings(self)
             rows = read_rows(self, X, ensure_min_samples=2)
             targets = self._targets(rows, y)
@@ -194,7 +203,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             X: (n, d) samples.
 
         Returns:
-            (n, n_components) points, in the dtype of X if that is floating.
+            (n, n_components) points: float32 if X is, else float64.
 
         Raises:
             ValueError: scikit-learn's own, if X does not fit to what was learned from.
@@ -255,7 +264,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
         Args:
             X: (n, d) samples.
-            y: (n,) their classes, for the colours; of several columns the last one's.
+            y: (n,) their classes, or several columns, as in `fit`: for colours and names. A class
+                of `fit` has the same colour in every picture of the map.
             unit: The unit of the distances, written beside the scale bar.
             axes: matplotlib axes to draw on.
 
@@ -277,10 +287,9 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             if self._n_features_out != 2:
                 raise InputError(f"n_components must be 2 to be drawn, got {self._n_features_out}.")
             points = self.transform(X)
-            labels = None if y is None else np.asarray(y)
-            labels = labels if labels is None or labels.ndim == 1 else labels[:, -1]
+            drawn = None if y is None else drawn_classes(y, len(points), self.classes_)
             within = "within a class" if self.classes_ is not None else ""
-            return draw(np.asarray(points), labels, f"{unit} {within}".strip(), axes)
+            return draw(np.asarray(points), drawn, f"{unit} {within}".strip(), axes)
 
     @property
     def _n_features_out(self) -> int:

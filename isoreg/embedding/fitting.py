@@ -17,7 +17,7 @@ from torch import nn
 from isoreg.diagnostics import distortion_of
 from isoreg.distances import exact_dtype
 from isoreg.embedding.blocks import Blocks, Places
-from isoreg.embedding.layout import lay_out
+from isoreg.embedding.layout import NOTHING, lay_out
 from isoreg.embedding.network import MapNetwork, batches, mlp
 from isoreg.embedding.rules import pick_device
 from isoreg.embedding.targets import UNKNOWN, Targets
@@ -61,18 +61,18 @@ def fit_map(
         InputError: If too few samples are left to learn from, no distance is above 0, or the
             network does not fit.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, size = torch.Generator().manual_seed(seed), int(settings.batch_size)
     drawn = torch.randperm(len(rows), generator=generator).numpy()
     held = _held_out(settings, len(rows))
-    learned, measured = drawn[held:], (drawn[:held] if held else drawn)[: settings.batch_size]
+    learned, measured = drawn[held:], (drawn[:held] if held else drawn)[:size]
     classes = None if targets is None else targets.classes
     pairs = _scaled(blocks, targets, classes, learned, rows, settings)
     network, noise = _network(settings, rows, pairs, classes, learned, seed)
     inputs = network.standard(torch.tensor(rows))
     if isinstance(settings.metric, str) and settings.metric == "euclidean":
         pairs.rows = inputs * float(network.spread / pairs.radius)
-    per_epoch = max(1, len(learned) // settings.batch_size)
-    epochs = settings.max_epochs or default_epochs(len(learned), per_epoch)
+    per_epoch = max(1, len(learned) // size)
+    epochs = int(settings.max_epochs or 0) or default_epochs(len(learned), per_epoch)
     recipe = Recipe(
         steps=epochs * per_epoch,
         learning_rate=settings.learning_rate,
@@ -86,11 +86,11 @@ def fit_map(
     if settings.early_stopping:
         _check_held_out(pairs, measured, settings.n_components)
     places = torch.as_tensor(learned)
-    order = (places[batch] for batch in batches(len(places), settings.batch_size, generator))
+    order = (places[batch] for batch in batches(len(places), size, generator))
     drawing = nullcontext() if settings.network is None else _seeded(seed, inputs.device)
     with drawing:
         progress = train(network.body, inputs, order, pairs, recipe, generator, measured)
-    stress = _rescale(network, inputs, pairs, learned[: settings.batch_size], measured)
+    stress = _rescale(network, inputs, pairs, learned[:size], measured)
     if settings.network is None:  # so that a point's place does not depend on those beside it
         network.body.to(network.mean.dtype)
     prototypes = None if targets is None else (network.unit * pairs.prototypes).cpu().numpy()
@@ -269,9 +269,10 @@ def _rescale(
 
     scale = 1.0
     if pairs.targets:
-        scale = distortion_of(*compared(learned)).scale
-        if math.isnan(scale):  # no class has two of them
-            scale = distortion_of(*compared(learned, within=False)).scale
+        known, drawn = compared(learned)
+        if not (known > NOTHING).any():  # no class has two of them that differ
+            known, drawn = compared(learned, within=False)
+        scale = distortion_of(known, drawn).scale
     scale = scale if math.isfinite(scale) else 1.0
     network.unit.mul_(scale)
     known, drawn = compared(measured)

@@ -12,6 +12,7 @@ from isoreg.errors import InputError
 
 Array = NDArray[np.float64]
 LEAST, MOST = 1e-30, 1e30  # of distances: the network computes in float32
+NOTHING = 1e-6  # below this share of the largest, a distance is rounding
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def lay_out(
     np.fill_diagonal(squares, 0)
     means = _class_means(squares, classes, k)
     radii = np.sqrt(means.diagonal() / 2)
-    known = radii[np.nan_to_num(radii) > 0]
+    # members of a class may all coincide, but for rounding
+    known = radii[np.nan_to_num(radii) > NOTHING * largest]
     radius = float(known.mean()) if len(known) else _overall_radius(squares)
     if k < 2:
         return Layout(radius, np.zeros((k, components)))
@@ -125,7 +127,7 @@ def smacof(distances: Array, components: int, *, rounds: int = 300) -> Array:
     jitter: Any = np.random.default_rng(0)  # equal points would never come apart
     points += 1e-3 * distances.mean() * jitter.normal(size=points.shape)
     for _ in range(rounds):
-        now = np.sqrt(((points[:, None] - points[None, :]) ** 2).sum(-1))
+        now = np.sqrt(sum((x[:, None] - x) ** 2 for x in points.T))
         pull = -distances / np.maximum(now, 1e-12)
         np.fill_diagonal(pull, -pull.sum(1))
         points = pull @ points / k

@@ -33,7 +33,7 @@ def mlp(columns: int, components: int, seed: int = 0) -> nn.Sequential:
     generator = torch.Generator().manual_seed(seed)
     linears = []
     for a, b in itertools.pairwise([columns, *[WIDTH] * HIDDEN, components]):
-        linear = nn.utils.skip_init(nn.Linear, a, b)
+        linear = nn.utils.skip_init(nn.Linear, a, b, dtype=torch.float32)
         nn.init.kaiming_uniform_(linear.weight, a=math.sqrt(5), generator=generator)
         nn.init.uniform_(linear.bias, -1 / math.sqrt(a), 1 / math.sqrt(a), generator=generator)
         linears.append(linear)
@@ -60,7 +60,7 @@ class MapNetwork(nn.Module):
         self.body = body
         self.register_buffer("mean", mean)
         self.register_buffer("spread", torch.tensor(spread, dtype=mean.dtype))
-        self.register_buffer("unit", torch.tensor(unit))
+        self.register_buffer("unit", torch.tensor(unit, dtype=mean.dtype))
 
     def standard(self, rows: Tensor) -> Tensor:
         """What the body takes: centred in the widest precision, so that an offset costs nothing."""

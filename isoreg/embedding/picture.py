@@ -3,27 +3,71 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isoreg.embedding.targets import UNKNOWN, class_codes
+from isoreg.embedding.targets import UNKNOWN, read_targets
 from isoreg.errors import InputError, import_extra
-from isoreg.plots import COLOURS
+from isoreg.plots import COLOURS, as_written, ink_on, linear_axes
 
 _SMALL = 8
 _DIRECT = 24  # more classes than this are not named on the map
 _GREY = "#999999"
 
 
-def draw(points: NDArray[Any], labels: NDArray[Any] | None, unit: str, axes: Any) -> Any:
+class Drawn(NamedTuple):
+    """Which samples are of which class, and what the classes are called.
+
+    Attributes:
+        codes: (n,) numbers, -1 for samples that are drawn in grey.
+        names: What stands on the map for each number.
+    """
+
+    codes: NDArray[np.int64]
+    names: list[str]
+
+
+def drawn_classes(y: Any, n: int, known: NDArray[Any] | None) -> Drawn:
+    """The classes of samples, numbered as those that the map was learned from.
+
+    Args:
+        y: As in `isoreg.embedding.IsometricEmbedding.fit`, with any labels.
+        n: Number of samples.
+        known: ``classes_`` of the map.
+
+    Returns:
+        The classes. Names are those of the last column, with the columns before it where these
+        tell two classes of one name apart.
+
+    Raises:
+        InputError: If y does not hold n labels, or no classes.
+    """
+    try:
+        targets = read_targets(y, n, to_learn=False)
+    except InputError:
+        raise
+    except ValueError as error:  # scikit-learn's own of numbers that are no classes
+        raise InputError(f"labels must be classes, one for each point ({error}).") from error
+    rows = [tuple(row) for row in targets.names.tolist()]
+    every = [] if known is None else [tuple(row) for row in known.reshape(len(known), -1).tolist()]
+    order = every if set(rows) <= set(every) else rows
+    number = {row: code for code, row in enumerate(order)}
+    codes = np.array([*(number[row] for row in rows), UNKNOWN])[targets.classes]
+    last = Counter(row[-1] for row in order)
+    names = [str(row[-1]) if last[row[-1]] == 1 else ", ".join(map(str, row)) for row in order]
+    return Drawn(codes, names)
+
+
+def draw(points: NDArray[Any], drawn: Drawn | None, unit: str, axes: Any) -> Any:
     """Draw a map: equal axes without ticks, classes named where they are, a scale bar.
 
     Args:
         points: (n, 2) points.
-        labels: (n,) classes, -1 in grey, or None.
+        drawn: Their classes, or None.
         unit: What is written behind the length of the bar.
         axes: matplotlib axes, or None for those of a new figure.
 
@@ -31,24 +75,21 @@ def draw(points: NDArray[Any], labels: NDArray[Any] | None, unit: str, axes: Any
         The axes.
 
     Raises:
-        InputError: If there is no point, the labels are not as many, or no classes.
+        InputError: If there is no point, or the axes are no two linear ones.
     """
-    if not len(points) or (labels is not None and len(labels) != len(points)):
-        got = f"{len(points)} points" + ("" if labels is None else f" and {len(labels)} labels")
-        raise InputError(f"there must be a point to draw, and one label for each, got {got}.")
-    if axes is None:
-        figure = import_extra("matplotlib.figure", "plots").Figure(
-            figsize=(5, 5), layout="constrained"
-        )
-        axes = figure.subplots()
-    ink, ground = _ink(axes)
+    if not len(points):
+        raise InputError("there must be a point to draw, got none.")
+    axes = linear_axes(axes, (5, 5))
+    ink, ground = ink_on(axes)
     size = float(np.clip(8000 / len(points), 4, 20))
     style = {"s": size, "alpha": 0.75, "linewidths": 0}
-    if labels is None:
+    if drawn is None:
         axes.scatter(*points.T, color=COLOURS[0], **style)
     else:
-        _scatter_classes(axes, points, labels, style, ink, ground)
-    axes.set_aspect("equal", adjustable="datalim")
+        _scatter_classes(axes, points, drawn, style, ink, ground)
+    shared = len(axes.get_shared_x_axes().get_siblings(axes)) > 1
+    shared = shared or len(axes.get_shared_y_axes().get_siblings(axes)) > 1
+    axes.set_aspect("equal", adjustable="box" if shared else "datalim")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -56,21 +97,10 @@ def draw(points: NDArray[Any], labels: NDArray[Any] | None, unit: str, axes: Any
     return axes
 
 
-def _ink(axes: Any) -> tuple[Any, Any]:
-    """What can be read on the axes' ground, and that ground; None: there is none, but a page's."""
-    colors, rc = import_extra("matplotlib.colors", "plots"), import_extra("matplotlib", "plots")
-    grounds = (axes.get_facecolor(), axes.figure.get_facecolor())
-    ground = next((each for each in grounds if colors.to_rgba(each)[3] > 0), None)
-    if ground is None:
-        return rc.rcParams["text.color"], None
-    brightness = float(np.dot(colors.to_rgb(ground), (0.299, 0.587, 0.114)))
-    return "black" if brightness > 0.5 else "white", ground
-
-
 def _scatter_classes(
     axes: Any,
     points: NDArray[Any],
-    labels: NDArray[Any],
+    drawn: Drawn,
     style: dict[str, Any],
     ink: Any,
     ground: Any,
@@ -78,21 +108,19 @@ def _scatter_classes(
     effects = import_extra("matplotlib.patheffects", "plots")
     colormaps = import_extra("matplotlib", "plots").colormaps
     halo = [] if ground is None else [effects.withStroke(linewidth=2.5, foreground=ground)]
-    try:
-        codes, values = class_codes(labels)
-    except ValueError as error:  # scikit-learn's own of numbers that are no classes
-        raise InputError(f"labels must be classes, one for each point ({error}).") from error
-    names = values.tolist()
+    codes, names = drawn
     many = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
     colours = COLOURS if len(names) <= len(COLOURS) else many
     axes.scatter(*points[codes == UNKNOWN].T, color=_GREY, **style)
     for code, (name, colour) in enumerate(zip(names, cycle(colours), strict=False)):
         own = points[codes == code]
-        axes.scatter(*own.T, color=[colour], label=str(name), **style)
+        if not len(own):
+            continue
+        axes.scatter(*own.T, color=[colour], label=as_written(name), **style)
         if len(names) <= _DIRECT:
             axes.text(
                 *np.median(own, axis=0),
-                str(name),
+                as_written(name).lstrip(),
                 color=ink,
                 fontsize=_SMALL,
                 ha="center",
@@ -112,4 +140,4 @@ def _scale_bar(axes: Any, points: NDArray[Any], unit: str, ink: Any) -> None:
     at = low[1] - 0.06 * width
     axes.plot([low[0], low[0] + length], [at, at], color=ink, linewidth=2, gid="scale bar")
     style = {"color": ink, "fontsize": _SMALL, "va": "top"}
-    axes.text(low[0], at - 0.02 * width, f"{length:g} {unit}".strip(), **style)
+    axes.text(low[0], at - 0.02 * width, f"{length:g} {as_written(unit)}".strip(), **style)

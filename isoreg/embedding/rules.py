@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ except ImportError:  # scikit-learn before 1.6
         return estimator._validate_data(X, **options)
 
 
-__all__ = ["check_settings", "pick_device", "read_rows"]
+__all__ = ["check_settings", "columns_unless_raised", "pick_device", "read_rows"]
 
 # name: kind, least value, whether the least value itself is allowed, most value
 _NUMBERS: dict[str, tuple[type, float, bool, float]] = {
@@ -58,6 +60,27 @@ def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
     refuse_masked(given, "X", "Fill them with numbers, as an imputer does: a map knows no NaN.")
     rows = validate_data(estimator, given, dtype=[np.float64, np.float32], **options)
     return np.ascontiguousarray(rows)  # torch takes no rows in reversed order
+
+
+@contextmanager
+def columns_unless_raised(estimator: Any) -> Iterator[None]:
+    """Put back what is known of the columns where a fit raises, as the rest of the last fit stays.
+
+    Args:
+        estimator: An `isoreg.embedding.IsometricEmbedding`.
+
+    Yields:
+        Nothing.
+    """
+    names = ("n_features_in_", "feature_names_in_")
+    before = {name: vars(estimator)[name] for name in names if name in vars(estimator)}
+    try:
+        yield
+    except BaseException:
+        for name in names:
+            vars(estimator).pop(name, None)
+        vars(estimator).update(before)
+        raise
 
 
 def check_settings(estimator: Any) -> None:

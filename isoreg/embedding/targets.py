@@ -82,9 +82,9 @@ def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
         The targets.
 
     Raises:
-        InputError: If they are not n labels, no classes, masked, strings beside numbers, or a
-            known label stands under an unknown one; to learn from, if they are fewer than two
-            classes, or a label has unknown ones alone under it.
+        InputError: If they are not n labels, no classes, masked, one-hot, strings beside numbers,
+            or a known label stands under an unknown one; to learn from, if they are fewer than
+            two classes, or a label has unknown ones alone under it.
         ValueError: scikit-learn's own, if they are no class labels.
     """
     refuse_masked(y, "y", "Fill them with -1, which says that a label is not known.")
@@ -96,6 +96,11 @@ def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
         raise InputError(
             f"y must hold a label for each of {n} samples, or a row of them, got shape "
             f"{np.shape(y)}."
+        )
+    if table.shape[1] > 1 and _is_one_hot(table):
+        raise InputError(
+            "y must hold class numbers or names, a column for each level, got one-hot rows. "
+            "y.argmax(1) makes class numbers of them."
         )
     coded = [class_codes(column) for column in table.T]
     known = np.stack([codes != UNKNOWN for codes, _ in coded])
@@ -163,6 +168,12 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     check_classification_targets(labels)
     values, codes[~unknown] = np.unique(labels, return_inverse=True)
     return codes, values
+
+
+def _is_one_hot(table: NDArray[Any]) -> bool:
+    if table.dtype.kind not in "biuf":
+        return False
+    return bool(((table == 0) | (table == 1)).all() and (table.sum(1) == 1).all())
 
 
 def _refuse_mixed(labels: list[Any]) -> None:

@@ -190,7 +190,7 @@ def train(
     for step, batch in zip(range(1, recipe.steps + 1), order, strict=False):
         body.train()
         x = inputs[batch.to(inputs.device)]
-        drawn = torch.randn(x.shape, generator=generator).to(x.device)
+        drawn = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x.device)
         loss = pairs.loss(body(x + recipe.noise * drawn), batch, recipe)
         optimizer.step(loss)
         if step % every and step != recipe.steps:

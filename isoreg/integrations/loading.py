@@ -23,9 +23,9 @@ class PairwiseCollate:
     computed by the loader's workers while the model trains, for the N^2 pairs of a batch only.
     Hand them to `isoreg.isometry_penalty` as ``input_distances``.
 
-    A mapping gets the distances under ``key``, a tuple or list as its last entry; anything else
-    becomes the pair (batch, distances). A batch of one sample is fine, and an empty
-    one if ``collate`` takes it.
+    A mapping gets the distances under ``key``, a tuple or list as its last entry (a named tuple
+    becomes a plain one); anything else becomes the pair (batch, distances). A batch of one sample
+    is fine, and an empty one if ``collate`` takes it.
 
     Args:
         pairwise: From the list of a batch's samples, as the data set returns them, to (N, N)
@@ -102,7 +102,7 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
     def __call__(self, samples: Sequence[Any]) -> Tensor:
         """The distances of all pairs of samples."""
         objects = list(samples) if self.of is None else [self.of(sample) for sample in samples]
-        distances_bb = torch.zeros(len(objects), len(objects))
+        distances_bb = torch.zeros(len(objects), len(objects), dtype=torch.float32)
         for i, first in enumerate(objects):
             for j in range(i):
                 distances_bb[i, j] = distances_bb[j, i] = self._between(first, objects[j])
@@ -118,6 +118,15 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
             ) from error
 
 
+def _plain(distances: Any) -> Any:
+    """An array as torch takes it: in order, of this machine's bytes, and of numbers."""
+    if isinstance(distances, Tensor) or not hasattr(distances, "__array__"):
+        return distances
+    array = distances.__array__()
+    kind = "=f8" if array.dtype.kind == "O" else array.dtype.newbyteorder("=")
+    return array.astype(kind, order="C")
+
+
 def _checked(distances: Any, n: int) -> Tensor:
     """The distances as a floating tensor of its own, once they can be distances."""
     refuse_masked(
@@ -126,7 +135,7 @@ def _checked(distances: Any, n: int) -> Tensor:
         "Fill them with NaN, which says that a distance is not known.",
     )
     try:  # a copy: the callable may write each batch into the same table
-        distances_bb = torch.as_tensor(distances).detach().clone()
+        distances_bb = torch.as_tensor(_plain(distances)).detach().clone()
     except (TypeError, ValueError, RuntimeError) as error:
         kind = type(distances).__name__
         raise InputError(f"pairwise must return numbers, got {kind} ({error}).") from error

@@ -5,6 +5,7 @@ Axes: n = images, b = batch, p = patches of an image, d = pixels of a patch, f =
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from isoreg.distances import exact_dtype
 from isoreg.errors import InputError
 
-_AT_ONCE = 500
+_AT_ONCE = 1 << 25
+"""Numbers that the patches of the images hold that are unfolded together."""
 _PATCHES = 100_000
 _KMEANS_STEPS = 10
 
@@ -42,7 +44,7 @@ def learn_patterns(images: Tensor, size: int, filters: int, seed: int) -> Patter
     Raises:
         InputError: If fewer patches than patterns show anything.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     chosen = _sample_patches(images, size, generator)
     if len(chosen) < filters:
         raise InputError(
@@ -69,7 +71,7 @@ def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -
     mean, white, centres = (part.to(images) for part in patterns)
     answers = []
     with torch.no_grad():
-        for part in images.split(_AT_ONCE):
+        for part in _parts(images, size, len(centres)):
             points_bpd = (_normalised_patches(part, size) - mean) @ white
             distances_bpf = torch.cdist(points_bpd.flatten(0, 1), centres)
             distances_bpf = distances_bpf.unflatten(0, (len(part), -1))
@@ -77,6 +79,15 @@ def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -
             maps = shown_bpf.transpose(1, 2).unflatten(2, (height, width))
             answers.append(F.adaptive_avg_pool2d(maps, grid).flatten(1))
     return torch.cat(answers)
+
+
+def _parts(images: Tensor, size: int, filters: int = 0) -> tuple[Tensor, ...]:
+    """As many images at once as their patches, and distances from the patterns, leave room for."""
+    channels, *sides = images.shape[1:]
+    places = math.prod(side - size + 1 for side in sides)
+    many: int = _AT_ONCE // (places * (channels * size**2 + filters))
+    parts: tuple[Tensor, ...] = images.split(max(1, many))
+    return parts
 
 
 def _normalised_patches(images: Tensor, size: int) -> Tensor:
@@ -91,10 +102,12 @@ def _sample_patches(images: Tensor, size: int, generator: torch.Generator) -> Te
     each = (images.shape[2] - size + 1) * (images.shape[3] - size + 1)
     order = torch.randperm(len(images), generator=generator)[: max(1, 20 * _PATCHES // each)]
     kept = []
-    for part in images[order.to(images.device)].split(_AT_ONCE):
+    for part in _parts(images[order.to(images.device)], size):
         patches = _normalised_patches(part, size).flatten(0, 1)
         patches = patches[patches.square().mean(1) > 0.2]  # 1 but for patches with little contrast
-        share = torch.rand(len(patches), generator=generator).to(patches.device)
+        share = torch.rand(len(patches), generator=generator, dtype=torch.float32).to(
+            patches.device
+        )
         kept.append(patches[share < 2 * _PATCHES / (each * len(order))])
     return torch.cat(kept)[:_PATCHES]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from isoreg.distances import exact_dtype
 from isoreg.errors import InputError
 
-_AT_ONCE = 500
+_AT_ONCE, _AMONG = 500, 100
 _EIGEN_STEPS, _EIGEN_ROUNDS = 200, 5
 _FEWEST_MODES = 31  # sought at least: those of a long thin set are found in company
 _SETTLED = 0.01
@@ -89,8 +89,9 @@ def place_among(
 
 def _nearest(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Distances and indices (b, count) of the nearest known points, nearest first."""
-    # seen from a point of the data and in the exact type: cdist loses what lies far from 0
-    origin = known[:1].to(exact_dtype(points.device))
+    # seen from amid the data and in the exact type: cdist loses what lies far from 0
+    some = known[:: -(-len(known) // _AMONG)].to(exact_dtype(points.device))
+    origin = some.median(0).values
     near, parts = known - origin, points.split(_AT_ONCE)
     nearest = [torch.cdist(part - origin, near).topk(count, largest=False) for part in parts]
     distances = torch.cat([part.values for part in nearest])

@@ -5,14 +5,12 @@ Axes: n = samples, b = batch.
 
 from __future__ import annotations
 
-import math
-import numbers
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from isoreg.errors import InputError, check_integer, error_prefix
+from isoreg.errors import InputError, check_integer, check_positive, error_prefix
 from isoreg.references._points import Reference, as_points
 from isoreg.references._walks import commute_places, place_among
 
@@ -82,9 +80,7 @@ def manifold(
     with error_prefix("manifold"):
         check_integer("neighbors", neighbors, 1)
         check_integer("dimensions", dimensions, 1)
-        is_number = isinstance(spread, numbers.Real) and not isinstance(spread, bool)
-        if not is_number or not 0 < spread < math.inf:
-            raise InputError(f"spread must be a positive number, got {spread!r}.")
+        check_positive("spread", spread)
         points = as_points(samples, reference)
         least = max(neighbors + 2, 3 * (dimensions + 1))
         if len(points) < least:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg._pairs.precision import full_precision
-from isoreg.errors import InputError, check_integer, error_prefix
+from isoreg._tables import check_dense
+from isoreg.errors import InputError, check_integer, check_positive, error_prefix
 from isoreg.references._patterns import Patterns, learn_patterns, pattern_features
 from isoreg.references._points import Reference
 
@@ -45,8 +46,7 @@ def blurred(sigma: float) -> Reference:
         tensor([0.0055, 0.1170, 0.3247, 0.1170, 0.0055])
     """
     with error_prefix("blurred"):
-        if not (isinstance(sigma, int | float) and math.isfinite(sigma) and sigma > 0):
-            raise InputError(f"sigma must be a positive number, got {sigma!r}.")
+        check_positive("sigma", sigma)
     reach = math.ceil(3 * sigma)
     steps = torch.arange(-reach, reach + 1, dtype=torch.float64) / sigma
     weights = torch.exp(-steps.square() / 2)
@@ -94,6 +94,7 @@ def patches(
     with error_prefix("patches"):
         _check_images(images, size=size, grid=grid)
         check_integer("filters", filters, 2)
+        check_integer("seed", seed, 0)
         with torch.no_grad(), full_precision(images.device):
             patterns = learn_patterns(images, size, filters, seed)
     return partial(_shown, size=size, grid=grid, patterns=patterns)
@@ -101,6 +102,7 @@ def patches(
 
 def _blur(images: Tensor, *_: object, weights: Tensor) -> Tensor:
     with error_prefix("blurred"):
+        check_dense(images, "images")
         if images.ndim != 4 or not images.is_floating_point():
             raise InputError(
                 f"images must be (b, c, h, w) floating points, got {images.dtype} of shape "
@@ -129,6 +131,7 @@ def _shown(images: Tensor, *_: object, size: int, grid: int, patterns: Patterns)
 def _check_images(images: Tensor, *, size: int, grid: int) -> None:
     check_integer("size", size, 2)
     check_integer("grid", grid, 1)
+    check_dense(images, "images")
     if images.ndim != 4 or not images.is_floating_point() or len(images) == 0:
         raise InputError(
             f"images must be (n, c, h, w) floating points with n >= 1, got {images.dtype} of shape "

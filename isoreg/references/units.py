@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from isoreg.distances import exact_dtype
-from isoreg.errors import InputError, error_prefix
+from isoreg.errors import InputError, check_positive, error_prefix
 from isoreg.references._points import Reference, as_points
 
 _FLOOR = 0.1
@@ -82,8 +82,7 @@ def standardized(
 
 def _variances(samples: Tensor, reference: Reference | None, spread: float) -> Tensor:
     """Of each number of a reference over samples; some are positive."""
-    if not (math.isfinite(spread) and spread > 0):
-        raise InputError(f"spread must be a positive number, got {spread!r}.")
+    check_positive("spread", spread)
     points = as_points(samples, reference)
     exact = points.to(exact_dtype(points.device))  # squares of small float32 would be rounded to 0
     variances = exact.var(0, correction=0)

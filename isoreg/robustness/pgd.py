@@ -185,7 +185,7 @@ def _random(images: Tensor, eps: float, norm: str) -> Tensor:
     if norm == "Linf":
         return torch.empty_like(images).uniform_(-eps, eps)
     direction = torch.randn_like(images)
-    radius = torch.rand(len(images), *[1] * (images.ndim - 1), device=images.device)
+    radius = torch.rand_like(_lengths(direction))
     return eps * radius * direction / _lengths(direction)
 
 
