@@ -11,7 +11,7 @@ TESTS ?=
 # The oldest torch that pyproject.toml promises, and the tests that need nothing but torch.
 FLOOR := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml).0
 CORE_TESTS := $(patsubst %,tests/test_%.py,balance devices diagnostics distances distributed hazards \
-	layers lil loading masks memory penalty recorder references regularizer report right_tensor \
+	layers lil loading masks memory moved_layers penalty recorder references regularizer report right_tensor \
 	shapes sharded_models torch_backend)
 
 .PHONY: demo test lint types unit core floor docs dist mutants setup clean

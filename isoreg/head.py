@@ -124,9 +124,9 @@ class ReferenceHead(Watching, nn.Module):
         if isinstance(self.linear, nn.LazyLinear) and self.linear.has_uninitialized_params():
             widest = torch.promote_types(self.linear.weight.dtype, features.dtype)
             self.linear.to(features.device, widest)
-        elif features.shape[1:] != (self.linear.in_features,):
+        elif features.shape[1:] != self.linear.weight.shape[1:]:
             raise InputError(
-                f"{_NAME}: the features must be (N, {self.linear.in_features}) as before, got "
+                f"{_NAME}: the features must be (N, {self.linear.weight.shape[1]}) as before, got "
                 f"{tuple(features.shape)}. Sequences of several lengths need pool='mean'."
             )
         dtype = self.linear.weight.dtype  # features may be bf16 because autocast made them so
@@ -156,6 +156,14 @@ class ReferenceHead(Watching, nn.Module):
                 "once on a batch before you build the optimizer."
             )
         yield from super().parameters(recurse)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in `torch.nn.Module`, also before the width of the features is known.
+
+        Args:
+            set_to_none: As there.
+        """
+        self.linear.zero_grad(set_to_none)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle holds: weights, but no hooks on a model."""

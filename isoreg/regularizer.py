@@ -153,7 +153,6 @@ class IsometryRegularizer(Watching):
     ) -> None:
         with error_prefix(_NAME):
             check_model(model)
-            weight = check_beta(beta)
             scale = check_scale(scale)
             check_reduction(reduction)
             options = _options(distance, input_distance, scale, reduction)
@@ -166,6 +165,7 @@ class IsometryRegularizer(Watching):
             source = find_source(model, inputs)
             if isinstance(source, Layer):
                 refuse_time_major(model, [source], "give the points: iso(labels, reference=...)")
+            weight = check_beta(beta)
         self._beta = weight
         self._distance = distance
         self._input_distance = input_distance
@@ -290,7 +290,7 @@ class IsometryRegularizer(Watching):
     @beta.setter
     def beta(self, beta: float | str | AutoBeta) -> None:
         with error_prefix(_NAME):
-            self._beta = check_beta(beta)
+            self._beta = beta if beta is self._beta else check_beta(beta)
 
     def log_dict(self, prefix: str = "isometry/") -> dict[str, float]:
         """The last call as a flat dict for TensorBoard, W&B, CSV or any other logger.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -368,10 +371,14 @@ class Noisy(nn.Module):
         super().__init__()
         self.body, self.fc = nn.Linear(6, 5), nn.Linear(5, 3)
         self.register_buffer("passes", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(()))
+        self.steps = 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.passes += 1
-        z = self.body(x + torch.randn_like(x))
+        self.mean = 0.9 * self.mean + x.mean().detach()  # another tensor each time
+        self.steps += 1
+        z = self.body(x + torch.randn_like(x) + random.random() + np.random.rand())
         return self.fc(z) if self.training else z
 
 
@@ -385,12 +392,14 @@ def test_the_pass_that_looks_for_a_classifier_leaves_nothing_and_nobody_else_see
         both = [IsometryRegularizer(model), IsometryRegularizer(model)]
         call = torch.compile(model, backend="eager") if compiled else model
         torch.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)
         steps = []
         for _ in range(3):
             out = call(x)
             steps += [out.sum(), named(y), *[iso(y) for iso in both]]
         assert [iso.layers for iso in both] == [["fc"], ["fc"]]
-        found.append((*steps, model.passes))
+        found.append((*steps, model.passes, model.mean, model.steps))
     torch.testing.assert_close(*found)
     torch._dynamo.reset()
 
@@ -399,11 +408,11 @@ def test_where_no_classifier_is_found_before_a_compiled_pass_one_is_told_to_name
     None
 ):
     class Once(Noisy):
-        tried = False
+        tried: ClassVar[list[bool]] = []
 
         def forward(self, x: Tensor) -> Tensor:
             if not self.tried:
-                self.tried = True
+                self.tried.append(True)
                 raise ValueError("not yet")
             return super().forward(x)
 

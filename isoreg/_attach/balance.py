@@ -121,7 +121,8 @@ class AutoBeta:
     The loss's gradient shrinks as a network fits its data, and beta with it. Gradients taken with
     ``create_graph=True`` are not seen; those taken by `torch.autograd.grad` to look at are, as if
     they were a part of the step. Each process of a distributed run measures its own; with a
-    ``process_group`` all use the mean.
+    ``process_group`` all use the mean. It weighs the penalty of one regularizer: another one that
+    is given it too begins anew, with the same share.
 
     Args:
         share: The penalty's gradient norm as a share of the loss's, positive.
@@ -141,6 +142,9 @@ class AutoBeta:
         >>> iso.beta > 0
         True
     """
+
+    is_taken = False
+    """Whether a regularizer has it: the average is of that one's gradients."""
 
     def __init__(self, share: float = 0.1, *, momentum: float = 0.95) -> None:
         with error_prefix("AutoBeta"):
@@ -249,12 +253,16 @@ def check_beta(beta: float | str | AutoBeta) -> float | AutoBeta:
         beta: What the user gave.
 
     Returns:
-        A number, or the `AutoBeta`: the one that was given, or a new one for "auto".
+        A number, or the `AutoBeta`: the one that was given, a fresh one like it if it already
+        weighs another penalty, or a new one for "auto".
 
     Raises:
         InputError: If it is neither.
     """
     if isinstance(beta, AutoBeta):
+        if beta.is_taken:
+            return AutoBeta(beta.share, momentum=beta.momentum)
+        beta.is_taken = True
         return beta
     if isinstance(beta, str) and beta == "auto":
         return AutoBeta()

@@ -30,7 +30,7 @@ def check_model(model: nn.Module) -> None:
             "nn.DataParallel runs copies of the model whose features are lost. "
             "Use DistributedDataParallel, one process a device."
         )
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+    if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
             "a model of torch.jit.script takes no hooks. Attach to the model that was scripted, "
             "and script it for use alone."
@@ -228,7 +228,10 @@ def check_uses(record: Record, *, paired: bool) -> None:
                 "whether its uses depend on each other. Name a layer that runs once, or do not "
                 "compile the model."
             )
-        if not _depends(node, record.nodes.get(before)):
+        earlier = record.nodes.get(before)
+        if node is None or earlier is None:
+            continue  # frozen: no gradient comes of it
+        if not _depends(node, earlier):
             raise RecordError(
                 f"layer {layer!r} ran {number} times in one forward pass, on inputs that do not "
                 "depend on each other, so it is not known which samples each use belongs to. "

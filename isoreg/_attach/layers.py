@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -57,7 +58,7 @@ def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
         The layers, each module once, in the order of the choices and of the model within one.
 
     Raises:
-        LayerError: If a choice matches nothing.
+        LayerError: If a choice matches nothing, or what torch.jit.script made.
         InputError: If a weight is negative or not finite.
 
     Example:
@@ -84,6 +85,12 @@ def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
                     f"layers {layer.name!r} and {name!r} are one module, so they must have one "
                     f"weight, got {layer.weight:g} and {weight:g}."
                 )
+    for layer in found.values():
+        if isinstance(layer.module, torch.jit.ScriptModule):
+            raise LayerError(
+                f"layer {layer.name!r} is of torch.jit.script and takes no hooks. Name the module "
+                "around it, or attach before it is scripted."
+            )
     return list(found.values())
 
 

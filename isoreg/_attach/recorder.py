@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -58,8 +58,9 @@ class Recorder:
     """Records chosen layers of a model during its forward passes.
 
     It records when the model is in training mode, gradients are on and it is not paused; any other
-    forward pass leaves the last record alone. Nothing of the model is kept alive by the recorder,
-    nothing of the recorder by the model: dropping it removes the hooks.
+    forward pass leaves the last record alone. Of the model only the watched layers are kept alive
+    by the recorder, until it is removed, and nothing of the recorder by the model: dropping it
+    removes the hooks.
 
     Args:
         model: The model to watch.
@@ -117,7 +118,8 @@ class Recorder:
         ]
         if isinstance(source, Layer):
             self._places.append(_Place(source, None, self._watch(source, None)))
-        searched = () if self._search is None else [*model.modules()][1:]
+        inner = () if self._search is None else [*model.modules()][1:]
+        searched = [m for m in inner if not isinstance(m, torch.jit.ScriptModule)]
         self._searching = [
             Hook(self, module, function).register(register, with_kwargs=True)
             for module in searched
@@ -167,6 +169,11 @@ class Recorder:
                     f"layer {layer.name!r} did not run in the recorded forward pass. "
                     f"Choose layers that every training step uses. {_COMPILED}"
                 )
+        if not torch.compiler.is_compiling():
+            # what a transform that has ended, as torch.func.jvp, left wrapped has no gradient
+            alive = torch._C._functorch.unwrap_if_dead
+            record.features = {name: alive(x) for name, x in record.features.items()}
+            record.references = [alive(x) for x in record.references]
         return record
 
     def paused(self) -> AbstractContextManager[None]:
@@ -181,6 +188,8 @@ class Recorder:
         """Take all hooks off the model and drop what is recorded. May be called again."""
         self._finalizer()
         self._search = None
+        self._places.clear()
+        self.layers = [dataclasses.replace(layer, module=nn.Module()) for layer in self.layers]
         self._states.clear("the recorder is detached from the model")
 
     def ran_in_a_copy(self) -> None:
@@ -303,29 +312,40 @@ class Recorder:
             search.saw(module, args, kwargs, output)
 
     def _follow(self) -> None:
-        """Keep hooks last, and on the modules that took the places of those that were chosen."""
+        """Keep hooks last, on modules that moved, and on what took the place of those that left."""
         model = self._model()
         assert model is not None
-        for place in list(self._places):
-            module = module_at(model, place.layer.name)
-            if module is None or module is place.layer.module:
-                if not torch.compiler.is_compiling():
-                    _move_last(place.handle)
-                continue
-            if torch.compiler.is_compiling():
-                raise RecordError(
-                    f"layer {place.layer.name!r} was replaced after attaching. Call the model once "
-                    "uncompiled, and its place is watched."
-                )
+        left = []
+        for place in self._places:
+            if module_at(model, place.layer.name) is not place.layer.module:
+                left.append(place)
+            elif not torch.compiler.is_compiling():
+                _move_last(place.handle)
+        if not left:
+            return
+        if torch.compiler.is_compiling():
+            raise RecordError(
+                f"layer {left[0].layer.name!r} was replaced after attaching. Call the model once "
+                "uncompiled, and its place is watched."
+            )
+        names = {module: name for name, module in model.named_modules()}
+        moved = {id(place): _moved(place.layer, names, model) for place in left}
+        for place in left:
+            layer = moved[id(place)] or place.layer
+            module = layer.module if moved[id(place)] else module_at(model, layer.name)
+            if module is None:
+                continue  # it left, and nothing took its place: that it does not run is said later
             place.handle.remove()
-            if any(p.name and p.layer.module is module for p in self._places) and place.name:
+            watched = [moved.get(id(p)) or p.layer for p in self._places if p is not place]
+            if place.name and any(module is other.module for other in watched):
                 # it is one module with another layer now, and each module is watched once
                 self._places.remove(place)
-                self.layers = [layer for layer in self.layers if layer.name != place.name]
                 continue
             self._time_major = self._time_major or any(map(is_time_major, module.modules()))
-            place.layer = dataclasses.replace(place.layer, module=module)
+            place.layer = dataclasses.replace(layer, module=module)
+            place.name = place.name and layer.name
             place.handle = self._watch(place.layer, place.name)
+        self.layers = [place.layer for place in self._places if place.name is not None]
 
     def _watch(self, layer: Layer, name: str | None) -> RemovableHandle:
         """Hook a layer; what it gives is recorded under a name, or as the reference for None."""
@@ -415,6 +435,15 @@ class _Place:
     layer: Layer
     name: str | None
     handle: RemovableHandle
+
+
+def _moved(layer: Layer, names: Mapping[nn.Module, str], model: nn.Module) -> Layer | None:
+    """A layer under the name that its module has now, unless that left, or is inside another."""
+    name, around = names.get(layer.module), module_at(model, layer.name)
+    inside = around is not None and any(inner is layer.module for inner in around.modules())
+    if name is None or inside:
+        return None  # what wraps it, as an adapter does, stands for it
+    return dataclasses.replace(layer, name=name)
 
 
 def _move_last(handle: RemovableHandle) -> None:

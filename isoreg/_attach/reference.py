@@ -27,7 +27,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    # a frozen module of torch.jit has no mode
+    modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
     try:
         for module, _ in modes:
             module.training = False

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import random
+import sys
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +17,7 @@ from isoreg._compiled import as_written
 
 
 def trial_pass(model: nn.Module, args: Any, kwargs: Any) -> Any:
-    """Run a model uncompiled on copies; buffers and random numbers are put back.
+    """Run a model uncompiled on copies; attributes, buffers and random numbers are put back.
 
     Args:
         model: The model, perhaps compiled; its own hooks do not run, those of its parts do.
@@ -21,20 +27,46 @@ def trial_pass(model: nn.Module, args: Any, kwargs: Any) -> Any:
     Returns:
         What it returned.
     """
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     run = getattr(model, "_orig_mod", model.forward)
+    with as_written(), _same_numbers(), _same_attributes(model):
+        return run(*copies(list(args)), **copies(kwargs))
+
+
+@contextmanager
+def _same_numbers() -> Iterator[None]:
+    """Put back the random numbers of torch, of Python and, if it is used, of numpy."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    numpy, drawn = sys.modules.get("numpy"), random.getstate()
+    drawn_by_numpy = None if numpy is None else numpy.random.get_state()
     try:
-        with as_written(), torch.random.fork_rng(devices):
-            return run(*copies(list(args)), **copies(kwargs))
+        with torch.random.fork_rng(devices):
+            yield
     finally:
+        random.setstate(drawn)
+        if numpy is not None:
+            numpy.random.set_state(drawn_by_numpy)
+
+
+@contextmanager
+def _same_attributes(model: nn.Module) -> Iterator[None]:
+    """Put back the buffers of a model, and what else its modules assign to themselves."""
+    kept = [(m, type(m), dict(vars(m)), dict(m._buffers)) for m in model.modules()]
+    numbers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, kind, attributes, buffers in kept:
+            if type(module) is kind:  # a lazy module that has its parameters now keeps them
+                for now, before in ((vars(module), attributes), (module._buffers, buffers)):
+                    now.clear()
+                    now.update(before)
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for buffer, number in numbers:
+                buffer.copy_(number)
 
 
 def copies(value: Any) -> Any:
-    """The same with all tensors copied that stand in it, also in lists, tuples and dicts.
+    """The same with all tensors copied that stand in it, also in containers of any kind.
 
     Args:
         value: What a model is called with.
@@ -53,4 +85,18 @@ def copies(value: Any) -> Any:
         return type(value)([copies(item) for item in value])
     if type(value) is dict:
         return {key: copies(item) for key, item in value.items()}
+    if torch.compiler.is_compiling():
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_make"):
+        return value._make([copies(item) for item in value])
+    if isinstance(value, list | MutableMapping):
+        other = copy.copy(value)
+        for key in list(value) if isinstance(value, MutableMapping) else range(len(value)):
+            other[key] = copies(value[key])
+        return other
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        twin = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(twin, field.name, copies(getattr(value, field.name)))
+        return twin
     return value
