@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.encoders import data, evaluation, study
 from benchmarks.encoders.data import Objects
 from benchmarks.encoders.evaluation import agreement, costs, index_of, overlap, search
-from benchmarks.encoders.study import COST, EVERY, STUDY, Task, chosen, tables
+from benchmarks.encoders.study import COST, DISTURBED, EVERY, STUDY, Task, chosen, tables
 from benchmarks.encoders.training import LOSSES, UNTIL, Batch, coordinates, scaled, train
 from benchmarks.study import Skip, new_lab, run
 
@@ -118,6 +118,29 @@ def test_every_training_sees_as_many_objects_and_the_right_ones(
             assert set(seen.tolist()) == set(allowed.tolist())
 
 
+def test_disturbed_objects_are_compared_by_distances_of_their_own() -> None:
+    seen: list[Tensor] = []
+    batches: list[Batch] = []
+
+    def between(x: Tensor) -> Tensor:
+        seen.append(x)
+        return torch.cdist(x, x)
+
+    def loss(batch: Batch) -> Tensor:
+        batches.append(batch)
+        return batch.points.sum()
+
+    made = replace(objects(), between=between)
+    how = {"passes": 120, "size": 10, "optimizer": "adam", "rate": 1e-3, "seed": 0}
+    for noise, count in ((0.0, 0), (0.1, 12)):
+        train(made, loss, torch.zeros(40, 5), noise=noise, **how)  # type: ignore[arg-type]
+        assert len(seen) == count
+    for x, batch in zip(seen, batches[12:], strict=True):
+        torch.testing.assert_close(batch.distances, torch.cdist(x, x))
+        off = torch.cdist(x, made.x[made.train]).amin(1)
+        assert 0 < off.min() < off.max() < 0.6
+
+
 def test_coordinates_belong_to_the_training_objects_and_no_other_has_any() -> None:
     made = objects()
     places = made.x[made.train][:, :3]
@@ -195,11 +218,17 @@ def test_the_study_runs_and_shows_every_method(
 ) -> None:
     made = Task(lambda folder, most: objects(), 4, passes=4_000, tried=4_000)  # type: ignore[misc]
     monkeypatch.setattr(study, "TASKS", {"words of none": made})
+    monkeypatch.setattr(study, "NOISES", {"words of none": (0.1, 0.2)})
     found = run(STUDY, new_lab(STUDY, tmp_path / "e.json", quick=True))
     text = STUDY.page(found)
     for method in LOSSES:
         assert text.count(f"| {method} | 1 |") == 1
     assert f"both, annealed{EVERY}" in text
+    for base in ("all pairs (isometry)", "random pairs"):
+        tried = [r["key"] for r in found["runs"] if r["key"]["method"] == base + DISTURBED]
+        assert [(key["noise"], "seed" in key) for key in tried[:2]] == [(0.1, False), (0.2, False)]
+        assert len(tried) == 3
+        assert text.count(f"| {base}{DISTURBED} | 1 |") == 1
     assert "What a query costs" in text
     assert sum(run["key"]["method"] == COST for run in found["runs"]) == 1
     study.draw(found, tmp_path / "e.png")

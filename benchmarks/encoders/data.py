@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Objects:
         validation: Places.
         test: Places.
         table: (n, n) where a distance is too slow to be computed in each step.
+        between: From (b, ...) inputs to their (b, b) distances, where objects may be made anew.
     """
 
     x: Tensor
@@ -43,6 +44,7 @@ class Objects:
     validation: Tensor
     test: Tensor
     table: Tensor | None = None
+    between: Callable[[Tensor], Tensor] | None = None
 
     def distances(self, rows: Tensor, columns: Tensor) -> Tensor:
         """(a, b) distances, from the table if there is one."""
@@ -90,11 +92,14 @@ def series(folder: Path, most: int) -> Objects:
     order = torch.randperm(len(raw), generator=torch.Generator().manual_seed(0))[:most]
     x = torch.from_numpy(raw).float().flatten(1)[order]
 
-    def compute(rows: Tensor, columns: Tensor) -> Tensor:
-        first, second = (x[part].double().numpy()[:, None] for part in (rows, columns))
-        return torch.from_numpy(dtw_pairwise_distance(first, second)).sqrt().float()
+    def warped(*of: Tensor) -> Tensor:
+        found = dtw_pairwise_distance(*(part.double().numpy()[:, None] for part in of))
+        return torch.from_numpy(found).sqrt().float()
 
-    return _with_table(folder / f"dtw-{len(x)}.pt", x, compute)
+    def compute(rows: Tensor, columns: Tensor) -> Tensor:
+        return warped(x[rows], x[columns])
+
+    return replace(_with_table(folder / f"dtw-{len(x)}.pt", x, compute), between=warped)
 
 
 def digits(folder: Path, most: int) -> Objects:

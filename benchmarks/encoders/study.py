@@ -23,6 +23,10 @@ from benchmarks.tables import SEEDS, Column, grouped, page, table
 
 EVERY = ", every word"
 """Trained on words too that no table of all distances has room for."""
+DISTURBED = ", disturbed"
+"""Trained on objects with noise, whose distances are computed in each step."""
+NOISES = {"series, DTW": (0.05, 0.1, 0.2)}
+"""Standard deviations that are tried, in those of the series."""
 ITSELF, CEILING, COST = "distance of the inputs", "MDS of the new objects", "cost"
 
 
@@ -84,6 +88,11 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
         best = chosen([run for run in lab.runs if run["key"]["distance"] == name])
         if not best:  # the packages are not there
             continue
+        for base in ("all pairs (isometry)", "random pairs"):
+            for noise in NOISES.get(name, ()):
+                how = {"optimizer": best[base]["optimizer"], "rate": best[base]["rate"]}
+                yield {"distance": name, "method": base + DISTURBED, **how, "noise": noise}
+        best = chosen([run for run in lab.runs if run["key"]["distance"] == name])
         for method in (ITSELF, CEILING):
             yield {"distance": name, "method": method, "seed": 0}
         bases = ("all pairs (isometry)", "both, annealed")
@@ -95,12 +104,13 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def chosen(runs: list[Run]) -> dict[str, Key]:
-    """By method the optimizer and rate with the least error on validation objects."""
+    """By method the optimizer, rate and noise with the least error on validation objects."""
     best: dict[str, tuple[float, Key]] = {}
     for run in runs:
         key, error = run["key"], run["figures"].get("RMSE")
         if "seed" not in key and (key["method"] not in best or error < best[key["method"]][0]):
-            best[key["method"]] = (error, {name: key[name] for name in ("optimizer", "rate")})
+            how = {name: key[name] for name in ("optimizer", "rate", "noise") if name in key}
+            best[key["method"]] = (error, how)
     return {method: key for method, (_, key) in best.items()}
 
 
@@ -126,7 +136,8 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     places = lab.once(f"places {name}", lambda: coordinates(objects, task.dimensions, path))
     trying = "seed" not in key
     every, begin = key["method"].endswith(EVERY), time.process_time()
-    base = "both, annealed" if key["method"] == COST else key["method"].removesuffix(EVERY)
+    base = key["method"].removesuffix(EVERY).removesuffix(DISTURBED)
+    base = "both, annealed" if base == COST else base
     model = train(
         objects,
         LOSSES[base],
@@ -137,6 +148,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
         rate=key["rate"],
         seed=SEARCH_SEED if trying else key["seed"],
         every=every,
+        noise=key.get("noise", 0.0),
         tick=lab.tick,
     )
     seconds = time.process_time() - begin
@@ -170,7 +182,8 @@ def tables(found: Found) -> str:
         "(Levenshtein, 64 dimensions), of series (root of DTW, 32) and of digits (Wasserstein, "
         f"32), in batches of {found['settings']['size']} with equal numbers of objects that pass "
         "through the network. *Regression on MDS*: towards coordinates by metric multidimensional "
-        "scaling, which takes the table of all distances. *Both, annealed*: all pairs, and the "
+        "scaling, which takes the table of all distances. *Disturbed*: trained on series with "
+        "noise, whose distances are computed in each step. *Both, annealed*: all pairs, and the "
         f"regression with a weight that falls to 0 at {100 * UNTIL:g} % of training. New objects; "
         "mean ± standard deviation over seeds. "
         f"{NEAREST} nearest: of each new object among the new ones; found: of each new object "
@@ -186,8 +199,8 @@ def tables(found: Found) -> str:
         parts += [table("training", grouped(measured, "method"), [SEEDS, *_COLUMNS, *_SEARCH])]
     priced = {r["key"]["distance"]: [r["figures"]] for r in found["runs"] if _is(r, COST)}
     tried = [run for run in found["runs"] if "seed" not in run["key"]]
-    names = ("distance", "method", "optimizer", "rate")
-    rows = grouped(tried, lambda run: tuple(run["key"][name] for name in names))
+    names = ("distance", "method", "optimizer", "rate", "noise")
+    rows = grouped(tried, lambda run: tuple(run["key"].get(name, "-") for name in names))
     return page(
         *parts,
         *_cost_parts(priced),

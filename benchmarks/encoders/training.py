@@ -121,6 +121,7 @@ def train(
     rate: float,
     seed: int,
     every: bool = False,
+    noise: float = 0.0,
     tick: Callable[[], None] | None = None,
 ) -> nn.Module:
     """Train an encoder.
@@ -135,6 +136,8 @@ def train(
         rate: The largest learning rate; it rises for a tenth of training and falls to 0.
         seed: Of the initial weights and of the batches.
         every: Whether objects without coordinates are trained on too.
+        noise: Standard deviation of normal noise on the objects, whose distances are then computed
+            in each step.
         tick: Called after each step.
     """
     torch.manual_seed(seed)
@@ -147,8 +150,13 @@ def train(
 
     def value(rows: Tensor, progress: float) -> Tensor:
         here = chosen[rows]
-        distances = objects.distances(here, here)
-        return loss(Batch(model(objects.x[here]), distances, wanted[rows], progress))
+        x = objects.x[here]
+        if noise and objects.between is not None:
+            x = x + noise * torch.randn_like(x)
+            distances = objects.between(x)
+        else:
+            distances = objects.distances(here, here)
+        return loss(Batch(model(x), distances, wanted[rows], progress))
 
     def cycle(progress: float) -> float:
         return rate * min(1, 10 * progress + 0.01) * (1 + math.cos(math.pi * progress)) / 2
