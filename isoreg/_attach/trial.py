@@ -50,7 +50,10 @@ def _same_numbers() -> Iterator[None]:
 @contextmanager
 def _same_attributes(model: nn.Module) -> Iterator[None]:
     """Put back the buffers of a model, and what else its modules assign to themselves."""
-    kept = [(m, type(m), dict(vars(m)), dict(m._buffers)) for m in model.modules()]
+    # torch's wrappers for several processes note there that they are set up, which they stay
+    theirs = ("torch.distributed", "torch.nn.parallel")
+    own = (m for m in model.modules() if not type(m).__module__.startswith(theirs))
+    kept = [(m, type(m), dict(vars(m)), dict(m._buffers)) for m in own]
     numbers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         yield
