@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
+from benchmarks.commands import app
 from benchmarks.library import attacks as experiment
 from benchmarks.library.attack_subjects import SUBJECTS
 from benchmarks.library.attacks import THEIRS, as_it_is, exact_linear, plain_pgd

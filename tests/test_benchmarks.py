@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
 from benchmarks.ascent import climb, margin
+from benchmarks.commands import app
 from benchmarks.library import speed
 from benchmarks.library.census import SAMPLE
 from benchmarks.library.census_check import Subject, check

@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
+from benchmarks.commands import app
 from benchmarks.maps import study
 from benchmarks.maps.data import ALL, DATA, MNIST, Parts, Samples, parts_of
 from benchmarks.maps.methods import METHODS, Method

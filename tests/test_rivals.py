@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
+from benchmarks.commands import app
 from benchmarks.costs import memory
 from benchmarks.methods import METHODS, Part, grid, method, rivals
 from benchmarks.rivals import costs

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
+from benchmarks.commands import app
 
 
 def test_the_command_runs_resumes_and_leaves_table_and_figure(tmp_path: Path) -> None:

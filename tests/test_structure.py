@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from benchmarks import probes
-from benchmarks.__main__ import app
+from benchmarks.commands import app
 from benchmarks.methods import attach
 from benchmarks.structure import data as samples
 from benchmarks.structure import digits, distances, training

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
 from benchmarks.ascent import ascent, climb, cross_entropy, margin
 from benchmarks.check import check
 from benchmarks.command import command_of, takes
+from benchmarks.commands import app
 from benchmarks.results import Results, as_text, fingerprint, read
 from benchmarks.sampling import even_rows
 from benchmarks.studies import by_command

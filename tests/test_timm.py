@@ -12,8 +12,8 @@ from photographs import fake_photographs
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
 from benchmarks.check import RESULTS
+from benchmarks.commands import app
 from benchmarks.results import read
 from benchmarks.study import new_lab
 from benchmarks.timm_models import settings as ways

@@ -1,0 +1,59 @@
+"""Command line of the benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.check import RESULTS, check
+from benchmarks.command import command_of, takes
+from benchmarks.studies import STUDIES, by_command
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+_LINES = 5
+
+
+@app.command("list")
+def list_studies() -> None:
+    """Say what each study shows, needs and takes, and how long that is."""
+    table = Table("name", "data", "time", "shows", "takes")
+    for study in STUDIES:
+        name = f"{study.command} --part {study.part}" if study.part else study.name
+        flags = " ".join("--" + option.replace("_", "-") for option in takes(study))
+        table.add_row(name, study.data, study.time, study.shows, flags)
+    Console().print(table)
+
+
+@app.command("check")
+def check_results(
+    folder: Annotated[Path, typer.Option(help="Folder with results.")] = RESULTS,
+) -> None:
+    """Say which runs the committed results lack by the present settings, and which are stale."""
+    console, wrong = Console(), 0
+    for found in check(STUDIES, folder):
+        wrong += bool(
+            found.error or found.lacking or found.stale or not found.table or not found.images
+        )
+        state = found.error or (
+            f"{found.runs} runs; {len(found.lacking)} lacking, {len(found.stale)} stale"
+            f"{f'; {found.uncertain} of an uncertain commit' if found.uncertain else ''}"
+            f"{'' if found.table else '; its table is not what its runs give'}"
+            f"{'' if found.images else '; it says other images than its study'}"
+        )
+        console.print(f"{found.file}: {state}", highlight=False)
+        lines = [f"  lacking: {key}" for key in found.lacking]
+        lines += [f"  stale: {key} ({why})" for key, why in found.stale]
+        for line in lines[:_LINES]:
+            console.print(line, highlight=False, markup=False)
+        if len(lines) > _LINES:
+            console.print(f"  and {len(lines) - _LINES} more")
+    if wrong:
+        raise typer.Exit(1)
+
+
+for studies in by_command().values():
+    app.command()(command_of(studies))
