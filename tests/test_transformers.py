@@ -299,6 +299,27 @@ def test_penalties_are_in_the_log_and_the_model_is_as_it_was(tmp_path: Path) -> 
     assert found.iso.report().steps == before
 
 
+@pytest.mark.parametrize("compiled_by", ["Trainer", "user"])
+@pytest.mark.parametrize("isometry", [{}, {"layers": "net.*1"}, {"inputs": "net.1"}])
+def test_a_compiled_model_s_layers_are_named_as_those_of_the_model_itself(
+    isometry: dict[str, Any], compiled_by: str, tmp_path: Path
+) -> None:
+    torch._dynamo.reset()
+    by_trainer = {"torch_compile": True, "torch_compile_backend": "eager"}
+    logs: list[dict[str, Any]] = []
+    for options in ({}, by_trainer if compiled_by == "Trainer" else {}):
+        model: Any = Deaf()  # as transformers wants a model compiled before
+        if logs and compiled_by == "user":
+            model = torch.compile(model, backend="eager")
+        options = {"remove_unused_columns": False, **options}
+        found = trainer(model, tmp_path, isometry=isometry, **options)
+        found.train()
+        logs.append({k: v for k, v in found.state.log_history[0].items() if "isometry" in k})
+    plain, compiled = logs
+    assert len(plain) == 3
+    assert compiled == pytest.approx(plain, rel=1e-4)
+
+
 def test_an_error_in_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = vit()
     found = trainer(model, tmp_path, isometry_labels=lambda batch: batch["labels"][:2])

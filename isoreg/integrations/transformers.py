@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isoreg._attach.reference import evaluating
 from isoreg._attach.samples import LABEL_NAMES, choose_samples, read_call
@@ -116,7 +116,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             return super().compute_loss(model, inputs, return_outputs, **options)
         with error_prefix("IsometryTrainer"):
             if not self._attached:
-                self._attach(self.accelerator.unwrap_model(model))
+                self._attach(_as_written(self.accelerator.unwrap_model(model)))
             assert self.iso is not None
             # the Trainer may take them out of the batch
             labels, given = self._labels_of(inputs), self._named(inputs)
@@ -187,3 +187,10 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         self._attached = True
         if self._resumed is not None and self._resumed.exists():
             self.iso.load_state_dict(torch.load(self._resumed, weights_only=True))
+
+
+def _as_written(model: nn.Module) -> nn.Module:
+    """The module whose layers are named as the user knows them, however often it is compiled."""
+    while (inner := model._modules.get("_orig_mod")) is not None:
+        model = inner
+    return model
