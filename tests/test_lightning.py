@@ -328,6 +328,60 @@ def test_two_callbacks_share_a_trainer_and_unknown_options_are_refused() -> None
         callbacks.IsometryCallback(xyzzy=0.1)  # near to none: all are named
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {"layers": "net.0"}),
+        ({}, {"layers": "0", "model": "net"}),
+        ({"layers": "net.2"}, {"layers": "net.2", "scale": "fit"}),
+    ],
+)
+def test_two_callbacks_do_the_same_in_either_order(
+    first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    logged, trained = [], []
+    for turned in (False, True):
+        pair = [callbacks.IsometryCallback(beta=b, **o) for b, o in ((0.5, first), (0.3, second))]
+        found = trainer(*(pair[::-1] if turned else pair))
+        found.fit(module := Direct(), loader(module))
+        names = {name for callback in pair for name in callback.iso.penalties}
+        expected = {"penalty", *(f"{kind}/{n}" for kind in ("penalty", "beta") for n in names)}
+        assert set(found.callback_metrics) == {f"isometry/{name}" for name in expected}
+        total = sum(float(callback.iso.log_dict()["isometry/penalty"]) for callback in pair)
+        assert found.callback_metrics["isometry/penalty"] == pytest.approx(total)
+        assert [callback.iso.beta for callback in pair] == [0.5, 0.3]
+        logged.append({name: float(x) for name, x in found.callback_metrics.items()})
+        trained.append(list(module.parameters()))
+        assert "training_step" not in vars(module)
+    assert logged[0] == pytest.approx(logged[1])
+    same(module, trained[0])
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_two_callbacks_leave_the_module_as_it_was_whichever_ends_first(last: int) -> None:
+    module = Direct()
+    pair = [callbacks.IsometryCallback(beta=0.5, layers=name) for name in ("net.0", "net.1")]
+    for callback in pair:
+        callback.on_train_start(None, module)
+    pair[1 - last].on_train_end(None, module)
+    assert "training_step" in vars(module)
+    pair[last].on_train_end(None, module)
+    assert "training_step" not in vars(module)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+def test_a_step_that_another_wrapped_in_between_is_left_to_it() -> None:
+    module: Any = Direct()
+    mine = callbacks.IsometryCallback(beta=0.5)
+    mine.on_train_start(None, module)
+    inner = vars(module)["training_step"]
+    vars(module)["training_step"] = others = lambda *args: inner(*args)
+    mine.on_train_end(None, module)
+    assert vars(module)["training_step"] is others
+    expected = Direct().training_step((X, Y), 0)
+    torch.testing.assert_close(module.training_step((X, Y), 0), expected)
+
+
 def test_the_reference_may_stand_in_the_batch() -> None:
     rows = [{"label": y, "image": x, "place": x[:2]} for x, y in zip(X, Y, strict=True)]
     module, callback = Keys(), callbacks.IsometryCallback(beta=0.1, reference="place")
