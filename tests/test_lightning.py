@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import logging
+import pickle
 import warnings
 from typing import Any
 
@@ -326,6 +329,39 @@ def test_two_callbacks_share_a_trainer_and_unknown_options_are_refused() -> None
         callbacks.IsometryCallback(betta=0.1)
     with pytest.raises(InputError, match=r"'xyzzy'. Close matches: .*\bbeta\b.*\bscale\b"):
         callbacks.IsometryCallback(xyzzy=0.1)  # near to none: all are named
+
+
+class Snapshots(pl.Callback):  # type: ignore[misc]
+    """Copies and pickles of a module, and of the other callbacks, made in training."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        others = [c for c in trainer.callbacks if isinstance(c, callbacks.IsometryCallback)]
+        self.copied, self.callbacks = copy.deepcopy(pl_module), copy.deepcopy(others)
+        self.pickles = [pickle.dumps(pl_module, protocol=p) for p in (0, 2, 5)]
+        pickle.dumps(others)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("own", [False, True])
+def test_copies_and_pickles_made_in_training_hold_the_step_as_the_module_has_it(
+    own: bool, number: int
+) -> None:
+    module, seen = Direct(), Snapshots()
+    if own:
+        vars(module)["training_step"] = functools.partial(Direct.training_step, module)
+    layers = ("net.0", None)[:number]
+    trainer(*(callbacks.IsometryCallback(x) for x in layers), seen).fit(module, loader(module))
+    assert not any(b"isoreg" in data for data in seen.pickles)
+    twin = copy.deepcopy(module)
+    trainer().fit(twin, loader(twin))
+    for other in (seen.copied, *map(pickle.loads, seen.pickles)):
+        step = vars(other)["training_step"]
+        assert (step.args[0] if own else step.__self__) is other
+        trainer().fit(other, loader(other))
+        same(other, list(twin.parameters()))
+    again = Direct()
+    trainer(*seen.callbacks).fit(again, loader(again))
+    assert "training_step" not in vars(again)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,10 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         self._trained: weakref.ref[Any] | None = None
         self.iso: IsometryRegularizer | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: nothing of a module that is trained now."""
+        return vars(self) | {"_added": None, "_trained": None}
+
     @property
     def state_key(self) -> str:
         """Tells the callbacks of one trainer apart, by their layers, model and options."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -70,6 +72,9 @@ class Wrapper:
     All adapters of a module share one, so that each of them sees the step as the module has it,
     whatever their order. Wrappers of others may stand around it, and go before or after it.
 
+    A deep copy or a pickle of the module holds the step alone in its place, and needs no isoreg to
+    load.
+
     Args:
         step: Takes a batch; returns a loss, a mapping with "loss", or None to skip the batch.
         log: Called with the penalties and betas by name.
@@ -103,6 +108,12 @@ class Wrapper:
             loss = loss + term.penalty(*found)
         self._log(_logged([term.iso for term, _ in terms]))
         return {**output, "loss": loss} if is_mapping else loss
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.step.method, memo)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return getattr, (contextlib.nullcontext(self.step.method), "enter_result")
 
     def add(self, term: Term, module: nn.Module) -> None:
         """Add a penalty; the first one puts this into the module's ``__dict__`` before its step."""
