@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from isoreg import AutoBeta, InputError, IsometryRegularizer, LayerError, isometry_penalty
+from isoreg import (
+    AutoBeta,
+    InputError,
+    IsometryRegularizer,
+    LayerError,
+    RecordError,
+    isometry_penalty,
+)
 from isoreg.integrations.batches import Named
 
 pl = pytest.importorskip("lightning.pytorch")
@@ -329,6 +336,42 @@ def test_two_callbacks_share_a_trainer_and_unknown_options_are_refused() -> None
         callbacks.IsometryCallback(betta=0.1)
     with pytest.raises(InputError, match=r"'xyzzy'. Close matches: .*\bbeta\b.*\bscale\b"):
         callbacks.IsometryCallback(xyzzy=0.1)  # near to none: all are named
+
+
+class Counting(Direct):
+    """Counts its steps."""
+
+    steps = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.count()
+        return super().training_step(batch, batch_idx)
+
+    @torch.compiler.disable
+    def count(self) -> None:
+        self.steps += 1
+
+
+@pytest.mark.parametrize("options", [{}, {"layers": "net.1"}, {"beta": 0.3, "scale": "fit"}])
+def test_a_compiled_module_is_trained_as_one_that_is_not(options: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    modules, logged = (Counting(), Counting()), []
+    for module in modules:
+        callback = callbacks.IsometryCallback(**{"beta": 0.5, **options})
+        compiled = torch.compile(module, backend="eager") if logged else module
+        values = fit(compiled, callback, max_epochs=2).callback_metrics
+        logged.append({name: float(x) for name, x in values.items()})
+        assert callback.iso.report().steps == module.steps == 6
+    assert logged[1] == pytest.approx(logged[0], rel=1e-4)
+    same(modules[1], list(modules[0].parameters()))
+
+
+def test_a_module_that_was_compiled_and_ran_without_the_callback_is_told_what_to_do() -> None:
+    torch._dynamo.reset()
+    module = torch.compile(Direct(), backend="eager")
+    trainer().fit(module, loader(module))
+    with pytest.raises(RecordError, match=r"'net.2' did not run .*torch._dynamo.reset\(\) forgets"):
+        fit(module, callbacks.IsometryCallback(beta=0.5))
 
 
 class Snapshots(pl.Callback):  # type: ignore[misc]
