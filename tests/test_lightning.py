@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import logging
+import pickle
 import warnings
 from typing import Any
 
@@ -12,7 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from isoreg import AutoBeta, InputError, IsometryRegularizer, LayerError, isometry_penalty
+from isoreg import (
+    AutoBeta,
+    InputError,
+    IsometryRegularizer,
+    LayerError,
+    RecordError,
+    isometry_penalty,
+)
 from isoreg.integrations.batches import Named
 
 pl = pytest.importorskip("lightning.pytorch")
@@ -326,6 +336,129 @@ def test_two_callbacks_share_a_trainer_and_unknown_options_are_refused() -> None
         callbacks.IsometryCallback(betta=0.1)
     with pytest.raises(InputError, match=r"'xyzzy'. Close matches: .*\bbeta\b.*\bscale\b"):
         callbacks.IsometryCallback(xyzzy=0.1)  # near to none: all are named
+
+
+class Counting(Direct):
+    """Counts its steps."""
+
+    steps = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.count()
+        return super().training_step(batch, batch_idx)
+
+    @torch.compiler.disable
+    def count(self) -> None:
+        self.steps += 1
+
+
+@pytest.mark.parametrize("options", [{}, {"layers": "net.1"}, {"beta": 0.3, "scale": "fit"}])
+def test_a_compiled_module_is_trained_as_one_that_is_not(options: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    modules, logged = (Counting(), Counting()), []
+    for module in modules:
+        callback = callbacks.IsometryCallback(**{"beta": 0.5, **options})
+        compiled = torch.compile(module, backend="eager") if logged else module
+        values = fit(compiled, callback, max_epochs=2).callback_metrics
+        logged.append({name: float(x) for name, x in values.items()})
+        assert callback.iso.report().steps == module.steps == 6
+    assert logged[1] == pytest.approx(logged[0], rel=1e-4)
+    same(modules[1], list(modules[0].parameters()))
+
+
+def test_a_module_that_was_compiled_and_ran_without_the_callback_is_told_what_to_do() -> None:
+    torch._dynamo.reset()
+    module = torch.compile(Direct(), backend="eager")
+    trainer().fit(module, loader(module))
+    with pytest.raises(RecordError, match=r"'net.2' did not run .*torch._dynamo.reset\(\) forgets"):
+        fit(module, callbacks.IsometryCallback(beta=0.5))
+
+
+class Snapshots(pl.Callback):  # type: ignore[misc]
+    """Copies and pickles of a module, and of the other callbacks, made in training."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        others = [c for c in trainer.callbacks if isinstance(c, callbacks.IsometryCallback)]
+        self.copied, self.callbacks = copy.deepcopy(pl_module), copy.deepcopy(others)
+        self.pickles = [pickle.dumps(pl_module, protocol=p) for p in (0, 2, 5)]
+        pickle.dumps(others)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("own", [False, True])
+def test_copies_and_pickles_made_in_training_hold_the_step_as_the_module_has_it(
+    own: bool, number: int
+) -> None:
+    module, seen = Direct(), Snapshots()
+    if own:
+        vars(module)["training_step"] = functools.partial(Direct.training_step, module)
+    layers = ("net.0", None)[:number]
+    trainer(*(callbacks.IsometryCallback(x) for x in layers), seen).fit(module, loader(module))
+    assert not any(b"isoreg" in data for data in seen.pickles)
+    twin = copy.deepcopy(module)
+    trainer().fit(twin, loader(twin))
+    for other in (seen.copied, *map(pickle.loads, seen.pickles)):
+        step = vars(other)["training_step"]
+        assert (step.args[0] if own else step.__self__) is other
+        trainer().fit(other, loader(other))
+        same(other, list(twin.parameters()))
+    again = Direct()
+    trainer(*seen.callbacks).fit(again, loader(again))
+    assert "training_step" not in vars(again)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {"layers": "net.0"}),
+        ({}, {"layers": "0", "model": "net"}),
+        ({"layers": "net.2"}, {"layers": "net.2", "scale": "fit"}),
+    ],
+)
+def test_two_callbacks_do_the_same_in_either_order(
+    first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    logged, trained = [], []
+    for turned in (False, True):
+        pair = [callbacks.IsometryCallback(beta=b, **o) for b, o in ((0.5, first), (0.3, second))]
+        found = trainer(*(pair[::-1] if turned else pair))
+        found.fit(module := Direct(), loader(module))
+        names = {name for callback in pair for name in callback.iso.penalties}
+        expected = {"penalty", *(f"{kind}/{n}" for kind in ("penalty", "beta") for n in names)}
+        assert set(found.callback_metrics) == {f"isometry/{name}" for name in expected}
+        total = sum(float(callback.iso.log_dict()["isometry/penalty"]) for callback in pair)
+        assert found.callback_metrics["isometry/penalty"] == pytest.approx(total)
+        assert [callback.iso.beta for callback in pair] == [0.5, 0.3]
+        logged.append({name: float(x) for name, x in found.callback_metrics.items()})
+        trained.append(list(module.parameters()))
+        assert "training_step" not in vars(module)
+    assert logged[0] == pytest.approx(logged[1])
+    same(module, trained[0])
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_two_callbacks_leave_the_module_as_it_was_whichever_ends_first(last: int) -> None:
+    module = Direct()
+    pair = [callbacks.IsometryCallback(beta=0.5, layers=name) for name in ("net.0", "net.1")]
+    for callback in pair:
+        callback.on_train_start(None, module)
+    pair[1 - last].on_train_end(None, module)
+    assert "training_step" in vars(module)
+    pair[last].on_train_end(None, module)
+    assert "training_step" not in vars(module)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+def test_a_step_that_another_wrapped_in_between_is_left_to_it() -> None:
+    module: Any = Direct()
+    mine = callbacks.IsometryCallback(beta=0.5)
+    mine.on_train_start(None, module)
+    inner = vars(module)["training_step"]
+    vars(module)["training_step"] = others = lambda *args: inner(*args)
+    mine.on_train_end(None, module)
+    assert vars(module)["training_step"] is others
+    expected = Direct().training_step((X, Y), 0)
+    torch.testing.assert_close(module.training_step((X, Y), 0), expected)
 
 
 def test_the_reference_may_stand_in_the_batch() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoreg import AutoBeta, InputError, IsometryRegularizer, RecordError, isometry_penalty
+from isoreg.integrations import calls
 
 transformers = pytest.importorskip("transformers")
 adapter = pytest.importorskip("isoreg.integrations.transformers")
@@ -69,6 +70,7 @@ IMAGES = rows("pixel_values", PIXELS)
 
 def trainer(model: Any, folder: Path, data: Any = IMAGES, kind: Any = None, **options: Any) -> Any:
     names = ("isometry", "isometry_labels", "compute_loss_func", "eval_dataset")
+    names += ("isometry_reference", "isometry_distances")
     given = {name: options.pop(name) for name in names if name in options}
     args = transformers.TrainingArguments(
         output_dir=str(folder),
@@ -297,6 +299,205 @@ def test_penalties_are_in_the_log_and_the_model_is_as_it_was(tmp_path: Path) -> 
     before = found.iso.report().steps
     assert found.evaluate()["eval_loss"] > 0
     assert found.iso.report().steps == before
+
+
+PLACES = torch.rand(N, 2, generator=torch.Generator().manual_seed(2))
+KINDS = (Y + 1) % 2
+ANNOTATED: list[dict[str, Any]] = [
+    {**row, "place": place, "kind": int(kind), "gaps": gaps}
+    for row, place, kind, gaps in zip(
+        IMAGES, PLACES, KINDS, torch.cdist(PLACES, PLACES), strict=True
+    )
+]
+FOUND = {"reference": "place", "labels": "kind", "distances": "gaps"}
+
+
+def expected_penalty(argument: str, model: Any) -> Tensor:
+    features = model.net[:3](PIXELS)
+    labels = KINDS if argument == "labels" else Y
+    reference = PIXELS.flatten(1) if argument == "labels" else PLACES
+    return isometry_penalty(reference, features, labels).detach()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("how", ["a key", "a key of unused columns", "a function"])
+@pytest.mark.parametrize("argument", FOUND)
+def test_what_the_penalty_alone_needs_is_kept_in_the_batch_and_out_of_the_model_s_call(
+    argument: str, how: str, compiled: bool, tmp_path: Path
+) -> None:
+    torch._dynamo.reset()
+    key = FOUND[argument]
+    finder = (lambda batch: batch[key]) if how == "a function" else key
+    found = trainer(
+        Plain(),
+        tmp_path,
+        ANNOTATED,
+        eval_dataset=ANNOTATED,
+        per_device_train_batch_size=N,
+        per_device_eval_batch_size=N,  # as many rows as (N, N) distances have columns
+        remove_unused_columns=how == "a key",
+        **({"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}),
+        **{f"isometry_{argument}": finder},
+    )
+    found._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(ANNOTATED)
+    found.train()
+    torch.testing.assert_close(found.iso.penalties["net.3"], expected_penalty(argument, Plain()))
+    assert found.evaluate()["eval_loss"] > 0
+    unlabelled = [{k: x for k, x in row.items() if k != "labels"} for row in ANNOTATED]
+    assert found.predict(unlabelled).predictions.shape == (N, 3)
+    assert not any(m._forward_pre_hooks for m in found.model_wrapped.modules())
+
+
+class Seeing(Plain):
+    def forward(self, pixel_values: Tensor, labels: Any = None, place: Any = None) -> Any:
+        assert place.shape == (6, 2)
+        return super().forward(pixel_values, labels)
+
+
+class Taking(Plain):
+    def forward(self, pixel_values: Tensor, labels: Any = None, **rest: Any) -> Any:
+        assert set(rest) >= {"place", "kind", "gaps"}
+        return super().forward(pixel_values, labels)
+
+
+@pytest.mark.parametrize(("model", "only_used"), [(Seeing, True), (Seeing, False), (Taking, False)])
+def test_a_model_gets_what_it_takes_itself(model: Any, only_used: bool, tmp_path: Path) -> None:
+    options = {"remove_unused_columns": only_used, "isometry_reference": "place"}
+    trainer(model(), tmp_path, ANNOTATED, **options).train()
+
+
+class Unlabelled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        logits = self.net(x)
+        return {"loss": logits.square().mean(), "logits": logits}
+
+
+def test_labels_under_a_usual_name_stay_out_of_a_model_without(tmp_path: Path) -> None:
+    data = [{"x": x, "y": int(y)} for x, y in zip(PLACES, Y, strict=True)]
+    found = trainer(Unlabelled(), tmp_path, data, remove_unused_columns=False)
+    found.train()
+    assert found.iso.report().steps == 1
+    other = trainer(Unlabelled(), tmp_path, [{**row, "z": 1} for row in data])
+    told = "IsometryTrainer: labels are looked for .* got a mapping with 'x'. Say where they are: "
+    told += "isometry_labels=lambda batch: ... With remove_unused_columns=False"
+    with pytest.raises(InputError, match=told):
+        other.train()
+
+
+class Weighted(transformers.Trainer):  # type: ignore[misc]
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        kinds = inputs.pop("kind")
+        outputs = model(**inputs)
+        loss = (outputs["loss"] * kinds).sum()
+        return (loss, outputs) if return_outputs else loss
+
+
+class WeightedIsometry(adapter.IsometryTrainer, Weighted):
+    pass
+
+
+def test_a_loss_of_one_s_own_gets_what_the_model_does_not_take(tmp_path: Path) -> None:
+    found = trainer(Plain(), tmp_path, ANNOTATED, WeightedIsometry, isometry_labels="kind",
+        remove_unused_columns=False, eval_dataset=ANNOTATED)  # fmt: skip
+    found.train()
+    assert found.evaluate()["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("argument", FOUND)
+def test_what_is_not_in_the_batch_is_named_as_the_trainer_s_argument(
+    argument: str, tmp_path: Path
+) -> None:
+    reading = {f"isometry_{argument}": lambda batch: batch["place"]}
+    told = rf"^IsometryTrainer: isometry_{argument} .*'place'.* with '.*', '.*'\."
+    told += r".* With remove_unused_columns=False a batch keeps"
+    for data, options in ((ANNOTATED, reading), (IMAGES, {f"isometry_{argument}": "place"})):
+        with pytest.raises(InputError, match=told):
+            trainer(Plain(), tmp_path, data, **options).train()
+
+
+def test_generation_is_without_what_the_penalty_alone_needs(tmp_path: Path) -> None:
+    class Generating(adapter.IsometryTrainer, transformers.Seq2SeqTrainer):
+        pass
+
+    config = transformers.T5Config(
+        vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2,
+        decoder_start_token_id=0, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    data = [{"input_ids": x, "labels": x, "place": p} for x, p in zip(IDS, PLACES, strict=True)]
+    arguments = transformers.Seq2SeqTrainingArguments(
+        str(tmp_path), max_steps=1, use_cpu=True, report_to=[], disable_tqdm=True,
+        save_strategy="no", predict_with_generate=True, generation_max_length=3,
+    )  # fmt: skip
+    found = Generating(
+        transformers.T5ForConditionalGeneration(config),
+        arguments,
+        train_dataset=data,
+        eval_dataset=data,
+        isometry={"layers": "encoder.block.0"},
+        isometry_labels=None,
+        isometry_reference="place",
+    )
+    found.train()
+    assert found.iso.report().steps == 1
+    assert len(found.predict(data).predictions) == N
+
+
+class Based(nn.Module):
+    """As peft's models are: it passes on what it gets."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def get_base_model(self) -> nn.Module:
+        return self.base
+
+    def forward(self, pixel_values: Any = None, **rest: Any) -> Any:
+        return self.base(pixel_values, **rest)
+
+
+class Around(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("model", "any_other"),
+    [(Plain(), False), (Deaf(), True), (Based(Plain()), False), (Around(Plain()), False)],
+)
+def test_what_a_model_takes_is_looked_up_through_what_passes_all_on(
+    model: nn.Module, any_other: bool
+) -> None:
+    assert calls.names_taken(model) == ({"pixel_values", "labels"}, any_other)
+
+
+@pytest.mark.parametrize("compiled_by", ["Trainer", "user"])
+@pytest.mark.parametrize("isometry", [{}, {"layers": "net.*1"}, {"inputs": "net.1"}])
+def test_a_compiled_model_s_layers_are_named_as_those_of_the_model_itself(
+    isometry: dict[str, Any], compiled_by: str, tmp_path: Path
+) -> None:
+    torch._dynamo.reset()
+    by_trainer = {"torch_compile": True, "torch_compile_backend": "eager"}
+    logs: list[dict[str, Any]] = []
+    for options in ({}, by_trainer if compiled_by == "Trainer" else {}):
+        model: Any = Deaf()  # as transformers wants a model compiled before
+        if logs and compiled_by == "user":
+            model = torch.compile(model, backend="eager")
+        options = {"remove_unused_columns": False, **options}
+        found = trainer(model, tmp_path, isometry=isometry, **options)
+        found.train()
+        logs.append({k: v for k, v in found.state.log_history[0].items() if "isometry" in k})
+    plain, compiled = logs
+    assert len(plain) == 3
+    assert compiled == pytest.approx(plain, rel=1e-4)
 
 
 def test_an_error_in_training_leaves_the_model_as_it_was(tmp_path: Path) -> None:

@@ -17,12 +17,19 @@ Finder: TypeAlias = str | Callable[[Any], Tensor | None] | None
 """A key of the batch, a callable on the batch, or None."""
 
 
-def find_labels(batch: Any, names: Sequence[str] = LABEL_NAMES) -> Tensor:
+def find_labels(
+    batch: Any,
+    names: Sequence[str] = LABEL_NAMES,
+    argument: str = "labels",
+    advice: str = "",
+) -> Tensor:
     """The labels of a batch in one of the usual forms.
 
     Args:
         batch: A mapping with one of the names, or a tuple or list whose second entry they are.
         names: Keys of labels, in the order in which they are looked for.
+        argument: What the adapter calls the argument that says where they are.
+        advice: What else the user may do where they are not found.
 
     Returns:
         The labels.
@@ -46,15 +53,19 @@ def find_labels(batch: Any, names: Sequence[str] = LABEL_NAMES) -> Tensor:
         return found
     raise InputError(
         f"labels are looked for in a batch's second entry or under {', '.join(names)}, got "
-        f"{seen}. Say where they are: labels=lambda batch: ..."
+        f"{seen}. Say where they are: {argument}=lambda batch: ... {advice}".rstrip()
     )
 
 
-def labels_finder(labels: Finder) -> Callable[[Any], Tensor | None]:
+def labels_finder(
+    labels: Finder, argument: str = "labels", advice: str = ""
+) -> Callable[[Any], Tensor | None]:
     """A callable that finds the labels of a batch.
 
     Args:
         labels: A key of the batch, a callable, or None for all pairs.
+        argument: What the adapter calls it.
+        advice: What else the user may do where they are not found.
 
     Returns:
         From a batch to labels or None; it can be pickled where the callable can.
@@ -67,31 +78,49 @@ def labels_finder(labels: Finder) -> Callable[[Any], Tensor | None]:
         >>> labels_finder("kind")({"x": torch.ones(2, 3), "kind": torch.tensor([0, 1])})
         tensor([0, 1])
     """
-    if labels is None or isinstance(labels, str):
-        return functools.partial(_labels_under, labels)
-    if not callable(labels):
-        raise InputError(f"labels must be a key, a callable or None, got {labels!r}.")
-    return labels
+    if labels is find_labels:
+        return find_labels
+    if not (labels is None or isinstance(labels, str) or callable(labels)):
+        raise InputError(f"{argument} must be a key, a callable or None, got {labels!r}.")
+    return functools.partial(_labels, labels, argument, advice)
 
 
-def _labels_under(key: str | None, batch: Any) -> Tensor | None:
-    return None if key is None else _find("labels", key, batch)
-
-
-def _find(name: str, finder: str | Callable[[Any], Tensor | None], batch: Any) -> Tensor:
+def _labels(finder: Finder, argument: str, advice: str, batch: Any) -> Tensor | None:
+    if finder is None:
+        return None
     if isinstance(finder, str):
-        if not isinstance(batch, Mapping) or finder not in batch:
-            keys = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else "no keys"
-            raise InputError(
-                f"{name} is to be found under {finder!r}, got a batch with {keys}. "
-                f"Say where it is: {name}=lambda batch: ..."
-            )
+        return _find(finder, argument, advice, batch)
+    found: Tensor | None = _ask(finder, argument, advice, batch)
+    return found
+
+
+def _ask(finder: Callable[[Any], Any], argument: str, advice: str, batch: Any) -> Any:
+    try:
+        return finder(batch)
+    except KeyError as error:
+        raise InputError(
+            f"{argument} must find its keys, got KeyError({error}) for a batch with "
+            f"{_keys(batch)}. {advice}".rstrip()
+        ) from error
+
+
+def _find(finder: str | Callable[[Any], Any], argument: str, advice: str, batch: Any) -> Tensor:
+    if not isinstance(finder, str):
+        found = _ask(finder, argument, advice, batch)
+    elif isinstance(batch, Mapping) and finder in batch:
         found = batch[finder]
     else:
-        found = finder(batch)
+        raise InputError(
+            f"{argument} is to be found under {finder!r}, got a batch with {_keys(batch)}. "
+            f"Say where it is: {argument}=lambda batch: ... {advice}".rstrip()
+        )
     if not isinstance(found, Tensor):
-        raise InputError(f"{name} must be a tensor, got {type(found).__name__}.")
+        raise InputError(f"{argument} must be a tensor, got {type(found).__name__}.")
     return found
+
+
+def _keys(batch: Any) -> str:
+    return ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else "no keys"
 
 
 class Named:
@@ -101,6 +130,8 @@ class Named:
         reference: Where the points are that the features are compared with.
         distances: Where the distances are.
         pair_weights: Where the weights of the pairs are.
+        prefix: In front of these names, where the adapter calls its arguments so.
+        advice: What else the user may do where one is not found.
 
     Example:
         >>> import torch
@@ -109,13 +140,25 @@ class Named:
         ['reference']
     """
 
-    def __init__(self, *, reference: Finder, distances: Finder, pair_weights: Finder) -> None:
+    def __init__(
+        self,
+        *,
+        reference: Finder,
+        distances: Finder,
+        pair_weights: Finder,
+        prefix: str = "",
+        advice: str = "",
+    ) -> None:
         given = {"reference": reference, "distances": distances, "pair_weights": pair_weights}
         self._finders = {name: finder for name, finder in given.items() if finder is not None}
+        self._prefix, self._advice = prefix, advice
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         """What is found, as keywords of `isoreg.IsometryRegularizer`'s call."""
-        return {name: _find(name, finder, batch) for name, finder in self._finders.items()}
+        return {
+            name: _find(finder, self._prefix + name, self._advice, batch)
+            for name, finder in self._finders.items()
+        }
 
 
 def check_options(options: Mapping[str, Any], allowed: Callable[..., Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from isoreg._attach.layers import Layers, find_layers
 from isoreg.errors import InputError, error_prefix, import_extra
 from isoreg.integrations.batches import Finder, Named, check_options, find_labels, labels_finder
-from isoreg.integrations.steps import Step, Wrapper
+from isoreg.integrations.steps import Term, Wrapper
 from isoreg.regularizer import IsometryRegularizer
 
 pl: Any = import_extra("lightning.pytorch", "lightning")
@@ -23,7 +23,8 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
     While it trains, the module's ``__dict__`` holds a wrapped ``training_step``, as Lightning does
     for compiled steps: its hooks before ``backward`` cannot replace the loss. Afterwards, also
     after an error, all is taken off. Accumulation and float16 are Lightning's as usual. Logged as
-    ``isometry/...``; ``callback.iso`` is the `isoreg.IsometryRegularizer`.
+    ``isometry/...``; ``callback.iso`` is the `isoreg.IsometryRegularizer`. Of several callbacks
+    ``isometry/penalty`` is the sum, and each one's beta is ``isometry/beta/LAYER``.
 
     Args:
         layers: As in `isoreg.IsometryRegularizer`; names are those in the LightningModule.
@@ -65,10 +66,14 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         self._model = model
         self._named = Named(reference=reference, distances=distances, pair_weights=pair_weights)
         self._key = f"({_named(layers)}, {model!r}, {sorted(options)})"
-        self._wrapper: Wrapper | None = None
+        self._added: tuple[Wrapper, Term] | None = None
         self._loaded: dict[str, Any] | None = None
         self._trained: weakref.ref[Any] | None = None
         self.iso: IsometryRegularizer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: nothing of a module that is trained now."""
+        return vars(self) | {"_added": None, "_trained": None}
 
     @property
     def state_key(self) -> str:
@@ -77,33 +82,33 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach to the module and wrap its step."""
-        step = Step(pl_module, pl_module.training_step)
+        wrapper = Wrapper.of(pl_module, pl_module.log_dict)
         with error_prefix(_NAME):
             if not pl_module.automatic_optimization:
                 raise InputError(
                     "optimization must be automatic, got a module that does it by hand. Add the "
                     "penalty to its loss there: an IsometryRegularizer is two lines."
                 )
-            named = find_layers(pl_module, self._model)[0].module if self._model else step
             before = self.iso
-            self.iso = self._build(named)
+            self.iso = self._build(
+                find_layers(pl_module, self._model)[0].module if self._model else wrapper.step
+            )
             if self._loaded is not None:  # once: a later fit goes on from where this one ends
                 self.iso.load_state_dict(self._loaded)
             elif before is not None and self._trained and self._trained() is pl_module:
                 self.iso.load_state_dict(before.state_dict())
             self._loaded, self._trained = None, weakref.ref(pl_module)
-        self._wrapper = Wrapper(
-            _NAME, step, self.iso, self._labels, pl_module.log_dict, self._named
-        )
-        self._wrapper.put_on(pl_module)
+        self._added = wrapper, Term(_NAME, self.iso, self._labels, self._named)
+        wrapper.add(self._added[1], pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Leave the module as it was."""
         if self.iso is not None:
             self.iso.detach()
-        if self._wrapper is not None:
-            self._wrapper.take_off(pl_module)
-            self._wrapper = None
+        if self._added is not None:
+            wrapper, term = self._added
+            wrapper.remove(term, pl_module)
+            self._added = None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the module as it was."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from isoreg.errors import error_prefix
@@ -38,60 +42,116 @@ class Step(nn.Module):
         self.forward = method  # whose signature says what the batch is called
 
 
-class Wrapper:
-    """A module's training step with the penalty added to its loss, and the way back.
+class Term(NamedTuple):
+    """What one adapter adds to the loss of a step.
 
-    Several may stand around each other; they may be taken off in any order.
-
-    Args:
+    Attributes:
         name: The name shown in errors.
-        step: Takes a batch; returns a loss, a mapping with "loss", or None to skip the batch.
         iso: The regularizer.
         labels: Finds the labels in the batch.
-        log: Called with the penalties and beta by name.
         named: Finds the reference or the distances in the batch, as keywords of the regularizer.
     """
 
-    def __init__(
-        self,
-        name: str,
-        step: Step,
-        iso: IsometryRegularizer,
-        labels: Callable[[Any], Tensor | None],
-        log: Callable[[dict[str, Tensor]], object],
-        named: Callable[[Any], dict[str, Tensor]],
-    ) -> None:
+    name: str
+    iso: IsometryRegularizer
+    labels: Callable[[Any], Tensor | None]
+    named: Callable[[Any], dict[str, Tensor]]
+
+    def find(self, batch: Any) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The labels of a batch, and what else the regularizer is called with."""
+        with error_prefix(self.name):
+            return self.labels(batch), self.named(batch)
+
+    def penalty(self, labels: Tensor | None, given: dict[str, Tensor]) -> Tensor:
+        """What is added to the loss."""
+        with error_prefix(self.name):
+            return self.iso(labels, **given)
+
+
+class Wrapper:
+    """A module's training step with penalties added to its loss, and the way back.
+
+    All adapters of a module share one, so that each of them sees the step as the module has it,
+    whatever their order. Wrappers of others may stand around it, and go before or after it.
+
+    A deep copy or a pickle of the module holds the step alone in its place, and needs no isoreg to
+    load.
+
+    Args:
+        step: Takes a batch; returns a loss, a mapping with "loss", or None to skip the batch.
+        log: Called with the penalties and betas by name.
+    """
+
+    def __init__(self, step: Step, log: Callable[[dict[str, Tensor]], object]) -> None:
         functools.update_wrapper(self, step.method)
-        self._name, self._step, self._iso, self._log = name, step, iso, log
-        self._labels, self._named = labels, named
-        self._before: dict[str, Any] | None = None
+        self.step = step
+        self._log = log
+        self._terms: list[Term] = []
+        self._before: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, module: nn.Module, log: Callable[[dict[str, Tensor]], object]) -> Wrapper:
+        """The one that stands in front of a module's step, or one that may be put there."""
+        front = vars(module).get(_STEP)
+        method: Any = getattr(module, _STEP)
+        return front if isinstance(front, cls) else cls(Step(module, method), log)
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        """The step's result; without the penalty once this wrapper is taken off."""
-        if self._before is None:
-            return self._step.method(batch, *args, **kwargs)
-        with error_prefix(self._name):
-            labels, given = self._labels(batch), self._named(batch)
-        output = self._step(batch, *args, **kwargs)
+        """The step's result, with the penalties of the terms that there are now."""
+        if not self._terms:
+            return self.step.method(batch, *args, **kwargs)
+        terms = [(term, term.find(batch)) for term in self._terms]
+        with self._as_written():
+            output = self.step(batch, *args, **kwargs)
         if output is None:
             return None
-        with error_prefix(self._name):
-            penalty = self._iso(labels, **given)
-        self._log(self._iso.log_tensors())
-        if isinstance(output, Mapping):
-            return {**output, "loss": output["loss"] + penalty}
-        return output + penalty
+        is_mapping = isinstance(output, Mapping)
+        loss = output["loss"] if is_mapping else output
+        for term, found in terms:
+            loss = loss + term.penalty(*found)
+        self._log(_logged([term.iso for term, _ in terms]))
+        return {**output, "loss": loss} if is_mapping else loss
 
-    def put_on(self, module: nn.Module) -> None:
-        """Stand in the module's ``__dict__`` in front of its step."""
-        found = vars(module)
-        self._before = {key: value for key, value in found.items() if key == _STEP}
-        found[_STEP] = self
+    def _as_written(self) -> contextlib.AbstractContextManager[None]:
+        """A context for a step that has a classifier to show, which a compiled one hides."""
+        if "torch._dynamo" not in sys.modules or all(term.iso.layers for term in self._terms):
+            return contextlib.nullcontext()
+        # another pass before the step would show it too, but log and count its batch twice
+        stance: contextlib.AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+        return stance
 
-    def take_off(self, module: nn.Module) -> None:
-        """Put back what stood there, as soon as no other wrapper stands in front."""
-        self._given_back, self._before = self._before or {}, None
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.step.method, memo)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return getattr, (contextlib.nullcontext(self.step.method), "enter_result")
+
+    def add(self, term: Term, module: nn.Module) -> None:
+        """Add a penalty; the first one puts this into the module's ``__dict__`` before its step."""
         found = vars(module)
-        while isinstance(front := found.get(_STEP), Wrapper) and front._before is None:
+        if found.get(_STEP) is not self:
+            self._before = {key: value for key, value in found.items() if key == _STEP}
+            found[_STEP] = self
+        self._terms.append(term)
+
+    def remove(self, term: Term, module: nn.Module) -> None:
+        """Leave a penalty out; where it was the last one, put back what stood there."""
+        self._terms = [other for other in self._terms if other is not term]
+        found = vars(module)
+        while isinstance(front := found.get(_STEP), Wrapper) and not front._terms:
             del found[_STEP]
-            found.update(front._given_back)
+            found.update(front._before)
+
+
+def _logged(isos: Sequence[IsometryRegularizer]) -> dict[str, Tensor]:
+    """What one regularizer logs; of several the sums, and each one's beta by its layers."""
+    if len(isos) == 1:
+        return isos[0].log_tensors()
+    total: dict[str, Tensor] = {}
+    for iso in isos:
+        values = iso.log_tensors()
+        beta = values.pop("isometry/beta")
+        values |= {f"isometry/beta/{layer}": beta for layer in iso.layers}
+        for name, value in values.items():
+            total[name] = total[name] + value if name in total else value
+    return total

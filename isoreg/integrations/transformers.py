@@ -19,10 +19,12 @@ from isoreg.integrations.batches import (
     find_labels,
     labels_finder,
 )
+from isoreg.integrations.calls import as_written, leaving_out, names_taken
 from isoreg.regularizer import IsometryRegularizer
 
 transformers: Any = import_extra("transformers", "transformers")
 _FILE = "isometry.pt"
+_COLUMNS = "With remove_unused_columns=False a batch keeps what the model does not take."
 
 
 class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -35,6 +37,9 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     the first accumulated batch, in eval mode. The penalty is logged beside the loss as
     ``isometry/...``; hooks are off again when ``train`` ends; ``trainer.iso`` is the
     `isoreg.IsometryRegularizer`. For another Trainer class: ``class Mine(IsometryTrainer, Other)``.
+
+    Columns that are named here stay in the batch, those that a callable reads with
+    ``remove_unused_columns=False``. Then the model is called with what it takes of a batch alone.
 
     Args:
         args: Of the Trainer.
@@ -70,10 +75,17 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     ) -> None:
         with error_prefix("IsometryTrainer"):
             check_options(isometry or {}, IsometryRegularizer)
-            self._isometry_labels = labels_finder(isometry_labels)
+            self._isometry_labels = labels_finder(isometry_labels, "isometry_labels", _COLUMNS)
         self._named = Named(
-            reference=isometry_reference, distances=isometry_distances, pair_weights=None
+            reference=isometry_reference,
+            distances=isometry_distances,
+            pair_weights=None,
+            prefix="isometry_",
+            advice=_COLUMNS,
         )
+        finders = isometry_labels, isometry_reference, isometry_distances
+        self._keys = [finder for finder in finders if isinstance(finder, str)]
+        self._adds = any(finder not in (None, find_labels) for finder in finders)
         self._isometry = dict(isometry or {})
         self._attached = False
         self._loss_is_mean: bool | None = None
@@ -92,9 +104,10 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
                 self.iso.detach()
             self._attached = False
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's step, once its loss is seen to hold the penalty."""
-        loss = super().training_step(*args, **kwargs)
+        with leaving_out(model, self._left_out(model)):
+            loss = super().training_step(model, *args, **kwargs)
         if not self._attached:
             raise RecordError(
                 "IsometryTrainer: compute_loss must reach this class's own in training mode, got a "
@@ -102,6 +115,15 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
                 "among the bases, and let model.train() switch training on."
             )
         return loss
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's step, in which the model gets what it takes."""
+        if getattr(self.args, "predict_with_generate", False):  # and generate takes less
+            known, _ = names_taken(as_written(self.accelerator.unwrap_model(model)))
+            known |= {"labels", *self.label_names}
+            inputs = {k: x for k, x in inputs.items() if k in known or not self._is_ours(k)}
+        with leaving_out(model, self._left_out(model)):
+            return super().prediction_step(model, inputs, *args, **kwargs)
 
     def compute_loss(
         self,
@@ -116,7 +138,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             return super().compute_loss(model, inputs, return_outputs, **options)
         with error_prefix("IsometryTrainer"):
             if not self._attached:
-                self._attach(self.accelerator.unwrap_model(model))
+                self._attach(as_written(self.accelerator.unwrap_model(model)))
             assert self.iso is not None
             # the Trainer may take them out of the batch
             labels, given = self._labels_of(inputs), self._named(inputs)
@@ -132,7 +154,25 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         if self._isometry_labels is not find_labels:
             return self._isometry_labels(batch)
         own = self.label_names if len(self.label_names) == 1 else []
-        return find_labels(batch, [*dict.fromkeys([*own, *LABEL_NAMES])])
+        names = [*dict.fromkeys([*own, *LABEL_NAMES])]
+        return find_labels(batch, names, "isometry_labels", _COLUMNS)
+
+    def _is_ours(self, key: str) -> bool:
+        """Whether a key of the batch may be there for the penalty alone."""
+        usual = {*self.label_names, *LABEL_NAMES}
+        return self._adds or (self._isometry_labels is find_labels and key in usual)
+
+    def _left_out(self, model: Any) -> Callable[[str], bool]:
+        """Which keys the model is called without, as it does not take them."""
+        names, any_other = names_taken(as_written(self.accelerator.unwrap_model(model)))
+        return lambda key: not any_other and key not in names and self._is_ours(key)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """The columns that the Trainer keeps, with those that the penalty needs."""
+        super()._set_signature_columns_if_needed()
+        known = self._signature_columns
+        more = [key for key in self._keys if key not in known]
+        self._signature_columns: list[str] = [*known, *more]  # others may hold the first list
 
     def _is_mean(self, model: Any, inputs: Any, items: Any) -> bool:
         """Whether the loss comes divided by all that an accumulation holds."""
