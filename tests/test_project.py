@@ -142,6 +142,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "integrations": {
         "errors",
+        "_compiled",
         "_tables",
         "distances",
         "regularizer",

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 
-def as_written(model: nn.Module) -> nn.Module:
+def uncompiled(model: nn.Module) -> nn.Module:
     """The module whose layers are named as the user knows them, however often it is compiled.
 
     Args:
@@ -21,7 +21,7 @@ def as_written(model: nn.Module) -> nn.Module:
 
     Example:
         >>> model = nn.Linear(2, 2)
-        >>> as_written(model) is model
+        >>> uncompiled(model) is model
         True
     """
     while (inner := model._modules.get("_orig_mod")) is not None:

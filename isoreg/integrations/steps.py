@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from isoreg._compiled import as_written
 from isoreg.errors import error_prefix
 from isoreg.regularizer import IsometryRegularizer
 
@@ -101,7 +100,9 @@ class Wrapper:
         if not self._terms:
             return self.step.method(batch, *args, **kwargs)
         terms = [(term, term.find(batch)) for term in self._terms]
-        with self._as_written():
+        # a compiled step hides its classifier, and a pass before it would log and count a batch twice
+        known = all(term.iso.layers for term in self._terms)
+        with contextlib.nullcontext() if known else as_written():
             output = self.step(batch, *args, **kwargs)
         if output is None:
             return None
@@ -111,14 +112,6 @@ class Wrapper:
             loss = loss + term.penalty(*found)
         self._log(_logged([term.iso for term, _ in terms]))
         return {**output, "loss": loss} if is_mapping else loss
-
-    def _as_written(self) -> contextlib.AbstractContextManager[None]:
-        """A context for a step that has a classifier to show, which a compiled one hides."""
-        if "torch._dynamo" not in sys.modules or all(term.iso.layers for term in self._terms):
-            return contextlib.nullcontext()
-        # another pass before the step would show it too, but log and count its batch twice
-        stance: contextlib.AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
-        return stance
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self.step.method, memo)

@@ -19,7 +19,7 @@ from isoreg.integrations.batches import (
     find_labels,
     labels_finder,
 )
-from isoreg.integrations.calls import as_written, leaving_out, names_taken
+from isoreg.integrations.calls import leaving_out, names_taken, uncompiled
 from isoreg.regularizer import IsometryRegularizer
 
 transformers: Any = import_extra("transformers", "transformers")
@@ -119,7 +119,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's step, in which the model gets what it takes."""
         if getattr(self.args, "predict_with_generate", False):  # and generate takes less
-            known, _ = names_taken(as_written(self.accelerator.unwrap_model(model)))
+            known, _ = names_taken(uncompiled(self.accelerator.unwrap_model(model)))
             known |= {"labels", *self.label_names}
             inputs = {k: x for k, x in inputs.items() if k in known or not self._is_ours(k)}
         with leaving_out(model, self._left_out(model)):
@@ -138,7 +138,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             return super().compute_loss(model, inputs, return_outputs, **options)
         with error_prefix("IsometryTrainer"):
             if not self._attached:
-                self._attach(as_written(self.accelerator.unwrap_model(model)))
+                self._attach(uncompiled(self.accelerator.unwrap_model(model)))
             assert self.iso is not None
             # the Trainer may take them out of the batch
             labels, given = self._labels_of(inputs), self._named(inputs)
@@ -164,7 +164,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _left_out(self, model: Any) -> Callable[[str], bool]:
         """Which keys the model is called without, as it does not take them."""
-        names, any_other = names_taken(as_written(self.accelerator.unwrap_model(model)))
+        names, any_other = names_taken(uncompiled(self.accelerator.unwrap_model(model)))
         return lambda key: not any_other and key not in names and self._is_ours(key)
 
     def _set_signature_columns_if_needed(self) -> None:
