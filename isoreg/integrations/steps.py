@@ -100,7 +100,7 @@ class Wrapper:
         if not self._terms:
             return self.step.method(batch, *args, **kwargs)
         terms = [(term, term.find(batch)) for term in self._terms]
-        # a compiled step hides its classifier, and a pass before it would log and count a batch twice
+        # a compiled step hides its classifier, and another pass would log and count a batch twice
         known = all(term.iso.layers for term in self._terms)
         with contextlib.nullcontext() if known else as_written():
             output = self.step(batch, *args, **kwargs)
