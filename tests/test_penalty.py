@@ -974,3 +974,26 @@ def test_what_is_given_for_pairs_of_two_classes_is_not_looked_at(
         for given in (table, table.masked_fill(apart, -1.0))
     )
     assert_close(found, expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, "fit", "learned"])
+def test_layers_made_of_each_other_have_the_same_gradient_where_it_is_differentiated(
+    scale: float | str,
+) -> None:
+    draws = torch.Generator().manual_seed(0)
+    x = torch.rand(8, 5, generator=draws, dtype=torch.float64)
+    first = torch.randn(5, 4, generator=draws, dtype=torch.float64).requires_grad_()
+    second = torch.randn(4, 3, generator=draws, dtype=torch.float64)
+    labels = torch.arange(8) % 2
+
+    def total(weight: Tensor) -> Tensor:
+        h = torch.tanh(x @ weight)
+        factor = weight.square().mean() if scale == "learned" else scale
+        layers = [h, torch.tanh(h @ second), h]
+        return isometry_penalty(x, layers, labels, scale=factor).sum()
+
+    (plain,) = torch.autograd.grad(total(first), first)
+    (again,) = torch.autograd.grad(total(first), first, create_graph=True)
+    assert_close(again, plain)
+    assert gradcheck(total, first)
+    assert gradgradcheck(total, first)

@@ -162,6 +162,10 @@ def _densely(
 ) -> list[Tensor | None]:
     """The same with a graph: stored gradients are constants, so by all distances."""
     inputs, labels, targets, weights, *features = saved
+    # views, since layers of one network are made of each other: what a gradient by one of them is
+    # must not hold what it does through the next, which autograd adds itself
+    scale = None if scale is None else scale.view_as(scale)
+    features = [x.view_as(x) for x in features]
     reference = inputs if targets is None else targets
     factor: Scale = terms.scale if scale is None else scale
     options = Options(euclidean, euclidean, factor, terms.reduction, targets is not None)
