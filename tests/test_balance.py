@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 
@@ -80,6 +81,38 @@ def test_of_the_first_batch_the_weighted_penalty_is_a_hundredth_of_the_share() -
     iso = IsometryRegularizer(model, beta="auto")
     model(x)
     assert iso(y).item() == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.0005])
+def test_a_penalty_that_begins_at_nothing_does_not_drown_the_loss(rate: float) -> None:
+    (x, y), student = batch(), net()
+    teacher = copy.deepcopy(student[:-1])
+    iso = IsometryRegularizer(student, beta="auto", inputs=teacher)
+    optimizer, shares = torch.optim.SGD(student.parameters(), rate), []
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(student(x), y)
+        penalty = iso(y)
+        with iso.paused():
+            features = student[:-1](x)
+            own = iso.beta * isometry_penalty(teacher(x).detach(), features, y)
+            pulls = [
+                torch.autograd.grad(value, features)[0].norm()
+                for value in (own, F.cross_entropy(student[-1](features), y))
+            ]
+        shares.append(float(pulls[0] / pulls[1]))
+        (loss + penalty).backward()
+        optimizer.step()
+    assert shares[0] == 0
+    assert max(shares) < 0.6
+    assert iso.state_dict()["beta"].keys() == {"log", "weight", "used", "size"}
+
+
+def test_a_state_of_an_earlier_version_is_read() -> None:
+    beta = AutoBeta()
+    state = {"log": torch.tensor(0.5), "weight": torch.tensor(0.5), "used": torch.tensor(0.1)}
+    beta.load_state_dict(state)
+    assert float(beta.weigh(torch.tensor(1e9))) == pytest.approx(0.1 * math.e)
 
 
 def test_gradients_are_those_of_a_number_for_beta() -> None:

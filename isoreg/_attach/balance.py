@@ -31,6 +31,7 @@ Norms: TypeAlias = Mapping[str, Pull]
 
 
 _STATE = ("log", "weight", "used")
+_TINY, _FAR = 1e-3, 4.0  # a penalty, and times as large as usual: batches differ by less
 
 
 class GradientNorms:
@@ -113,8 +114,9 @@ class AutoBeta:
     with phi the recorded features of all layers, L all of the loss but the layer's own penalty,
     and P the penalty at weight 1. Both gradients are read off the backward pass that happens
     anyway. The average starts with the first measurement (its bias is corrected); the very first
-    batch, of which no gradient is known, gets a beta with which beta P is a hundredth of the share:
-    enough to measure by, too little to matter. Only ratios enter: a loss scaled for float16 or
+    batch, of which no gradient is known, gets a beta with which beta P is a hundredth of the share
+    (less for P below a thousandth): enough to measure by, too little to matter. A batch whose P is
+    far larger than all before gets less. Only ratios enter: a loss scaled for float16 or
     divided for accumulation changes nothing. Steps whose gradients are zero (no pairs) or not
     finite do not count.
 
@@ -157,6 +159,8 @@ class AutoBeta:
         self._log = zero  # average of the logarithm, before its bias is corrected
         self._weight = zero  # total weight of what went into it
         self._used = zero
+        self._size = zero  # average of the penalty's logarithm, as that of the ratio
+        self._penalty = zero
 
     def __repr__(self) -> str:
         return f"AutoBeta(share={self.share:g}, momentum={self.momentum:g})"
@@ -186,10 +190,17 @@ class AutoBeta:
             A 0-dimensional tensor.
         """
         self._move_to(penalty.device)
-        # small: with several layers a large one would be part of what reaches the earlier layers
-        first = torch.where(penalty > 0, 0.01 * self.share / penalty, 0.0)
+        # small: with several layers a large one would be part of what reaches the earlier layers.
+        # A penalty is a square: the gradient of a tiny one falls as its root does
+        first = 0.01 * self.share / torch.maximum(penalty, (_TINY * penalty).sqrt())
+        first = torch.where(penalty > 0, first, 0.0)
         learned = self.share * (self._log / self._weight).exp()
+        # one that is far larger than all that were measured, as of a copy of its teacher that
+        # begins to move, has a larger gradient
+        larger = penalty / (_FAR * (self._size / self._weight).exp())
+        learned = learned / larger.clamp_min(1).sqrt()
         self._used = torch.where(self._weight > 0, learned, first)
+        self._penalty = penalty.detach()
         return self._used
 
     @torch.no_grad()
@@ -207,11 +218,14 @@ class AutoBeta:
         log = (self._used * rest / own).log()
         m, valid = self.momentum, log.isfinite()
         self._log = torch.where(valid, m * self._log + (1 - m) * log, self._log)
+        size = self._penalty.to(self._size).log()
+        self._size = torch.where(valid, m * self._size + (1 - m) * size, self._size)
         self._weight = torch.where(valid, m * self._weight + (1 - m), self._weight)
 
     def state_dict(self) -> dict[str, Any]:
         """The average, for a checkpoint."""
-        return dict(zip(_STATE, (self._log, self._weight, self._used), strict=True))
+        found = {name: getattr(self, f"_{name}") for name in _STATE}
+        return found | {"size": self._size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the checkpoint was.
@@ -220,9 +234,10 @@ class AutoBeta:
             state: What `state_dict` returned.
         """
         self.check_state_dict(state)
-        self._log, self._weight, self._used = (
-            torch.as_tensor(state[name]).detach().clone() for name in _STATE
-        )
+        # of an earlier version no penalty is known, so that none is far larger
+        for name, value in ({"size": math.inf} | {**state}).items():
+            if name in (*_STATE, "size"):
+                setattr(self, f"_{name}", torch.as_tensor(value).detach().clone())
 
     @staticmethod
     def check_state_dict(state: Mapping[str, Any]) -> None:
