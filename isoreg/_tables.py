@@ -119,6 +119,8 @@ def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = 
         got = f"{one:.6g} for samples {i} and {j}"
         if 0 <= one < math.inf:
             got += f" and {other:.6g} for {j} and {i}"
+        if name == "input_distances" and bool(one.isnan() ^ other.isnan()):
+            got += " (a pair that is not known is NaN in both orders)"
         raise InputError(
             f"{name} must be finite, 0 or more, and the same for both orders of a pair, got {got}."
         )

@@ -104,7 +104,7 @@ def distortion(
             distance=distance,
             input_distance=input_distance,
         )
-        factor = distortion_of(dx, dphi).scale if isinstance(scale, str) else float(scale)
+        factor = best_factor(dx, dphi) if isinstance(scale, str) else float(scale)
         scaled = distortion_of(dx, factor * dphi)
         return dataclasses.replace(scaled, scale=factor * scaled.scale)
 
@@ -168,7 +168,7 @@ def distances_within(
                 )
             dx_bb = distances_by(input_metric, x).to(phi.device)
         dx, dphi = (d_bb[compared].double() for d_bb in (dx_bb, distances_by(metric, phi)))
-        factor = distortion_of(dx, dphi).scale if isinstance(scale, str) else float(scale)
+        factor = best_factor(dx, dphi) if isinstance(scale, str) else float(scale)
         return dx, factor * dphi
 
 
@@ -197,6 +197,25 @@ def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:
         contraction=ratios.min().item() if len(ratios) else math.nan,
         scale=_ratio((dx * dphi).sum(), dphi.square().sum()),
     )
+
+
+def best_factor(dx: Tensor, dphi: Tensor) -> float:
+    """What feature distances are multiplied with for the least stress; 1 where all are 0.
+
+    Args:
+        dx: (P,) distances between inputs.
+        dphi: (P,) distances between their features.
+
+    Returns:
+        The factor; NaN without pairs, or where a distance is no number.
+
+    Example:
+        >>> best_factor(torch.tensor([1.0, 2.0]), torch.zeros(2))
+        1.0
+    """
+    if len(dphi) and not dphi.any():
+        return 1.0
+    return distortion_of(dx, dphi).scale
 
 
 def _pearson(a: Tensor, b: Tensor) -> float:

@@ -114,7 +114,7 @@ class ReferenceHead(Watching, nn.Module):
                     "is predicted from. Name a layer that runs once, or run the other passes "
                     "inside `with head.paused():`."
                 )
-            check_reference(reference, {name: features})
+            check_reference(reference, {name: features}, "reference")
             points = flatten_points(reference.detach(), "reference").to(features.device)
             if points.shape[1] != self.linear.out_features:
                 raise InputError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from isoreg.errors import InputError, check_integer, error_prefix
+from isoreg.errors import InputError, check_integer, error_prefix, is_number
 from isoreg.penalty import isometry_penalty
 
 # how many LILs a level's loss reaches; None: all before it
@@ -56,6 +56,11 @@ class LocallyIsometricLayer(nn.Sequential):
         with error_prefix("LocallyIsometricLayer"):
             for name, number in (("in_features", in_features), ("width", width), ("depth", depth)):
                 check_integer(name, number, 1)
+            if not isinstance(activation, type) and isinstance(activation, nn.Module):
+                raise InputError(
+                    "activation must make a module each time, as nn.Tanh does, got one module. "
+                    "Give its class, or lambda: <the module>."
+                )
         modules: list[nn.Module] = []
         for index in range(depth):
             modules += [nn.Linear(width if index else in_features, width), activation()]
@@ -195,6 +200,9 @@ class StackedLIL(nn.Module):
         """
         with error_prefix("StackedLIL.loss"):
             self._check_levels(x, levels)
+            for name, number in (("alpha", alpha), ("beta", beta)):
+                if not is_number(number):
+                    raise InputError(f"{name} must be a number, got {number!r}.")
             features = self.features(x)
             references = [x, *[h.detach() for h in features]]
             total = x.new_zeros(())
@@ -219,10 +227,11 @@ class StackedLIL(nn.Module):
         return self.heads[level if len(self.heads) > 1 else 0]
 
     def _check_levels(self, x: Tensor, levels: Sequence[Tensor]) -> None:
-        if len(levels) != len(self.classes):
+        count = len(levels) if isinstance(levels, Sequence) else type(levels).__name__
+        if count != len(self.classes):
             raise InputError(
                 f"one tensor of labels for each of {len(self.classes)} levels is needed, "
-                f"got {len(levels)}."
+                f"got {count}."
             )
         for index, (y, classes) in enumerate(zip(levels, self.classes, strict=True)):
             is_tensor = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from isoreg._compiled import between_graphs
 from isoreg._pairs.dense import dense_by_options
@@ -27,6 +28,11 @@ _between_graphs = between_graphs(
     penalty_across,
     "a graph holds the pairs of one batch in one process: with queue or process_group compile "
     "without fullgraph=True, so that the penalty runs between two graphs",
+)
+_densely_between_graphs = between_graphs(
+    dense_by_options,
+    "a graph holds Euclidean distances: with another metric, or a reference or labels that need a "
+    "gradient, compile without fullgraph=True, so that the penalty runs between two graphs",
 )
 
 
@@ -125,6 +131,10 @@ def isometry_penalty(
             raise InputError(
                 f"queue must be an isoreg.FeatureQueue or None, got {type(queue).__name__}."
             )
+        if not isinstance(features, Tensor | Sequence):
+            raise InputError(
+                f"features must be a tensor or a sequence of them, got {type(features).__name__}."
+            )
         layers = [features] if isinstance(features, Tensor) else list(features)
         points = _points(layers, single=isinstance(features, Tensor))
         if labels is not None:
@@ -207,7 +217,8 @@ def layer_penalties(
         call = make_call(reference, points, labels, options, pair_weights)
         penalties = engine_penalty(call, Terms(options.scale, options.reduction))
     else:
-        penalties = dense_by_options(reference, points, labels, options, pair_weights)
+        dense = _densely_between_graphs if torch.compiler.is_compiling() else dense_by_options
+        penalties = dense(reference, points, labels, options, pair_weights)
     if labels is not None and not labels.device.type == reference.device.type == "cpu":
         penalties = spoil(penalties, valid_labels(labels).all())
     return penalties, first
@@ -232,9 +243,10 @@ def spoil(penalties: Tensor, valid: Tensor) -> Tensor:
 
 def _by_engine(options: Options, labels: Tensor | None, reference: Tensor) -> bool:
     """Whether the engine covers these options: all that most users ever call."""
-    transformed = not torch.compiler.is_compiling() and (
-        torch._C._are_functorch_transforms_active()
-    )
+    compiling = torch.compiler.is_compiling()
+    transformed = not compiling and torch._C._are_functorch_transforms_active()
+    # of torch.autograd.forward_ad, whose tangents the engine does not carry
+    transformed = transformed or (not compiling and forward_ad._current_level >= 0)
     return (
         options.metric is euclidean
         and (options.given or options.input_metric is euclidean)

@@ -446,7 +446,10 @@ class IsometryRegularizer(Watching):
         """What a copy or a pickle holds: weights, averages and queue, but no hooks on a model."""
         kept = {"_beta", "_distance", "_input_distance", "_scale", "_reduction", "_exchange"}
         kept |= {"process_group", "_queue", "_shapes", "_warned"}
-        return {name: value for name, value in vars(self).items() if name in kept}
+        state = {name: value for name, value in vars(self).items() if name in kept}
+        if not isinstance(self.process_group, str):  # a group lives in this process alone
+            state["process_group"] = None
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -165,3 +165,10 @@ def test_distances_that_are_equal_but_for_rounding_have_no_correlation(
     for pair in ((points, others), (others, points)):
         assert math.isnan(distortion(*pair).correlation)
     assert distortion(others, others + 1e3 * others.mean()).correlation == pytest.approx(1)
+
+
+def test_features_that_all_coincide_have_the_stress_1_whatever_the_scale() -> None:
+    x, features = torch.rand(8, 3), torch.ones(8, 2)
+    for scale in (1.0, 2.0, "fit"):
+        found = distortion(x, features, scale=scale)
+        assert (found.stress, found.contraction, found.expansion) == (1, 0, 0)

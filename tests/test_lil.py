@@ -213,3 +213,14 @@ def test_an_empty_batch_has_no_loss() -> None:
     loss = model.loss(torch.empty(0, 3), [empty, empty])
     loss.backward()
     assert loss == 0
+
+
+def test_what_is_no_activation_no_weight_and_no_labels_is_refused() -> None:
+    x, y = torch.rand(6, 3), torch.arange(6) % 2
+    with pytest.raises(InputError, match="activation must make a module each time"):
+        LocallyIsometricLayer(3, activation=torch.nn.Tanh())
+    stack = StackedLIL(3, [2])
+    with pytest.raises(InputError, match="beta must be a number, got 'auto'"):
+        stack.loss(x, [y], beta="auto")
+    with pytest.raises(InputError, match="labels for each of 1 levels is needed, got NoneType"):
+        stack.loss(x, None)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from isoreg import (
     AutoBeta,
+    InputError,
     IsometryRegularizer,
     LayerError,
     RecordError,
@@ -280,3 +281,58 @@ def test_a_head_whose_width_was_not_known_is_loaded_and_its_gradients_are_cleare
     value.backward()
     head.zero_grad()
     assert head.linear.weight.grad is None
+
+
+# What is refused
+
+
+class Group:
+    """Lives in one process."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle 'ProcessGroup' object")
+
+
+def test_a_copy_of_a_regularizer_has_no_group_and_watches_nothing() -> None:
+    iso = IsometryRegularizer(Blocks())
+    iso.process_group = Group()
+    with pytest.raises(RecordError, match="a copy watches no model"):
+        copy.deepcopy(iso)(Y)
+    iso.process_group = "world"
+    assert copy.deepcopy(iso).process_group == "world"
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: isometry_penalty(X, None), "features must be a tensor or a sequence of them"),
+        (
+            lambda: IsometryRegularizer(Blocks(), pool={"head": "mean"}),
+            "pool must be a callable or one of",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(call: Callable, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        call()
+
+
+def test_a_part_of_a_teacher_that_cannot_take_the_batch_is_named() -> None:
+    model, teacher = Blocks(), nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 2))
+    iso = IsometryRegularizer(model, inputs=teacher[1])
+    with pytest.raises(InputError, match=r"inputs: the network is called with what.*part"):
+        model(X)
+    assert iso.layers == []
+
+
+def test_the_reference_of_a_call_that_is_of_other_samples_is_named() -> None:
+    model = Blocks()
+    iso = IsometryRegularizer(model)
+    model(X)
+    with pytest.raises(InputError, match=r"for 3 rows of the reference.*reference="):
+        iso(Y, reference=X[:3])
+    model(X)
+    distances = torch.rand(12, 12)
+    distances[1, 0] = torch.nan
+    with pytest.raises(InputError, match="is NaN in both orders"):
+        iso(None, distances=distances)

@@ -63,7 +63,9 @@ def test_a_callable_gets_all_that_a_layer_returns_and_a_name_its_first_tensor() 
     assert FirstTensor(torch.sum)(["text"]) is None
     nested = torch.nested.nested_tensor([X[0, 0, 0]])
     assert FirstTensor(torch.sum)(nested) is nested, "it is refused where it is read"
-    with pytest.raises(InputError, match="one of 'flatten', 'mean', 'mean_last', 'token', got 3"):
+    with pytest.raises(
+        InputError, match="one of 'flatten', 'mean', 'mean_last', 'token', for all layers, got 3"
+    ):
         resolve_pool(3)  # type: ignore[arg-type]
 
 

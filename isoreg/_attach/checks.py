@@ -148,12 +148,13 @@ def batch_size(features: dict[str, Tensor]) -> int:
     return x.shape[0]
 
 
-def check_reference(reference: Tensor, features: dict[str, Tensor]) -> None:
+def check_reference(reference: Tensor, features: dict[str, Tensor], name: str = "inputs") -> None:
     """Refuse a reference that is not one of this batch.
 
     Args:
         reference: (n, ...) points.
         features: (n, d) by layer.
+        name: The argument that it was given by.
 
     Raises:
         InputError: If it holds other than n points, or none that have distances.
@@ -175,11 +176,12 @@ def check_reference(reference: Tensor, features: dict[str, Tensor]) -> None:
             "ids name the embedding, inputs='embedding'; for integer images convert them, "
             "inputs=lambda x: x.float()."
         )
-    for name, x in features.items():
+    for layer, x in features.items():
         if x.shape[0] != reference.shape[0]:
+            what = "inputs" if name == "inputs" else "rows of the reference"
             raise InputError(
-                f"layer {name!r} gave features of shape {tuple(x.shape)} for "
-                f"{len(reference)} inputs. Both need one row a sample: see pool= and inputs=."
+                f"layer {layer!r} gave features of shape {tuple(x.shape)} for "
+                f"{len(reference)} {what}. Both need one row a sample: see pool= and {name}=."
             )
 
 

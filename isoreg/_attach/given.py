@@ -45,7 +45,7 @@ class Given(NamedTuple):
         if distances is not None:
             return cls([], distances, pair_weights)
         if reference is not None:
-            check_reference(reference, record.features)
+            check_reference(reference, record.features, "reference")
             return cls([reference.detach()], None, pair_weights)
         return cls(_recorded(record, source, labels, n), None, pair_weights)
 

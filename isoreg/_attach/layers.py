@@ -255,7 +255,8 @@ def _matches(modules: Mapping[str, nn.Module], selector: Selector, model: nn.Mod
             f"got {type(selector).__name__}."
         )
     if not matched:
-        raise LayerError(f"no layer of the model matches {selector!r}.")
+        name = type(selector).__name__ if isinstance(selector, nn.Module) else repr(selector)
+        raise LayerError(f"no layer of the model matches {name}.")
     return matched
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from isoreg._attach.balance import Norms, Pull
-from isoreg.diagnostics import distortion_of
+from isoreg.diagnostics import best_factor, distortion_of
 from isoreg.distances import Metric, distances_by, flatten_points, resolve_metric
 from isoreg.masks import pair_weights
 from isoreg.report import IsometryReport, LayerReport
@@ -208,7 +208,7 @@ class Monitor:
         targets = targets.to(distances.device)
         compared = self._weights & ~targets.isnan()  # NaN: a pair whose distance is not known
         dx, dphi = targets[compared].double(), distances[compared].double()
-        scale = distortion_of(dx, dphi).scale if self._scale == "fit" else float(self._scale)
+        scale = best_factor(dx, dphi) if self._scale == "fit" else float(self._scale)
         found = distortion_of(dx, scale * dphi)
         return LayerReport(
             distortion=dataclasses.replace(found, scale=scale * found.scale),

@@ -204,9 +204,11 @@ def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
     """
     if not isinstance(pool, str) and callable(pool):
         return pool
-    if pool not in POOLS:
+    if not isinstance(pool, str) or pool not in POOLS:
         allowed = ", ".join(map(repr, POOLS))
-        raise InputError(f"pool must be a callable or one of {allowed}, got {pool!r}.")
+        raise InputError(
+            f"pool must be a callable or one of {allowed}, for all layers, got {pool!r}."
+        )
     return FirstTensor(POOLS[pool], pool)
 
 

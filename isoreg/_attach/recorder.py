@@ -33,7 +33,9 @@ from isoreg.errors import IsoregError, LayerError, RecordError
 _IN_ORDER = "Call the model in training mode with gradients on, then the penalty, once each."
 _COMPILED = (
     "If it is compiled, attach before its first call: torch.compile ignores hooks that come later, "
-    "also on a second model of the same class; torch._dynamo.reset() forgets earlier calls."
+    "also on a second model of the same class; torch._dynamo.reset() forgets earlier calls. "
+    "Blocks compiled one by one share what was compiled for the first of them: "
+    "torch._dynamo.config.skip_nnmodule_hook_guards = False tells them apart."
 )
 _TWO_PASSES = (
     "the model ran more than once since the penalty was last read, so it is not known which batch "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from isoreg._attach.layers import Layer, find_layers
 from isoreg._attach.pooling import tensors_in
-from isoreg.errors import InputError
+from isoreg.errors import InputError, IsoregError
 
 Source: TypeAlias = "Layer | Teacher | Callable[..., Tensor] | None"
 """A layer's output, a teacher's answer, a callable's result; None: the samples of the call."""
@@ -193,9 +193,13 @@ def naming_the_source(source: Source) -> Iterator[None]:
     """Say which argument failed when a teacher or a callable cannot take the model's arguments."""
     try:
         yield
-    except TypeError as error:
-        kind = "the network" if isinstance(source, Teacher) else "the callable"
+    except (TypeError, RuntimeError) as error:
+        network = isinstance(source, Teacher)
+        if isinstance(error, IsoregError) or (isinstance(error, RuntimeError) and not network):
+            raise
+        kind = "the network" if network else "the callable"
+        advice = "" if not network else " A part of a teacher: inputs=lambda x: part(x).detach()."
         raise InputError(
             f"inputs: {kind} is called with what the model is called with, got {error}. Give a "
-            "callable that picks: inputs=lambda *args, **kwargs: <a tensor>."
+            f"callable that picks: inputs=lambda *args, **kwargs: <a tensor>.{advice}"
         ) from error

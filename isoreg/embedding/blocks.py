@@ -6,6 +6,7 @@ Axes: b = batch, n = samples, d = columns.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -56,12 +57,11 @@ def resolve_blocks(
     Raises:
         InputError: If these do not fit together, or what comes back cannot be distances.
     """
-    if (distances is not None) != (isinstance(metric, str) and metric == "precomputed"):
-        given = "none" if distances is None else "some"
-        raise InputError(
-            f"distances= belongs to metric='precomputed' and only to it, got metric={metric!r} "
-            f"and {given}."
-        )
+    precomputed = isinstance(metric, str) and metric == "precomputed"
+    if precomputed and distances is None:
+        raise InputError("metric='precomputed' needs the table of distances: distances=...")
+    if distances is not None and not precomputed:
+        raise InputError(f"distances= belongs to metric='precomputed', got metric={metric!r}.")
     if takes not in TAKES:
         raise InputError(f"metric_takes must be {' or '.join(map(repr, TAKES))}, got {takes!r}.")
     if cache is not None and not callable(metric):
@@ -126,6 +126,14 @@ def _wide(values: Array) -> Tensor:
 
 def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Blocks:
     n = len(rows)
+    try:
+        inspect.signature(metric).bind(rows, rows)
+    except TypeError as error:
+        raise InputError(
+            f"metric must take two sets of samples, got a callable for which {error}."
+        ) from error
+    except ValueError:  # some callables of compiled modules say nothing of what they take
+        pass
 
     def ask(a: Places, b: Places) -> Array:
         got = metric(a, b) if takes == "indices" else metric(rows[a], rows[b])

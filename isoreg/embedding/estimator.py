@@ -241,8 +241,9 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         with error_prefix(f"{_NAME}.score"):
             if callable(self.metric) and self.metric_takes == "indices":
                 raise InputError(
-                    "a metric that takes indices knows the samples of fit only, got other ones. "
-                    "Compare with isoreg.diagnostics.distortion(input_distances=...)."
+                    "there is no score where a metric takes indices, since places in fit's X say "
+                    "nothing of X. Compare with "
+                    "isoreg.diagnostics.distortion(None, points, input_distances=...)."
                 )
             rows = read_rows(self, X, reset=False)
             blocks = resolve_blocks(rows, self.metric, distances=distances, cache=self.cache)

@@ -57,6 +57,13 @@ def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
         ValueError: scikit-learn's own, if X is no table of finite numbers.
     """
     given = as_array(X, "X") if isinstance(X, torch.Tensor) else X
+    listed = given if isinstance(given, list | tuple) else ()
+    words = isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind in "US"
+    if words or (listed and isinstance(listed[0], str)):
+        raise InputError(
+            "X must be numbers, which the network takes, a row for each object, got strings. With "
+            "metric_takes='indices' the metric gets places, and looks the objects up itself."
+        )
     refuse_masked(given, "X", "Fill them with numbers, as an imputer does: a map knows no NaN.")
     rows = validate_data(estimator, given, dtype=[np.float64, np.float32], **options)
     return np.ascontiguousarray(rows)  # torch takes no rows in reversed order

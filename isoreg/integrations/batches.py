@@ -150,6 +150,12 @@ class Named:
         advice: str = "",
     ) -> None:
         given = {"reference": reference, "distances": distances, "pair_weights": pair_weights}
+        for name, finder in given.items():
+            if finder is not None and not isinstance(finder, str) and not callable(finder):
+                raise InputError(
+                    f"{prefix}{name} must be a key of the batch or a callable on it, got "
+                    f"{finder!r}. Of a tuple: {prefix}{name}=lambda batch: batch[2]."
+                )
         self._finders = {name: finder for name, finder in given.items() if finder is not None}
         self._prefix, self._advice = prefix, advice
 
