@@ -18,10 +18,11 @@ from isoreg.robustness.arguments import (
 )
 from isoreg.robustness.attacks import check_training_loss, chosen
 from isoreg.robustness.certified import certified as proven
-from isoreg.robustness.certified import check_certifiable
+from isoreg.robustness.certified import check_same
 from isoreg.robustness.checks import check_gradients, check_model, check_radii, check_unbounded
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.consistency import check_consistency
+from isoreg.robustness.mlp import check_certifiable
 from isoreg.robustness.progress import shown
 from isoreg.robustness.report import RobustnessReport
 from isoreg.robustness.results import check_distances, check_restarts, check_results
@@ -138,11 +139,13 @@ def evaluate(
             )
             sizes = {radius: radius / (high - low) for radius in radii}
             preset = attacks if isinstance(attacks, str) else "list"
+            if certified:
+                check_same(classifier, task.images)
             report = _evaluated(task, sizes, names, preset, batch_size, progress)
             if not certified:
                 return report
             held = {e: proven(classifier, task.images, task.labels, s) for e, s in sizes.items()}
-            return replace(report, certified=held)
+            return _with_proofs(report, held)
 
 
 def _evaluated(
@@ -212,3 +215,20 @@ def _check(run: Run, distances: Tensor) -> list[str]:
         survived = torch.tensor(report.survivors(radius))[run.correct.cpu()]
         signs += check_distances(distances.cpu(), survived, radius, size, report.clean)
     return signs
+
+
+def _with_proofs(report: RobustnessReport, held: dict[float, list[bool]]) -> RobustnessReport:
+    """The report with its lower bound; a warning in its place where an attack contradicts it."""
+    # what changes a function of torch itself, say, cannot be looked for
+    refuted = {
+        eps: sum(a and not b for a, b in zip(proven, report.survivors(eps), strict=True))
+        for eps, proven in held.items()
+    }
+    if not any(refuted.values()):
+        return replace(report, certified=held)
+    where = ", ".join(f"{count} at eps {eps:g}" for eps, count in refuted.items() if count)
+    sign = (
+        f"NO LOWER BOUND: attacks fool images that certified=True has proven ({where}), so the "
+        "model computes something else than its layers, or with other digits."
+    )
+    return replace(report, warnings=[sign, *report.warnings])
