@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from isoreg import InputError
-from isoreg.robustness import consistency, student
+from isoreg.robustness import consistency, evaluate, student
 from isoreg.robustness.adapter import Adapted
 from isoreg.robustness.checks import check_gradients, check_model, check_unbounded
 from isoreg.robustness.classifier import PixelClassifier
@@ -23,6 +23,7 @@ from isoreg.robustness.consistency import (
 )
 from isoreg.robustness.pgd import cross_entropy, pgd
 from isoreg.robustness.student import taught
+from isoreg.robustness.task import evenly
 from isoreg.robustness.units import Normalisation
 
 Answer = Callable[[Tensor], Tensor]
@@ -139,7 +140,7 @@ def test_small_steps_move_every_pixel_by_a_thousandth_and_by_one_of_255() -> Non
     found = check_gradients(classifier_of(model), x, y, "L2")
     assert found.signs == []
     assert not found.distances.requires_grad
-    steps = [shown - x[:100] for shown in model.shown[-2:]]
+    steps = [shown - evenly(x, 100) for shown in model.shown[-2:]]
     for step, size in zip(steps, (1e-3, 1 / 255), strict=True):
         torch.testing.assert_close(step.abs(), torch.full_like(step, size), rtol=1e-3, atol=0)
     assert max(map(len, model.shown)) == 100, "no more at once"
@@ -203,7 +204,7 @@ def test_whoever_survives_the_change_of_every_pixel_is_not_attacked() -> None:
     model, (x, y) = Model(linear), images_of(150)
     assert check_unbounded(classifier_of(model), x, y) == []
     assert [len(shown) for shown in model.shown] == [100] * 42, "41 points, and the answer"
-    assert not torch.equal(model.shown[0], x[:100]), "from a random one on"
+    assert not torch.equal(model.shown[0], evenly(x, 100)), "from a random one on"
     stuck = torch.arange(100) < 2
     shown = x.clone()
 
@@ -215,6 +216,31 @@ def test_whoever_survives_the_change_of_every_pixel_is_not_attacked() -> None:
     (sign,) = check_unbounded(classifier_of(partly), x, y)
     assert sign.startswith("2 % of the images survive although every pixel may be changed")
     assert check_unbounded(classifier_of(partly), x[:0], y[:0]) == []
+
+
+@pytest.mark.parametrize(("n", "count"), [(150, 100), (127, 64), (64, 64), (3, 64), (0, 5)])
+def test_rows_are_taken_evenly_from_the_first_to_the_last(n: int, count: int) -> None:
+    rows = evenly(torch.arange(n), count)
+    assert len(rows) == min(n, count)
+    assert bool((rows.diff() > 0).all())
+    steps = torch.cat([rows[:1], rows.diff(), n - rows[-1:]])
+    assert steps.numel() == 0 or steps.max() - 1 <= n / count
+
+
+def test_images_sorted_by_class_hide_no_mask_on_the_last_classes() -> None:
+    x, y = images_of(300)
+    x, y = x[y.argsort()], y.sort().values
+    assert bool((y[:100] != 2).all())
+
+    class Last(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            z = linear(images)
+            cut = (z.argmax(1, keepdim=True) == 2).float()
+            return cut * z.detach() + (1 - cut) * z
+
+    said = str(evaluate(Last(), x, y, eps=0.001, attacks="fgsm", batch_size=100))
+    assert "the gradient of cross-entropy is exactly zero" in said
+    assert "of the images survive although every pixel may be changed" in said
 
 
 # Whether a model answers the same image in the same way
@@ -234,9 +260,9 @@ def test_few_images_are_asked_about_from_all_over_and_the_model_itself_is_not(
     found = check_consistency(classifier_of(model), x, y, 0.1, "Linf")
     assert (found.signs, found.stateful, found.beside) == ([], False, False)
     assert found.asked is not None
-    torch.testing.assert_close(found.asked[0], x[::3][:64])
-    torch.testing.assert_close(found.asked[1], linear(x[::3][:64]))
-    assert torch.equal(labels[0], y[::3][:64])
+    torch.testing.assert_close(found.asked[0], evenly(x, 64))
+    torch.testing.assert_close(found.asked[1], linear(evenly(x, 64)))
+    assert torch.equal(labels[0], evenly(y, 64))
     assert model.shown == [], "its copies were"
     assert not x.requires_grad
     few = check_consistency(classifier_of(model), x[:10], y[:10], 0.1, "Linf").asked

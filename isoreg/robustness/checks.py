@@ -14,6 +14,7 @@ from torch import Tensor
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import cross_entropy, gradient_of, margin, pgd, project, steepest
 from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.task import evenly
 
 _NOISE = 0.01
 _MANY = 0.1
@@ -136,7 +137,7 @@ def check_gradients(
         slope = gradient.flatten(1).norm(p=1 if norm == "Linf" else 2, dim=1)
         distances.append(torch.where(slope > 0, -gap / slope, torch.inf))
     signs: list[str] = []
-    some, of = images[:_GRADIENT_IMAGES], labels[:_GRADIENT_IMAGES]
+    some, of = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
     # steps of that size are lost in half precision
     if (classifier.dtype or images.dtype) not in (torch.float32, torch.float64):
         return Gradients(signs, torch.cat(distances))
@@ -170,7 +171,7 @@ def check_unbounded(classifier: PixelClassifier, images: Tensor, labels: Tensor)
     """
     if not len(images):
         return []
-    some, of = images[:_UNBOUNDED_IMAGES], labels[:_UNBOUNDED_IMAGES]
+    some, of = evenly(images, _UNBOUNDED_IMAGES), evenly(labels, _UNBOUNDED_IMAGES)
     with StraightThrough():
         x, _ = pgd(classifier, some, of, eps=1.0)
     with torch.no_grad():

@@ -16,6 +16,7 @@ from torch import Tensor
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import cross_entropy, gradient_of, project, steepest
 from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.task import evenly
 
 _IMAGES = 64
 _RANDOM = 1e-5  # of the range of an image's logits
@@ -73,8 +74,7 @@ def check_consistency(
     Returns:
         What was found.
     """
-    every = max(1, len(images) // _IMAGES)
-    some, of = images[::every][:_IMAGES], labels[::every][:_IMAGES]
+    some, of = evenly(images, _IMAGES), evenly(labels, _IMAGES)
     result = Consistency()
     subject = classifier.copied()
     first = _answer(subject, some)

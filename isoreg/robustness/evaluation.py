@@ -172,7 +172,7 @@ def _evaluated(
         task, fresh = _copies(task)
     torch.manual_seed(task.seed)
     run = Run.begun(task, sizes, batch_size, whole=consistency.beside)
-    signs = check_model(task.classifier, *run.batch(0)) + consistency.signs
+    signs = check_model(task.classifier, *run.sample()) + consistency.signs
     gradients = check_gradients(task.classifier, *run.inside(), task.norm)
     signs += gradients.signs
     for name, radius in shown([(name, radius) for name in names for radius in sizes], progress):

@@ -13,7 +13,9 @@ from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.report import RobustnessReport
 from isoreg.robustness.straight_through import StraightThrough
 from isoreg.robustness.student import taught
-from isoreg.robustness.task import Task
+from isoreg.robustness.task import Task, evenly
+
+_SAMPLE = 100
 
 
 @dataclass
@@ -57,17 +59,10 @@ class Run:
         correct = _predictions(task.classifier, task.images, task.labels, batch_size)
         return cls(task, sizes, batch_size, whole, correct)
 
-    def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Images and labels of one batch of clean images.
-
-        Args:
-            index: Which one.
-
-        Returns:
-            Images, labels.
-        """
-        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        return self.task.images[part], self.task.labels[part]
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """As many images as a batch has, or 100, evenly from all, and their labels."""
+        count = max(self.batch_size, _SAMPLE)
+        return evenly(self.task.images, count), evenly(self.task.labels, count)
 
     def inside(self) -> tuple[Tensor, Tensor]:
         """Images that are classified correctly when clean, and their labels."""
