@@ -108,6 +108,30 @@ def test_adapted_logits_differ_by_a_constant_an_image_and_end_in_classes_nobody_
     assert bool((found[:, 3] < 0).all())
 
 
+@pytest.mark.parametrize("value", [-1e9, -torch.inf])
+def test_a_class_that_is_ruled_out_takes_no_digits_from_the_others(value: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
+    images = torch.rand(5, 2, 4)
+
+    class RuledOut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            z = model(x)
+            return torch.cat([z[:, :1], torch.full_like(z[:, :1], value), z[:, 1:]], 1)
+
+    adapted = Adapted(RuledOut(), images)
+    x = adapted.fold(images).requires_grad_()
+    found, logits = adapted(x), model(images)
+    kept = found[:, [0, 2, 3]]
+    rise = (kept[:, :1] - logits[:, :1]).expand(5, 3)
+    torch.testing.assert_close(kept - logits, rise, atol=1e-4, rtol=0)
+    assert bool((found[:, 1] == 0).all())
+    assert bool((kept >= 0).all()), "below all others, as CW needs it"
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    expected = model[1].weight.sum(0).view(2, 4).expand(5, 2, 4)
+    torch.testing.assert_close(gradient.view(5, 2, 4), expected)
+
+
 def test_attacks_do_not_write_on_what_a_model_returns() -> None:
     stored = torch.randn(6, 3)
 

@@ -21,6 +21,7 @@ from isoreg.robustness.consistency import (
     _tolerance,
     check_consistency,
 )
+from isoreg.robustness.outputs import usual_range
 from isoreg.robustness.pgd import cross_entropy, pgd
 from isoreg.robustness.student import taught
 from isoreg.robustness.task import evenly
@@ -68,7 +69,8 @@ def given(logits: list[list[float]], slope: float = -1.0) -> Answer:
 
     def answer(x: Tensor) -> Tensor:
         moved = slope * (x.flatten(1)[:, :1] - 0.5)
-        return torch.tensor(logits) + torch.cat([moved, -moved], 1)
+        given = torch.tensor(logits)
+        return given + torch.cat([moved, -moved, *[0 * moved] * (given.shape[1] - 2)], 1)
 
     return answer
 
@@ -78,6 +80,9 @@ def given(logits: list[list[float]], slope: float = -1.0) -> Answer:
     [
         ([[2.0, 0.0]] * 4, ""),
         ([[2.0, 0.0]] * 3 + [[torch.nan, 0.0]], "not finite at 25 %"),
+        ([[2.0, 0.0]] * 3 + [[0.0, torch.inf]], "not finite at 25 %"),
+        ([[2.0, 0.0]] * 3 + [[-torch.inf, 0.0]], "not finite at 25 %"),
+        ([[2.0, 0.0, -torch.inf]] * 4, ""),
         ([[1.0, 0.0], [0.3, 0.7], [0.5, 0.5], [0.2, 0.80005]], "looks like probabilities"),
         ([[0.4, 0.0], [0.3, 0.7], [0.5, 0.5], [0.2, 0.8]], ""),
         ([[1.01, 0.0]] * 4, ""),
@@ -391,6 +396,34 @@ def test_a_change_counts_from_a_share_of_the_usual_range_on(
     assert _changed(logits, after, tolerance) == share
     assert _changed(after, logits, tolerance) == share
     assert _changed(after, after, tolerance) == 0
+
+
+@pytest.mark.parametrize("value", [-3e3, -1e9, -torch.inf])
+@pytest.mark.parametrize("classes", [1, 5])
+def test_classes_that_are_ruled_out_hide_no_change_of_the_others(
+    value: float, classes: int
+) -> None:
+    x, _ = images_of(12)
+    out = torch.full((12, classes), value)
+    before = torch.cat([linear(x), out], 1)
+    moved = torch.cat([1.1 * linear(x), out], 1)
+    other_digits = torch.cat([linear(x), 1.001 * out], 1)
+    assert _changed(before, moved, 1e-2) == _changed(moved, before, 1e-2) > 0.9
+    assert _changed(before, other_digits, 1e-5) == 0
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [([0.0, 8.0, 3.0], 8.0), ([0.0, 8.0, -1e4], 8.0), ([-1e9, 1.0, -1e9, 0.5], 0.5),
+     ([1.0, 1.0, 0.0], 1.0), ([0.0, 1.0, -99.0], 100.0), ([0.0, 1.0, -100.0], 1.0),
+     ([1.0, -torch.inf], 0.0), ([20.0, 30.0, -torch.inf], 10.0), ([torch.nan, 1.0, 0.0], 1.0),
+     ([1.0, 1.0 - 1e-6, 0.0], 1.0), ([0.0, 0.0], 0.0)],
+)  # fmt: skip
+def test_the_usual_range_is_that_of_the_classes_that_are_not_ruled_out(
+    logits: list[float], expected: float
+) -> None:
+    both = torch.tensor([logits, logits[::-1]])
+    assert usual_range(both) == pytest.approx(expected)
 
 
 def test_half_precision_and_autocast_are_compared_coarsely() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg.errors import import_extra
+from isoreg.robustness.outputs import RULED_OUT, usual_range
 from isoreg.robustness.pgd import project
 from isoreg.robustness.task import Attack, Task
 
@@ -28,7 +29,8 @@ class Adapted(nn.Module):
 
     - Images of another shape are folded into one, square where the attack is Square.
     - Another dtype than float32 is restored.
-    - The smallest logit is moved to 0: CW takes every logit to be positive.
+    - The smallest logit is moved to 0: CW takes every logit to be positive. Classes that are ruled
+      out by -1e9 or -inf are moved up before, else the others would lose all digits.
     - Classes are added up to ``classes``, constants below all logits: the targeted loss of APGD
       wants four.
     - A model that cuts the graph gets gradients of 0 in place of an error.
@@ -66,6 +68,7 @@ class Adapted(nn.Module):
             side = max(height, width) if images.ndim == 4 else math.isqrt(self.flat - 1) + 1
             self.side = max(side, _SMALLEST_SIDE)
         self.rows = (height, width)
+        self.range: Tensor | None = None
         self.eval()  # torchattacks puts a model back into the mode that it found
 
     def fold(self, images: Tensor) -> Tensor:
@@ -111,10 +114,22 @@ class Adapted(nn.Module):
             (n, classes) logits.
         """
         logits: Tensor = self.classifier(self.unfold(x)).float()
-        logits = logits - logits.detach().amin(1, keepdim=True)
+        floor = self._floor(logits.detach())
+        logits = (logits - floor).where(logits >= floor, 0)  # clamp has no gradient at the floor
         if x.requires_grad:
             logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)
         return F.pad(logits, (0, max(0, self.classes - logits.shape[1])), value=-1.0)
+
+    def _floor(self, logits: Tensor) -> Tensor:
+        """What becomes 0, (n, 1): the smallest logit that says anything."""
+        if self.range is None:  # once, since a batch of one image may be close to a tie
+            self.range = usual_range(logits)
+        finite = logits.isfinite()
+        smallest = logits.where(finite, torch.inf).amin(1, keepdim=True)
+        if self.range == 0:
+            return smallest
+        largest = logits.where(finite, -torch.inf).amax(1, keepdim=True)
+        return torch.maximum(smallest, largest - RULED_OUT * self.range)
 
 
 def from_torchattacks(name: str, *, targeted: bool = False, **options: Any) -> Attack:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.outputs import RULED_OUT, usual_range
 from isoreg.robustness.pgd import cross_entropy, gradient_of, project, steepest
 from isoreg.robustness.straight_through import StraightThrough
 from isoreg.robustness.task import evenly
@@ -142,10 +143,15 @@ def _neighbours(
 
 def _changed(a: Tensor, b: Tensor, tolerance: float) -> float:
     """The share of images whose logits differ by more than that share of their range."""
-    # a class that is ruled out by a logit of -inf must not make the range so large that all is one
-    a, b = (torch.where(x.isfinite(), x, 0) for x in (a, b))
-    span = (a.amax(1) - a.amin(1)).median()
-    return float(((a - b).abs().amax(1) > tolerance * span).double().mean())
+    span = usual_range(a)
+    counts = (_likely(a, span) | _likely(b, span)) & a.isfinite() & b.isfinite()
+    return float(((a - b).abs().where(counts, 0).amax(1) > tolerance * span).double().mean())
+
+
+def _likely(logits: Tensor, span: Tensor) -> Tensor:
+    """Which classes are not ruled out: a logit of -1e9 has other digits than the rest."""
+    top = logits.where(logits.isfinite(), -torch.inf).amax(1, keepdim=True)
+    return logits >= top - RULED_OUT * span
 
 
 def _tolerance(logits: Tensor) -> float:
