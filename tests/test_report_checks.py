@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -305,14 +306,24 @@ def test_a_random_model_is_called_random_however_it_answers(kind: type[nn.Module
 
 
 class Seldom(nn.Module):
-    """Random in one call of five."""
+    """Random in some calls."""
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        self.chance = chance
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x) + torch.randn(len(x), 3) * (torch.rand(()) > 0.8)
+        return linear(x) + torch.randn(len(x), 3) * (torch.rand(()) < self.chance)
 
 
-def test_a_model_that_is_seldom_random_is_not_said_to_remember() -> None:
-    assert check_consistency(classifier_of(Seldom()), *images_of(12), 0.1, "Linf").signs == []
+@pytest.mark.parametrize("chance", [0.3, 0.4, 0.5])
+def test_a_model_that_is_seldom_random_is_called_random_and_not_said_to_remember(
+    chance: float,
+) -> None:
+    found = check_consistency(classifier_of(Seldom(chance)), *images_of(12), 0.1, "Linf")
+    (sign,) = found.signs
+    assert "the output is random" in sign
+    assert not found.stateful
 
 
 @pytest.mark.parametrize(("factor", "said"), [(1.0, ""), (2.0, "of 100 % of the images changes")])
@@ -340,6 +351,83 @@ def test_a_model_that_counts_its_calls_keeps_a_state() -> None:
     assert model.calls == 0
     (sign,) = found.signs
     assert "changes with what the model was shown before: it keeps a state" in sign
+
+
+class Counts(nn.Module):
+    """Counts its calls, and cannot be copied: it holds a lock, or refuses."""
+
+    def __init__(self, alone: bool) -> None:
+        super().__init__()
+        self.calls, self.alone = [0], alone
+        self.lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            self.calls[0] += 1
+        return linear(x) + self.calls[0]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.alone:
+            raise TypeError("it is the only one")
+        return super().__reduce_ex__(protocol)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_state_is_noticed_where_something_cannot_be_copied_and_that_is_said(alone: bool) -> None:
+    model = Counts(alone)
+    found = check_consistency(classifier_of(model), *images_of(12), 0.1, "Linf")
+    assert found.stateful
+    (remark,) = found.remarks
+    if alone:
+        assert remark.startswith("the model cannot be copied (copy.deepcopy), so it was asked its")
+    else:
+        assert remark.startswith("'lock' of the model cannot be copied (copy.deepcopy), so a state")
+        assert model.calls == [0]
+
+
+def test_what_a_pass_left_with_its_graph_is_copied_without_it() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.kept = nn.Linear(16, 3), []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.features = self.layer(x.flatten(1))
+            self.kept = [*self.kept, {"features": self.features}]
+            return self.features
+
+    model, (x, y) = Keeps(), images_of(12)
+    model(x)
+    found = check_consistency(classifier_of(model), x, y, 0.1, "Linf")
+    assert (found.signs, found.remarks) == ([], [])
+    assert len(model.kept) == 1, "its copies were asked"
+    assert model.features.requires_grad
+
+
+class Adapts(nn.Module):
+    """Moves its bias with each batch, as adaptation at test time does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.bias += 0.1 * torch.eye(3)[0]
+        return linear(x) + self.bias
+
+
+def test_parameters_that_change_in_a_pass_are_a_state_and_are_what_they_were_afterwards() -> None:
+    model, (x, y) = Adapts(), images_of(12)
+    bias = model.bias
+    report = evaluate(model, x, y, eps=0.01, attacks="fgsm")
+    assert "it keeps a state" in str(report)
+    assert "fresh-copy" in report.survived
+    assert model.bias is bias
+    assert bool((bias == 0).all())
+    honest = classifier_of(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    check_consistency(honest, x, y, 0.1, "Linf")
+    assert honest.copied().model[1].weight is honest.model[1].weight, "else copies share them"
 
 
 def test_a_model_that_changes_where_it_is_shown_the_same_again_keeps_a_state() -> None:

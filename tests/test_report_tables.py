@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from isoreg.errors import InputError, MissingExtraError
-from isoreg.robustness import ATTACKS, RobustnessReport, evaluate, progress, run
+from isoreg.robustness import ATTACKS, RobustnessReport, evaluate, progress, run, state
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import cross_entropy
 from isoreg.robustness.run import Run
 from isoreg.robustness.stand_in import guided, stand_in_for
-from isoreg.robustness.state import _same, copied, left_as_it_was
+from isoreg.robustness.state import copied, left_as_it_was
 from isoreg.robustness.task import Task
 
 REPORT = RobustnessReport(
@@ -327,7 +327,7 @@ def test_of_a_model_that_keeps_a_state_copies_alone_are_asked(
 def test_buffers_are_the_same_if_their_numbers_and_gaps_are(
     a: list[float], b: list[float], same: bool
 ) -> None:
-    assert _same(torch.tensor(a), torch.tensor(b)) is same
+    assert state.same(torch.tensor(a), torch.tensor(b)) is same
 
 
 def test_a_buffer_that_was_missing_is_so_again_and_one_that_is_the_same_is_not_written() -> None:

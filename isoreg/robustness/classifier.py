@@ -46,6 +46,7 @@ class PixelClassifier(nn.Module):
         self.normalisation = Normalisation(mean, std)
         self.model = model
         self.stand_in = stand_in_for(model)
+        self.shares = False  # whether a copy may share the parameters: they do not change
 
     def of(self, model: nn.Module) -> PixelClassifier:
         """Another model behind the same units.
@@ -61,8 +62,8 @@ class PixelClassifier(nn.Module):
         return other.eval()
 
     def copied(self) -> PixelClassifier:
-        """A copy with a state of its own that shares the parameters; itself, if it has none."""
-        copy = copied(self.model)
+        """A copy with a state of its own; itself, if the model cannot be copied."""
+        copy = copied(self.model, share=self.shares)
         return self if copy is None else self.of(copy)
 
     def forward(self, pixels: Tensor) -> Tensor:

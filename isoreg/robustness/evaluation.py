@@ -187,17 +187,18 @@ def _evaluated(
         for radius in sizes:
             run.attack("student", radius)
         results = _check(run, gradients.distances)
-    warnings = check_radii(list(sizes.values()), task.norm) + signs + results
+    warnings = check_radii(list(sizes.values()), task.norm) + signs + consistency.remarks + results
     return run.report([*warnings, *check_restarts(run.history, len(task.labels))], preset)
 
 
 def _copies(task: Task) -> tuple[Task, Task | None]:
     """Instead of a model that keeps a state a copy, and one that forgets; the model, if need be."""
     model = task.classifier.model
-    own = copied(model)
+    share = task.classifier.shares
+    own = copied(model, share=share)
     if own is None:
         return task, None
-    classifiers = task.classifier.of(own), task.classifier.of(Forgetful(model))
+    classifiers = task.classifier.of(own), task.classifier.of(Forgetful(model, share=share))
     return replace(task, classifier=classifiers[0]), replace(task, classifier=classifiers[1])
 
 
