@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from isoreg.errors import InputError, MissingExtraError
-from isoreg.robustness import ATTACKS, RobustnessReport, evaluate, progress, run, state
+from isoreg.robustness import ATTACKS, PRESETS, RobustnessReport, evaluate, progress, run, state
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import cross_entropy
 from isoreg.robustness.run import Run
@@ -275,9 +275,10 @@ class Cut(First):
 @pytest.mark.parametrize(
     ("model", "attacks", "right", "student"),
     [(First(), "fgsm", True, False), (Cut(), "fgsm", True, True), (Cut(), "paper", True, False),
-     (Cut(), "fgsm", False, False)],
+     (Cut(), "fgsm", False, False), (First(), "standard", True, True),
+     (First(), "full", True, True)],
 )  # fmt: skip
-def test_where_something_is_odd_a_student_is_tried_but_not_for_the_paper_s_protocol(
+def test_where_something_is_odd_or_much_is_asked_for_a_student_is_tried_but_not_for_the_paper(
     monkeypatch: pytest.MonkeyPatch,
     model: nn.Module,
     attacks: str,
@@ -285,6 +286,8 @@ def test_where_something_is_odd_a_student_is_tried_but_not_for_the_paper_s_proto
     student: bool,
 ) -> None:
     monkeypatch.setattr(run, "taught", lambda *_, **__: First())
+    for preset in ("standard", "full"):
+        monkeypatch.setitem(PRESETS, preset, ("fgsm",))
     x = torch.linspace(0, 1, 10).view(10, 1, 1, 1).expand(10, 1, 2, 2).clone()
     labels = (x[:, 0, 0, 0] > 0.5).long()
     found = evaluate(model, x, labels if right else 1 - labels, eps=[0.05, 0.1], attacks=attacks)

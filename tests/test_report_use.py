@@ -526,7 +526,7 @@ def test_counts_of_restarts_are_summed_over_batches(norm: str) -> None:
     assert counts == sorted(counts)
 
 
-def test_a_student_may_be_asked_for_by_name_and_is_in_no_preset() -> None:
+def test_a_student_may_be_asked_for_by_name_and_is_in_no_list_of_attacks() -> None:
     model, (x, y) = honest("plain"), images_of("test", 40)
     found = evaluate(model, x, y, eps=EPS, attacks=["student"])
     assert found.accuracy["student"][EPS] < found.clean - 0.1

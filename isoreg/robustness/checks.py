@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg.robustness.classifier import PixelClassifier
-from isoreg.robustness.pgd import cross_entropy, gradient_of, margin, pgd, project, steepest
+from isoreg.robustness.pgd import (
+    cross_entropy,
+    gradient_of,
+    margin,
+    pgd,
+    project,
+    random_signs,
+    steepest,
+)
 from isoreg.robustness.straight_through import StraightThrough
 from isoreg.robustness.task import evenly
 
@@ -25,6 +33,11 @@ _GRADIENT_IMAGES = 100
 # length of a step, and the least share of what the gradient promises: deep networks bend
 _SMALL_STEPS = {1e-3: 0.3, 1 / 255: 0.1}
 _SMALL_L2 = 0.05
+# lengths of steps in random directions; honest deep networks were at most 0.27 away at either
+_RANDOM_STEPS = (1e-3, 1 / 255)
+_DIRECTIONS = 2
+_OTHERWISE = 0.4
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -159,6 +172,70 @@ def check_gradients(
             )
             break
     return Gradients(signs, torch.cat(distances))
+
+
+def check_directions(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
+    r"""Whether the margin changes in random directions as its gradient says.
+
+    The gradient of a model that is cut in part keeps what it promises, and tells nothing of the
+    rest. For random signs s the change over both ends of a step is compared with the gradient,
+
+    .. math:: \sqrt{\frac{\sum_s (m(x + hs) - m(x - hs) - 2h\, s \cdot \nabla m)^2}
+        {\sum_s (m(x + hs) - m(x - hs))^2}}
+
+    Args:
+        classifier: Pixels to logits.
+        images: (n, ...) pixels from 0 to 1, all of them classified correctly; perhaps none.
+        labels: (n).
+
+    Returns:
+        A sentence, or none.
+    """
+    some, of = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
+    exact = (classifier.dtype or images.dtype) in (torch.float32, torch.float64)
+    if not len(some) or not exact or classifier.stand_in is not None:
+        return []
+    _, gradient = _gap(classifier, some, of)
+    worst = 0.0
+    for size in _RANDOM_STEPS:
+        away = _away(classifier, some, of, gradient, size)
+        if not away > _OTHERWISE:
+            return []
+        worst = max(worst, away)
+    if _is_coarse(classifier, some, of):
+        return []
+    return [
+        "small steps in random directions change the margin otherwise than the gradient says, by "
+        f"{100 * min(worst, 9.99):.0f} % of the change (median): a part of the model is cut from "
+        "the graph, or the gradient is wrong."
+    ]
+
+
+@torch.no_grad()
+def _away(
+    classifier: PixelClassifier, images: Tensor, labels: Tensor, gradient: Tensor, size: float
+) -> float:
+    """How far changes are from what the gradient says, the median; nan where nothing changes."""
+    missed, changed = images.new_zeros(len(images)), images.new_zeros(len(images))
+    for _ in range(_DIRECTIONS):
+        step = size * random_signs(images)
+        high, low = (images + step).clamp(0, 1), (images - step).clamp(0, 1)
+        change = margin(classifier(high), labels) - margin(classifier(low), labels)
+        missed += (change - (gradient * (high - low)).flatten(1).sum(1)).square()
+        changed += change.square()
+    told = (changed > 0) & missed.isfinite()
+    return float((missed / changed)[told].sqrt().median())
+
+
+@torch.no_grad()
+def _is_coarse(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> bool:
+    """Whether the model computes in half precision: changes of a millionth are as large as any."""
+    signs, before = random_signs(images), margin(classifier(images), labels)
+    tiny, small = (
+        (margin(classifier((images + size * signs).clamp(0, 1)), labels) - before).abs().nanmedian()
+        for size in (_ROUNDING, _RANDOM_STEPS[0])
+    )
+    return bool(tiny > 0.1 * small)
 
 
 def check_unbounded(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:

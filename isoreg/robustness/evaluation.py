@@ -16,10 +16,16 @@ from isoreg.robustness.arguments import (
     known_norm,
     radii_of,
 )
-from isoreg.robustness.attacks import check_training_loss, chosen
+from isoreg.robustness.attacks import WITH_STUDENT, check_training_loss, chosen
 from isoreg.robustness.certified import certified as proven
 from isoreg.robustness.certified import check_same
-from isoreg.robustness.checks import check_gradients, check_model, check_radii, check_unbounded
+from isoreg.robustness.checks import (
+    check_directions,
+    check_gradients,
+    check_model,
+    check_radii,
+    check_unbounded,
+)
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.consistency import check_consistency
 from isoreg.robustness.mlp import check_certifiable
@@ -156,7 +162,7 @@ def _evaluated(
     batch_size: int,
     progress: bool | None,
 ) -> RobustnessReport:
-    """Check the model, attack it, and look at what came out; with a student, if it looks masked."""
+    """Check the model, attack it, and look at what came out; perhaps once more with a student."""
     torch.manual_seed(task.seed)
     # asked of a copy, as all that is asked before a model is known to keep no state
     check_classes(task.classifier.copied(), task.images, task.labels)
@@ -174,7 +180,7 @@ def _evaluated(
     run = Run.begun(task, sizes, batch_size, whole=consistency.beside)
     signs = check_model(task.classifier, *run.sample()) + consistency.signs
     gradients = check_gradients(task.classifier, *run.inside(), task.norm)
-    signs += gradients.signs
+    signs += gradients.signs or check_directions(task.classifier, *run.inside())
     for name, radius in shown([(name, radius) for name in names for radius in sizes], progress):
         run.attack(name, radius)
     for radius in sizes if fresh else ():
@@ -182,8 +188,8 @@ def _evaluated(
     signs += check_unbounded(task.classifier, *run.inside())
     signs += consistency.afterwards(task.classifier)
     results = _check(run, gradients.distances)
-    masked = bool(signs or results) and preset != "paper"
-    if masked and "student" not in names and bool(run.correct.any()):
+    taught = preset in WITH_STUDENT or (bool(signs or results) and preset != "paper")
+    if taught and "student" not in names and bool(run.correct.any()):
         for radius in sizes:
             run.attack("student", radius)
         results = _check(run, gradients.distances)

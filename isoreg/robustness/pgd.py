@@ -176,6 +176,18 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
     return scaled / _lengths(scaled).clamp_min(1)
 
 
+def random_signs(like: Tensor) -> Tensor:
+    """1 or -1 for each pixel.
+
+    Args:
+        like: (n, ...) images.
+
+    Returns:
+        (n, ...) integers.
+    """
+    return torch.randint(0, 2, like.shape, device=like.device) * 2 - 1
+
+
 @torch.no_grad()
 def _answers(judge: Classifier | None, x: Tensor, logits: Tensor) -> Tensor:
     return (logits if judge is None else judge(x)).argmax(1)
