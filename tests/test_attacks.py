@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -130,6 +131,25 @@ def test_a_class_that_is_ruled_out_takes_no_digits_from_the_others(value: float)
     (gradient,) = torch.autograd.grad(found.sum(), x)
     expected = model[1].weight.sum(0).view(2, 4).expand(5, 2, 4)
     torch.testing.assert_close(gradient.view(5, 2, 4), expected)
+
+
+@pytest.mark.parametrize("of", ["images", "model"])
+def test_another_memory_format_is_attacked_as_the_usual_one(of: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
+    images = torch.rand(5, 3, 6, 6)
+    labels = model(images).argmax(1)
+    other = copy.deepcopy(model)
+    given = images
+    if of == "model":
+        other = other.to(memory_format=torch.channels_last)
+    else:
+        given = images.contiguous(memory_format=torch.channels_last)
+    expected, found = (
+        evaluate(m, x, labels, eps=0.3, norm="L2", attacks="fab").worst_case[0.3]
+        for m, x in ((model, images), (other, given))
+    )
+    assert abs(found - expected) <= 0.201
 
 
 def test_attacks_do_not_write_on_what_a_model_returns() -> None:

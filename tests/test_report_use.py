@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import warnings
 
 import pytest
@@ -148,6 +150,90 @@ def test_other_quantised_layers_are_refused_by_name() -> None:
         model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.GRU(8, 4)), {nn.GRU})
     with pytest.raises(InputError, match="got GRU"):
         classifier_of(model)
+
+
+def exported() -> nn.Module:
+    sizes = ({0: torch.export.Dim("n")},)
+    return torch.export.export(
+        honest("plain"), (torch.rand(2, 1, 8, 8),), dynamic_shapes=sizes
+    ).module()
+
+
+def frozen() -> nn.Module:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.freeze(torch.jit.script(copy.deepcopy(honest("plain")))), file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [exported, frozen])
+def test_a_model_that_has_one_mode_alone_is_attacked_like_any_other(kind) -> None:
+    x, y = images_of("test", 20)
+    names = ["pgd-margin", "apgd-ce"]
+    expected = evaluate(honest("plain"), x, y, eps=EPS, attacks=names)
+    found = evaluate(kind(), x, y, eps=EPS, attacks=names)
+    assert abs(found.worst_case[EPS] - expected.worst_case[EPS]) <= 0.051
+
+
+class Statistics(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(64, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return honest("plain")(self.norm(x.flatten(1)) / 4)
+
+
+def test_batch_normalisation_without_statistics_is_attacked_and_said_also_in_batches_of_one() -> (
+    None
+):
+    x, y = images_of("test", 21)
+    report = evaluate(
+        Statistics(), x, y, eps=EPS, attacks=["fgsm", "apgd-ce", "student"], batch_size=20
+    )
+    assert "batch normalisation without running statistics" in str(report)
+    classifier = classifier_of(Statistics())
+    torch.testing.assert_close(classifier(x[:1]), classifier(torch.cat([x[:1], x[:1]]))[:1])
+
+
+class Trains(nn.Module):
+    """Takes a step on the entropy of each batch, as adaptation at test time does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1e-3)
+
+    @torch.enable_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        entropy = torch.distributions.Categorical(logits=self.net(x)).entropy()
+        entropy.mean().backward()
+        self.optimizer.step()
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "words"),
+    [
+        (
+            lambda: nn.Linear(64, 10),
+            torch.float64,
+            "images must have the type that the model takes, got images of torch.float64 and "
+            r"parameters of torch.float32\. Convert them with images.to\(torch.float32\)",
+        ),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)),
+            torch.float32,
+            "model must have been called once, .* got LazyLinear '1' without",
+        ),
+        (Trains, torch.float32, "the model must answer without gradients of its parameters"),
+    ],
+)
+def test_what_would_end_in_an_error_of_torch_has_a_sentence(model, dtype, words: str) -> None:
+    x, y = torch.rand(4, 64, dtype=dtype), torch.zeros(4).long()
+    with pytest.raises(InputError, match=f"evaluate: {words}"):
+        evaluate(model(), x, y, eps=EPS, attacks="quick")
 
 
 class FSDPModule(nn.Linear):

@@ -29,6 +29,7 @@ class Adapted(nn.Module):
 
     - Images of another shape are folded into one, square where the attack is Square.
     - Another dtype than float32 is restored.
+    - Images and gradients of another memory format, channels_last say, are made contiguous.
     - The smallest logit is moved to 0: CW takes every logit to be positive. Classes that are ruled
       out by -1e9 or -inf are moved up before, else the others would lose all digits.
     - Classes are added up to ``classes``, constants below all logits: the targeted loss of APGD
@@ -69,7 +70,19 @@ class Adapted(nn.Module):
             self.side = max(side, _SMALLEST_SIDE)
         self.rows = (height, width)
         self.range: Tensor | None = None
-        self.eval()  # torchattacks puts a model back into the mode that it found
+        self.eval()
+
+    def train(self, mode: bool = True) -> Adapted:  # noqa: ARG002 (torch's signature)
+        """Nothing: the model is in eval mode, and one that was exported allows no other.
+
+        Args:
+            mode: What torchattacks asks for.
+
+        Returns:
+            Itself.
+        """
+        self.training = False
+        return self
 
     def fold(self, images: Tensor) -> Tensor:
         """Images as the attack gets them.
@@ -80,7 +93,7 @@ class Adapted(nn.Module):
         Returns:
             (n, c, h, w) in float32.
         """
-        x = images.float()
+        x = images.float().contiguous()
         if self.side is None:
             return x.reshape(len(x), self.channels, *self.rows)
         if len(self.shape) == 3:
@@ -113,7 +126,7 @@ class Adapted(nn.Module):
         Returns:
             (n, classes) logits.
         """
-        logits: Tensor = self.classifier(self.unfold(x)).float()
+        logits: Tensor = self.classifier(self.unfold(_contiguous(x))).float()
         floor = self._floor(logits.detach())
         logits = (logits - floor).where(logits >= floor, 0)  # clamp has no gradient at the floor
         if x.requires_grad:
@@ -130,6 +143,14 @@ class Adapted(nn.Module):
             return smallest
         largest = logits.where(finite, -torch.inf).amax(1, keepdim=True)
         return torch.maximum(smallest, largest - RULED_OUT * self.range)
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    """The images, whose gradient will be contiguous: torchattacks takes views of it."""
+    if x.requires_grad:
+        x = x.view_as(x)  # another tensor, whose hook goes with this pass
+        x.register_hook(Tensor.contiguous)
+    return x
 
 
 def from_torchattacks(name: str, *, targeted: bool = False, **options: Any) -> Attack:
@@ -223,4 +244,4 @@ def _made(name: str, model: Adapted, **options: Any) -> Any:
 
 @torch.no_grad()
 def _classes(task: Task) -> int:
-    return int(task.classifier(task.images[:1]).shape[1])
+    return int(task.classifier(task.images[:2]).shape[1])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from isoreg.errors import InputError
 
@@ -68,11 +69,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
         The model.
 
     Raises:
-        InputError: If it is no module, FSDP shards it, or it was built in inference mode.
+        InputError: If it is no module, FSDP shards it, it was built in inference mode, or lacks
+            parameters that its first call makes.
     """
     refuse_sharded(model)
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
+    for name, module in model.named_modules():
+        if any(map(is_lazy, (*module._parameters.values(), *module._buffers.values()))):
+            raise InputError(
+                "model must have been called once, which makes the parameters of lazy layers, got "
+                f"{type(module).__name__} {name!r} without. Call it on two images."
+            )
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         raise InputError(
             "model must be built outside torch.inference_mode, got parameters or buffers that "
@@ -180,7 +188,8 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    # of a model that was frozen or exported there is one mode alone
+    modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
     # their train() may do more than set the mode, as that of layers that merge weights does
     acting = [m for m in model.modules() if type(m).train is not nn.Module.train]
     weights = [(p, p.detach().clone()) for p in model.parameters()]
@@ -194,14 +203,16 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
         try:
-            model.eval()
+            with suppress(NotImplementedError, AttributeError):
+                model.eval()
             for parameter, _, _ in gradients:
                 parameter.requires_grad_(False)
             yield
         finally:
             training = dict(modes)
             for module in acting:
-                module.train(training[module])
+                if module in training:
+                    module.train(training[module])
             for module, mode in modes:
                 module.training = mode
             for module, name, place in places:

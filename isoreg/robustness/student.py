@@ -44,7 +44,7 @@ def taught(classifier: Classifier, images: Tensor, *, eps: float, norm: str) -> 
     images = images.repeat(-(-_POINTS // len(images)), *[1] * (images.ndim - 1))
     eps = _WIDER * eps
     classes = _asked(classifier, images, at_once)
-    student = _network(images, int(classifier(images[:1]).shape[1]))
+    student = _network(images, int(classifier(images[:2]).shape[1]))
     optimizer = torch.optim.Adam(student.parameters())
     x, answers = images, classes
     _learn(student, optimizer, x, answers)
