@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -285,6 +286,73 @@ def test_rounding_keeps_its_values_to_the_bit_and_passes_gradients_in_every_spel
         assert torch.equal(found.detach(), expected)
         assert x.grad is not None
         torch.testing.assert_close(x.grad, torch.full_like(x, 2.0))
+
+
+# what rounds, and its gradient by x as if nothing did
+SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "x // 0.5": (lambda x: x // 0.5, lambda x: 0 * x + 2),
+    "3 // x": (lambda x: 3 // x, lambda x: -3 / x.square()),
+    "floor_divide": (lambda x: torch.floor_divide(x, 0.5), lambda x: 0 * x + 2),
+    "by itself": (lambda x: torch.floor_divide(x * x, x), lambda x: 0 * x + 1),
+    "//=": (lambda x: (1 * x).__ifloordiv__(0.5), lambda x: 0 * x + 2),
+    "div": (lambda x: x.div(0.5, rounding_mode="floor"), lambda x: 0 * x + 2),
+    "divide": (lambda x: torch.divide(x, 4, rounding_mode="trunc"), lambda x: 0 * x + 0.25),
+    "div_": (lambda x: (1 * x).div_(other=0.5, rounding_mode="trunc"), lambda x: 0 * x + 2),
+    "true": (lambda x: torch.div(x, 4), lambda x: 0 * x + 0.25),
+    "x - x % 1": (lambda x: x - x % 1, lambda x: 0 * x + 1),
+    "5 % x": (lambda x: 5 - 5 % x, lambda x: (5 / x).floor() - 5 / x),
+    "remainder": (lambda x: x - torch.remainder(x, 0.5), lambda x: 0 * x + 1),
+    "fmod": (lambda x: x - x.fmod(0.5), lambda x: 0 * x + 1),
+    "remainder_": (lambda x: x - (1 * x).remainder_(0.5), lambda x: 0 * x + 1),
+    "frac": (lambda x: x - x.frac(), lambda x: 0 * x + 1),
+    "frac_": (lambda x: x - (1 * x).frac_(), lambda x: 0 * x + 1),
+    "heaviside": (lambda x: torch.heaviside(x, values=torch.ones(1)), lambda x: 0 * x + 1),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_other_function_that_rounds_passes_gradients_and_keeps_its_values(name: str) -> None:
+    function, slope = SPELLINGS[name]
+    start = torch.randn(50) * 3
+    x = start.clone().requires_grad_()
+    with StraightThrough() as mode:
+        found = function(x)
+        found.sum().backward()
+    assert mode.used is (name != "true")
+    assert torch.equal(found.detach(), function(start))
+    torch.testing.assert_close(x.grad, slope(start), atol=1e-4, rtol=1e-4)
+    with StraightThrough() as mode:
+        assert torch.equal(function(start), found.detach())
+    assert not mode.used
+
+
+class Table(nn.Module):
+    """Interpolates between the entries of a table by what rounding leaves: here nothing changes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        at = 16 * x
+        below = at.floor()
+        return honest("plain")((below.detach() + (at - below)) / 16)
+
+
+def test_a_right_gradient_that_rounding_takes_away_is_climbed_as_it_is_too() -> None:
+    x, y = images_of("test", 40)
+    plain = evaluate(honest("plain"), x, y, eps=EPS, attacks="quick")
+    found = evaluate(Table(), x, y, eps=EPS, attacks="quick")
+    assert found.warnings == []
+    assert found.accuracy["pgd-margin"][EPS] <= plain.accuracy["pgd-margin"][EPS] + 0.026
+
+
+class WithoutDerivative(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        z = honest("plain")(x)
+        return torch.nextafter(z, z + 1) + z // 10
+
+
+def test_a_function_without_a_derivative_cuts_the_graph_and_raises_no_error_of_torch() -> None:
+    x, y = images_of("test", 6)
+    report = evaluate(WithoutDerivative(), x, y, eps=EPS, attacks=["pgd-ce", "apgd-ce"])
+    assert "the gradient of cross-entropy is exactly zero at 100 % of the images" in str(report)
 
 
 def test_a_rounding_with_options_has_them_and_a_call_that_is_wrong_stays_wrong() -> None:

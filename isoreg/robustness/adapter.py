@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg.errors import import_extra
 from isoreg.robustness.outputs import RULED_OUT, usual_range
-from isoreg.robustness.pgd import project
+from isoreg.robustness.pgd import project, without_derivative
 from isoreg.robustness.task import Attack, Task
 
 _TARGETS = 9
@@ -34,7 +34,8 @@ class Adapted(nn.Module):
       out by -1e9 or -inf are moved up before, else the others would lose all digits.
     - Classes are added up to ``classes``, constants below all logits: the targeted loss of APGD
       wants four.
-    - A model that cuts the graph gets gradients of 0 in place of an error.
+    - A model that cuts the graph, or holds a function without a derivative, gets gradients of 0 in
+      place of an error.
     - torchattacks looks for a parameter to learn the device, and writes on the logits.
 
     Args:
@@ -70,6 +71,7 @@ class Adapted(nn.Module):
             self.side = max(side, _SMALLEST_SIDE)
         self.rows = (height, width)
         self.range: Tensor | None = None
+        self.cut: bool | None = None
         self.eval()
 
     def train(self, mode: bool = True) -> Adapted:  # noqa: ARG002 (torch's signature)
@@ -130,6 +132,9 @@ class Adapted(nn.Module):
         floor = self._floor(logits.detach())
         logits = (logits - floor).where(logits >= floor, 0)  # clamp has no gradient at the floor
         if x.requires_grad:
+            if self.cut is None:
+                self.cut = _has_no_derivative(logits, x)
+            logits = logits.detach() if self.cut else logits
             logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)
         return F.pad(logits, (0, max(0, self.classes - logits.shape[1])), value=-1.0)
 
@@ -143,6 +148,15 @@ class Adapted(nn.Module):
             return smallest
         largest = logits.where(finite, -torch.inf).amax(1, keepdim=True)
         return torch.maximum(smallest, largest - RULED_OUT * self.range)
+
+
+def _has_no_derivative(logits: Tensor, x: Tensor) -> bool:
+    try:
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), x, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        return without_derivative(error)
+    return False
 
 
 def _contiguous(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from isoreg.robustness.corruption import corruption
 from isoreg.robustness.pgd import (
     Classifier,
     cross_entropy,
+    gradient_of,
     margin,
     pgd,
     project,
@@ -110,8 +111,7 @@ def check_training_loss(task: Task) -> None:
         got = f"{loss.dtype} of shape {tuple(loss.shape)}"
         if loss.numel() == 1:
             got = "one without a gradient by the images"
-            slope = loss.requires_grad and torch.autograd.grad(loss, leaf, allow_unused=True)[0]
-            if isinstance(slope, Tensor):
+            if gradient_of(loss, leaf) is not None:
                 return
     raise InputError(
         f"training_loss must give a scalar that depends on the adversarial images, got {got}."

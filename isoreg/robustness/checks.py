@@ -6,6 +6,8 @@ Wagner (2018), "Obfuscated Gradients Give a False Sense of Security".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -238,13 +240,42 @@ def _is_coarse(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> b
     return bool(tiny > 0.1 * small)
 
 
-def check_unbounded(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
+def ways_to_climb(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[bool]:
+    """Whether gradients pass rounding straight through; both, where it may be right or wrong.
+
+    With t - floor(t), as in a table between whose entries a model interpolates, the gradient is
+    right as it is, and 0 straight through.
+
+    Args:
+        classifier: Pixels to logits.
+        images: (n, ...) pixels from 0 to 1; perhaps none.
+        labels: (n).
+
+    Returns:
+        What to try.
+    """
+    if not len(images):
+        return [True]
+    some, of = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
+    with StraightThrough() as mode:
+        _, straight = _gap(classifier, some, of)
+    if not mode.used:
+        return [True]
+    _, plain = _gap(classifier, some, of)
+    some_left = (plain.flatten(1).abs().amax(1) > 0).float().mean() > _MANY
+    return [True, False] if some_left and not torch.allclose(plain, straight) else [True]
+
+
+def check_unbounded(
+    classifier: PixelClassifier, images: Tensor, labels: Tensor, ways: Sequence[bool] = (True,)
+) -> list[str]:
     """Whether images survive an attack that may change every pixel to anything.
 
     Args:
         classifier: Pixels to logits.
         images: (n, ...) pixels from 0 to 1.
         labels: (n).
+        ways: Whether gradients pass rounding straight through.
 
     Returns:
         A sentence, or none.
@@ -252,10 +283,13 @@ def check_unbounded(classifier: PixelClassifier, images: Tensor, labels: Tensor)
     if not len(images):
         return []
     some, of = evenly(images, _UNBOUNDED_IMAGES), evenly(labels, _UNBOUNDED_IMAGES)
-    with StraightThrough():
-        x, _ = pgd(classifier, some, of, eps=1.0)
-    with torch.no_grad():
-        left = (classifier(x).argmax(1) == of).float().mean()
+    survived = torch.ones_like(of, dtype=torch.bool)
+    for straight in ways:
+        with StraightThrough() if straight else nullcontext():
+            x, _ = pgd(classifier, some, of, eps=1.0)
+        with torch.no_grad():
+            survived &= classifier(x).argmax(1) == of
+    left = survived.float().mean()
     if left <= _NOISE:
         return []
     return [

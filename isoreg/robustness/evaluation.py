@@ -25,6 +25,7 @@ from isoreg.robustness.checks import (
     check_model,
     check_radii,
     check_unbounded,
+    ways_to_climb,
 )
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.consistency import check_consistency
@@ -181,11 +182,12 @@ def _evaluated(
     signs = check_model(task.classifier, *run.sample()) + consistency.signs
     gradients = check_gradients(task.classifier, *run.inside(), task.norm)
     signs += gradients.signs or check_directions(task.classifier, *run.inside())
+    run.ways = ways_to_climb(task.classifier, *run.inside())
     for name, radius in shown([(name, radius) for name in names for radius in sizes], progress):
         run.attack(name, radius)
     for radius in sizes if fresh else ():
         run.attack("pgd-margin", radius, row="fresh-copy", task=fresh)
-    signs += check_unbounded(task.classifier, *run.inside())
+    signs += check_unbounded(task.classifier, *run.inside(), run.ways)
     signs += consistency.afterwards(task.classifier)
     results = _check(run, gradients.distances)
     taught = preset in WITH_STUDENT or (bool(signs or results) and preset != "paper")
