@@ -286,6 +286,19 @@ class Property(nn.Linear):
         self.kept = value
 
 
+class Halves(Tensor):
+    """Multiplies with half of what it says it holds."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None) -> object:
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        return found / 2 if func is nn.functional.linear else found
+
+
+def halved(model: nn.Sequential) -> None:
+    model[1].weight = nn.Parameter(model[1].weight.detach().as_subclass(Halves))
+
+
 class Called(nn.Linear):
     def __call__(self, x: Tensor) -> Tensor:
         return super().__call__(x).clamp(-1, 1)
@@ -308,6 +321,7 @@ def in_place_of_the_first(kind: type[nn.Module]) -> Change:
         (jittered, "got a parametrization that gives other weights each time"),
         (in_place_of_the_first(Property), "got a property 'weight' at Property '1'"),
         (in_place_of_the_first(Called), "got Called"),
+        (halved, "got Halves, Parameter"),
     ],
 )
 def test_whatever_may_change_what_a_layer_computes_is_refused_before_anything_is_attacked(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import getattr_static
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -114,10 +114,12 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _affine(module: nn.Module) -> Affine:
-    weight, again = module.weight, module.weight
-    bias = module.bias
-    if not (isinstance(weight, Tensor) and isinstance(again, Tensor)):
-        raise InputError(f"certified=True bounds weights that are tensors, got {weight!r}.")
+    values: list[Any] = [module.weight, module.weight, module.bias]
+    weight, again, bias = values
+    kinds = {type(x) for x in values if x is not None}
+    if not kinds <= {Tensor, nn.Parameter}:  # a subclass may multiply in its own way
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise InputError(f"certified=True bounds plain tensors as weights, got {names}. {_INSTEAD}")
     if not torch.equal(weight, again):
         raise InputError(
             "certified=True bounds what the layers compute, got a parametrization that gives other "
@@ -125,7 +127,7 @@ def _affine(module: nn.Module) -> Affine:
         )
     wide = weight.detach().double()
     none = wide.new_zeros(len(wide))
-    return Affine(wide, bias.detach().double() if isinstance(bias, Tensor) else none)
+    return Affine(wide, none if bias is None else bias.detach().double())
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:

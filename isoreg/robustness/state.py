@@ -123,13 +123,13 @@ def in_common(model: nn.Module) -> dict[str, object]:
         Values of attributes by their names.
     """
     source = getattr(model, "_orig_mod", model)
-    kept: dict[int, object] = {id(p): p for p in source.parameters()}
+    memo = {**_cut_off(source), **{id(p): p for p in source.parameters()}}
     found = {}
     for place, module in source.named_modules():
         for name, value in vars(module).items():
             if name not in ("_modules", "_parameters", "_buffers"):
                 try:
-                    copy.deepcopy(value, {**_cut_off(source), **kept})
+                    copy.deepcopy(value, dict(memo))
                 except Exception:
                     found[f"{place}.{name}".lstrip(".")] = value
     return found
@@ -216,7 +216,8 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
             for module, mode in modes:
                 module.training = mode
             for module, name, place in places:
-                module._parameters[name] = place
+                if module._parameters.get(name) is not place:
+                    module._parameters[name] = place
             _restore_weights(weights)
             for parameter, required, gradient in gradients:
                 parameter.requires_grad_(required)
