@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -106,6 +107,49 @@ def test_adapted_logits_differ_by_a_constant_an_image_and_end_in_classes_nobody_
     torch.testing.assert_close(found[:, :3] - logits, (found[:, :1] - logits[:, :1]).expand(5, 3))
     assert bool((found[:, :3].amin(1) == 0).all())
     assert bool((found[:, 3] < 0).all())
+
+
+@pytest.mark.parametrize("value", [-1e9, -torch.inf])
+def test_a_class_that_is_ruled_out_takes_no_digits_from_the_others(value: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
+    images = torch.rand(5, 2, 4)
+
+    class RuledOut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            z = model(x)
+            return torch.cat([z[:, :1], torch.full_like(z[:, :1], value), z[:, 1:]], 1)
+
+    adapted = Adapted(RuledOut(), images)
+    x = adapted.fold(images).requires_grad_()
+    found, logits = adapted(x), model(images)
+    kept = found[:, [0, 2, 3]]
+    rise = (kept[:, :1] - logits[:, :1]).expand(5, 3)
+    torch.testing.assert_close(kept - logits, rise, atol=1e-4, rtol=0)
+    assert bool((found[:, 1] == 0).all())
+    assert bool((kept >= 0).all()), "below all others, as CW needs it"
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    expected = model[1].weight.sum(0).view(2, 4).expand(5, 2, 4)
+    torch.testing.assert_close(gradient.view(5, 2, 4), expected)
+
+
+@pytest.mark.parametrize("of", ["images", "model"])
+def test_another_memory_format_is_attacked_as_the_usual_one(of: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
+    images = torch.rand(5, 3, 6, 6)
+    labels = model(images).argmax(1)
+    other = copy.deepcopy(model)
+    given = images
+    if of == "model":
+        other = other.to(memory_format=torch.channels_last)
+    else:
+        given = images.contiguous(memory_format=torch.channels_last)
+    expected, found = (
+        evaluate(m, x, labels, eps=0.3, norm="L2", attacks="fab").worst_case[0.3]
+        for m, x in ((model, images), (other, given))
+    )
+    assert abs(found - expected) <= 0.201
 
 
 def test_attacks_do_not_write_on_what_a_model_returns() -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from isoreg import InputError, IsometryRegularizer
 from isoreg.robustness import RobustnessReport, evaluate
-from isoreg.robustness.certified import _lines, certified, layers_of, least_margin
+from isoreg.robustness.certified import _lines, certified, least_margin
 from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.mlp import layers_of
 
+Change = Callable[[nn.Sequential], object]
 ACTIVATIONS = st.sampled_from([nn.ReLU, nn.Tanh, nn.Sigmoid])
 
 
@@ -237,14 +242,126 @@ def test_what_cannot_be_bounded_is_refused_before_anything_is_attacked(
         evaluate(model, x, y, eps=0.1, certified=True, **options)
 
 
-def test_a_hook_that_changes_what_layers_return_is_noticed_and_a_recorder_is_none() -> None:
+def test_a_recorder_changes_nothing_that_layers_return_nor_does_a_copy_of_one() -> None:
     model, x, y = subject()
     with IsometryRegularizer(model):
-        report = evaluate(model, x, y, eps=0.01, attacks="fgsm", certified=True)
-        assert report.lower_bound[0.01] > 0
-    model[1].register_forward_hook(lambda module, args, out: 2 * out)
-    with pytest.raises(InputError, match="a hook changes it"):
-        evaluate(model, x, model(x).argmax(1), eps=0.01, attacks="fgsm", certified=True)
+        for kept in (model, copy.deepcopy(model)):
+            report = evaluate(kept, x, y, eps=0.01, attacks="fgsm", certified=True)
+            assert report.lower_bound[0.01] > 0
+
+
+def hooked(register: str) -> Change:
+    return lambda model: getattr(model[1], register)(lambda *_: None)
+
+
+def replaced(model: nn.Sequential) -> None:
+    forward = model[1].forward
+    model[1].forward = lambda x: forward(x).clamp(-1, 1)
+
+
+def compiled(model: nn.Sequential) -> None:
+    model[1].compile(backend="eager")
+
+
+def pruned(model: nn.Sequential) -> None:
+    prune.l1_unstructured(model[1], "weight", 0.5)
+
+
+class Jitter(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + 0.01 * torch.randn_like(weight)
+
+
+def jittered(model: nn.Sequential) -> None:
+    nn.utils.parametrize.register_parametrization(model[1], "weight", Jitter())
+
+
+class Property(nn.Linear):
+    @property
+    def weight(self) -> Tensor:
+        return self.kept if torch.is_grad_enabled() else 2 * self.kept
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        self.kept = value
+
+
+class Halves(Tensor):
+    """Multiplies with half of what it says it holds."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None) -> object:
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        return found / 2 if func is nn.functional.linear else found
+
+
+def halved(model: nn.Sequential) -> None:
+    model[1].weight = nn.Parameter(model[1].weight.detach().as_subclass(Halves))
+
+
+class Called(nn.Linear):
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x).clamp(-1, 1)
+
+
+def in_place_of_the_first(kind: type[nn.Module]) -> Change:
+    return lambda model: model.__setitem__(1, kind(16, 12))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (hooked("register_forward_hook"), "got a hook at Linear '1', which may change that. Remo"),
+        (hooked("register_forward_pre_hook"), "got a hook at Linear '1'"),
+        (lambda model: model.register_forward_hook(lambda *_: None), "got a hook at the model"),
+        (pruned, "got a hook at Linear '1'"),
+        (replaced, "got a method 'forward' that was replaced at Linear '1'"),
+        (lambda model: setattr(model, "forward", model.forward), "'forward' .* at the model"),
+        (compiled, r"got a call that compile\(\) replaced at Linear '1'"),
+        (jittered, "got a parametrization that gives other weights each time"),
+        (in_place_of_the_first(Property), "got a property 'weight' at Property '1'"),
+        (in_place_of_the_first(Called), "got Called"),
+        (halved, "got Halves, Parameter"),
+    ],
+)
+def test_whatever_may_change_what_a_layer_computes_is_refused_before_anything_is_attacked(
+    change: Change, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isoreg.robustness.evaluation._evaluated", None)
+    model, x, y = subject()
+    change(model)
+    with pytest.raises(InputError, match=f"evaluate: certified=True.*{words}"):
+        evaluate(model, x, y, eps=0.01, certified=True)
+
+
+def test_a_hook_on_all_modules_and_autocast_are_refused_by_their_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("isoreg.robustness.evaluation._evaluated", None)
+    model, x, y = subject()
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        with pytest.raises(InputError, match="got a hook on all modules"):
+            evaluate(model, x, y, eps=0.01, certified=True)
+    finally:
+        handle.remove()
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(InputError, match="torch.autocast w"):
+        evaluate(model, x, y, eps=0.01, certified=True)
+
+
+def test_no_lower_bound_stands_beside_attacks_that_contradict_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, x, y = subject()
+    monkeypatch.setattr(nn.ReLU, "forward", lambda _, h: h - 20 * (h - h[:1].amax()).relu())
+    with pytest.raises(InputError, match="got a model that returns something else. Leave"):
+        evaluate(model, x, y, eps=0.1, attacks="fgsm", certified=True)
+    monkeypatch.setattr("isoreg.robustness.evaluation.check_same", lambda *_: None)
+    report = evaluate(model, x, y, eps=[0.0, 0.1], attacks="fgsm", certified=True)
+    assert report.lower_bound == {}
+    assert report.warnings[0].startswith("NO LOWER BOUND: attacks fool images that certified=True")
+    assert "at eps 0" in report.warnings[0]
+    assert "proven" not in str(report).split("WARNING")[0]
 
 
 def test_dropout_and_identity_are_nothing_in_eval_mode_and_a_bias_may_lack() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from isoreg import InputError
-from isoreg.robustness import consistency, student
+from isoreg.robustness import consistency, evaluate, student
 from isoreg.robustness.adapter import Adapted
 from isoreg.robustness.checks import check_gradients, check_model, check_unbounded
 from isoreg.robustness.classifier import PixelClassifier
@@ -21,8 +22,10 @@ from isoreg.robustness.consistency import (
     _tolerance,
     check_consistency,
 )
+from isoreg.robustness.outputs import usual_range
 from isoreg.robustness.pgd import cross_entropy, pgd
 from isoreg.robustness.student import taught
+from isoreg.robustness.task import evenly
 from isoreg.robustness.units import Normalisation
 
 Answer = Callable[[Tensor], Tensor]
@@ -67,7 +70,8 @@ def given(logits: list[list[float]], slope: float = -1.0) -> Answer:
 
     def answer(x: Tensor) -> Tensor:
         moved = slope * (x.flatten(1)[:, :1] - 0.5)
-        return torch.tensor(logits) + torch.cat([moved, -moved], 1)
+        given = torch.tensor(logits)
+        return given + torch.cat([moved, -moved, *[0 * moved] * (given.shape[1] - 2)], 1)
 
     return answer
 
@@ -77,6 +81,9 @@ def given(logits: list[list[float]], slope: float = -1.0) -> Answer:
     [
         ([[2.0, 0.0]] * 4, ""),
         ([[2.0, 0.0]] * 3 + [[torch.nan, 0.0]], "not finite at 25 %"),
+        ([[2.0, 0.0]] * 3 + [[0.0, torch.inf]], "not finite at 25 %"),
+        ([[2.0, 0.0]] * 3 + [[-torch.inf, 0.0]], "not finite at 25 %"),
+        ([[2.0, 0.0, -torch.inf]] * 4, ""),
         ([[1.0, 0.0], [0.3, 0.7], [0.5, 0.5], [0.2, 0.80005]], "looks like probabilities"),
         ([[0.4, 0.0], [0.3, 0.7], [0.5, 0.5], [0.2, 0.8]], ""),
         ([[1.01, 0.0]] * 4, ""),
@@ -139,7 +146,7 @@ def test_small_steps_move_every_pixel_by_a_thousandth_and_by_one_of_255() -> Non
     found = check_gradients(classifier_of(model), x, y, "L2")
     assert found.signs == []
     assert not found.distances.requires_grad
-    steps = [shown - x[:100] for shown in model.shown[-2:]]
+    steps = [shown - evenly(x, 100) for shown in model.shown[-2:]]
     for step, size in zip(steps, (1e-3, 1 / 255), strict=True):
         torch.testing.assert_close(step.abs(), torch.full_like(step, size), rtol=1e-3, atol=0)
     assert max(map(len, model.shown)) == 100, "no more at once"
@@ -203,7 +210,7 @@ def test_whoever_survives_the_change_of_every_pixel_is_not_attacked() -> None:
     model, (x, y) = Model(linear), images_of(150)
     assert check_unbounded(classifier_of(model), x, y) == []
     assert [len(shown) for shown in model.shown] == [100] * 42, "41 points, and the answer"
-    assert not torch.equal(model.shown[0], x[:100]), "from a random one on"
+    assert not torch.equal(model.shown[0], evenly(x, 100)), "from a random one on"
     stuck = torch.arange(100) < 2
     shown = x.clone()
 
@@ -215,6 +222,31 @@ def test_whoever_survives_the_change_of_every_pixel_is_not_attacked() -> None:
     (sign,) = check_unbounded(classifier_of(partly), x, y)
     assert sign.startswith("2 % of the images survive although every pixel may be changed")
     assert check_unbounded(classifier_of(partly), x[:0], y[:0]) == []
+
+
+@pytest.mark.parametrize(("n", "count"), [(150, 100), (127, 64), (64, 64), (3, 64), (0, 5)])
+def test_rows_are_taken_evenly_from_the_first_to_the_last(n: int, count: int) -> None:
+    rows = evenly(torch.arange(n), count)
+    assert len(rows) == min(n, count)
+    assert bool((rows.diff() > 0).all())
+    steps = torch.cat([rows[:1], rows.diff(), n - rows[-1:]])
+    assert steps.numel() == 0 or steps.max() - 1 <= n / count
+
+
+def test_images_sorted_by_class_hide_no_mask_on_the_last_classes() -> None:
+    x, y = images_of(300)
+    x, y = x[y.argsort()], y.sort().values
+    assert bool((y[:100] != 2).all())
+
+    class Last(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            z = linear(images)
+            cut = (z.argmax(1, keepdim=True) == 2).float()
+            return cut * z.detach() + (1 - cut) * z
+
+    said = str(evaluate(Last(), x, y, eps=0.001, attacks="fgsm", batch_size=100))
+    assert "the gradient of cross-entropy is exactly zero" in said
+    assert "of the images survive although every pixel may be changed" in said
 
 
 # Whether a model answers the same image in the same way
@@ -234,9 +266,9 @@ def test_few_images_are_asked_about_from_all_over_and_the_model_itself_is_not(
     found = check_consistency(classifier_of(model), x, y, 0.1, "Linf")
     assert (found.signs, found.stateful, found.beside) == ([], False, False)
     assert found.asked is not None
-    torch.testing.assert_close(found.asked[0], x[::3][:64])
-    torch.testing.assert_close(found.asked[1], linear(x[::3][:64]))
-    assert torch.equal(labels[0], y[::3][:64])
+    torch.testing.assert_close(found.asked[0], evenly(x, 64))
+    torch.testing.assert_close(found.asked[1], linear(evenly(x, 64)))
+    assert torch.equal(labels[0], evenly(y, 64))
     assert model.shown == [], "its copies were"
     assert not x.requires_grad
     few = check_consistency(classifier_of(model), x[:10], y[:10], 0.1, "Linf").asked
@@ -274,14 +306,24 @@ def test_a_random_model_is_called_random_however_it_answers(kind: type[nn.Module
 
 
 class Seldom(nn.Module):
-    """Random in one call of five."""
+    """Random in some calls."""
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        self.chance = chance
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x) + torch.randn(len(x), 3) * (torch.rand(()) > 0.8)
+        return linear(x) + torch.randn(len(x), 3) * (torch.rand(()) < self.chance)
 
 
-def test_a_model_that_is_seldom_random_is_not_said_to_remember() -> None:
-    assert check_consistency(classifier_of(Seldom()), *images_of(12), 0.1, "Linf").signs == []
+@pytest.mark.parametrize("chance", [0.3, 0.4, 0.5])
+def test_a_model_that_is_seldom_random_is_called_random_and_not_said_to_remember(
+    chance: float,
+) -> None:
+    found = check_consistency(classifier_of(Seldom(chance)), *images_of(12), 0.1, "Linf")
+    (sign,) = found.signs
+    assert "the output is random" in sign
+    assert not found.stateful
 
 
 @pytest.mark.parametrize(("factor", "said"), [(1.0, ""), (2.0, "of 100 % of the images changes")])
@@ -309,6 +351,83 @@ def test_a_model_that_counts_its_calls_keeps_a_state() -> None:
     assert model.calls == 0
     (sign,) = found.signs
     assert "changes with what the model was shown before: it keeps a state" in sign
+
+
+class Counts(nn.Module):
+    """Counts its calls, and cannot be copied: it holds a lock, or refuses."""
+
+    def __init__(self, alone: bool) -> None:
+        super().__init__()
+        self.calls, self.alone = [0], alone
+        self.lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            self.calls[0] += 1
+        return linear(x) + self.calls[0]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.alone:
+            raise TypeError("it is the only one")
+        return super().__reduce_ex__(protocol)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_state_is_noticed_where_something_cannot_be_copied_and_that_is_said(alone: bool) -> None:
+    model = Counts(alone)
+    found = check_consistency(classifier_of(model), *images_of(12), 0.1, "Linf")
+    assert found.stateful
+    (remark,) = found.remarks
+    if alone:
+        assert remark.startswith("the model cannot be copied (copy.deepcopy), so it was asked its")
+    else:
+        assert remark.startswith("'lock' of the model cannot be copied (copy.deepcopy), so a state")
+        assert model.calls == [0]
+
+
+def test_what_a_pass_left_with_its_graph_is_copied_without_it() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.kept = nn.Linear(16, 3), []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.features = self.layer(x.flatten(1))
+            self.kept = [*self.kept, {"features": self.features}]
+            return self.features
+
+    model, (x, y) = Keeps(), images_of(12)
+    model(x)
+    found = check_consistency(classifier_of(model), x, y, 0.1, "Linf")
+    assert (found.signs, found.remarks) == ([], [])
+    assert len(model.kept) == 1, "its copies were asked"
+    assert model.features.requires_grad
+
+
+class Adapts(nn.Module):
+    """Moves its bias with each batch, as adaptation at test time does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.bias += 0.1 * torch.eye(3)[0]
+        return linear(x) + self.bias
+
+
+def test_parameters_that_change_in_a_pass_are_a_state_and_are_what_they_were_afterwards() -> None:
+    model, (x, y) = Adapts(), images_of(12)
+    bias = model.bias
+    report = evaluate(model, x, y, eps=0.01, attacks="fgsm")
+    assert "it keeps a state" in str(report)
+    assert "fresh-copy" in report.survived
+    assert model.bias is bias
+    assert bool((bias == 0).all())
+    honest = classifier_of(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    check_consistency(honest, x, y, 0.1, "Linf")
+    assert honest.copied().model[1].weight is honest.model[1].weight, "else copies share them"
 
 
 def test_a_model_that_changes_where_it_is_shown_the_same_again_keeps_a_state() -> None:
@@ -365,6 +484,34 @@ def test_a_change_counts_from_a_share_of_the_usual_range_on(
     assert _changed(logits, after, tolerance) == share
     assert _changed(after, logits, tolerance) == share
     assert _changed(after, after, tolerance) == 0
+
+
+@pytest.mark.parametrize("value", [-3e3, -1e9, -torch.inf])
+@pytest.mark.parametrize("classes", [1, 5])
+def test_classes_that_are_ruled_out_hide_no_change_of_the_others(
+    value: float, classes: int
+) -> None:
+    x, _ = images_of(12)
+    out = torch.full((12, classes), value)
+    before = torch.cat([linear(x), out], 1)
+    moved = torch.cat([1.1 * linear(x), out], 1)
+    other_digits = torch.cat([linear(x), 1.001 * out], 1)
+    assert _changed(before, moved, 1e-2) == _changed(moved, before, 1e-2) > 0.9
+    assert _changed(before, other_digits, 1e-5) == 0
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [([0.0, 8.0, 3.0], 8.0), ([0.0, 8.0, -1e4], 8.0), ([-1e9, 1.0, -1e9, 0.5], 0.5),
+     ([1.0, 1.0, 0.0], 1.0), ([0.0, 1.0, -99.0], 100.0), ([0.0, 1.0, -100.0], 1.0),
+     ([1.0, -torch.inf], 0.0), ([20.0, 30.0, -torch.inf], 10.0), ([torch.nan, 1.0, 0.0], 1.0),
+     ([1.0, 1.0 - 1e-6, 0.0], 1.0), ([0.0, 0.0], 0.0)],
+)  # fmt: skip
+def test_the_usual_range_is_that_of_the_classes_that_are_not_ruled_out(
+    logits: list[float], expected: float
+) -> None:
+    both = torch.tensor([logits, logits[::-1]])
+    assert usual_range(both) == pytest.approx(expected)
 
 
 def test_half_precision_and_autocast_are_compared_coarsely() -> None:

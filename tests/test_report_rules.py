@@ -639,6 +639,7 @@ def test_a_model_is_given_back_as_it_was_also_after_an_error() -> None:
     model[1].eval().requires_grad_(False)
     gradient = model[2].weight.grad = torch.ones(2, 2)
     buffers = {name: (x, x.clone()) for name, x in model.named_buffers()}
+    parameters = {name: (x, x.detach().clone()) for name, x in model.named_parameters()}
     with pytest.raises(KeyError), torch.no_grad(), left_as_it_was(model):
         assert torch.is_grad_enabled()
         assert not any(p.requires_grad for p in model.parameters())
@@ -646,13 +647,16 @@ def test_a_model_is_given_back_as_it_was_also_after_an_error() -> None:
         model.train()(torch.rand(5, 2))
         model[0].running_var = torch.zeros(2)
         model[2].weight.grad = None
+        model[2].weight.data.add_(1)
+        model[2].bias = nn.Parameter(torch.full_like(model[2].bias, 9))
         raise KeyError
     assert [module.training for module in model.modules()] == [True, True, False, True]
     assert [p.requires_grad for p in model.parameters()] == [True, True, False, False, True, True]
     assert model[2].weight.grad is gradient
-    for name, buffer in model.named_buffers():
-        assert buffer is buffers[name][0]
-        assert torch.equal(buffer, buffers[name][1])
+    for found, before in ((model.named_buffers(), buffers), (model.named_parameters(), parameters)):
+        for name, tensor in found:
+            assert tensor is before[name][0]
+            assert torch.equal(tensor, before[name][1])
 
 
 def test_a_forgetful_model_answers_every_call_as_a_fresh_one() -> None:

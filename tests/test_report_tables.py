@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from isoreg.errors import InputError, MissingExtraError
-from isoreg.robustness import ATTACKS, RobustnessReport, evaluate, progress, run
+from isoreg.robustness import ATTACKS, PRESETS, RobustnessReport, evaluate, progress, run, state
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import cross_entropy
 from isoreg.robustness.run import Run
 from isoreg.robustness.stand_in import guided, stand_in_for
-from isoreg.robustness.state import _same, copied, left_as_it_was
+from isoreg.robustness.state import copied, left_as_it_was
 from isoreg.robustness.task import Task
 
 REPORT = RobustnessReport(
@@ -218,8 +218,8 @@ def test_batches_are_of_their_size_and_attacks_see_what_is_correct_alone(
         return 0 * task.images, [1, 2]
 
     monkeypatch.setitem(ATTACKS, "spy", spy)
-    assert [len(made.batch(index)[0]) for index in range(3)] == [4, 4, 3]
-    assert torch.equal(made.batch(1)[1], made.task.labels[4:8])
+    assert torch.equal(made.sample()[0], made.task.images)
+    assert torch.equal(made.sample()[1], made.task.labels)
     made.attack("spy", 0.6)
     assert [len(task.images) for task in shown] == [4, 4, 2]
     assert [task.eps for task in shown] == [0.3] * 3
@@ -275,9 +275,10 @@ class Cut(First):
 @pytest.mark.parametrize(
     ("model", "attacks", "right", "student"),
     [(First(), "fgsm", True, False), (Cut(), "fgsm", True, True), (Cut(), "paper", True, False),
-     (Cut(), "fgsm", False, False)],
+     (Cut(), "fgsm", False, False), (First(), "standard", True, True),
+     (First(), "full", True, True)],
 )  # fmt: skip
-def test_where_something_is_odd_a_student_is_tried_but_not_for_the_paper_s_protocol(
+def test_where_something_is_odd_or_much_is_asked_for_a_student_is_tried_but_not_for_the_paper(
     monkeypatch: pytest.MonkeyPatch,
     model: nn.Module,
     attacks: str,
@@ -285,6 +286,8 @@ def test_where_something_is_odd_a_student_is_tried_but_not_for_the_paper_s_proto
     student: bool,
 ) -> None:
     monkeypatch.setattr(run, "taught", lambda *_, **__: First())
+    for preset in ("standard", "full"):
+        monkeypatch.setitem(PRESETS, preset, ("fgsm",))
     x = torch.linspace(0, 1, 10).view(10, 1, 1, 1).expand(10, 1, 2, 2).clone()
     labels = (x[:, 0, 0, 0] > 0.5).long()
     found = evaluate(model, x, labels if right else 1 - labels, eps=[0.05, 0.1], attacks=attacks)
@@ -327,7 +330,7 @@ def test_of_a_model_that_keeps_a_state_copies_alone_are_asked(
 def test_buffers_are_the_same_if_their_numbers_and_gaps_are(
     a: list[float], b: list[float], same: bool
 ) -> None:
-    assert _same(torch.tensor(a), torch.tensor(b)) is same
+    assert state.same(torch.tensor(a), torch.tensor(b)) is same
 
 
 def test_a_buffer_that_was_missing_is_so_again_and_one_that_is_the_same_is_not_written() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -150,6 +153,90 @@ def test_other_quantised_layers_are_refused_by_name() -> None:
         classifier_of(model)
 
 
+def exported() -> nn.Module:
+    sizes = ({0: torch.export.Dim("n")},)
+    return torch.export.export(
+        honest("plain"), (torch.rand(2, 1, 8, 8),), dynamic_shapes=sizes
+    ).module()
+
+
+def frozen() -> nn.Module:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.freeze(torch.jit.script(copy.deepcopy(honest("plain")))), file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [exported, frozen])
+def test_a_model_that_has_one_mode_alone_is_attacked_like_any_other(kind) -> None:
+    x, y = images_of("test", 20)
+    names = ["pgd-margin", "apgd-ce"]
+    expected = evaluate(honest("plain"), x, y, eps=EPS, attacks=names)
+    found = evaluate(kind(), x, y, eps=EPS, attacks=names)
+    assert abs(found.worst_case[EPS] - expected.worst_case[EPS]) <= 0.051
+
+
+class Statistics(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(64, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return honest("plain")(self.norm(x.flatten(1)) / 4)
+
+
+def test_batch_normalisation_without_statistics_is_attacked_and_said_also_in_batches_of_one() -> (
+    None
+):
+    x, y = images_of("test", 21)
+    report = evaluate(
+        Statistics(), x, y, eps=EPS, attacks=["fgsm", "apgd-ce", "student"], batch_size=20
+    )
+    assert "batch normalisation without running statistics" in str(report)
+    classifier = classifier_of(Statistics())
+    torch.testing.assert_close(classifier(x[:1]), classifier(torch.cat([x[:1], x[:1]]))[:1])
+
+
+class Trains(nn.Module):
+    """Takes a step on the entropy of each batch, as adaptation at test time does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1e-3)
+
+    @torch.enable_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        entropy = torch.distributions.Categorical(logits=self.net(x)).entropy()
+        entropy.mean().backward()
+        self.optimizer.step()
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "words"),
+    [
+        (
+            lambda: nn.Linear(64, 10),
+            torch.float64,
+            "images must have the type that the model takes, got images of torch.float64 and "
+            r"parameters of torch.float32\. Convert them with images.to\(torch.float32\)",
+        ),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)),
+            torch.float32,
+            "model must have been called once, .* got LazyLinear '1' without",
+        ),
+        (Trains, torch.float32, "the model must answer without gradients of its parameters"),
+    ],
+)
+def test_what_would_end_in_an_error_of_torch_has_a_sentence(model, dtype, words: str) -> None:
+    x, y = torch.rand(4, 64, dtype=dtype), torch.zeros(4).long()
+    with pytest.raises(InputError, match=f"evaluate: {words}"):
+        evaluate(model(), x, y, eps=EPS, attacks="quick")
+
+
 class FSDPModule(nn.Linear):
     """Stands for what fully_shard makes of a module, which needs a process group."""
 
@@ -199,6 +286,73 @@ def test_rounding_keeps_its_values_to_the_bit_and_passes_gradients_in_every_spel
         assert torch.equal(found.detach(), expected)
         assert x.grad is not None
         torch.testing.assert_close(x.grad, torch.full_like(x, 2.0))
+
+
+# what rounds, and its gradient by x as if nothing did
+SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "x // 0.5": (lambda x: x // 0.5, lambda x: 0 * x + 2),
+    "3 // x": (lambda x: 3 // x, lambda x: -3 / x.square()),
+    "floor_divide": (lambda x: torch.floor_divide(x, 0.5), lambda x: 0 * x + 2),
+    "by itself": (lambda x: torch.floor_divide(x * x, x), lambda x: 0 * x + 1),
+    "//=": (lambda x: (1 * x).__ifloordiv__(0.5), lambda x: 0 * x + 2),
+    "div": (lambda x: x.div(0.5, rounding_mode="floor"), lambda x: 0 * x + 2),
+    "divide": (lambda x: torch.divide(x, 4, rounding_mode="trunc"), lambda x: 0 * x + 0.25),
+    "div_": (lambda x: (1 * x).div_(other=0.5, rounding_mode="trunc"), lambda x: 0 * x + 2),
+    "true": (lambda x: torch.div(x, 4), lambda x: 0 * x + 0.25),
+    "x - x % 1": (lambda x: x - x % 1, lambda x: 0 * x + 1),
+    "5 % x": (lambda x: 5 - 5 % x, lambda x: (5 / x).floor() - 5 / x),
+    "remainder": (lambda x: x - torch.remainder(x, 0.5), lambda x: 0 * x + 1),
+    "fmod": (lambda x: x - x.fmod(0.5), lambda x: 0 * x + 1),
+    "remainder_": (lambda x: x - (1 * x).remainder_(0.5), lambda x: 0 * x + 1),
+    "frac": (lambda x: x - x.frac(), lambda x: 0 * x + 1),
+    "frac_": (lambda x: x - (1 * x).frac_(), lambda x: 0 * x + 1),
+    "heaviside": (lambda x: torch.heaviside(x, values=torch.ones(1)), lambda x: 0 * x + 1),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_other_function_that_rounds_passes_gradients_and_keeps_its_values(name: str) -> None:
+    function, slope = SPELLINGS[name]
+    start = torch.randn(50) * 3
+    x = start.clone().requires_grad_()
+    with StraightThrough() as mode:
+        found = function(x)
+        found.sum().backward()
+    assert mode.used is (name != "true")
+    assert torch.equal(found.detach(), function(start))
+    torch.testing.assert_close(x.grad, slope(start), atol=1e-4, rtol=1e-4)
+    with StraightThrough() as mode:
+        assert torch.equal(function(start), found.detach())
+    assert not mode.used
+
+
+class Table(nn.Module):
+    """Interpolates between the entries of a table by what rounding leaves: here nothing changes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        at = 16 * x
+        below = at.floor()
+        return honest("plain")((below.detach() + (at - below)) / 16)
+
+
+def test_a_right_gradient_that_rounding_takes_away_is_climbed_as_it_is_too() -> None:
+    x, y = images_of("test", 40)
+    plain = evaluate(honest("plain"), x, y, eps=EPS, attacks="quick")
+    found = evaluate(Table(), x, y, eps=EPS, attacks="quick")
+    assert found.warnings == []
+    assert found.accuracy["pgd-margin"][EPS] <= plain.accuracy["pgd-margin"][EPS] + 0.026
+
+
+class WithoutDerivative(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        z = honest("plain")(x)
+        return torch.nextafter(z, z + 1) + z // 10
+
+
+def test_a_function_without_a_derivative_cuts_the_graph_and_raises_no_error_of_torch() -> None:
+    x, y = images_of("test", 6)
+    report = evaluate(WithoutDerivative(), x, y, eps=EPS, attacks=["pgd-ce", "apgd-ce"])
+    assert "the gradient of cross-entropy is exactly zero at 100 % of the images" in str(report)
 
 
 def test_a_rounding_with_options_has_them_and_a_call_that_is_wrong_stays_wrong() -> None:
@@ -526,7 +680,7 @@ def test_counts_of_restarts_are_summed_over_batches(norm: str) -> None:
     assert counts == sorted(counts)
 
 
-def test_a_student_may_be_asked_for_by_name_and_is_in_no_preset() -> None:
+def test_a_student_may_be_asked_for_by_name_and_is_in_no_list_of_attacks() -> None:
     model, (x, y) = honest("plain"), images_of("test", 40)
     found = evaluate(model, x, y, eps=EPS, attacks=["student"])
     assert found.accuracy["student"][EPS] < found.clean - 0.1

@@ -92,6 +92,20 @@ def test_an_ignored_image_in_a_normalised_batch_adds_no_margin_to_the_others() -
     torch.testing.assert_close(found.detach(), expected.detach())
 
 
+def test_a_model_may_normalise_in_place_and_the_images_stay_what_they_are() -> None:
+    model, (x, y) = mlp(), batch()
+
+    class InPlace(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return model(images.sub_(0.5).div_(0.2))
+
+    before = x.clone()
+    found = first_order_margin_loss(InPlace(), x, y, eps=0.1)
+    expected = first_order_margin_loss(model, x, y, eps=0.1, mean=0.5, std=0.2)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(x, before)
+
+
 class Returns(nn.Module):
     def __init__(self, wrap) -> None:
         super().__init__()

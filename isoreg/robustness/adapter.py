@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg.errors import import_extra
-from isoreg.robustness.pgd import project
+from isoreg.robustness.outputs import RULED_OUT, usual_range
+from isoreg.robustness.pgd import project, without_derivative
 from isoreg.robustness.task import Attack, Task
 
 _TARGETS = 9
@@ -28,10 +29,13 @@ class Adapted(nn.Module):
 
     - Images of another shape are folded into one, square where the attack is Square.
     - Another dtype than float32 is restored.
-    - The smallest logit is moved to 0: CW takes every logit to be positive.
+    - Images and gradients of another memory format, channels_last say, are made contiguous.
+    - The smallest logit is moved to 0: CW takes every logit to be positive. Classes that are ruled
+      out by -1e9 or -inf are moved up before, else the others would lose all digits.
     - Classes are added up to ``classes``, constants below all logits: the targeted loss of APGD
       wants four.
-    - A model that cuts the graph gets gradients of 0 in place of an error.
+    - A model that cuts the graph, or holds a function without a derivative, gets gradients of 0 in
+      place of an error.
     - torchattacks looks for a parameter to learn the device, and writes on the logits.
 
     Args:
@@ -66,7 +70,21 @@ class Adapted(nn.Module):
             side = max(height, width) if images.ndim == 4 else math.isqrt(self.flat - 1) + 1
             self.side = max(side, _SMALLEST_SIDE)
         self.rows = (height, width)
-        self.eval()  # torchattacks puts a model back into the mode that it found
+        self.range: Tensor | None = None
+        self.cut: bool | None = None
+        self.eval()
+
+    def train(self, mode: bool = True) -> Adapted:  # noqa: ARG002 (torch's signature)
+        """Nothing: the model is in eval mode, and one that was exported allows no other.
+
+        Args:
+            mode: What torchattacks asks for.
+
+        Returns:
+            Itself.
+        """
+        self.training = False
+        return self
 
     def fold(self, images: Tensor) -> Tensor:
         """Images as the attack gets them.
@@ -77,7 +95,7 @@ class Adapted(nn.Module):
         Returns:
             (n, c, h, w) in float32.
         """
-        x = images.float()
+        x = images.float().contiguous()
         if self.side is None:
             return x.reshape(len(x), self.channels, *self.rows)
         if len(self.shape) == 3:
@@ -110,11 +128,43 @@ class Adapted(nn.Module):
         Returns:
             (n, classes) logits.
         """
-        logits: Tensor = self.classifier(self.unfold(x)).float()
-        logits = logits - logits.detach().amin(1, keepdim=True)
+        logits: Tensor = self.classifier(self.unfold(_contiguous(x))).float()
+        floor = self._floor(logits.detach())
+        logits = (logits - floor).where(logits >= floor, 0)  # clamp has no gradient at the floor
         if x.requires_grad:
+            if self.cut is None:
+                self.cut = _has_no_derivative(logits, x)
+            logits = logits.detach() if self.cut else logits
             logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)
         return F.pad(logits, (0, max(0, self.classes - logits.shape[1])), value=-1.0)
+
+    def _floor(self, logits: Tensor) -> Tensor:
+        """What becomes 0, (n, 1): the smallest logit that says anything."""
+        if self.range is None:  # once, since a batch of one image may be close to a tie
+            self.range = usual_range(logits)
+        finite = logits.isfinite()
+        smallest = logits.where(finite, torch.inf).amin(1, keepdim=True)
+        if self.range == 0:
+            return smallest
+        largest = logits.where(finite, -torch.inf).amax(1, keepdim=True)
+        return torch.maximum(smallest, largest - RULED_OUT * self.range)
+
+
+def _has_no_derivative(logits: Tensor, x: Tensor) -> bool:
+    try:
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), x, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        return without_derivative(error)
+    return False
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    """The images, whose gradient will be contiguous: torchattacks takes views of it."""
+    if x.requires_grad:
+        x = x.view_as(x)  # another tensor, whose hook goes with this pass
+        x.register_hook(Tensor.contiguous)
+    return x
 
 
 def from_torchattacks(name: str, *, targeted: bool = False, **options: Any) -> Attack:
@@ -208,4 +258,4 @@ def _made(name: str, model: Adapted, **options: Any) -> Any:
 
 @torch.no_grad()
 def _classes(task: Task) -> int:
-    return int(task.classifier(task.images[:1]).shape[1])
+    return int(task.classifier(task.images[:2]).shape[1])

@@ -164,6 +164,24 @@ def _check_bounds(bounds: object) -> None:
         raise wrong
 
 
+def _explained(error: RuntimeError, classifier: PixelClassifier) -> Exception:
+    """What an error of the model means for whom evaluates it; itself, if that is not known."""
+    if "does not require grad" in str(error):
+        return InputError(
+            "the model must answer without gradients of its parameters, which are frozen here, got "
+            "one that trains itself while it answers (adaptation at test time). Evaluate it as it "
+            "is before or after that."
+        )
+    of_model = {p.dtype for p in classifier.model.parameters() if p.is_floating_point()}
+    if classifier.dtype is None or not of_model or classifier.dtype in of_model:
+        return error
+    names = ", ".join(sorted(map(str, of_model)))
+    return InputError(
+        f"images must have the type that the model takes, got images of {classifier.dtype} and "
+        f"parameters of {names}. Convert them with images.to({names.split(', ')[-1]})."
+    )
+
+
 @torch.no_grad()
 def check_classes(
     classifier: PixelClassifier, pixels: Tensor, labels: Tensor, *, of: str = ""
@@ -179,7 +197,10 @@ def check_classes(
     Raises:
         InputError: If there are any, or the model returns no logits.
     """
-    classes = classifier(pixels[:2]).shape[1]
+    try:
+        classes = classifier(pixels[:2]).shape[1]
+    except RuntimeError as error:
+        raise _explained(error, classifier) from error
     smallest, largest = int(labels.min()), int(labels.max())
     if smallest < 0 or largest >= classes:
         wrong = smallest if smallest < 0 else largest

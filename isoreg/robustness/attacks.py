@@ -14,7 +14,16 @@ from torch import Tensor
 from isoreg.errors import InputError
 from isoreg.robustness.adapter import cw, deepfool, from_torchattacks
 from isoreg.robustness.corruption import corruption
-from isoreg.robustness.pgd import Classifier, cross_entropy, margin, pgd, project, steepest
+from isoreg.robustness.pgd import (
+    Classifier,
+    cross_entropy,
+    gradient_of,
+    margin,
+    pgd,
+    project,
+    random_signs,
+    steepest,
+)
 from isoreg.robustness.task import Attack, Task
 
 _CLIMBING_STEPS = 40
@@ -40,16 +49,12 @@ def _noise(task: Task) -> tuple[Tensor, list[int]]:
     """The worst of 20 random points at the ball's end; for scale, it is hardly an attack."""
     found = task.images.clone()
     for _ in range(_NOISES):
-        step = torch.randn_like(task.images) if task.norm == "L2" else _signs(task.images)
+        step = torch.randn_like(task.images) if task.norm == "L2" else random_signs(task.images)
         x = project(task.images + 1e3 * task.eps * step, task.images, task.eps, task.norm)
         with torch.no_grad():
             new = task.classifier(x).argmax(1) != task.labels
         found[new] = x[new]
     return found, []
-
-
-def _signs(like: Tensor) -> Tensor:
-    return torch.randint(0, 2, like.shape, device=like.device) * 2 - 1
 
 
 def _transfer(task: Task) -> tuple[Tensor, list[int]]:
@@ -106,8 +111,7 @@ def check_training_loss(task: Task) -> None:
         got = f"{loss.dtype} of shape {tuple(loss.shape)}"
         if loss.numel() == 1:
             got = "one without a gradient by the images"
-            slope = loss.requires_grad and torch.autograd.grad(loss, leaf, allow_unused=True)[0]
-            if isinstance(slope, Tensor):
+            if gradient_of(loss, leaf) is not None:
                 return
     raise InputError(
         f"training_loss must give a scalar that depends on the adversarial images, got {got}."
@@ -150,6 +154,7 @@ ITERATED = (*WITHIN_THE_BALL, "fab", "deepfool", "cw")
 OF_THE_PAPER = ("paper-pgd", "paper-fgsm-training-loss", "paper-pgd-training-loss")
 _ON_TRAINING_LOSS = OF_THE_PAPER[1:]
 _L2_ALONE = ("deepfool", "cw")
+WITH_STUDENT = ("standard", "full")  # as their last row
 PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("fgsm", "pgd-ce", "pgd-margin"),
     "standard": ("fgsm", "pgd-ce", "pgd-margin", "apgd-ce", "apgd-t", "square", "noise"),

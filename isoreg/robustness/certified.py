@@ -10,35 +10,19 @@ Activation Functions" (CROWN), met with interval bounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from isoreg.errors import InputError
 from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.mlp import CURVES, Affine, Layer, layers_of
+from isoreg.robustness.task import evenly
 
 _NUMBERS_AT_ONCE = 20_000_000
 _HALVINGS = 30
 _COMPARED = 20
-_PASSIVE = (nn.Identity, nn.Dropout)
-_CURVES: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
-    nn.Tanh: torch.tanh,
-    nn.Sigmoid: torch.sigmoid,
-}
-
-
-@dataclass(frozen=True)
-class Affine:
-    """A linear layer: weight (out, in) and bias (out)."""
-
-    weight: Tensor
-    bias: Tensor
-
-
-Layer: TypeAlias = Affine | type[nn.Module]
 
 
 @dataclass(frozen=True)
@@ -51,59 +35,27 @@ class Lines:
     high_at: Tensor
 
 
-def layers_of(model: nn.Module) -> list[Layer]:
-    """Linear layers and activations of an MLP, in their order.
+@torch.no_grad()
+def check_same(classifier: PixelClassifier, pixels: Tensor) -> None:
+    """Refuse a model that makes something else of its layers, whatever brings that about.
 
     Args:
-        model: The user's model.
-
-    Returns:
-        The layers, in float64.
+        classifier: Around an MLP.
+        pixels: (n, ...) from 0 to 1, of which some are compared.
 
     Raises:
-        InputError: If it is anything else than a Sequential of `Flatten`, `Linear`, `ReLU`,
-            `Tanh`, `Sigmoid`, `Dropout` and `Identity`.
-
-    Example:
-        >>> [type(layer).__name__ for layer in layers_of(nn.Sequential(nn.Linear(2, 3)))]
-        ['Affine']
+        InputError: If it returns something else than they.
     """
-    found: list[Layer] = []
-    for module in _leaves(model):
-        if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
-            weight = module.weight.double()
-            none = weight.new_zeros(len(weight))
-            found.append(Affine(weight, none if module.bias is None else module.bias.double()))
-        elif type(module) is nn.ReLU or type(module) in _CURVES:
-            found.append(type(module))
-        elif type(module) not in _PASSIVE and (found or type(module) is not nn.Flatten):
-            raise InputError(
-                "certified=True bounds MLPs alone, a Sequential of Flatten, Linear, ReLU, Tanh, "
-                f"Sigmoid, Dropout and Identity, got {type(module).__name__}. Leave it out: the "
-                "report is then an upper bound alone."
-            )
-    return found
-
-
-def check_certifiable(model: nn.Module, norm: str) -> None:
-    """Refuse what cannot be bounded, before anything is attacked.
-
-    Args:
-        model: The user's model.
-        norm: "Linf" or "L2".
-
-    Raises:
-        InputError: If it is no MLP, computes in half precision, or the norm is another than L-inf.
-    """
-    for parameter in model.parameters():
-        if parameter.dtype not in (torch.float32, torch.float64):
-            raise InputError(
-                "certified=True bounds models in float32 or float64, whose rounding is negligible, "
-                f"got {parameter.dtype}."
-            )
-    if norm != "Linf":
-        raise InputError(f"certified=True bounds L-inf balls alone, got norm={norm!r}.")
-    layers_of(model)
+    pixels = evenly(pixels, _COMPARED)
+    x = classifier.normalisation(classifier.in_units(pixels.double())).flatten(1)
+    for layer in layers_of(classifier.model):
+        x = x @ layer.weight.T + layer.bias if isinstance(layer, Affine) else _value(layer, x)
+    expected = classifier(pixels).double()
+    if x.shape != expected.shape or not torch.allclose(x, expected, rtol=1e-2, atol=1e-2):
+        raise InputError(
+            "certified=True bounds what the layers compute, got a model that returns something "
+            "else. Leave certified out: the report is then an upper bound alone."
+        )
 
 
 def certified(
@@ -125,7 +77,7 @@ def certified(
         A truth value an image; False where the bound is too loose to say.
 
     Raises:
-        InputError: If the model is no MLP, or does something else than its layers.
+        InputError: If the model is no MLP.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(1, 2, bias=False))
@@ -135,7 +87,6 @@ def certified(
         [True, False]
     """
     layers = layers_of(classifier.model)
-    _check_same(classifier, layers, pixels[:_COMPARED])
     widest = max([pixels[0].numel(), *(len(x.bias) for x in layers if isinstance(x, Affine))])
     found: list[bool] = []
     at_once = max(1, _NUMBERS_AT_ONCE // widest**2)
@@ -241,24 +192,4 @@ def _above_tanh(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _value(kind: type[nn.Module], x: Tensor) -> Tensor:
-    return x.clamp(min=0) if kind is nn.ReLU else _CURVES[kind](x)
-
-
-def _leaves(module: nn.Module) -> list[nn.Module]:
-    if type(module) is nn.Sequential:
-        return [leaf for child in module for leaf in _leaves(child)]
-    return [module]
-
-
-@torch.no_grad()
-def _check_same(classifier: PixelClassifier, layers: list[Layer], pixels: Tensor) -> None:
-    """Refuse a model whose hooks or wrappers make something else of its layers."""
-    x = classifier.normalisation(classifier.in_units(pixels.double())).flatten(1)
-    for layer in layers:
-        x = x @ layer.weight.T + layer.bias if isinstance(layer, Affine) else _value(layer, x)
-    expected = classifier(pixels).double()
-    if x.shape != expected.shape or not torch.allclose(x, expected, rtol=1e-2, atol=1e-2):
-        raise InputError(
-            "certified=True bounds what the layers compute, got a model that returns something "
-            "else: a hook changes it. Remove it, or leave certified out."
-        )
+    return x.clamp(min=0) if kind is nn.ReLU else CURVES[kind](x)

@@ -6,14 +6,26 @@ Wagner (2018), "Obfuscated Gradients Give a False Sense of Security".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg.robustness.classifier import PixelClassifier
-from isoreg.robustness.pgd import cross_entropy, gradient_of, margin, pgd, project, steepest
+from isoreg.robustness.pgd import (
+    cross_entropy,
+    gradient_of,
+    margin,
+    pgd,
+    project,
+    random_signs,
+    steepest,
+)
 from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.task import evenly
 
 _NOISE = 0.01
 _MANY = 0.1
@@ -23,6 +35,11 @@ _GRADIENT_IMAGES = 100
 # length of a step, and the least share of what the gradient promises: deep networks bend
 _SMALL_STEPS = {1e-3: 0.3, 1 / 255: 0.1}
 _SMALL_L2 = 0.05
+# lengths of steps in random directions; honest deep networks were at most 0.27 away at either
+_RANDOM_STEPS = (1e-3, 1 / 255)
+_DIRECTIONS = 2
+_OTHERWISE = 0.4
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -88,8 +105,10 @@ def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> 
     signs = []
     x = images.detach().requires_grad_()
     logits = classifier(x)
-    if not bool(logits.isfinite().all()):
-        broken = (~logits.isfinite()).any(1).float().mean()
+    lost = logits.isnan() | logits.isposinf() | logits.isneginf().all(1, keepdim=True)
+    lost |= logits.isneginf() & F.one_hot(labels, logits.shape[1]).bool()
+    if bool(lost.any()):  # a class that is ruled out by -inf loses nothing
+        broken = lost.any(1).float().mean()
         signs.append(
             f"logits are not finite at {100 * broken:.0f} % of the images: gradients are lost."
         )
@@ -136,7 +155,7 @@ def check_gradients(
         slope = gradient.flatten(1).norm(p=1 if norm == "Linf" else 2, dim=1)
         distances.append(torch.where(slope > 0, -gap / slope, torch.inf))
     signs: list[str] = []
-    some, of = images[:_GRADIENT_IMAGES], labels[:_GRADIENT_IMAGES]
+    some, of = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
     # steps of that size are lost in half precision
     if (classifier.dtype or images.dtype) not in (torch.float32, torch.float64):
         return Gradients(signs, torch.cat(distances))
@@ -157,24 +176,120 @@ def check_gradients(
     return Gradients(signs, torch.cat(distances))
 
 
-def check_unbounded(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
+def check_directions(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
+    r"""Whether the margin changes in random directions as its gradient says.
+
+    The gradient of a model that is cut in part keeps what it promises, and tells nothing of the
+    rest. For random signs s the change over both ends of a step is compared with the gradient,
+
+    .. math:: \sqrt{\frac{\sum_s (m(x + hs) - m(x - hs) - 2h\, s \cdot \nabla m)^2}
+        {\sum_s (m(x + hs) - m(x - hs))^2}}
+
+    Args:
+        classifier: Pixels to logits.
+        images: (n, ...) pixels from 0 to 1, all of them classified correctly; perhaps none.
+        labels: (n).
+
+    Returns:
+        A sentence, or none.
+    """
+    some, of = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
+    exact = (classifier.dtype or images.dtype) in (torch.float32, torch.float64)
+    if not len(some) or not exact or classifier.stand_in is not None:
+        return []
+    _, gradient = _gap(classifier, some, of)
+    worst = 0.0
+    for size in _RANDOM_STEPS:
+        away = _away(classifier, some, of, gradient, size)
+        if not away > _OTHERWISE:
+            return []
+        worst = max(worst, away)
+    if _is_coarse(classifier, some, of):
+        return []
+    return [
+        "small steps in random directions change the margin otherwise than the gradient says, by "
+        f"{100 * min(worst, 9.99):.0f} % of the change (median): a part of the model is cut from "
+        "the graph, or the gradient is wrong."
+    ]
+
+
+@torch.no_grad()
+def _away(
+    classifier: PixelClassifier, images: Tensor, labels: Tensor, gradient: Tensor, size: float
+) -> float:
+    """How far changes are from what the gradient says, the median; nan where nothing changes."""
+    missed, changed = images.new_zeros(len(images)), images.new_zeros(len(images))
+    for _ in range(_DIRECTIONS):
+        step = size * random_signs(images)
+        high, low = (images + step).clamp(0, 1), (images - step).clamp(0, 1)
+        change = margin(classifier(high), labels) - margin(classifier(low), labels)
+        missed += (change - (gradient * (high - low)).flatten(1).sum(1)).square()
+        changed += change.square()
+    told = (changed > 0) & missed.isfinite()
+    return float((missed / changed)[told].sqrt().median())
+
+
+@torch.no_grad()
+def _is_coarse(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> bool:
+    """Whether the model computes in half precision: changes of a millionth are as large as any."""
+    signs, before = random_signs(images), margin(classifier(images), labels)
+    tiny, small = (
+        (margin(classifier((images + size * signs).clamp(0, 1)), labels) - before).abs().nanmedian()
+        for size in (_ROUNDING, _RANDOM_STEPS[0])
+    )
+    return bool(tiny > 0.1 * small)
+
+
+def ways_to_climb(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[bool]:
+    """Whether gradients pass rounding straight through; both, where it may be right or wrong.
+
+    With t - floor(t), as in a table between whose entries a model interpolates, the gradient is
+    right as it is, and 0 straight through.
+
+    Args:
+        classifier: Pixels to logits.
+        images: (n, ...) pixels from 0 to 1; perhaps none.
+        labels: (n).
+
+    Returns:
+        What to try.
+    """
+    if not len(images):
+        return [True]
+    some, of = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
+    with StraightThrough() as mode:
+        _, straight = _gap(classifier, some, of)
+    if not mode.used:
+        return [True]
+    _, plain = _gap(classifier, some, of)
+    some_left = (plain.flatten(1).abs().amax(1) > 0).float().mean() > _MANY
+    return [True, False] if some_left and not torch.allclose(plain, straight) else [True]
+
+
+def check_unbounded(
+    classifier: PixelClassifier, images: Tensor, labels: Tensor, ways: Sequence[bool] = (True,)
+) -> list[str]:
     """Whether images survive an attack that may change every pixel to anything.
 
     Args:
         classifier: Pixels to logits.
         images: (n, ...) pixels from 0 to 1.
         labels: (n).
+        ways: Whether gradients pass rounding straight through.
 
     Returns:
         A sentence, or none.
     """
     if not len(images):
         return []
-    some, of = images[:_UNBOUNDED_IMAGES], labels[:_UNBOUNDED_IMAGES]
-    with StraightThrough():
-        x, _ = pgd(classifier, some, of, eps=1.0)
-    with torch.no_grad():
-        left = (classifier(x).argmax(1) == of).float().mean()
+    some, of = evenly(images, _UNBOUNDED_IMAGES), evenly(labels, _UNBOUNDED_IMAGES)
+    survived = torch.ones_like(of, dtype=torch.bool)
+    for straight in ways:
+        with StraightThrough() if straight else nullcontext():
+            x, _ = pgd(classifier, some, of, eps=1.0)
+        with torch.no_grad():
+            survived &= classifier(x).argmax(1) == of
+    left = survived.float().mean()
     if left <= _NOISE:
         return []
     return [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +48,7 @@ class PixelClassifier(nn.Module):
         self.normalisation = Normalisation(mean, std)
         self.model = model
         self.stand_in = stand_in_for(model)
+        self.shares = False  # whether a copy may share the parameters: they do not change
 
     def of(self, model: nn.Module) -> PixelClassifier:
         """Another model behind the same units.
@@ -58,11 +61,13 @@ class PixelClassifier(nn.Module):
         """
         other = PixelClassifier(model, bounds=self.bounds, mean=None, std=None, dtype=self.dtype)
         other.normalisation = self.normalisation
-        return other.eval()
+        with suppress(NotImplementedError, AttributeError):  # of one that has no other mode
+            other.eval()
+        return other
 
     def copied(self) -> PixelClassifier:
-        """A copy with a state of its own that shares the parameters; itself, if it has none."""
-        copy = copied(self.model)
+        """A copy with a state of its own; itself, if the model cannot be copied."""
+        copy = copied(self.model, share=self.shares)
         return self if copy is None else self.of(copy)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -79,9 +84,9 @@ class PixelClassifier(nn.Module):
         """
         x = self.normalisation(self.as_given(pixels))
         if self.stand_in is None:
-            return logits_of(self.model(x), len(x))
-        logits = logits_of(self.model(x.detach()), len(x))
-        return guided(logits, logits_of(self.stand_in(x), len(x))) if x.requires_grad else logits
+            return _logits(self.model, x)
+        logits = _logits(self.model, x.detach())
+        return guided(logits, _logits(self.stand_in, x)) if x.requires_grad else logits
 
     def as_given(self, pixels: Tensor) -> Tensor:
         """The images as the user has them, and of their type.
@@ -105,3 +110,19 @@ class PixelClassifier(nn.Module):
         """
         low, high = self.bounds
         return low + pixels * (high - low)
+
+
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits; of one image twice where the model takes none alone."""
+    try:
+        return logits_of(model(x), len(x))
+    except Exception:  # statistics of a batch, or a graph that was exported for two or more
+        if len(x) != 1:
+            raise
+        try:
+            logits = logits_of(model(torch.cat([x, x])), 2)
+        except Exception:
+            logits = None
+        if logits is None:
+            raise
+        return logits[:1]

@@ -11,13 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.outputs import RULED_OUT, usual_range
 from isoreg.robustness.pgd import cross_entropy, gradient_of, project, steepest
+from isoreg.robustness.state import in_common, same
 from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.task import evenly
 
 _IMAGES = 64
+_SEEDS = 3
+_MORE_SEEDS = 32  # of a model that draws random numbers
 _RANDOM = 1e-5  # of the range of an image's logits
 _OTHERWISE = 1e-3  # another size of batch may round otherwise
 _COARSELY = 3e-2  # in half precision
@@ -29,12 +34,14 @@ class Consistency:
 
     Attributes:
         signs: A sentence for each fault.
+        remarks: What could not be looked for.
         stateful: Whether answers depend on what was shown before.
         beside: Whether they depend on the other images of the batch.
         asked: The images that were asked about, and their logits; None if they are random.
     """
 
     signs: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     stateful: bool = False
     beside: bool = False
     asked: tuple[Tensor, Tensor] | None = None
@@ -60,8 +67,9 @@ def check_consistency(
 ) -> Consistency:
     """Ask about some images twice, in other batches, and after other images.
 
-    Each question goes to a copy of its own that shares the parameters, where the model can be
-    copied, so that its own state stays untouched; random numbers start from the same seed.
+    Each question goes to a copy of its own, where the model can be copied, so that its own state
+    stays untouched; random numbers start from the same seed. The first copy has parameters of its
+    own too: if they change, none shares them.
 
     Args:
         classifier: Pixels to logits.
@@ -73,13 +81,18 @@ def check_consistency(
     Returns:
         What was found.
     """
-    every = max(1, len(images) // _IMAGES)
-    some, of = images[::every][:_IMAGES], labels[::every][:_IMAGES]
+    some, of = evenly(images, _IMAGES), evenly(labels, _IMAGES)
     result = Consistency()
     subject = classifier.copied()
     first = _answer(subject, some)
-    if _changed(first, _answer(subject, some, seed=1), _RANDOM):
-        result.stateful = _changed(first, _answer(classifier.copied(), some, seed=1), _RANDOM) == 0
+    classifier.shares = _equal(classifier, subject)
+    result.remarks = _uncopied(classifier, subject)
+    otherwise = _asked_again(subject, some, first)
+    if otherwise is not None:
+        # another copy tells chance from a state; the model itself, asked with the same numbers
+        alone = subject is classifier
+        again = _answer(classifier.copied(), some, seed=0 if alone else otherwise)
+        result.stateful = (_changed(first, again, _RANDOM) > 0) is alone
         if not result.stateful:
             result.signs.append(
                 "the output is random: two passes of the same images differ, so attacks see noise. "
@@ -90,6 +103,7 @@ def check_consistency(
     near = _neighbours(classifier.copied(), some, of, eps, norm)
     unaware = classifier.copied()
     pairs = [(_answer(unaware, x), _answer(subject, x)) for x in near]
+    pairs.append((first, _answer(subject, some)))
     changed = max(_changed(a, b, tolerance) for a, b in pairs)
     if changed or result.stateful:
         result.stateful = True
@@ -110,6 +124,44 @@ def check_consistency(
             "accuracy was measured on: the figures hold for such batches alone."
         )
     return result
+
+
+def _equal(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two models have the same parameters."""
+    return all(map(same, a.parameters(), b.parameters()))
+
+
+def _uncopied(classifier: PixelClassifier, subject: PixelClassifier) -> list[str]:
+    """That a state is not looked for where it cannot be copied."""
+    names = ", ".join(map(repr, in_common(classifier.model)))
+    if subject is classifier:
+        what = "the model cannot be copied (copy.deepcopy), so it was asked itself, and a state"
+    elif names:
+        what = f"{names} of the model cannot be copied (copy.deepcopy), so a state there"
+    else:
+        return []
+    return [
+        f"{what} may have gone unnoticed: an answer from memory looks like robustness. Give it a "
+        "__deepcopy__, or leave out what cannot be copied."
+    ]
+
+
+def _asked_again(subject: PixelClassifier, images: Tensor, first: Tensor) -> int | None:
+    """The first seed with which the answer is another; None if there is none."""
+    for seed in range(1, _MORE_SEEDS + 1):
+        if _changed(first, _answer(subject, images, seed=seed), _RANDOM):
+            return seed
+        if seed == _SEEDS and not _drew(seed, images.device):
+            return None
+    return None
+
+
+def _drew(seed: int, device: torch.device) -> bool:
+    """Whether random numbers of torch were drawn since it was seeded."""
+    kinds = [torch, *([] if device.type == "cpu" else [torch.get_device_module(device)])]
+    after = [kind.get_rng_state() for kind in kinds]
+    torch.manual_seed(seed)
+    return not all(map(torch.equal, after, [kind.get_rng_state() for kind in kinds]))
 
 
 def _stateful(changed: float) -> str:
@@ -142,10 +194,15 @@ def _neighbours(
 
 def _changed(a: Tensor, b: Tensor, tolerance: float) -> float:
     """The share of images whose logits differ by more than that share of their range."""
-    # a class that is ruled out by a logit of -inf must not make the range so large that all is one
-    a, b = (torch.where(x.isfinite(), x, 0) for x in (a, b))
-    span = (a.amax(1) - a.amin(1)).median()
-    return float(((a - b).abs().amax(1) > tolerance * span).double().mean())
+    span = usual_range(a)
+    counts = (_likely(a, span) | _likely(b, span)) & a.isfinite() & b.isfinite()
+    return float(((a - b).abs().where(counts, 0).amax(1) > tolerance * span).double().mean())
+
+
+def _likely(logits: Tensor, span: Tensor) -> Tensor:
+    """Which classes are not ruled out: a logit of -1e9 has other digits than the rest."""
+    top = logits.where(logits.isfinite(), -torch.inf).amax(1, keepdim=True)
+    return logits >= top - RULED_OUT * span
 
 
 def _tolerance(logits: Tensor) -> float:

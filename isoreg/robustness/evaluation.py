@@ -16,12 +16,20 @@ from isoreg.robustness.arguments import (
     known_norm,
     radii_of,
 )
-from isoreg.robustness.attacks import check_training_loss, chosen
+from isoreg.robustness.attacks import WITH_STUDENT, check_training_loss, chosen
 from isoreg.robustness.certified import certified as proven
-from isoreg.robustness.certified import check_certifiable
-from isoreg.robustness.checks import check_gradients, check_model, check_radii, check_unbounded
+from isoreg.robustness.certified import check_same
+from isoreg.robustness.checks import (
+    check_directions,
+    check_gradients,
+    check_model,
+    check_radii,
+    check_unbounded,
+    ways_to_climb,
+)
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.consistency import check_consistency
+from isoreg.robustness.mlp import check_certifiable
 from isoreg.robustness.progress import shown
 from isoreg.robustness.report import RobustnessReport
 from isoreg.robustness.results import check_distances, check_restarts, check_results
@@ -138,11 +146,13 @@ def evaluate(
             )
             sizes = {radius: radius / (high - low) for radius in radii}
             preset = attacks if isinstance(attacks, str) else "list"
+            if certified:
+                check_same(classifier, task.images)
             report = _evaluated(task, sizes, names, preset, batch_size, progress)
             if not certified:
                 return report
             held = {e: proven(classifier, task.images, task.labels, s) for e, s in sizes.items()}
-            return replace(report, certified=held)
+            return _with_proofs(report, held)
 
 
 def _evaluated(
@@ -153,7 +163,7 @@ def _evaluated(
     batch_size: int,
     progress: bool | None,
 ) -> RobustnessReport:
-    """Check the model, attack it, and look at what came out; with a student, if it looks masked."""
+    """Check the model, attack it, and look at what came out; perhaps once more with a student."""
     torch.manual_seed(task.seed)
     # asked of a copy, as all that is asked before a model is known to keep no state
     check_classes(task.classifier.copied(), task.images, task.labels)
@@ -169,32 +179,34 @@ def _evaluated(
         task, fresh = _copies(task)
     torch.manual_seed(task.seed)
     run = Run.begun(task, sizes, batch_size, whole=consistency.beside)
-    signs = check_model(task.classifier, *run.batch(0)) + consistency.signs
+    signs = check_model(task.classifier, *run.sample()) + consistency.signs
     gradients = check_gradients(task.classifier, *run.inside(), task.norm)
-    signs += gradients.signs
+    signs += gradients.signs or check_directions(task.classifier, *run.inside())
+    run.ways = ways_to_climb(task.classifier, *run.inside())
     for name, radius in shown([(name, radius) for name in names for radius in sizes], progress):
         run.attack(name, radius)
     for radius in sizes if fresh else ():
         run.attack("pgd-margin", radius, row="fresh-copy", task=fresh)
-    signs += check_unbounded(task.classifier, *run.inside())
+    signs += check_unbounded(task.classifier, *run.inside(), run.ways)
     signs += consistency.afterwards(task.classifier)
     results = _check(run, gradients.distances)
-    masked = bool(signs or results) and preset != "paper"
-    if masked and "student" not in names and bool(run.correct.any()):
+    taught = preset in WITH_STUDENT or (bool(signs or results) and preset != "paper")
+    if taught and "student" not in names and bool(run.correct.any()):
         for radius in sizes:
             run.attack("student", radius)
         results = _check(run, gradients.distances)
-    warnings = check_radii(list(sizes.values()), task.norm) + signs + results
+    warnings = check_radii(list(sizes.values()), task.norm) + signs + consistency.remarks + results
     return run.report([*warnings, *check_restarts(run.history, len(task.labels))], preset)
 
 
 def _copies(task: Task) -> tuple[Task, Task | None]:
     """Instead of a model that keeps a state a copy, and one that forgets; the model, if need be."""
     model = task.classifier.model
-    own = copied(model)
+    share = task.classifier.shares
+    own = copied(model, share=share)
     if own is None:
         return task, None
-    classifiers = task.classifier.of(own), task.classifier.of(Forgetful(model))
+    classifiers = task.classifier.of(own), task.classifier.of(Forgetful(model, share=share))
     return replace(task, classifier=classifiers[0]), replace(task, classifier=classifiers[1])
 
 
@@ -212,3 +224,20 @@ def _check(run: Run, distances: Tensor) -> list[str]:
         survived = torch.tensor(report.survivors(radius))[run.correct.cpu()]
         signs += check_distances(distances.cpu(), survived, radius, size, report.clean)
     return signs
+
+
+def _with_proofs(report: RobustnessReport, held: dict[float, list[bool]]) -> RobustnessReport:
+    """The report with its lower bound; a warning in its place where an attack contradicts it."""
+    # what changes a function of torch itself, say, cannot be looked for
+    refuted = {
+        eps: sum(a and not b for a, b in zip(proven, report.survivors(eps), strict=True))
+        for eps, proven in held.items()
+    }
+    if not any(refuted.values()):
+        return replace(report, certified=held)
+    where = ", ".join(f"{count} at eps {eps:g}" for eps, count in refuted.items() if count)
+    sign = (
+        f"NO LOWER BOUND: attacks fool images that certified=True has proven ({where}), so the "
+        "model computes something else than its layers, or with other digits."
+    )
+    return replace(report, warnings=[sign, *report.warnings])

@@ -182,8 +182,10 @@ def _loss(
         else:
             x = (images.clone() if images.is_inference() else images.detach()).requires_grad_()
         labels = labels.clone() if labels.is_inference() else labels
+        shown = normalisation(x)
+        shown = shown.clone() if shown is x else shown  # a model may normalise in place
         with _twice_differentiable() if needs_grad else nullcontext():
-            logits = _float32_or_better(logits_of(model(normalisation(x)), len(x)))
+            logits = _float32_or_better(logits_of(model(shown), len(x)))
         labels = _classes(labels, logits)
         counted = labels != IGNORED
         own = labels.where(counted, 0)[:, None]

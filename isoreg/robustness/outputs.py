@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from isoreg.errors import InputError
+
+RULED_OUT = 100.0  # ranges below the largest logit
+_TIE = 1e-5
 
 
 def logits_of(output: Any, images: int) -> Tensor:
@@ -66,3 +70,27 @@ def _may_be_logits(x: Tensor, images: int) -> bool:
         return False
     longer = [size for size in x.shape[1:] if size != 1]
     return len(longer) == 1 and longer[0] >= 2
+
+
+def usual_range(logits: Tensor) -> Tensor:
+    """How far an image's smallest logit lies below its largest, the median over images.
+
+    A class that is ruled out by -1e9 or -inf does not count: one from which the largest logit is a
+    hundred times as far away as from the class before it.
+
+    Args:
+        logits: (n, classes).
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> usual_range(torch.tensor([[3.0, 1.0, -1e9], [0.0, -torch.inf, 2.0]]))
+        tensor(2.)
+    """
+    ordered = torch.where(logits.isfinite(), logits, -torch.inf).sort(descending=True).values
+    below = torch.nan_to_num(ordered[:, :1] - ordered, posinf=torch.inf)
+    before = below.roll(1, 1)
+    alone = (below > RULED_OUT * before) & (before > _TIE * ordered[:, :1].abs())
+    counts = (alone.cumsum(1) == 0) & below.isfinite()
+    return below.where(counts, 0).amax(1).median()

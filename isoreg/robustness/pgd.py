@@ -136,7 +136,7 @@ def pgd(
 
 
 def gradient_of(values: Tensor, x: Tensor, *, create_graph: bool = False) -> Tensor | None:
-    """The gradient of the sum of values; None where the model cuts the graph.
+    """The gradient of the sum of values; None where the model cuts the graph, or has none.
 
     They may have a graph all the same: of parameters that the model does not list, say.
 
@@ -150,7 +150,25 @@ def gradient_of(values: Tensor, x: Tensor, *, create_graph: bool = False) -> Ten
     """
     if not values.requires_grad:
         return None
-    return torch.autograd.grad(values.sum(), x, allow_unused=True, create_graph=create_graph)[0]
+    total = values.sum()
+    try:
+        return torch.autograd.grad(total, x, allow_unused=True, create_graph=create_graph)[0]
+    except RuntimeError as error:
+        if not without_derivative(error):
+            raise
+        return None
+
+
+def without_derivative(error: RuntimeError) -> bool:
+    """Whether torch says that a function has no derivative, as floor_divide has none.
+
+    Args:
+        error: Of a backward pass.
+
+    Returns:
+        The answer.
+    """
+    return "derivative for" in str(error) and "not implemented" in str(error)
 
 
 def steepest(gradient: Tensor, norm: str) -> Tensor:
@@ -174,6 +192,18 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
     largest = gradient.flatten(1).abs().amax(1).view(-1, *[1] * (gradient.ndim - 1))
     scaled = gradient / torch.where(largest > 0, largest, 1)
     return scaled / _lengths(scaled).clamp_min(1)
+
+
+def random_signs(like: Tensor) -> Tensor:
+    """1 or -1 for each pixel.
+
+    Args:
+        like: (n, ...) images.
+
+    Returns:
+        (n, ...) integers.
+    """
+    return torch.randint(0, 2, like.shape, device=like.device) * 2 - 1
 
 
 @torch.no_grad()

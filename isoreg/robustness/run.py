@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from isoreg.robustness.attacks import ATTACKS
+from isoreg.robustness.attacks import ATTACKS, WITHOUT_GRADIENT
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.report import RobustnessReport
 from isoreg.robustness.straight_through import StraightThrough
 from isoreg.robustness.student import taught
-from isoreg.robustness.task import Task
+from isoreg.robustness.task import Task, evenly
+
+_SAMPLE = 100
 
 
 @dataclass
@@ -27,6 +31,7 @@ class Run:
         whole: Whether images are attacked beside those beside which they were classified when
             clean, be they correct or not.
         correct: (n) whether each clean image is classified correctly.
+        ways: Whether gradients pass rounding straight through: an image survives all that is tried.
         survived: For each row and radius, whether each image is still classified correctly.
         seconds: Time of each row.
         history: How many images were fooled after each restart of an attack.
@@ -37,6 +42,7 @@ class Run:
     batch_size: int
     whole: bool
     correct: Tensor
+    ways: Sequence[bool] = (True,)
     survived: dict[str, dict[float, list[bool]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[int]] = field(default_factory=dict)
@@ -57,17 +63,10 @@ class Run:
         correct = _predictions(task.classifier, task.images, task.labels, batch_size)
         return cls(task, sizes, batch_size, whole, correct)
 
-    def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Images and labels of one batch of clean images.
-
-        Args:
-            index: Which one.
-
-        Returns:
-            Images, labels.
-        """
-        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        return self.task.images[part], self.task.labels[part]
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """As many images as a batch has, or 100, evenly from all, and their labels."""
+        count = max(self.batch_size, _SAMPLE)
+        return evenly(self.task.images, count), evenly(self.task.labels, count)
 
     def inside(self) -> tuple[Tensor, Tensor]:
         """Images that are classified correctly when clean, and their labels."""
@@ -118,10 +117,11 @@ class Run:
         batches = attacked.nonzero()[:, 0].split(self.batch_size)
         for batch in filter(len, batches):  # one of no images, if there are none
             part = replace(task, images=task.images[batch], labels=task.labels[batch])
-            torch.manual_seed(task.seed)
-            with StraightThrough():
-                found, fooled = ATTACKS[name](part)
-            left[batch] &= _predictions(task.classifier, found, part.labels, self.batch_size)
+            for straight in self.ways if name not in WITHOUT_GRADIENT else self.ways[:1]:
+                torch.manual_seed(task.seed)
+                with StraightThrough() if straight else nullcontext():
+                    found, fooled = ATTACKS[name](part)
+                left[batch] &= _predictions(task.classifier, found, part.labels, self.batch_size)
             counts = [a + b for a, b in zip(counts or [0] * len(fooled), fooled, strict=True)]
         return left, counts
 

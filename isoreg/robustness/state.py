@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from isoreg.errors import InputError
 
@@ -68,11 +69,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
         The model.
 
     Raises:
-        InputError: If it is no module, FSDP shards it, or it was built in inference mode.
+        InputError: If it is no module, FSDP shards it, it was built in inference mode, or lacks
+            parameters that its first call makes.
     """
     refuse_sharded(model)
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
+    for name, module in model.named_modules():
+        if any(map(is_lazy, (*module._parameters.values(), *module._buffers.values()))):
+            raise InputError(
+                "model must have been called once, which makes the parameters of lazy layers, got "
+                f"{type(module).__name__} {name!r} without. Call it on two images."
+            )
     if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         raise InputError(
             "model must be built outside torch.inference_mode, got parameters or buffers that "
@@ -81,20 +89,65 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def copied(model: nn.Module) -> nn.Module | None:
-    """A copy with a state of its own that shares the parameters.
+def copied(model: nn.Module, *, share: bool = True) -> nn.Module | None:
+    """A copy with a state of its own.
+
+    What alone cannot be copied, a lock or an open file, the copy has in common with the model.
 
     Args:
         model: The user's model.
+        share: Whether the copy has the model's own parameters.
 
     Returns:
         The copy; None if the model cannot be copied.
     """
     source = getattr(model, "_orig_mod", model)  # a compiled copy would be compiled anew
+    memo = {id(p): p for p in source.parameters()} if share else {}
     try:
-        return copy.deepcopy(source, {id(p): p for p in source.parameters()})
-    except Exception:  # whatever the user's attributes raise: then there is no copy
-        return None
+        return copy.deepcopy(source, dict(memo))
+    except Exception:  # whatever the user's attributes raise
+        common = {id(value): value for value in in_common(source).values()}
+        try:
+            return copy.deepcopy(source, {**_cut_off(source), **common, **memo})
+        except Exception:  # then there is no copy
+            return None
+
+
+def in_common(model: nn.Module) -> dict[str, object]:
+    """What a copy has in common with the model, since it cannot be copied.
+
+    Args:
+        model: The user's model.
+
+    Returns:
+        Values of attributes by their names.
+    """
+    source = getattr(model, "_orig_mod", model)
+    memo = {**_cut_off(source), **{id(p): p for p in source.parameters()}}
+    found = {}
+    for place, module in source.named_modules():
+        for name, value in vars(module).items():
+            if name not in ("_modules", "_parameters", "_buffers"):
+                try:
+                    copy.deepcopy(value, dict(memo))
+                except Exception:
+                    found[f"{place}.{name}".lstrip(".")] = value
+    return found
+
+
+def _cut_off(model: nn.Module) -> dict[int, object]:
+    """For each kept result of another pass, which cannot be copied with its graph, one without."""
+    places = [each for m in model.modules() for each in (*vars(m).values(), *m._buffers.values())]
+    tensors = [x for place in places for x in _tensors_in(place)]
+    return {id(x): x.detach().clone() for x in tensors if not x.is_leaf}
+
+
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(each)
 
 
 class Forgetful(nn.Module):
@@ -102,11 +155,12 @@ class Forgetful(nn.Module):
 
     Args:
         model: A model that can be copied.
+        share: Whether its parameters are none of its state.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, share: bool = True) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.share = model, share
 
     def forward(self, x: Tensor) -> Any:
         """What a fresh copy returns.
@@ -117,7 +171,7 @@ class Forgetful(nn.Module):
         Returns:
             Its output.
         """
-        fresh = copied(self.model)
+        fresh = copied(self.model, share=self.share)
         assert fresh is not None
         return fresh(x)
 
@@ -126,7 +180,7 @@ class Forgetful(nn.Module):
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Evaluate in eval mode, with gradients also where the caller has switched them off.
 
-    Afterwards modes, gradients, buffers and random numbers are what they were.
+    Afterwards modes, parameters, gradients, buffers and random numbers are what they were.
 
     Args:
         model: The user's model.
@@ -134,10 +188,12 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    # of a model that was frozen or exported there is one mode alone
+    modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
     # their train() may do more than set the mode, as that of layers that merge weights does
     acting = [m for m in model.modules() if type(m).train is not nn.Module.train]
-    weights = [(p, p.detach().clone()) for m in acting for p in m.parameters(recurse=False)]
+    weights = [(p, p.detach().clone()) for p in model.parameters()]
+    places = [(m, name, p) for m in model.modules() for name, p in m._parameters.items()]
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     buffers = [
         (module, name, buffer, None if buffer is None else buffer.clone())
@@ -147,16 +203,21 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
         try:
-            model.eval()
+            with suppress(NotImplementedError, AttributeError):
+                model.eval()
             for parameter, _, _ in gradients:
                 parameter.requires_grad_(False)
             yield
         finally:
             training = dict(modes)
             for module in acting:
-                module.train(training[module])
+                if module in training:
+                    module.train(training[module])
             for module, mode in modes:
                 module.training = mode
+            for module, name, place in places:
+                if module._parameters.get(name) is not place:
+                    module._parameters[name] = place
             _restore_weights(weights)
             for parameter, required, gradient in gradients:
                 parameter.requires_grad_(required)
@@ -167,7 +228,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def _restore_weights(weights: list[tuple[nn.Parameter, Tensor]]) -> None:
     for parameter, before in weights:
-        if not _same(parameter, before):
+        if not same(parameter, before):
             parameter.copy_(before)
 
 
@@ -175,9 +236,21 @@ def _restore_weights(weights: list[tuple[nn.Parameter, Tensor]]) -> None:
 def _restore(buffers: list[tuple[nn.Module, str, Tensor | None, Tensor | None]]) -> None:
     for module, name, buffer, before in buffers:
         module._buffers[name] = buffer
-        if buffer is not None and before is not None and not _same(buffer, before):
+        if buffer is not None and before is not None and not same(buffer, before):
             buffer.copy_(before)
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same shape, numbers and gaps.
+
+    Args:
+        a: A tensor.
+        b: Another one.
+
+    Returns:
+        The answer; False for a type that cannot be compared.
+    """
+    try:
+        return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+    except (RuntimeError, NotImplementedError):  # a type that cannot be compared, of eight bits say
+        return False

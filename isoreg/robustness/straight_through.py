@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,10 +13,15 @@ from torch.overrides import TorchFunctionMode
 class StraightThrough(TorchFunctionMode):
     """Let gradients pass rounding unchanged, so that a quantised model can be attacked.
 
-    Values are those of the rounding function to the bit, also where it works in place.
+    Values are those of the rounding function to the bit, also where it works in place. Division
+    that rounds has the gradient of division, and what it leaves of a number, a remainder or a
+    fraction, has none by that number.
 
     Source: the backward pass differentiable approximation of Athalye, Carlini and Wagner (2018),
     "Obfuscated Gradients Give a False Sense of Security", with the identity.
+
+    Attributes:
+        used: Whether anything with a gradient was rounded.
 
     Example:
         >>> x = torch.tensor([0.4], requires_grad=True)
@@ -25,6 +30,10 @@ class StraightThrough(TorchFunctionMode):
         >>> x.grad
         tensor([1.])
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = False
 
     def __torch_function__(
         self,
@@ -35,14 +44,18 @@ class StraightThrough(TorchFunctionMode):
     ) -> Any:
         """Call a function of torch; give those that round the gradient of the identity."""
         kwargs = dict(kwargs or {})
-        if func not in _ROUNDING and func not in _IN_PLACE:
+        smooth_of = _SMOOTH.get(func) or _SMOOTH_IN_PLACE.get(func)
+        if smooth_of is None or (func in _DIVISIONS and kwargs.get("rounding_mode") is None):
             return func(*args, **kwargs)
         x, *options = args or (kwargs.pop("input"),)
-        if not (isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()):
+        other = options[0] if options else kwargs.get("other")
+        if not (torch.is_grad_enabled() and (_has_gradient(x) or _has_gradient(other))):
             return func(x, *options, **kwargs)
-        rounded = func(x.detach().clone(), *options, **kwargs)
-        smooth = _Identity.apply(x, rounded)
-        return smooth if func in _ROUNDING else x.copy_(smooth)
+        apart = {name: _apart(value) for name, value in kwargs.items()}
+        rounded = func(_apart(x), *map(_apart, options), **apart)
+        self.used = True
+        smooth = smooth_of(x, other, rounded)
+        return smooth if func in _SMOOTH else x.copy_(smooth)
 
 
 class _Identity(torch.autograd.Function):
@@ -57,12 +70,75 @@ class _Identity(torch.autograd.Function):
         return gradient, None
 
 
-_NAMES = ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn")
-_ROUNDING = {getattr(owner, name) for owner in (torch, Tensor) for name in _NAMES}
-_ROUNDING |= {torch.special.round}
-_IN_PLACE = {
-    getattr(owner, f"{name}_")
+def _has_gradient(x: object) -> bool:
+    return isinstance(x, Tensor) and x.requires_grad
+
+
+def _apart(x: Any) -> Any:
+    return x.detach().clone() if isinstance(x, Tensor) else x
+
+
+def _guided(rounded: Tensor, smooth: Tensor) -> Tensor:
+    guided: Tensor = _Identity.apply(smooth.expand_as(rounded).to(rounded.dtype), rounded)
+    return guided
+
+
+def _rounding(x: Tensor, _: object, rounded: Tensor) -> Tensor:
+    return _guided(rounded, x)
+
+
+def _quotient(x: Any, other: Any, rounded: Tensor) -> Tensor:
+    return _guided(rounded, x / other)
+
+
+def _reversed_quotient(x: Any, other: Any, rounded: Tensor) -> Tensor:
+    return _guided(rounded, other / x)
+
+
+def _remainder(x: Any, other: Any, rounded: Tensor) -> Tensor:
+    """What a rounded quotient leaves of x: x - other * quotient, and nothing of its gradient."""
+    quotient = ((_apart(x) - rounded) / _apart(other)).round()
+    return _guided(rounded, x - other * _guided(quotient, x / other))
+
+
+def _reversed_remainder(x: Any, other: Any, rounded: Tensor) -> Tensor:
+    return _remainder(other, x, rounded)
+
+
+def _fraction(x: Tensor, _: object, rounded: Tensor) -> Tensor:
+    return _guided(rounded, x - x)
+
+
+_Smooth = Callable[[Any, Any, Tensor], Tensor]
+
+
+def _by_function(names: dict[str, _Smooth], owners: Iterable[Any], end: str = "") -> dict[Any, Any]:
+    places = [(owner, name + end, smooth) for owner in owners for name, smooth in names.items()]
+    return {getattr(o, name): smooth for o, name, smooth in places if hasattr(o, name)}
+
+
+_NAMES: dict[str, _Smooth] = {
+    **dict.fromkeys(("round", "floor", "ceil", "trunc", "fix", "sign", "sgn"), _rounding),
+    "heaviside": _rounding,
+    **dict.fromkeys(("div", "divide", "floor_divide"), _quotient),
+    **dict.fromkeys(("remainder", "fmod"), _remainder),
+    "frac": _fraction,
+}
+_OPERATORS = {
+    "__floordiv__": _quotient,
+    "__rfloordiv__": _reversed_quotient,
+    "__mod__": _remainder,
+    "__rmod__": _reversed_remainder,
+}
+_SMOOTH = _by_function({**_NAMES, **_OPERATORS}, (torch, Tensor))
+_SMOOTH[torch.special.round] = _rounding
+_SMOOTH_IN_PLACE = {
+    **_by_function(_NAMES, (torch, Tensor), "_"),
+    **_by_function({"__ifloordiv__": _quotient, "__imod__": _remainder}, (Tensor,)),
+}
+_DIVISIONS = {
+    getattr(owner, name)
     for owner in (torch, Tensor)
-    for name in _NAMES
-    if hasattr(owner, f"{name}_")
+    for name in ("div", "div_", "divide", "divide_")
+    if hasattr(owner, name)
 }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg.robustness.pgd import Classifier, cross_entropy, pgd, project
+from isoreg.robustness.task import evenly
 
 _ROUNDS = 4
 _STEPS = 100
@@ -31,19 +32,19 @@ def taught(classifier: Classifier, images: Tensor, *, eps: float, norm: str) -> 
 
     Args:
         classifier: Pixels to logits; it is asked, and no gradient of it is taken.
-        images: (n, ...) from 0 to 1, of which at most the first 1,000 serve.
+        images: (n, ...) from 0 to 1, of which at most 1,000 serve, evenly from all.
         eps: The largest radius.
         norm: "Linf" or "L2".
 
     Returns:
         Pixels to logits.
     """
-    images = images[:MOST_IMAGES]
+    images = evenly(images, MOST_IMAGES)
     at_once = min(_BATCH, len(images))
     images = images.repeat(-(-_POINTS // len(images)), *[1] * (images.ndim - 1))
     eps = _WIDER * eps
     classes = _asked(classifier, images, at_once)
-    student = _network(images, int(classifier(images[:1]).shape[1]))
+    student = _network(images, int(classifier(images[:2]).shape[1]))
     optimizer = torch.optim.Adam(student.parameters())
     x, answers = images, classes
     _learn(student, optimizer, x, answers)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from isoreg.robustness.classifier import PixelClassifier
@@ -42,3 +43,24 @@ class Task:
 
 
 Attack: TypeAlias = Callable[[Task], tuple[Tensor, list[int]]]
+
+
+def evenly(values: Tensor, count: int) -> Tensor:
+    """At most so many rows, evenly from all of them: images often stand sorted by class.
+
+    Args:
+        values: (n, ...).
+        count: The most rows to take, at least 1.
+
+    Returns:
+        (min(n, count), ...) rows in their order.
+
+    Example:
+        >>> import torch
+        >>> evenly(torch.arange(10), 4)
+        tensor([0, 2, 5, 7])
+    """
+    n = len(values)
+    if n <= count:
+        return values
+    return values[torch.arange(count, device=values.device) * n // count]
