@@ -80,7 +80,8 @@ def isometry_penalty(
     process would have had. V_r is R times the sum over i in the own batch and all j; with another
     distance of the features, or inputs, given distances or labels that need a gradient, every rank
     computes all pairs and V_r is the penalty itself. Features are gathered once; nothing is
-    communicated in the backward pass. There are no second derivatives.
+    communicated in the backward pass. There are no second derivatives. A scale in a tensor must be
+    the same on all ranks; it is not compared.
 
     Pairs are computed by the first backend that can: Triton on CUDA where it is installed, numba
     on a processor (extra ``fast``), else torch. The environment variable ``ISOREG_BACKEND``
