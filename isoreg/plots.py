@@ -337,7 +337,9 @@ def ink_on(axes: Any) -> tuple[Any, Any]:
         Two colours.
 
     Example:
-        >>> ink_on(linear_axes(None))[0]
+        >>> axes = linear_axes(None)
+        >>> axes.set_facecolor("white")
+        >>> ink_on(axes)[0]
         'black'
     """
     colors, rc = import_extra("matplotlib.colors", "plots"), import_extra("matplotlib", "plots")

@@ -629,7 +629,7 @@ def test_ranks_that_have_measured_nothing_do_not_pull_an_automatic_beta_down(
         if group.rank < len(measured):
             log, weight = torch.tensor(measured[group.rank]).log(), torch.tensor(1.0)
             state = {"log": log, "weight": weight, "used": weight}
-            beta.load_state_dict(dict(zip(beta.state_dict(), state.values(), strict=True)))
+            beta.load_state_dict(state)
         iso = IsometryRegularizer(net(), LAYERS, beta=beta)
         iso.process_group = group  # type: ignore[assignment]
         return float(iso._weigh(beta, torch.tensor(1.0 if group.rank < 2 else 0.0)))

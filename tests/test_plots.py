@@ -114,7 +114,6 @@ def test_the_distance_that_is_asked_for_is_drawn_and_curves_are_told_apart_witho
     assert axes.get_xlim()[1] == pytest.approx(float(max(dx.max(), dphi.max())))
     inputs, features = axes.patches
     assert [inputs.get_label(), features.get_label()] == ["inputs", "features"]
-    assert inputs.get_edgecolor()[:3] == (0, 0, 0)
     assert inputs.get_linestyle() != features.get_linestyle()
 
 
