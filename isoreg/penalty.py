@@ -132,7 +132,8 @@ def isometry_penalty(
             raise InputError(
                 f"queue must be an isoreg.FeatureQueue or None, got {type(queue).__name__}."
             )
-        if not isinstance(features, Tensor | Sequence):
+        # torch 2.9 compiles no union of types
+        if not isinstance(features, Tensor) and not isinstance(features, Sequence):
             raise InputError(
                 f"features must be a tensor or a sequence of them, got {type(features).__name__}."
             )
