@@ -30,7 +30,8 @@ Norms: TypeAlias = Mapping[str, Pull]
 """By the name of a layer."""
 
 
-_STATE = ("log", "weight", "used")
+# what a checkpoint holds; those of an earlier version say of no penalty that it is far larger
+_STATE = {"log": None, "weight": None, "used": None, "size": math.inf}
 _TINY, _FAR = 1e-3, 4.0  # a penalty, and times as large as usual: batches differ by less
 
 
@@ -224,8 +225,7 @@ class AutoBeta:
 
     def state_dict(self) -> dict[str, Any]:
         """The average, for a checkpoint."""
-        found = {name: getattr(self, f"_{name}") for name in _STATE}
-        return found | {"size": self._size}
+        return {name: getattr(self, f"_{name}") for name in _STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the checkpoint was.
@@ -234,10 +234,9 @@ class AutoBeta:
             state: What `state_dict` returned.
         """
         self.check_state_dict(state)
-        # of an earlier version no penalty is known, so that none is far larger
-        for name, value in ({"size": math.inf} | {**state}).items():
-            if name in (*_STATE, "size"):
-                setattr(self, f"_{name}", torch.as_tensor(value).detach().clone())
+        for name, default in _STATE.items():
+            value = torch.as_tensor(state.get(name, default))
+            setattr(self, f"_{name}", value.detach().clone())
 
     @staticmethod
     def check_state_dict(state: Mapping[str, Any]) -> None:
@@ -249,8 +248,8 @@ class AutoBeta:
         Raises:
             InputError: If a part is missing or is no number.
         """
-        for name in _STATE:
-            value = state.get(name)
+        for name, default in _STATE.items():
+            value = state.get(name, default)
             if not isinstance(value, Tensor | float | int) or torch.as_tensor(value).ndim > 0:
                 raise InputError(
                     f"the checkpoint of beta='auto' needs a number {name!r}, got {value!r}."

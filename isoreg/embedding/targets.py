@@ -87,21 +87,7 @@ def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
             two classes, or a label has unknown ones alone under it.
         ValueError: scikit-learn's own, if they are no class labels.
     """
-    refuse_masked(y, "y", "Fill them with -1, which says that a label is not known.")
-    table = np.asarray(y)
-    if table.dtype.kind in "US" and not isinstance(y, np.ndarray):
-        table = np.asarray(y, dtype=object)  # a list: numpy wrote NaN as 'nan', and 1 as '1'
-    table = table[:, None] if table.ndim == 1 else table
-    if table.ndim != 2 or len(table) != n or not table.shape[1]:
-        raise InputError(
-            f"y must hold a label for each of {n} samples, or a row of them, got shape "
-            f"{np.shape(y)}."
-        )
-    if table.shape[1] > 1 and _is_one_hot(table):
-        raise InputError(
-            "y must hold class numbers or names, a column for each level, got one-hot rows. "
-            "y.argmax(1) makes class numbers of them."
-        )
+    table = _columns(y, n)
     coded = [class_codes(column) for column in table.T]
     known = np.stack([codes != UNKNOWN for codes, _ in coded])
     if (known[1:] & ~known[:-1]).any():
@@ -138,6 +124,26 @@ def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
             "Write a label of its own there."
         )
     return Targets(names, torch.as_tensor(np.stack(levels)), allowed, group)
+
+
+def _columns(y: Any, n: int) -> NDArray[Any]:
+    """(n, l) labels, a column for each level."""
+    refuse_masked(y, "y", "Fill them with -1, which says that a label is not known.")
+    table = np.asarray(y)
+    if table.dtype.kind in "US" and not isinstance(y, np.ndarray):
+        table = np.asarray(y, dtype=object)  # a list: numpy wrote NaN as 'nan', and 1 as '1'
+    table = table[:, None] if table.ndim == 1 else table
+    if table.ndim != 2 or len(table) != n or not table.shape[1]:
+        raise InputError(
+            f"y must hold a label for each of {n} samples, or a row of them, got shape "
+            f"{np.shape(y)}."
+        )
+    if table.shape[1] > 1 and _is_one_hot(table):
+        raise InputError(
+            "y must hold class numbers or names, a column for each level, got one-hot rows. "
+            "y.argmax(1) makes class numbers of them."
+        )
+    return table
 
 
 def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
