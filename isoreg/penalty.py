@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -133,7 +133,7 @@ def isometry_penalty(
                 f"queue must be an isoreg.FeatureQueue or None, got {type(queue).__name__}."
             )
         # torch 2.9 compiles no union of types
-        if not isinstance(features, Tensor) and not isinstance(features, Sequence):
+        if not isinstance(features, Tensor) and not isinstance(features, Iterable):
             raise InputError(
                 f"features must be a tensor or a sequence of them, got {type(features).__name__}."
             )

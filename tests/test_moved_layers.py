@@ -317,6 +317,13 @@ def test_what_cannot_be_meant_is_refused(call: Callable, text: str) -> None:
         call()
 
 
+def test_layers_come_in_any_order_that_can_be_gone_through() -> None:
+    layers = {"a": X, "b": 2 * X}
+    expected = isometry_penalty(X, [X, 2 * X], Y)
+    assert torch.equal(isometry_penalty(X, layers.values(), Y), expected)
+    assert torch.equal(isometry_penalty(X, (x for x in layers.values()), Y), expected)
+
+
 def test_a_part_of_a_teacher_that_cannot_take_the_batch_is_named() -> None:
     model, teacher = Blocks(), nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 2))
     iso = IsometryRegularizer(model, inputs=teacher[1])
