@@ -28,17 +28,16 @@ def tables(found: Found) -> str:
     by_set = {name: [run for run in runs if run["key"]["data"] == name] for name in sets}
     return page(
         "# What maps keep",
-        "Held-out samples on maps of two dimensions, mean ± standard deviation over "
-        f"{count(seeds_of(found), 'split')} (60 % learned from, 20 % to choose settings on, 20 % "
-        "reported). kNN: classes of new samples by their five nearest known ones on the map. r: "
-        "Pearson's, of distances of pairs in the data and on the map; stress: Kruskal's, at each "
-        "map's best scale. Tries: settings of which the best kNN + r within classes on validation "
-        "samples was taken; isometry runs with its one default, which was chosen on the validation "
-        "samples of two of the splits, so that some of the samples reported for another split "
-        "took part; a faster one (AdamW, 128 units, 50 + n/2 steps) was reported before it and "
-        "dropped for its kNN of tissues and cells. Seconds are those of one processor core. "
-        "Parametric UMAP is not among them: it needs TensorFlow, which crashes in one process with "
-        "this PyTorch.",
+        "Held-out samples on maps of two dimensions, mean ± standard deviation over splits: 60 "
+        "% learned from, 20 % to choose settings on, 20 % reported. kNN: classes of new samples "
+        "by their five nearest known ones on the map. r: Pearson's, of distances of pairs in "
+        "the data and on the map; stress: Kruskal's, at each map's best scale. Tries: settings "
+        "of which the best kNN + r within classes on validation samples was taken; isometry "
+        "runs with its one default, which was chosen on the validation samples of the first two "
+        "splits, so that some of the samples reported for the others took part; a faster one "
+        "(AdamW, 128 units, 50 + n/2 steps) was reported before it and dropped for its kNN of "
+        "tissues and cells. Seconds are those of one processor core. Parametric UMAP is not "
+        "among them: it needs TensorFlow, which crashes in one process with this PyTorch.",
         *(_table_of(name, runs) for name, runs in by_set.items()),
         "## Over all data sets",
         f"Means over {len(by_set) - (ALL in by_set)} data sets, of each the mean over its splits; "
@@ -52,7 +51,8 @@ def _table_of(name: str, runs: list[Run]) -> str:
     title = f"## {name[0].upper()}{name[1:]}"
     if name != ALL:
         columns = (*_KEPT, *_SECONDS, _TRIES)
-        return page(title, table("method", grouped(runs, "method"), columns))
+        splits = f"{count(seeds_of({'runs': runs}), 'split').capitalize()}."
+        return page(title, splits, table("method", grouped(runs, "method"), columns))
     reasons = (f"{other} ({each.but[name]})" for other, each in METHODS.items() if name in each.but)
     return page(
         title,
