@@ -102,7 +102,7 @@ def isometry_penalty(
         input_distances: (N, N) distances to use in place of those between ``inputs``, symmetric,
             0 or more, NaN where a pair is not known; across ranks (n, N), of the own samples to
             those of all ranks in their order, and with a queue (n, N + held) if distances to the
-            samples that it holds are known, the oldest first.
+            samples that it holds are known, which come behind, the oldest first.
         pair_weights: (N, N) weights that those of the labels are multiplied with, symmetric, 0
             or more; across ranks and with a queue as ``input_distances``.
         process_group: None (this process alone), a `torch.distributed` group, or "world" (the
@@ -181,8 +181,7 @@ def layer_penalties(
         narrow: Dtypes in which the features came.
 
     Returns:
-        (L,) penalties; and the first column of the own samples in given distances and weights,
-        counted from their end.
+        (L,) penalties; and the first column of the own samples in given distances and weights.
 
     Raises:
         InputError: If the reference or the weights cannot be used.
@@ -200,7 +199,7 @@ def layer_penalties(
     if pair_weights is not None:
         pair_weights = _weights(pair_weights, points[0], square=square)
     by_engine = _by_engine(options, labels, reference)
-    first = -points[0].shape[0]
+    first = 0
     if not square:
         given = reference if inputs is None or options.given else inputs
         across = _between_graphs if torch.compiler.is_compiling() else penalty_across

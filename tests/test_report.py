@@ -91,7 +91,7 @@ def test_looks_and_warnings_come_at_the_steps_that_are_promised() -> None:
     for step in range(1100):
         if monitor.due:
             looks.append(step)
-            monitor.look_closely(Seen({"a": x}, {"a": x}, None, None, first=-3), None, 1.0)
+            monitor.look_closely(Seen({"a": x}, {"a": x}, None, None, first=0), None, 1.0)
         monitor.record_step(["a"], torch.ones(1))
         warned += [step + 1] * monitor.wants_to_warn
         assert len(monitor._uncounted) <= 33, "what is counted is not kept"
@@ -100,10 +100,19 @@ def test_looks_and_warnings_come_at_the_steps_that_are_promised() -> None:
     assert monitor.report(1.0).without_pairs == 0
 
 
-def test_the_own_part_of_a_table_is_counted_from_its_end() -> None:
-    table = torch.arange(36).reshape(4, 9)
-    seen = Seen({}, {}, table, None, first=-7)
-    assert torch.equal(seen.among_own(table, 3), table[:3, 2:5])
+@pytest.mark.parametrize("given", ["distances", "pair_weights"])
+def test_of_a_table_that_reaches_into_the_queue_the_batch_is_reported(given: str) -> None:
+    model, (x, _) = net(), batch(165)
+    table = torch.rand(165, 165, generator=torch.Generator().manual_seed(2))
+    table = torch.minimum(table, table.T)
+    table = table.round() if given == "pair_weights" else table
+    queued, alone = IsometryRegularizer(model, queue=9), IsometryRegularizer(model)
+    for at in range(0, 165, 5):  # the last of these steps is the second that is looked at
+        own, past = torch.arange(at, at + 5), torch.arange(max(0, at - 9), at)
+        model(x[own])
+        queued(None, **{given: table[own][:, torch.cat([own, past])]})
+        alone(None, **{given: table[own][:, own]})
+    assert queued.report().layers["4"].distortion == alone.report().layers["4"].distortion
 
 
 def test_a_reference_is_reported_in_its_own_distance() -> None:
@@ -283,7 +292,7 @@ def test_medians_are_over_the_last_looks_and_what_remains_over_three_at_either_e
     x = torch.randn(5, 3)
     monitor = Monitor("euclidean", "euclidean")
     monitor.record_step(["a"], torch.ones(1))
-    monitor.look_closely(Seen({"a": x}, {"a": x}, None, None, first=-5), None, 1.0)
+    monitor.look_closely(Seen({"a": x}, {"a": x}, None, None, first=0), None, 1.0)
     for loss in range(1, 21):
         one = torch.tensor(1.0)
         monitor.record_gradients({"a": Pull(loss * one, 2 * loss * one, loss**3 * one)})
@@ -300,7 +309,7 @@ def test_a_layer_that_some_looks_did_not_see_has_no_share_of_theirs() -> None:
     x = torch.randn(5, 3)
     monitor.record_step([*"abcd"], torch.ones(4))
     layers = dict.fromkeys("abcd", x)
-    monitor.look_closely(Seen(layers, layers, None, None, first=-5), None, 1.0)
+    monitor.look_closely(Seen(layers, layers, None, None, first=0), None, 1.0)
     for look in range(1, 7):
         seen = {"a": Pull(look * one, one, one), "b": Pull(0 * one, one, one)}
         monitor.record_gradients(seen | {"c" if look > 3 else "d": Pull(one, one, one)})

@@ -38,8 +38,8 @@ class Seen(NamedTuple):
         references: (n, ...) points by layer; empty where distances were given.
         distances: (n, n) given distances, or None.
         pair_weights: (n, n) given weights of the pairs, or None.
-        first: The first column of the n samples in these two, counted from their end: across ranks
-            and with a queue there are more columns.
+        first: The first column of the n samples in these two: across ranks and with a queue there
+            are more columns.
     """
 
     features: Mapping[str, Tensor]
@@ -50,8 +50,7 @@ class Seen(NamedTuple):
 
     def among_own(self, table: Tensor, shown: int) -> Tensor:
         """The part of a table between the first own samples."""
-        start = table.shape[1] + self.first
-        return table[:shown, start : start + shown]
+        return table[:shown, self.first : self.first + shown]
 
 
 class Monitor:
@@ -67,7 +66,7 @@ class Monitor:
     Example:
         >>> monitor = Monitor("euclidean", "euclidean")
         >>> x = torch.eye(3)
-        >>> seen = Seen({"layer": x}, {"layer": x}, None, None, first=-3)
+        >>> seen = Seen({"layer": x}, {"layer": x}, None, None, first=0)
         >>> monitor.record_step(["layer"], torch.zeros(1))
         >>> monitor.look_closely(seen, None, 1.0)
         >>> print(monitor.report(0.1))

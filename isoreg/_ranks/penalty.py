@@ -43,7 +43,7 @@ def penalty_across(
     group: ProcessGroup | None,
     queue: FeatureQueue | None,
 ) -> tuple[Tensor, int]:
-    """The penalties V_r of this rank, and its first column in a table, counted from the end."""
+    """The penalties V_r of this rank, and its first column in a table."""
     # Points are gathered once. By the engine this rank computes the pairs of its own rows, else
     # those of the whole batch. ``narrow``: types of reference and features, in which they are sent.
     if torch._C._are_functorch_transforms_active():
@@ -66,7 +66,7 @@ def penalty_across(
         all_labels = all_labels if all_labels.is_floating_point() else all_labels.squeeze(1)
         if all_labels.device.type == "cpu":
             check_label_values(all_labels)
-    first = batch.local.start - count
+    first = batch.local.start
     if not by_engine:
         if labels is not None and all_labels is not None and labels.requires_grad:
             all_labels = _attached(labels.to(all_labels.device), all_labels, batch)
