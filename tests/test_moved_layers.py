@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
+import pickle
 import weakref
 from collections import OrderedDict, UserDict, namedtuple
 from collections.abc import Callable
@@ -343,3 +344,25 @@ def test_the_reference_of_a_call_that_is_of_other_samples_is_named() -> None:
     distances[1, 0] = torch.nan
     with pytest.raises(InputError, match="is NaN in both orders"):
         iso(None, distances=distances)
+
+
+@pytest.mark.parametrize("detached", [False, True])
+@pytest.mark.parametrize("at_input", [False, True])
+def test_a_model_whose_layer_was_replaced_with_its_hooks_is_copied(
+    detached: bool, at_input: bool
+) -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
+    iso = IsometryRegularizer(model, None if at_input else "2")
+    new = nn.Linear(6, 3)
+    for hook in model[2]._forward_hooks.values():
+        new.register_forward_hook(hook)
+    for hook in model[2]._forward_pre_hooks.values():
+        new.register_forward_pre_hook(hook)
+    model[2] = new  # as quantisation does, and then copies the model to convert it
+    gc.collect()
+    if detached:
+        iso.detach()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(other(X), model(X))
+    if not detached:
+        iso(Y)

@@ -34,7 +34,8 @@ class Hook:
     load, so what is copied in the place of this object is a callable of the standard library
     that accepts anything and does nothing. It holds the handle, which reserves its number when
     it is loaded: torch numbers hooks from 0 in every process, and a new hook would take the
-    place and the flags of the loaded one.
+    place and the flags of the loaded one. Where the module is gone, as one that quantisation
+    replaced by another with the same hooks, torch cannot copy the handle.
     """
 
     def __init__(
@@ -68,7 +69,8 @@ class Hook:
         )
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return getattr, (contextlib.nullcontext(self.handle), "__exit__")
+        is_alive = self.handle is not None and self.handle.hooks_dict_ref() is not None
+        return getattr, (contextlib.nullcontext(self.handle if is_alive else None), "__exit__")
 
 
 def remove_all(handles: Sequence[RemovableHandle]) -> None:
