@@ -184,6 +184,7 @@ class IsometryRegularizer(Watching):
         self._options, self._source, self._recorder = options, source, recorder
         self._penalties: tuple[list[str], Tensor] = ([], torch.zeros(0))
         self._total: Tensor | None = None
+        self._called_with: Tensor | float | None = None
         self._gradients = GradientNorms()
         self._factors = _Factors()
         self._monitor = Monitor(options.metric, options.input_metric)
@@ -257,8 +258,10 @@ class IsometryRegularizer(Watching):
             total = torch.dot(penalties, self._factors.like(penalties, weights))
             if isinstance(self._beta, AutoBeta):
                 total = total * self._weigh(self._beta, total)
-            self._record_step(record, labels, given, first)
         self._total = total.detach()
+        self._called_with = self._beta.beta if isinstance(self._beta, AutoBeta) else self._beta
+        if not torch.compiler.is_compiling():
+            self._record_step(record, labels, given, first)
         return total
 
     @property
@@ -334,11 +337,10 @@ class IsometryRegularizer(Watching):
         """
         if self._total is None:
             return {}
-        beta = self._beta.beta if isinstance(self._beta, AutoBeta) else self._beta
         named = {f"penalty/{name}": value for name, value in self.penalties.items()}
         found = {
             "penalty": self._total,
-            "beta": torch.as_tensor(beta, dtype=self._total.dtype),
+            "beta": torch.as_tensor(self._last_beta, dtype=self._total.dtype),
             **named,
         }
         return {prefix + name: value.to(self._total) for name, value in found.items()}
@@ -364,7 +366,7 @@ class IsometryRegularizer(Watching):
             2 ...
         """
         self._read_gradients()
-        return self._monitor.report(self.beta)
+        return self._monitor.report(self._last_beta)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: the weight, with "auto" its average, the queue, the shuffles."""
@@ -461,6 +463,11 @@ class IsometryRegularizer(Watching):
         assert model is not None  # its forward pass was recorded
         return model
 
+    @property
+    def _last_beta(self) -> Tensor | float:
+        """The weight in the last call, a tensor if it was learned; that of now before the first."""
+        return self.beta if self._called_with is None else self._called_with
+
     def _recorded_layers(self) -> list[Layer]:
         return [] if self._recorder is None else self._recorder.layers
 
@@ -538,7 +545,7 @@ class IsometryRegularizer(Watching):
     def _read_gradients(self) -> None:
         """Take in what the last backward pass brought to the watched layers."""
         norms = self._gradients.take()
-        self._monitor.record_gradients(norms)
+        self._monitor.record_gradients(norms, self._last_beta)
         if isinstance(self._beta, AutoBeta):
             self._beta.update(norms)
 

@@ -158,11 +158,54 @@ def test_one_odd_step_among_many_moves_no_figure_of_the_gradients() -> None:
     for count in range(40):
         odd = count % 10 == 5 or count == 38
         usual = pull({1: 1.0, 2: 3.0}.get(count, 1.0), 1.0, 0.0)
-        monitor.record_gradients({"4": pull(50.0, 5e3, 2.5e3) if odd else usual})
+        monitor.record_gradients({"4": pull(50.0, 5e3, 2.5e3) if odd else usual}, 1.0)
     layer = iso.report().layers["4"]
     assert layer.gradient == pytest.approx(1.0)
     assert layer.progress == pytest.approx(1.0)
     assert layer.remaining == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("before", [0.0, 1e-5])
+def test_gradients_are_told_for_the_weight_of_the_last_call(before: float) -> None:
+    model, (x, y) = net(), batch()
+    fresh, changed = IsometryRegularizer(model, beta=0.3), IsometryRegularizer(model, beta=before)
+    step(model, fresh, x, y)
+    expected = fresh.report().layers["4"]
+    for _ in range(34):  # two of them are looked at
+        step(model, changed, x, y)
+    changed.beta = 0.3
+    step(model, changed, x, y)
+    for _ in range(31 if before == 0 else 0):  # from a weight of 0 nothing follows: a look later
+        step(model, changed, x, y)
+    layer = changed.report().layers["4"]
+    assert layer.gradient == pytest.approx(expected.gradient, rel=1e-4)
+    assert layer.progress == pytest.approx(expected.progress, rel=1e-4)
+    changed.beta = 7.0
+    assert changed.report().beta == 0.3
+    assert changed.log_dict()["isometry/beta"] == pytest.approx(0.3)
+
+
+def test_of_a_weight_that_was_zero_no_warning_is_made() -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model, beta=0.0)
+    step(model, iso, x, y)
+    iso.beta = 0.3
+    step(model, iso, x, y)
+    assert math.isnan(iso.report().layers["4"].gradient)
+    assert iso.report().warnings == []
+
+
+@pytest.mark.parametrize("overflowed", [math.inf, math.nan])
+def test_a_step_that_overflowed_is_no_part_of_the_medians(overflowed: float) -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model)
+    model(x)
+    iso(y)
+    for count in range(8):
+        broken = pull(overflowed, overflowed, overflowed)
+        iso._monitor.record_gradients({"4": broken if count % 2 else pull(1.0, 2.0, 0.5)}, 1.0)
+    layer = iso.report().layers["4"]
+    assert (layer.gradient, layer.progress, layer.remaining) == (2.0, 1.5, 1.0)
 
 
 def test_a_new_regularizer_and_a_detached_one_can_be_asked() -> None:
@@ -295,9 +338,9 @@ def test_medians_are_over_the_last_looks_and_what_remains_over_three_at_either_e
     monitor.look_closely(Seen({"a": x}, {"a": x}, None, None, first=0), None, 1.0)
     for loss in range(1, 21):
         one = torch.tensor(1.0)
-        monitor.record_gradients({"a": Pull(loss * one, 2 * loss * one, loss**3 * one)})
+        monitor.record_gradients({"a": Pull(loss * one, 2 * loss * one, loss**3 * one)}, 1.0)
         assert math.isnan(monitor.report(1.0).layers["a"].remaining) is (loss < 4)
-    monitor.record_gradients({})
+    monitor.record_gradients({}, 1.0)
     found = monitor.report(1.0).layers["a"]
     assert found.gradient == 2.0
     assert found.progress == 1 + 12.5, "the last 16 are 5 to 20"
@@ -312,7 +355,7 @@ def test_a_layer_that_some_looks_did_not_see_has_no_share_of_theirs() -> None:
     monitor.look_closely(Seen(layers, layers, None, None, first=0), None, 1.0)
     for look in range(1, 7):
         seen = {"a": Pull(look * one, one, one), "b": Pull(0 * one, one, one)}
-        monitor.record_gradients(seen | {"c" if look > 3 else "d": Pull(one, one, one)})
+        monitor.record_gradients(seen | {"c" if look > 3 else "d": Pull(one, one, one)}, 1.0)
     found = monitor.report(1.0).layers
     assert found["a"].remaining == 5 / 2.5
     assert math.isnan(found["b"].remaining)

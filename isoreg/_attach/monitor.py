@@ -6,14 +6,14 @@ import dataclasses
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from isoreg._attach.balance import Norms, Pull
+from isoreg._attach.balance import Norms
 from isoreg.diagnostics import best_factor, distortion_of
 from isoreg.distances import Metric, distances_by, flatten_points, resolve_metric
 from isoreg.masks import pair_weights
@@ -24,6 +24,8 @@ EVERY = 32
 WARN_AT = (129, 1025)
 """Steps at which the warnings of the report are given unasked: later than the first, in which the
 penalty pulls several times harder than after a while."""
+Beta: TypeAlias = Tensor | float
+"""A weight of the penalty: a number, or a tensor where it was learned, as by beta="auto"."""
 _SAMPLES = 256
 _KEPT_NORMS = 16
 _EARLY = 3
@@ -82,7 +84,7 @@ class Monitor:
         self._uncounted: list[Tensor] = []
         self._layers: list[str] = []
         self._penalties = torch.zeros(0)
-        self._norms: deque[Norms] = deque(maxlen=_KEPT_NORMS)
+        self._norms: deque[tuple[Norms, Beta]] = deque(maxlen=_KEPT_NORMS)
         self._early: list[Norms] = []
         self._targets: dict[str, Tensor] = {}
         self._distances: dict[str, Tensor] = {}
@@ -152,22 +154,23 @@ class Monitor:
             compared &= weights.to(device) > 0
         return compared.triu(1)
 
-    def record_gradients(self, norms: Norms) -> None:
+    def record_gradients(self, norms: Norms, beta: Beta) -> None:
         """Take in the gradients of a step, for the median over the last ones.
 
         Args:
             norms: From `isoreg._attach.balance.GradientNorms.take`.
+            beta: The weight that the penalty had in that step.
         """
         if norms:
-            self._norms.append(norms)
+            self._norms.append((norms, beta))
             if len(self._early) < _EARLY:
                 self._early.append(norms)
 
-    def report(self, beta: float) -> IsometryReport:
+    def report(self, beta: Beta) -> IsometryReport:
         """What came of it so far; waits for the device.
 
         Args:
-            beta: Weight of the penalty.
+            beta: Weight of the penalty, for which gradients of steps with another are told too.
 
         Returns:
             The report.
@@ -175,10 +178,10 @@ class Monitor:
         self._count()
         penalties = dict(zip(self._layers, self._penalties.tolist(), strict=True))
         layers = {
-            name: self._layer(name, penalties.get(name, math.nan)) for name in self._distances
+            name: self._layer(name, penalties.get(name, math.nan), beta) for name in self._distances
         }
         without = self._steps - int(self._with_pairs)
-        return IsometryReport(beta, self._steps, without, layers, looked_at=self._looked)
+        return IsometryReport(float(beta), self._steps, without, layers, looked_at=self._looked)
 
     def warn(self, report: IsometryReport, *, stacklevel: int) -> None:
         """Give each kind of warning once.
@@ -200,8 +203,8 @@ class Monitor:
     def _measure(self, metric: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return distances_by(metric, flatten_points(x[:_SAMPLES], "features"))
 
-    def _layer(self, name: str, penalty: float) -> LayerReport:
-        distances, pulls = self._distances[name], self._pulls(name)
+    def _layer(self, name: str, penalty: float, beta: Beta) -> LayerReport:
+        distances, shares = self._distances[name], self._shares(name, beta)
         targets = self._targets.get(name, torch.full_like(distances, math.nan))
         assert self._weights is not None
         targets = targets.to(distances.device)
@@ -212,8 +215,8 @@ class Monitor:
         return LayerReport(
             distortion=dataclasses.replace(found, scale=scale * found.scale),
             penalty=penalty,
-            gradient=median(float(p.penalty / p.loss) for p in pulls) if pulls else math.nan,
-            progress=median(float(1 + p.along / p.loss**2) for p in pulls) if pulls else math.nan,
+            gradient=median(share for share, _ in shares) if shares else math.nan,
+            progress=median(1 + along for _, along in shares) if shares else math.nan,
             remaining=self._remaining(name),
         )
 
@@ -221,11 +224,30 @@ class Monitor:
         """How hard the loss still pulls at a layer, as a share of how it did early."""
         if len(self._norms) <= _EARLY:
             return math.nan
-        early = [float(norms[name].loss) for norms in self._early[1:] if name in norms]
-        late = [float(norms[name].loss) for norms in [*self._norms][-_EARLY:] if name in norms]
+        early = _losses(name, self._early[1:])
+        late = _losses(name, [norms for norms, _ in [*self._norms][-_EARLY:]])
         return median(late) / median(early) if early and late and median(early) > 0 else math.nan
 
-    def _pulls(self, name: str) -> list[Pull]:
-        """Of the steps in which the loss pulled at a layer."""
-        pulls = [norms[name] for norms in self._norms if name in norms]
-        return [pull for pull in pulls if pull.loss > 0]
+    def _shares(self, name: str, beta: Beta) -> list[tuple[float, float]]:
+        """The penalty's pull at a layer and its part along the loss's, as shares of the loss's."""
+        shares = []  # of the steps in which the loss pulled, and nothing overflowed
+        for norms, then in self._norms:
+            loss, penalty, along = map(float, norms.get(name, (0, 0, 0)))
+            if loss > 0:
+                factor = _times(beta, then)
+                shares.append((factor * penalty / loss, factor * along / loss / loss))
+        return [share for share in shares if all(map(math.isfinite, share))]
+
+
+def _losses(name: str, steps: Sequence[Norms]) -> list[float]:
+    """How hard the loss pulled at a layer, where it did not overflow."""
+    losses = [float(norms[name].loss) for norms in steps if name in norms]
+    return [loss for loss in losses if math.isfinite(loss)]
+
+
+def _times(beta: Beta, then: Beta) -> float:
+    """How much harder a penalty pulls than it did; NaN where that cannot be told."""
+    learned = isinstance(beta, Tensor) and isinstance(then, Tensor)  # each fits its own step
+    if learned or float(beta) == float(then):
+        return 1.0
+    return float(beta) / float(then) if float(then) > 0 else math.nan
