@@ -8,7 +8,7 @@ import gc
 import pickle
 import weakref
 from collections import OrderedDict, UserDict, namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import pytest
@@ -213,6 +213,35 @@ class Batch:
     x: Tensor
 
 
+class Graph:
+    """As graph libraries and detection models hand on a batch: no container that is known."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+class Stored(MutableMapping):
+    """Keeps its items in a dict of its own, which copy.copy shares."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.items_by_name = {"x": x}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.items_by_name[name]
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self.items_by_name[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.items_by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.items_by_name)
+
+    def __len__(self) -> int:
+        return len(self.items_by_name)
+
+
 Named = namedtuple("Named", "x")
 KINDS: dict[str, Callable[[Tensor], Any]] = {
     "dict": lambda x: {"x": x},
@@ -221,6 +250,9 @@ KINDS: dict[str, Callable[[Tensor], Any]] = {
     "named": Named,
     "data class": Batch,
     "nested": lambda x: [{"x": x}],
+    "object": Graph,
+    "objects": lambda x: [Graph(x)],
+    "stored": Stored,
 }
 
 
@@ -228,7 +260,7 @@ KINDS: dict[str, Callable[[Tensor], Any]] = {
 def test_a_reference_that_works_in_place_changes_nothing_of_the_call(kind: str) -> None:
     def tensor_of(batch: Any) -> Tensor:
         batch = batch[0] if isinstance(batch, list) else batch
-        return batch["x"] if isinstance(batch, dict | UserDict) else batch.x
+        return batch["x"] if isinstance(batch, MutableMapping) else batch.x
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -246,6 +278,22 @@ def test_a_reference_that_works_in_place_changes_nothing_of_the_call(kind: str) 
     assert torch.equal(x, X)
     assert tensor_of(batch) is x
     torch.testing.assert_close(iso(Y), isometry_penalty(3 * X, output, Y))
+
+
+def test_a_teacher_that_writes_to_the_batch_leaves_it_as_it_was() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(6, 6)
+
+        def forward(self, batch: Graph) -> Tensor:
+            batch.x = self.body(batch.x)
+            return batch.x
+
+    student, teacher = Net(), Net()
+    iso = IsometryRegularizer(student, "body", inputs=teacher)
+    torch.testing.assert_close(student(Graph(X)), student.body(X))
+    torch.testing.assert_close(iso(Y), isometry_penalty(teacher.body(X), student.body(X), Y))
 
 
 def test_an_automatic_weight_that_is_given_twice_begins_anew() -> None:

@@ -87,7 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_attach.trial",
     },
     "_attach.states": {"_attach.record"},
-    "_attach.trial": {"_compiled"},
+    "_attach.trial": {"_compiled", "_attach.pooling"},
     "_attach.watching": {"errors", "_attach.recorder"},
     "_attach.balance": {"errors"},
     "report": {"diagnostics"},

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isoreg._attach.pooling import tensors_in
 from isoreg._compiled import as_written
 
 
@@ -69,7 +70,7 @@ def _same_attributes(model: nn.Module) -> Iterator[None]:
 
 
 def copies(value: Any) -> Any:
-    """The same with all tensors copied that stand in it, also in containers of any kind.
+    """The same with all tensors copied that stand in it, also in containers and attributes.
 
     Args:
         value: What a model is called with.
@@ -92,14 +93,23 @@ def copies(value: Any) -> Any:
         return value
     if isinstance(value, tuple) and hasattr(value, "_make"):
         return value._make([copies(item) for item in value])
-    if isinstance(value, list | MutableMapping):
-        other = copy.copy(value)
+    if isinstance(value, nn.Module | type):
+        return value
+    held = {name: x for name, x in _attributes(value).items() if list(tensors_in(x))}
+    is_container = isinstance(value, list | MutableMapping)
+    if not held and not is_container:
+        return value
+    twin = copy.copy(value)
+    for name, x in held.items():  # first, since a container may keep its items in one of them
+        object.__setattr__(twin, name, copies(x))
+    if is_container:
         for key in list(value) if isinstance(value, MutableMapping) else range(len(value)):
-            other[key] = copies(value[key])
-        return other
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        twin = copy.copy(value)
-        for field in dataclasses.fields(value):
-            object.__setattr__(twin, field.name, copies(getattr(value, field.name)))
-        return twin
-    return value
+            twin[key] = copies(value[key])
+    return twin
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """Those of an object itself, which for a dataclass may be slots."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return getattr(value, "__dict__", {})
