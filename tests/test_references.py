@@ -371,6 +371,13 @@ def test_standardized_numbers_count_alike_unless_they_hardly_vary() -> None:
     assert never == 0
 
 
+@pytest.mark.parametrize(("learnt", "given"), [(4, 2), (4, 1), (1, 4)])
+def test_standardized_takes_as_many_numbers_as_the_samples_have(learnt: int, given: int) -> None:
+    reference = references.standardized(None, torch.rand(9, learnt))
+    with pytest.raises(InputError, match=f"^standardized: .* of {learnt} .* samples, got {given}"):
+        reference(torch.rand(5, given))
+
+
 def test_references_go_into_the_regularizer_and_through_pickle() -> None:
     x, y = images(40), torch.arange(40) % 2
     patches = references.patches(x, size=3, filters=4)

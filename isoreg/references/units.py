@@ -98,6 +98,12 @@ def _times(x: Tensor, *_: object, reference: Reference | None, factor: float | T
     points = x if reference is None else reference(x)
     if not isinstance(factor, Tensor):
         return points * factor
+    flat = points.flatten(1)
+    if flat.shape[1] != len(factor):  # some would be multiplied all the same, by broadcasting
+        raise InputError(
+            f"standardized: points must be of {len(factor)} numbers like the samples, got "
+            f"{flat.shape[1]}."
+        )
     # half numbers may be as small as 1e-7 and a factor as large, which is infinite in half
     wide = torch.promote_types(points.dtype, torch.float32)
-    return (points.flatten(1) * factor.to(points.device, wide)).to(points.dtype)
+    return (flat * factor.to(points.device, wide)).to(points.dtype)
