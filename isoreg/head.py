@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -70,8 +71,8 @@ class ReferenceHead(Watching, nn.Module):
         with error_prefix(_NAME):
             check_model(model)
             check_integer("out_features", out_features, 1)
-            if not is_number(weight) or not weight >= 0:
-                raise InputError(f"weight must be a number >= 0, got {weight!r}.")
+            if not is_number(weight) or not 0 <= float(weight) < math.inf:
+                raise InputError(f"weight must be a finite number >= 0, got {weight!r}.")
             layers = choose_layers(model, layer)
             pooling = resolve_pool(pool)
             if isinstance(pool, str):
