@@ -280,6 +280,25 @@ def test_a_reference_that_works_in_place_changes_nothing_of_the_call(kind: str) 
     torch.testing.assert_close(iso(Y), isometry_penalty(3 * X, output, Y))
 
 
+def test_where_the_tensors_of_an_object_are_is_asked() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(6, 6)
+
+        def forward(self, batch: Graph) -> Tensor:
+            return self.body(batch.x)
+
+    model = Net()
+    iso = IsometryRegularizer(model, "body")
+    model(Graph(X))
+    with pytest.raises(InputError, match=r"with an object that is no container\. Say what"):
+        iso(Y)
+    iso = IsometryRegularizer(model, "body", inputs=lambda batch: batch.x)
+    model(Graph(X))
+    torch.testing.assert_close(iso(Y), isometry_penalty(X, model.body(X), Y))
+
+
 def test_a_teacher_that_writes_to_the_batch_leaves_it_as_it_was() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

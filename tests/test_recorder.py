@@ -1,5 +1,6 @@
 """The life of the hooks: when they record, what they keep alive, how they leave the model."""
 
+import contextlib
 import copy
 import gc
 import io
@@ -415,6 +416,26 @@ def test_a_layer_that_ran_without_gradients_is_an_error_not_a_penalty_without_gr
     model(batch("mlp"))
     with pytest.raises(RecordError, match="first"):
         iso(Y)
+
+
+def test_a_part_of_a_pass_that_is_meant_to_have_no_gradients_can_be_left_out() -> None:
+    class Twice(FrozenBody):
+        """Conditions itself on what it made before, as diffusion models do."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad(), self.leave_out():
+                before = self.first(x)
+            return self.second(self.first(x) + before)
+
+    model, x = Twice(), batch("mlp")
+    iso = IsometryRegularizer(model, "first")
+    model.leave_out = contextlib.nullcontext
+    model(x)
+    with pytest.raises(RecordError, match=r"meant to have none goes inside `with iso.paused\(\):`"):
+        iso(Y)
+    model.leave_out = iso.paused
+    model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.first(x), Y))
 
 
 def test_a_reference_layer_may_run_without_gradients() -> None:

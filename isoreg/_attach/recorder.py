@@ -397,7 +397,8 @@ class Recorder:
         if not torch.is_grad_enabled():
             raise RecordError(
                 "it ran without gradients inside a forward pass with gradients, so its penalty "
-                "would do nothing. If it is checkpointed, use use_reentrant=False."
+                "would do nothing. If it is checkpointed, use use_reentrant=False; what is meant "
+                "to have none goes inside `with iso.paused():`."
             )
         entering = isinstance(value, Entering)
         if isinstance(self._pool, FirstTensor):

@@ -232,7 +232,7 @@ def _nothing(held: list[str]) -> str:
     if not held:
         return (
             "there is no tensor to compare the features with: the model was called without one, "
-            f"or with labels alone. {_REMEDY}"
+            f"with labels alone, or with an object that is no container. {_REMEDY}"
         )
     return (
         "the model's inputs must be floating, and hold more than one number a sample or stand "
