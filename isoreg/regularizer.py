@@ -400,8 +400,9 @@ class IsometryRegularizer(Watching):
                 self._exchange.go_on(state["control"])
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
-        if "beta" not in state:
-            raise InputError(f"the checkpoint must hold 'beta', got {sorted(map(str, state))}.")
+        if not isinstance(state, Mapping) or "beta" not in state:
+            held = sorted(map(str, state)) if isinstance(state, Mapping) else repr(state)
+            raise InputError(f"the checkpoint must hold 'beta', got {held}.")
         auto = isinstance(self._beta, AutoBeta)
         if isinstance(state["beta"], Mapping) != auto:
             there, here = ("a number", "'auto'") if auto else ("'auto'", "a number")
@@ -446,6 +447,7 @@ class IsometryRegularizer(Watching):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle holds: weights, averages and queue, but no hooks on a model."""
+        self._read_gradients()
         kept = {"_beta", "_distance", "_input_distance", "_scale", "_reduction", "_exchange"}
         kept |= {"process_group", "_queue", "_shapes", "_warned"}
         state = {name: value for name, value in vars(self).items() if name in kept}

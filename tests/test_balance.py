@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import pickle
 
 import pytest
 import torch
@@ -344,6 +345,10 @@ def test_an_autobeta_that_was_given_is_the_one_that_is_used() -> None:
             "the checkpoint of beta='auto' needs a number 'log', got tensor([1., 1.]).",
         ),
         (
+            lambda: IsometryRegularizer(net()).load_state_dict(None),  # type: ignore[arg-type]
+            "IsometryRegularizer.load_state_dict: the checkpoint must hold 'beta', got None.",
+        ),
+        (
             lambda: IsometryRegularizer(net(), beta="automatic"),
             "IsometryRegularizer: beta must be a finite number >= 0, 'auto' or an AutoBeta, "
             "got 'automatic'.",
@@ -378,6 +383,22 @@ def test_what_was_loaded_is_a_copy_without_graph() -> None:
     assert beta.beta == 0.5
     assert not any(value.requires_grad for value in beta.state_dict().values())
     beta.load_state_dict({"log": 1, "weight": 1.0, "used": 0})
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda iso: pickle.loads(pickle.dumps(iso))])
+def test_a_copy_knows_what_the_last_backward_pass_measured(copied) -> None:
+    model = net()
+    iso = IsometryRegularizer(model, beta="auto")
+    train(model, iso, 2)
+    twin = copied(iso)
+    other = copy.deepcopy(model)
+    again = IsometryRegularizer(other, beta="auto")
+    again.load_state_dict(twin.state_dict())
+    x, y = batch(2)
+    model(x)
+    other(x)
+    torch.testing.assert_close(again(y), iso(y))
+    assert again.beta == iso.beta
 
 
 def test_gradients_in_half_precision_are_measured_in_single() -> None:
