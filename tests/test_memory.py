@@ -292,6 +292,24 @@ def test_a_queue_compares_soft_labels_too() -> None:
         isometry_penalty(x, features, y, queue=queue)
 
 
+def test_where_mixup_ends_one_hot_labels_go_on_with_the_queue() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    iso = IsometryRegularizer(model, queue=20)
+    x, _, y = samples(8, 0)
+    soft = F.one_hot(y, 3).double()
+    model(x)
+    iso(0.5 * soft + 0.5 * soft.flip(0))
+    model(x)
+    with pytest.raises(InputError, match=r"soft, as those of Mixup, give F.one_hot\(labels"):
+        iso(y)
+    model(x)
+    penalty = iso(soft)
+    features = model[:2](x)
+    every = torch.cat([0.5 * soft + 0.5 * soft.flip(0), soft])
+    gaps = (torch.cdist(x, x) - torch.cdist(features, features)).square().repeat(1, 2)
+    torch.testing.assert_close(penalty, (gaps * (soft @ every.T)).mean())
+
+
 def test_tables_of_another_width_are_refused_with_the_widths_that_fit() -> None:
     queue, _ = filled(4, [6])
     x, features, y = samples(6, 1)
