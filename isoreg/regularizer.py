@@ -369,7 +369,11 @@ class IsometryRegularizer(Watching):
         return self._monitor.report(self._last_beta)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: the weight, with "auto" its average, the queue, the shuffles."""
+        """What a checkpoint needs: the weight, with "auto" its average, the queue, the shuffles.
+
+        Returns:
+            Tensors, numbers and text. With "auto" each rank of a group has its own to be saved.
+        """
         self._read_gradients()
         state: dict[str, Any] = {
             "beta": self._beta.state_dict() if isinstance(self._beta, AutoBeta) else self._beta
