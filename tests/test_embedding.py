@@ -31,6 +31,7 @@ from isoreg.embedding.fitting import _from_each_class, _within
 from isoreg.embedding.network import MapNetwork, Optimizer, batches, mlp
 from isoreg.embedding.picture import draw, drawn_classes
 from isoreg.embedding.rules import check_settings
+from isoreg.embedding.targets import classmates_first
 from isoreg.embedding.training import Pairs, Recipe
 
 X, Y = load_iris(return_X_y=True)
@@ -239,6 +240,38 @@ def test_a_length_within_a_class_is_a_distance_after_however_short_a_training() 
     points = torch.tensor(brief().fit(X, Y).transform(X))
     found = distortion(torch.tensor(X), points, torch.tensor(Y))
     assert found.scale == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_length_within_a_class_is_a_distance_where_classes_are_many_and_small(seed: int) -> None:
+    draws, labels = np.random.default_rng(seed), np.repeat(np.arange(300), 2)
+    data = 3 * draws.normal(size=(300, 4))[labels] + draws.normal(size=(600, 4))
+    fitted = brief(batch_size=64, random_state=seed).fit(data, labels)
+    found = distortion(*map(torch.tensor, (data, fitted.transform(data), labels)))
+    assert found.scale == pytest.approx(1, abs=0.01)
+    assert fitted.stress_ == pytest.approx(found.stress, abs=0.01)
+    assert fitted.score(data, labels) == pytest.approx(-found.stress, abs=0.01)
+
+
+@pytest.mark.parametrize("size", [16, 256])
+def test_the_unit_does_not_hang_on_the_few_samples_of_a_batch(size: int) -> None:
+    draws, labels = np.random.default_rng(0), np.arange(2000) % 10
+    data = 5 * draws.normal(size=(10, 6))[labels] + draws.normal(size=(2000, 6))
+    scales = [
+        distortion(*map(torch.tensor, (data, fitted.transform(data), labels))).scale
+        for seed in range(4)
+        for fitted in [brief(max_epochs=1, batch_size=size, random_state=seed).fit(data, labels)]
+    ]
+    assert scales == pytest.approx([1] * 4, abs=0.05)
+
+
+def test_classmates_stand_together_and_before_those_that_have_none() -> None:
+    classes = np.array([0, 1, -1, 0, 2, 1, -1, 0, 1, 1])
+    places = np.array([9, 2, 0, 4, 1, 7, 6, 3, 8])
+    found = classmates_first(places, classes).tolist()
+    assert found[:4] == [9, 1, 0, 7]
+    assert sorted(found[4:]) == [2, 3, 4, 6, 8]
+    assert classmates_first(places, None) is places
 
 
 def test_a_constant_column_changes_nothing() -> None:

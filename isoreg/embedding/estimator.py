@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from isoreg._pairs.precision import full_precision
 from isoreg.diagnostics import distortion_of
 from isoreg.embedding.blocks import CallableMetric, resolve_blocks
-from isoreg.embedding.fitting import fit_map
+from isoreg.embedding.fitting import MEASURED, fit_map
 from isoreg.embedding.network import pack, unpack
 from isoreg.embedding.picture import draw, drawn_classes
 from isoreg.embedding.rules import (
@@ -25,11 +25,11 @@ from isoreg.embedding.rules import (
     pick_device,
     read_rows,
 )
-from isoreg.embedding.targets import Targets, read_targets
+from isoreg.embedding.targets import Targets, classmates_first, read_targets
 from isoreg.embedding.training import Pairs
 from isoreg.errors import InputError, error_prefix
 
-_ROWS_AT_ONCE, _MEASURED = 8192, 1000
+_ROWS_AT_ONCE = 8192
 _NAME = "IsometricEmbedding"
 
 
@@ -97,9 +97,9 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     Attributes:
         network_: The trained module, from rows of X to points of the map.
-        stress_: Kruskal's stress of training samples (held-out ones with early_stopping, at most
-            batch_size), within classes if there are any: sqrt(sum (d - d_map)^2 / sum d^2). NaN
-            if no two of them are of one class.
+        stress_: Kruskal's stress of at most 1,000 training samples (held-out ones with
+            early_stopping), batch_size at a time, within classes if there are any:
+            sqrt(sum (d - d_map)^2 / sum d^2). NaN if no two of them are of one class.
         history_: Lists by name: "step", "loss" and "stress" at each look.
         classes_: Labels of the classes, (k,), or (k, levels) for several columns; None without.
         prototypes_: (k, n_components) places of the classes on the map; None without.
@@ -250,7 +250,9 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             targets = None if y is None else read_targets(y, len(rows), to_learn=False)
             pairs = Pairs(blocks, 1.0, targets, torch.empty(0))
             # at random: each so-many-th of sorted rows could be of another class
-            places = np.random.default_rng(0).permutation(len(rows))[:_MEASURED]
+            places = np.random.default_rng(0).permutation(len(rows))
+            classes = None if targets is None else targets.classes
+            places = classmates_first(places, classes)[:MEASURED]
             return -distortion_of(*pairs.compared(self._points(rows[places]), places)).stress
 
     def plot(

@@ -20,10 +20,11 @@ from isoreg.embedding.blocks import Blocks, Places
 from isoreg.embedding.layout import NOTHING, lay_out
 from isoreg.embedding.network import MapNetwork, batches, mlp
 from isoreg.embedding.rules import pick_device
-from isoreg.embedding.targets import UNKNOWN, Targets
+from isoreg.embedding.targets import UNKNOWN, Targets, classmates_first
 from isoreg.embedding.training import Pairs, Progress, Recipe, train
 from isoreg.errors import InputError
 
+MEASURED = 1000  # samples that the unit of a map and its stress are measured on
 APART, CLOSEST = 4.0, 2.0  # median and least distance of two prototypes, in radii of the classes
 STEPS, STEPS_A_SAMPLE, MOST_STEPS, EPOCHS = 100, 0.5, 1200, 10  # see `default_epochs`
 # Half of the noise in the shape of the class instead (differences of two of its samples): on
@@ -64,8 +65,9 @@ def fit_map(
     generator, size = torch.Generator().manual_seed(seed), int(settings.batch_size)
     drawn = torch.randperm(len(rows), generator=generator).numpy()
     held = _held_out(settings, len(rows))
-    learned, measured = drawn[held:], (drawn[:held] if held else drawn)[:size]
-    classes = None if targets is None else targets.classes
+    learned, classes = drawn[held:], None if targets is None else targets.classes
+    known = classmates_first(learned, classes)[:MEASURED]
+    measured = classmates_first(drawn[:held], classes)[:MEASURED] if held else known
     pairs = _scaled(blocks, targets, classes, learned, rows, settings)
     network, noise = _network(settings, rows, pairs, classes, learned, seed)
     inputs = network.standard(torch.tensor(rows))
@@ -84,13 +86,13 @@ def fit_map(
         verbose=settings.verbose,
     )
     if settings.early_stopping:
-        _check_held_out(pairs, measured, settings.n_components)
+        _check_held_out(pairs, measured[:size], settings.n_components)
     places = torch.as_tensor(learned)
     order = (places[batch] for batch in batches(len(places), size, generator))
     drawing = nullcontext() if settings.network is None else _seeded(seed, inputs.device)
     with drawing:
-        progress = train(network.body, inputs, order, pairs, recipe, generator, measured)
-    stress = _rescale(network, inputs, pairs, learned[:size], measured)
+        progress = train(network.body, inputs, order, pairs, recipe, generator, measured[:size])
+    stress = _rescale(network, inputs, pairs, known, measured, size)
     if settings.network is None:  # so that a point's place does not depend on those beside it
         network.body.to(network.mean.dtype)
     prototypes = None if targets is None else (network.unit * pairs.prototypes).cpu().numpy()
@@ -258,22 +260,31 @@ def _check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> N
 
 @torch.no_grad()
 def _rescale(
-    network: MapNetwork, inputs: torch.Tensor, pairs: Pairs, learned: Places, measured: Places
+    network: MapNetwork,
+    inputs: torch.Tensor,
+    pairs: Pairs,
+    learned: Places,
+    measured: Places,
+    size: int,
 ) -> float:
     """Make lengths of the map distances in the data's unit; the stress of the measured samples."""
     body: nn.Module = network.body
 
-    def compared(places: Places, *, within: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        points = body(inputs[torch.as_tensor(places, device=inputs.device)])
-        return pairs.compared(points, places, within=within)
+    def compared(places: Places, *, within: bool = True) -> list[torch.Tensor]:
+        found = []
+        for start in range(0, len(places), size):  # a metric is asked for a batch at a time
+            part = places[start : start + size]
+            points = body(inputs[torch.as_tensor(part, device=inputs.device)])
+            found.append(pairs.compared(points, part, within=within))
+        return [torch.cat(each) for each in zip(*found, strict=True)]
 
-    scale = 1.0
+    scale, of_measured = 1.0, compared(measured)
     if pairs.targets:
-        known, drawn = compared(learned)
+        known, drawn = of_measured if measured is learned else compared(learned)
         if not (known > NOTHING).any():  # no class has two of them that differ
             known, drawn = compared(learned, within=False)
         scale = distortion_of(known, drawn).scale
     scale = scale if math.isfinite(scale) else 1.0
     network.unit.mul_(scale)
-    known, drawn = compared(measured)
+    known, drawn = of_measured
     return distortion_of(known, scale * drawn).stress

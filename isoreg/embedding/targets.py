@@ -176,6 +176,31 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     return codes, values
 
 
+def classmates_first(
+    places: NDArray[np.int64], classes: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """The same places in couples of one class, so that any part holds pairs within classes.
+
+    A few samples at random hold hardly a pair where classes are many and small.
+
+    Args:
+        places: (m,) samples, in any order.
+        classes: (n,) the class of each sample, or -1; None: without classes.
+
+    Returns:
+        (m,) places: couples in the order of their first members, then those without a mate.
+    """
+    if classes is None:
+        return places
+    own = classes[places]
+    order = np.argsort(own, kind="stable")
+    rank = np.arange(len(own)) - np.searchsorted(own[order], own[order])
+    first = order[np.arange(len(own)) - rank % 2]
+    single = (np.bincount(first, minlength=len(own))[first] == 1) | (own[order] == UNKNOWN)
+    found: NDArray[np.int64] = places[order[np.lexsort((rank, first, single))]]
+    return found
+
+
 def _is_one_hot(table: NDArray[Any]) -> bool:
     if table.dtype.kind not in "biuf":
         return False
