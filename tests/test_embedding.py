@@ -285,6 +285,15 @@ def test_progress_is_printed_if_asked_for(capsys: pytest.CaptureFixture[str]) ->
     assert re.fullmatch(found, capsys.readouterr().out)
 
 
+def test_the_line_of_progress_ends_where_a_training_stops_early(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stopping = {"early_stopping": True, "n_iter_no_change": 1, "max_epochs": 400}
+    fitted = brief(verbose=True, **stopping).fit(X, Y)
+    assert fitted.n_iter_ < 400
+    assert capsys.readouterr().out.endswith(f"stress {fitted.history_['stress'][-1]:.3f}\n")
+
+
 @pytest.mark.parametrize(
     ("steps", "looks"), [(3, [1, 2, 3]), (82, [*range(3, 82, 3), 82]), (80, [*range(2, 81, 2)])]
 )

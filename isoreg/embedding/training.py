@@ -206,15 +206,16 @@ def train(
         seen.loss.append(loss.item())
         seen.stress.append(stress)
         if recipe.verbose:
-            end = "\n" if step == recipe.steps else ""
             seen_now = f"loss {loss.item():.3f}, stress {stress:.3f}"
-            print(f"\rstep {step}/{recipe.steps}, {seen_now}", end=end)
+            print(f"\rstep {step}/{recipe.steps}, {seen_now}", end="")
         if recipe.patience is not None:
             since += 1
             if stress < best:
                 best, kept, since = stress, copy.deepcopy(body.state_dict()), 0
             if since >= recipe.patience:
                 break
+    if recipe.verbose:
+        print()
     if kept is not None:
         body.load_state_dict(kept)
     return seen
