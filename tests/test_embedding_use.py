@@ -185,8 +185,14 @@ def test_unknown_classes_are_grey_in_a_picture_whatever_the_type() -> None:
         assert [text.get_text() for text in axes.texts[:3]] == named
     with pytest.raises(InputError, match="None or NaN"):
         fitted.plot(X, np.array([None, *words[1:]], dtype=object))
-    with pytest.raises(ValueError, match="continuous"):
-        fitted.plot(X, X[:, 0])
+
+
+@pytest.mark.parametrize("y", [X[:, 0], Y + 1j, np.array([b"a", b"b", b"c"])[Y]])
+def test_what_names_no_classes_is_refused_in_words_wherever_labels_are_taken(y: Any) -> None:
+    pytest.importorskip("matplotlib")
+    for method in (brief().fit, brief().fit(X).score, brief().fit(X).plot):
+        with pytest.raises(InputError, match=r"y must hold classes, as integers or strings, got"):
+            method(X, y)
 
 
 def test_nan_that_became_a_string_is_no_class() -> None:

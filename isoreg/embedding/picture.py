@@ -46,12 +46,7 @@ def drawn_classes(y: Any, n: int, known: NDArray[Any] | None) -> Drawn:
     Raises:
         InputError: If y does not hold n labels, or no classes.
     """
-    try:
-        targets = read_targets(y, n, to_learn=False)
-    except InputError:
-        raise
-    except ValueError as error:  # scikit-learn's own of numbers that are no classes
-        raise InputError(f"labels must be classes, one for each point ({error}).") from error
+    targets = read_targets(y, n, to_learn=False)
     rows = [tuple(row) for row in targets.names.tolist()]
     every = [] if known is None else [tuple(row) for row in known.reshape(len(known), -1).tolist()]
     order = every if set(rows) <= set(every) else rows

@@ -85,7 +85,6 @@ def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
         InputError: If they are not n labels, no classes, masked, one-hot, strings beside numbers,
             or a known label stands under an unknown one; to learn from, if they are fewer than
             two classes, or a label has unknown ones alone under it.
-        ValueError: scikit-learn's own, if they are no class labels.
     """
     table = _columns(y, n)
     coded = [class_codes(column) for column in table.T]
@@ -156,8 +155,7 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
         (n,) numbers, and (k,) labels.
 
     Raises:
-        InputError: If some are missing, or strings stand beside numbers.
-        ValueError: scikit-learn's own, if they are no class labels.
+        InputError: If some are missing, no classes, or strings stand beside numbers.
     """
     if column.dtype.kind == "f" and not np.isfinite(column).all():
         raise InputError("y must not hold NaN or infinity. Write -1 where a label is not known.")
@@ -171,7 +169,14 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     _refuse_mixed(labels.tolist())
     if labels.dtype == object:  # a table of columns of several types, as pandas gives it
         labels = np.array(labels.tolist())
-    check_classification_targets(labels)
+    try:
+        check_classification_targets(labels)
+    except (ValueError, TypeError) as error:  # scikit-learn speaks of classifiers there
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise InputError(
+            f"y must hold classes, as integers or strings, got {labels[0]!r} ({reason}). Leave y "
+            "out if it is the target of a regression."
+        ) from error
     values, codes[~unknown] = np.unique(labels, return_inverse=True)
     return codes, values
 
