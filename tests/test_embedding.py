@@ -585,6 +585,7 @@ BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({"clusterer": KMeans(9)}, X[:5], None, "n_samples=5 should be >= n_clusters=9"),
     ({"device": "abacus"}, X, None, "device must be 'auto' or a device of this torch"),
     ({"device": "cuda:99"}, X, None, "device must be 'auto' or a device of this torch"),
+    ({"device": "meta"}, X, None, "device must be 'auto' or a device of this torch"),
 ]
 
 

@@ -312,6 +312,7 @@ BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": skewed}, None, "metric must be symmetric, got"),
     ({"metric": lambda a, b: 1.0}, None, r"metric must map 16 and 15 samples to \(16, 15\) real"),
     ({"metric": lambda a, b: -city(a, b)}, None, "metric must be at least 0"),
+    ({"metric": np.zeros((150, 150))}, None, "metric must be a callable or one of .* got ndarray"),
     ({"metric": "geodesic"}, None, "geodesic distances of a batch depend on the batch"),
     (
         {"metric": "taxicab"},

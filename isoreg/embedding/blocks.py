@@ -70,14 +70,15 @@ def resolve_blocks(
         return _precomputed(distances, len(rows))
     if callable(metric):
         return _called(rows, metric, takes, cache)
+    if not isinstance(metric, str) or metric not in (*NAMES, "geodesic"):
+        allowed = ", ".join(map(repr, (*NAMES, "precomputed")))
+        got = repr(metric) if isinstance(metric, str) else type(metric).__name__
+        raise InputError(f"metric must be a callable or one of {allowed}, got {got}.")
     if metric == "geodesic":
         raise InputError(
             "geodesic distances of a batch depend on the batch: compute those of all samples with "
             "isoreg.distances.geodesic and pass metric='precomputed', distances=..."
         )
-    if metric not in NAMES:
-        allowed = ", ".join(map(repr, (*NAMES, "precomputed")))
-        raise InputError(f"metric must be a callable or one of {allowed}, got {metric!r}.")
     points = torch.tensor(np.asarray(rows, dtype=np.float64))
     if metric in _LEAN:
         return lambda places: torch.cdist(points[places], points[places], p=_LEAN[metric])

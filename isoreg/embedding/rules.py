@@ -135,7 +135,7 @@ def pick_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty((), device=device)
+        torch.empty((), device=device).item()  # the meta device holds no numbers
         return torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(
