@@ -10,14 +10,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.results import locked
 from benchmarks.study import Study, execute, new_lab
+from isoreg.embedding.rules import pick_device
 
 _COMMON: dict[str, Any] = {
     "quick": Annotated[bool, typer.Option("--quick", help="Quickly; figures mean nothing.")],
     "seeds": Annotated[int, typer.Option(min=1, help="Number of seeds.")],
     "data_dir": Annotated[
         Path | None,
-        typer.Option(help="Folder with the data; default: $ISOREG_DATA, or a download."),
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder with the data; default: $ISOREG_DATA, or a download.",
+        ),
     ],
     "device": Annotated[str, typer.Option(help="A torch device.")],
     "out": Annotated[Path | None, typer.Option(help="JSON file; default: runs/NAME.json.")],
@@ -53,11 +59,14 @@ def command_of(studies: Sequence[Study[Any]]) -> Callable[..., None]:
             raise typer.BadParameter(f"{flags}: no option of --part {study.part}")
         quick, out = common.pop("quick"), common.pop("out")
         common["seeds"] = 1 if quick else common.get("seeds", 1)
-        if "device" in common and "device" in options_of(study):
-            changed["device"] = common["device"]
         common["workers"] = changed.get("workers", 0)
         out = out or Path("runs") / f"{study.name}{'-quick' * quick}.json"
         try:
+            _check_out(out)
+            if "device" in common:
+                common["device"] = str(pick_device(common["device"]))
+                if "device" in options_of(study):
+                    changed["device"] = common["device"]
             lab = new_lab(study, out, quick=quick, options=changed, **common)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
@@ -68,6 +77,20 @@ def command_of(studies: Sequence[Study[Any]]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     command.__annotations__ = {name: found.annotation for name, found in parameters.items()}
     return command
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a file whose runs would be lost: not after the first of them, which may take hours."""
+    if out.suffix != ".json":
+        raise ValueError(
+            f"--out must end in .json, got {out.name}: table and figure are saved beside it, in "
+            "files of its name that end in .md and .png"
+        )
+    try:
+        with locked(out):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out must be where files can be written ({error})") from error
 
 
 def _parameters(studies: Sequence[Study[Any]]) -> dict[str, inspect.Parameter]:

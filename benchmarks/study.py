@@ -22,6 +22,7 @@ from benchmarks.results import (
     Run,
     as_json,
     fingerprint,
+    read,
     write_atomically,
 )
 from benchmarks.tables import page as joined
@@ -259,8 +260,9 @@ def new_lab(
 ) -> Lab[S]:
     """The lab of a study with options for its settings; ``where`` goes to `Lab`."""
     settings = study.settings(quick=quick, **(options or {}))
-    if study.fresh(settings):
-        out.unlink(missing_ok=True)
+    if study.fresh(settings) and out.exists():
+        read(out, study.name)  # another's is left as it is
+        out.unlink()
     results = Results(out, study.name, _asdict(settings), as_field(study.uses))
     return Lab(settings, results, quick=quick, **where)
 

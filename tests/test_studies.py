@@ -327,6 +327,41 @@ def test_a_command_takes_what_the_settings_of_its_parts_take(tmp_path: Path) -> 
     assert "must not be negative" in CliRunner().invoke(cli, ["toy", "--depth", "-1"]).output
 
 
+@pytest.mark.parametrize("name", ["toy.md", "toy.png", "toy", "taken/toy.json"])
+def test_a_file_that_would_lose_its_runs_is_refused_before_anything_is_measured(
+    tmp_path: Path, name: str
+) -> None:
+    def measure(key: dict[str, Any], lab: Lab[Settings]) -> dict[str, Any]:
+        raise AssertionError
+
+    (tmp_path / "taken").write_text("a file")
+    cli = toy_app(replace(TOY, measure=measure))
+    done = CliRunner().invoke(cli, ["toy", "--out", str(tmp_path / name)])
+    assert done.exit_code == 2, done.output
+    assert "--out must" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_where_a_command_runs_is_checked_before_it_does(tmp_path: Path) -> None:
+    cli = toy_app(replace(TOY, data="MNIST", device=True))
+    where = ["toy", "--out", str(tmp_path / "toy.json")]
+    for option, value in (("--device", "abacus"), ("--data-dir", str(tmp_path / "nowhere"))):
+        done = CliRunner().invoke(cli, [*where, option, value])
+        assert (done.exit_code, type(done.exception)) == (2, SystemExit)
+    assert CliRunner().invoke(cli, [*where, "--device", "auto"]).exit_code == 0
+
+
+def test_a_study_that_begins_anew_deletes_no_file_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "toy.json"
+    run(TOY, lab(path))
+    anew = replace(TOY, fresh=lambda _: True)
+    assert lab(path, anew).results.runs == []
+    run(TOY, lab(path))
+    with pytest.raises(SystemExit, match=r"of 'toy', not of 'other'\. It is left as it is"):
+        lab(path, replace(anew, name="other"))
+    assert read(path)["runs"]
+
+
 @pytest.mark.parametrize("name", by_command())
 def test_every_command_explains_its_options(name: str) -> None:
     shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
