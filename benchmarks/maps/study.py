@@ -65,12 +65,12 @@ def settings(
     quick: bool, sets: Annotated[str, typer.Option(help="Data sets, by comma.")] = ""
 ) -> Settings:
     """The settings of a command line."""
-    if quick:
-        few = ("PCA", "LDA", OURS)
-        return Settings(("wine",), few, known=60, all_samples=False)
-    chosen = tuple(name.strip() for name in sets.split(",")) if sets else tuple(DATA)
+    chosen = tuple(dict.fromkeys(name.strip() for name in sets.split(","))) if sets else tuple(DATA)
     if unknown := set(chosen) - set(DATA):
         raise ValueError(f"--sets must be of {', '.join(DATA)}, got {', '.join(unknown)}")
+    if quick:
+        few = ("PCA", "LDA", OURS)
+        return Settings(chosen if sets else ("wine",), few, known=60, all_samples=False)
     return replace(Settings(), sets=chosen, all_samples="MNIST" in chosen)
 
 
