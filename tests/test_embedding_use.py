@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.spatial.distance import cdist
@@ -193,6 +194,28 @@ def test_what_names_no_classes_is_refused_in_words_wherever_labels_are_taken(y: 
     for method in (brief().fit, brief().fit(X).score, brief().fit(X).plot):
         with pytest.raises(InputError, match=r"y must hold classes, as integers or strings, got"):
             method(X, y)
+
+
+def test_samples_that_pandas_names_in_another_order_are_refused() -> None:
+    names = [f"patient {i}" for i in range(60)]
+    rows, labels = pd.DataFrame(X, names).rename(columns=str), pd.Series(Y, names)
+    table = pd.DataFrame(cdist(X, X), names, names)
+    fitted = brief(metric="precomputed").fit(rows, labels, distances=table)
+    turned = table.iloc[::-1, ::-1]
+    with pytest.raises(
+        InputError, match=r"distances must .* order of X, got 'patient 59' in place 0"
+    ):
+        brief(metric="precomputed").fit(rows, distances=turned)
+    with pytest.raises(InputError, match=r"distances\.loc\[X\.index, X\.index\] has it"):
+        fitted.score(rows, distances=turned)
+    for method in (brief().fit, brief().fit(rows).score, fitted.plot):
+        with pytest.raises(
+            InputError, match=r"y must .* where X has 'patient 0'\. y\.loc\[X\.index\]"
+        ):
+            method(rows, labels[::-1])
+    again = brief(metric="precomputed").fit(rows, distances=turned.loc[rows.index, rows.index])
+    counted = brief(metric="precomputed").fit(rows, distances=table.reset_index(drop=True))
+    assert again.stress_ == counted.stress_
 
 
 def test_nan_that_became_a_string_is_no_class() -> None:

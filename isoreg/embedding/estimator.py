@@ -24,6 +24,7 @@ from isoreg.embedding.rules import (
     columns_unless_raised,
     pick_device,
     read_rows,
+    refuse_other_order,
 )
 from isoreg.embedding.targets import Targets, classmates_first, read_targets
 from isoreg.embedding.training import Pairs
@@ -163,7 +164,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """Learn the map.
 
         Args:
-            X: (n, d) samples: an array or a data frame of numbers.
+            X: (n, d) samples: an array or a data frame of numbers. What belongs to a sample
+                stands in the same place, and is refused where pandas names it otherwise.
             y: None; (n,) classes, -1 for unknown; or (n, levels), a column each, coarse to fine.
             distances: (n, n) for ``metric="precomputed"``; NaN: this pair is not known.
 
@@ -181,6 +183,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         prefix, kept = error_prefix(f"{_NAME}.fit"), columns_unless_raised(self)
         with prefix, kept, torch.inference_mode(False), torch.enable_grad():
             check_settings(self)
+            refuse_other_order(X, y=y, distances=distances)
             rows = read_rows(self, X, ensure_min_samples=2)
             targets = self._targets(rows, y)
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -245,6 +248,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                     "nothing of X. Compare with "
                     "isoreg.diagnostics.distortion(None, points, input_distances=...)."
                 )
+            refuse_other_order(X, y=y, distances=distances)
             rows = read_rows(self, X, reset=False)
             blocks = resolve_blocks(rows, self.metric, distances=distances, cache=self.cache)
             targets = None if y is None else read_targets(y, len(rows), to_learn=False)
@@ -289,6 +293,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             check_is_fitted(self)
             if self._n_features_out != 2:
                 raise InputError(f"n_components must be 2 to be drawn, got {self._n_features_out}.")
+            refuse_other_order(X, y=y)
             points = self.transform(X)
             drawn = None if y is None else drawn_classes(y, len(points), self.classes_)
             within = "within a class" if self.classes_ is not None else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,13 @@ except ImportError:  # scikit-learn before 1.6
         return estimator._validate_data(X, **options)
 
 
-__all__ = ["check_settings", "columns_unless_raised", "pick_device", "read_rows"]
+__all__ = [
+    "check_settings",
+    "columns_unless_raised",
+    "pick_device",
+    "read_rows",
+    "refuse_other_order",
+]
 
 # name: kind, least value, whether the least value itself is allowed, most value
 _NUMBERS: dict[str, tuple[type, float, bool, float]] = {
@@ -67,6 +74,37 @@ def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
     refuse_masked(given, "X", "Fill them with numbers, as an imputer does: a map knows no NaN.")
     rows = validate_data(estimator, given, dtype=[np.float64, np.float32], **options)
     return np.ascontiguousarray(rows)  # torch takes no rows in reversed order
+
+
+def refuse_other_order(X: Any, **others: Any) -> None:
+    """Refuse what pandas indexes by the samples of X in another order: samples go by place.
+
+    An index that only counts rows names no samples, and is not compared.
+
+    Args:
+        X: As the user gave it.
+        others: What belongs to the same samples, by name.
+
+    Raises:
+        InputError: If one of them has the same names in another order.
+    """
+    pandas: Any = sys.modules.get("pandas")
+    if pandas is None or not isinstance(X, pandas.DataFrame):
+        return
+    ours = X.index
+    for name, other in others.items():
+        if not isinstance(other, pandas.DataFrame | pandas.Series):
+            continue
+        theirs = other.index
+        if any(isinstance(each, pandas.RangeIndex) for each in (ours, theirs)):
+            continue
+        if not ours.equals(theirs) and len(ours) == len(theirs) and set(ours) == set(theirs):
+            place = int((ours != theirs).argmax())
+            columns = ", X.index" if name == "distances" else ""
+            raise InputError(
+                f"{name} must have the samples in the order of X, got {theirs[place]!r} in place "
+                f"{place} where X has {ours[place]!r}. {name}.loc[X.index{columns}] has it."
+            )
 
 
 @contextmanager
