@@ -5,13 +5,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from isoreg import InputError, isometry_penalty
 from isoreg.integrations.loading import PairwiseCollate, each_pair
@@ -67,6 +68,22 @@ def test_a_mapping_gets_a_key_and_a_tensor_becomes_a_pair() -> None:
     ])
     assert x.tolist() == [1, 4]
     assert distances.tolist() == [[0, 3], [3, 0]]
+
+
+@pytest.mark.parametrize("collate", [default_collate, list, tuple])
+def test_samples_that_stay_as_they_are_stay_together(collate: Any) -> None:
+    words = ["geometry", "symmetry", "isometry"]
+    loader = DataLoader(words, 2, collate_fn=PairwiseCollate(each_pair(edits), collate=collate))  # type: ignore[arg-type]
+    (first_two, far), (last, none) = loader
+    assert [list(first_two), list(last)] == [words[:2], words[2:]]
+    assert [tuple(far.shape), tuple(none.shape)] == [(2, 2), (1, 1)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_fields_are_followed_by_the_distances_however_many_samples_there_are(n: int) -> None:
+    batch = PairwiseCollate(each_pair(edits, of=first))([("geometry", 1)] * n)
+    assert [batch[0], batch[1].tolist()] == [("geometry",) * n, [1] * n]
+    assert len(batch) == 3
 
 
 def test_the_distances_go_into_the_penalty_as_they_come() -> None:

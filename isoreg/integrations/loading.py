@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,9 +24,10 @@ class PairwiseCollate:
     computed by the loader's workers while the model trains, for the N^2 pairs of a batch only.
     Hand them to `isoreg.isometry_penalty` as ``input_distances``.
 
-    A mapping gets the distances under ``key``, a tuple or list as its last entry (a named tuple
-    becomes a plain one); anything else becomes the pair (batch, distances). A batch of one sample
-    is fine, and an empty one if ``collate`` takes it.
+    A mapping gets the distances under ``key``, a tuple or list of fields as its last entry (a named
+    tuple becomes a plain one); anything else becomes the pair (batch, distances), the samples
+    themselves as well, which strings remain, and all objects with ``collate=list``. A batch of one
+    sample is fine, and an empty one if ``collate`` takes it.
 
     Args:
         pairwise: From the list of a batch's samples, as the data set returns them, to (N, N)
@@ -73,7 +75,7 @@ class PairwiseCollate:
                         f"{', '.join(map(repr, batch))}. Choose another one: key=..."
                     )
                 return {**batch, self.key: distances_bb}
-            if isinstance(batch, tuple | list):
+            if isinstance(batch, tuple | list) and not _same(batch, samples):
                 return (*batch, distances_bb)
             return batch, distances_bb
 
@@ -116,6 +118,11 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
             raise InputError(
                 f"each_pair: distance must return a number, got {type(found).__name__}."
             ) from error
+
+
+def _same(batch: Sequence[Any], samples: Sequence[Any]) -> bool:
+    """Whether a batch holds the samples as they are, rather than their fields."""
+    return len(batch) == len(samples) and all(map(operator.is_, batch, samples))
 
 
 def _plain(distances: Any) -> Any:
