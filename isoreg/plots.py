@@ -244,8 +244,9 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
     axes.set_yscale("log")
     _plain_log(axes.yaxis, narrow=max(d.expansion for d in shown.values()) < 100 * least)
     axes.margins(x=0.1, y=0.15)
-    turned = {"rotation": 30, "ha": "right"} if sum(map(len, shown)) > 30 else {}
-    axes.set_xticks(range(len(shown)), list(map(as_written, shown)), **turned)
+    names = list(map(as_written, shown))
+    turned = {"rotation": 30, "ha": "right"} if sum(map(len, names)) > 30 else {}
+    axes.set_xticks(range(len(names)), names, **turned)
     title = "bar: least to most, dot: typical,\nnumber: Pearson's r"
     _label(axes, "layer", "feature distance / input distance", title)
     return axes

@@ -246,6 +246,11 @@ def test_long_names_of_layers_are_turned_and_minor_numbers_shown_where_there_are
         assert any(tick.get_text() for tick in axes.get_yticklabels(minor=True)) is shown
 
 
+def test_layers_may_be_named_by_numbers_as_curves_may() -> None:
+    axes = plots.layer_distortion({1: distortion(X, PHI, Y)})  # type: ignore[dict-item]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1"]
+
+
 def test_layers_span_from_contraction_to_expansion_with_the_typical_factor_between() -> None:
     found = {"first": distortion(X, PHI, Y), "second": distortion(X, 3 * X, Y)}
     axes = plots.layer_distortion(found)
