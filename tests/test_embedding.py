@@ -561,6 +561,12 @@ BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({"noise": "much"}, X, None, "noise must be a number at least 0 or None, got 'much'"),
     ({"validation_fraction": 1}, X, None, "validation_fraction must be a number above 0 and below"),
     ({"early_stopping": True}, X[:3], None, "must leave at least 2 samples to learn from, got 1"),
+    (
+        {"early_stopping": True, "validation_fraction": 0.3},
+        np.repeat(X[:3], 10, 0),
+        np.repeat([0, 1, 2], 10),
+        "hold out two samples whose distance is known and above 0, of one class .* among 9",
+    ),
     ({"network": "mlp"}, X, None, "network must be a torch.nn.Module or None, got 'mlp'"),
     ({"network": nn.Linear(4, 3)}, X, None, r"points, got torch.float32 of shape \(2, 3\)"),
     ({"network": nn.Linear(3, 2)}, X, None, r"\(2, 4\) rows to \(2, 2\) points, got torch's error"),

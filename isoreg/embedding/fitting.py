@@ -131,10 +131,10 @@ def _held_out(settings: Any, n: int) -> int:
 
 def _check_held_out(pairs: Pairs, measured: Places, components: int) -> None:
     known, _ = pairs.compared(torch.zeros(len(measured), components), measured)
-    if not len(known):
+    if not (known > 0).any():  # without one there is no stress that could fall
         raise InputError(
-            "early_stopping must hold out two samples whose distance is known, of one class if "
-            f"there are classes, got none among {len(measured)}. Hold out more: "
+            "early_stopping must hold out two samples whose distance is known and above 0, of one "
+            f"class if there are classes, got none among {len(measured)}. Hold out more: "
             "validation_fraction=..."
         )
 
