@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -137,6 +140,15 @@ def test_a_pickle_and_a_file_of_skops_give_the_same_points() -> None:
     loaded = io.loads(data, trusted=kinds)
     assert (loaded.transform(X) == points).all()
     assert loaded.stress_ == embedding.stress_
+
+
+def test_a_map_is_read_from_a_file_that_stays_on_disk_without_a_warning(tmp_path: Path) -> None:
+    embedding, path = brief().fit(X, Y), tmp_path / "map.joblib"
+    joblib.dump(embedding, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = joblib.load(path, mmap_mode="r")
+    np.testing.assert_array_equal(loaded.transform(X), embedding.transform(X))
 
 
 def test_unknown_labels_are_used_for_distances_and_known_ones_for_classes() -> None:

@@ -164,7 +164,7 @@ def unpack(state: dict[str, Any]) -> dict[str, Any]:
     arrays = state.get("network_")
     if not isinstance(arrays, dict):
         return state
-    tensors = {name: torch.as_tensor(value) for name, value in arrays.items()}
+    tensors = {name: torch.tensor(value) for name, value in arrays.items()}
     components = len(tensors[f"body.{2 * HIDDEN}.bias"])  # n_components may have been set since
     body = mlp(len(tensors["mean"]), components).to(tensors["mean"].dtype)
     network = MapNetwork(body, tensors["mean"], 1.0, 1.0)
