@@ -30,7 +30,9 @@ def list_studies() -> None:
 
 @app.command("check")
 def check_results(
-    folder: Annotated[Path, typer.Option(help="Folder with results.")] = RESULTS,
+    folder: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder with results.")
+    ] = RESULTS,
 ) -> None:
     """Say which runs the committed results lack by the present settings, and which are stale."""
     console, wrong = Console(), 0

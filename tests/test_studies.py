@@ -445,3 +445,9 @@ def test_a_file_has_lists_of_numbers_on_one_line_and_comes_back_as_it_was() -> N
     assert json.loads(text) == found
     assert "[ 0.1, -2.0 ]" in text
     assert '\n  "a",\n' in text
+
+
+def test_the_check_finds_nothing_right_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["check", "--folder", str(tmp_path / "nowhere")])
+    assert done.exit_code == 2
+    assert "--folder" in done.output
