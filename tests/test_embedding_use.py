@@ -76,6 +76,23 @@ def test_a_network_in_float64_learns_classes() -> None:
         torch.set_default_dtype(torch.float32)
 
 
+class Squeezes(nn.Linear):
+    """Leaves out each axis of length 1, also that of the rows."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """(b, 4) rows to (b, 2) points, or one row to (2,)."""
+        return super().forward(rows).squeeze()
+
+
+def test_one_sample_is_a_row_whatever_a_network_makes_of_it() -> None:
+    fitted = brief(network=Squeezes(4, 2), batch_size=59).fit(X)  # 60 samples: one is left over
+    points = fitted.transform(X)
+    np.testing.assert_allclose(fitted.transform(X[:1]), points[:1], rtol=1e-5)
+    np.testing.assert_allclose(
+        fitted.transform(np.resize(X, (8193, 4)))[-1], points[8192 % 60], rtol=1e-5
+    )
+
+
 def test_a_network_that_cannot_be_copied_is_refused() -> None:
     network = nn.utils.weight_norm(nn.Linear(4, 2))  # type: ignore[no-untyped-call]
     with pytest.raises(InputError, match="deepcopy can copy.*parametrizations"):

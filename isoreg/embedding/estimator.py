@@ -340,4 +340,5 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def _points(self, rows: NDArray[Any]) -> Tensor:
         parts = torch.tensor(rows).split(_ROWS_AT_ONCE)
         with torch.no_grad(), full_precision(self.network_.mean.device):
-            return torch.cat([self.network_(part).cpu() for part in parts])
+            # a network that squeezes gives one row without its first axis
+            return torch.cat([self.network_(part).cpu().reshape(len(part), -1) for part in parts])

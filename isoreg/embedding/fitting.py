@@ -272,7 +272,7 @@ def _rescale(
 
     def compared(places: Places, *, within: bool = True) -> list[torch.Tensor]:
         found = []
-        for start in range(0, len(places), size):  # a metric is asked for a batch at a time
+        for start in range(0, len(places) - 1, size):  # a metric is asked for a batch at a time
             part = places[start : start + size]
             points = body(inputs[torch.as_tensor(part, device=inputs.device)])
             found.append(pairs.compared(points, part, within=within))
