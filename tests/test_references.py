@@ -543,6 +543,10 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
             "manifold: points must be of 2 numbers like the samples, got 3.",
         ),
         (
+            lambda: references.standardized(None, torch.rand(20, 3))(torch.ones(5, 3).byte()),
+            "standardized: points must be floating, got torch.uint8.",
+        ),
+        (
             lambda: references.patches(images(), filters=2, size=2)(torch.rand(3, 3, 12, 12)),
             "patches: images must have 1 channels like those that patterns were learnt from, got 3",
         ),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from isoreg.distances import exact_dtype
+from isoreg.distances import exact_dtype, flatten_points
 from isoreg.errors import InputError, check_positive, error_prefix
 from isoreg.references._points import Reference, as_points
 
@@ -65,7 +64,8 @@ def standardized(
         A callable from points (b, ...) to what the reference gives for them, (b, m), divided.
 
     Raises:
-        InputError: If the samples have no spread or ``spread`` is not positive.
+        InputError: If the samples have no spread or ``spread`` is not positive; later, if points
+            are of another size than the samples, or no floating points.
 
     Example:
         >>> import torch
@@ -76,8 +76,8 @@ def standardized(
     with error_prefix("standardized"):
         variances = _variances(samples, reference, spread)
         divisors = variances + _FLOOR * variances.mean()
-        factor = spread / (2 * (variances / divisors).sum() * divisors).sqrt()
-    return partial(_times, reference=reference, factor=factor)
+        factors = spread / (2 * (variances / divisors).sum() * divisors).sqrt()
+    return partial(_each_times, reference=reference, factors=factors)
 
 
 def _variances(samples: Tensor, reference: Reference | None, spread: float) -> Tensor:
@@ -94,16 +94,17 @@ def _variances(samples: Tensor, reference: Reference | None, spread: float) -> T
     return variances
 
 
-def _times(x: Tensor, *_: object, reference: Reference | None, factor: float | Tensor) -> Tensor:
-    points = x if reference is None else reference(x)
-    if not isinstance(factor, Tensor):
-        return points * factor
-    flat = points.flatten(1)
-    if flat.shape[1] != len(factor):  # some would be multiplied all the same, by broadcasting
-        raise InputError(
-            f"standardized: points must be of {len(factor)} numbers like the samples, got "
-            f"{flat.shape[1]}."
-        )
+def _times(x: Tensor, *_: object, reference: Reference | None, factor: float) -> Tensor:
+    return (x if reference is None else reference(x)) * factor
+
+
+def _each_times(x: Tensor, *_: object, reference: Reference | None, factors: Tensor) -> Tensor:
+    with error_prefix("standardized"):
+        given = x if reference is None else reference(x)
+        points = flatten_points(given, "points")
+        if points.shape[1] != len(factors):
+            raise InputError(
+                f"points must be of {len(factors)} numbers like the samples, got {points.shape[1]}."
+            )
     # half numbers may be as small as 1e-7 and a factor as large, which is infinite in half
-    wide = torch.promote_types(points.dtype, torch.float32)
-    return (flat * factor.to(points.device, wide)).to(points.dtype)
+    return (points * factors.to(points)).to(given.dtype)
