@@ -174,6 +174,11 @@ def test_a_class_has_one_colour_whichever_are_drawn_and_its_own_name() -> None:
         for axes in (every, some)
     ]
     assert shown[1] == {name: shown[0][name] for name in ("dog", r"\$owl\$")}
+    met = fitted.plot(X, np.where(names == "cat", "bat", names))
+    colours = {c.get_label(): tuple(c.get_facecolor()[0]) for c in met.collections[1:]}
+    assert {name: colours.pop(name) for name in shown[1]} == shown[1]
+    assert list(colours) == ["bat"]
+    assert colours["bat"] not in shown[0].values()
     levels = np.c_[Y % 2, np.where(Y == 2, "rest", "main")]
     axes = brief().fit(X, levels).plot(X, levels)
     assert [text.get_text() for text in axes.texts[:-1]] == ["0, main", "rest", "1, main"]

@@ -272,7 +272,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Args:
             X: (n, d) samples.
             y: (n,) their classes, or several columns, as in `fit`: for colours and names. A class
-                of `fit` has the same colour in every picture of the map.
+                of `fit` has the same colour in every picture of the map, unless it needs more
+                colours for classes that are new.
             unit: The unit of the distances, written beside the scale bar.
             axes: matplotlib axes to draw on.
 

@@ -49,7 +49,8 @@ def drawn_classes(y: Any, n: int, known: NDArray[Any] | None) -> Drawn:
     targets = read_targets(y, n, to_learn=False)
     rows = [tuple(row) for row in targets.names.tolist()]
     every = [] if known is None else [tuple(row) for row in known.reshape(len(known), -1).tolist()]
-    order = every if set(rows) <= set(every) else rows
+    new = [row for row in rows if row not in every]
+    order = rows if len(new) == len(rows) else every + new
     number = {row: code for code, row in enumerate(order)}
     codes = np.array([*(number[row] for row in rows), UNKNOWN])[targets.classes]
     last = Counter(row[-1] for row in order)
