@@ -87,6 +87,20 @@ def test_no_block_is_larger_than_a_batch_and_little_more_than_half_is_computed(
     assert embedding.n_iter_ == 15
 
 
+@pytest.mark.parametrize(("name", "given"), [("seuclidean", "V"), ("mahalanobis", "VI")])
+def test_a_metric_that_depends_on_the_block_it_is_asked_for_is_refused(
+    name: str, given: str
+) -> None:
+    with pytest.raises(InputError, match=r"one distance, whichever others .* beforehand"):
+        brief(metric=lambda a, b: cdist(a, b, name)).fit(ROWS)
+    spread = np.cov(ROWS.T)
+    of_all = {given: spread.diagonal() if given == "V" else np.linalg.inv(spread)}
+    found = brief(metric=lambda a, b: cdist(a, b, name, **of_all)).fit_transform(ROWS)
+    table = cdist(ROWS, ROWS, name, **of_all)
+    expected = brief(metric="precomputed").fit_transform(ROWS, distances=table)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_cache_asks_for_each_pair_once_also_in_the_next_fit(tmp_path: Path) -> None:
     asked: list[int] = []
 
@@ -98,7 +112,7 @@ def test_a_cache_asks_for_each_pair_once_also_in_the_next_fit(tmp_path: Path) ->
         asked.clear()
         return brief(metric=metric, cache=tmp_path / "city.sqlite").fit_transform(ROWS)
 
-    first, trial = fit(), 2 * 15 * 16
+    first, trial = fit(), 2 * 15 * 16 + 5 * 5
     assert sum(asked) == 60 * 59 / 2 + trial
     second = fit()
     assert sum(asked) == trial + 32  # some again, which tells metrics of one name apart

@@ -30,7 +30,7 @@ TAKES = ("rows", "indices")
 NAMES = tuple(name for name in METRICS if name != "geodesic")
 _LEAN = {"manhattan": 1.0, "chebyshev": torch.inf}  # as torch has them: in (b, b) of memory
 _LEAF = 32  # a block of a callable is not split below this size
-_TRIED = 16  # samples on which a callable is tried before anything is trained
+_TRIED, _FEW = 16, 5  # samples on which a callable is tried before anything is trained
 
 
 def resolve_blocks(
@@ -152,10 +152,23 @@ def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Bloc
     tried = np.unique(np.linspace(0, n - 1, min(n, _TRIED)).astype(np.int64))
     there, back = ask(tried, tried[:-1]), ask(tried[:-1], tried)
     check_distances(torch.from_numpy(there), "metric", mirrored=torch.from_numpy(back.T), own=0)
+    _check_alone(ask(tried[-_FEW:], tried[:-1][:_FEW]), there[-_FEW:, :_FEW])
     if cache is None:
         return lambda places: torch.as_tensor(_symmetric(ask, places))
     name = getattr(metric, "__qualname__", type(metric).__qualname__)
     return _cached(ask, PairCache(cache, name), sample_keys(rows, places=takes == "indices"))
+
+
+def _check_alone(alone: Array, among: Array) -> None:
+    """Refuse a metric for which samples lie elsewhere when they are asked for with fewer others."""
+    gaps = np.nan_to_num(np.abs(alone - among))
+    if gaps.max(initial=0) > 0.01 * np.nan_to_num(among).max(initial=0):
+        one, other = alone.flat[gaps.argmax()], among.flat[gaps.argmax()]
+        raise InputError(
+            "metric must give two samples one distance, whichever others it is asked for, got "
+            f"{one:.4g} among few and {other:.4g} among more. Compute beforehand what depends on "
+            "all samples, as V of scipy's 'seuclidean'."
+        )
 
 
 def _symmetric(ask: Callable[[Places, Places], Array], places: Places) -> Array:

@@ -63,8 +63,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         n_components: Dimensions of the map.
         metric: A name in `isoreg.distances.METRICS` except "geodesic"; "precomputed", together
             with ``fit(X, distances=...)``, where the network still takes X; or a callable from two
-            sets of a and b samples to their (a, b) distances, asked for the pairs of a batch only,
-            and once for those of two samples of each class.
+            sets of a and b samples to their (a, b) distances, each of two samples alone, asked for
+            the pairs of a batch only, and once for those of two samples of each class.
         metric_takes: What a callable takes: "rows" of X, or "indices", the places of the samples in
             the X of this fit, for objects that are no rows. Cross-validation fits parts of X, in
             which the places are others.
