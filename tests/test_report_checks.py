@@ -385,6 +385,18 @@ def test_a_state_is_noticed_where_something_cannot_be_copied_and_that_is_said(al
         assert model.calls == [0]
 
 
+def test_a_model_that_says_how_it_is_copied_is_copied_so() -> None:
+    class Locked(Counts):
+        def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+            return Counts(alone=False)
+
+    model = Locked(alone=False)
+    found = check_consistency(classifier_of(nn.Sequential(model)), *images_of(12), 0.1, "Linf")
+    assert found.stateful
+    assert found.remarks == []
+    assert model.calls == [0]
+
+
 def test_what_a_pass_left_with_its_graph_is_copied_without_it() -> None:
     class Keeps(nn.Module):
         def __init__(self) -> None:

@@ -167,14 +167,25 @@ def frozen() -> nn.Module:
     return torch.jit.load(file)
 
 
+def scripted() -> nn.Module:
+    return torch.jit.script(copy.deepcopy(honest("plain")))
+
+
+def traced() -> nn.Module:
+    return torch.jit.trace(copy.deepcopy(honest("plain")), torch.rand(2, 1, 8, 8))
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", [exported, frozen])
+@pytest.mark.parametrize("kind", [exported, frozen, scripted, traced])
 def test_a_model_that_has_one_mode_alone_is_attacked_like_any_other(kind) -> None:
     x, y = images_of("test", 20)
     names = ["pgd-margin", "apgd-ce"]
     expected = evaluate(honest("plain"), x, y, eps=EPS, attacks=names)
-    found = evaluate(kind(), x, y, eps=EPS, attacks=names)
+    model = kind()
+    found = evaluate(model, x, y, eps=EPS, attacks=names)
     assert abs(found.worst_case[EPS] - expected.worst_case[EPS]) <= 0.051
+    assert found.warnings == []
+    assert all(p.requires_grad for p in model.parameters())
 
 
 class Statistics(nn.Module):

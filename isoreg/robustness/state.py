@@ -126,7 +126,9 @@ def in_common(model: nn.Module) -> dict[str, object]:
     memo = {**_cut_off(source), **{id(p): p for p in source.parameters()}}
     found = {}
     for place, module in source.named_modules():
-        for name, value in vars(module).items():
+        # of one that says how it is copied, as TorchScript does, that counts
+        attributes = {} if hasattr(type(module), "__deepcopy__") else vars(module)
+        for name, value in attributes.items():
             if name not in ("_modules", "_parameters", "_buffers"):
                 try:
                     copy.deepcopy(value, dict(memo))
@@ -216,7 +218,8 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
             for module, mode in modes:
                 module.training = mode
             for module, name, place in places:
-                if module._parameters.get(name) is not place:
+                present = dict(module._parameters.items())  # TorchScript's has no get
+                if present.get(name) is not place:
                     module._parameters[name] = place
             _restore_weights(weights)
             for parameter, required, gradient in gradients:
