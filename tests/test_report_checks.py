@@ -102,6 +102,20 @@ def test_what_is_said_of_logits(logits: list[list[float]], said: str) -> None:
     assert not x.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_probabilities_are_recognised_after_rounding_too(dtype: torch.dtype) -> None:
+    x, y = torch.rand(500, 1, 4, 4), torch.zeros(500).long()
+    weight = torch.randn(3, 16)
+
+    def probabilities(images: Tensor) -> Tensor:
+        return (images.flatten(1) @ weight.T).softmax(1).to(dtype)
+
+    found = " ".join(check_model(classifier_of(probabilities), x, y))
+    assert "looks like probabilities" in found
+    found = " ".join(check_model(classifier_of(lambda x: 1.02 * probabilities(x)), x, y))
+    assert "looks like probabilities" not in found
+
+
 def test_a_gradient_is_zero_only_where_no_pixel_has_any() -> None:
     x, y = torch.full((20, 1, 4, 4), 0.5), torch.zeros(20).long()
     for slope in (-1.0, 1.0):
