@@ -119,6 +119,21 @@ class Rounded(nn.Module):
         return torch.round(self.model(x) * 10) / 10
 
 
+@pytest.mark.parametrize("name", ["fgsm", "pgd-margin", "noise"])
+@pytest.mark.parametrize("where", [slice(None), slice(0, 1)])
+def test_nan_is_never_the_right_answer(name: str, where: slice) -> None:
+    class Undefined(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            grey = (x == 0.5).flatten(1).all(1)
+            logits = torch.stack([torch.ones(len(x)), x.flatten(1).mean(1)], 1)
+            logits[:, where] += torch.where(grey, 0, torch.nan)[:, None]
+            return logits
+
+    images, labels = torch.full((9, 1, 4, 5), 0.5), torch.zeros(9).long()
+    report = evaluate(Undefined(), images, labels, eps=0.1, norm="L2", attacks=name)
+    assert (report.clean, report.accuracy[name][0.1]) == (1.0, 0.0)
+
+
 class Times(Rounded):
     def forward(self, x: Tensor) -> Tensor:
         return 1e4 * self.model(x)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg.errors import import_extra
-from isoreg.robustness.outputs import RULED_OUT, usual_range
+from isoreg.robustness.outputs import RULED_OUT, answers, usual_range
 from isoreg.robustness.pgd import project, without_derivative
 from isoreg.robustness.task import Attack, Task
 
@@ -246,7 +246,7 @@ def cw(task: Task) -> tuple[Tensor, list[int]]:
         found = model.unfold(attacker(inside, task.labels))
         found = project(found, task.images, task.eps, task.norm)
         with torch.no_grad():
-            new = (task.classifier(found).argmax(1) != task.labels) & ~fooled
+            new = (answers(task.classifier(found)) != task.labels) & ~fooled
         best[new] = found[new]
         fooled |= new
     return best, []

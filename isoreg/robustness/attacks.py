@@ -14,6 +14,7 @@ from torch import Tensor
 from isoreg.errors import InputError
 from isoreg.robustness.adapter import cw, deepfool, from_torchattacks
 from isoreg.robustness.corruption import corruption
+from isoreg.robustness.outputs import answers
 from isoreg.robustness.pgd import (
     Classifier,
     cross_entropy,
@@ -52,7 +53,7 @@ def _noise(task: Task) -> tuple[Tensor, list[int]]:
         step = torch.randn_like(task.images) if task.norm == "L2" else random_signs(task.images)
         x = project(task.images + 1e3 * task.eps * step, task.images, task.eps, task.norm)
         with torch.no_grad():
-            new = task.classifier(x).argmax(1) != task.labels
+            new = answers(task.classifier(x)) != task.labels
         found[new] = x[new]
     return found, []
 

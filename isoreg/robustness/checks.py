@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.outputs import answers
 from isoreg.robustness.pgd import (
     cross_entropy,
     gradient_of,
@@ -288,7 +289,7 @@ def check_unbounded(
         with StraightThrough() if straight else nullcontext():
             x, _ = pgd(classifier, some, of, eps=1.0)
         with torch.no_grad():
-            survived &= classifier(x).argmax(1) == of
+            survived &= answers(classifier(x)) == of
     left = survived.float().mean()
     if left <= _NOISE:
         return []

@@ -72,6 +72,22 @@ def _may_be_logits(x: Tensor, images: int) -> bool:
     return len(longer) == 1 and longer[0] >= 2
 
 
+def answers(logits: Tensor) -> Tensor:
+    """The class of the largest logit; -1, which is no class, where a logit is NaN.
+
+    Args:
+        logits: (n, classes).
+
+    Returns:
+        (n) integers.
+
+    Example:
+        >>> answers(torch.tensor([[1.0, 3.0], [torch.nan, 3.0]]))
+        tensor([ 1, -1])
+    """
+    return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
+
+
 def usual_range(logits: Tensor) -> Tensor:
     """How far an image's smallest logit lies below its largest, the median over images.
 

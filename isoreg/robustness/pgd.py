@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from isoreg.robustness.outputs import answers
+
 Classifier: TypeAlias = Callable[[Tensor], Tensor]
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -208,7 +210,7 @@ def random_signs(like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _answers(judge: Classifier | None, x: Tensor, logits: Tensor) -> Tensor:
-    return (logits if judge is None else judge(x)).argmax(1)
+    return answers(logits if judge is None else judge(x))
 
 
 def _random(images: Tensor, eps: float, norm: str) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from isoreg.robustness.attacks import ATTACKS, WITHOUT_GRADIENT
 from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.outputs import answers
 from isoreg.robustness.report import RobustnessReport
 from isoreg.robustness.straight_through import StraightThrough
 from isoreg.robustness.student import taught
@@ -131,4 +132,4 @@ def _predictions(
     classifier: PixelClassifier, pixels: Tensor, labels: Tensor, batch_size: int
 ) -> Tensor:
     parts = zip(pixels.split(batch_size), labels.split(batch_size), strict=True)
-    return torch.cat([classifier(x).argmax(1) == y for x, y in parts])
+    return torch.cat([answers(classifier(x)) == y for x, y in parts])
