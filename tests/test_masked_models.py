@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 from zoo import EPS, FRESH, HONEST, MASKED, Memory, fresh, honest, images_of
 
 from isoreg.datasets import digits
-from isoreg.robustness import evaluate
+from isoreg.robustness import RobustnessReport, evaluate
 from isoreg.robustness.checks import check_directions, check_gradients
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.consistency import _neighbours
@@ -148,6 +150,37 @@ def test_a_gradient_of_a_part_of_the_model_is_a_sign_and_coarse_numbers_are_not(
         assert signs(model) == []
     assert signs(MASKED["Votes"]()) == [], "where nothing changes nothing is said"
     assert signs(MASKED["LowFrequencies"](), 0) == []
+
+
+class Part(nn.Module):
+    """What it is, and next to nothing, is cut from the graph, and a gradient that leads astray."""
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.model, self.astray = copy.deepcopy(honest("plain")), nn.Linear(64, 10)
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert self.dtype in (None, images.dtype)
+        return self.model(images.detach()) + 1e-3 * self.astray(images.flatten(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_hides_no_cut_graph(dtype: torch.dtype) -> None:
+    x, y = images_of("test", 60)
+
+    def quick(model: nn.Module) -> RobustnessReport:
+        model = copy.deepcopy(model).to(dtype)
+        report = evaluate(model, x.to(dtype), y, eps=EPS, attacks="quick")
+        assert {p.dtype for p in model.parameters()} == {dtype}
+        return report
+
+    report = quick(Part())
+    assert "in random directions change the margin otherwise than the gradient" in str(report)
+    assert report.worst_case[EPS] == report.accuracy["student"][EPS]
+    assert quick(Part(dtype)).warnings[0].startswith("the model computes in half precision alone")
+    for name in ("plain", "smooth", "tanh", "robust loss"):
+        assert quick(honest(name)).warnings == []
 
 
 @pytest.mark.parametrize(("one", "many", "told"), [(0.94, 0.4, True), (0.8, 0.4, False)])

@@ -70,6 +70,15 @@ class PixelClassifier(nn.Module):
         copy = copied(self.model, share=self.shares)
         return self if copy is None else self.of(copy)
 
+    def in_float32(self) -> PixelClassifier | None:
+        """A copy that computes in float32; None, if the model cannot be copied."""
+        copy = copied(self.model, share=False)
+        if copy is None:
+            return None
+        other = self.of(copy.float())
+        other.dtype = torch.float32
+        return other
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (n, classes).
 
