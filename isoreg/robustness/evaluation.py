@@ -29,6 +29,7 @@ from isoreg.robustness.checks import (
 )
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.consistency import check_consistency
+from isoreg.robustness.hidden_pixels import check_hidden_pixels
 from isoreg.robustness.mlp import check_certifiable
 from isoreg.robustness.progress import shown
 from isoreg.robustness.report import RobustnessReport
@@ -171,9 +172,8 @@ def _evaluated(
         check_classes(task.transfer.copied(), task.images, task.labels, of=" of transfer_from")
     if task.training_loss is not None:
         check_training_loss(task)
-    consistency = check_consistency(
-        task.classifier, task.images, task.labels, max(sizes.values()), task.norm
-    )
+    largest = max(sizes.values())
+    consistency = check_consistency(task.classifier, task.images, task.labels, largest, task.norm)
     fresh = None
     if consistency.stateful:
         task, fresh = _copies(task)
@@ -183,6 +183,9 @@ def _evaluated(
     gradients = check_gradients(task.classifier, *run.inside(), task.norm)
     signs += gradients.signs or check_directions(task.classifier, *run.inside())
     run.ways = ways_to_climb(task.classifier, *run.inside())
+    signs += check_hidden_pixels(
+        *(task.classifier, *run.inside()), eps=largest, norm=task.norm, ways=run.ways
+    )
     for name, radius in shown([(name, radius) for name in names for radius in sizes], progress):
         run.attack(name, radius)
     for radius in sizes if fresh else ():

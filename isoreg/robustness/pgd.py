@@ -122,7 +122,7 @@ def pgd(
     for restart in range(restarts):
         x = images
         if random_start or restart:
-            x = project(images + _random(images, eps, norm), images, eps, norm)
+            x = random_point(images, eps, norm)
         for _ in range(steps + 1):
             leaf = x.detach().requires_grad_()
             logits = classifier(leaf)
@@ -208,17 +208,29 @@ def random_signs(like: Tensor) -> Tensor:
     return torch.randint(0, 2, like.shape, device=like.device) * 2 - 1
 
 
+def random_point(images: Tensor, eps: float, norm: str) -> Tensor:
+    """A point of each ball, as attacks start from.
+
+    Args:
+        images: (n, ...) centres.
+        eps: Radius.
+        norm: "Linf" or "L2".
+
+    Returns:
+        (n, ...) points.
+    """
+    if norm == "Linf":
+        change = torch.empty_like(images).uniform_(-eps, eps)
+    else:
+        direction = torch.randn_like(images)
+        radius = torch.rand_like(_lengths(direction))
+        change = eps * radius * direction / _lengths(direction)
+    return project(images + change, images, eps, norm)
+
+
 @torch.no_grad()
 def _answers(judge: Classifier | None, x: Tensor, logits: Tensor) -> Tensor:
     return answers(logits if judge is None else judge(x))
-
-
-def _random(images: Tensor, eps: float, norm: str) -> Tensor:
-    if norm == "Linf":
-        return torch.empty_like(images).uniform_(-eps, eps)
-    direction = torch.randn_like(images)
-    radius = torch.rand_like(_lengths(direction))
-    return eps * radius * direction / _lengths(direction)
 
 
 def _lengths(x: Tensor) -> Tensor:

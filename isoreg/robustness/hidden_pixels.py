@@ -1,0 +1,83 @@
+"""Whether pixels without a gradient matter all the same, as where a clamp cuts black and white."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from isoreg.robustness.classifier import PixelClassifier
+from isoreg.robustness.pgd import gradient_of, margin, project, random_point, random_signs
+from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.task import evenly
+
+_IMAGES = 100
+_DRAWS = 4
+_MANY = 0.1
+_FAR = 1e3
+# of honest networks that pool the maximum of patches it was at most 0.15
+_AS_MUCH = 0.3
+
+
+def check_hidden_pixels(
+    classifier: PixelClassifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: str,
+    ways: Sequence[bool] = (True,),
+) -> list[str]:
+    """Whether pixels whose gradient is exactly zero change the margin within the ball.
+
+    They are looked for where attacks start, at a random point: at the image itself a layer that is
+    idle where all is black hides nothing. Where no pixel has a gradient, other checks tell.
+
+    Args:
+        classifier: Pixels to logits.
+        images: (n, ...) pixels from 0 to 1, all of them classified correctly; perhaps none.
+        labels: (n).
+        eps: The largest radius.
+        norm: "Linf" or "L2".
+        ways: Whether gradients pass rounding straight through.
+
+    Returns:
+        A sentence, or none.
+    """
+    if not len(images):
+        return []
+    some, of = evenly(images, _IMAGES), evenly(labels, _IMAGES)
+    start = random_point(some, eps, norm)
+    hidden = torch.ones_like(start, dtype=torch.bool)
+    for straight in ways:
+        with StraightThrough() if straight else nullcontext():
+            hidden &= _without_gradient(classifier, start, of)
+    part = hidden.flatten(1).any(1) & ~hidden.flatten(1).all(1)
+    if part.float().mean() <= _MANY:
+        return []
+    total = {which: start.new_zeros(len(start)) for which in (True, False)}
+    with torch.no_grad():
+        before = margin(classifier(start), of)
+        for _ in range(_DRAWS):
+            signs = random_signs(some)
+            for which in total:
+                chosen = hidden == which
+                end = project(some + _FAR * eps * signs * chosen, some, eps, norm)
+                moved = margin(classifier(torch.where(chosen, end, start)), of)
+                total[which] += (moved - before).square()
+    ratio = (total[True] / total[False]).sqrt()[part].nanmedian()
+    if not ratio > _AS_MUCH:
+        return []
+    return [
+        f"the gradient is exactly zero at {100 * hidden.float().mean():.0f} % of the pixels, but "
+        f"changing them within the radius moves the margin by {100 * ratio:.0f} % of what the "
+        "others do (median): something hides them from the attacks, a clamp for example."
+    ]
+
+
+def _without_gradient(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> Tensor:
+    x = images.detach().requires_grad_()
+    gradient = gradient_of(margin(classifier(x), labels), x)
+    return torch.ones_like(x, dtype=torch.bool) if gradient is None else gradient == 0
