@@ -114,6 +114,30 @@ def test_models_are_compared_at_the_radii_of_both_by_the_images_that_one_of_them
 
 
 @pytest.mark.parametrize(
+    ("other", "error"),
+    [
+        ({"preset": "standard"}, "be of the same attacks, .* got 'quick' and 'standard'"),
+        ({"preset": "list"}, "be of the same attacks, .* got 'quick' and fgsm, pgd"),
+        (
+            {"eps": [0.30000001192092896]},
+            r"have a radius in common, got 0\.3 and 0\.30000001192092896",
+        ),
+    ],
+)
+def test_models_that_were_not_evaluated_alike_are_not_compared(
+    other: dict[str, Any], error: str
+) -> None:
+    def report(eps: Any = (0.3,), preset: str = "quick", *more: str) -> RobustnessReport:
+        rows = {name: {radius: [True, False] for radius in eps} for name in ("pgd", "fgsm", *more)}
+        return RobustnessReport("Linf", list(eps), [True, True], rows, preset=preset)
+
+    with pytest.raises(InputError, match=f"^compare: reports must {error}"):
+        report().compare(report(**other))
+    masked = report((0.3,), "list", "student")
+    assert masked.compare(report(preset="list")) == {0.3: 1.0}, "a student comes with a sign"
+
+
+@pytest.mark.parametrize(
     ("package", "extra", "use"),
     [
         ("pandas", "attacks", lambda: REPORT.to_frame()),

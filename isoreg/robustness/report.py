@@ -184,7 +184,8 @@ class RobustnessReport:
             A two-sided p value for each radius of both.
 
         Raises:
-            InputError: If the reports are not on as many images in the same norm.
+            InputError: If the reports are not on as many images in the same norm, not of the same
+                attacks, or have no radius in common.
             MissingExtraError: If scipy is not installed.
         """
         if len(self.correct) != len(other.correct) or self.norm != other.norm:
@@ -192,14 +193,30 @@ class RobustnessReport:
                 "compare: reports must be on the same images in the same norm, got "
                 f"{len(self.correct)} in {self.norm} and {len(other.correct)} in {other.norm}."
             )
+        if self._asked != other._asked:
+            raise InputError(
+                "compare: reports must be of the same attacks, or the model with fewer seems the "
+                f"better one, got {self._asked} and {other._asked}."
+            )
+        both = [eps for eps in self.eps if eps in other.eps]
+        if not both:
+            raise InputError(
+                "compare: reports must have a radius in common, got "
+                f"{', '.join(map(repr, self.eps))} and {', '.join(map(repr, other.eps))}."
+            )
         binomtest = import_extra("scipy.stats", "attacks").binomtest
         found = {}
-        for eps in self.eps:
-            if eps in other.eps:
-                pairs = list(zip(self.survivors(eps), other.survivors(eps), strict=True))
-                b, c = pairs.count((True, False)), pairs.count((False, True))
-                found[eps] = float(binomtest(b, b + c).pvalue) if b + c else 1.0
+        for eps in both:
+            pairs = list(zip(self.survivors(eps), other.survivors(eps), strict=True))
+            b, c = pairs.count((True, False)), pairs.count((False, True))
+            found[eps] = float(binomtest(b, b + c).pvalue) if b + c else 1.0
         return found
+
+    @property
+    def _asked(self) -> str:
+        """The preset, or the attacks of a list but the student, which signs bring by themselves."""
+        names = ", ".join(sorted({*self.survived} - {"student"}))
+        return names if self.preset == "list" else repr(self.preset)
 
     def __str__(self) -> str:
         """A table with the seconds that each attack took, and the warnings."""
