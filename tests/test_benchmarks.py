@@ -102,16 +102,15 @@ class Stopped(Exception):
 def test_a_stopped_experiment_keeps_its_runs_and_ends_as_an_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(
-        Settings().quick(), train_images=300, test_images=100, attack_sizes=(0.03, 0.1), steps=3
-    )
+    quick = experiment.settings(quick=True)
+    small = replace(quick, train_images=300, test_images=100, attack_sizes=(0.03, 0.1), steps=3)
+    study = replace(experiment.STUDY, settings=lambda quick: small)
     data = batch(400)
     monkeypatch.setattr(experiment, "mnist", lambda *_: data)
-    monkeypatch.setattr(Settings, "quick", lambda _: settings)
 
     def runs(name: str) -> list[dict[str, object]]:
-        lab = new_lab(experiment.STUDY, tmp_path / f"{name}.json", quick=True)
-        kept = [dict(done["figures"]) for done in run(experiment.STUDY, lab)["runs"]]
+        lab = new_lab(study, tmp_path / f"{name}.json")
+        kept = [dict(done["figures"]) for done in run(study, lab)["runs"]]
         for figures in kept:
             figures.pop("training seconds")
         return kept
@@ -137,7 +136,7 @@ def test_the_command_line_prints_tables_and_saves_all_three_files(
     small = replace(
         Settings(), betas=(0.0, 0.1), epochs=1, train_images=300, test_images=100, steps=2
     )
-    monkeypatch.setattr(Settings, "quick", lambda _self: small)
+    monkeypatch.setitem(vars(experiment.STUDY), "settings", lambda quick: small)
     monkeypatch.setattr(experiment, "mnist", lambda *_: batch(400))
     out = tmp_path / "m.json"
     done = CliRunner().invoke(app, ["mnist", "--quick", "--out", str(out)])

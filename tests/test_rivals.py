@@ -85,8 +85,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in set(METHODS) - set(some):
         del METHODS[name]
     monkeypatch.setattr(costs, "memory", lambda *_, **__: 5_000_000)
-    tiny = replace(Settings().quick(), train_images=200, validation_images=5, test_images=5)
-    monkeypatch.setattr(Settings, "quick", lambda _: replace(tiny, timing_seconds=0.01))
+    quick = experiment.settings(quick=True)
+    tiny = replace(quick, train_images=200, validation_images=5, test_images=5, timing_seconds=0.01)
+    monkeypatch.setitem(vars(experiment.STUDY), "settings", lambda quick: tiny)
     images, labels = torch.rand(60_000, 1, 2, 14).repeat(1, 1, 14, 2), torch.arange(60_000) % 10
     monkeypatch.setattr(experiment, "mnist", lambda *_: (images, labels))
     yield

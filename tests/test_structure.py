@@ -18,7 +18,7 @@ from benchmarks import probes
 from benchmarks.commands import app
 from benchmarks.methods import attach
 from benchmarks.structure import data as samples
-from benchmarks.structure import digits, distances, training
+from benchmarks.structure import digits, distances, distances_report, training
 from benchmarks.structure.data import Data, Split, manifold_of_patches
 from benchmarks.structure.evaluation import pixels_of
 from benchmarks.structure.settings import TASKS, Settings
@@ -53,7 +53,8 @@ TINY = replace(
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Settings, "quick", lambda _: TINY)
+    for study in (digits.DIGITS, digits.SEARCH, distances_report.STUDY):
+        monkeypatch.setitem(vars(study), "settings", lambda quick: TINY)
     monkeypatch.setattr(samples, "mnist", small_mnist)
     monkeypatch.setattr(training, "PICTURED", 30)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from benchmarks.timm_models.data import Epochs, evenly, load
 from benchmarks.timm_models.evaluation import by_layer, worst_case
 from benchmarks.timm_models.experiment import STUDY, chosen, keys
 from benchmarks.timm_models.networks import NETWORKS, network, stages
-from benchmarks.timm_models.settings import ROWS, Schedule, Settings
+from benchmarks.timm_models.settings import ROWS, Schedule
 from benchmarks.timm_models.training import Training, train
 from isoreg import RobustLoss
 from isoreg.diagnostics import distortion
@@ -245,5 +244,5 @@ def test_options_reach_the_settings(folder: Path) -> None:
     assert found["networks"] == ["resnet14t"]
     assert found["schedule"]["epochs"] == 1
     assert found["attacked_images"] == 3
-    assert replace(Settings().quick(), networks=("resnet14t",)).size == found["size"]
+    assert found["size"] == ways.settings(quick=True).size
     assert ways.ATTACKS[0] == ("fgsm", "pgd-ce", "pgd-margin")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from benchmarks.encoders.training import LOSSES, UNTIL, coordinates, scaled, tra
 from benchmarks.networks import in_parts
 from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.structure.settings import SEARCH_SEED
-from benchmarks.study import Lab, Study
+from benchmarks.study import Lab, Study, quickly
 from benchmarks.style import COLOURS, deviation, new_figure, plain, save
 from benchmarks.tables import SEEDS, Column, grouped, page, table
 
@@ -71,12 +71,6 @@ class Settings:
     tries: tuple[tuple[str, float], ...] = (("adam", 3e-3), ("muon", 2e-3), ("muon", 6e-3))
     share: float = 1.0
     seconds: float = 3.0
-
-
-def settings(quick: bool) -> Settings:
-    """All of it, or a few steps on a few objects."""
-    few = replace(Settings(), most=340, tries=(("adam", 3e-3),), share=0.01, seconds=0.01)
-    return few if quick else Settings()
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
@@ -250,7 +244,7 @@ def draw(found: Found, path: Path) -> None:
 
 STUDY = Study(
     "encoders",
-    settings,
+    quickly(Settings(), most=340, tries=(("adam", 3e-3),), share=0.01, seconds=0.01),
     keys,
     measure,
     tables,

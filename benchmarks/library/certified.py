@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from benchmarks.images import Uses, rows
 from benchmarks.networks import accuracy_of, mlp
 from benchmarks.results import Figures, Found, Key
 from benchmarks.sampling import even_split
-from benchmarks.study import Lab, Study
+from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import Column, count, grouped, page, seeds_of, table
 from benchmarks.training import Batches, adam, descend
 from isoreg import RobustLoss
@@ -36,14 +36,6 @@ class Settings:
     test_images: int = 2_000
     attacked: int = 200
     eps: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1)
-
-
-def settings(quick: bool) -> Settings:
-    """Those of the study, or ones that take seconds."""
-    chosen = Settings()
-    if not quick:
-        return chosen
-    return replace(chosen, train_images=500, test_images=100, attacked=20, eps=(0.01, 0.1))
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
@@ -116,7 +108,7 @@ def tables(found: Found) -> str:
 
 STUDY = Study(
     "certified",
-    settings,
+    quickly(Settings(), train_images=500, test_images=100, attacked=20, eps=(0.01, 0.1)),
     keys,
     measure,
     tables,

@@ -25,7 +25,7 @@ from benchmarks.paper.journal_report import tables
 from benchmarks.paper.partial import partial_isometry
 from benchmarks.results import Figures, Key
 from benchmarks.sampling import even_split
-from benchmarks.study import Lab, Study
+from benchmarks.study import Lab, Study, quickly
 from benchmarks.training import Batches, adam, descend
 from isoreg import IsometryRegularizer, isometry_penalty
 from isoreg.diagnostics import distortion
@@ -87,11 +87,17 @@ class Settings:
     l2: tuple[float, ...] = (0.25, 0.5)
     partial_radius: float = 0.5
 
-    def quick(self) -> Settings:
-        """A version that takes a minute; its figures mean nothing."""
-        few = ("cross-entropy", "isometry, beta 0.1", "partial isometry, weight 100")
-        small = replace(self, trainings=few, train_images=300, epochs=1, test_images=100)
-        return replace(small, attacked=50, linf=self.linf[:1], l2=self.l2[:1])
+
+_settings = quickly(
+    Settings(),
+    trainings=("cross-entropy", "isometry, beta 0.1", "partial isometry, weight 100"),
+    train_images=300,
+    epochs=1,
+    test_images=100,
+    attacked=50,
+    linf=(1 / 255,),
+    l2=(0.25,),
+)
 
 
 def settings(
@@ -99,8 +105,8 @@ def settings(
     partial: Annotated[bool, typer.Option(help="Train partial isometry too.")] = False,
 ) -> Settings:
     """Those of the study, or ones that take a minute."""
-    chosen = Settings(trainings=tuple(TRAININGS)) if partial else Settings()
-    return chosen.quick() if quick else chosen
+    chosen = _settings(quick)
+    return replace(chosen, trainings=tuple(TRAININGS)) if partial and not quick else chosen
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from benchmarks.networks import accuracy_of, features_in, in_parts, mlp
 from benchmarks.paper.mnist_report import draw, tables
 from benchmarks.results import Figures, Key
 from benchmarks.sampling import even_split, evenly
-from benchmarks.study import Lab, Study
+from benchmarks.study import Lab, Study, quickly
 from benchmarks.training import Batches, adam, descend
 from isoreg import IsometryRegularizer, isometry_penalty
 from isoreg.datasets import mnist
@@ -53,20 +53,14 @@ class Settings:
     steps: int = 40
     relative_step: float = 2.5
 
-    def quick(self) -> Settings:
-        """A version that takes less than a minute; its figures mean nothing."""
-        return replace(
-            self, betas=(0.0, 0.1), epochs=1, train_images=10_000, test_images=500, eps=(0.1,)
-        )
-
     def step_size(self, eps: float) -> float:
         """Step of the standard PGD: the whole ball can be crossed 1.25 times."""
         return self.relative_step * eps / self.steps
 
 
-def settings(quick: bool) -> Settings:
-    """The paper's, or ones that take less than a minute."""
-    return Settings().quick() if quick else Settings()
+settings = quickly(
+    Settings(), betas=(0.0, 0.1), epochs=1, train_images=10_000, test_images=500, eps=(0.1,)
+)
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:

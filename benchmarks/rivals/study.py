@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from benchmarks.rivals.costs import costs
 from benchmarks.rivals.figure import draw
 from benchmarks.rivals.report import tables
 from benchmarks.sampling import even_split
-from benchmarks.study import Lab, Study
+from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import with_keys
 from benchmarks.training import Batches, adam, descend
 from isoreg.datasets import mnist
@@ -60,20 +60,18 @@ class Settings:
     tried: int | None = None
     timing_seconds: float = 40.0
 
-    def quick(self) -> Settings:
-        """A version that takes less than a minute; its figures mean nothing."""
-        return replace(
-            self,
-            epochs=1,
-            train_images=500,
-            validation_images=50,
-            test_images=50,
-            attacks=("fgsm", "pgd-ce"),
-            attacks_l2=("pgd-ce",),
-            tried=1,
-            timing_seconds=0.1,
-        )
 
+settings = quickly(
+    Settings(),
+    epochs=1,
+    train_images=500,
+    validation_images=50,
+    test_images=50,
+    attacks=("fgsm", "pgd-ce"),
+    attacks_l2=("pgd-ce",),
+    tried=1,
+    timing_seconds=0.1,
+)
 
 _OF_TRAINING = ("width", "epochs", "batch_size", "learning_rate", "train_images")
 _OF_PHASE = {
@@ -81,11 +79,6 @@ _OF_PHASE = {
     "test": (*_OF_TRAINING, "test_images", "eps", "attacks", "eps_l2", "attacks_l2"),
     "cost": ("width", "batch_size", "learning_rate", "timing_seconds"),
 }
-
-
-def settings(quick: bool) -> Settings:
-    """All of it, or what takes less than a minute."""
-    return Settings().quick() if quick else Settings()
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from benchmarks.study import quickly
 
 TASKS: dict[str, list[list[int]]] = {
     "even or odd": [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]],
@@ -46,21 +48,15 @@ class Settings:
     strengths: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4)
     tasks: tuple[str, ...] = tuple(TASKS)
 
-    def quick(self) -> Settings:
-        """A version that takes less than a minute; its figures mean nothing."""
-        return replace(
-            self,
-            train_images=2_000,
-            known=500,
-            landmarks=500,
-            test_images=500,
-            epochs=1,
-            examples=((1, 2), (10, 2)),
-            strengths=(1.0, 100.0),
-            tasks=self.tasks[:1],
-        )
 
-
-def settings(quick: bool) -> Settings:
-    """Those of the digits."""
-    return Settings().quick() if quick else Settings()
+settings = quickly(
+    Settings(),
+    train_images=2_000,
+    known=500,
+    landmarks=500,
+    test_images=500,
+    epochs=1,
+    examples=((1, 2), (10, 2)),
+    strengths=(1.0, 100.0),
+    tasks=tuple(TASKS)[:1],
+)

@@ -35,7 +35,7 @@ from benchmarks.structure.training import (
 )
 from benchmarks.structure.trials import MANIFOLD, PLAIN, Trial, isometry
 from benchmarks.structure.unlabelled import PATCHES, patches
-from benchmarks.study import Lab, Study
+from benchmarks.study import Lab, Study, quickly
 from isoreg import references
 
 HEAD = 0.1
@@ -136,7 +136,7 @@ class Subject:
         page = partial(tables, told=told, head=HEAD, slack=self.slack, choose=self.chosen)
         return Study(
             name,
-            lambda quick: replace(self.settings, **self.quick) if quick else self.settings,
+            quickly(self.settings, **self.quick),
             self.keys,
             self.measure,
             page,

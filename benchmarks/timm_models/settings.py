@@ -9,6 +9,7 @@ import typer
 
 from benchmarks.internals import PRESETS
 from benchmarks.methods import Recipe
+from benchmarks.study import quickly
 from benchmarks.timm_models.networks import NETWORKS
 
 PIXEL = 1 / 255
@@ -86,26 +87,24 @@ class Settings:
     measure_memory: bool = True
     timing_seconds: float = 5.0
 
-    def quick(self) -> Settings:
-        """A version that takes less than a minute; its figures mean nothing."""
-        tiny = Schedule(epochs=1, images=64)
-        return replace(
-            self,
-            networks=("resnet10t",),
-            size=16,
-            batch_size=32,
-            schedule=Schedule(epochs=2, images=64),
-            choice=tiny,
-            validation_images=40,
-            choice_images=10,
-            test_images=40,
-            corrupted_images=20,
-            attacked_images=6,
-            radii=(2,),
-            attacks=(("fgsm",),),
-            measure_memory=False,
-            timing_seconds=0.01,
-        )
+
+_settings = quickly(
+    Settings(),
+    networks=("resnet10t",),
+    size=16,
+    batch_size=32,
+    schedule=Schedule(epochs=2, images=64),
+    choice=Schedule(epochs=1, images=64),
+    validation_images=40,
+    choice_images=10,
+    test_images=40,
+    corrupted_images=20,
+    attacked_images=6,
+    radii=(2,),
+    attacks=(("fgsm",),),
+    measure_memory=False,
+    timing_seconds=0.01,
+)
 
 
 def settings(
@@ -123,7 +122,7 @@ def settings(
 ) -> Settings:
     """All of it, or what takes less than a minute, with what the command changes."""
     del workers
-    chosen = Settings().quick() if quick else Settings()
+    chosen = _settings(quick)
     long, many = epochs or chosen.schedule.epochs, train_images or chosen.schedule.images
     return replace(
         chosen,
