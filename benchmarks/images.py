@@ -8,7 +8,7 @@ there, once, after all choices, and its part is then moved to `SEEN`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -93,10 +93,7 @@ class Uses:
 
     def said(self) -> dict[str, list[str]]:
         """As it stands in the results."""
-        return {role: [str(part) for part in parts] for role, parts in self._roles().items()}
-
-    def _roles(self) -> dict[str, tuple[Part, ...]]:
-        return {name: getattr(self, name) for name in asdict(self)}
+        return {role: [str(part) for part in parts] for role, parts in vars(self).items()}
 
 
 def everything(of: str) -> Part:
@@ -111,10 +108,6 @@ def rows(of: str, first: int, last: int, *, step: int = 1, shuffled: bool = Fals
 
 SIXTH = rows("MNIST train", 5, 60_000, step=6)
 FIVE_SIXTHS = Part("MNIST train", (0, 60_000, 1), but=SIXTH)
-SHUFFLED = {
-    (first, last): rows("CIFAR-10 train", first, last, shuffled=True)
-    for first, last in ((0, 10_000), (0, 12_000), (40_000, 50_000), (45_000, 50_000))
-}
 
 SET_ASIDE = (
     Part(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import photographs
-from benchmarks.images import SHUFFLED, Uses, rows
+from benchmarks.images import Uses, rows
 from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.structure import training
 from benchmarks.structure.data import Data, Split
@@ -224,7 +224,7 @@ STUDY = Study(
     determines=determines,
     frozen=lambda key: key["method"] not in (*UNTRAINED, *MADE),
     uses=Uses(
-        (SHUFFLED[0, 10_000],),
+        (rows("CIFAR-10 train", 0, 10_000, shuffled=True),),
         (rows("CIFAR-10 train", 48_000, 50_000, shuffled=True),),
         (rows("CIFAR-10 test", 0, 10_000, step=4),),
     ),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.images import FIVE_SIXTHS, SHUFFLED, SIXTH, Uses, everything, rows
+from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, everything, rows
 from benchmarks.probes import knn_accuracy
 from benchmarks.results import Figures, Key, Run
 from benchmarks.structure import cifar
@@ -233,7 +233,7 @@ STUDIES = (
         seeds=4,
         data="CIFAR-10",
         uses=Uses(
-            (SHUFFLED[0, 10_000],),
+            (rows("CIFAR-10 train", 0, 10_000, shuffled=True),),
             (rows("CIFAR-10 train", 48_000, 50_000, shuffled=True),),
             (rows("CIFAR-10 test", 0, 10_000, step=4),),
         ),

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.claims import Entry
-from benchmarks.images import SHUFFLED, Uses, everything
+from benchmarks.images import Uses, everything, rows
 from benchmarks.methods import Recipe
 from benchmarks.methods.registry import versions
 from benchmarks.results import Figures, Found, Key, Run
@@ -140,7 +140,6 @@ def _costs(key: Key, lab: Lab[Settings]) -> Figures:
     return costs(key["network"], recipe, device=lab.device, **shape, **how)
 
 
-USES = Uses((SHUFFLED[0, 12_000],), (SHUFFLED[45_000, 50_000],), (everything("CIFAR-10 test"),))
 _CONTROLLED = "isometry, features"
 
 
@@ -185,6 +184,10 @@ STUDY = Study(
     device=True,
     determines=determines,
     frozen=lambda key: key["phase"] == "share" or key["method"] in ANSWERED,
-    uses=USES,
+    uses=Uses(
+        (rows("CIFAR-10 train", 0, 12_000, shuffled=True),),
+        (rows("CIFAR-10 train", 45_000, 50_000, shuffled=True),),
+        (everything("CIFAR-10 test"),),
+    ),
     entries=entries,
 )
