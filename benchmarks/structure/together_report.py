@@ -7,8 +7,9 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.results import Found, Run
-from benchmarks.structure.report import over_seeds
+from benchmarks.structure.report import over_seeds, tries_table
 from benchmarks.structure.training import tries
+from benchmarks.style import COLOURS, new_figure, plain, save
 from benchmarks.tables import SEEDS, Column, grouped, page, percent, table
 
 
@@ -22,8 +23,6 @@ def tables(
 ) -> str:
     """What was measured on test images, then what strengths were chosen from."""
     tried, runs = tries(found["runs"]), [run for run in found["runs"] if "seed" in run["key"]]
-    chosen = choose(found["runs"])
-    order = list(chosen)
     shots = [f"{examples} a class" for examples, _ in found["settings"]["examples"]]
 
     def column(shot: str) -> Column:
@@ -31,15 +30,6 @@ def tables(
 
     kept = [Column("r", "r", 3), Column("stress, same unit", "stress", 3)]
     columns = [*map(column, shots), Column("5 neighbours", "kNN"), *kept]
-    rows = {
-        (run["key"]["method"], f"{run['key']['strength']:g}"): [
-            run["figures"] | {"": "chosen" * (chosen[run["key"]["method"]] == _strength(run))}
-        ]
-        for run in sorted(
-            tried, key=lambda run: (order.index(run["key"]["method"]), _strength(run))
-        )
-    }
-    short = [column("10 a class"), *kept, Column("", text=lambda f: str(f[0][""]))]
     coarse = Column("coarse", "coarse")
     return page(
         "# One training that has both?",
@@ -51,18 +41,12 @@ def tables(
         "One seed. Chosen: the largest sum of the probe's accuracy from ten examples a "
         f"class and r among those whose coarse accuracy is at most {100 * slack:g} points below "
         "that of cross-entropy; if there are none, the most accurate.",
-        table(("training", "strength"), rows, [coarse, *short]),
+        tries_table(tried, choose(tried), [coarse, column("10 a class"), *kept]),
     )
-
-
-def _strength(run: Run) -> float:
-    return float(run["key"]["strength"])
 
 
 def draw(found: Found, path: Path) -> None:
     """Probe over r, a point a training."""
-    from benchmarks.style import COLOURS, new_figure, plain, save
-
     figure = new_figure(6, 4)
     axis = figure.subplots()
     runs = [run for run in found["runs"] if "seed" in run["key"]]
