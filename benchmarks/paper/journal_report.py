@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.paper.mnist_report import GEOMETRY
 from benchmarks.results import Found
 from benchmarks.tables import Column, count, grouped, page, seeds_of, table
 
@@ -14,11 +15,6 @@ def tables(found: Found) -> str:
     settings = found["settings"]
     by_training = grouped(found["runs"], "training")
     sizes = settings["attack_sizes"]
-    geometry = (
-        Column("test accuracy %", "clean"),
-        Column("within-class distances: Pearson r", "distortion/correlation", 2),
-        Column("stress", "distortion/stress", 2),
-    )
     return page(
         "# CIFAR-10 (JPEG), the journal version's experiment",
         f"{settings['train_images']:,} training images, {count(settings['epochs'], 'epoch')}, "
@@ -28,7 +24,7 @@ def tables(found: Found) -> str:
         "## Accuracy and geometry",
         f"{settings['test_images']:,} test images. Distances are compared with those of the "
         "pixels, or where it says so with those of a body trained before on cross-entropy.",
-        table("training", by_training, geometry),
+        table("training", by_training, GEOMETRY),
         "## Under the journal version's attack",
         f"Accuracy in % on {settings['attacked']} test images, with every gradient taken at the "
         "clean image. Its attack climbs cross-entropy plus beta times the isometry term, so each "
