@@ -22,14 +22,14 @@ from benchmarks.ascent import climb
 from benchmarks.images import Uses, rows
 from benchmarks.networks import accuracy_of, in_parts
 from benchmarks.paper.journal_report import tables
+from benchmarks.paper.mnist import combined_loss, survivors
 from benchmarks.paper.partial import partial_isometry
 from benchmarks.results import Figures, Key
 from benchmarks.sampling import even_split
 from benchmarks.study import Lab, Study, quickly
 from benchmarks.training import Batches, adam, descend
-from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg import IsometryRegularizer
 from isoreg.diagnostics import distortion
-from isoreg.distances import pairwise_distances
 from isoreg.robustness import evaluate
 
 _CHANNELS, _FEATURES, _UNITS, _HIDDEN = 16, 32 * 8 * 8, 100, 4
@@ -253,19 +253,12 @@ def survival(
     size: float,
 ) -> float:
     """Accuracy after a step of this size up cross-entropy plus beta times the isometry term."""
-    right = []
-    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        clean = pairwise_distances(points(x, body))
 
-        def loss(at: Tensor, y: Tensor = y, clean: Tensor = clean) -> Tensor:
-            features = model[:-1](at)
-            value = F.cross_entropy(model[-1](features), y)
-            if not beta:
-                return value
-            return value + beta * isometry_penalty(None, features, y, input_distances=clean)
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        loss = combined_loss(model, points(x, body), y, beta=beta)
+        return climb(loss, x, eps=size, step=size, steps=1)
 
-        right.append(model(climb(loss, x, eps=size, step=size, steps=1)).argmax(1) == y)
-    return torch.cat(right).double().mean().item()
+    return survivors(model, attack, images, labels, batch_size).double().mean().item()
 
 
 STUDY = Study(

@@ -112,18 +112,18 @@ def train(
     return model.eval()
 
 
-def combined_loss(model: nn.Sequential, images: Tensor, labels: Tensor, *, beta: float) -> Loss:
+def combined_loss(model: nn.Sequential, clean: Tensor, labels: Tensor, *, beta: float) -> Loss:
     """The loss that the paper's attack climbs: that of the training, isometry term included.
 
-    As in the released code, the input distances are those of the clean batch.
+    As in the released code, features are compared with the clean batch, or with what is made of it.
     """
-    clean = pairwise_distances(images)
+    given = pairwise_distances(clean)
 
     def loss(x: Tensor) -> Tensor:
         features = model[:-1](x)
         value = F.cross_entropy(model[-1](features), labels)
         if beta > 0:
-            value = value + beta * isometry_penalty(None, features, labels, input_distances=clean)
+            value = value + beta * isometry_penalty(None, features, labels, input_distances=given)
         return value
 
     return loss
@@ -135,7 +135,7 @@ def evaluate(
     """Yield one figure after another: its name and its value, accuracies from 0 to 1."""
 
     def accuracy(attack: Attack, batch_size: int) -> float:
-        return _survivors(model, attack, images, labels, batch_size).double().mean().item()
+        return survivors(model, attack, images, labels, batch_size).double().mean().item()
 
     clean = in_parts(model, images).argmax(1) == labels
     yield "clean", accuracy_of(model, images, labels)
@@ -145,12 +145,12 @@ def evaluate(
         curve = [accuracy(attack_of_size(size), batch_size) for size in settings.attack_sizes]
         yield name, curve
     for eps in settings.eps:
-        survivors = clean
+        standing = clean
         for name, attack in _strong_attacks(model, eps, settings).items():
-            mask = _survivors(model, attack, images, labels, _STANDARD_BATCH)
-            survivors = survivors & mask
+            mask = survivors(model, attack, images, labels, _STANDARD_BATCH)
+            standing = standing & mask
             yield f"{name} at {eps}", mask.double().mean().item()
-        yield f"worst case at {eps}", survivors.double().mean().item()
+        yield f"worst case at {eps}", standing.double().mean().item()
 
 
 def _paper_attacks(
@@ -184,7 +184,7 @@ def _strong_attacks(model: nn.Sequential, eps: float, settings: Settings) -> dic
     return {"pgd on cross-entropy": climbing(cross_entropy), "pgd on the margin": climbing(margin)}
 
 
-def _survivors(
+def survivors(
     model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, batch_size: int
 ) -> Tensor:
     """Which images are still classified rightly after the attack."""
