@@ -23,8 +23,8 @@ A recipe is a mapping from names in `METHODS` to options, plain enough for JSON:
 - The objective runs the model itself, in the mode that the model is in. Attacks within it run in
   eval mode, so statistics of batches see only the images that are trained on.
 - Images have pixels from 0 to 1; a model that wants them normalised does that inside.
-- ``progress`` is the share of training that is done, from 0 to 1: radii grow from 0 to eps while it
-  goes to ``ramp`` (an option of each method with a radius; half of training by default).
+- ``progress`` is the share of training that is done, from 0 to 1: radii grow from 0 to eps in its
+  first half.
 - ``objective(..., reference=rows)``: what features are to be compared with, a row an image;
   without it methods that compare take the images themselves.
 - `rivals` has the methods with a ``grid``, the settings to choose from on validation data. The

@@ -17,21 +17,21 @@ _rival = partial(method, family="adversarial images")
 
 
 @_rival("fgsm", title="FGSM training", grid=RADII)
-def fgsm(model: nn.Module, *, eps: float, ramp: float = 0.5) -> Part:
+def fgsm(model: nn.Module, *, eps: float) -> Part:
     """Cross-entropy after one signed step of 1.25 eps from a random point of the ball.
 
     Source: Wong, Rice and Kolter (2020), "Fast is Better than Free", with a growing radius.
     """
-    return _adversarial(model, eps=eps, ramp=ramp, steps=1, relative_step=1.25)
+    return _adversarial(model, eps=eps, steps=1, relative_step=1.25)
 
 
 @_rival("pgd", title="PGD-7 training", grid=RADII)
-def pgd(model: nn.Module, *, eps: float, steps: int = 7, ramp: float = 0.5) -> Part:
-    """Cross-entropy after ``steps`` signed steps of 2.5 eps / steps from a random point.
+def pgd(model: nn.Module, *, eps: float) -> Part:
+    """Cross-entropy after seven signed steps of 2.5 eps / 7 from a random point.
 
     Source: Madry et al. (2018), "Towards Deep Learning Models Resistant to Adversarial Attacks".
     """
-    return _adversarial(model, eps=eps, ramp=ramp, steps=steps, relative_step=2.5 / steps)
+    return _adversarial(model, eps=eps, steps=7, relative_step=2.5 / 7)
 
 
 @_rival(
@@ -39,13 +39,11 @@ def pgd(model: nn.Module, *, eps: float, steps: int = 7, ramp: float = 0.5) -> P
     title="TRADES",
     grid=(*grid("eps", 0.1, 0.2, beta=6.0), *grid("eps", 0.1, 0.2, 0.3, beta=1.0)),
 )
-def trades(
-    model: nn.Module, *, eps: float, beta: float = 6.0, steps: int = 5, ramp: float = 0.5
-) -> Part:
+def trades(model: nn.Module, *, eps: float, beta: float = 6.0) -> Part:
     """Cross-entropy plus beta times the KL divergence of the worst output found from the clean.
 
     Source: Zhang et al. (2019), "Theoretically Principled Trade-off between Robustness and
-    Accuracy", algorithm 1, with 2.5 eps / steps as the step and a growing radius.
+    Accuracy", algorithm 1, with five steps of eps / 2 and a growing radius.
     """
 
     def criterion(step: Step) -> Tensor:
@@ -53,9 +51,9 @@ def trades(
         with in_eval_mode(model):
             with torch.no_grad():
                 target = model(clean).softmax(1)
-            radius = step.radius(eps, ramp)
+            radius = step.radius(eps)
             start = clean + 1e-3 * torch.randn_like(clean)
-            how = {"eps": radius, "step": 2.5 * radius / steps, "steps": steps}
+            how = {"eps": radius, "step": 2.5 * radius / 5, "steps": 5}
             found = climb(lambda x: _divergence(model(x), target), clean, start=start, **how)
         distance = _divergence(model(found), step.logits.softmax(1))
         return F.cross_entropy(step.logits, step.labels) + beta * distance / len(clean)
@@ -63,12 +61,10 @@ def trades(
     return Part(criterion=criterion)
 
 
-def _adversarial(
-    model: nn.Module, *, eps: float, ramp: float, steps: int, relative_step: float
-) -> Part:
+def _adversarial(model: nn.Module, *, eps: float, steps: int, relative_step: float) -> Part:
     def criterion(step: Step) -> Tensor:
         clean, labels = step.images.detach(), step.labels
-        radius = step.radius(eps, ramp)
+        radius = step.radius(eps)
         start = random_start(clean, radius)
         how = {"eps": radius, "step": relative_step * radius, "steps": steps}
         with in_eval_mode(model):

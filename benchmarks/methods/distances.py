@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -28,8 +28,7 @@ def isometry(
     beta: float = 1.0,
     share: float | None = None,
     scale: float | Literal["fit"] = 1.0,
-    layers: str | Sequence[str] | None = None,
-    reduction: str = "batch",
+    layers: str | None = None,
     pairs: str = "class",
     shuffled: bool = False,
 ) -> Part:
@@ -53,7 +52,6 @@ def isometry(
         beta=beta if share is None else AutoBeta(share),
         scale=scale,
         inputs=lambda *_: rows[0],
-        reduction=reduction,  # type: ignore[arg-type]
     )
     return Part(
         before=before,

@@ -54,13 +54,10 @@ def input_gradient(model: nn.Module, *, weight: float) -> Part:
 
 
 @_rival("first-order-margin", title="RobustLoss", grid=RADII)
-def first_order_margin(
-    model: nn.Module, *, eps: float, norm: str = "Linf", ramp: float = 0.5
-) -> Part:
+def first_order_margin(model: nn.Module, *, eps: float) -> Part:
     """What `isoreg.RobustLoss` computes, its radius growing with the progress of training."""
 
     def criterion(step: Step) -> Tensor:
-        radius = step.radius(eps, ramp)
-        return first_order_margin_loss(model, step.images, step.labels, eps=radius, norm=norm)
+        return first_order_margin_loss(model, step.images, step.labels, eps=step.radius(eps))
 
     return Part(criterion=criterion)

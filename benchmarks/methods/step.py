@@ -43,9 +43,9 @@ class Step:
         logits: Tensor = self.model(self.images)
         return logits
 
-    def radius(self, eps: float, ramp: float) -> float:
-        """Eps, or less while progress is below ``ramp``."""
-        return eps if self.progress >= ramp else eps * self.progress / ramp
+    def radius(self, eps: float) -> float:
+        """It grows from 0 to eps in the first half of training."""
+        return min(eps, eps * 2 * self.progress)
 
 
 Value = Callable[[Step], Tensor]
