@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.internals import first_order_margin_loss
-from benchmarks.methods import METHODS, attach, method, rivals, settings
+from benchmarks.methods import METHODS, attach, method, rivals
 from benchmarks.methods.distances import shuffle_within
 from benchmarks.methods.step import Part, Step
+from benchmarks.rivals.study import Settings, grids
 from isoreg import isometry_penalty
 
 
@@ -252,8 +253,8 @@ def test_terms_add_up_and_two_criteria_are_refused() -> None:
         loss_of({"isometri": {}})
 
 
-@pytest.mark.parametrize(("name", "recipe"), settings(), ids=str)
-def test_every_setting_trains_and_leaves_no_trace(name: str, recipe: dict) -> None:
+@pytest.mark.parametrize("recipe", [r for of in grids(Settings()).values() for r in of], ids=str)
+def test_every_setting_trains_and_leaves_no_trace(recipe: dict) -> None:
     model, (images, labels) = mlp(), batch()
     assert json.loads(json.dumps(recipe)) == recipe
     with attach(model, recipe) as objective:
@@ -276,9 +277,7 @@ def test_a_model_is_plain_again_after_an_error() -> None:
     assert not any(m._forward_hooks or hasattr(m, "parametrizations") for m in model.modules())
 
 
-def test_every_method_has_settings_and_cross_entropy_comes_first() -> None:
-    assert settings()[0] == ("cross-entropy", {})
-    assert {name for name, _ in settings()} == {"cross-entropy", *rivals()}
+def test_every_rival_has_settings() -> None:
     assert all(len(found.grid) >= 4 for found in rivals().values())
     assert len(rivals()) == 15
     assert all(found.name == name for name, found in METHODS.items())
@@ -295,9 +294,9 @@ def test_the_radius_reaches_eps_in_the_middle_of_training() -> None:
 
 
 def test_the_norm_is_of_the_last_features() -> None:
-    squares = mlp()[:5](batch()[0]).square().sum(1).mean()
-    found = loss_of({"feature-norm": {"weight": 0.5}})
-    torch.testing.assert_close(found, cross_entropy() + 0.5 * squares)
+    gaps = mlp()[:5](batch()[0]).norm(dim=1) - 2
+    found = loss_of({"feature-norm": {"weight": 0.5, "length": 2.0}})
+    torch.testing.assert_close(found, cross_entropy() + 0.5 * gaps.square().mean())
 
 
 def test_the_control_permutes_within_classes_and_nearly_everywhere() -> None:

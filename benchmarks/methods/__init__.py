@@ -32,18 +32,10 @@ A recipe is a mapping from names in `METHODS` to options, plain enough for JSON:
 - A method that cannot be used on a model raises `benchmarks.study.Skip` with the reason.
 """
 
-from benchmarks.methods import (
-    adversarial,
-    controls,
-    distances,
-    gradients,
-    lipschitz,
-    plain,
-    together,
-)
-from benchmarks.methods.registry import METHODS, Method, attach, grid, method, rivals, settings
+from benchmarks.methods import adversarial, distances, gradients, lipschitz, plain
+from benchmarks.methods.registry import METHODS, Method, attach, grid, method, rivals
 from benchmarks.methods.step import Objective, Options, Part, Recipe, Step
 
 __all__ = ["METHODS", "Method", "Objective", "Options", "Part", "Recipe", "Step"]
-__all__ += ["adversarial", "attach", "controls", "distances", "gradients", "grid", "lipschitz"]
-__all__ += ["method", "plain", "rivals", "settings", "together"]
+__all__ += ["adversarial", "attach", "distances", "gradients", "grid", "lipschitz"]
+__all__ += ["method", "plain", "rivals"]

@@ -1,4 +1,4 @@
-"""Distances between the samples of a batch, kept in the features."""
+"""Distances between the samples of a batch, kept in the features; their rivals and controls."""
 
 from __future__ import annotations
 
@@ -121,6 +121,43 @@ def supervised_contrastive(model: nn.Module, *, weight: float) -> Part:
     def value(features: Tensor, step: Step) -> Tensor:
         found: Tensor = contrastive(features, step.labels)
         return weight * found
+
+    return on_features(model, value)
+
+
+@method("isometry-and-head", title="isometry and a second head")
+def isometry_and_head(
+    model: nn.Module, *, weight: float, outputs: int, head: float, until: float | None
+) -> Part:
+    """Isometry and its best rival: the penalty, and a head that predicts the reference.
+
+    The weight of the head's loss falls evenly from ``head`` to 0 at the share ``until`` of
+    training; None: it stays.
+    """
+    penalty, second = isometry(model, beta=weight), ReferenceHead(model, outputs)
+
+    def both(step: Step) -> Tensor:
+        second.weight = head * (1.0 if until is None else max(0.0, 1 - step.progress / until))
+        predicted: Tensor = second(step.reference)
+        assert penalty.term is not None
+        return penalty.term(step) + predicted
+
+    def take_off() -> None:
+        second.detach()
+        if penalty.finish:
+            penalty.finish()
+
+    parameters = tuple(second.parameters())
+    return Part(before=penalty.before, term=both, finish=take_off, parameters=parameters)
+
+
+@method("feature-norm", title="feature norm")
+def feature_norm(model: nn.Module, *, weight: float, length: float) -> Part:
+    """A control without geometry: features of one length, squared gaps averaged over images."""
+
+    def value(features: Tensor, _: Step) -> Tensor:
+        gaps: Tensor = features.norm(dim=1) - length
+        return weight * gaps.square().mean()
 
     return on_features(model, value)
 

@@ -84,14 +84,6 @@ def versions(recipe: Recipe) -> dict[str, int]:
     return {name: METHODS[name].version for name in recipe if name in METHODS}
 
 
-def settings() -> list[tuple[str, Recipe]]:
-    """Every rival with every setting of its grid, as (name, recipe); cross-entropy first."""
-    found: list[tuple[str, Recipe]] = [("cross-entropy", {})]
-    for name, rival in rivals().items():
-        found += [(name, {name: options}) for options in rival.grid]
-    return found
-
-
 @contextmanager
 def attach(model: nn.Module, recipe: Recipe) -> Iterator[Objective]:
     """Prepare a model for training by a recipe, and leave it plain afterwards.
