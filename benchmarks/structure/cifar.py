@@ -133,9 +133,8 @@ def _chosen(runs: list[Run]) -> dict[str, float]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The settings and the trial."""
-    trial = None if key.get("task") == UNLABELLED else CIFAR_TRIALS.get(key["method"])
-    return determined_by(trial, settings, data="CIFAR-10")
+    """The settings and the trial; none for what is measured without training."""
+    return determined_by(CIFAR_TRIALS.get(key["method"]), settings, data="CIFAR-10")
 
 
 def measure_key(key: Key, lab: Lab[Settings]) -> Figures:

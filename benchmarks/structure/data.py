@@ -53,10 +53,6 @@ class Data:
         """Coarse labels."""
         return partition(fine, self.groups)
 
-    def of_task(self, groups: list[list[int]]) -> Data:
-        """The same samples with other coarse labels."""
-        return replace(self, groups=groups)
-
     def unseen(self) -> Data:
         """The same without the test samples: half of the validation samples stand in for them."""
         halves = [self.validation.take(slice(start, None, 2)) for start in (0, 1)]

@@ -89,7 +89,7 @@ def run_key(key: Key, lab: Lab[Settings]) -> Figures:
         settings = replace(settings, epochs=key["epochs"], shift=1)
     first = (seed, key["task"]) == (0, next(iter(TASKS)))
     how = {"drawn": not wide and first and key["method"] in DRAWN, "strength": key["strength"]}
-    task = data.of_task(TASKS[key["task"]])
+    task = replace(data, groups=TASKS[key["task"]])
     return training.measure(task, trial, seed=seed, settings=settings, **how)
 
 

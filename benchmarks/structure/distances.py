@@ -127,7 +127,8 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 def asked(settings: Settings, data_dir: Path | None, folder: Path, validate: bool) -> Asked:
     """With ``validate`` no test image is read: validation images stand in for them."""
     data = samples.digits(settings, data_dir, cache=folder, validate=validate)
-    placed = _placed_by_shifts(data, settings)
+    landmarks = evenly(data.train.x, min(_LANDMARKS, settings.landmarks))
+    placed = placed_by_distances(landmarks, shift_distances, DIMENSIONS)
     name = f"places-by-shifts-{len(data.train.x)}-{DIMENSIONS}-{_LANDMARKS}-{MOST}.pt"
     places = computed_once(folder / name, lambda: placed(data.train.x))
     data = replace(data, references=data.references | {PLACED: places})
@@ -136,12 +137,6 @@ def asked(settings: Settings, data_dir: Path | None, folder: Path, validate: boo
     distances = {each: torch.cdist(found, found) for each, found in points.items()}
     distances[SHIFTS] = shift_distances(shown.x)
     return Asked(data, Truth(shown.x, data.coarse(shown.fine), distances), placed)
-
-
-def _placed_by_shifts(data: Data, settings: Settings) -> Embed:
-    """Places of images by their distances to some of the training images."""
-    landmarks = evenly(data.train.x, min(_LANDMARKS, settings.landmarks))
-    return placed_by_distances(landmarks, shift_distances, DIMENSIONS)
 
 
 def reference_of(name: str) -> str:

@@ -64,14 +64,14 @@ def determines(key: Key, settings: Settings) -> dict[str, Any]:
 
 def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
     """All figures of a network, or of the pixels."""
-    data, settings = lab.once("data", lambda: small_digits(lab.settings)), lab.settings
+    data, settings = lab.once("data", small_digits), lab.settings
     if key["task"] == UNLABELLED:
         return fine_figures(pixels_of, data, settings, seed=0)
     how = {"strength": key["strength"], "seed": key["seed"], "settings": settings}
     return measure(data, RECIPES[key["method"]], **how)
 
 
-def small_digits(_: Settings) -> Data:
+def small_digits() -> Data:
     """The fixed split of `isoreg.datasets.digits`; patches of 3 by 3 pixels."""
     train, validation, test = (
         Split(*datasets.digits(part)) for part in ("train", "validation", "test")

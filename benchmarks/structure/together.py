@@ -150,7 +150,8 @@ class Subject:
 
 
 def _small_digits(lab: Lab[Settings], validate: bool) -> Asked:
-    data = small_digits(lab.settings)
+    del lab
+    data = small_digits()
     x = data.train.x
     points = references.manifold(x, reference=references.patches(x, size=3))
     return _asked(data.unseen() if validate else data, points)
