@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks.paper.geometry import BIN_WIDTH, embedding, geometry
+from benchmarks.probes import accuracy
 from benchmarks.results import Figures, Found, Key
 from benchmarks.study import Lab, Study, quickly
 from benchmarks.style import BLACK, BLUE, GREEN, VERMILION, new_figure, save, umap_of
@@ -50,7 +51,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings, and what the variant is."""
-    return {**asdict(settings), "variant": VARIANTS.get(key["variant"])}
+    return {**asdict(settings), "variant": VARIANTS[key["variant"]]}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
@@ -70,7 +71,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     descend_whole(loss, optimizers, settings.epochs, after=lab.tick)
     features = lil(x).detach()
     return {
-        "accuracy": (head(features).argmax(1) == y).float().mean().item(),
+        "accuracy": accuracy(head(features).argmax(1), y),
         **geometry(x, features, y),
         "all pairs": geometry(x, features, None)["distortion"],
         "gradients": gradients(lil, head, x, y),

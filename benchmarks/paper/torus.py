@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.images import Part, Uses
 from benchmarks.paper.geometry import embedding, geometry
+from benchmarks.probes import accuracy
 from benchmarks.results import Figures, Found, Key
 from benchmarks.study import Lab, Study, quickly
 from benchmarks.style import BLACK, BLUE, COLOURS, new_figure, save, umap_of
@@ -47,7 +47,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings, and what the variant is."""
-    variant = {"beta": VARIANTS.get(key["variant"]), "regions": _REGIONS, **_KIND}
+    variant = {"beta": VARIANTS[key["variant"]], "regions": _REGIONS, **_KIND}
     return {**asdict(settings), "variant": variant}
 
 
@@ -73,17 +73,13 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     for level, (classes, logits, features, y) in enumerate(outputs):
         found = geometry(x, features, y)
         figures[f"{classes} classes"] = {
-            "accuracy": _accuracy(logits, y),
-            "accuracy on new points": _accuracy(new_logits[level], new_levels[level]),
+            "accuracy": accuracy(logits.argmax(1), y),
+            "accuracy on new points": accuracy(new_logits[level].argmax(1), new_levels[level]),
             "distortion": found["distortion"],
             "all pairs": geometry(x, features, None)["distortion"],
             **({"pairs": found["pairs"], "embedding": embedding(features, 0)} if seed == 0 else {}),
         }
     return figures
-
-
-def _accuracy(logits: Tensor, y: Tensor) -> float:
-    return (logits.argmax(1) == y).float().mean().item()
 
 
 COLUMNS = (
