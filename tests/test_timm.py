@@ -78,7 +78,7 @@ def test_validation_images_are_no_training_images(tmp_path: Path) -> None:
     assert [len(s[0]) for s in (splits.train, splits.validation, splits.test)] == [30, 10, 5]
     seen = {image.numpy().tobytes() for image in splits.train[0]}
     assert not seen & {image.numpy().tobytes() for image in splits.validation[0]}
-    assert splits.classes == 10
+    assert Epochs(splits.train).classes == 10
 
 
 def test_a_sample_is_spread_over_all_files() -> None:
@@ -237,12 +237,11 @@ def test_it_runs_resumes_and_leaves_its_tables(folder: Path) -> None:
 
 def test_options_reach_the_settings(folder: Path) -> None:
     out = folder / "o.json"
-    options = ["--model", "resnet14t", "--epochs", "1", "--attacked-images", "3"]
+    options = ["--model", "resnet14t", "--epochs", "1"]
     arguments = ["timm", "--quick", "--data-dir", str(folder), "--out", str(out), *options]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     found = json.loads(out.read_text())["settings"]
     assert found["networks"] == ["resnet14t"]
     assert found["schedule"]["epochs"] == 1
-    assert found["attacked_images"] == 3
     assert found["size"] == ways.settings(quick=True).size
     assert ways.ATTACKS[0] == ("fgsm", "pgd-ce", "pgd-margin")

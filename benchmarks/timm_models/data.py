@@ -26,11 +26,6 @@ class Splits:
     validation: Split
     test: Split
 
-    @property
-    def classes(self) -> int:
-        """How many there are."""
-        return int(self.train[1].max()) + 1
-
 
 def load(
     data_dir: Path | None, cache: Path, *, size: int, validation_images: int, test_images: int

@@ -13,7 +13,6 @@ from torch import nn
 
 from benchmarks.claims import Entry
 from benchmarks.images import Uses, everything, rows
-from benchmarks.methods import Recipe
 from benchmarks.methods.registry import versions
 from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.study import Lab, Lacking, Study
@@ -28,7 +27,6 @@ from benchmarks.timm_models.settings import (
     ANSWERED,
     CONTROL,
     ROWS,
-    Row,
     Schedule,
     Settings,
     settings,
@@ -45,10 +43,11 @@ def splits(lab: Lab[Settings]) -> Splits:
 
 def trained(key: Key, schedule: Schedule, lab: Lab[Settings]) -> nn.Sequential:
     """Train the network of a run; the moving average of its weights."""
-    s, row, seed, images = lab.settings, ROWS[key["method"]], key.get("seed", 0), splits(lab)
-    shape: dict[str, Any] = {"classes": images.classes, "size": s.size, "narrow": s.narrow}
+    s, row, seed = lab.settings, ROWS[key["method"]], key.get("seed", 0)
+    epochs = lab.once("epochs", lambda: Epochs(splits(lab).train, lab.workers))
+    shape: dict[str, Any] = {"classes": epochs.classes, "size": s.size, "narrow": s.narrow}
     training = Training(
-        epochs=lab.once("epochs", lambda: Epochs(images.train, lab.workers)),
+        epochs=epochs,
         schedule=schedule,
         batch_size=s.batch_size,
         weight_decay=s.weight_decay,
@@ -63,17 +62,11 @@ def trained(key: Key, schedule: Schedule, lab: Lab[Settings]) -> nn.Sequential:
 _OF_TRAINING = ("size", "batch_size", "weight_decay", "mixup", "narrow", "validation_images")
 _OF_TEST = ("test_images", "corrupted_images", "attacked_images", "radii", "attacks")
 _OF_COST = ("size", "batch_size", "narrow", "timing_seconds")
-OF_PHASE = {
+_OF_PHASE = {
     "choose": (*_OF_TRAINING, "choice", "choice_images"),
     "test": (*_OF_TRAINING, *_OF_TEST, "schedule"),
     "cost": (*_OF_COST, "measure_memory"),
 }
-
-
-def determined_by(settings: Settings, phase: str, recipe: Recipe, **more: Any) -> dict[str, Any]:
-    """The settings of a phase, the recipe and the versions of its methods."""
-    kept = {name: asdict(settings)[name] for name in OF_PHASE[phase]}
-    return {**kept, "recipe": recipe, "versions": versions(recipe), "data": "CIFAR-10", **more}
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
@@ -96,11 +89,12 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The settings of the phase, and the recipe."""
-    row = ROWS.get(key["method"], Row({"": {}}))
-    first = next(iter(row.recipes))
-    recipe = row.recipes.get(key.get("setting", first), {})
-    return determined_by(settings, key["phase"], recipe, mixup_used=row.mixup)
+    """The settings of the phase, the recipe and the versions of its methods."""
+    kept = {name: asdict(settings)[name] for name in _OF_PHASE[key["phase"]]}
+    row = ROWS[key["method"]]
+    recipe = row.recipes[key.get("setting", next(iter(row.recipes)))]
+    method = {"recipe": recipe, "versions": versions(recipe), "mixup_used": row.mixup}
+    return {**kept, **method, "data": "CIFAR-10"}
 
 
 def chosen(runs: list[Run], name: str, method: str) -> str:

@@ -117,7 +117,6 @@ def settings(
     ] = False,
     epochs: Annotated[int, typer.Option(min=0, help="Default: 3.")] = 0,
     train_images: Annotated[int, typer.Option(min=0, help="Default: 12,000.")] = 0,
-    attacked_images: Annotated[int, typer.Option(min=0, help="Default: 1,000.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that augment images.")] = 0,
 ) -> Settings:
     """All of it, or what takes less than a minute, with what the command changes."""
@@ -129,5 +128,4 @@ def settings(
         networks=tuple(model) or chosen.networks,
         narrow=not full_width,
         schedule=replace(chosen.schedule, epochs=long, images=many),
-        attacked_images=attacked_images or chosen.attacked_images,
     )
