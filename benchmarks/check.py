@@ -54,22 +54,16 @@ class Findings:
 
 def committed(studies: Iterable[Study[Any]]) -> dict[str, tuple[Study[Any], dict[str, Any]]]:
     """By file its study, and the options that it was made with."""
-    found = {}
+    found: dict[str, tuple[Study[Any], dict[str, Any]]] = {}
     for study in studies:
-        for file, options in _files(study).items():
-            found[file] = (study, dict(options))
+        files = {study.name: {}} if study.committed is None else study.committed
+        found |= {file: (study, options) for file, options in files.items()}
     return found
-
-
-def _files(study: Study[Any]) -> dict[str, dict[str, Any]]:
-    return {study.name: {}} if study.committed is None else study.committed
 
 
 def lab_of(study: Study[Any], options: dict[str, Any], path: Path) -> Lab[Any]:
     """A lab that measures nothing: of a committed file."""
-    options = dict(options)
-    seeds = options.pop("seeds", study.seeds or 1)
-    return new_lab(study, path, options=options, seeds=seeds)
+    return new_lab(study, path, options=options, seeds=study.seeds or 1)
 
 
 def check(studies: Iterable[Study[Any]], folder: Path = RESULTS) -> Iterator[Findings]:
