@@ -27,7 +27,6 @@ METHODS = {"cross-entropy": 0.0, "RobustLoss, eps 0.1": 0.1}
 class Settings:
     """The experiment."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
     width: int = 100
     depth: int = 2
     train_images: int = 10_000
@@ -41,15 +40,13 @@ class Settings:
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """Seed by seed."""
     for seed in range(lab.seeds):
-        for method in lab.settings.methods:
+        for method in METHODS:
             yield {"seed": seed, "method": method}
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """All settings but the list, and the radius of the training."""
-    found = asdict(settings)
-    del found["methods"]
-    return {**found, "radius": METHODS[key["method"]]}
+    """The settings, and the radius of the training."""
+    return {**asdict(settings), "radius": METHODS[key["method"]]}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
