@@ -17,9 +17,9 @@ def even_rows(length: int, count: int | None, *, both_ends: bool = False) -> Ten
     return torch.arange(count) * length // max(1, count)
 
 
-def evenly(x: Tensor, count: int | None, *, both_ends: bool = False) -> Tensor:
+def evenly(x: Tensor, count: int | None) -> Tensor:
     """So many rows of a tensor, evenly spread over all."""
-    return x[even_rows(len(x), count, both_ends=both_ends)]
+    return x[even_rows(len(x), count)]
 
 
 def even_split(

@@ -58,12 +58,12 @@ def settings(
     check: Annotated[
         bool, typer.Option("--check", help="Only the cells with a limit; fail below it.")
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
 ) -> Settings:
     """As the command says."""
     del quick
-    torch.set_num_threads(threads)
-    return Settings(device=device, threads=threads, check=check)
+    chosen = Settings(device=device, check=check)
+    torch.set_num_threads(chosen.threads)
+    return chosen
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
