@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.structure.settings import SEARCH_SEED
 from benchmarks.study import Lab, Study, quickly
 from benchmarks.style import COLOURS, deviation, new_figure, plain, save
-from benchmarks.tables import SEEDS, Column, grouped, page, table
+from benchmarks.tables import SEEDS, Column, grouped, page, table, with_keys
 
 EVERY = ", every word"
 """Trained on words too that no table of all distances has room for."""
@@ -84,8 +85,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
             continue
         for base in ("all pairs (isometry)", "random pairs"):
             for noise in NOISES.get(name, ()):
-                how = {"optimizer": best[base]["optimizer"], "rate": best[base]["rate"]}
-                yield {"distance": name, "method": base + DISTURBED, **how, "noise": noise}
+                yield {"distance": name, "method": base + DISTURBED, **best[base], "noise": noise}
         best = chosen([run for run in lab.runs if run["key"]["distance"] == name])
         for method in (ITSELF, CEILING):
             yield {"distance": name, "method": method, "seed": 0}
@@ -147,14 +147,12 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     )
     seconds = time.process_time() - begin
 
-    def encode(x: torch.Tensor) -> torch.Tensor:
-        return in_parts(model, x)
-
+    encode = partial(in_parts, model)
     if key["method"] == COST:
         return dict(costs(encode, objects, seconds=lab.settings.seconds))
     asked = objects.validation if trying else objects.test
-    found_figures: Figures = {"seconds": seconds, **new_objects(encode, objects, asked)}
-    return found_figures if trying else found_figures | search(encode, objects)
+    figures: Figures = {"seconds": seconds, **new_objects(encode, objects, asked)}
+    return figures if trying else figures | search(encode, objects)
 
 
 _COLUMNS = (
@@ -187,11 +185,11 @@ def tables(found: Found) -> str:
         "what so many dimensions can hold.",
     ]
     for name in dict.fromkeys(run["key"]["distance"] for run in found["runs"]):
-        runs = [run for run in found["runs"] if run["key"]["distance"] == name]
+        runs = with_keys(found, distance=name)
         measured = [run for run in runs if "seed" in run["key"] and run["key"]["method"] != COST]
         parts += [f"## {name[0].upper()}{name[1:]}"]
         parts += [table("training", grouped(measured, "method"), [SEEDS, *_COLUMNS, *_SEARCH])]
-    priced = {r["key"]["distance"]: [r["figures"]] for r in found["runs"] if _is(r, COST)}
+    priced = grouped(with_keys(found, method=COST), "distance")
     tried = [run for run in found["runs"] if "seed" not in run["key"]]
     names = ("distance", "method", "optimizer", "rate", "noise")
     rows = grouped(tried, lambda run: tuple(run["key"].get(name, "-") for name in names))
@@ -202,10 +200,6 @@ def tables(found: Found) -> str:
         "One seed, half of the passes. Chosen: the least error.",
         table(names, rows, [*_COLUMNS]),
     )
-
-
-def _is(run: Run, method: str) -> bool:
-    return bool(run["key"]["method"] == method)
 
 
 def _cost_parts(priced: dict[str, list[Figures]]) -> list[str]:
@@ -228,7 +222,7 @@ def draw(found: Found, path: Path) -> None:
     names = list(dict.fromkeys(run["key"]["distance"] for run in found["runs"]))
     figure = new_figure(4.2 * max(1, len(names)), 3.9)
     for axis, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names):  # noqa: B905
-        runs = [r for r in found["runs"] if r["key"]["distance"] == name and "seed" in r["key"]]
+        runs = with_keys(found, distance=name)
         trained = grouped((r for r in runs if "recall 10" in r["figures"]), "method")
         for place, (method, figures) in enumerate(trained.items()):
             x, y = ([100 * f[which] for f in figures] for which in ("RMSE", "overlap"))
