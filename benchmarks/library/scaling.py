@@ -52,22 +52,21 @@ def settings(quick: bool) -> Settings:
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """Every run, from small to large."""
     names = ["digits"] if lab.quick else list(CASES)
+    small = [name for name in names if name != "raw images"]
     for ranks in SIMULATED[:5] if lab.quick else SIMULATED:
         for name in names:
-            if name != "raw images" or ranks <= _RAW_UP_TO:
+            if name in small or ranks <= _RAW_UP_TO:
                 yield {"kind": "compute", "case": name, "ranks": ranks}
     for ranks in RANKS[1:2] if lab.quick else RANKS[1:]:
         for size in MESSAGES[: 4 if lab.quick else None]:
             yield {"kind": "gather", "ranks": ranks, "bytes": size}
-    for name in names:
+    for name in small:
         for ranks in RANKS[1:2] if lab.quick else RANKS:
-            if name != "raw images":
-                yield {"kind": "step", "case": name, "ranks": ranks}
-    for name in names:
-        if name != "raw images":
-            yield {"kind": "same pairs", "case": name, "way": "a second rank", "others": BATCH}
-            for size in QUEUES[:1] if lab.quick else QUEUES:
-                yield {"kind": "same pairs", "case": name, "way": "a queue", "others": size}
+            yield {"kind": "step", "case": name, "ranks": ranks}
+    for name in small:
+        yield {"kind": "same pairs", "case": name, "way": "a second rank", "others": BATCH}
+        for size in QUEUES[:1] if lab.quick else QUEUES:
+            yield {"kind": "same pairs", "case": name, "way": "a queue", "others": size}
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
