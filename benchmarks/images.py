@@ -32,7 +32,7 @@ class Part:
 
     Attributes:
         of: A name of `SIZES`, or what is drawn.
-        rows: As in a slice: first, last + 1, step.
+        rows: As in a slice: first, last + 1, step; None: the whole split.
         shuffled: Whether of the split's random permutation from seed 0 rather than of its order.
         but: What is left out of them.
         seeds: Of points that are drawn: from which generator seeds.
@@ -47,7 +47,7 @@ class Part:
     def __str__(self) -> str:
         if self.seeds:
             return f"{self.of} drawn with seed {', '.join(map(str, self.seeds))}"
-        if self.rows is None or self.rows == (0, SIZES[self.of], 1):
+        if self.rows is None:
             whole = self.of
         else:
             first, last, step = self.rows
@@ -91,15 +91,6 @@ class Uses:
     chosen: tuple[Part, ...] = ()
     measured: tuple[Part, ...] = ()
 
-    def said(self) -> dict[str, list[str]]:
-        """As it stands in the results."""
-        return {role: [str(part) for part in parts] for role, parts in vars(self).items()}
-
-
-def everything(of: str) -> Part:
-    """A whole split."""
-    return Part(of, (0, SIZES[of], 1))
-
 
 def rows(of: str, first: int, last: int, *, step: int = 1, shuffled: bool = False) -> Part:
     """Some of a split."""
@@ -107,7 +98,7 @@ def rows(of: str, first: int, last: int, *, step: int = 1, shuffled: bool = Fals
 
 
 SIXTH = rows("MNIST train", 5, 60_000, step=6)
-FIVE_SIXTHS = Part("MNIST train", (0, 60_000, 1), but=SIXTH)
+FIVE_SIXTHS = Part("MNIST train", but=SIXTH)
 
 SET_ASIDE = (
     Part(
@@ -120,11 +111,7 @@ SET_ASIDE = (
 )
 """What no study trains on, chooses on or has measured on."""
 
-SEEN = (
-    everything("MNIST test"),
-    everything("CIFAR-10 test"),
-    everything("digits test"),
-)
+SEEN = (Part("MNIST test"), Part("CIFAR-10 test"), Part("digits test"))
 """Measured on before some choice was made: of these splits nothing is left."""
 
 
@@ -170,4 +157,5 @@ def _listed(parts: tuple[Part, ...]) -> str:
 
 def as_field(uses: Uses) -> dict[str, Any]:
     """The field of the results."""
-    return {**uses.said(), "unseen": not any(overlap(p, s) for p in uses.measured for s in SEEN)}
+    said = {role: [str(part) for part in parts] for role, parts in vars(uses).items()}
+    return {**said, "unseen": not any(overlap(p, s) for p in uses.measured for s in SEEN)}

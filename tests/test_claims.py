@@ -12,7 +12,7 @@ import pytest
 from benchmarks import check, images, provenance
 from benchmarks.check import RESULTS, committed, lab_of
 from benchmarks.claims import Entry, Unfair, below, comparable, demand_controls, ends
-from benchmarks.images import SEEN, SET_ASIDE, SIZES, Part, Uses, everything, faults, rows
+from benchmarks.images import SEEN, SET_ASIDE, SIZES, Part, Uses, faults, rows
 from benchmarks.results import Results, read
 from benchmarks.structure import fairness
 from benchmarks.structure.cifar import CIFAR_TRIALS
@@ -160,8 +160,8 @@ def test_parts_count_their_images_and_overlaps() -> None:
     mixed = rows("digits test", 0, 36, shuffled=True)
     assert len(mixed.members()) == 36
     assert mixed.members() != rows("digits test", 0, 36).members()
-    rest = Part("digits test", (0, 360, 1), but=third)
-    assert rest.members() | third.members() == everything("digits test").members()
+    rest = Part("digits test", but=third)
+    assert rest.members() | third.members() == Part("digits test").members()
     assert images.overlap(rest, third) == 0
     assert str(rest) == f"digits test, but {third}"
     assert images.overlap(Part("torus", seeds=(1, 2)), Part("torus", seeds=(2, 3))) == 1
@@ -169,7 +169,7 @@ def test_parts_count_their_images_and_overlaps() -> None:
 
 def test_what_is_measured_on_images_that_were_chosen_or_trained_on_is_refused() -> None:
     part = rows("digits test", 0, 100)
-    assert not faults(Uses((everything("digits train"),), (), (part,)))
+    assert not faults(Uses((Part("digits train"),), (), (part,)))
     for uses in (Uses((part,), (), (part,)), Uses((), (part,), (part,))):
         assert "measured on 100 images" in faults(uses)[0]
         with pytest.raises(ValueError, match="measured on 100 images"):
@@ -185,7 +185,7 @@ def test_no_study_reads_what_is_set_aside_or_measures_on_what_it_was_chosen_on()
 
 
 def test_a_table_says_whether_a_choice_had_seen_its_images() -> None:
-    seen = images.sentence(Uses((), (rows("MNIST train", 0, 5),), (everything("MNIST test"),)))
+    seen = images.sentence(Uses((), (rows("MNIST train", 0, 5),), (Part("MNIST test"),)))
     assert "measured on MNIST test, chosen on MNIST train, 0 to 5." in seen
     assert "no image of it is left that no choice has seen" in seen
     fresh = Uses((), (), (Part("torus", seeds=(5,)),))
@@ -193,7 +193,7 @@ def test_a_table_says_whether_a_choice_had_seen_its_images() -> None:
         "Images: measured on torus drawn with seed 5, nothing was chosen."
     )
     assert images.as_field(fresh)["unseen"] is True
-    assert images.as_field(Uses((), (), (everything("MNIST test"),)))["unseen"] is False
+    assert images.as_field(Uses((), (), (Part("MNIST test"),)))["unseen"] is False
 
 
 def test_every_study_with_images_says_which_and_its_results_say_the_same() -> None:

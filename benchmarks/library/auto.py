@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks.claims import Entry
-from benchmarks.images import Uses, everything, rows
+from benchmarks.images import Part, Uses, rows
 from benchmarks.networks import accuracy_of, features_in, mlp
 from benchmarks.probes import chosen_strength, few_shot_accuracy
 from benchmarks.results import Figures, Found, Key
@@ -241,7 +241,7 @@ STUDY = Study(
     uses=Uses(
         (rows("MNIST train", 0, 50_000, shuffled=True),),
         (rows("MNIST train", 50_000, 60_000, shuffled=True),),
-        (everything("MNIST test"),),
+        (Part("MNIST test"),),
     ),
     entries=entries,
 )

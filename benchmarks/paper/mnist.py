@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from benchmarks.ascent import Loss, climb, cross_entropy, margin, random_start
-from benchmarks.images import Uses, everything
+from benchmarks.images import Part, Uses
 from benchmarks.networks import accuracy_of, features_in, in_parts, mlp
 from benchmarks.paper.mnist_report import draw, tables
 from benchmarks.results import Figures, Key
@@ -216,6 +216,6 @@ STUDY = Study(
     seeds=3,
     device=True,
     determines=determines,
-    uses=Uses((everything("MNIST train"),), (), (everything("MNIST test"),)),
+    uses=Uses((Part("MNIST train"),), (), (Part("MNIST test"),)),
     without_control="the table shows the paper's own experiment at the paper's betas",
 )

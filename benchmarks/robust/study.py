@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.choice import best_of
-from benchmarks.images import Uses, everything, rows
+from benchmarks.images import Part, Uses, rows
 from benchmarks.methods.registry import versions
 from benchmarks.results import Figures, Key, Run
 from benchmarks.robust import plans
@@ -189,7 +189,7 @@ STUDY = Study(
         key["phase"] in plans.ANSWERED_PHASES or key.get("training") in plans.ANSWERED
     ),
     uses=Uses(
-        (everything("MNIST train"),),
+        (Part("MNIST train"),),
         (rows("MNIST train", 50_000, 60_000),),
         (rows("MNIST test", 0, 10_000, step=10),),
     ),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, everything
+from benchmarks.images import FIVE_SIXTHS, SIXTH, Part, Uses
 from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.sampling import evenly
 from benchmarks.structure import data as samples
@@ -138,7 +138,7 @@ DIGITS = Study(
     seeds=5,
     determines=determines,
     frozen=lambda key: key["method"] == "autoencoder" or "by" in key,
-    uses=Uses((FIVE_SIXTHS,), (SIXTH,), (everything("MNIST test"),)),
+    uses=Uses((FIVE_SIXTHS,), (SIXTH,), (Part("MNIST test"),)),
     entries=lambda _: entries(TRIALS, WITHOUT),
 )
 

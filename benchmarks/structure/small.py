@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.images import Uses, everything
+from benchmarks.images import Part, Uses
 from benchmarks.results import Figures, Found, Key
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.evaluation import fine_figures, pixels_of
@@ -108,6 +108,6 @@ RECIPE = Study(
     time="10 minutes on one core",
     seeds=3,
     determines=determines,
-    uses=Uses(*((everything(f"digits {part}"),) for part in ("train", "validation", "test"))),
+    uses=Uses(*((Part(f"digits {part}"),) for part in ("train", "validation", "test"))),
     entries=lambda _: entries(RECIPES),
 )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.images import FIVE_SIXTHS, SIXTH, Uses, everything, rows
+from benchmarks.images import FIVE_SIXTHS, SIXTH, Part, Uses, rows
 from benchmarks.probes import knn_accuracy
 from benchmarks.results import Figures, Key, Run
 from benchmarks.structure import cifar
@@ -208,7 +208,7 @@ STUDIES = (
         shows="whether isometry and a second head together have what each has alone",
         time="a quarter of an hour on one core",
         seeds=3,
-        uses=Uses(*((everything(f"digits {part}"),) for part in ("train", "validation", "test"))),
+        uses=Uses(*((Part(f"digits {part}"),) for part in ("train", "validation", "test"))),
         without_raw="they stand in structure-recipe",
     ),
     MNIST.study(

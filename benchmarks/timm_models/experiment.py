@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.claims import Entry
-from benchmarks.images import Uses, everything, rows
+from benchmarks.images import Part, Uses, rows
 from benchmarks.methods.registry import versions
 from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.study import Lab, Lacking, Study
@@ -181,7 +181,7 @@ STUDY = Study(
     uses=Uses(
         (rows("CIFAR-10 train", 0, 12_000, shuffled=True),),
         (rows("CIFAR-10 train", 45_000, 50_000, shuffled=True),),
-        (everything("CIFAR-10 test"),),
+        (Part("CIFAR-10 test"),),
     ),
     entries=entries,
 )
