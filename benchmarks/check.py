@@ -121,11 +121,3 @@ def _difference(study: Study[Any], lab: Lab[Any], run: Run) -> str:
     then = lab.results.made.get(run["made"], {})
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     return "; ".join(f"{name}: {then.get(name)!r}, now {now.get(name)!r}" for name in names)
-
-
-def published(study: Study[Any], options: dict[str, Any], path: Path) -> str:
-    """The tables of a committed file, from its JSON."""
-    lab = lab_of(study, options, path)
-    for _ in expected(study, lab):
-        pass
-    return study.page(lab.found())

@@ -196,12 +196,10 @@ def test_a_table_says_whether_a_choice_had_seen_its_images() -> None:
     assert images.as_field(Uses((), (), (Part("MNIST test"),)))["unseen"] is False
 
 
-def test_every_study_with_images_says_which_and_its_results_say_the_same() -> None:
-    for name, (each, options) in COMMITTED.items():
-        path = RESULTS / f"{name}.json"
-        uses_images = each.data != "none" and not path.stem.startswith(("attacks", "census"))
+def test_every_study_with_images_says_which() -> None:
+    for name, (each, _) in COMMITTED.items():
+        uses_images = each.data != "none" and not name.startswith(("attacks", "census"))
         assert bool(each.uses.trained) or not uses_images, name
-        assert read(path)["images"] == lab_of(each, options, path).results.images, name
 
 
 def test_another_field_of_images_is_found_by_the_check(tmp_path: Path) -> None:
