@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from benchmarks.ascent import climb, margin
+from benchmarks.ascent import climb, cross_entropy, margin
 from benchmarks.commands import app
 from benchmarks.library import speed
 from benchmarks.library.census import SAMPLE
@@ -35,29 +35,21 @@ def batch(n: int = 20) -> tuple[Tensor, Tensor]:
     return torch.rand(n, 1, 28, 28), torch.arange(n) % 10
 
 
-def net() -> nn.Sequential:
-    return mlp()
-
-
-def cross_entropy(model: nn.Module, y: Tensor):
-    return lambda x: F.cross_entropy(model(x), y)
-
-
 def test_one_step_of_the_ascent_is_torchattacks_fgsm() -> None:
-    model, (x, y) = net(), batch()
+    model, (x, y) = mlp(), batch()
     ours = climb(cross_entropy(model, y), x, eps=0.1, step=0.1, steps=1)
     torch.testing.assert_close(ours, torchattacks.FGSM(model, eps=0.1)(x, y))
 
 
 def test_many_steps_of_the_ascent_are_torchattacks_pgd() -> None:
-    model, (x, y) = net(), batch()
+    model, (x, y) = mlp(), batch()
     ours = climb(cross_entropy(model, y), x, eps=0.1, step=0.03, steps=7)
     theirs = torchattacks.PGD(model, eps=0.1, alpha=0.03, steps=7, random_start=False)(x, y)
     torch.testing.assert_close(ours, theirs)
 
 
 def test_gradients_at_the_clean_image_make_pgd_an_fgsm_of_the_summed_steps() -> None:
-    model, (x, y) = net(), batch()
+    model, (x, y) = mlp(), batch()
     loss = cross_entropy(model, y)
     (gradient,) = torch.autograd.grad(loss(at := x.clone().requires_grad_()), at)
     for step, size in [(0.02, 0.2), (0.3, 0.5)]:
@@ -68,7 +60,7 @@ def test_gradients_at_the_clean_image_make_pgd_an_fgsm_of_the_summed_steps() -> 
 
 
 def test_the_combined_loss_is_the_training_loss_and_without_beta_cross_entropy() -> None:
-    model, (x, y) = net(), batch()
+    model, (x, y) = mlp(), batch()
     plain = F.cross_entropy(model(x), y)
     torch.testing.assert_close(combined_loss(model, x, y, beta=0)(x), plain)
     same = y[:, None] == y[None, :]
@@ -80,7 +72,7 @@ def test_the_combined_loss_is_the_training_loss_and_without_beta_cross_entropy()
 
 
 def test_the_margin_is_positive_exactly_where_the_image_is_misclassified() -> None:
-    model, (x, y) = net(), batch(200)
+    model, (x, y) = mlp(), batch(200)
     wrong = model(x).argmax(1) != y
     margins = torch.stack([margin(model, y[i : i + 1])(x[i : i + 1]) for i in range(200)])
     assert 0 < wrong.sum() < 200

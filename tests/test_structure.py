@@ -22,7 +22,7 @@ from benchmarks.structure import digits, distances, distances_report, training
 from benchmarks.structure.data import Data, Split, manifold_of_patches
 from benchmarks.structure.evaluation import pixels_of
 from benchmarks.structure.settings import TASKS, Settings
-from benchmarks.structure.training import chosen_strengths, mlp, train, tries
+from benchmarks.structure.training import chosen_strengths, mlp, train
 from benchmarks.structure.trials import MANIFOLD, TRIALS
 from benchmarks.structure.unlabelled import learnt, patches, pixels
 from benchmarks.study import new_lab
@@ -152,20 +152,6 @@ def test_strengths_are_chosen_among_those_that_keep_the_coarse_accuracy() -> Non
 def test_the_strengths_in_use_are_those_that_the_committed_search_chose() -> None:
     chosen = chosen_strengths(json.loads((RESULTS / "structure-search.json").read_text())["runs"])
     assert {name: method.strength for name, method in TRIALS.items()} == chosen
-
-
-@pytest.mark.parametrize(
-    ("part", "slack", "by"), [("cifar", 0.01, "10 a class"), ("distances", 0.003, "best r")]
-)
-def test_committed_runs_were_made_with_the_strengths_that_the_committed_tries_choose(
-    part: str, slack: float, by: str
-) -> None:
-    runs = json.loads((RESULTS / f"structure-{part}.json").read_text())["runs"]
-    chosen = chosen_strengths(tries(runs), slack=slack, by=by)
-    measured = [run["key"] for run in runs if {"seed", "strength"} <= set(run["key"])]
-    assert len(measured) >= 50
-    for key in measured:
-        assert key["strength"] == chosen[key["method"]], key
 
 
 def test_choosing_never_reads_the_test_images(
