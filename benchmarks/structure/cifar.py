@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from benchmarks import photographs
 from benchmarks.images import Uses, rows
-from benchmarks.results import Figures, Found, Key, Run
+from benchmarks.results import Figures, Found, Key
 from benchmarks.structure import training
 from benchmarks.structure.data import Data, Split
 from benchmarks.structure.evaluation import Embed, fine_figures, pixels_of
-from benchmarks.structure.fairness import controls, entries_of_runs
+from benchmarks.structure.fairness import Choice
 from benchmarks.structure.figure import draw_photographs
 from benchmarks.structure.report import every_task, tries_table
 from benchmarks.structure.settings import Settings
-from benchmarks.structure.training import chosen_strengths, determined_by, tries
+from benchmarks.structure.training import determined_by, tries
 from benchmarks.structure.trials import PLAIN, TRIALS, Trial, compared_with, isometry
 from benchmarks.structure.unlabelled import (
     CHANNELS,
@@ -84,6 +84,7 @@ WITHOUT = {
 }
 SLACK = 0.01
 """Of the coarse accuracy, in the choice of a strength: 1,000 images tell no smaller difference."""
+CHOICE = Choice(MADE, WITHOUT, SLACK)
 
 
 # few enough images and epochs for one core
@@ -121,15 +122,10 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
     yield from training.try_keys(tried, first=1 if lab.quick else None)
     for name in UNTRAINED[:few]:
         yield {"task": UNLABELLED, "method": name, "seed": 0}
-    chosen = _chosen(lab.runs)
+    chosen = CHOICE.strengths(lab.runs)
     for seed in range(lab.seeds):
         for name in names:
             yield {"task": TASK, "method": name, "strength": chosen[name], "seed": seed}
-
-
-def _chosen(runs: list[Run]) -> dict[str, float]:
-    """The strength of each method, by its tries among the runs."""
-    return chosen_strengths(tries(runs), slack=SLACK, controls=controls(MADE, WITHOUT))
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
@@ -205,7 +201,7 @@ def tables(found: Found) -> str:
         f"those whose coarse accuracy is at most {100 * SLACK:g} point below that of "
         "cross-entropy. No test image was shown to the last ones, from "
         f"*{ALSO_TRIED[0]}* on.",
-        tries_table(tries(runs), _chosen(runs), unchosen=ALSO_TRIED),
+        tries_table(tries(runs), CHOICE.strengths(runs), unchosen=ALSO_TRIED),
     )
 
 
@@ -227,7 +223,5 @@ STUDY = Study(
         (rows("CIFAR-10 train", 48_000, 50_000, shuffled=True),),
         (rows("CIFAR-10 test", 0, 10_000, step=4),),
     ),
-    entries=lambda found: entries_of_runs(
-        MADE, tries(found["runs"]), _chosen(found["runs"]), WITHOUT
-    ),
+    entries=CHOICE.entries,
 )

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.images import FIVE_SIXTHS, SIXTH, Part, Uses
-from benchmarks.results import Figures, Found, Key, Run
+from benchmarks.results import Figures, Found, Key
 from benchmarks.sampling import evenly
 from benchmarks.structure import data as samples
 from benchmarks.structure import training
 from benchmarks.structure.data import Data, manifold_of_patches
 from benchmarks.structure.evaluation import Embed, fine_figures, pixels_of
-from benchmarks.structure.fairness import controls, entries, entries_of_runs
+from benchmarks.structure.fairness import Choice, entries
 from benchmarks.structure.figure import draw_digits, draw_search
 from benchmarks.structure.report import in_order, task_table, tries_table
 from benchmarks.structure.settings import TASKS, Settings, settings
@@ -150,8 +150,7 @@ def search(key: Key, lab: Lab[Settings]) -> Figures:
     return training.measure_shortly(data, TRIALS[key["method"]], **how)
 
 
-def _chosen(runs: list[Run]) -> dict[str, float]:
-    return training.chosen_strengths(runs, controls=controls(TRIALS, WITHOUT))
+CHOICE = Choice(TRIALS, WITHOUT)
 
 
 def search_tables(found: Found) -> str:
@@ -161,7 +160,7 @@ def search_tables(found: Found) -> str:
         "Even or odd, one seed, in %. Chosen: the best probe of ten examples a digit among those "
         f"whose coarse accuracy is at most {100 * training.SLACK:g} points below that of "
         "cross-entropy.",
-        tries_table(found["runs"], _chosen(found["runs"])),
+        tries_table(found["runs"], CHOICE.strengths(found["runs"])),
     )
 
 
@@ -177,5 +176,5 @@ SEARCH = Study(
     data="MNIST",
     determines=determines,
     uses=Uses((FIVE_SIXTHS,), (SIXTH,)),
-    entries=lambda found: entries_of_runs(TRIALS, found["runs"], _chosen(found["runs"]), WITHOUT),
+    entries=CHOICE.entries,
 )

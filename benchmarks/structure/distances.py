@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.cache import computed_once
-from benchmarks.results import Figures, Key, Run
+from benchmarks.results import Figures, Key
 from benchmarks.sampling import evenly
 from benchmarks.structure import data as samples
 from benchmarks.structure.agreement import AMONG, agreement, linear_fit
 from benchmarks.structure.data import Data, manifold_of_patches
 from benchmarks.structure.evaluation import Embed, coarse_accuracy, features_of, pixels_of
-from benchmarks.structure.fairness import controls
+from benchmarks.structure.fairness import Choice
 from benchmarks.structure.settings import SEARCH_SEED, Settings
 from benchmarks.structure.shifts import MOST, placed_by_distances, shift_distances
-from benchmarks.structure.training import chosen_strengths, determined_by, train, tries, try_keys
+from benchmarks.structure.training import determined_by, train, try_keys
 from benchmarks.structure.trials import MANIFOLD, TRIALS, Trial, compared_with
 from benchmarks.study import Lab
 
@@ -60,6 +60,7 @@ COMPARED: dict[str, dict[str, Trial]] = {
 ALL: dict[str, Trial] = {PLAIN: TRIALS[PLAIN]} | {
     name: method for methods in COMPARED.values() for name, method in methods.items()
 }
+CHOICE = Choice(ALL, by=BEST)
 DRAWN = (PLAIN, *COMPARED[MANIFOLD])
 """Of these some pairs of the first seed are kept, with their distances by the manifold."""
 
@@ -88,15 +89,10 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
     yield from try_keys({name: ALL[name] for name in names}, first=1 if lab.quick else None)
     for name in UNTRAINED:
         yield {"method": name, "seed": 0}
-    chosen = chosen_by_r(lab.runs)
+    chosen = CHOICE.strengths(lab.runs)
     for seed in range(lab.seeds):
         for name in names:
             yield {"method": name, "strength": chosen[name], "seed": seed}
-
-
-def chosen_by_r(runs: list[Run]) -> dict[str, float]:
-    """The strength of each method, by its tries among the runs."""
-    return chosen_strengths(tries(runs), by=BEST, controls=controls(ALL))
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from benchmarks.results import Figures, Found
 from benchmarks.structure import distances
 from benchmarks.structure.agreement import AMONG
 from benchmarks.structure.distances import COMPARED, PLAIN, UNTRAINED
-from benchmarks.structure.fairness import entries_of_runs
 from benchmarks.structure.figure import draw_distances
 from benchmarks.structure.report import tries_table
 from benchmarks.structure.settings import settings
@@ -34,7 +33,7 @@ def tables(found: Found) -> str:
     for name in set(UNTRAINED) & set(measured):
         measured[name] = [{**figures, "unmapped": True} for figures in measured[name]]
     tried = tries(found["runs"])
-    chosen = distances.chosen_by_r(tried)
+    chosen = distances.CHOICE.strengths(tried)
     parts = [
         "# Do distances of features mean something?",
         "Networks learn even or odd on MNIST; then the distances of their last hidden layer are "
@@ -90,7 +89,5 @@ STUDY = Study(
     seeds=5,
     determines=distances.determines,
     uses=Uses((FIVE_SIXTHS,), (SIXTH,), (rows("MNIST test", 0, 10_000, step=5),)),
-    entries=lambda found: entries_of_runs(
-        distances.ALL, tries(found["runs"]), distances.chosen_by_r(found["runs"])
-    ),
+    entries=distances.CHOICE.entries,
 )

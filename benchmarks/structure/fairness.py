@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from benchmarks.claims import Entry, comparable
-from benchmarks.results import Run
+from benchmarks.results import Found, Run
+from benchmarks.structure.training import SLACK, chosen_strengths, tries
 from benchmarks.structure.trials import Trial, constant_distance
 from benchmarks.tables import runs_by
 
@@ -42,20 +43,31 @@ def entries(
     return _entries(trials, tried, chosen, without or {})
 
 
-def entries_of_runs(
-    trials: Mapping[str, Trial],
-    tries: Sequence[Run],
-    chosen: Mapping[str, float],
-    without: Mapping[str, str] | None = None,
-) -> dict[str, Entry]:
-    """The same with what was tried read off the runs on validation data.
+@dataclass(frozen=True)
+class Choice:
+    """How the strengths of trials are chosen from their runs on validation data.
 
-    Strengths of a method at which its control was not tried took no part in the choice.
+    Some have no control, with the reason in ``without``; slack and figure are those of
+    `chosen_strengths`.
     """
-    by_method, of = runs_by(tries, "method"), controls(trials, without or ())
-    tried = {n: [run["key"]["strength"] for run in by_method.get(n, [])] for n in trials}
-    shared = {n: comparable(tried[n], tried.get(of.get(n, ""))) for n in trials}
-    return _entries(trials, shared, chosen, without or {})
+
+    trials: Mapping[str, Trial]
+    without: Mapping[str, str] = field(default_factory=dict)
+    slack: float = SLACK
+    by: str = "10 a class"
+
+    def strengths(self, runs: list[Run]) -> dict[str, float]:
+        """The strength of each trial, by its tries among the runs."""
+        of = controls(self.trials, self.without)
+        return chosen_strengths(tries(runs), slack=self.slack, by=self.by, controls=of)
+
+    def entries(self, found: Found) -> dict[str, Entry]:
+        """What was tried, and chosen from strengths at which the control was tried too."""
+        by_method = runs_by(tries(found["runs"]), "method")
+        of, trials = controls(self.trials, self.without), self.trials
+        tried = {n: [run["key"]["strength"] for run in by_method.get(n, [])] for n in trials}
+        shared = {n: comparable(tried[n], tried.get(of.get(n, ""))) for n in trials}
+        return _entries(trials, shared, self.strengths(found["runs"]), self.without)
 
 
 def _entries(

@@ -13,24 +13,22 @@ from torch import Tensor
 
 from benchmarks.images import FIVE_SIXTHS, SIXTH, Part, Uses, rows
 from benchmarks.probes import knn_accuracy
-from benchmarks.results import Figures, Key, Run
+from benchmarks.results import Figures, Key
 from benchmarks.structure import cifar
 from benchmarks.structure import data as samples
 from benchmarks.structure.agreement import agreement
 from benchmarks.structure.data import Data
 from benchmarks.structure.evaluation import coarse_accuracy, features_of, few_shot, freeze
-from benchmarks.structure.fairness import controls, entries_of_runs
+from benchmarks.structure.fairness import Choice
 from benchmarks.structure.settings import SEARCH_SEED, Settings
 from benchmarks.structure.small import FEW, ON_DIGITS, small_digits
 from benchmarks.structure.together_report import draw, tables
 from benchmarks.structure.training import (
     SLACK,
     Network,
-    chosen_strengths,
     determined_by,
     mlp,
     train,
-    tries,
     try_keys,
 )
 from benchmarks.structure.trials import MANIFOLD, PLAIN, Trial, isometry
@@ -88,19 +86,16 @@ class Subject:
     network: Network = mlp
     slack: float = SLACK
 
-    def without(self) -> dict[str, str]:
-        """Why some trainings have no control."""
-        return {n: "isometry and head alone are" for n in self.trials if n.startswith("both")}
-
-    def chosen(self, runs: list[Run]) -> dict[str, float]:
-        """The strength of each training, by its tries among the runs."""
-        of = controls(self.trials, self.without())
-        return chosen_strengths(tries(runs), slack=self.slack, by=SCORE, controls=of)
+    @property
+    def choice(self) -> Choice:
+        """How strengths are chosen."""
+        without = {n: "isometry and head alone are" for n in self.trials if n.startswith("both")}
+        return Choice(self.trials, without, self.slack, SCORE)
 
     def keys(self, lab: Lab[Settings]) -> Iterator[Key]:
         """Every strength on validation images, then the chosen ones on test images."""
         yield from try_keys(self.trials, first=1 if lab.quick else None)
-        chosen = self.chosen(lab.runs)
+        chosen = self.choice.strengths(lab.runs)
         for seed in range(lab.seeds):
             for name in self.trials:
                 yield {"method": name, "strength": chosen[name], "seed": seed}
@@ -132,8 +127,8 @@ class Subject:
 
     def study(self, name: str, told: str, **about: Any) -> Study[Settings]:
         """The study; ``told`` says in its table what is trained and measured on."""
-        without = self.without()
-        page = partial(tables, told=told, head=HEAD, slack=self.slack, choose=self.chosen)
+        choose = self.choice.strengths
+        page = partial(tables, told=told, head=HEAD, slack=self.slack, choose=choose)
         return Study(
             name,
             quickly(self.settings, **self.quick),
@@ -142,9 +137,7 @@ class Subject:
             page,
             draw,
             determines=lambda key, settings: determined_by(self.trials[key["method"]], settings),
-            entries=lambda found: entries_of_runs(
-                self.trials, tries(found["runs"]), self.chosen(found["runs"]), without
-            ),
+            entries=self.choice.entries,
             **about,
         )
 
