@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
+
+from isoreg.datasets import mnist
 
 
 def even_rows(length: int, count: int | None, *, both_ends: bool = False) -> Tensor:
@@ -20,6 +24,15 @@ def even_rows(length: int, count: int | None, *, both_ends: bool = False) -> Ten
 def evenly(x: Tensor, count: int | None) -> Tensor:
     """So many rows of a tensor, evenly spread over all."""
     return x[even_rows(len(x), count)]
+
+
+def mnist_part(
+    part: str, data_dir: Path | None, count: int | None = None, device: str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """MNIST: "fit" (the first 50,000), "validation" (10,000), "train" (both) or "test"."""
+    images, labels = mnist("test" if part == "test" else "train", data_dir)
+    rows = {"fit": slice(-10_000), "validation": slice(-10_000, None)}.get(part, slice(None))
+    return even_split(images[rows], labels[rows], count, device)
 
 
 def even_split(

@@ -89,7 +89,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     tiny = replace(quick, train_images=200, validation_images=5, test_images=5, timing_seconds=0.01)
     monkeypatch.setitem(vars(experiment.STUDY), "settings", lambda quick: tiny)
     images, labels = torch.rand(60_000, 1, 2, 14).repeat(1, 1, 14, 2), torch.arange(60_000) % 10
-    monkeypatch.setattr(experiment, "mnist", lambda *_: (images, labels))
+    monkeypatch.setattr("benchmarks.sampling.mnist", lambda *_: (images, labels))
     yield
     METHODS.clear()
     METHODS.update(every)

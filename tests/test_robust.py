@@ -34,8 +34,9 @@ from benchmarks.robust.plans import (
     plan_of,
 )
 from benchmarks.robust.report import costs, score
-from benchmarks.robust.runs import load, relative_cost, train, validate
+from benchmarks.robust.runs import relative_cost, train, validate
 from benchmarks.robust.study import STUDY, Settings, best, tries
+from benchmarks.sampling import mnist_part
 from benchmarks.study import Lacking
 from benchmarks.training import OPTIMIZERS, cosine, set_rate
 
@@ -252,9 +253,9 @@ def test_the_splits_are_those_they_are_called(monkeypatch: pytest.MonkeyPatch) -
         labels = torch.arange(60_000 if split == "train" else 10_000)
         return labels.view(-1, 1, 1, 1).float(), labels
 
-    monkeypatch.setattr("benchmarks.robust.runs.mnist", numbered)
+    monkeypatch.setattr("benchmarks.sampling.mnist", numbered)
     ends = {
-        split: load(split, None)[1][[0, -1]].tolist()
+        split: mnist_part(split, None)[1][[0, -1]].tolist()
         for split in ("fit", "validation", "train", "test")
     }
     assert ends == {
@@ -263,7 +264,7 @@ def test_the_splits_are_those_they_are_called(monkeypatch: pytest.MonkeyPatch) -
         "train": [0, 59_999],
         "test": [0, 9_999],
     }
-    assert load("test", None, count=4)[1].tolist() == [0, 2500, 5000, 7500]
+    assert mnist_part("test", None, count=4)[1].tolist() == [0, 2500, 5000, 7500]
 
 
 def measured_run(name: str, training: str, share: float) -> dict[str, Any]:
@@ -304,7 +305,7 @@ def test_the_command_runs_resumes_and_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "benchmarks.robust.runs.mnist",
+        "benchmarks.sampling.mnist",
         lambda split, _: images(60 if split == "test" else 11_000),
     )
     monkeypatch.setattr(experiment, "measured", lambda *_: {"RobustLoss": QUICK})

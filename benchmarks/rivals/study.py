@@ -19,16 +19,14 @@ from benchmarks.results import Figures, Found, Key, Run
 from benchmarks.rivals.costs import costs
 from benchmarks.rivals.figure import draw
 from benchmarks.rivals.report import tables
-from benchmarks.sampling import even_split
+from benchmarks.sampling import even_split, mnist_part
 from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import with_keys
 from benchmarks.training import Batches, adam, descend
-from isoreg.datasets import mnist
 from isoreg.robustness import evaluate
 
 Split = tuple[Tensor, Tensor]
 PLAIN = "cross-entropy"
-_FITTED = 50_000  # of the training images; the others are for validation
 
 
 @dataclass(frozen=True)
@@ -147,21 +145,15 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     if key["phase"] == "cost":
         shape = {"width": s.width, "batch_size": s.batch_size, "rate": s.learning_rate}
         return costs(recipe, device=lab.device, seconds=s.timing_seconds, **shape)
-    train_set = lab.once("train", lambda: _split("train", lab))
-    model = train(recipe, *train_set, seed=key.get("seed", 0), settings=s)
+    model = train(recipe, *_data("fit", lab), seed=key.get("seed", 0), settings=s)
     if key["phase"] == "choose":
-        return _validate(model, lab.once("validation", lambda: _split("validation", lab)), lab)
-    return _test(model, lab.once("test", lambda: _split("test", lab)), s)
+        return _validate(model, _data("validation", lab), lab)
+    return _test(model, _data("test", lab), s)
 
 
-def _split(split: str, lab: Lab[Settings]) -> Split:
-    """An even sample of a split."""
-    images, labels = mnist("test" if split == "test" else "train", lab.data_dir)
-    if split != "test":
-        part = slice(_FITTED) if split == "train" else slice(_FITTED, None)
-        images, labels = images[part], labels[part]
-    counts = {"train": lab.settings.train_images, "test": lab.settings.test_images}
-    return even_split(images, labels, counts.get(split), lab.device)
+def _data(part: str, lab: Lab[Settings]) -> Split:
+    count = {"fit": lab.settings.train_images, "test": lab.settings.test_images}.get(part)
+    return lab.once(part, lambda: mnist_part(part, lab.data_dir, count, lab.device))
 
 
 def train(
@@ -227,8 +219,8 @@ STUDY = Study(
     device=True,
     determines=determines,
     uses=Uses(
-        (rows("MNIST train", 0, _FITTED),),
-        (rows("MNIST train", _FITTED, 60_000),),
+        (rows("MNIST train", 0, 50_000),),
+        (rows("MNIST train", 50_000, 60_000),),
         (rows("MNIST test", 0, 10_000, step=10),),
     ),
     without_control="no gain of isometry is claimed here",

@@ -16,7 +16,6 @@ from benchmarks.training import OPTIMIZERS
 # name: activation, width of each of the four hidden layers
 NETWORKS: dict[str, tuple[type[nn.Module], int]] = {"relu": (nn.ReLU, 200), "tanh": (nn.Tanh, 100)}
 TITLES = {"relu": "ReLU MLP 4 x 200", "tanh": "the paper's tanh MLP 4 x 100"}
-VALIDATION = 10_000
 OURS = "first-order-margin"
 
 BUDGET = 3.0

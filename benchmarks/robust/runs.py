@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,24 +12,14 @@ from torch import Tensor, nn
 from benchmarks.internals import pgd
 from benchmarks.methods import attach
 from benchmarks.results import Figures
-from benchmarks.robust.plans import UNIT, VALIDATION, Plan, Schedule, network
-from benchmarks.sampling import even_split
+from benchmarks.robust.plans import UNIT, Plan, Schedule, network
 from benchmarks.timing import interleaved
 from benchmarks.training import OPTIMIZERS, Batches, cosine, descend, take_step
-from isoreg.datasets import mnist
 from isoreg.robustness import evaluate
 
 Split = tuple[Tensor, Tensor]
 # what decides the worst case of these networks; the other attacks of the presets only confirm it
 DECISIVE = ("pgd-ce", "pgd-margin", "apgd-t")
-
-
-def load(split: str, data_dir: Path | None, device: str = "cpu", count: int | None = None) -> Split:
-    """MNIST: "fit" (the first 50,000), "validation" (10,000), "train" (both) or "test"."""
-    images, labels = mnist("test" if split == "test" else "train", data_dir)
-    parts = {"fit": slice(-VALIDATION), "validation": slice(-VALIDATION, None)}
-    part = parts.get(split, slice(None))
-    return even_split(images[part], labels[part], count, device)
 
 
 def train(model: nn.Module, images: Tensor, labels: Tensor, *, plan: Plan) -> float:

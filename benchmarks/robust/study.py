@@ -19,6 +19,7 @@ from benchmarks.robust import runs as work
 from benchmarks.robust.figure import draw
 from benchmarks.robust.plans import STAGES, Choice, Plan, measured, plan_from
 from benchmarks.robust.report import score, tables
+from benchmarks.sampling import mnist_part
 from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import with_keys
 from benchmarks.training import OPTIMIZERS
@@ -149,7 +150,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 def _data(split: str, lab: Lab[Settings]) -> work.Split:
     s = lab.settings
     count = {"validation": s.choice_images, "test": s.test_images}.get(split, s.train_images)
-    return lab.once(split, lambda: work.load(split, lab.data_dir, lab.device, count))
+    return lab.once(split, lambda: mnist_part(split, lab.data_dir, count, lab.device))
 
 
 def _trained(
