@@ -20,7 +20,6 @@ class Method:
     """A way to train.
 
     Attributes:
-        name: In recipes and keys.
         title: For tables and figures.
         build: The model and the options to what the method contributes to the loss.
         family: What it belongs to, in figures.
@@ -28,7 +27,6 @@ class Method:
         version: To be raised whenever the code computes something else: its runs are made again.
     """
 
-    name: str
     title: str
     build: Build
     family: str = ""
@@ -58,7 +56,7 @@ def method(
         if name in METHODS:
             raise ValueError(f"method: each has a name of its own, got {name!r} a second time")
         bound = partial(build, **fixed) if fixed else build
-        METHODS[name] = Method(name, title, bound, family, grid, version)
+        METHODS[name] = Method(title, bound, family, grid, version)
         return build
 
     return register
