@@ -22,9 +22,9 @@ def mlp(
 
 
 @torch.no_grad()
-def in_parts(model: nn.Module, x: Tensor, size: int = 1000) -> Tensor:
+def in_parts(model: nn.Module, x: Tensor) -> Tensor:
     """The model's outputs as (n, d), computed in parts."""
-    return torch.cat([model(part).flatten(1) for part in x.split(size)])
+    return torch.cat([model(part).flatten(1) for part in x.split(1000)])
 
 
 def features_in(model: nn.Sequential, x: Tensor) -> Tensor:

@@ -184,7 +184,7 @@ def quickly(settings: S, **changes: Any) -> Callable[[bool], S]:
 
 def run(study: Study[S], lab: Lab[S]) -> Found:
     """Measure what the file does not hold yet, saving each run as it comes."""
-    with progress_bar() as progress:
+    with _progress_bar() as progress:
         bar = progress.add_task("", total=None)
         for key in study.keys(lab):
             progress.update(bar, description=", ".join(map(str, key.values())))
@@ -267,10 +267,10 @@ def new_lab(
     return Lab(settings, results, quick=quick, **where)
 
 
-def progress_bar(width: int = 60) -> Progress:
+def _progress_bar() -> Progress:
     """Description, bar, count and time, on standard error."""
     return Progress(
-        TextColumn("[bold]{task.description:<" + str(width) + "}"),
+        TextColumn("[bold]{task.description:<60}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -78,13 +78,13 @@ LOSSES: dict[str, Callable[[Batch], Tensor]] = {
 class Spelling(nn.Module):
     """Two convolutions along a word, then one hidden layer."""
 
-    def __init__(self, dimensions: int, channels: int = 64, width: int = 256) -> None:
+    def __init__(self, dimensions: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *(nn.Conv1d(27, channels, 3, padding=1), nn.ReLU()),
-            *(nn.Conv1d(channels, channels, 3, padding=1), nn.ReLU()),
-            *(nn.Flatten(), nn.Linear(12 * channels, width), nn.ReLU()),
-            nn.Linear(width, dimensions),
+            *(nn.Conv1d(27, 64, 3, padding=1), nn.ReLU()),
+            *(nn.Conv1d(64, 64, 3, padding=1), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(12 * 64, 256), nn.ReLU()),
+            nn.Linear(256, dimensions),
         )
 
     def forward(self, letters: Tensor) -> Tensor:

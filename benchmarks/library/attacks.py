@@ -85,17 +85,14 @@ def as_it_is(name: str, subject: Subject, norm: str) -> float | str:
         return type(error).__name__
 
 
-def plain_pgd(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str, steps: int = 100
-) -> Tensor:
+def plain_pgd(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str) -> Tensor:
     """Which images survive ascent on cross-entropy and on the margin, from two starts each."""
     survive: Tensor = model(x).argmax(1) == y
     size = 1.0 if norm == "Linf" else float(x[:1].numel()) ** 0.5
     for loss in (cross_entropy, margin):
         for start in (x, x + eps * (2 * torch.rand_like(x) - 1) / size):
-            step = 2.5 * eps / steps
-            climbed = loss(model, y)
-            points = ascent(climbed, x, eps=eps, step=step, steps=steps, start=start, norm=norm)
+            how: dict[str, Any] = {"eps": eps, "step": 2.5 * eps / 100, "steps": 100, "norm": norm}
+            points = ascent(loss(model, y), x, start=start, **how)
             for at in points:
                 survive = survive & (model(at).argmax(1) == y)
     return survive
