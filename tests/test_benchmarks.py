@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchattacks
+from commandline import run_and_resume, run_quickly
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -154,11 +155,8 @@ def test_the_real_mnist_is_read_whole() -> None:
 
 
 def test_the_speed_check_passes_at_a_size_for_tests(tmp_path: Path) -> None:
-    done = CliRunner().invoke(
-        app, ["speed", "--quick", "--check", "--out", str(tmp_path / "speed.json")]
-    )
-    assert done.exit_code == 0, done.output
-    figures = json.loads((tmp_path / "speed.json").read_text())["runs"][0]["figures"]
+    (found,) = run_quickly(tmp_path / "speed.json", "speed", "--check")
+    figures = found["figures"]
     assert figures["gradient error"] < 1e-5
     assert set(figures["ratio"]) == {"isoreg without numba", "plain", "pytorch-metric-learning"}
 
@@ -253,12 +251,8 @@ def test_the_paper_s_shapes_run_resume_and_leave_table_and_figure(
     name: str, tmp_path: Path
 ) -> None:
     out = tmp_path / f"{name}.json"
-    assert CliRunner().invoke(app, [name, "--quick", "--out", str(out)]).exit_code == 0
-    first = out.read_text()
-    runs = json.loads(first)["runs"]
+    runs = run_and_resume(out, name)
     assert len(runs) == {"rings": 3, "torus": 2}[name]
     assert out.with_suffix(".png").stat().st_size > 20_000
     table = out.with_suffix(".md").read_text()
     assert all(run["key"]["variant"] in table for run in runs)
-    assert CliRunner().invoke(app, [name, "--quick", "--out", str(out)]).exit_code == 0
-    assert out.read_text() == first, "a finished benchmark measures nothing again"

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from commandline import run_quickly
 
-from benchmarks.commands import app
 from benchmarks.costs import memory
 from benchmarks.methods import METHODS, Part, grid, method, rivals
 from benchmarks.rivals import costs
@@ -95,16 +94,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     METHODS.update(every)
 
 
-def run_quickly(out: Path) -> list[dict]:
-    done = CliRunner().invoke(app, ["rivals", "--quick", "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    return json.loads(out.read_text())["runs"]
-
-
 @pytest.mark.usefixtures("few")
 def test_the_command_goes_on_and_leaves_tables_and_figure(tmp_path: Path) -> None:
     out = tmp_path / "rivals.json"
-    runs = run_quickly(out)
+    runs = run_quickly(out, "rivals")
     phases = [run["key"]["phase"] for run in runs]
     assert phases == ["choose"] * 4 + ["cost"] * 4 + ["test"] * 4
     table = out.with_suffix(".md").read_text()
@@ -112,7 +105,8 @@ def test_the_command_goes_on_and_leaves_tables_and_figure(tmp_path: Path) -> Non
     assert out.with_suffix(".png").stat().st_size > 20_000
     held = json.loads(out.read_text())
     out.write_text(json.dumps({**held, "runs": runs[:-2]}))
-    assert [run["figures"] for run in run_quickly(out)] == [run["figures"] for run in runs]
+    again = run_quickly(out, "rivals")
+    assert [run["figures"] for run in again] == [run["figures"] for run in runs]
 
 
 @pytest.mark.usefixtures("few")
@@ -120,7 +114,7 @@ def test_a_rival_is_added_in_ten_lines_and_only_its_own_runs_are_made(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "rivals.json"
-    before = run_quickly(out)
+    before = run_quickly(out, "rivals")
 
     @method("confidence", title="confidence", family="no local term", grid=grid("weight", 0.1))
     def confidence(model: torch.nn.Module, *, weight: float) -> Part:
@@ -129,7 +123,7 @@ def test_a_rival_is_added_in_ten_lines_and_only_its_own_runs_are_made(
 
         return Part(term=term)
 
-    after = run_quickly(out)
+    after = run_quickly(out, "rivals")
     new = [run["key"] for run in after if run not in before]
     assert [run for run in after if run in before] == before, "no run is made again, none is lost"
     assert [(key["phase"], key["method"]) for key in new] == [
@@ -137,9 +131,9 @@ def test_a_rival_is_added_in_ten_lines_and_only_its_own_runs_are_made(
     ]
     assert out.with_suffix(".md").read_text().count("| confidence | weight 0.1 |") == 2
     METHODS["confidence"] = dataclasses.replace(METHODS["confidence"], version=2)
-    again = run_quickly(out)
+    again = run_quickly(out, "rivals")
     assert len(again) == len(after) + 3, "another version of a method has runs of its own"
     assert out.with_suffix(".md").read_text().count("| confidence | weight 0.1 |") == 2
     del METHODS["confidence"]
-    assert len(run_quickly(out)) == len(again), "runs of a method that is gone are kept"
+    assert len(run_quickly(out, "rivals")) == len(again), "runs of a method that is gone are kept"
     assert "confidence" not in out.with_suffix(".md").read_text()

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from commandline import run_and_resume
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
-from benchmarks.commands import app
 from benchmarks.methods import attach
 from benchmarks.robust import study as experiment
 from benchmarks.robust.figure import draw
@@ -311,15 +310,11 @@ def test_the_command_runs_resumes_and_draws(
     monkeypatch.setattr(experiment, "measured", lambda *_: {"RobustLoss": QUICK})
     monkeypatch.setattr(experiment, "STAGES", ((OURS,),))
     path = tmp_path / "robust.json"
-    for _ in range(2):
-        done = CliRunner().invoke(app, ["robust", "--quick", "--out", str(path)])
-        assert done.exit_code == 0, done.output
-    found = json.loads(path.read_text())
-    phases = [run["key"]["phase"] for run in found["runs"]]
+    phases = [run["key"]["phase"] for run in run_and_resume(path, "robust")]
     assert phases == ["choose", "choose", "test", "cost"]
     assert "RobustLoss" in path.with_suffix(".md").read_text()
     assert path.with_suffix(".png").stat().st_size > 1000
-    assert STUDY.tables(found) == path.with_suffix(".md").read_text()
+    assert STUDY.tables(json.loads(path.read_text())) == path.with_suffix(".md").read_text()
 
 
 QUICK = Plan({OURS: {"eps": 0.1}}, Schedule(1), preset="quick")

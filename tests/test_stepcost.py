@@ -6,9 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from commandline import run_quickly
 
-from benchmarks.commands import app
 from benchmarks.library.stepcost import STEPS, paired, spread_of
 
 
@@ -32,8 +31,7 @@ def test_the_ratio_is_that_of_the_second_to_the_first_in_whatever_order_they_are
 
 def test_it_runs_and_says_how_much_longer_a_step_is(tmp_path: Path) -> None:
     out = tmp_path / "stepcost.json"
-    done = CliRunner().invoke(app, ["stepcost", "--quick", "--out", str(out)])
-    assert done.exit_code == 0, done.output
+    run_quickly(out, "stepcost")
     text = out.with_suffix(".md").read_text()
     assert f"| {STEPS[0]} |" in text
     assert "longer by" in text

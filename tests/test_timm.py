@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from commandline import run_and_resume, run_quickly
 from photographs import fake_photographs
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 from benchmarks.check import RESULTS
-from benchmarks.commands import app
 from benchmarks.results import read
 from benchmarks.study import new_lab
 from benchmarks.timm_models import settings as ways
 from benchmarks.timm_models.corruptions import STRENGTHS, corrupted
 from benchmarks.timm_models.cost import costs
-from benchmarks.timm_models.data import Epochs, evenly, load
+from benchmarks.timm_models.data import Epochs, load
 from benchmarks.timm_models.evaluation import by_layer, worst_case
 from benchmarks.timm_models.experiment import STUDY, chosen, keys
 from benchmarks.timm_models.networks import NETWORKS, network, stages
@@ -79,11 +78,6 @@ def test_validation_images_are_no_training_images(tmp_path: Path) -> None:
     seen = {image.numpy().tobytes() for image in splits.train[0]}
     assert not seen & {image.numpy().tobytes() for image in splits.validation[0]}
     assert Epochs(splits.train).classes == 10
-
-
-def test_a_sample_is_spread_over_all_files() -> None:
-    _, labels = evenly((torch.zeros(100, 1), torch.arange(10).repeat_interleave(10)), 10)
-    assert labels.tolist() == list(range(10))
 
 
 def test_the_images_of_an_epoch_depend_on_seed_and_epoch_alone() -> None:
@@ -221,25 +215,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_runs_resumes_and_leaves_its_tables(folder: Path) -> None:
     out = folder / "timm.json"
-    arguments = ["timm", "--quick", "--data-dir", str(folder), "--out", str(out)]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    first = out.read_text()
-    found = json.loads(first)["runs"]
+    found = run_and_resume(out, "timm", "--data-dir", str(folder))
     assert len(found) == 3 + 2 + 2
     table = out.with_suffix(".md").read_text()
     for run in found:
         assert run["key"].get("method", "") in table
     assert out.with_suffix(".png").stat().st_size > 10_000
-    assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert out.read_text() == first, "a finished benchmark measures nothing again"
 
 
 def test_options_reach_the_settings(folder: Path) -> None:
     out = folder / "o.json"
     options = ["--model", "resnet14t", "--epochs", "1"]
-    arguments = ["timm", "--quick", "--data-dir", str(folder), "--out", str(out), *options]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    run_quickly(out, "timm", "--data-dir", str(folder), *options)
     found = json.loads(out.read_text())["settings"]
     assert found["networks"] == ["resnet14t"]
     assert found["schedule"]["epochs"] == 1
