@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isoreg import ReferenceHead
+from isoreg import IsometryRegularizer, ReferenceHead
 from isoreg.errors import InputError, IsoregError, RecordError
 
 X = torch.rand(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -160,6 +160,28 @@ def test_copies_and_pickles_hold_the_weights_and_say_that_they_watch_nothing() -
             head(REFERENCE)
         head.detach()
     assert whole.head(REFERENCE).isfinite()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_head_that_waits_for_its_width_may_stand_beside_what_it_watches(inside: bool) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net().double()
+            self.head = ReferenceHead(self if inside else self.net, 3, None if inside else "1")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    whole = Whole()
+    iso = IsometryRegularizer(whole)
+    whole(X)
+    features = whole.net[: 4 if inside else 2](X)
+    loss = whole.head(REFERENCE)
+    predicted = whole.head.linear(features)
+    torch.testing.assert_close(loss, (predicted - REFERENCE).square().sum(1).mean())
+    assert iso(None).isfinite()
+    assert iso.layers == ["net.4"]
 
 
 def test_features_of_another_width_than_before_are_refused() -> None:

@@ -305,7 +305,7 @@ def _version(x: Tensor) -> int:
 
 def _weighs(module: nn.Module) -> bool:
     """Whether a module has weights, and not only factors and biases as normalisation has."""
-    return any(map(_is_matrix, module.parameters()))
+    return any(_is_matrix(parameter) for _, parameter in module.named_parameters())
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:
