@@ -543,6 +543,24 @@ class AlwaysEval(Plain):
         return super().train(False)
 
 
+def test_each_process_goes_on_with_its_own_state_and_a_new_one_with_that_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "checkpoint-1"
+    for process, beta in ((1, 0.25), (0, 0.5)):  # the first one may be the slower one
+        monkeypatch.setattr(transformers.TrainingArguments, "process_index", process)
+        found = trainer(Plain(), tmp_path, isometry={"beta": beta})
+        found.train()
+        found._save_optimizer_and_scheduler(str(checkpoint))
+    for process, beta in ((0, 0.5), (1, 0.25), (2, 0.5)):
+        monkeypatch.setattr(transformers.TrainingArguments, "process_index", process)
+        found = trainer(Plain(), tmp_path, isometry={"beta": 0.1})
+        found._resumed = checkpoint
+        found._attach(found.model)
+        assert found.iso.beta == beta
+        found.iso.detach()
+
+
 @pytest.mark.parametrize(("model", "kind"), [(Plain, WithoutPenalty), (AlwaysEval, None)])
 def test_a_training_that_leaves_the_penalty_out_ends_in_its_first_step(
     model: Any, kind: Any, tmp_path: Path
@@ -554,8 +572,8 @@ def test_a_training_that_leaves_the_penalty_out_ends_in_its_first_step(
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     found = trainer(Plain(), tmp_path)
-    found._resumed = tmp_path / "isometry.pt"
-    torch.save({"beta": Plain}, found._resumed)
+    found._resumed = tmp_path
+    torch.save({"beta": Plain}, tmp_path / "isometry.pt")
     with pytest.raises(pickle.UnpicklingError):
         found._attach(Plain())
 

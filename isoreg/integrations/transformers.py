@@ -96,7 +96,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         found = resume_from_checkpoint
         if found is True:
             found = transformers.trainer_utils.get_last_checkpoint(self.args.output_dir)
-        self._resumed = Path(found) / _FILE if found else None
+        self._resumed = Path(found) if found else None
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
@@ -197,8 +197,14 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save and self.iso is not None:
-            torch.save(self.iso.state_dict(), Path(output_dir) / _FILE)
+        if self.iso is not None:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)  # another process may be slower
+            torch.save(self.iso.state_dict(), Path(output_dir) / self._own_file())
+
+    def _own_file(self) -> str:
+        """Each process has its own average, queue and shuffles."""
+        index = self.args.process_index
+        return f"isometry_{index}.pt" if index else _FILE
 
     def _default(self) -> Callable[..., Tensor] | None:
         """What to compare with, where the Trainer was told of more than the usual labels."""
@@ -225,5 +231,9 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             default = (lambda **inputs: inputs[name]) if name else self._default()
         self.iso = IsometryRegularizer(model, **{"inputs": default, **self._isometry})
         self._attached = True
-        if self._resumed is not None and self._resumed.exists():
-            self.iso.load_state_dict(torch.load(self._resumed, weights_only=True))
+        if self._resumed is not None:
+            # the first process's, where there were fewer of them
+            files = [self._resumed / name for name in (self._own_file(), _FILE)]
+            found = next((file for file in files if file.exists()), None)
+            if found is not None:
+                self.iso.load_state_dict(torch.load(found, weights_only=True))
