@@ -6,6 +6,7 @@ import copy
 import functools
 import logging
 import pickle
+import types
 import warnings
 from typing import Any
 
@@ -307,6 +308,32 @@ def test_a_loaded_checkpoint_is_saved_again_and_is_applied_once() -> None:
         callback.on_train_start(trainer(callback), trained)
         assert callback.iso.beta == beta
         callback.on_train_end(None, trained)
+
+
+def test_each_process_goes_on_with_its_own_state_and_a_new_one_with_that_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states = [{"beta": 0.5}, {"beta": 0.25}]
+    callback, module = callbacks.IsometryCallback(beta=0.5), Direct()
+    run = types.SimpleNamespace(global_rank=0, is_global_zero=True, world_size=2, interrupted=False)
+
+    def gather_object(state: Any, gathered: list[Any]) -> None:
+        assert state == states[0]
+        gathered[:] = states
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "gather_object", gather_object)
+    callback.on_train_start(run, module)
+    saved = {"callbacks": {callback.state_key: callback.state_dict()}}
+    callback.on_save_checkpoint(run, module, saved)
+    callback.on_train_end(run, module)
+    for run.global_rank, beta in enumerate((0.5, 0.25, 0.5)):
+        again = callbacks.IsometryCallback(beta=0.1)
+        again.load_state_dict(saved["callbacks"][callback.state_key])
+        again.on_save_checkpoint(run, module, saved)  # before it trains: what was loaded stays
+        again.on_train_start(run, module)
+        assert again.iso.beta == beta
+        again.on_train_end(run, module)
 
 
 @pytest.mark.parametrize(

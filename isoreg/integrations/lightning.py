@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+import torch.distributed as dist
+
 from isoreg._attach.layers import Layers, find_layers
 from isoreg.errors import InputError, error_prefix, import_extra
 from isoreg.integrations.batches import Finder, Named, check_options, find_labels, labels_finder
@@ -15,6 +17,7 @@ from isoreg.regularizer import IsometryRegularizer
 
 pl: Any = import_extra("lightning.pytorch", "lightning")
 _NAME = "IsometryCallback"
+_STATES = "of each process"
 
 
 class IsometryCallback(pl.Callback):  # type: ignore[misc]
@@ -94,7 +97,9 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
                 find_layers(pl_module, self._model)[0].module if self._model else wrapper.step
             )
             if self._loaded is not None:  # once: a later fit goes on from where this one ends
-                self.iso.load_state_dict(self._loaded)
+                states = dict(enumerate(self._loaded.get(_STATES, [])))
+                # that of the first process, where there were fewer of them
+                self.iso.load_state_dict(states.get(trainer.global_rank, self._loaded))
             elif before is not None and self._trained and self._trained() is pl_module:
                 self.iso.load_state_dict(before.state_dict())
             self._loaded, self._trained = None, weakref.ref(pl_module)
@@ -119,6 +124,17 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         if self._loaded is not None:
             return self._loaded
         return self.iso.state_dict() if self.iso is not None else {}
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Save the state of each process, which has its own average, queue and shuffles."""
+        state = self.state_dict()
+        together = dist.is_available() and dist.is_initialized()
+        # where one has failed, the others do not come
+        if not together or trainer.interrupted or not state or _STATES in state:
+            return
+        states: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
+        dist.gather_object(state, states)
+        checkpoint["callbacks"][self.state_key] = state | {_STATES: states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until training starts."""
