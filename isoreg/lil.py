@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
@@ -144,6 +145,7 @@ class StackedLIL(nn.Module):
             )
         outputs = [max(classes)] if heads == "shared" else list(classes)
         self.heads = nn.ModuleList(nn.Linear(width, number) for number in outputs)
+        self.in_features = in_features
         self.classes = tuple(classes)
         self.gradients = gradients
         self.reference = reference
@@ -156,7 +158,12 @@ class StackedLIL(nn.Module):
 
         Returns:
             A tensor (N, width) for each level.
+
+        Raises:
+            InputError: If the points have another shape.
         """
+        with error_prefix("StackedLIL"):
+            self._check_points(x)
         reach = GRADIENTS[self.gradients]
         outputs: list[Tensor] = []
         entering = [x]
@@ -201,8 +208,8 @@ class StackedLIL(nn.Module):
         with error_prefix("StackedLIL.loss"):
             self._check_levels(x, levels)
             for name, number in (("alpha", alpha), ("beta", beta)):
-                if not is_number(number):
-                    raise InputError(f"{name} must be a number, got {number!r}.")
+                if not is_number(number) or not 0 <= float(number) < math.inf:
+                    raise InputError(f"{name} must be a finite number >= 0, got {number!r}.")
             features = self.features(x)
             references = [x, *[h.detach() for h in features]]
             total = x.new_zeros(())
@@ -225,6 +232,12 @@ class StackedLIL(nn.Module):
 
     def _head(self, level: int) -> nn.Module:
         return self.heads[level if len(self.heads) > 1 else 0]
+
+    def _check_points(self, x: Tensor) -> None:
+        width = self.in_features
+        if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != width:
+            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"x must be points (N, {width}), got {got}. Try x.flatten(1).")
 
     def _check_levels(self, x: Tensor, levels: Sequence[Tensor]) -> None:
         count = len(levels) if isinstance(levels, Sequence) else type(levels).__name__

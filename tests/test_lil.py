@@ -199,6 +199,24 @@ def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
             lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.full((4,), 2)]),
             "StackedLIL.loss: levels[0] must hold classes from 0 to 1, got 2 to 2.",
         ),
+        (
+            lambda: StackedLIL(3, [2])(torch.rand(4, 5, 3)),  # its logits were those of two rows
+            "StackedLIL: x must be points (N, 3), got shape (4, 5, 3). Try x.flatten(1).",
+        ),
+        (
+            lambda: StackedLIL(3, [2]).loss(torch.rand(3), [torch.zeros(3).long()]),
+            "StackedLIL.loss: x must be points (N, 3), got shape (3,).",
+        ),
+        (
+            lambda: StackedLIL(3, [2]).features([[0.0, 1.0, 2.0]]),
+            "StackedLIL: x must be points (N, 3), got list.",
+        ),
+        (
+            lambda: StackedLIL(3, [2]).loss(
+                torch.rand(4, 3), [torch.zeros(4).long()], beta=float("nan")
+            ),
+            "StackedLIL.loss: beta must be a finite number >= 0, got nan.",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(call, message: str) -> None:
@@ -220,7 +238,7 @@ def test_what_is_no_activation_no_weight_and_no_labels_is_refused() -> None:
     with pytest.raises(InputError, match="activation must make a module each time"):
         LocallyIsometricLayer(3, activation=torch.nn.Tanh())
     stack = StackedLIL(3, [2])
-    with pytest.raises(InputError, match="beta must be a number, got 'auto'"):
+    with pytest.raises(InputError, match="beta must be a finite number >= 0, got 'auto'"):
         stack.loss(x, [y], beta="auto")
     with pytest.raises(InputError, match="labels for each of 1 levels is needed, got NoneType"):
         stack.loss(x, None)
