@@ -365,6 +365,23 @@ def test_two_callbacks_share_a_trainer_and_unknown_options_are_refused() -> None
         callbacks.IsometryCallback(xyzzy=0.1)  # near to none: all are named
 
 
+def test_callbacks_with_other_labels_share_a_layer_and_each_logs_its_own() -> None:
+    several = [
+        callbacks.IsometryCallback(beta=0.5),
+        callbacks.IsometryCallback(beta=0.25, labels=None),
+        callbacks.IsometryCallback(beta=2.0, labels=lambda batch: batch[1] // 2),
+        callbacks.IsometryCallback("net.2", beta=0.1, scale="fit"),
+    ]
+    found = trainer(*several, max_epochs=1)
+    found.fit(module := Direct(), loader(module))
+    logged = found.callback_metrics
+    for callback, end in zip(several, ("", " (2)", " (3)", " (4)"), strict=True):
+        assert logged[f"isometry/beta/net.2{end}"] == callback.iso.beta
+        assert logged[f"isometry/penalty/net.2{end}"] == callback.iso.penalties["net.2"]
+    total = sum(callback.iso.beta * callback.iso.penalties["net.2"] for callback in several)
+    torch.testing.assert_close(logged["isometry/penalty"], total)
+
+
 class Counting(Direct):
     """Counts its steps."""
 
@@ -439,7 +456,6 @@ def test_copies_and_pickles_made_in_training_hold_the_step_as_the_module_has_it(
     [
         ({}, {"layers": "net.0"}),
         ({}, {"layers": "0", "model": "net"}),
-        ({"layers": "net.2"}, {"layers": "net.2", "scale": "fit"}),
     ],
 )
 def test_two_callbacks_do_the_same_in_either_order(

@@ -27,7 +27,8 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
     for compiled steps: its hooks before ``backward`` cannot replace the loss. Afterwards, also
     after an error, all is taken off. Accumulation and float16 are Lightning's as usual. Logged as
     ``isometry/...``; ``callback.iso`` is the `isoreg.IsometryRegularizer`. Of several callbacks
-    ``isometry/penalty`` is the sum, and each one's beta is ``isometry/beta/LAYER``.
+    ``isometry/penalty`` is the sum, and each one's beta is ``isometry/beta/LAYER``; what the
+    second one logs of a layer of the first ends in ``(2)``.
 
     Args:
         layers: As in `isoreg.IsometryRegularizer`; names are those in the LightningModule.
@@ -68,7 +69,11 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         self._build: Any = functools.partial(IsometryRegularizer, layers=layers, **options)
         self._model = model
         self._named = Named(reference=reference, distances=distances, pair_weights=pair_weights)
-        self._key = f"({_named(layers)}, {model!r}, {sorted(options)})"
+        finders = {"reference": reference, "distances": distances, "pair_weights": pair_weights}
+        if labels is not find_labels:
+            finders["labels"] = "all pairs" if labels is None else labels
+        places = [f", {key}={_named(x)}" for key, x in finders.items() if x is not None]
+        self._key = f"({_named(layers)}, {model!r}, {sorted(options)}{''.join(places)})"
         self._added: tuple[Wrapper, Term] | None = None
         self._loaded: dict[str, Any] | None = None
         self._trained: weakref.ref[Any] | None = None
@@ -80,7 +85,7 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
 
     @property
     def state_key(self) -> str:
-        """Tells the callbacks of one trainer apart, by their layers, model and options."""
+        """Tells the callbacks of one trainer apart, by what they were built with."""
         return f"{_NAME}{self._key}"
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -141,7 +146,7 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         self._loaded = state_dict or None
 
 
-def _named(layers: Layers) -> str:
+def _named(layers: Any) -> str:
     """Layers by what is the same in every process: names, and the kinds of anything else."""
     if isinstance(layers, list | tuple | Mapping):
         return str([_named(layer) for layer in layers])

@@ -137,14 +137,15 @@ class Wrapper:
 
 
 def _logged(isos: Sequence[IsometryRegularizer]) -> dict[str, Tensor]:
-    """What one regularizer logs; of several the sums, and each one's beta by its layers."""
+    """What one regularizer logs; of several the sum, and each one's own by its layers."""
     if len(isos) == 1:
         return isos[0].log_tensors()
-    total: dict[str, Tensor] = {}
-    for iso in isos:
+    found: dict[str, Tensor] = {}
+    for number, iso in enumerate(isos, start=1):
         values = iso.log_tensors()
-        beta = values.pop("isometry/beta")
+        penalty, beta = values.pop("isometry/penalty"), values.pop("isometry/beta")
+        found["isometry/penalty"] = found.get("isometry/penalty", 0) + penalty
         values |= {f"isometry/beta/{layer}": beta for layer in iso.layers}
-        for name, value in values.items():
-            total[name] = total[name] + value if name in total else value
-    return total
+        end = "" if found.keys().isdisjoint(values) else f" ({number})"  # of a layer of two
+        found |= {name + end: value for name, value in values.items()}
+    return found
