@@ -6,7 +6,7 @@ With Accelerate, attach to the model before ``accelerator.prepare`` (so that com
 come later) and write ``accelerator.backward(F.cross_entropy(model(x), y) + iso(y))``: it divides
 for gradient accumulation and scales for float16 itself.
 ``accelerator.register_for_checkpointing(iso)`` puts the average of ``beta="auto"`` into its
-checkpoints.
+checkpoints, of the first process only: of several, save each one's ``iso.state_dict()``.
 """
 
 import importlib
