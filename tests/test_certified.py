@@ -242,6 +242,44 @@ def test_what_cannot_be_bounded_is_refused_before_anything_is_attacked(
         evaluate(model, x, y, eps=0.1, certified=True, **options)
 
 
+def test_what_no_removal_helps_is_said_before_what_may_be_removed() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten())
+    model.register_forward_hook(lambda *_: None)
+    with pytest.raises(InputError, match="bounds MLPs alone.*got Conv2d"):
+        evaluate(model, torch.rand(4, 1, 4, 4), torch.zeros(4).long(), eps=0.1, certified=True)
+
+
+class Averaged(nn.parallel.DistributedDataParallel):
+    """As it is once there are ranks."""
+
+    def __init__(self, module: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.module = module
+
+
+def test_the_model_inside_ddp_is_bounded() -> None:
+    model, x, y = subject()
+    inside, alone = (
+        evaluate(m, x, y, eps=0.03, attacks="quick", certified=True)
+        for m in (Averaged(model), model)
+    )
+    assert inside.certified == alone.certified != {}
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda x: x.flatten(1), "a model must be a torch.nn.Module, got function"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "model must have been called once"),
+    ],
+)
+def test_what_no_attack_takes_is_refused_as_without_certified(model, words: str) -> None:
+    x, y = torch.rand(4, 1, 4, 4), torch.zeros(4).long()
+    for bounded in (False, True):
+        with pytest.raises(InputError, match=f"evaluate: {words}"):
+            evaluate(model, x, y, eps=0.1, attacks="quick", certified=bounded)
+
+
 def test_a_recorder_changes_nothing_that_layers_return_nor_does_a_copy_of_one() -> None:
     model, x, y = subject()
     with IsometryRegularizer(model):
@@ -286,6 +324,18 @@ class Property(nn.Linear):
         self.kept = value
 
 
+class Shift(nn.Linear):
+    """Has a bias that its class computes."""
+
+    @property
+    def bias(self) -> Tensor:
+        return self.kept if torch.is_grad_enabled() else 2 * self.kept
+
+    @bias.setter
+    def bias(self, value: Tensor) -> None:
+        self.kept = value
+
+
 class Halves(Tensor):
     """Multiplies with half of what it says it holds."""
 
@@ -320,6 +370,7 @@ def in_place_of_the_first(kind: type[nn.Module]) -> Change:
         (compiled, r"got a call that compile\(\) replaced at Linear '1'"),
         (jittered, "got a parametrization that gives other weights each time"),
         (in_place_of_the_first(Property), "got a property 'weight' at Property '1'"),
+        (in_place_of_the_first(Shift), "got a property 'bias' at Shift '1'"),
         (in_place_of_the_first(Called), "got Called"),
         (halved, "got Halves, Parameter"),
     ],
@@ -334,12 +385,13 @@ def test_whatever_may_change_what_a_layer_computes_is_refused_before_anything_is
         evaluate(model, x, y, eps=0.01, certified=True)
 
 
+@pytest.mark.parametrize("register", ["forward_hook", "forward_pre_hook"])
 def test_a_hook_on_all_modules_and_autocast_are_refused_by_their_names(
-    monkeypatch: pytest.MonkeyPatch,
+    register: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("isoreg.robustness.evaluation._evaluated", None)
     model, x, y = subject()
-    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    handle = getattr(nn.modules.module, f"register_module_{register}")(lambda *_: None)
     try:
         with pytest.raises(InputError, match="got a hook on all modules"):
             evaluate(model, x, y, eps=0.01, certified=True)

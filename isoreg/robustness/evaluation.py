@@ -122,9 +122,9 @@ def evaluate(
             raise InputError(f"certified must be True or False, got {certified!r}.")
         if training_loss is not None and not callable(training_loss):
             raise InputError(f"training_loss must be callable, got {training_loss!r}.")
+        model = unwrapped(model)
         if certified:
             check_certifiable(model, norm)
-        model = unwrapped(model)
         other = nn.Identity() if transfer_from is None else unwrapped(transfer_from)
         low, high = bounds
         device = device_of(model, images)

@@ -125,9 +125,9 @@ def _affine(module: nn.Module) -> Affine:
             "certified=True bounds what the layers compute, got a parametrization that gives other "
             f"weights each time. {_INSTEAD}"
         )
-    wide = weight.detach().double()
+    wide = weight.double()
     none = wide.new_zeros(len(wide))
-    return Affine(wide, none if bias is None else bias.detach().double())
+    return Affine(wide, none if bias is None else bias.double())
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:
