@@ -272,3 +272,14 @@ def test_the_list_names_files_that_there_are_and_a_reason_for_each_survivor() ->
     ):
         assert (ROOT / file).is_file(), file
         assert all((ROOT / test).is_file() for test in tests), tests
+
+
+def test_what_the_list_says_of_one_line_is_of_a_line_that_there_is() -> None:
+    table = tomllib.loads(LIST.read_text())
+    for entry in table["explained"]:
+        if "was" in entry:
+            files = [path.read_text() for path in ROOT.glob(entry["file"])]
+            joined = [" ".join(map(str.strip, text.splitlines())) for text in files]
+            assert any(entry["was"] in text for text in joined), entry
+    for entry in table["known"]:
+        assert (ROOT / entry["file"]).read_text().count(entry["was"]) == 1, entry

@@ -28,7 +28,7 @@ def check_hidden_pixels(
     *,
     eps: float,
     norm: str,
-    ways: Sequence[bool] = (True,),
+    ways: Sequence[bool],
 ) -> list[str]:
     """Whether pixels whose gradient is exactly zero change the margin within the ball.
 
