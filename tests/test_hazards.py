@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -117,6 +119,74 @@ def test_threads_keep_their_records_apart() -> None:
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+class Waits(Net):
+    """Waits at one place of a pass until another thread's pass is done."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where, self.meanwhile = where, lambda: None
+        self.head.forward = self.heads
+
+    def at(self, where: str) -> None:
+        meanwhile = self.meanwhile
+        if where == self.where:
+            self.meanwhile = lambda: None
+            meanwhile()
+
+    def heads(self, x: Tensor) -> Tensor:
+        self.at("inside the classifier")
+        return F.linear(x, self.head.weight, self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.body(x))
+        self.at("before the classifier")
+        logits = self.head(hidden)
+        self.at("behind the classifier")
+        return logits
+
+
+@pytest.mark.parametrize("where", ["before", "inside", "behind"])
+def test_the_first_pass_of_a_thread_finds_the_classifier_while_another_one_s_does(
+    where: str,
+) -> None:
+    model, x, other = Waits(f"{where} the classifier"), torch.randn(12, 6), torch.randn(12, 6)
+    iso, values = IsometryRegularizer(model), []
+
+    def train() -> None:
+        model(other)
+        values.append(iso(Y))
+
+    def meanwhile() -> None:
+        worker = threading.Thread(target=train)
+        worker.start()
+        worker.join()
+
+    model.meanwhile = meanwhile
+    model(x)
+    torch.testing.assert_close(iso(Y), expected(model, x))
+    torch.testing.assert_close(values, [expected(model, other)])
+    model(x)
+    torch.testing.assert_close(iso(Y), expected(model, x))
+    hooked = {n for n, m in model.named_modules() if m._forward_pre_hooks or m._forward_hooks}
+    assert hooked == {"", "head"}, "nothing is searched any more"
+
+
+def test_of_a_thread_that_ended_nothing_is_kept_once_another_one_calls() -> None:
+    model, x, records = Net(), torch.randn(12, 6), []
+    iso = IsometryRegularizer(model)
+
+    def call() -> None:
+        model(x)
+        records.append(weakref.ref(iso._recorder._states.current.finished))
+
+    for _ in range(3):
+        worker = threading.Thread(target=call)
+        worker.start()
+        worker.join()
+    gc.collect()
+    assert [record() for record in records[:2]] == [None, None]
 
 
 def test_frozen_features_are_warned_of_once() -> None:
@@ -326,6 +396,23 @@ def test_inputs_may_be_a_layer_of_the_model_itself_or_another_network() -> None:
     torch.testing.assert_close(iso(Y), reference)
 
 
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("part", ["compiled", "uncompiled"])
+def test_a_part_is_recorded_that_is_compiled_or_not_as_the_rest_is_not_or_is(part: str) -> None:
+    class Parts(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.part(x))
+
+    model, x = Parts(), torch.randn(12, 6)
+    iso = IsometryRegularizer(model, "body", beta=1.0)
+    part_of = torch.compiler.disable if part == "uncompiled" else compiled
+    model.part = part_of(lambda x: torch.tanh(model.body(x)))
+    run = compiled(model) if part == "uncompiled" else model
+    for _ in range(2):
+        run(x)
+        torch.testing.assert_close(iso(Y), isometry_penalty(x, model.body(x), Y))
+
+
 class Deep(nn.Module):
     """A model of more modules than torch.compile compiles one function for."""
 
@@ -378,6 +465,7 @@ class Noisy(nn.Module):
         self.passes += 1
         self.mean = 0.9 * self.mean + x.mean().detach()  # another tensor each time
         self.steps += 1
+        self.later = getattr(self, "later", 0) + 1  # which a first pass adds
         z = self.body(x + torch.randn_like(x) + random.random() + np.random.rand())
         return self.fc(z) if self.training else z
 
@@ -399,7 +487,7 @@ def test_the_pass_that_looks_for_a_classifier_leaves_nothing_and_nobody_else_see
             out = call(x)
             steps += [out.sum(), named(y), *[iso(y) for iso in both]]
         assert [iso.layers for iso in both] == [["fc"], ["fc"]]
-        found.append((*steps, model.passes, model.mean, model.steps))
+        found.append((*steps, model.passes, model.mean, model.steps, model.later))
     torch.testing.assert_close(*found)
     torch._dynamo.reset()
 

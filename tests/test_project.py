@@ -86,7 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_attach.states",
         "_attach.trial",
     },
-    "_attach.states": {"_attach.record"},
+    "_attach.states": {"_attach.classifier", "_attach.record"},
     "_attach.trial": {"_compiled", "_attach.pooling"},
     "_attach.watching": {"errors", "_attach.recorder"},
     "_attach.balance": {"errors"},

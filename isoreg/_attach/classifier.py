@@ -154,12 +154,6 @@ class ClassifierSearch:
         self._begun: dict[int, tuple[Entering, dict[int, int]]] = {}
         self._calls = 0
 
-    def clear(self) -> None:
-        """Forget the pass so far."""
-        self._runs.clear()
-        self._seen.clear()
-        self._begun.clear()
-
     def _is_seen(self, module: nn.Module) -> bool:
         """Whether a module applies weights of its own, or holds modules that were seen to do so."""
         inside = any(id(child) in self._seen for child in module.modules())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,7 +26,7 @@ from isoreg._attach.pooling import (
 from isoreg._attach.record import Record, new_record
 from isoreg._attach.reference import Source, naming_the_source
 from isoreg._attach.samples import parameter_names, read_call
-from isoreg._attach.states import NEVER, States
+from isoreg._attach.states import NEVER, State, States
 from isoreg._attach.trial import copies, trial_pass
 from isoreg._compiled import between_graphs, break_graph
 from isoreg.errors import IsoregError, LayerError, RecordError
@@ -107,7 +108,7 @@ class Recorder:
         self._parameters = parameter_names(model)
         self._time_major, self._axes = any(map(is_time_major, model.modules())), Axes(model)
         self._states = States()
-        self._search = None if layers else ClassifierSearch(model)
+        self._seeks, self._finding = not layers, threading.Lock()
         self._unfound: tuple[type[IsoregError], str] | None = None
         begin, end = (Hook(self, model, of) for of in (Recorder._begin, Recorder._end))
         self._handles: list[RemovableHandle] = [
@@ -120,7 +121,7 @@ class Recorder:
         ]
         if isinstance(source, Layer):
             self._places.append(_Place(source, None, self._watch(source, None)))
-        inner = () if self._search is None else [*model.modules()][1:]
+        inner = [*model.modules()][1:] if self._seeks else ()
         searched = [m for m in inner if not isinstance(m, torch.jit.ScriptModule)]
         self._searching = [
             Hook(self, module, function).register(register, with_kwargs=True)
@@ -189,7 +190,7 @@ class Recorder:
     def remove(self) -> None:
         """Take all hooks off the model and drop what is recorded. May be called again."""
         self._finalizer()
-        self._search = None
+        self._seeks = False
         self._places.clear()
         self.layers = [dataclasses.replace(layer, module=nn.Module()) for layer in self.layers]
         self._states.clear("the recorder is detached from the model")
@@ -217,16 +218,18 @@ class Recorder:
         if skipped:
             state.why_missing = skipped
             if not state.pauses:
-                state.running, state.begun = None, 0
+                state.running, state.search, state.begun = None, None, 0
             return
         self._follow()
-        looks = self._search is not None and self._is_compiled()
+        looks = self._seeks and self._is_compiled()
         if looks:
             _look_uncompiled(self, args, kwargs or {})
         record = new_record(state.finished)
-        record.failure = self._unfound if looks and self._search is not None else None
+        record.failure = self._unfound if looks and self._seeks else None
         record.time_major = self._time_major
         state.running = state.finished = None
+        if self._seeks and not torch.compiler.is_compiling():
+            state.search = self._new_search()
         if self._source is None:
             record.call = read_call(args, kwargs or {}, self._parameters)
         elif not isinstance(self._source, Layer):
@@ -247,9 +250,10 @@ class Recorder:
         model, state, watch = self._model(), self._states.current, self.watch
         assert model is not None
         state.running, self.watch, Recorder._looking = Record(), None, self
+        state.search = search = self._new_search()
         try:
             output = trial_pass(model, args, kwargs)
-            self._find_classifier(state.running, args, kwargs, output)
+            self._find_classifier(search, state.running, args, kwargs, output)
             self._unfound = state.running.failure
         except Exception as error:
             reason = (
@@ -258,6 +262,7 @@ class Recorder:
             self._unfound = LayerError, f"{reason}. Name the layer with layers=."
         finally:
             state.running, self.watch, Recorder._looking = None, watch, None
+            self._end_search(state)
 
     def _ask(self, record: Record, args: Any, kwargs: Any) -> None:
         """Ask a teacher or a callable; both may use layers of the model, which are not recorded."""
@@ -274,44 +279,56 @@ class Recorder:
         state = self._states.current
         if state.pauses:
             return
-        record, state.running = state.running, None
+        record, state.running, search = state.running, None, state.search
         if output is None:  # the forward pass raised
             state.why_missing = "the last forward pass failed, or returned None"
             state.begun = max(0, state.begun - 1)
         elif record is not None:
             state.begun -= 1
             state.finished = record
-            if self._search is not None and not torch.compiler.is_compiling():
-                self._find_classifier(record, args, kwargs, output)
+            if search is not None and not torch.compiler.is_compiling():
+                self._find_classifier(search, record, args, kwargs, output)
         elif state.begun > 0:
             state.begun -= 1
             state.finished = Record(failure=(RecordError, _ITSELF))
-        if self._search is not None and not torch.compiler.is_compiling():
-            self._search.clear()
+        if search is not None and not torch.compiler.is_compiling():
+            self._end_search(state)
 
-    def _find_classifier(self, record: Record, args: Any, kwargs: Any, output: Any) -> None:
-        assert self._search is not None
+    def _new_search(self) -> ClassifierSearch:
+        model = self._model()
+        assert model is not None
+        return ClassifierSearch(model)
+
+    def _end_search(self, state: State) -> None:
+        """Take the hooks off with which passes searched, once the last of them has ended."""
+        state.search = None
+        if not self._seeks and not self._states.are_searching:
+            remove_all(self._searching)
+
+    def _find_classifier(
+        self, search: ClassifierSearch, record: Record, args: Any, kwargs: Any, output: Any
+    ) -> None:
         try:
-            layer, entering = self._search.finish(args, kwargs, output)
+            layer, entering = search.finish(args, kwargs, output)
         except LayerError as error:
             record.failure = LayerError, error.message
             return
-        remove_all(self._searching)
-        self._search = None
-        self.layers = [layer]
-        self._places.append(_Place(layer, layer.name, self._watch(layer, layer.name)))
+        with self._finding:
+            if self._seeks:  # else the pass of another thread, which ran meanwhile, has found it
+                self._seeks, self.layers = False, [layer]
+                self._places.append(_Place(layer, layer.name, self._watch(layer, layer.name)))
         for value in entering:
             self._record(record, layer.name, value)
 
     def _searches(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        search = None if torch.compiler.is_compiling() else self._search
-        if search is not None and self._recording() is not None:
-            search.sees(module, args, kwargs)
+        state = None if torch.compiler.is_compiling() else self._running()
+        if state is not None and state.search is not None:
+            state.search.sees(module, args, kwargs)
 
     def _searched(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        search = None if torch.compiler.is_compiling() else self._search
-        if search is not None and self._recording() is not None:
-            search.saw(module, args, kwargs, output)
+        state = None if torch.compiler.is_compiling() else self._running()
+        if state is not None and state.search is not None:
+            state.search.saw(module, args, kwargs, output)
 
     def _follow(self) -> None:
         """Keep hooks last, on modules that moved, and on what took the place of those that left."""
@@ -367,19 +384,20 @@ class Recorder:
     def _returned(self, name: str | None, module: nn.Module, args: Any, output: Any) -> None:
         self._see(name, output)
 
-    def _recording(self) -> Record | None:
-        """The record of the pass that runs now, unless another recorder looks at its modules."""
+    def _running(self) -> State | None:
+        """The state of the pass that runs now, unless another recorder looks at its modules."""
         if Recorder._looking is not None and Recorder._looking is not self:
             return None
-        state = self._states.recording
-        return None if state is None else state.running
+        return self._states.recording
 
     def _see(self, name: str | None, value: Any) -> None:
-        record = self._recording()
-        if record is None:
+        state = self._running()
+        record = None if state is None else state.running
+        if state is None or record is None:
             return
         if name is not None:
-            self._record(record, name, value)
+            if state.search is None:  # else all uses are recorded at its end
+                self._record(record, name, value)
             return
         tensor = next(tensors_in(value), None)
         if tensor is not None:

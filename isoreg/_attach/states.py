@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
+from isoreg._attach.classifier import ClassifierSearch
 from isoreg._attach.record import Record
 
 NEVER = "the model was not called since the recorder was attached"
@@ -22,6 +23,7 @@ class State:
 
     Attributes:
         running: The record of the pass that runs now.
+        search: What looks for the classifier in that pass.
         finished: That of the last one.
         why_missing: Why there is none.
         pauses: How many blocks forbid to record.
@@ -30,6 +32,7 @@ class State:
     """
 
     running: Record | None = None
+    search: ClassifierSearch | None = None
     finished: Record | None = None
     why_missing: str = NEVER
     pauses: int = 0
@@ -76,6 +79,11 @@ class States:
             running = [other for other in others if other.running is not None]
             state = running[0] if len(running) == 1 else state
         return None if state.running is None or state.pauses else state
+
+    @property
+    def are_searching(self) -> bool:
+        """Whether a pass that runs now looks for the classifier."""
+        return any(state.search is not None for state in list(self._by_thread.values()))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
