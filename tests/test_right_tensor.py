@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import pickle
 import re
+from collections import UserDict
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -455,6 +456,75 @@ def test_what_a_teacher_or_callable_does_in_place_is_not_seen_by_the_model(input
     assert torch.equal(batch["images"][0], x)
     expected = isometry_penalty(2 * x, model.net(x), None)
     torch.testing.assert_close(iso(None), expected)
+
+
+class Images(list):
+    """A list of a kind of its own."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fixed:
+    image: Tensor
+    settings: object
+
+
+class Settings:
+    """Holds no tensor, and is what it is: a tokenizer, a lock."""
+
+    def __init__(self) -> None:
+        self.width, self.names = 8, ["image"]
+
+
+SETTINGS = Settings()
+FORMS = {
+    "list": lambda x: Images([x, SETTINGS]),
+    "mapping": lambda x: UserDict(image=x, settings=SETTINGS),
+    "fields": lambda x: Batch(image=x, noise=SETTINGS),
+    "slots": lambda x: Fixed(x, SETTINGS),
+    "named tuple": lambda x: Pair(SETTINGS, x),
+    "attributes": lambda x: SimpleNamespace(image=x, settings=SETTINGS),
+}
+
+
+def parts(batch: object) -> list[object]:
+    """The image and the settings."""
+    if isinstance(batch, list | UserDict):
+        return [*batch] if isinstance(batch, list) else [*batch.values()]
+    other = batch.noise if isinstance(batch, Batch | Pair) else batch.settings
+    return [batch.image, other]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_callable_gets_the_call_in_its_form_with_tensors_of_its_own(form: str) -> None:
+    asked = []
+
+    def doubled(batch: object) -> Tensor:
+        asked.append(batch)
+        return parts(batch)[0].mul_(2)
+
+    model, x = Net(lambda batch: parts(batch)[0]), points()
+    batch = FORMS[form](x.clone())
+    iso = IsometryRegularizer(model, "body", inputs=doubled, beta=1.0)
+    torch.testing.assert_close(model(batch), model.head(model.features(x)))
+    assert torch.equal(parts(batch)[0], x)
+    torch.testing.assert_close(iso(None), isometry_penalty(2 * x, model.body(x), None))
+    assert type(asked[0]) is type(batch)
+    assert parts(asked[0])[1] is SETTINGS
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, torch.Size([8])])
+def test_a_callable_gets_what_holds_no_tensor_as_it_is(settings: object) -> None:
+    asked = []
+
+    def reference(x: Tensor, settings: object) -> Tensor:
+        asked.append(settings)
+        return x
+
+    model = Net(lambda x, settings: x)
+    iso = IsometryRegularizer(model, "body", inputs=reference)
+    model(points(), settings)
+    assert asked[0] is settings
+    iso.detach()
 
 
 def test_a_teacher_returns_one_floating_tensor_among_others() -> None:

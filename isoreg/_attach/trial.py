@@ -28,9 +28,8 @@ def trial_pass(model: nn.Module, args: Any, kwargs: Any) -> Any:
     Returns:
         What it returned.
     """
-    run = getattr(model, "_orig_mod", model.forward)
     with as_written(), _same_numbers(), _same_attributes(model):
-        return run(*copies(list(args)), **copies(kwargs))
+        return model.forward(*copies(list(args)), **copies(kwargs))
 
 
 @contextmanager
@@ -55,7 +54,7 @@ def _same_attributes(model: nn.Module) -> Iterator[None]:
     theirs = ("torch.distributed", "torch.nn.parallel")
     own = (m for m in model.modules() if not type(m).__module__.startswith(theirs))
     kept = [(m, type(m), dict(vars(m)), dict(m._buffers)) for m in own]
-    numbers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    numbers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
     finally:
