@@ -185,6 +185,32 @@ def test_gradients_are_told_for_the_weight_of_the_last_call(before: float) -> No
     assert changed.log_dict()["isometry/beta"] == pytest.approx(0.3)
 
 
+LEARNED = torch.tensor(0.4), torch.tensor(0.1)
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "expected"),
+    [
+        (*LEARNED, 2.0),  # each weight fits the gradients of its own step
+        (0.4, 0.1, 8.0),
+        (0.4, LEARNED[1], 8.0),
+        (LEARNED[0], 0.1, 8.0),
+        (0.0, 0.0, 2.0),
+        (0.4, 0.0, math.nan),
+    ],
+)
+def test_gradients_of_a_step_with_another_weight_grow_with_it_unless_both_were_learned(
+    now: float | Tensor, then: float | Tensor, expected: float
+) -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model)
+    step(model, iso, x, y)
+    iso._monitor._norms.clear()
+    iso._monitor.record_gradients({"4": pull(1.0, 2.0, 0.0)}, then)
+    gradient = iso._monitor.report(now).layers["4"].gradient
+    assert gradient == pytest.approx(expected, nan_ok=True)
+
+
 def test_of_a_weight_that_was_zero_no_warning_is_made() -> None:
     model, (x, y) = net(), batch()
     iso = IsometryRegularizer(model, beta=0.0)

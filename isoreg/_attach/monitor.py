@@ -232,7 +232,9 @@ class Monitor:
         """The penalty's pull at a layer and its part along the loss's, as shares of the loss's."""
         shares = []  # of the steps in which the loss pulled, and nothing overflowed
         for norms, then in self._norms:
-            loss, penalty, along = map(float, norms.get(name, (0, 0, 0)))
+            if name not in norms:
+                continue
+            loss, penalty, along = map(float, norms[name])
             if loss > 0:
                 factor = _times(beta, then)
                 shares.append((factor * penalty / loss, factor * along / loss / loss))
