@@ -479,6 +479,21 @@ def test_what_a_model_takes_is_looked_up_through_what_passes_all_on(
     assert calls.names_taken(model) == ({"pixel_values", "labels"}, any_other)
 
 
+def test_the_model_that_was_compiled_is_found() -> None:
+    model = Plain()
+    for each in (model, torch.compile(model, backend="eager")):
+        assert calls.uncompiled(each) is model
+
+
+def test_what_is_left_out_of_a_call_no_hook_of_the_model_sees_nor_any_later_call() -> None:
+    model, seen = Plain(), []
+    model.register_forward_pre_hook(lambda _, args, kw: seen.append({*kw}), with_kwargs=True)
+    with calls.leaving_out(model, "labels".__eq__):
+        assert "loss" not in model(pixel_values=PIXELS, labels=Y)
+    assert "loss" in model(pixel_values=PIXELS, labels=Y)
+    assert seen == [{"pixel_values"}, {"pixel_values", "labels"}]
+
+
 @pytest.mark.parametrize("compiled_by", ["Trainer", "user"])
 @pytest.mark.parametrize("isometry", [{}, {"layers": "net.*1"}, {"inputs": "net.1"}])
 def test_a_compiled_model_s_layers_are_named_as_those_of_the_model_itself(
