@@ -668,9 +668,14 @@ def test_points_that_coincide_have_no_bar_and_none_are_not_drawn() -> None:
 
 
 def test_labels_of_any_kind_name_their_classes() -> None:
-    labels = np.array(["b", -1, "a"], dtype=object)
+    labels = np.array(["b", -1, "_a"], dtype=object)
     axes = draw(np.eye(3, 2), drawn_classes(labels, 3, None), "", None)
-    assert [text.get_text() for text in axes.texts[:-1]] == ["a", "b"]
+    assert [text.get_text() for text in axes.texts[:-1]] == ["_a", "b"]
+
+
+def test_samples_of_one_class_are_drawn_though_no_map_is_learned_from_one() -> None:
+    codes, names = drawn_classes(["a", "a"], 2, None)
+    assert (codes.tolist(), names) == ([0, 0], ["a"])
 
 
 @pytest.mark.parametrize("classes", [3, 10, 11, 24, 25])
@@ -730,7 +735,7 @@ def test_the_map_is_drawn_with_a_bar_whose_length_is_what_it_says() -> None:
     assert axes.texts[-1].get_text() == f"{length:g} cm within a class"
     assert sum(len(c.get_offsets()) for c in axes.collections) == len(X)
     assert [text.get_text() for text in axes.texts[:-1]] == ["0", "1"]
-    assert axes.get_aspect() == 1
+    assert (axes.get_aspect(), axes.get_adjustable()) == (1, "datalim")
     axes = embedding.plot(X, np.c_[Y * 0, Y, Y % 2])
     assert axes.texts[-1].get_text() == f"{length:g} within a class"
     assert [text.get_text() for text in axes.texts[:-1]] == ["0, 0, 0", "1", "0, 2, 0"]

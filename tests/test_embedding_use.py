@@ -16,6 +16,7 @@ from torch import nn
 
 from isoreg import InputError
 from isoreg.embedding import IsometricEmbedding
+from isoreg.embedding.targets import read_targets
 from isoreg.embedding.training import near_weights
 
 DRAWS = np.random.default_rng(0)
@@ -148,6 +149,8 @@ def test_one_hot_rows_are_no_levels() -> None:
         with pytest.raises(InputError, match="got one-hot rows. y.argmax"):
             brief().fit(X, rows)
     brief().fit(X, np.c_[Y % 2, Y])
+    both = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    assert read_targets(both, 4).classes.tolist() == [0, 1, 2, 3], "zeros and ones in two levels"
 
 
 def test_a_fit_that_is_refused_leaves_the_last_one() -> None:
@@ -238,6 +241,28 @@ def test_samples_that_pandas_names_in_another_order_are_refused() -> None:
     again = brief(metric="precomputed").fit(rows, distances=turned.loc[rows.index, rows.index])
     counted = brief(metric="precomputed").fit(rows, distances=table.reset_index(drop=True))
     assert again.stress_ == counted.stress_
+    swapped = [*names[:3], names[4], names[3], *names[5:]]
+    with pytest.raises(InputError, match="'patient 4' in place 3 where X has 'patient 3'"):
+        brief().fit(rows, labels[swapped])
+
+
+@pytest.mark.parametrize("counts", ["X", "y"])
+def test_an_index_that_counts_rows_names_no_samples(counts: str) -> None:
+    drawn = np.random.default_rng(0).permutation(len(X))  # as a sample of a longer table has it
+    of_rows, of_labels = (None, drawn) if counts == "X" else (drawn, None)
+    rows, labels = pd.DataFrame(X, of_rows).rename(columns=str), pd.Series(Y, of_labels)
+    assert brief().fit(rows, labels).stress_ == brief().fit(X, Y).stress_
+
+
+def test_a_metric_gets_floating_numbers_whatever_the_table_holds() -> None:
+    kinds = set()
+
+    def far(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        kinds.update((a.dtype.kind, b.dtype.kind))
+        return cdist(a, b)
+
+    brief(metric=far).fit((20 * (X - X.min())).astype(np.uint8))
+    assert kinds == {"f"}, "differences of uint8 would begin anew at 255"
 
 
 def test_nan_that_became_a_string_is_no_class() -> None:
