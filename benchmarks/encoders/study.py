@@ -25,7 +25,7 @@ from benchmarks.tables import SEEDS, Column, grouped, page, table, with_keys
 EVERY = ", every word"
 """Trained on words too that no table of all distances has room for."""
 DISTURBED = ", disturbed"
-"""Trained on objects with noise, whose distances are computed in each step."""
+"""Trained on objects with noise, whose distances are computed in each step; places are without."""
 NOISES = {"series, DTW": (0.05, 0.1, 0.2)}
 """Standard deviations that are tried, in those of the series."""
 ITSELF, CEILING, COST = "distance of the inputs", "MDS of the new objects", "cost"
@@ -83,7 +83,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
         best = chosen([run for run in lab.runs if run["key"]["distance"] == name])
         if not best:  # the packages are not there
             continue
-        for base in ("all pairs (isometry)", "random pairs"):
+        for base in ("all pairs (isometry)", "random pairs", "regression on MDS"):
             for noise in NOISES.get(name, ()):
                 yield {"distance": name, "method": base + DISTURBED, **best[base], "noise": noise}
         best = chosen([run for run in lab.runs if run["key"]["distance"] == name])
@@ -175,7 +175,8 @@ def tables(found: Found) -> str:
         f"32), in batches of {found['settings']['size']} with equal numbers of objects that pass "
         "through the network. *Regression on MDS*: towards coordinates by metric multidimensional "
         "scaling, which takes the table of all distances. *Disturbed*: trained on series with "
-        "noise, whose distances are computed in each step. *Both, annealed*: all pairs, and the "
+        "noise, whose distances are computed in each step; the regression goes towards coordinates "
+        "of the series without noise. *Both, annealed*: all pairs, and the "
         f"regression with a weight that falls to 0 at {100 * UNTIL:g} % of training. New objects; "
         "mean ± standard deviation over seeds. "
         f"{NEAREST} nearest: of each new object among the new ones; found: of each new object "
