@@ -224,7 +224,7 @@ def test_the_study_runs_and_shows_every_method(
     for method in LOSSES:
         assert text.count(f"| {method} | 1 |") == 1
     assert f"both, annealed{EVERY}" in text
-    for base in ("all pairs (isometry)", "random pairs"):
+    for base in ("all pairs (isometry)", "random pairs", "regression on MDS"):
         tried = [r["key"] for r in found["runs"] if r["key"]["method"] == base + DISTURBED]
         assert [(key["noise"], "seed" in key) for key in tried[:2]] == [(0.1, False), (0.2, False)]
         assert len(tried) == 3

@@ -228,7 +228,12 @@ def draw(found: Found, path: Path) -> None:
         for place, (method, figures) in enumerate(trained.items()):
             x, y = ([100 * f[which] for f in figures] for which in ("RMSE", "overlap"))
             centre = (sum(x) / len(x), sum(y) / len(y))
-            look = {"fmt": "o", "capsize": 2, "color": COLOURS[place], "label": method}
+            look = {
+                "fmt": "o",
+                "capsize": 2,
+                "color": COLOURS[place % len(COLOURS)],
+                "label": method,
+            }
             axis.errorbar(*centre, deviation(y), deviation(x), **look)
         axis.set(title=name, xlabel="RMSE, % of the mean distance", ylabel="10 nearest, %")
         plain(axis)
