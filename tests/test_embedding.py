@@ -662,7 +662,9 @@ def test_the_bar_has_the_longest_round_length_within_a_quarter_of_the_map(
 def test_points_that_coincide_have_no_bar_and_none_are_not_drawn() -> None:
     axes = draw(np.ones((3, 2)), None, "", None)
     assert len(axes.lines) == len(axes.texts) == 0
-    assert len(draw(np.eye(2), None, "", None).lines) == 1
+    axes = draw(np.eye(2), None, "", None)
+    assert len(axes.lines) == 1
+    np.testing.assert_array_equal(axes.collections[0].get_offsets(), np.eye(2))
     with pytest.raises(InputError, match="must be a point to draw, got none."):
         draw(np.zeros((0, 2)), None, "", None)
 

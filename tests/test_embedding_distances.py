@@ -430,6 +430,7 @@ def test_one_labelled_sample_of_a_batch_counts_as_one() -> None:
     ("y", "text"),
     [
         (np.zeros((3, 2, 2)), r"a label for each of 3 samples.* got shape \(3, 2, 2\)"),
+        (np.ones((3, 1), int), "y must hold at least two classes, got 1 class"),
         (np.zeros((3, 0)), r"a label for each of 3 samples.* got shape \(3, 0\)"),
         (
             [[0, 1, 2], [1, 1, 1], [0, -1, 5]],

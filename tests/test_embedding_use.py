@@ -187,12 +187,15 @@ def test_a_class_has_one_colour_whichever_are_drawn_and_its_own_name() -> None:
     assert [text.get_text() for text in axes.texts[:-1]] == ["0, main", "rest", "1, main"]
 
 
-def test_maps_share_axes_and_are_not_drawn_on_logarithmic_ones() -> None:
+@pytest.mark.parametrize("shared", ["sharex", "sharey"])
+def test_maps_share_axes_and_are_not_drawn_on_logarithmic_ones(shared: str) -> None:
     figure = pytest.importorskip("matplotlib.figure").Figure
     fitted = brief().fit(X, Y)
-    for each in figure().subplots(1, 2, sharex=True, sharey=True):
-        fitted.plot(X, Y, axes=each)
-        each.figure.draw_without_rendering()
+    for options in ({shared: True}, {"sharex": True, "sharey": True}):
+        for each in figure().subplots(1, 2, **options):
+            fitted.plot(X, Y, axes=each)
+            each.figure.draw_without_rendering()
+            assert each.get_adjustable() == "box"
     axes = figure().subplots()
     axes.set_yscale("log")
     with pytest.raises(InputError, match="linear scales, got linear and log"):
@@ -263,6 +266,11 @@ def test_a_metric_gets_floating_numbers_whatever_the_table_holds() -> None:
 
     brief(metric=far).fit((20 * (X - X.min())).astype(np.uint8))
     assert kinds == {"f"}, "differences of uint8 would begin anew at 255"
+
+
+def test_a_sparse_tensor_of_samples_is_refused_by_its_name() -> None:
+    with pytest.raises(InputError, match="X must be a dense tensor"):
+        brief().fit(torch.eye(60).to_sparse())
 
 
 def test_nan_that_became_a_string_is_no_class() -> None:
