@@ -333,6 +333,6 @@ def test_a_cache_that_cannot_be_used_is_refused_in_words(tmp_path: Path) -> None
 
 def test_words_are_no_rows() -> None:
     words = [f"word{k}" for k in range(20)]
-    for given in (words, np.array(words)):
+    for given in (words, np.array(words), words[:1]):
         with pytest.raises(InputError, match=r"X must be numbers.*metric_takes='indices'"):
             brief(metric_takes="indices", metric=lambda a, b: a[:, None] * b * 0.0).fit(given)

@@ -127,8 +127,8 @@ def _scatter_classes(
 
 def _scale_bar(axes: Any, points: NDArray[Any], unit: str, ink: Any) -> None:
     """A bar of a round length, about a fifth of the map, below its left corner."""
-    low, high = points.min(0), points.max(0)
-    width = float((high - low).max())
+    low = points.min(0)
+    width = float((points - low).max())
     if width == 0:
         return
     power = 10.0 ** math.floor(math.log10(width / 4))
