@@ -669,6 +669,11 @@ def test_points_that_coincide_have_no_bar_and_none_are_not_drawn() -> None:
         draw(np.zeros((0, 2)), None, "", None)
 
 
+def test_many_points_are_drawn_smaller_than_few() -> None:
+    many, few = (draw(np.eye(n, 2), None, "", None).collections[0].get_sizes() for n in (900, 9))
+    assert many < few
+
+
 def test_labels_of_any_kind_name_their_classes() -> None:
     labels = np.array(["b", -1, "_a"], dtype=object)
     axes = draw(np.eye(3, 2), drawn_classes(labels, 3, None), "", None)

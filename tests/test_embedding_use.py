@@ -249,6 +249,15 @@ def test_samples_that_pandas_names_in_another_order_are_refused() -> None:
         brief().fit(rows, labels[swapped])
 
 
+def test_a_fit_that_raises_leaves_the_columns_of_the_last_one() -> None:
+    rows = pd.DataFrame(X).rename(columns=str)
+    fitted = brief().fit(rows)
+    with pytest.raises(InputError, match="a label for each"):
+        fitted.fit(rows.rename(columns="other {}".format), Y[:3])
+    assert list(fitted.feature_names_in_) == list(rows.columns)
+    fitted.transform(rows)
+
+
 @pytest.mark.parametrize("counts", ["X", "y"])
 def test_an_index_that_counts_rows_names_no_samples(counts: str) -> None:
     drawn = np.random.default_rng(0).permutation(len(X))  # as a sample of a longer table has it

@@ -47,7 +47,7 @@ def drawn_classes(y: Any, n: int, known: NDArray[Any] | None) -> Drawn:
         InputError: If y does not hold n labels, or no classes.
     """
     targets = read_targets(y, n, to_learn=False)
-    rows = [tuple(row) for row in targets.names.tolist()]
+    rows = [tuple(row) for row in targets.names]
     every = [] if known is None else [tuple(row) for row in known.reshape(len(known), -1).tolist()]
     new = [row for row in rows if row not in every]
     order = rows if len(new) == len(rows) else every + new

@@ -201,7 +201,7 @@ def classmates_first(
     order = np.argsort(own, kind="stable")
     rank = np.arange(len(own)) - np.searchsorted(own[order], own[order])
     first = order[np.arange(len(own)) - rank % 2]
-    single = (np.bincount(first, minlength=len(own))[first] == 1) | (own[order] == UNKNOWN)
+    single = (np.bincount(first)[first] == 1) | (own[order] == UNKNOWN)
     found: NDArray[np.int64] = places[order[np.lexsort((rank, first, single))]]
     return found
 
