@@ -24,14 +24,6 @@ except ImportError:  # scikit-learn before 1.6
         return estimator._validate_data(X, **options)
 
 
-__all__ = [
-    "check_settings",
-    "columns_unless_raised",
-    "pick_device",
-    "read_rows",
-    "refuse_other_order",
-]
-
 # name: kind, least value, whether the least value itself is allowed, most value
 _NUMBERS: dict[str, tuple[type, float, bool, float]] = {
     "n_components": (numbers.Integral, 1, True, float("inf")),
