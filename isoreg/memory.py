@@ -93,8 +93,9 @@ class FeatureQueue:
         if kind != (self._kind or kind):
             raise InputError(
                 f"the queue must hold samples like those of the batch, got {self._kind} in the "
-                f"queue and {kind} now. Use one queue for each model, and one kind of labels: "
-                "where some are soft, as those of Mixup, give F.one_hot(labels, classes).float()."
+                f"queue and {kind} now. Use one queue for each model, sequences of one length or "
+                "their mean, and one kind of labels: where some are soft, as those of Mixup, give "
+                "F.one_hot(labels, classes).float()."
             )
         batch = _with_labels(tensors, labels)
         held = self._held() or [x[:0] for x in batch]
