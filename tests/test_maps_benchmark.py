@@ -51,7 +51,7 @@ def test_the_setting_is_chosen_on_validation_samples_and_reported_on_others(
     found = study._chosen(parts, method, 0, lab)
     assert found["chosen"] == 1
     assert found["kNN"] == 1 > found["tries"][0]["kNN"]
-    assert len(found["map"]["points"]) == len(parts.test[1]) == 18
+    assert len(found["map"]["samples"].split(";")) == len(parts.test[1]) == 18
 
 
 def test_the_distances_of_a_class_are_regressed_on_around_its_place() -> None:

@@ -91,7 +91,8 @@ def _draw_overview(drawn: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def _scatter(axis: Axes, held: dict[str, Any]) -> None:
-    points, classes = np.asarray(held["points"]), np.asarray(held["classes"])
+    samples = np.loadtxt(held["samples"].split(";"), ndmin=2)
+    classes, points = samples[:, 0].astype(int), samples[:, 1:]
     if points.shape[1] == 1:  # LDA of two classes: spread over the height, for the eye alone
         height = np.random.default_rng(0).uniform(0, 0.3, len(points))
         points = np.column_stack([points[:, 0], height])

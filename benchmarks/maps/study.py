@@ -38,6 +38,7 @@ from isoreg.diagnostics import distortion
 
 Array = NDArray[Any]
 _NEIGHBOURS, _NEW, _PICTURED = 5, 1000, 500
+_CHOSEN_BY = ("kNN", "r within")
 _SPLITS = {"digits": 3, MNIST: 3}
 """At most so many of sets of more than a thousand samples, of which one weighs little."""
 
@@ -153,8 +154,9 @@ def _chosen(parts: Parts, method: Method, seed: int, lab: Lab[Settings]) -> Figu
             lambda s=setting: method.fit(*parts.train, seed, prepared, **s)  # type: ignore[misc]
         )
         found = _figures(fitted, parts, parts.validation, lab.settings.neighbours)
-        value = found["kNN"] + found["r within"]
-        tries.append({"setting": setting, "fit": prepare_seconds + seconds, **found})
+        told = {name: found[name] for name in _CHOSEN_BY}
+        value = sum(told.values())
+        tries.append({"setting": setting, "fit": prepare_seconds + seconds, **told})
         if not math.isnan(value) and value > best[0]:
             best, chosen = (value, fitted), len(tries) - 1
         lab.tick()
@@ -192,13 +194,15 @@ def _figures(fitted: Fitted, parts: Parts, part: tuple[Array, Array], neighbours
 
 
 def _map(place: Place, parts: Parts) -> Figures:
-    """Test samples on the map, for the picture: to a thousandth of its size."""
+    """Test samples for the picture: class and place, to a thousandth of the size, in one line."""
     rows = even_rows(len(parts.test[0]), _PICTURED).numpy()
     points = np.asarray(place(parts.test[0][rows]), dtype=np.float64)  # float32 is long in JSON
-    size = float(np.ptp(points, axis=0).max()) or 1.0
+    shares = (points - points.min(0)) / (float(np.ptp(points, axis=0).max()) or 1.0)
     return {
-        "points": np.round((points - points.min(0)) / size, 3).tolist(),
-        "classes": parts.test[1][rows].tolist(),
+        "samples": "; ".join(
+            " ".join(f"{x:g}" for x in (label, *point))
+            for label, point in zip(parts.test[1][rows], np.round(shares, 3), strict=True)
+        ),
         "names": parts.names,
     }
 
