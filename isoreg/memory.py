@@ -30,8 +30,9 @@ class FeatureQueue:
     not finite (on an accelerator, where looking would wait, they stay and pair with nobody). Across
     ranks B is the batch of all ranks: all ranks hold the queue that a single process would hold.
 
-    Pairs with past samples whose distance or weight is not given, where distances or weights of
-    pairs are, count for nothing.
+    It needs the Euclidean distance on both sides, a number as scale, and inputs, given distances
+    and labels without gradient; there are no second derivatives. Pairs with past samples whose
+    distance or weight is not given, where distances or weights of pairs are, count for nothing.
 
     The queue is as wide as inputs and features together, and old features lag behind the
     weights: keep it to the last few hundred steps, or shorter while the learning rate is high.

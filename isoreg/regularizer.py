@@ -30,9 +30,16 @@ from isoreg._attach.record import Record
 from isoreg._attach.recorder import Recorder
 from isoreg._attach.reference import Exchange, Source, find_source, pair_uses
 from isoreg._attach.watching import Watching
-from isoreg._pairs.options import Options, Scale, check_reduction, check_scale
+from isoreg._pairs.options import (
+    NUMBER,
+    Options,
+    Scale,
+    check_reduction,
+    check_scale,
+    refuse_queue,
+)
 from isoreg._ranks.exchange import Group, check_group, mean_over_ranks, resolve_group
-from isoreg.distances import Metric, flatten_points, resolve_metric
+from isoreg.distances import Metric, euclidean, flatten_points, resolve_metric
 from isoreg.errors import InputError, error_prefix
 from isoreg.masks import check_label_values
 from isoreg.memory import FeatureQueue
@@ -115,8 +122,8 @@ class IsometryRegularizer(Watching):
             the whole batch, and averaging gradients, as `DistributedDataParallel` and FSDP do,
             gives its gradient. Every rank must call this in every step. `report` shows the pairs of
             the own batch.
-        queue: How many past samples to compare with too (`isoreg.FeatureQueue` says what is then
-            minimised); None for none.
+        queue: How many past samples to compare with too; None for none. `isoreg.FeatureQueue`
+            says what is then minimised, and what it needs.
 
     Raises:
         IsoregError: If a layer is unknown, or an option has a wrong type or value.
@@ -158,6 +165,9 @@ class IsometryRegularizer(Watching):
             options = _options(distance, input_distance, scale, reduction)
             check_group(process_group)
             memory = None if queue is None else FeatureQueue(queue)
+            usual = options.metric is options.input_metric is euclidean
+            if queue is not None and not (usual and isinstance(scale, NUMBER)):
+                refuse_queue(options)
             pooling = resolve_pool(pool)
             chosen = choose_layers(model, layers)
             if isinstance(pool, str):

@@ -330,6 +330,8 @@ def test_what_a_queue_cannot_do_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=f"isometry_penalty: queue needs the Euc.* {told};"):
             isometry_penalty(x, features, y, queue=queue, **options)
+        with pytest.raises(InputError, match=f"IsometryRegularizer: queue needs the Euc.* {told};"):
+            IsometryRegularizer(nn.Sequential(nn.Linear(4, 3)), "0", queue=4, **options)
     with pytest.raises(InputError, match="integer labels must be 0 or more, .* got -1"):
         isometry_penalty(x, features, y - 1, queue=queue)
     assert len(queue) == 0

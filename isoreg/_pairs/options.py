@@ -67,3 +67,11 @@ def check_reduction(reduction: str) -> None:
     if reduction not in REDUCTIONS:
         allowed = " or ".join(map(repr, REDUCTIONS))
         raise InputError(f"reduction must be {allowed}, got {reduction!r}.")
+
+
+def refuse_queue(options: Options) -> None:
+    """Say what pairs with past samples need."""
+    raise InputError(
+        "queue needs the Euclidean distance, a number as scale, and inputs, distances and "
+        f"labels without gradient, got {options}. Leave the queue or the option out."
+    )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from isoreg._pairs.dense import dense_by_options
 from isoreg._pairs.node import Terms, engine_penalty, refuse_second_derivatives
-from isoreg._pairs.options import NUMBER, Options
+from isoreg._pairs.options import NUMBER, Options, refuse_queue
 from isoreg._pairs.plan import make_call
 from isoreg._pairs.precision import can_look
 from isoreg._ranks.exchange import Gathered, gather_rows, mean_over_ranks
@@ -49,10 +49,7 @@ def penalty_across(
     if torch._C._are_functorch_transforms_active():
         raise InputError("torch.func transforms cannot be used with process_group or queue.")
     if queue is not None and not (by_engine and isinstance(options.scale, NUMBER)):
-        raise InputError(
-            "queue needs the Euclidean distance, a number as scale, and inputs, distances and "
-            f"labels without gradient, got {options}. Leave the queue or the option out."
-        )
+        refuse_queue(options)
     tables = {"input_distances": reference} if options.given else {}
     tables |= {} if pair_weights is None else {"pair_weights": pair_weights}
     local = [*features] if options.given else [reference, *features]
