@@ -71,7 +71,7 @@ def distortion(
     Source: stress-1 of Kruskal (1964), Psychometrika 29, without its monotone regression.
 
     Args:
-        inputs: (N, ...) inputs; None if ``input_distances`` is given.
+        inputs: (N, ...) inputs; not read where ``input_distances`` are given.
         features: (N, ...) features of the same samples.
         labels: None (all pairs) or (N,) integers (pairs of equal label).
         input_distances: (N, N) distances to use in place of those between ``inputs``, symmetric,

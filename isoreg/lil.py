@@ -35,7 +35,7 @@ class LocallyIsometricLayer(nn.Sequential):
         activation: Makes the module behind each of them.
 
     Raises:
-        InputError: If a number is below 1.
+        InputError: If a number is below 1, or ``activation`` is a module and does not make one.
 
     Example:
         >>> import torch
@@ -185,6 +185,9 @@ class StackedLIL(nn.Module):
 
         Returns:
             A tensor (N, classes) for each level.
+
+        Raises:
+            InputError: If the points have another shape.
         """
         return self._logits(self.features(x))
 
@@ -203,7 +206,7 @@ class StackedLIL(nn.Module):
             A scalar.
 
         Raises:
-            InputError: If there are not as many levels as LILs, or a label is out of range.
+            InputError: If points, levels or labels do not fit, or a weight is negative.
         """
         with error_prefix("StackedLIL.loss"):
             self._check_levels(x, levels)

@@ -25,13 +25,13 @@ def pair_weights(
     """Weights G of the pairs of a batch.
 
     - ``labels`` None: ``G_ij = 1``, global isometry.
-    - integers (n,): ``G_ij = 1`` if the labels are equal, else 0. Samples labelled `IGNORED`
-      pair with nobody.
+    - integers (n,): ``G_ij = 1`` if the labels are equal, else 0. Samples labelled -100
+      (`IGNORED`) pair with nobody.
     - floats (n, c), rows of class probabilities as Mixup, CutMix and label smoothing make them:
       ``G = Y Y^T``, the probability that both samples show the same class. A row of zeros pairs
       with nobody. One-hot rows give the same G as integers.
 
-    Values are checked where the labels are on a processor (`check_label_values`).
+    Values are checked where the labels are on a CPU.
 
     Source: equation 2 of the paper has the integer case; the soft one is its expectation.
 
@@ -263,7 +263,7 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
 
     Returns:
         Integer tensor of the same shape: the index of the group that holds each label, and
-        `IGNORED` for labels that no group holds.
+        -100 (`IGNORED`) for labels that no group holds.
 
     Raises:
         InputError: If labels or classes are not integers, or a class stands in two groups.

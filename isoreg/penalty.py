@@ -65,7 +65,7 @@ def isometry_penalty(
     Computed in float32 or better whatever autocast says; twice differentiable. Pairs at distance
     0 have gradient 0. A batch without pairs, or without samples, gives 0, still attached to the
     graph. A NaN or infinite feature anywhere gives NaN. Values of labels, given distances and pair
-    weights that are not allowed raise an error on a processor; on an accelerator, where looking
+    weights that are not allowed raise an error on a CPU; on an accelerator, where looking
     at them would wait for the device, they make the penalty NaN.
 
     Pairs whose given distance is NaN are not known: they count for nothing, in the value, the
@@ -84,7 +84,7 @@ def isometry_penalty(
     the same on all ranks; it is not compared.
 
     Pairs are computed by the first backend that can: Triton on CUDA where it is installed, numba
-    on a processor (extra ``fast``), else torch. The environment variable ``ISOREG_BACKEND``
+    on a CPU (extra ``fast``), else torch. The environment variable ``ISOREG_BACKEND``
     (triton, numba or torch) forces one. Inside `torch.compile` the penalty is one operator.
 
     Source: equation 2 of "Isometric Representations in Neural Networks Improve Robustness"
@@ -92,9 +92,11 @@ def isometry_penalty(
     s = 1; the released code multiplies the feature distances by a constant K, here ``scale``.
 
     Args:
-        inputs: (N, ...) what the features are compared with; None if ``input_distances`` is given.
+        inputs: (N, ...) what the features are compared with; not read where ``input_distances``
+            are given.
         features: (N, ...), or a sequence of L such tensors, one a layer.
-        labels: None (all pairs), (N,) integers (pairs of equal label) or (N, C) probabilities.
+        labels: None (all pairs), (N,) integers (pairs of equal label; -100 pairs with nobody) or
+            (N, C) probabilities.
         distance: A name in `isoreg.distances.METRICS`, or a callable (N, D) -> (N, N).
         input_distance: The same for the inputs; None: as ``distance``.
         scale: A positive number or 0-dimensional tensor, or "fit".

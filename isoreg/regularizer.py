@@ -210,13 +210,14 @@ class IsometryRegularizer(Watching):
         """Penalty of the last recorded forward pass; the record is dropped.
 
         Args:
-            labels: (N,) integers or (N, C) probabilities of the batch that went through the
-                model last, or None to keep the distances of all pairs.
+            labels: (N,) integers (-100 pairs with nobody) or (N, C) probabilities of the batch that
+                went through the model last, or None to keep the distances of all pairs.
             reference: (N, ...) points of this batch to compare with, in place of what was
                 recorded; they get no gradient.
             distances: (N, N) distances of this batch to compare with, in place of points: the
-                diagonal is not read, NaN is a pair whose distance is not known.
-            pair_weights: (N, N) factors of the pairs, at least 0.
+                diagonal is not read, NaN is a pair whose distance is not known. Across ranks and
+                with a queue they are wider, as ``input_distances`` of `isoreg.isometry_penalty`.
+            pair_weights: (N, N) factors of the pairs, at least 0; wider in the same cases.
 
         Returns:
             Scalar ``sum_l beta_l * penalty_l``, to be added to the loss.
@@ -276,7 +277,7 @@ class IsometryRegularizer(Watching):
 
     @property
     def distance(self) -> Metric:
-        """The metric of the features; fixed, since past steps were reported in it."""
+        """The metric of the features; fixed."""
         return self._distance
 
     @property
@@ -297,7 +298,7 @@ class IsometryRegularizer(Watching):
 
     @property
     def beta(self) -> float:
-        """Weight of the penalty; with "auto" that of the last call. Can be set, also to "auto"."""
+        """Weight of the penalty; with "auto" that of the last call (0 before). It can be set."""
         return float(self._beta.beta if isinstance(self._beta, AutoBeta) else self._beta)
 
     @beta.setter

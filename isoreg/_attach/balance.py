@@ -117,7 +117,7 @@ class AutoBeta:
     anyway. The average starts with the first measurement (its bias is corrected); the very first
     batch, of which no gradient is known, gets a beta with which beta P is a hundredth of the share
     (less for P below a thousandth): enough to measure by, too little to matter. A batch whose P is
-    far larger than all before gets less. Only ratios enter: a loss scaled for float16 or
+    more than four times the usual one gets less. Only ratios enter: a loss scaled for float16 or
     divided for accumulation changes nothing. Steps whose gradients are zero (no pairs) or not
     finite do not count.
 
@@ -232,6 +232,9 @@ class AutoBeta:
 
         Args:
             state: What `state_dict` returned.
+
+        Raises:
+            InputError: If a part is missing or is no number.
         """
         self.check_state_dict(state)
         for name, default in _STATE.items():

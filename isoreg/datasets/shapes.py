@@ -29,7 +29,7 @@ def entangled_rings(n: int, *, noise: float = 0.0, seed: int = 0) -> tuple[Tenso
         Points (n, 3), float32, and labels (n,), 0 and 1, one a ring.
 
     Raises:
-        InputError: If n is below 2, or the noise negative.
+        InputError: If n is below 2, or the noise or the seed negative.
 
     Example:
         >>> points, labels = entangled_rings(400)
@@ -83,8 +83,8 @@ def torus(
         Points (n, 3), float32, and three tensors of labels (n,): of 2, 4 and 8 classes.
 
     Raises:
-        InputError: If n is below 1, a radius is not positive, the tube as wide as the radius, the
-            noise negative, or the regions unknown.
+        InputError: If n is below 1, the tube not between 0 and the radius, the noise or the seed
+            negative, or the regions unknown.
 
     Example:
         >>> points, (two, four, eight) = torus(1600)

@@ -63,8 +63,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         n_components: Dimensions of the map.
         metric: A name in `isoreg.distances.METRICS` except "geodesic"; "precomputed", together
             with ``fit(X, distances=...)``, where the network still takes X; or a callable from two
-            sets of a and b samples to their (a, b) distances, each of two samples alone, asked for
-            the pairs of a batch only, and once for those of two samples of each class.
+            sets of a and b samples to their (a, b) distances, which other samples must not change.
+            `fit` asks it for one batch at a time, the first with two samples of each class.
         metric_takes: What a callable takes: "rows" of X, or "indices", the places of the samples in
             the X of this fit, for objects that are no rows. Cross-validation fits parts of X, in
             which the places are others.
@@ -90,7 +90,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         cache: A file in which the distances of a callable are kept, one a pair of samples, for
             further epochs and fits. One file a metric; where it takes indices, one a list of
             objects, since a place does not say what stands there.
-        device: "auto" (CUDA if there is one, else the processor), or a device of torch.
+        device: "auto" (CUDA if there is one, else the CPU), or a device of torch.
         random_state: Seed of the network, the batches and the noise. On one machine, with as many
             threads of torch, the same seed gives the same map; not if a network of your own draws,
             as dropout does, while another Python thread does.
@@ -173,7 +173,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             The estimator.
 
         Raises:
-            InputError: A ValueError, if an argument is not usable.
+            ValueError: If X, y or a setting is not usable: an `isoreg.InputError`, or
+                scikit-learn's own.
 
         Example:
             >>> X = np.random.default_rng(0).normal(size=(30, 4))
@@ -233,7 +234,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             From -1 or less to 0, which is an isometry; NaN without pairs.
 
         Raises:
-            InputError: If the metric takes the places of samples in `fit`'s X.
+            ValueError: If X or y is not usable, ``metric="precomputed"`` gets no distances, or the
+                metric takes the places of samples in `fit`'s X.
 
         Example:
             >>> X = np.random.default_rng(0).normal(size=(30, 2))

@@ -71,7 +71,8 @@ def evaluate(
     an error. A report is an upper bound: a stronger attack can only lower it.
 
     Args:
-        model: Images to logits (n, classes).
+        model: Images to logits (n, classes), alone, as the entry "logits" of a mapping, or as the
+            only tensor of that shape in a mapping or tuple.
         images: (n, ...) within the bounds, as the user has them, not normalised.
         labels: (n,) integers.
         eps: Radius or radii, in the units of the images.
@@ -79,8 +80,8 @@ def evaluate(
         attacks: "quick", "standard", "full", "paper" (the seed paper's, no measure of
             robustness), a name in `ATTACKS` or a list of them.
         bounds: Smallest and largest value of a pixel.
-        mean: What the model wants subtracted from each channel; None if nothing.
-        std: What the model wants each channel divided by; None if nothing.
+        mean: What the model wants subtracted, a number or one a channel; None if nothing.
+        std: What the model wants to be divided by then, in the same way.
         transfer_from: An independently trained model whose adversarial images are tried as well.
         training_loss: For ``attacks="paper"``, whose attacks climb it: adversarial images, clean
             images (both in the user's units) and labels to the scalar that the model was trained

@@ -94,14 +94,14 @@ class RobustLoss:
     nothing about attacks beyond eps: measure with `isoreg.robustness.evaluate`.
 
     Args:
-        model: Images to logits (n, classes).
+        model: Images to logits (n, classes), as in `isoreg.robustness.evaluate`.
         eps: Radius in the units of the images.
         norm: "Linf" or "L2".
         warmup_steps: Training calls until the radius is eps.
-        mean: What the model wants subtracted from each channel, a number or one a channel, as in
-            `isoreg.robustness.evaluate`: images are then pixels before normalisation. None where
-            they are normalised already; then divide eps by their std.
-        std: What the model wants each channel divided by.
+        mean: What the model wants subtracted, a number or one a channel: images are then pixels
+            before normalisation. None where they are normalised already; then divide eps by their
+            std.
+        std: What the model wants to be divided by then, in the same way.
 
     Raises:
         InputError: If an argument is unusable.
@@ -135,7 +135,19 @@ class RobustLoss:
         self.steps = 0
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss at the present radius; a training call (training mode, gradients) is counted."""
+        """The loss at the present radius; a training call (training mode, gradients) is counted.
+
+        Args:
+            images: (n, ...) floating, in the units of eps.
+            labels: (n,) integers; an image with -100 counts for nothing.
+
+        Returns:
+            A scalar, the mean over the images that count; 0 if there is none.
+
+        Raises:
+            InputError: If labels are soft or no classes, images are not floating, or the model
+                returns no logits or is not differentiable by its images.
+        """
         with error_prefix("RobustLoss"):
             eps = self.eps
             if self.steps < self.warmup_steps:
