@@ -236,7 +236,7 @@ def resolve_metric(metric: Metric) -> Callable[[Tensor], Tensor]:
     if callable(metric):
         return metric
     raise InputError(
-        f"distance must be a callable or one of {', '.join(map(repr, METRICS))}, got {metric!r}."
+        f"a distance must be a callable or one of {', '.join(map(repr, METRICS))}, got {metric!r}."
     )
 
 
