@@ -7,6 +7,7 @@ page needs comes from another server.
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.ext.autodoc.preserve_defaults import update_defvalue
 from sphinx.util import logging
+from sphinx.util.inspect import stringify_signature
 from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +71,7 @@ default_role = "py:obj"
 highlight_language = "none"  # code says which language it is
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 autodoc_mock_imports = ["accelerate", "lightning", "numpy", "sklearn", "transformers"]
 python_maximum_signature_line_length = 88
 add_module_names = False
@@ -87,6 +91,18 @@ def visit_formula(self: HTML5Translator, node: nodes.math | nodes.math_block) ->
     raise nodes.SkipNode
 
 
+def own_signature(
+    app: Sphinx, what: str, _name: str, value: object, _options: object, _: str, returned: str
+) -> tuple[str, str] | None:
+    """Say what a class takes also where a base of it is not installed, which takes anything."""
+    begin = vars(value).get("__init__") if what == "class" else None
+    if begin is None:
+        return None
+    update_defvalue(app, begin, bound_method=True)  # defaults as they are written
+    _self, *parameters = inspect.signature(begin).parameters.values()
+    return stringify_signature(inspect.Signature(parameters)), returned
+
+
 def open_notebook(_app: Sphinx, page: str, source: list[str]) -> None:
     """Once the project has an address, let the gallery's notebook be opened at two services."""
     address = re.search(r'^Repository = "https://github.com/([^"]+)"', PROJECT, re.MULTILINE)
@@ -100,4 +116,5 @@ def open_notebook(_app: Sphinx, page: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Name the way formulas are drawn, and where the notebook can be opened."""
     app.connect("source-read", open_notebook)
+    app.connect("autodoc-process-signature", own_signature)
     app.add_html_math_renderer("mathml", (visit_formula, None), (visit_formula, None))

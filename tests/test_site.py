@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import html
+import inspect
 import json
 import queue
 import re
@@ -20,6 +21,9 @@ from typing import Any
 from urllib.parse import quote, unquote, urldefrag
 
 import pytest
+
+from isoreg.embedding import IsometricEmbedding
+from isoreg.integrations.loading import PairwiseCollate
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "build" / "site"
@@ -49,6 +53,15 @@ def test_every_link_of_the_site_leads_to_a_page_and_an_anchor_that_exist() -> No
             if not there.exists() or (anchor and there in anchors and anchor not in anchors[there]):
                 dead.append(f"{page.relative_to(SITE)}: {link}")
     assert not dead
+
+
+@needs_site
+@pytest.mark.parametrize("kind", [IsometricEmbedding, PairwiseCollate])
+def test_the_reference_shows_each_argument_of_a_class_as_it_is_written(kind: type) -> None:
+    page = (SITE / "docs" / "reference" / "embedding.html").read_text()
+    [shown] = re.findall(rf'<dt [^>]*id="[\w.]+\.{kind.__name__}">.*?</dt>', page, re.DOTALL)
+    assert all(f">{name}<" in shown for name in inspect.signature(kind).parameters)
+    assert "&lt;" not in shown, "the repr of a function"
 
 
 @needs_site
