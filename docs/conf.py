@@ -100,7 +100,8 @@ def own_signature(
         return None
     update_defvalue(app, begin, bound_method=True)  # defaults as they are written
     _self, *parameters = inspect.signature(begin).parameters.values()
-    return stringify_signature(inspect.Signature(parameters)), returned
+    shown = stringify_signature(inspect.Signature(parameters))
+    return shown.replace("<factory>", "..."), returned
 
 
 def open_notebook(_app: Sphinx, page: str, source: list[str]) -> None:

@@ -34,43 +34,22 @@ def first_order_margin_loss(
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
 ) -> Tensor:
-    r"""Cross-entropy after the worst that a linear model could suffer within the ball.
-
-    .. math::
-        \text{CE}(z + \epsilon \|\nabla_x (z_r - z_y)\|_*\, e_r,\ y)
-
-    with z the logits, r the largest of the other classes and :math:`\|\cdot\|_*` the dual norm (L1
-    for L-inf, L2 for L2). This linearises the inner problem of FGSM adversarial training: it needs
-    no adversarial image, one forward pass and one double backward, and is exact for linear models
-    of two classes.
-
-    With batch normalisation in training mode the logits of one image depend on the others, and the
-    gradient is that of the sum of all margins; statistics are updated once. Dropout draws one mask
-    for the loss and its gradient. Attention takes torch's plain way, since its fused ones cannot be
-    differentiated twice. Images that have a graph get their gradient, as what made them does. In
-    `torch.inference_mode` the value is computed all the same, without a graph.
-
-    Source: first-order robust optimisation, as in Simon-Gabriel et al. (2019), "First-Order
-    Adversarial Vulnerability of Neural Networks and Input Dimension", on the margin.
+    """`RobustLoss` at one radius; a function of a model and a batch.
 
     Args:
-        model: Images to logits (n, classes), called once. Of a mapping the entry "logits" counts,
-            of another or of a tuple the only tensor of that shape.
+        model: As in `RobustLoss`; called once.
         images: (n, ...) floating, as `mean` and `std` expect them.
-        labels: (n,) integers of any type; an image with -100 counts for nothing.
+        labels: (n,) integers; an image with -100 counts for nothing.
         eps: Radius in the units of the images; 0 gives cross-entropy.
         norm: "Linf" or "L2".
-        mean: What the model wants subtracted from each channel, a number or one a channel; None
-            where images are normalised already: then divide eps by their std.
-        std: What the model wants each channel divided by, in the same way.
+        mean: As in `RobustLoss`.
+        std: As in `RobustLoss`.
 
     Returns:
         The mean over images whose label counts; 0 if there is none.
 
     Raises:
-        InputError: If labels are soft or no classes, images no floats, the norm unknown, eps
-            negative, the logits cannot be told, or FSDP shards the model, whose hooks do not allow
-            the second pass.
+        InputError: As `RobustLoss` does.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -87,11 +66,24 @@ def first_order_margin_loss(
 class RobustLoss:
     r"""Two lines for robustness at a radius: this in place of the criterion.
 
-    The first-order margin loss (`first_order_margin_loss`) with a radius that grows linearly from 0
-    over the first ``warmup_steps`` training calls, since a large one from the start can keep a
-    network from learning at all. It linearises the inner problem of FGSM adversarial training, runs
-    the model itself, a compiled one as it was written, and makes no adversarial image. It says
-    nothing about attacks beyond eps: measure with `isoreg.robustness.evaluate`.
+    .. math::
+        \text{CE}(z + \epsilon \|\nabla_x (z_r - z_y)\|_*\, e_r,\ y)
+
+    with z the logits, r the largest of the other classes and :math:`\|\cdot\|_*` the dual norm (L1
+    for L-inf, L2 for L2). The radius grows linearly from 0 over the first ``warmup_steps`` training
+    calls, since a large one from the start can keep a network from learning at all. This linearises
+    the inner problem of FGSM adversarial training: it needs no adversarial image, one forward pass
+    and one double backward, and is exact for linear models of two classes. It says nothing about
+    attacks beyond eps: measure with `isoreg.robustness.evaluate`.
+
+    With batch normalisation in training mode the logits of one image depend on the others, and the
+    gradient is that of the sum of all margins; statistics are updated once. Dropout draws one mask
+    for the loss and its gradient. Attention takes torch's plain way, since its fused ones cannot be
+    differentiated twice, and a compiled model runs as it was written. Images that have a graph get
+    their gradient. In `torch.inference_mode` the value is computed without a graph.
+
+    Source: first-order robust optimisation, as in Simon-Gabriel et al. (2019), "First-Order
+    Adversarial Vulnerability of Neural Networks and Input Dimension", on the margin.
 
     Args:
         model: Images to logits (n, classes), as in `isoreg.robustness.evaluate`.
@@ -104,7 +96,8 @@ class RobustLoss:
         std: What the model wants to be divided by then, in the same way.
 
     Raises:
-        InputError: If an argument is unusable.
+        InputError: If eps is negative, the norm unknown, or FSDP or a static graph of DDP does not
+            allow the second pass.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))

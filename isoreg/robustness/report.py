@@ -126,7 +126,7 @@ class RobustnessReport:
             The frame.
 
         Raises:
-            MissingExtraError: If pandas is not installed.
+            MissingExtraError: If pandas is not installed (extra ``attacks``).
         """
         rows = self._rows()
         frame = import_extra("pandas", "attacks").DataFrame.from_dict(rows, orient="index")
@@ -186,7 +186,7 @@ class RobustnessReport:
         Raises:
             InputError: If the reports are not on as many images in the same norm, not of the same
                 attacks, or have no radius in common.
-            MissingExtraError: If scipy is not installed.
+            MissingExtraError: If scipy is not installed (extra ``attacks``).
         """
         if len(self.correct) != len(other.correct) or self.norm != other.norm:
             raise InputError(
