@@ -1,4 +1,4 @@
-"""The errors that isoreg raises, whose name stands before them, and a check that many share."""
+"""The errors that isoreg raises, each with the name of what was called."""
 
 from __future__ import annotations
 

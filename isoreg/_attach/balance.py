@@ -122,8 +122,8 @@ class AutoBeta:
     finite do not count.
 
     The loss's gradient shrinks as a network fits its data, and beta with it. Gradients taken with
-    ``create_graph=True`` are not seen; those taken by `torch.autograd.grad` to look at are, as if
-    they were a part of the step. Each process of a distributed run measures its own; with a
+    ``create_graph=True`` are not seen; others that `torch.autograd.grad` takes count as a part of
+    the step. Each process of a distributed run measures its own; with a
     ``process_group`` all use the mean. It weighs the penalty of one regularizer: another one that
     is given it too begins anew, with the same share.
 

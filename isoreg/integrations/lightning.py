@@ -36,7 +36,7 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
             submodule's name: with what it is called with, and layers are named within it.
         labels: The labels' key in the batch, or a callable on the batch; None, or a callable that
             gives None: all pairs. By default they are its second entry, or under the key labels,
-            label, targets, target or y.
+            label, label_ids, targets, target or y.
         reference: Points to compare with: their key in the batch, or a callable on the batch.
         distances: Distances to compare with, found in the same way.
         pair_weights: Weights of the pairs, found in the same way.

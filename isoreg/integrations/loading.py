@@ -89,6 +89,9 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
         distance: From two objects to a number.
         of: From a sample of the data set to the object; by default the sample itself.
 
+    Raises:
+        InputError: While loading, if the distance returns no number.
+
     Example:
         >>> gap = each_pair(lambda a, b: abs(a - b), of=lambda sample: sample[0])
         >>> gap([(1.0, "label"), (4.0, "label")])

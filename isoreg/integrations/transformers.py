@@ -33,13 +33,13 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     Beta weighs the penalty beside the loss under gradient accumulation too: the penalty of an
     update is the mean over its batches where the loss is. Many models take
     ``num_items_in_batch`` and do not divide by it, so that the Trainer adds up the losses of an
-    accumulation: then the penalties are added up as well. Which it is shows in two evaluations of
-    the first accumulated batch, in eval mode. The penalty is logged beside the loss as
+    accumulation: then the penalties are added up as well. Two evaluations of the first
+    accumulated batch, in eval mode, tell which. The penalty is logged beside the loss as
     ``isometry/...``; hooks are off again when ``train`` ends; ``trainer.iso`` is the
     `isoreg.IsometryRegularizer`. For another Trainer class: ``class Mine(IsometryTrainer, Other)``.
 
-    Columns that are named here stay in the batch, those that a callable reads with
-    ``remove_unused_columns=False``. Then the model is called with what it takes of a batch alone.
+    Columns that are named here stay in the batch; for those that a callable reads set
+    ``remove_unused_columns=False``. The model is called without those that it does not take.
 
     Args:
         args: Of the Trainer.
