@@ -160,6 +160,8 @@ class IsometryRegularizer(Watching):
     ) -> None:
         with error_prefix(_NAME):
             check_model(model)
+            if control not in (True, False):  # a text that says "no" is true
+                raise InputError(f"control must be True or False, got {control!r}.")
             scale = check_scale(scale)
             check_reduction(reduction)
             options = _options(distance, input_distance, scale, reduction)

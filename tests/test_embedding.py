@@ -579,6 +579,7 @@ BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
         np.repeat([0, 1, 2], 10),
         "hold out two samples whose distance is known and above 0, of one class .* among 9",
     ),
+    ({"early_stopping": "no"}, X, None, "early_stopping must be True or False, got 'no'"),
     ({"network": "mlp"}, X, None, "network must be a torch.nn.Module or None, got 'mlp'"),
     ({"network": nn.Linear(4, 3)}, X, None, r"points, got torch.float32 of shape \(2, 3\)"),
     ({"network": nn.Linear(3, 2)}, X, None, r"\(2, 4\) rows to \(2, 2\) points, got torch's error"),

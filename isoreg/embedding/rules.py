@@ -140,6 +140,9 @@ def check_settings(estimator: Any) -> None:
             below = "" if most == float("inf") else f" and below {most:g}"
             none = " or None" if name in _MAY_BE_NONE else ""
             raise InputError(f"{name} must be {what} {bound}{below}{none}, got {value!r}.")
+    if estimator.early_stopping not in (True, False):  # a text that says "no" is true
+        got = repr(estimator.early_stopping)
+        raise InputError(f"early_stopping must be True or False, got {got}.")
     network = estimator.network
     if network is not None and not isinstance(network, nn.Module):
         raise InputError(f"network must be a torch.nn.Module or None, got {network!r}.")
