@@ -44,7 +44,7 @@ def shepard(
         features: (N, ...) features of the same samples.
         labels: None (all pairs) or (N,) integers (pairs of equal label).
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
-        axes: matplotlib axes to draw on.
+        axes: matplotlib axes to draw on, with linear scales; None: new ones.
 
     Returns:
         The axes.
@@ -91,7 +91,7 @@ def distance_histograms(
         labels: None (all pairs) or (N,) integers (pairs of equal label).
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
         bins: Number of bins, which all histograms share.
-        axes: matplotlib axes to draw on.
+        axes: matplotlib axes to draw on, with linear scales; None: new ones.
 
     Returns:
         The axes.
@@ -139,7 +139,7 @@ def robust_accuracy(
 
     Args:
         reports: A report of `isoreg.robustness.evaluate`, or several by name.
-        axes: matplotlib axes to draw on.
+        axes: matplotlib axes to draw on, with linear scales; None: new ones.
 
     Returns:
         The axes.
@@ -194,7 +194,7 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
 
     Args:
         layers: What ``iso.report()`` returned, or distortions by name, in the order of the model.
-        axes: matplotlib axes to draw on.
+        axes: matplotlib axes to draw on; None: new ones.
 
     Returns:
         The axes.

@@ -91,7 +91,8 @@ class IsometryRegularizer(Watching):
         model: The model to regularise.
         layers: None: what enters the classifier, the module whose result the model returns; it is
             found in the first forward pass, unless timm or a chain of modules shows it before.
-            Where it is not certain, as in autoencoders, an error lists candidates. A name, a glob
+            Where it is not certain, as in autoencoders, an error lists candidates. After dropout,
+            whose noise counts as distance, name the module before it. A name, a glob
             within dotted parts (``"blocks.*"``), a module, a module type, a predicate on (name,
             module), ``"stages"`` of a timm model, a list of these, or a dict name -> weight.
         beta: Weight of the penalty, finite and >= 0; beta_l is beta times the weight of l. "auto",

@@ -277,7 +277,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 of `fit` has the same colour in every picture of the map, unless it needs more
                 colours for classes that are new.
             unit: The unit of the distances, written beside the scale bar.
-            axes: matplotlib axes to draw on.
+            axes: matplotlib axes to draw on, with linear scales; None: new ones.
 
         Returns:
             The axes: ``plot(X, y).figure.savefig("map.png", dpi=200)``.
