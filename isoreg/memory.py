@@ -175,14 +175,7 @@ class FeatureQueue:
         self._count = len(self._rows[0]) if self._rows else 0
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse what cannot be loaded.
-
-        Args:
-            state: What `state_dict` returned.
-
-        Raises:
-            InputError: If that queue was of another size, or saved by an older version.
-        """
+        """Refuse what cannot be loaded."""
         if "rows" not in state:
             raise InputError(
                 "the saved queue must be of this version of isoreg, got "

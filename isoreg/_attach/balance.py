@@ -243,14 +243,7 @@ class AutoBeta:
 
     @staticmethod
     def check_state_dict(state: Mapping[str, Any]) -> None:
-        """Refuse what `state_dict` did not return.
-
-        Args:
-            state: A checkpoint.
-
-        Raises:
-            InputError: If a part is missing or is no number.
-        """
+        """Refuse what `state_dict` did not return."""
         for name, default in _STATE.items():
             value = state.get(name, default)
             if not isinstance(value, Tensor | float | int) or torch.as_tensor(value).ndim > 0:

@@ -92,57 +92,24 @@ def features_entering(entering: Entering) -> Tensor | None:
 
 
 def pool_flatten(features: Tensor) -> Tensor:
-    """Flatten features behind the batch axis.
-
-    Args:
-        features: (b, ...) features.
-
-    Returns:
-        (b, d) features.
-    """
+    """(b, d) features of (b, ...) ones: everything behind the batch axis."""
     return features.flatten(1) if features.ndim > 1 else features
 
 
 def pool_mean(features: Tensor) -> Tensor:
-    """Average over space or tokens.
-
-    Args:
-        features: (b, channels, ...) maps with at least two axes behind the channels, which come
-            first; (b, tokens, d) sequences; or (b, d) vectors. For maps with channels last there
-            is `pool_mean_last`.
-
-    Returns:
-        (b, channels) or (b, d) features.
-    """
+    """(b, channels) means of maps (b, channels, height, width, ...), (b, d) of tokens (b, n, d)."""
     if features.ndim > 3:
         return features.flatten(2).mean(2)
     return features.mean(1) if features.ndim == 3 else features
 
 
 def pool_mean_last(features: Tensor) -> Tensor:
-    """Average maps whose channels come last, as those of Swin.
-
-    Args:
-        features: (b, ..., channels) maps.
-
-    Returns:
-        (b, channels) features.
-    """
+    """(b, channels) means of maps (b, ..., channels), as those of Swin."""
     return features.flatten(1, -2).mean(1) if features.ndim > 2 else features
 
 
 def pool_token(features: Tensor) -> Tensor:
-    """Take the first token, the class token of a transformer.
-
-    Args:
-        features: (b, tokens, d) sequences.
-
-    Returns:
-        (b, d) features.
-
-    Raises:
-        LayerError: If the features are no sequences of tokens.
-    """
+    """The first of tokens (b, n, d), the class token of a transformer."""
     if features.ndim != 3:
         raise LayerError(
             "pool='token' needs features of shape (batch, tokens, width), "
