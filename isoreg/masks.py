@@ -262,8 +262,8 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         groups: The classes of each group, as ``[[0, 2], [1, 3]]``.
 
     Returns:
-        Integer tensor of the same shape: the index of the group that holds each label, and
-        -100 (`IGNORED`) for labels that no group holds.
+        Integers of the same shape, the index of the group that holds each label, and -100
+        (`IGNORED`) for labels that no group holds.
 
     Raises:
         InputError: If labels or classes are not integers, or a class stands in two groups.

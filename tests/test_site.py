@@ -65,6 +65,14 @@ def test_the_reference_shows_each_argument_of_a_class_as_it_is_written(kind: typ
 
 
 @needs_site
+def test_no_sentence_of_the_reference_is_taken_for_a_type() -> None:
+    pages = [*(SITE / "docs" / "reference").glob("*.html")]
+    assert len(pages) > 10
+    # what stands before a colon in "Returns:" is one to Sphinx, and would be torn off
+    assert [page.name for page in pages if "Return type" in page.read_text()] == []
+
+
+@needs_site
 def test_a_browser_shows_no_page_too_wide_no_broken_picture_and_no_split_number(
     tmp_path: Path,
 ) -> None:

@@ -80,7 +80,7 @@ def torus(
         seed: Of the points and their noise.
 
     Returns:
-        Points (n, 3), float32, and three tensors of labels (n,): of 2, 4 and 8 classes.
+        Points (n, 3), float32, and a list of labels (n,) of 2, of 4 and of 8 classes.
 
     Raises:
         InputError: If n is below 1, the tube not between 0 and the radius, the noise or the seed

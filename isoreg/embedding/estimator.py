@@ -207,7 +207,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             X: (n, d) samples.
 
         Returns:
-            (n, n_components) points: float32 if X is, else float64.
+            (n, n_components) points, float32 if X is, else float64.
 
         Raises:
             ValueError: scikit-learn's own, if X does not fit to what was learned from.
@@ -280,7 +280,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             axes: matplotlib axes to draw on, with linear scales; None: new ones.
 
         Returns:
-            The axes: ``plot(X, y).figure.savefig("map.png", dpi=200)``.
+            The axes; ``plot(X, y).figure.savefig("map.png", dpi=200)`` saves them.
 
         Raises:
             InputError: If the map has not two dimensions.

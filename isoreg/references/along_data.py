@@ -43,7 +43,7 @@ def manifold(
 
     Calling it compares with all samples. For a training set compute it once and look it up::
 
-        table = reference(images)
+        table = manifold(images)(images)
         for batch in torch.randperm(len(images)).split(100):
             loss = F.cross_entropy(model(images[batch]), labels[batch])
             loss = loss + iso(labels[batch], reference=table[batch])
