@@ -72,6 +72,7 @@ highlight_language = "none"  # code says which language it is
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+strip_signature_backslash = True  # lets underscores at the end of names stand
 autodoc_type_aliases = {"NDArray": "NDArray"}
 autodoc_mock_imports = ["accelerate", "lightning", "numpy", "sklearn", "transformers"]
 python_maximum_signature_line_length = 88

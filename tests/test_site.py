@@ -65,6 +65,15 @@ def test_the_reference_shows_each_argument_of_a_class_as_it_is_written(kind: typ
 
 
 @needs_site
+def test_the_reference_keeps_the_underscore_of_what_a_fit_leaves_behind() -> None:
+    page = (SITE / "docs" / "reference" / "embedding.html").read_text()
+    fitted = IsometricEmbedding(max_epochs=1, random_state=0).fit([[0.0, 1.0], [2.0, 0.0]])
+    names = [name for name in vars(fitted) if re.fullmatch("[a-z].*_", name)]
+    assert len(names) > 5
+    assert [name for name in names if f"<strong>{name}</strong>" not in page] == []
+
+
+@needs_site
 def test_no_sentence_of_the_reference_is_taken_for_a_type() -> None:
     pages = [*(SITE / "docs" / "reference").glob("*.html")]
     assert len(pages) > 10

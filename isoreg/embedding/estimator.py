@@ -105,7 +105,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         classes_: Labels of the classes, (k,), or (k, levels) for several columns; None without.
         prototypes_: (k, n_components) places of the classes on the map; None without.
         n_iter_: Steps that were taken.
-        n_features_in_, feature_names_in_: As in scikit-learn.
+        n_features_in_: As in scikit-learn.
+        feature_names_in_: As in scikit-learn.
 
     Example:
         >>> from sklearn.datasets import load_iris
