@@ -127,7 +127,7 @@ def test_what_cannot_be_measured_is_refused_with_the_values() -> None:
         distortion(None, x)
     with pytest.raises(InputError, match=r"^distortion: scale must be"):
         distortion(x, x, scale=0.0)
-    with pytest.raises(InputError, match=r"^distances_within: distance must be"):
+    with pytest.raises(InputError, match=r"^distances_within: a distance must be"):
         distances_within(x, x, input_distance="euclid")
     with pytest.raises(InputError, match=r"^distances_within: scale must be"):
         distances_within(x, x, scale=-1.0)
