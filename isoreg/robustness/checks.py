@@ -6,7 +6,6 @@ Wagner (2018), "Obfuscated Gradients Give a False Sense of Security".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ from isoreg.robustness.pgd import (
     random_signs,
     steepest,
 )
-from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.straight_through import StraightThrough, Ways
 from isoreg.robustness.task import evenly
 
 _NOISE = 0.01
@@ -257,7 +256,7 @@ def _is_coarse(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> b
     return bool(tiny > 0.1 * small)
 
 
-def ways_to_climb(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[bool]:
+def ways_to_climb(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> Ways:
     """Whether gradients pass rounding straight through; both, where it may be right or wrong.
 
     With t - floor(t), as in a table between whose entries a model interpolates, the gradient is
@@ -269,22 +268,23 @@ def ways_to_climb(classifier: PixelClassifier, images: Tensor, labels: Tensor) -
         labels: (n).
 
     Returns:
-        What to try.
+        Contexts to compute gradients in.
     """
     if not len(images):
-        return [True]
+        return [StraightThrough]
     some, of = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
     with StraightThrough() as mode:
         _, straight = _gap(classifier, some, of)
     if not mode.used:
-        return [True]
+        return [StraightThrough]
     _, plain = _gap(classifier, some, of)
     some_left = (plain.flatten(1).abs().amax(1) > 0).float().mean() > _MANY
-    return [True, False] if some_left and not torch.allclose(plain, straight) else [True]
+    both = some_left and not torch.allclose(plain, straight)
+    return [StraightThrough, nullcontext] if both else [StraightThrough]
 
 
 def check_unbounded(
-    classifier: PixelClassifier, images: Tensor, labels: Tensor, ways: Sequence[bool] = (True,)
+    classifier: PixelClassifier, images: Tensor, labels: Tensor, ways: Ways = (StraightThrough,)
 ) -> list[str]:
     """Whether images survive an attack that may change every pixel to anything.
 
@@ -292,7 +292,7 @@ def check_unbounded(
         classifier: Pixels to logits.
         images: (n, ...) pixels from 0 to 1.
         labels: (n).
-        ways: Whether gradients pass rounding straight through.
+        ways: Contexts for gradients, of `ways_to_climb`.
 
     Returns:
         A sentence, or none.
@@ -301,8 +301,8 @@ def check_unbounded(
         return []
     some, of = evenly(images, _UNBOUNDED_IMAGES), evenly(labels, _UNBOUNDED_IMAGES)
     survived = torch.ones_like(of, dtype=torch.bool)
-    for straight in ways:
-        with StraightThrough() if straight else nullcontext():
+    for way in ways:
+        with way():
             x, _ = pgd(classifier, some, of, eps=1.0)
         with torch.no_grad():
             survived &= answers(classifier(x)) == of

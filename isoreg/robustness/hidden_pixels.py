@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import gradient_of, margin, project, random_point, random_signs
-from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.straight_through import Ways
 from isoreg.robustness.task import evenly
 
 _IMAGES = 100
@@ -28,7 +25,7 @@ def check_hidden_pixels(
     *,
     eps: float,
     norm: str,
-    ways: Sequence[bool],
+    ways: Ways,
 ) -> list[str]:
     """Whether pixels whose gradient is exactly zero change the margin within the ball.
 
@@ -41,7 +38,7 @@ def check_hidden_pixels(
         labels: (n).
         eps: The largest radius.
         norm: "Linf" or "L2".
-        ways: Whether gradients pass rounding straight through.
+        ways: Contexts for gradients, of `ways_to_climb`.
 
     Returns:
         A sentence, or none.
@@ -51,8 +48,8 @@ def check_hidden_pixels(
     some, of = evenly(images, _IMAGES), evenly(labels, _IMAGES)
     start = random_point(some, eps, norm)
     hidden = torch.ones_like(start, dtype=torch.bool)
-    for straight in ways:
-        with StraightThrough() if straight else nullcontext():
+    for way in ways:
+        with way():
             hidden &= _without_gradient(classifier, start, of)
     part = hidden.flatten(1).any(1) & ~hidden.flatten(1).all(1)
     if part.float().mean() <= _MANY:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,7 +12,7 @@ from isoreg.robustness.attacks import ATTACKS, WITHOUT_GRADIENT
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.outputs import answers
 from isoreg.robustness.report import RobustnessReport
-from isoreg.robustness.straight_through import StraightThrough
+from isoreg.robustness.straight_through import StraightThrough, Ways
 from isoreg.robustness.student import taught
 from isoreg.robustness.task import Task, evenly
 
@@ -32,7 +30,7 @@ class Run:
         whole: Whether images are attacked beside those beside which they were classified when
             clean, be they correct or not.
         correct: (n) whether each clean image is classified correctly.
-        ways: Whether gradients pass rounding straight through: an image survives all that is tried.
+        ways: Contexts for gradients, of `ways_to_climb`: an image survives all that is tried.
         survived: For each row and radius, whether each image is still classified correctly.
         seconds: Time of each row.
         history: How many images were fooled after each restart of an attack.
@@ -43,7 +41,7 @@ class Run:
     batch_size: int
     whole: bool
     correct: Tensor
-    ways: Sequence[bool] = (True,)
+    ways: Ways = (StraightThrough,)
     survived: dict[str, dict[float, list[bool]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[int]] = field(default_factory=dict)
@@ -118,9 +116,9 @@ class Run:
         batches = attacked.nonzero()[:, 0].split(self.batch_size)
         for batch in filter(len, batches):  # one of no images, if there are none
             part = replace(task, images=task.images[batch], labels=task.labels[batch])
-            for straight in self.ways if name not in WITHOUT_GRADIENT else self.ways[:1]:
+            for way in self.ways if name not in WITHOUT_GRADIENT else self.ways[:1]:
                 torch.manual_seed(task.seed)
-                with StraightThrough() if straight else nullcontext():
+                with way():
                     found, fooled = ATTACKS[name](part)
                 left[batch] &= _predictions(task.classifier, found, part.labels, self.batch_size)
             counts = [a + b for a, b in zip(counts or [0] * len(fooled), fooled, strict=True)]

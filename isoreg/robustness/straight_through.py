@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -56,6 +57,10 @@ class StraightThrough(TorchFunctionMode):
         self.used = True
         smooth = smooth_of(x, other, rounded)
         return smooth if func in _SMOOTH else x.copy_(smooth)
+
+
+# contexts that gradients are computed in, one after another
+Ways: TypeAlias = Sequence[Callable[[], AbstractContextManager[object]]]
 
 
 class _Identity(torch.autograd.Function):
