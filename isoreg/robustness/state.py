@@ -194,14 +194,10 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
     # their train() may do more than set the mode, as that of layers that merge weights does
     acting = [m for m in model.modules() if type(m).train is not nn.Module.train]
-    weights = [(p, p.detach().clone()) for p in model.parameters()]
-    places = [(m, name, p) for m in model.modules() for name, p in m._parameters.items()]
+    tables = [(m, kind) for m in model.modules() for kind in ("_parameters", "_buffers")]
+    places = [(m, kind, name, x) for m, kind in tables for name, x in getattr(m, kind).items()]
+    values = [(x, x.detach().clone()) for x in (*model.parameters(), *model.buffers())]
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [
-        (module, name, buffer, None if buffer is None else buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-    ]
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
         try:
@@ -217,30 +213,17 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
                     module.train(training[module])
             for module, mode in modes:
                 module.training = mode
-            for module, name, place in places:
-                present = dict(module._parameters.items())  # TorchScript's has no get
-                if present.get(name) is not place:
-                    module._parameters[name] = place
-            _restore_weights(weights)
+            for module, kind, name, x in places:
+                table = getattr(module, kind)
+                if dict(table.items()).get(name) is not x:  # TorchScript's has no get
+                    table[name] = x
+            with torch.no_grad():
+                for x, before in values:
+                    if not same(x, before):
+                        x.copy_(before)
             for parameter, required, gradient in gradients:
                 parameter.requires_grad_(required)
                 parameter.grad = gradient
-            _restore(buffers)
-
-
-@torch.no_grad()
-def _restore_weights(weights: list[tuple[nn.Parameter, Tensor]]) -> None:
-    for parameter, before in weights:
-        if not same(parameter, before):
-            parameter.copy_(before)
-
-
-@torch.no_grad()
-def _restore(buffers: list[tuple[nn.Module, str, Tensor | None, Tensor | None]]) -> None:
-    for module, name, buffer, before in buffers:
-        module._buffers[name] = buffer
-        if buffer is not None and before is not None and not same(buffer, before):
-            buffer.copy_(before)
 
 
 def same(a: Tensor, b: Tensor) -> bool:
