@@ -26,7 +26,7 @@ def corruption(task: Task) -> tuple[Tensor, list[int]]:
         Images within the ball, and no history.
     """
     x = task.images
-    kinds: list[Callable[[Tensor], Tensor]] = [_noise, _brightness, _contrast, _pixels]
+    kinds: list[Callable[[Tensor], Tensor]] = [torch.randn_like, _brightness, _contrast, _pixels]
     if x.ndim == 4 and min(x.shape[2:]) > 2:
         kinds.append(_blur)
     which = torch.randint(len(kinds), (len(x),), device=x.device)
@@ -36,10 +36,6 @@ def corruption(task: Task) -> tuple[Tensor, list[int]]:
     scaled = task.eps * changes / lengths.view(-1, *[1] * (x.ndim - 1))
     # where there is no change it is 0 / 0, which is taken for none
     return project(x + scaled, x, task.eps, task.norm), []
-
-
-def _noise(x: Tensor) -> Tensor:
-    return torch.randn_like(x)
 
 
 def _brightness(x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -14,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isoreg._compiled import as_written, between_graphs
-from isoreg.errors import InputError, check_integer, error_prefix
+from isoreg.errors import InputError, check_integer, error_prefix, is_number
 from isoreg.robustness.arguments import check_tensors, known_norm
 from isoreg.robustness.outputs import logits_of
 from isoreg.robustness.pgd import gradient_of
@@ -265,8 +264,7 @@ def _radius_of(eps: float | Tensor) -> float:
     given: object = eps
     if isinstance(eps, Tensor) and eps.ndim == 0 and not (eps.requires_grad or eps.is_meta):
         given = eps.item()
-    is_number = isinstance(given, numbers.Real) and not isinstance(given, bool)
-    if not is_number or not 0 <= float(given) < math.inf:  # type: ignore[arg-type]
+    if not is_number(given) or not 0 <= float(given) < math.inf:  # type: ignore[arg-type]
         raise InputError(f"eps must be a number, finite and >= 0, got {eps!r}.")
     return float(given)  # type: ignore[arg-type]
 
