@@ -60,16 +60,17 @@ class Adapted(nn.Module):
         self.image_dtype = images.dtype
         self.classes = classes
         self.device_of = nn.Parameter(images.new_zeros(()), requires_grad=False)
+        # an image keeps its rows; a vector is wrapped into rows where the attack is Square
         if images.ndim == 4:
-            self.channels, height, width = images.shape[1:]
+            channels, height, width = images.shape[1:]
+            side = max(height, width, _SMALLEST_SIDE)
+            self.padding = [0, side - width, 0, side - height] if square else [0, 0]
+            self.folded = (channels, side, side) if square else (channels, height, width)
         else:
-            self.channels, height, width = 1, 1, images[0].numel()
-        self.flat = height * width
-        self.side: int | None = None
-        if square:  # an image keeps its rows; a vector is wrapped into rows
-            side = max(height, width) if images.ndim == 4 else math.isqrt(self.flat - 1) + 1
-            self.side = max(side, _SMALLEST_SIDE)
-        self.rows = (height, width)
+            width = images[0].numel()
+            side = max(math.isqrt(width - 1) + 1, _SMALLEST_SIDE)
+            self.padding = [0, side**2 - width] if square else [0, 0]
+            self.folded = (1, side, side) if square else (1, 1, width)
         self.range: Tensor | None = None
         self.cut: bool | None = None
         self.eval()
@@ -96,13 +97,8 @@ class Adapted(nn.Module):
             (n, c, h, w) in float32.
         """
         x = images.float().contiguous()
-        if self.side is None:
-            return x.reshape(len(x), self.channels, *self.rows)
-        if len(self.shape) == 3:
-            height, width = self.rows
-            return F.pad(x, (0, self.side - width, 0, self.side - height))
-        padded = F.pad(x.flatten(1), (0, self.side**2 - self.flat))
-        return padded.reshape(len(x), 1, self.side, self.side)
+        x = x if len(self.shape) == 3 else x.flatten(1)
+        return F.pad(x, self.padding).reshape(len(x), *self.folded)
 
     def unfold(self, x: Tensor) -> Tensor:
         """What `fold` was given.
@@ -113,10 +109,8 @@ class Adapted(nn.Module):
         Returns:
             (n, ...) images.
         """
-        if self.side is not None and len(self.shape) == 3:
-            x = x[:, :, : self.rows[0], : self.rows[1]]
-        elif self.side is not None:
-            x = x.flatten(1)[:, : self.flat]
+        x = x if len(self.shape) == 3 else x.flatten(1)
+        x = F.pad(x, [-size for size in self.padding])
         return x.reshape(len(x), *self.shape).to(self.image_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
