@@ -469,14 +469,14 @@ def test_what_torchattacks_is_told(monkeypatch: pytest.MonkeyPatch, name: str, n
     told: dict[str, Any] = {}
 
     def made(name: str, model: adapter.Adapted, **options: Any) -> Any:
-        told.update(options, name=name, classes=model.classes, side=model.side)
+        told.update(options, name=name, classes=model.classes, padding=model.padding)
         return lambda images, _: images + 9
 
     monkeypatch.setattr(adapter, "_made", made)
     found, _ = ATTACKS[name](task_of(Sure(12), norm))
-    classes, side = 4 if name == "apgd-t" else 2, 6 if name == "square" else None
+    classes, padding = 4 if name == "apgd-t" else 2, [0] * (4 if name == "square" else 2)
     expected = {**OPTIONS[name], "norm": norm, "eps": EPS, "seed": 5}
-    assert told == {**expected, "classes": classes, "side": side}
+    assert told == {**expected, "classes": classes, "padding": padding}
     order = torch.inf if norm == "Linf" else 2
     torch.testing.assert_close((found - 0.5).flatten(1).norm(order, dim=1), torch.full((3,), EPS))
 
