@@ -76,52 +76,24 @@ class Adapted(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Adapted:  # noqa: ARG002 (torch's signature)
-        """Nothing: the model is in eval mode, and one that was exported allows no other.
-
-        Args:
-            mode: What torchattacks asks for.
-
-        Returns:
-            Itself.
-        """
+        """Nothing: the model is in eval mode, and one that was exported allows no other."""
         self.training = False
         return self
 
     def fold(self, images: Tensor) -> Tensor:
-        """Images as the attack gets them.
-
-        Args:
-            images: (n, ...).
-
-        Returns:
-            (n, c, h, w) in float32.
-        """
+        """Images (n, ...) as the attack gets them, (n, c, h, w) in float32."""
         x = images.float().contiguous()
         x = x if len(self.shape) == 3 else x.flatten(1)
         return F.pad(x, self.padding).reshape(len(x), *self.folded)
 
     def unfold(self, x: Tensor) -> Tensor:
-        """What `fold` was given.
-
-        Args:
-            x: (n, c, h, w) in float32.
-
-        Returns:
-            (n, ...) images.
-        """
+        """Images (n, ...) of those (n, c, h, w) that the attack returns: the reverse of `fold`."""
         x = x if len(self.shape) == 3 else x.flatten(1)
         x = F.pad(x, [-size for size in self.padding])
         return x.reshape(len(x), *self.shape).to(self.image_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, the smallest of them 0.
-
-        Args:
-            x: (n, c, h, w) from 0 to 1.
-
-        Returns:
-            (n, classes) logits.
-        """
+        """Logits (n, classes) of images (n, c, h, w), the smallest of them 0."""
         logits: Tensor = self.classifier(self.unfold(_contiguous(x))).float()
         floor = self._floor(logits.detach())
         logits = (logits - floor).where(logits >= floor, 0)  # clamp has no gradient at the floor

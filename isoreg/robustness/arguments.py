@@ -15,31 +15,13 @@ from isoreg.robustness.pgd import NORMS
 
 
 def device_of(model: nn.Module, images: Tensor) -> torch.device:
-    """Where the model is.
-
-    Args:
-        model: The user's model.
-        images: Where they are counts if the model has no tensors.
-
-    Returns:
-        The device.
-    """
+    """Where the model is; where the images are, if it has no tensors."""
     tensors = [*model.parameters(), *model.buffers(), images]
     return tensors[0].device
 
 
 def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
-    """The radii as numbers.
-
-    Args:
-        eps: As the user gave them.
-
-    Returns:
-        At least one, all different.
-
-    Raises:
-        InputError: If they are anything else.
-    """
+    """The radii as numbers, at least one and all different; refused if they are anything else."""
     try:
         kind = torch.as_tensor(eps).dtype
         if kind.is_complex or kind == torch.bool:
@@ -63,15 +45,7 @@ def _shortest(number: float, dtype: torch.dtype) -> float:
 
 
 def check_tensors(images: Tensor, labels: Tensor) -> None:
-    """Refuse what are no tensors with numbers in each place.
-
-    Args:
-        images: As the user gave them.
-        labels: As the user gave them.
-
-    Raises:
-        InputError: If one of them is no tensor, or sparse, nested or without data.
-    """
+    """Refuse what are no tensors with numbers in each place."""
     for name, given in (("images", images), ("labels", labels)):
         found: object = given
         if not isinstance(found, Tensor):
@@ -85,17 +59,7 @@ def check_tensors(images: Tensor, labels: Tensor) -> None:
 
 
 def known_norm(norm: str) -> str:
-    """The norm, if it is one.
-
-    Args:
-        norm: "Linf" or "L2".
-
-    Returns:
-        The same.
-
-    Raises:
-        InputError: If it is another.
-    """
+    """The norm, if it is "Linf" or "L2"; refused if it is another."""
     if norm not in NORMS:
         raise InputError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}.")
     return norm
@@ -109,19 +73,7 @@ def check_arguments(
     bounds: tuple[float, float],
     batch_size: int,
 ) -> None:
-    """Refuse what cannot be evaluated.
-
-    Args:
-        images: (n, ...) within the bounds.
-        labels: (n,) integers.
-        radii: In the units of the images.
-        norm: "Linf" or "L2".
-        bounds: Smallest and largest pixel.
-        batch_size: Images attacked at once.
-
-    Raises:
-        InputError: If one of them is unusable.
-    """
+    """Refuse images, labels and radii, in units of the images, that cannot be evaluated."""
     check_tensors(images, labels)
     _check_bounds(bounds)
     low, high = bounds
@@ -186,17 +138,7 @@ def _explained(error: RuntimeError, classifier: PixelClassifier) -> Exception:
 def check_classes(
     classifier: PixelClassifier, pixels: Tensor, labels: Tensor, *, of: str = ""
 ) -> None:
-    """Refuse labels that are no classes of a model.
-
-    Args:
-        classifier: Pixels to logits.
-        pixels: (n, ...) from 0 to 1.
-        labels: (n).
-        of: Whose they are, for an error.
-
-    Raises:
-        InputError: If there are any, or the model returns no logits.
-    """
+    """Refuse labels that are no classes of a model; ``of`` says in the error of which."""
     try:
         classes = classifier(pixels[:2]).shape[1]
     except RuntimeError as error:

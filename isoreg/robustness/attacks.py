@@ -100,14 +100,7 @@ def _trained_on(task: Task, x: Tensor) -> Tensor:
 
 
 def check_training_loss(task: Task) -> None:
-    """Refuse a training loss that cannot be climbed, on two of the images.
-
-    Args:
-        task: One with a training loss.
-
-    Raises:
-        InputError: If it gives no scalar with a gradient by the images.
-    """
+    """Refuse a training loss that gives no scalar with a gradient, tried on two of the images."""
     few = replace(task, images=task.images[:2], labels=task.labels[:2])
     leaf = few.images.detach().requires_grad_()
     loss = _trained_on(few, leaf)

@@ -37,15 +37,7 @@ class Lines:
 
 @torch.no_grad()
 def check_same(classifier: PixelClassifier, pixels: Tensor) -> None:
-    """Refuse a model that makes something else of its layers, whatever brings that about.
-
-    Args:
-        classifier: Around an MLP.
-        pixels: (n, ...) from 0 to 1, of which some are compared.
-
-    Raises:
-        InputError: If it returns something else than they.
-    """
+    """Refuse a model that makes something else of its layers, compared on some of the pixels."""
     pixels = evenly(pixels, _COMPARED)
     x = classifier.normalisation(classifier.in_units(pixels.double())).flatten(1)
     for layer in layers_of(classifier.model):
@@ -99,17 +91,7 @@ def certified(
 
 @torch.no_grad()
 def least_margin(layers: list[Layer], low: Tensor, high: Tensor, labels: Tensor) -> Tensor:
-    """A number that the margin of no point of a box is below.
-
-    Args:
-        layers: Of an MLP.
-        low: (n, d) least values.
-        high: (n, d) largest values.
-        labels: (n).
-
-    Returns:
-        (n) lower bounds of the label's logit minus the largest other one.
-    """
+    """Numbers (n) that the margin of no point of the boxes from low to high, (n, d), is below."""
     lines: list[Lines | None] = []
     at = low, high
     for index, layer in enumerate(layers):

@@ -1,5 +1,8 @@
 """Signs, in the model itself, that an attack would fail for a reason other than robustness.
 
+A check takes the classifier, (n, ...) pixels from 0 to 1 and (n) labels, and returns a sentence for
+each sign. All but that of the logits take images that are classified correctly, perhaps none.
+
 Source: Carlini et al. (2019), "On Evaluating Adversarial Robustness", and Athalye, Carlini and
 Wagner (2018), "Obfuscated Gradients Give a False Sense of Security".
 """
@@ -92,16 +95,7 @@ def check_radii(radii: list[float], norm: str) -> list[str]:
 
 
 def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
-    """What is suspicious about the logits of clean images.
-
-    Args:
-        classifier: Pixels to logits.
-        images: (n, ...) pixels from 0 to 1.
-        labels: (n).
-
-    Returns:
-        A sentence for each sign.
-    """
+    """What is suspicious about the logits of clean images."""
     signs = []
     x = images.detach().requires_grad_()
     logits = classifier(x)
@@ -138,14 +132,8 @@ def check_gradients(
 
     A wrong backward pass does not, nor does a surface with waves of that size.
 
-    Args:
-        classifier: Pixels to logits.
-        images: (n, ...) pixels from 0 to 1, all of them classified correctly; perhaps none.
-        labels: (n).
-        norm: "Linf" or "L2", in which the distances are given.
-
     Returns:
-        Signs, and first-order distances.
+        Signs, and first-order distances in the norm.
     """
     if not len(images):
         return Gradients([], images.new_zeros(0))
@@ -186,11 +174,6 @@ def check_directions(classifier: PixelClassifier, images: Tensor, labels: Tensor
         {\sum_s (m(x + hs) - m(x - hs))^2}}
 
     Of a model in half precision its copy in float32 is asked, about steps along the gradient too.
-
-    Args:
-        classifier: Pixels to logits.
-        images: (n, ...) pixels from 0 to 1, all of them classified correctly; perhaps none.
-        labels: (n).
 
     Returns:
         A sentence, or none.
@@ -262,11 +245,6 @@ def ways_to_climb(classifier: PixelClassifier, images: Tensor, labels: Tensor) -
     With t - floor(t), as in a table between whose entries a model interpolates, the gradient is
     right as it is, and 0 straight through.
 
-    Args:
-        classifier: Pixels to logits.
-        images: (n, ...) pixels from 0 to 1; perhaps none.
-        labels: (n).
-
     Returns:
         Contexts to compute gradients in.
     """
@@ -286,17 +264,7 @@ def ways_to_climb(classifier: PixelClassifier, images: Tensor, labels: Tensor) -
 def check_unbounded(
     classifier: PixelClassifier, images: Tensor, labels: Tensor, ways: Ways = (StraightThrough,)
 ) -> list[str]:
-    """Whether images survive an attack that may change every pixel to anything.
-
-    Args:
-        classifier: Pixels to logits.
-        images: (n, ...) pixels from 0 to 1.
-        labels: (n).
-        ways: Contexts for gradients, of `ways_to_climb`.
-
-    Returns:
-        A sentence, or none.
-    """
+    """Whether images survive an attack that may change every pixel to anything."""
     if not len(images):
         return []
     some, of = evenly(images, _UNBOUNDED_IMAGES), evenly(labels, _UNBOUNDED_IMAGES)

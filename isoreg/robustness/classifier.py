@@ -51,14 +51,7 @@ class PixelClassifier(nn.Module):
         self.shares = False  # whether a copy may share the parameters: they do not change
 
     def of(self, model: nn.Module) -> PixelClassifier:
-        """Another model behind the same units.
-
-        Args:
-            model: Images to logits.
-
-        Returns:
-            Its classifier, in eval mode.
-        """
+        """Another model behind the same units, in eval mode."""
         other = PixelClassifier(model, bounds=self.bounds, mean=None, std=None, dtype=self.dtype)
         other.normalisation = self.normalisation
         with suppress(NotImplementedError, AttributeError):  # of one that has no other mode
@@ -80,17 +73,7 @@ class PixelClassifier(nn.Module):
         return other
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (n, classes).
-
-        Args:
-            pixels: (n, ...) from 0 to 1.
-
-        Returns:
-            Logits.
-
-        Raises:
-            InputError: If the model returns anything else.
-        """
+        """Logits (n, classes) of pixels (n, ...) from 0 to 1; refused if there are none."""
         x = self.normalisation(self.as_given(pixels))
         if self.stand_in is None:
             return _logits(self.model, x)
@@ -98,25 +81,11 @@ class PixelClassifier(nn.Module):
         return guided(logits, _logits(self.stand_in, x)) if x.requires_grad else logits
 
     def as_given(self, pixels: Tensor) -> Tensor:
-        """The images as the user has them, and of their type.
-
-        Args:
-            pixels: (n, ...) from 0 to 1.
-
-        Returns:
-            (n, ...) within the bounds.
-        """
+        """Pixels from 0 to 1 as the user has the images, and of their type."""
         return self.in_units(pixels).to(self.dtype or pixels.dtype)
 
     def in_units(self, pixels: Tensor) -> Tensor:
-        """The images as the user has them, before normalisation.
-
-        Args:
-            pixels: (n, ...) from 0 to 1.
-
-        Returns:
-            (n, ...) within the bounds.
-        """
+        """Pixels from 0 to 1 as the user has the images, within the bounds."""
         low, high = self.bounds
         return low + pixels * (high - low)
 

@@ -47,14 +47,7 @@ class Consistency:
     asked: tuple[Tensor, Tensor] | None = None
 
     def afterwards(self, classifier: PixelClassifier) -> list[str]:
-        """Whether the attacks have changed how clean images are answered.
-
-        Args:
-            classifier: That was attacked.
-
-        Returns:
-            A sentence, or none.
-        """
+        """A sentence, or none: whether the attacks have changed how clean images are answered."""
         if self.asked is None or self.stateful:
             return []
         images, logits = self.asked

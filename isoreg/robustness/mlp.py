@@ -73,10 +73,6 @@ def layers_of(model: nn.Module) -> list[Layer]:
 def check_certifiable(model: nn.Module, norm: str) -> None:
     """Refuse what cannot be bounded, before anything is attacked.
 
-    Args:
-        model: The user's model.
-        norm: "Linf" or "L2".
-
     Raises:
         InputError: If it is no MLP, something may change what its layers compute, it computes in
             half precision, or the norm is another than L-inf.

@@ -18,15 +18,7 @@ NORMS = ("Linf", "L2")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax of the label, (n).
-
-    Args:
-        logits: (n, classes).
-        labels: (n).
-
-    Returns:
-        The loss of each image.
-    """
+    """-log softmax of the label, (n)."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
@@ -162,14 +154,7 @@ def gradient_of(values: Tensor, x: Tensor, *, create_graph: bool = False) -> Ten
 
 
 def without_derivative(error: RuntimeError) -> bool:
-    """Whether torch says that a function has no derivative, as floor_divide has none.
-
-    Args:
-        error: Of a backward pass.
-
-    Returns:
-        The answer.
-    """
+    """Whether torch says that a function has no derivative, as floor_divide has none."""
     return "derivative for" in str(error) and "not implemented" in str(error)
 
 
@@ -197,28 +182,12 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
 
 
 def random_signs(like: Tensor) -> Tensor:
-    """1 or -1 for each pixel.
-
-    Args:
-        like: (n, ...) images.
-
-    Returns:
-        (n, ...) integers.
-    """
+    """1 or -1 for each pixel of images (n, ...), as integers."""
     return torch.randint(0, 2, like.shape, device=like.device) * 2 - 1
 
 
 def random_point(images: Tensor, eps: float, norm: str) -> Tensor:
-    """A point of each ball, as attacks start from.
-
-    Args:
-        images: (n, ...) centres.
-        eps: Radius.
-        norm: "Linf" or "L2".
-
-    Returns:
-        (n, ...) points.
-    """
+    """A point (n, ...) of the ball around each image, as attacks start from."""
     if norm == "Linf":
         change = torch.empty_like(images).uniform_(-eps, eps)
     else:

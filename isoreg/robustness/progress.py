@@ -12,17 +12,12 @@ Item = tuple[str, float]
 
 
 def shown(items: Sequence[Item], progress: bool | None) -> Iterator[Item]:
-    """Go through attacks and radii, with a bar on standard error.
+    """Go through names of attacks and radii, with a bar on standard error if that is asked for.
 
-    Args:
-        items: Name of an attack, radius as the user wrote it.
-        progress: Whether to show it; None: on a terminal, if tqdm is installed.
+    With None it is on a terminal, if tqdm is installed.
 
     Yields:
         The items.
-
-    Raises:
-        MissingExtraError: If a bar is asked for and tqdm is not installed.
     """
     if progress is None:
         progress = sys.stderr.isatty() and find_spec("tqdm") is not None

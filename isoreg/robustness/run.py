@@ -48,17 +48,7 @@ class Run:
 
     @classmethod
     def begun(cls, task: Task, sizes: dict[float, float], batch_size: int, *, whole: bool) -> Run:
-        """Classify the clean images.
-
-        Args:
-            task: All images.
-            sizes: Radii in the user's units, and in pixels from 0 to 1.
-            batch_size: Images classified at once.
-            whole: See the class.
-
-        Returns:
-            A run without rows.
-        """
+        """Classify the clean images: a run without rows."""
         correct = _predictions(task.classifier, task.images, task.labels, batch_size)
         return cls(task, sizes, batch_size, whole, correct)
 
@@ -95,15 +85,7 @@ class Run:
         self.seconds[row] = self.seconds.get(row, 0.0) + time.perf_counter() - begin
 
     def report(self, warnings: list[str], preset: str) -> RobustnessReport:
-        """The rows so far.
-
-        Args:
-            warnings: Sentences.
-            preset: What was asked for.
-
-        Returns:
-            The report.
-        """
+        """The rows so far, with warnings and the name of what was asked for."""
         radii, correct = list(self.sizes), self.correct.tolist()
         norm, seconds = self.task.norm, dict(self.seconds)
         return RobustnessReport(norm, radii, correct, self.survived, warnings, seconds, preset)

@@ -67,13 +67,5 @@ def _in_floats(layer: nn.Module) -> nn.Linear:
 
 
 def guided(values: Tensor, smooth: Tensor) -> Tensor:
-    """Values of the one, the gradient of the other.
-
-    Args:
-        values: (n, classes) that count.
-        smooth: (n, classes) with a graph.
-
-    Returns:
-        (n, classes).
-    """
+    """Values (n, classes) of the first, with the gradient of the second."""
     return values + (smooth - smooth.detach())

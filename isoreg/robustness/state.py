@@ -17,14 +17,7 @@ _SHARDED = ("FSDPModule", "FullyShardedDataParallel")
 
 
 def refuse_sharded(model: nn.Module) -> None:
-    """Say so of what is no model, or one whose parameters are spread over ranks by FSDP.
-
-    Args:
-        model: The user's model.
-
-    Raises:
-        InputError: If it is no module, or FSDP holds it.
-    """
+    """Say so of what is no model, or one whose parameters are spread over ranks by FSDP."""
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(
@@ -43,14 +36,7 @@ def refuse_sharded(model: nn.Module) -> None:
 
 
 def refuse_static_graph(model: nn.Module) -> None:
-    """Say so of a model whose gradients DistributedDataParallel would average too early.
-
-    Args:
-        model: The user's model.
-
-    Raises:
-        InputError: If it was wrapped with ``static_graph=True``.
-    """
+    """Say so of a model whose gradients DistributedDataParallel would average too early."""
     if isinstance(model, nn.parallel.DistributedDataParallel) and model.static_graph:
         raise InputError(
             "model must be wrapped by DistributedDataParallel without static_graph=True: it takes "
@@ -61,9 +47,6 @@ def refuse_static_graph(model: nn.Module) -> None:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel, whose hooks serve training alone.
-
-    Args:
-        model: The user's model.
 
     Returns:
         The model.
@@ -90,13 +73,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def copied(model: nn.Module, *, share: bool = True) -> nn.Module | None:
-    """A copy with a state of its own.
+    """A copy with a state of its own; to ``share`` is to give it the model's own parameters.
 
     What alone cannot be copied, a lock or an open file, the copy has in common with the model.
-
-    Args:
-        model: The user's model.
-        share: Whether the copy has the model's own parameters.
 
     Returns:
         The copy; None if the model cannot be copied.
@@ -114,14 +93,7 @@ def copied(model: nn.Module, *, share: bool = True) -> nn.Module | None:
 
 
 def in_common(model: nn.Module) -> dict[str, object]:
-    """What a copy has in common with the model, since it cannot be copied.
-
-    Args:
-        model: The user's model.
-
-    Returns:
-        Values of attributes by their names.
-    """
+    """Attributes by name that cannot be copied, and that a copy has in common with the model."""
     source = getattr(model, "_orig_mod", model)
     memo = {**_cut_off(source), **{id(p): p for p in source.parameters()}}
     found = {}
@@ -165,14 +137,7 @@ class Forgetful(nn.Module):
         self.model, self.share = model, share
 
     def forward(self, x: Tensor) -> Any:
-        """What a fresh copy returns.
-
-        Args:
-            x: Images.
-
-        Returns:
-            Its output.
-        """
+        """What a fresh copy returns."""
         fresh = copied(self.model, share=self.share)
         assert fresh is not None
         return fresh(x)
@@ -183,9 +148,6 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Evaluate in eval mode, with gradients also where the caller has switched them off.
 
     Afterwards modes, parameters, gradients, buffers and random numbers are what they were.
-
-    Args:
-        model: The user's model.
 
     Yields:
         Nothing.
@@ -227,15 +189,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same shape, numbers and gaps.
-
-    Args:
-        a: A tensor.
-        b: Another one.
-
-    Returns:
-        The answer; False for a type that cannot be compared.
-    """
+    """Whether two tensors have the same shape, numbers and gaps; no, if they cannot be compared."""
     try:
         return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
     except (RuntimeError, NotImplementedError):  # a type that cannot be compared, of eight bits say

@@ -34,28 +34,10 @@ class Normalisation:
             raise InputError(f"std must be above 0, got {self._std.tolist()}.")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """What the model takes.
-
-        Args:
-            images: (n, channels, ...) as their user has them.
-
-        Returns:
-            Normalised images of that shape.
-        """
+        """What the model takes of images (n, channels, ...) as their user has them."""
         if self._mean is not None:
             images = images - _along("mean", self._mean, images)
-        return self.unscaled(images)
-
-    def unscaled(self, values: Tensor) -> Tensor:
-        """Divide by std alone, as a difference of images is.
-
-        Args:
-            values: (n, channels, ...).
-
-        Returns:
-            Values of that shape.
-        """
-        return values if self._std is None else values / _along("std", self._std, values)
+        return images if self._std is None else images / _along("std", self._std, images)
 
 
 def _values(name: str, given: PerChannel | None) -> Tensor | None:
