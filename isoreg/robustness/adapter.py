@@ -176,9 +176,6 @@ def deepfool(task: Task) -> tuple[Tensor, list[int]]:
 
     Source: Moosavi-Dezfooli, Fawzi and Frossard (2016), "DeepFool".
 
-    Args:
-        task: What to attack.
-
     Returns:
         Images within the ball, and no history.
     """
@@ -196,9 +193,6 @@ def cw(task: Task) -> tuple[Tensor, list[int]]:
     constant; three are tried, and for each image the nearest success in the ball is kept.
 
     Source: Carlini and Wagner (2017), "Towards Evaluating the Robustness of Neural Networks".
-
-    Args:
-        task: What to attack.
 
     Returns:
         Images within the ball, and no history.

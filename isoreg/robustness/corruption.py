@@ -19,9 +19,6 @@ def corruption(task: Task) -> tuple[Tensor, list[int]]:
     at least 3), and pixels turned black or white. The change is scaled to length eps, so that it
     stands beside an attack of the same length; one draw, not the worst of several.
 
-    Args:
-        task: What to corrupt.
-
     Returns:
         Images within the ball, and no history.
     """

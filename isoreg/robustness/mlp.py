@@ -78,16 +78,15 @@ def check_certifiable(model: nn.Module, norm: str) -> None:
             half precision, or the norm is another than L-inf.
     """
     for parameter in model.parameters():
-        kind = parameter.device.type
+        kind, got = parameter.device.type, ""
         if torch.is_autocast_enabled(kind):
+            got = f"torch.autocast with {torch.get_autocast_dtype(kind)}. Call it outside"
+        elif parameter.dtype not in (torch.float32, torch.float64):
+            got = str(parameter.dtype)
+        if got:
             raise InputError(
                 "certified=True bounds models in float32 or float64, whose rounding is negligible, "
-                f"got torch.autocast with {torch.get_autocast_dtype(kind)}. Call it outside."
-            )
-        if parameter.dtype not in (torch.float32, torch.float64):
-            raise InputError(
-                "certified=True bounds models in float32 or float64, whose rounding is negligible, "
-                f"got {parameter.dtype}."
+                f"got {got}."
             )
     if norm != "Linf":
         raise InputError(f"certified=True bounds L-inf balls alone, got norm={norm!r}.")

@@ -96,18 +96,10 @@ def _quotient(x: Any, other: Any, rounded: Tensor) -> Tensor:
     return _guided(rounded, x / other)
 
 
-def _reversed_quotient(x: Any, other: Any, rounded: Tensor) -> Tensor:
-    return _guided(rounded, other / x)
-
-
 def _remainder(x: Any, other: Any, rounded: Tensor) -> Tensor:
     """What a rounded quotient leaves of x: x - other * quotient, and nothing of its gradient."""
     quotient = ((_apart(x) - rounded) / _apart(other)).round()
     return _guided(rounded, x - other * _guided(quotient, x / other))
-
-
-def _reversed_remainder(x: Any, other: Any, rounded: Tensor) -> Tensor:
-    return _remainder(other, x, rounded)
 
 
 def _fraction(x: Tensor, _: object, rounded: Tensor) -> Tensor:
@@ -115,6 +107,10 @@ def _fraction(x: Tensor, _: object, rounded: Tensor) -> Tensor:
 
 
 _Smooth = Callable[[Any, Any, Tensor], Tensor]
+
+
+def _reversed(smooth: _Smooth) -> _Smooth:
+    return lambda x, other, rounded: smooth(other, x, rounded)
 
 
 def _by_function(names: dict[str, _Smooth], owners: Iterable[Any], end: str = "") -> dict[Any, Any]:
@@ -131,9 +127,9 @@ _NAMES: dict[str, _Smooth] = {
 }
 _OPERATORS = {
     "__floordiv__": _quotient,
-    "__rfloordiv__": _reversed_quotient,
+    "__rfloordiv__": _reversed(_quotient),
     "__mod__": _remainder,
-    "__rmod__": _reversed_remainder,
+    "__rmod__": _reversed(_remainder),
 }
 _SMOOTH = _by_function({**_NAMES, **_OPERATORS}, (torch, Tensor))
 _SMOOTH[torch.special.round] = _rounding
@@ -141,9 +137,6 @@ _SMOOTH_IN_PLACE = {
     **_by_function(_NAMES, (torch, Tensor), "_"),
     **_by_function({"__ifloordiv__": _quotient, "__imod__": _remainder}, (Tensor,)),
 }
-_DIVISIONS = {
-    getattr(owner, name)
-    for owner in (torch, Tensor)
-    for name in ("div", "div_", "divide", "divide_")
-    if hasattr(owner, name)
-}
+_DIVISIONS = _by_function(
+    dict.fromkeys(("div", "div_", "divide", "divide_"), _quotient), (torch, Tensor)
+)
