@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmarks.results import locked
 from benchmarks.study import Study, execute, new_lab
-from isoreg.embedding.rules import pick_device
+from isoreg._devices import pick_device
 
 _COMMON: dict[str, Any] = {
     "quick": Annotated[bool, typer.Option("--quick", help="Quickly; figures mean nothing.")],

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "_compiled": set(),
+    "_devices": {"errors"},
     "_tables": {"errors"},
     "_pairs.precision": set(),
     "distances": {"errors", "_tables", "_pairs.precision"},
@@ -159,6 +160,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets": {"errors", "masks"},
     "embedding": {
         "errors",
+        "_devices",
         "_tables",
         "_pairs.dense",
         "_pairs.precision",

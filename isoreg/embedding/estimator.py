@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from isoreg._devices import pick_device
 from isoreg._pairs.precision import full_precision
 from isoreg.diagnostics import distortion_of
 from isoreg.embedding.blocks import CallableMetric, resolve_blocks
@@ -22,7 +23,6 @@ from isoreg.embedding.picture import draw, drawn_classes
 from isoreg.embedding.rules import (
     check_settings,
     columns_unless_raised,
-    pick_device,
     read_rows,
     refuse_other_order,
 )

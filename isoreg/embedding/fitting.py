@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from isoreg._devices import pick_device
 from isoreg.diagnostics import distortion_of
 from isoreg.distances import exact_dtype
 from isoreg.embedding.blocks import Blocks, Places
 from isoreg.embedding.layout import NOTHING, lay_out
 from isoreg.embedding.network import MapNetwork, batches, mlp
-from isoreg.embedding.rules import pick_device
 from isoreg.embedding.targets import UNKNOWN, Targets, classmates_first
 from isoreg.embedding.training import Pairs, Progress, Recipe, train
 from isoreg.errors import InputError
@@ -46,14 +46,7 @@ class Fitted:
 def fit_map(
     settings: Any, rows: NDArray[Any], blocks: Blocks, targets: Targets | None, seed: int
 ) -> Fitted:
-    """Train a map.
-
-    Args:
-        settings: An `isoreg.embedding.IsometricEmbedding`, whose settings are checked.
-        rows: (n, d) samples.
-        blocks: Their distances.
-        targets: Their labels, or None.
-        seed: Of everything that is drawn.
+    """Train a map with the checked settings of an `isoreg.embedding.IsometricEmbedding`.
 
     Returns:
         The map, and what was seen.

@@ -41,18 +41,13 @@ _MAY_BE_NONE = {"max_epochs", "noise"}
 
 
 def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
-    """X as an array of floating numbers, each of them known.
-
-    Args:
-        estimator: An `isoreg.embedding.IsometricEmbedding`.
-        X: As the user gave it.
-        options: Of scikit-learn's `validate_data`.
+    """X as an array (n, d) of floating numbers, each of them known.
 
     Returns:
-        (n, d) samples.
+        The samples, checked by scikit-learn's `validate_data`, to which options are given.
 
     Raises:
-        InputError: If some entries are masked.
+        InputError: If they are strings, or some entries are masked.
         ValueError: scikit-learn's own, if X is no table of finite numbers.
     """
     given = as_array(X, "X") if isinstance(X, torch.Tensor) else X
@@ -72,13 +67,6 @@ def refuse_other_order(X: Any, **others: Any) -> None:
     """Refuse what pandas indexes by the samples of X in another order: samples go by place.
 
     An index that only counts rows names no samples, and is not compared.
-
-    Args:
-        X: As the user gave it.
-        others: What belongs to the same samples, by name.
-
-    Raises:
-        InputError: If one of them has the same names in another order.
     """
     pandas: Any = sys.modules.get("pandas")
     if pandas is None or not isinstance(X, pandas.DataFrame):
@@ -101,14 +89,7 @@ def refuse_other_order(X: Any, **others: Any) -> None:
 
 @contextmanager
 def columns_unless_raised(estimator: Any) -> Iterator[None]:
-    """Put back what is known of the columns where a fit raises, as the rest of the last fit stays.
-
-    Args:
-        estimator: An `isoreg.embedding.IsometricEmbedding`.
-
-    Yields:
-        Nothing.
-    """
+    """Put back what is known of the columns where a fit raises: all else is of the last fit too."""
     names = ("n_features_in_", "feature_names_in_")
     before = {name: vars(estimator)[name] for name in names if name in vars(estimator)}
     try:
@@ -121,14 +102,7 @@ def columns_unless_raised(estimator: Any) -> Iterator[None]:
 
 
 def check_settings(estimator: Any) -> None:
-    """Refuse settings that cannot be, before anything is computed.
-
-    Args:
-        estimator: An `isoreg.embedding.IsometricEmbedding`.
-
-    Raises:
-        InputError: If one is of the wrong type or out of its range.
-    """
+    """Refuse settings of a wrong type or out of their range, before anything is computed."""
     for name, (kind, least, closed, most) in _NUMBERS.items():
         value = getattr(estimator, name)
         if value is None and name in _MAY_BE_NONE:
@@ -151,26 +125,3 @@ def check_settings(estimator: Any) -> None:
             "clusterer must have fit_predict, as scikit-learn's clusterers do, got "
             f"{estimator.clusterer!r}."
         )
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """The device that is meant.
-
-    Args:
-        device: "auto" or what `torch.device` takes.
-
-    Returns:
-        The device.
-
-    Raises:
-        InputError: If torch does not know it.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty((), device=device).item()  # the meta device holds no numbers
-        return torch.device(device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(
-            f"device must be 'auto' or a device of this torch, got {device!r} ({error})."
-        ) from error
