@@ -86,18 +86,7 @@ def resolve_blocks(
 
 
 def as_array(values: Any, name: str) -> Array:
-    """What numpy holds, of a tensor in a precision that numpy has.
-
-    Args:
-        values: Numbers, or a tensor of them anywhere.
-        name: What to call them in an error.
-
-    Returns:
-        The array.
-
-    Raises:
-        InputError: If entries are masked, or a tensor is sparse or nested.
-    """
+    """What numpy holds, of a tensor in a precision that numpy has; refused where it is masked."""
     if not isinstance(values, Tensor):
         refuse_masked(values, name, "Fill them with NaN, which says that a distance is not known.")
         return np.asarray(values)

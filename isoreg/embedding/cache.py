@@ -73,7 +73,7 @@ class PairCache:
         """
         pairs = [(min(key, other), max(key, other)) for other in others]
         with self._open() as base:
-            known: dict[tuple[int, int], float] = {}
+            known: dict[Pair, float] = {}
             for start in range(0, len(pairs), _AT_ONCE):
                 asked = pairs[start : start + _AT_ONCE]
                 marks = ",".join(["(?,?)"] * len(asked))
@@ -85,16 +85,12 @@ class PairCache:
             self._try(pairs, known, compute)
             missing = [place for place, pair in enumerate(pairs) if pair not in known]
             if missing:
-                new = compute(np.array(missing), False).ravel()
-                values = [
-                    (*pairs[place], None if np.isnan(value) else float(value))
-                    for place, value in zip(missing, new, strict=True)
-                ]
-                base.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", values)
+                asked = [pairs[place] for place in missing]
+                new = list(zip(asked, compute(np.array(missing), False).flat, strict=True))
+                stored = [(*pair, None if np.isnan(d) else float(d)) for pair, d in new]
+                base.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", stored)
                 base.commit()
-                known.update({
-                    pairs[place]: value for place, value in zip(missing, new, strict=True)
-                })
+                known.update(new)
         return np.array([known[pair] for pair in pairs])
 
     def _try(self, pairs: list[Pair], known: dict[Pair, float], compute: Compute) -> None:
@@ -106,10 +102,8 @@ class PairCache:
         self._left_to_try -= count
         # spread over the pairs: metrics may agree on near ones alone, or be capped for far ones
         tried = np.array(places)[np.linspace(0, len(places) - 1, count).round().astype(np.int64)]
-        there, now = (
-            np.array([known[pairs[place]] for place in tried]),
-            compute(tried, False).ravel(),
-        )
+        there = np.array([known[pairs[place]] for place in tried])
+        now = compute(tried, False).ravel()
         rounding = 1e-6 * float(np.nanmax(there, initial=0))
         same = np.isclose(there, now, atol=rounding, equal_nan=True)
         if not same.all():  # the two directions of a metric may lie further apart than rounding
@@ -135,23 +129,10 @@ class PairCache:
 
 
 def sample_keys(rows: NDArray[np.generic], *, places: bool) -> list[int]:
-    """A 64-bit key of what each sample contains.
-
-    Args:
-        rows: (n, d) samples.
-        places: Whether a sample's place belongs to what it is, because the metric takes places.
-
-    Returns:
-        n integers.
-    """
-    wide = np.ascontiguousarray(rows, dtype=np.float64)
-    return [
-        int.from_bytes(
-            hashlib.blake2b(
-                row.tobytes() + (str(place).encode() if places else b""), digest_size=8
-            ).digest(),
-            "big",
-            signed=True,
-        )
-        for place, row in enumerate(wide)
-    ]
+    """A 64-bit key of what each row contains, and of its place if the metric takes places."""
+    keys = []
+    for place, row in enumerate(np.ascontiguousarray(rows, dtype=np.float64)):
+        content = row.tobytes() + (str(place).encode() if places else b"")
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        keys.append(int.from_bytes(digest, "big", signed=True))
+    return keys

@@ -118,10 +118,7 @@ class Optimizer:
 def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Places of the samples of batch after batch, without end: each epoch in a new order.
 
-    Args:
-        n: Number of samples.
-        size: Samples a batch; what is left of an epoch is dropped.
-        generator: Draws the orders.
+    What is left of an epoch is dropped.
 
     Yields:
         (size,) places.
@@ -137,9 +134,6 @@ def pack(state: dict[str, Any]) -> dict[str, Any]:
 
     The default network becomes arrays; one of the user's own is copied to the processor.
 
-    Args:
-        state: Attributes by name.
-
     Returns:
         The same, with another ``network_``.
     """
@@ -153,14 +147,7 @@ def pack(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def unpack(state: dict[str, Any]) -> dict[str, Any]:
-    """The reverse of `pack`.
-
-    Args:
-        state: Attributes by name.
-
-    Returns:
-        The same, with a module as ``network_``.
-    """
+    """The reverse of `pack`: the same state, with a module as ``network_``."""
     arrays = state.get("network_")
     if not isinstance(arrays, dict):
         return state

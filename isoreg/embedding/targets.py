@@ -148,14 +148,8 @@ def _columns(y: Any, n: int) -> NDArray[Any]:
 def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Numbers of the labels of a column, -1 for unknown ones, and the labels by number.
 
-    Args:
-        column: (n,) labels.
-
     Returns:
         (n,) numbers, and (k,) labels.
-
-    Raises:
-        InputError: If some are missing, no classes, or strings stand beside numbers.
     """
     if column.dtype.kind == "f" and not np.isfinite(column).all():
         raise InputError("y must not hold NaN or infinity. Write -1 where a label is not known.")

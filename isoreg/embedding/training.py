@@ -109,11 +109,6 @@ class Pairs:
 
         Those are the pairs within the classes of the finest level, or all of them without classes.
 
-        Args:
-            points: (b, components) the samples on the map, in radii.
-            places: (b,) the samples.
-            within: Whether only pairs within classes count, where there are classes.
-
         Returns:
             (p,) distances and (p,) distances on the map.
         """
@@ -223,13 +218,7 @@ def train(
 
 @torch.no_grad()
 def held_out_stress(body: nn.Module, inputs: Tensor, pairs: Pairs, places: Places) -> float:
-    """Kruskal's stress of some samples, with classes at the best scale, as the map is scaled later.
-
-    Args:
-        body: The network.
-        inputs: (n, d) standardised rows.
-        pairs: Distances and labels.
-        places: The samples.
+    """Kruskal's stress of some samples; with classes at the best scale, as the map is scaled later.
 
     Returns:
         The stress; NaN without pairs.
