@@ -15,14 +15,7 @@ from isoreg.masks import check_shape
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse what is no model, and models whose features or gradients would be wrong.
-
-    Args:
-        model: What the user gave.
-
-    Raises:
-        InputError: If it cannot be watched.
-    """
+    """Refuse what is no model, and models whose features or gradients would be wrong."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     if isinstance(model, nn.DataParallel):
@@ -39,14 +32,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_private(model: nn.Module) -> None:
-    """Refuse models that Opacus watches, also where it came after the regularizer.
-
-    Args:
-        model: The model.
-
-    Raises:
-        InputError: If one of its modules has hooks for gradients of single samples.
-    """
+    """Refuse models that Opacus watches, also where it came after the regularizer."""
     if any("autograd_grad_sample_hooks" in vars(module) for module in model.modules()):
         raise InputError(
             "a penalty on pairs cannot be trained with Opacus: one sample would change another's "
@@ -55,15 +41,7 @@ def check_private(model: nn.Module) -> None:
 
 
 def check_parallel(model: nn.Module, features: dict[str, Tensor]) -> None:
-    """Refuse features that may be one device's part of those of a tensor-parallel model.
-
-    Args:
-        model: The model.
-        features: By layer.
-
-    Raises:
-        InputError: If the model is tensor-parallel and a layer gave a plain tensor.
-    """
+    """Refuse features that may be one device's part of those of a tensor-parallel model."""
     plain = [name for name, x in features.items() if not _is_distributed(x)]
     if plain and _is_tensor_parallel(model):
         raise InputError(
@@ -74,14 +52,7 @@ def check_parallel(model: nn.Module, features: dict[str, Tensor]) -> None:
 
 
 def whole_tensor(x: Tensor) -> Tensor:
-    """Features or a reference as they are on all devices together.
-
-    Args:
-        x: A tensor, also a `DTensor`.
-
-    Returns:
-        The whole, a plain tensor.
-    """
+    """Features or a reference as they are on all devices together, a plain tensor."""
     whole: Any = x
     return whole.full_tensor() if _is_distributed(x) else x
 
@@ -103,15 +74,7 @@ def _is_tensor_parallel(model: nn.Module) -> bool:
 
 
 def check_watched(record: Record, beta: float | AutoBeta) -> None:
-    """Refuse "auto" where the loss's gradient cannot be seen.
-
-    Args:
-        record: Of the batch.
-        beta: A number or an `AutoBeta`.
-
-    Raises:
-        InputError: If a layer returned a structure that a callable picks from.
-    """
+    """Refuse "auto" where a layer gave a structure to pick from, whose gradient cannot be seen."""
     if isinstance(beta, AutoBeta) and record.unwatched:
         raise InputError(
             f"beta='auto' cannot see the gradient of layer {record.unwatched[0]!r}, which returns "
@@ -121,17 +84,7 @@ def check_watched(record: Record, beta: float | AutoBeta) -> None:
 
 
 def batch_size(features: dict[str, Tensor]) -> int:
-    """Number of samples, once all features agree on it.
-
-    Args:
-        features: By layer.
-
-    Returns:
-        The number.
-
-    Raises:
-        InputError: If they do not agree, or have no distances.
-    """
+    """Number of samples, once the features of all layers agree on it and can have distances."""
     first, x = next(iter(features.items()))
     for name, other in features.items():
         check_dense(other, f"the features of layer {name!r}")
@@ -149,16 +102,7 @@ def batch_size(features: dict[str, Tensor]) -> int:
 
 
 def check_reference(reference: Tensor, features: dict[str, Tensor], name: str = "inputs") -> None:
-    """Refuse a reference that is not one of this batch.
-
-    Args:
-        reference: (n, ...) points.
-        features: (n, d) by layer.
-        name: The argument that it was given by.
-
-    Raises:
-        InputError: If it holds other than n points, or none that have distances.
-    """
+    """Refuse a reference without one row a sample; ``name`` is the argument that gave it."""
     if not isinstance(reference, Tensor):
         raise InputError(
             "the reference must be a tensor with one row a sample, "
@@ -186,15 +130,7 @@ def check_reference(reference: Tensor, features: dict[str, Tensor], name: str = 
 
 
 def check_batch_labels(labels: Tensor | None, n: int) -> None:
-    """Refuse labels that do not belong to the recorded batch.
-
-    Args:
-        labels: What the user gave.
-        n: Size of the batch.
-
-    Raises:
-        InputError: If they are not n usable labels.
-    """
+    """Refuse labels that do not belong to the recorded batch of n."""
     if isinstance(labels, Tensor) and labels.ndim > 0 and labels.shape[0] != n:
         raise InputError(
             f"{len(labels)} labels for a recorded batch of {n}. Call it with the labels of the "
@@ -211,10 +147,6 @@ def check_uses(record: Record, *, paired: bool) -> None:
     Args:
         record: Of the batch.
         paired: Whether each use has a reference of its own, and no labels are given.
-
-    Raises:
-        RecordError: If a later use of a layer does not depend on the use before it, or a use was
-            made from another reference than its own.
     """
     if paired:
         _check_order(record)

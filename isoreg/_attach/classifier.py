@@ -92,15 +92,7 @@ def known_classifier(model: nn.Module) -> Layer | None:
 
 
 def check_classifier(model: nn.Module, layers: Iterable[Layer]) -> None:
-    """Refuse a default layer that no longer classifies, because modules came behind it.
-
-    Args:
-        model: The model as it is now.
-        layers: Those that are recorded.
-
-    Raises:
-        LayerError: If another module is the classifier now.
-    """
+    """Refuse a default layer that no longer classifies, because modules came behind it."""
     if torch.compiler.is_compiling():
         return
     for layer in layers:
@@ -137,11 +129,7 @@ class _Run:
 
 
 class ClassifierSearch:
-    """Watches all modules during one forward pass, and then says which one classifies.
-
-    Args:
-        model: The model.
-    """
+    """Watches all modules during one forward pass, and then says which one classifies."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {id(module): name for name, module in model.named_modules()}
@@ -164,26 +152,13 @@ class ClassifierSearch:
         return inside or weighs
 
     def sees(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Look at what enters a module, before the module may work in place on it.
-
-        Args:
-            module: The module.
-            args: What it is called with.
-            kwargs: By keyword.
-        """
+        """Look at what enters a module, before the module may work in place on it."""
         entering = Entering(args, kwargs)
         # the tensors are kept, so that their numbers are theirs alone
         self._begun[id(module)] = entering, {id(x): _version(x) for x in _floating(entering)}
 
     def saw(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """Take in one call of a module.
-
-        Args:
-            module: The module.
-            args: What it was called with.
-            kwargs: By keyword.
-            output: What it returned.
-        """
+        """Take in one call of a module: what it was called with, and what it returned."""
         _, versions = self._begun.pop(id(module), (None, {}))
         entering = Entering(args, kwargs)
         if next(tensors_in(entering), None) is None or not self._is_seen(module):
@@ -200,11 +175,6 @@ class ClassifierSearch:
 
     def finish(self, args: Any, kwargs: Any, output: Any) -> tuple[Layer, list[Entering]]:
         """Say which module classifies, from what the model took and returned.
-
-        Args:
-            args: What the model was called with.
-            kwargs: By keyword.
-            output: What it returned.
 
         Returns:
             The classifier, and what it was called with each time that it ran in this pass.
