@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from isoreg.robustness.adapter import cw, deepfool, from_torchattacks
 from isoreg.robustness.corruption import corruption
 from isoreg.robustness.outputs import answers
 from isoreg.robustness.pgd import (
-    Classifier,
     cross_entropy,
     gradient_of,
     margin,
@@ -26,7 +26,6 @@ from isoreg.robustness.pgd import (
 )
 from isoreg.robustness.task import Attack, Task
 
-_CLIMBING_STEPS = 40
 _PAPER_STEPS = 10
 _NOISES = 20
 
@@ -36,6 +35,17 @@ def _pgd(**options: Any) -> Attack:
         return pgd(
             task.classifier, task.images, task.labels, eps=task.eps, norm=task.norm, **options
         )
+
+    return attack
+
+
+def _pgd_on(other: Callable[[Task], Any], **options: Any) -> Attack:
+    """PGD on another model; each of its steps is tried on this one."""
+
+    def attack(task: Task) -> tuple[Tensor, list[int]]:
+        tried_on_this = _pgd(judge=task.classifier, random_start=False, steps=40, **options)
+        found, _ = tried_on_this(replace(task, classifier=other(task)))
+        return found, []
 
     return attack
 
@@ -54,27 +64,6 @@ def _noise(task: Task) -> tuple[Tensor, list[int]]:
         with torch.no_grad():
             new = answers(task.classifier(x)) != task.labels
         found[new] = x[new]
-    return found, []
-
-
-def _transfer(task: Task) -> tuple[Tensor, list[int]]:
-    """PGD on another model, which this one has not seen; each of its steps is tried on this one."""
-    assert task.transfer is not None
-    return _on(task.transfer, task, loss=cross_entropy, random_start=False)
-
-
-def _student(task: Task) -> tuple[Tensor, list[int]]:
-    """PGD on a small network that has learnt the model's own answers."""
-    assert task.student is not None
-    return _on(task.student, task, loss=margin, random_start=False, restarts=2)
-
-
-def _on(other: Classifier, task: Task, **options: Any) -> tuple[Tensor, list[int]]:
-    found, _ = pgd(
-        *(other, task.images, task.labels),
-        **{"eps": task.eps, "norm": task.norm, "steps": _CLIMBING_STEPS, **options},
-        judge=task.classifier,
-    )
     return found, []
 
 
@@ -129,8 +118,8 @@ ATTACKS: dict[str, Attack] = {
     "square": from_torchattacks("Square", n_queries=1000, n_restarts=1),
     "noise": _noise,
     "corruption": corruption,
-    "transfer": _transfer,
-    "student": _student,
+    "transfer": _pgd_on(attrgetter("transfer"), loss=cross_entropy),
+    "student": _pgd_on(attrgetter("student"), loss=margin, restarts=2),
     "paper-pgd": _pgd(loss=cross_entropy, steps=_PAPER_STEPS, random_start=False),
     "paper-fgsm-training-loss": _on_training_loss(1),
     "paper-pgd-training-loss": _on_training_loss(_PAPER_STEPS),
