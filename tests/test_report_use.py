@@ -14,7 +14,12 @@ from zoo import honest, images_of
 
 from isoreg import InputError
 from isoreg.robustness import ATTACKS, PRESETS, RobustnessReport, attacks, evaluate
-from isoreg.robustness.checks import check_gradients, check_model, check_radii
+from isoreg.robustness.checks import (
+    boundary_distances,
+    check_gradients,
+    check_model,
+    check_radii,
+)
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import pgd, project, steepest
 from isoreg.robustness.results import check_distances, check_restarts, check_results
@@ -496,13 +501,13 @@ def test_each_attack_is_compared_with_weaker_ones_and_with_the_worst_case() -> N
 def test_first_order_distances_of_a_linear_model_are_exact(norm: str) -> None:
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(9, 1, 3, 4)
     y = model(x).argmax(1)
-    found = check_gradients(classifier_of(model), x, y, norm)
+    found = boundary_distances(classifier_of(model), x, y, norm)
     weight, logits = model[1].weight, model(x)
     slope = (weight[0] - weight[1]).norm(p=1 if norm == "Linf" else 2)
-    torch.testing.assert_close(found.distances, (logits[:, 0] - logits[:, 1]).abs() / slope)
-    assert found.signs == []
-    none = check_gradients(classifier_of(model), x[:0], y[:0], norm)
-    assert (none.signs, none.distances.shape) == ([], (0,))
+    torch.testing.assert_close(found, (logits[:, 0] - logits[:, 1]).abs() / slope)
+    assert check_gradients(classifier_of(model), x, y) == []
+    none = classifier_of(model), x[:0], y[:0]
+    assert (check_gradients(*none), boundary_distances(*none, norm).shape) == ([], (0,))
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

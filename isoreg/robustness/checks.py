@@ -10,7 +10,6 @@ Wagner (2018), "Obfuscated Gradients Give a False Sense of Security".
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,20 +44,6 @@ _OTHERWISE = 0.4
 _ROUNDING = 1e-6
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """What gradients at clean images say.
-
-    Attributes:
-        signs: A sentence for each fault.
-        distances: (n) how far the boundary is by the gradient of the margin, in the norm; infinite
-            where that is zero.
-    """
-
-    signs: list[str]
-    distances: Tensor
-
-
 def check_radii(radii: list[float], norm: str) -> list[str]:
     """Whether a radius looks like one of other units, or of another norm.
 
@@ -75,23 +60,20 @@ def check_radii(radii: list[float], norm: str) -> list[str]:
         >>> check_radii([8 / 255 / 255], "Linf")[0][:44]
         'an L-inf radius of 0.000123 of the range of '
     """
-    signs = []
-    small = [radius for radius in radii if 0 < radius < _SMALL_L2]
-    if norm == "L2" and small:
-        signs.append(
-            f"an L2 radius of {small[0]:.3g} is as small as L-inf radii are, and is spread over "
-            "all pixels: is norm='Linf' meant?"
-        )
     if norm == "L2":
-        return signs
+        small = [radius for radius in radii if 0 < radius < _SMALL_L2]
+        return [
+            f"an L2 radius of {radius:.3g} is as small as L-inf radii are, and is spread over "
+            "all pixels: is norm='Linf' meant?"
+            for radius in small[:1]
+        ]
     odd = [radius for radius in radii if 0 < radius < 0.999 / 255 or radius > 0.5]
-    signs += [
+    return [
         f"an L-inf radius of {radius:.3g} of the range of the pixels is "
         + ("less than one step of 255" if radius < 0.5 else "more than half of it")
         + ": is eps in the units of bounds?"
         for radius in odd[:1]
     ]
-    return signs
 
 
 def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
@@ -125,28 +107,33 @@ def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> 
     return signs
 
 
-def check_gradients(
+def boundary_distances(
     classifier: PixelClassifier, images: Tensor, labels: Tensor, norm: str
-) -> Gradients:
-    """Whether a small step along the gradient of the margin raises it as the gradient promises.
-
-    A wrong backward pass does not, nor does a surface with waves of that size.
-
-    Returns:
-        Signs, and first-order distances in the norm.
-    """
+) -> Tensor:
+    """How far the boundary is by the gradient of the margin, (n); infinite where that is zero."""
     if not len(images):
-        return Gradients([], images.new_zeros(0))
+        return images.new_zeros(0)
     distances = []
     for x, y in zip(images.split(_GRADIENT_IMAGES), labels.split(_GRADIENT_IMAGES), strict=True):
         gap, gradient = _gap(classifier, x, y)
         slope = gradient.flatten(1).norm(p=1 if norm == "Linf" else 2, dim=1)
         distances.append(torch.where(slope > 0, -gap / slope, torch.inf))
-    signs: list[str] = []
+    return torch.cat(distances)
+
+
+def check_gradients(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
+    """Whether a small step along the gradient of the margin raises it as the gradient promises.
+
+    A wrong backward pass does not, nor does a surface with waves of that size.
+
+    Returns:
+        A sentence, or none.
+    """
     some, of = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
     # steps of that size are lost in half precision
-    if (classifier.dtype or images.dtype) not in (torch.float32, torch.float64):
-        return Gradients(signs, torch.cat(distances))
+    exact = (classifier.dtype or images.dtype) in (torch.float32, torch.float64)
+    if not len(some) or not exact:
+        return []
     gap, gradient = _gap(classifier, some, of)
     for size, least in _SMALL_STEPS.items():
         moved = project(some + size * steepest(gradient, "Linf"), some, size, "Linf")
@@ -155,13 +142,12 @@ def check_gradients(
         promised = (gradient * (moved - some)).flatten(1).sum(1)
         kept = (gained / promised)[(promised > 0) & gained.isfinite()]
         if len(kept) and kept.median() < least:
-            signs.append(
+            return [
                 f"a step of {size:.2g} along the gradient raises the margin's loss by "
                 f"{100 * kept.median():.0f} % of what the gradient promises (median): the "
                 "gradient is wrong, or the surface has waves that hide where it rises."
-            )
-            break
-    return Gradients(signs, torch.cat(distances))
+            ]
+    return []
 
 
 def check_directions(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
@@ -204,8 +190,7 @@ def _check_in_float32(classifier: PixelClassifier, images: Tensor, labels: Tenso
     wide = classifier.in_float32()
     if wide is not None:
         with suppress(Exception):  # whatever a model raises that converts its images itself
-            signs = check_gradients(wide, images, labels, "Linf").signs
-            return signs or check_directions(wide, images, labels)
+            return check_gradients(wide, images, labels) or check_directions(wide, images, labels)
     return [
         "the model computes in half precision alone, where small steps are lost, so whether its "
         "gradient leads where it says went unchecked: evaluate it in float32 as well."

@@ -20,6 +20,7 @@ from isoreg.robustness.attacks import WITH_STUDENT, check_training_loss, chosen
 from isoreg.robustness.certified import certified as proven
 from isoreg.robustness.certified import check_same
 from isoreg.robustness.checks import (
+    boundary_distances,
     check_directions,
     check_gradients,
     check_model,
@@ -181,24 +182,23 @@ def _evaluated(
     torch.manual_seed(task.seed)
     run = Run.begun(task, sizes, batch_size, whole=consistency.beside)
     signs = check_model(task.classifier, *run.sample()) + consistency.signs
-    gradients = check_gradients(task.classifier, *run.inside(), task.norm)
-    signs += gradients.signs or check_directions(task.classifier, *run.inside())
-    run.ways = ways_to_climb(task.classifier, *run.inside())
-    signs += check_hidden_pixels(
-        *(task.classifier, *run.inside()), eps=largest, norm=task.norm, ways=run.ways
-    )
+    inside = task.classifier, *run.inside()
+    distances = boundary_distances(*inside, task.norm)
+    signs += check_gradients(*inside) or check_directions(*inside)
+    run.ways = ways_to_climb(*inside)
+    signs += check_hidden_pixels(*inside, eps=largest, norm=task.norm, ways=run.ways)
     for name, radius in shown([(name, radius) for name in names for radius in sizes], progress):
         run.attack(name, radius)
     for radius in sizes if fresh else ():
         run.attack("pgd-margin", radius, row="fresh-copy", task=fresh)
-    signs += check_unbounded(task.classifier, *run.inside(), run.ways)
+    signs += check_unbounded(*inside, run.ways)
     signs += consistency.afterwards(task.classifier)
-    results = _check(run, gradients.distances)
+    results = _check(run, distances)
     taught = preset in WITH_STUDENT or (bool(signs or results) and preset != "paper")
     if taught and "student" not in names and bool(run.correct.any()):
         for radius in sizes:
             run.attack("student", radius)
-        results = _check(run, gradients.distances)
+        results = _check(run, distances)
     warnings = check_radii(list(sizes.values()), task.norm) + signs + consistency.remarks + results
     return run.report([*warnings, *check_restarts(run.history, len(task.labels))], preset)
 
