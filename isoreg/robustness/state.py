@@ -82,14 +82,12 @@ def copied(model: nn.Module, *, share: bool = True) -> nn.Module | None:
     """
     source = getattr(model, "_orig_mod", model)  # a compiled copy would be compiled anew
     memo = {id(p): p for p in source.parameters()} if share else {}
-    try:
+    with suppress(Exception):  # whatever the user's attributes raise
         return copy.deepcopy(source, dict(memo))
-    except Exception:  # whatever the user's attributes raise
-        common = {id(value): value for value in in_common(source).values()}
-        try:
-            return copy.deepcopy(source, {**_cut_off(source), **common, **memo})
-        except Exception:  # then there is no copy
-            return None
+    common = {id(value): value for value in in_common(source).values()}
+    with suppress(Exception):
+        return copy.deepcopy(source, {**_cut_off(source), **common, **memo})
+    return None
 
 
 def in_common(model: nn.Module) -> dict[str, object]:
