@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from isoreg._devices import pick_device
 from isoreg.diagnostics import distortion_of
@@ -61,8 +61,8 @@ def fit_map(
     learned, classes = drawn[held:], None if targets is None else targets.classes
     known = classmates_first(learned, classes)[:MEASURED]
     measured = classmates_first(drawn[:held], classes)[:MEASURED] if held else known
-    pairs = _scaled(blocks, targets, classes, learned, rows, settings)
-    network, noise = _network(settings, rows, pairs, classes, learned, seed)
+    pairs = _scaled(settings, rows, blocks, targets, learned)
+    network, noise = _network(settings, rows, pairs, learned, seed)
     inputs = network.standard(torch.tensor(rows))
     if isinstance(settings.metric, str) and settings.metric == "euclidean":
         pairs.rows = inputs * float(network.spread / pairs.radius)
@@ -133,16 +133,11 @@ def _check_held_out(pairs: Pairs, measured: Places, components: int) -> None:
 
 
 def _scaled(
-    blocks: Blocks,
-    targets: Targets | None,
-    classes: NDArray[np.int64] | None,
-    learned: Places,
-    rows: NDArray[Any],
-    settings: Any,
+    settings: Any, rows: NDArray[Any], blocks: Blocks, targets: Targets | None, learned: Places
 ) -> Pairs:
     """The pairs in radii of the classes, and the classes' places, from a batch of samples."""
     k = 0 if targets is None else len(targets.names)
-    of_learned = np.full(len(learned), UNKNOWN) if classes is None else classes[learned]
+    of_learned = np.full(len(learned), UNKNOWN) if targets is None else targets.classes[learned]
     chosen = _from_each_class(of_learned, max(settings.batch_size, 2 * k))
     table = blocks(learned[chosen]).numpy()
     if not (table > 0).any():  # copies of one sample, by chance: take samples that differ
@@ -166,12 +161,7 @@ def _from_each_class(classes: NDArray[np.int64], most: int) -> Places:
 
 
 def _network(
-    settings: Any,
-    rows: NDArray[Any],
-    pairs: Pairs,
-    classes: NDArray[np.int64] | None,
-    learned: Places,
-    seed: int,
+    settings: Any, rows: NDArray[Any], pairs: Pairs, learned: Places, seed: int
 ) -> tuple[MapNetwork, float]:
     """The network before training, and the deviation of the noise on what its body takes."""
     known = rows[learned].astype(np.float64)
@@ -193,11 +183,11 @@ def _network(
     centre = torch.as_tensor(mean, dtype=exact_dtype(device))
     network = MapNetwork(body, centre, spread, pairs.radius).to(device)
     _check_output(network, rows[learned[:2]], settings.n_components)
-    if classes is None:
-        share = NOISE_WITHOUT_CLASSES if settings.noise is None else settings.noise
-        return network, share
+    if pairs.targets is None:
+        return network, NOISE_WITHOUT_CLASSES if settings.noise is None else settings.noise
+    classes = pairs.targets.classes[learned]
     share = NOISE if settings.noise is None else settings.noise
-    return network, share * _within((known - mean) / size, classes[learned]) * (size / spread)
+    return network, share * _within((known - mean) / size, classes) * (size / spread)
 
 
 def _copied(network: nn.Module) -> nn.Module:
@@ -239,7 +229,7 @@ def _check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> N
     except RuntimeError as error:
         points = f"torch's error: {error}"
     got = str(points) if isinstance(points, str) else type(points).__name__
-    if isinstance(points, torch.Tensor):
+    if isinstance(points, Tensor):
         got = f"{points.dtype} of shape {tuple(points.shape)}"
         if points.is_floating_point() and points.shape == asked:
             if not points.isfinite().all():
@@ -253,17 +243,12 @@ def _check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> N
 
 @torch.no_grad()
 def _rescale(
-    network: MapNetwork,
-    inputs: torch.Tensor,
-    pairs: Pairs,
-    learned: Places,
-    measured: Places,
-    size: int,
+    network: MapNetwork, inputs: Tensor, pairs: Pairs, learned: Places, measured: Places, size: int
 ) -> float:
     """Make lengths of the map distances in the data's unit; the stress of the measured samples."""
     body: nn.Module = network.body
 
-    def compared(places: Places, *, within: bool = True) -> list[torch.Tensor]:
+    def compared(places: Places, *, within: bool = True) -> list[Tensor]:
         found = []
         for start in range(0, len(places) - 1, size):  # a metric is asked for a batch at a time
             part = places[start : start + size]
