@@ -13,6 +13,10 @@ from isoreg.errors import InputError, error_prefix
 
 IGNORED = -100
 """Label of samples that pair with nobody, the default ``ignore_index`` of cross-entropy."""
+_SEVERAL = (
+    "If a sample has several labels, no class is its own: use labels=None, with pair_weights= to "
+    "say which pairs count."
+)
 
 
 def pair_weights(
@@ -178,10 +182,7 @@ def check_label_values(labels: Tensor) -> None:
     if bool(found.isnan().any()):
         advice = "NaN stands for no label: give such samples a row of zeros."
     elif bool(((labels == 0) | (labels == 1)).all()):
-        advice = (
-            "If a sample has several labels, no class is its own: use labels=None, with "
-            "pair_weights= to say which pairs count."
-        )
+        advice = _SEVERAL
     else:
         advice = "Logits are not labels: apply softmax, or pass class numbers."
     raise InputError(
@@ -223,10 +224,7 @@ def _refuse_shape(labels: Tensor) -> None:
         elif is_binary and bool((labels.sum(1) <= 1).all()):
             advice = "If these are one-hot rows, convert them with .argmax(1), or with .float()."
         elif is_binary:
-            advice = (
-                "If a sample has several labels, no class is its own: use labels=None, with "
-                "pair_weights= to say which pairs count."
-            )
+            advice = _SEVERAL
         else:
             advice = (
                 "If there is one a token or pixel, say what the class of the whole sample is; "
