@@ -74,13 +74,8 @@ class Pairs:
         The stresses are penalties of one table of distances: to compute it for each of them costs
         more in batches of a few hundred samples.
 
-        Args:
-            points: (b, components) the batch on the map, in radii.
-            places: (b,) the samples.
-            recipe: The weights.
-
         Returns:
-            The loss.
+            The loss of the batch at these points, (b, components) in radii.
         """
         distances_bb = self.descended_to(places).to(points.device)
         drawn_bb = drawn_distances(points)

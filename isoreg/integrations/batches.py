@@ -168,15 +168,7 @@ class Named:
 
 
 def check_options(options: Mapping[str, Any], allowed: Callable[..., Any]) -> None:
-    """Refuse keywords that nobody takes, before training starts.
-
-    Args:
-        options: What the user gave.
-        allowed: The callable that will get them.
-
-    Raises:
-        InputError: If one is unknown.
-    """
+    """Refuse keywords that the callable ``allowed`` does not take, before training starts."""
     known = [*inspect.signature(allowed).parameters][1:]
     for name in options:
         if name not in known:

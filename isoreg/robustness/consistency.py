@@ -64,13 +64,6 @@ def check_consistency(
     stays untouched; random numbers start from the same seed. The first copy has parameters of its
     own too: if they change, none shares them.
 
-    Args:
-        classifier: Pixels to logits.
-        images: (n, ...) pixels from 0 to 1.
-        labels: (n).
-        eps: The largest radius.
-        norm: "Linf" or "L2".
-
     Returns:
         What was found.
     """

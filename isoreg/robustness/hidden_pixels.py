@@ -31,14 +31,7 @@ def check_hidden_pixels(
 
     They are looked for where attacks start, at a random point: at the image itself a layer that is
     idle where all is black hides nothing. Where no pixel has a gradient, other checks tell.
-
-    Args:
-        classifier: Pixels to logits.
-        images: (n, ...) pixels from 0 to 1, all of them classified correctly; perhaps none.
-        labels: (n).
-        eps: The largest radius.
-        norm: "Linf" or "L2".
-        ways: Contexts for gradients, of `ways_to_climb`.
+    All images, (n, ...) pixels from 0 to 1, are classified correctly; perhaps there are none.
 
     Returns:
         A sentence, or none.

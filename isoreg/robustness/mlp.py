@@ -41,9 +41,6 @@ Layer: TypeAlias = Affine | type[nn.Module]
 def layers_of(model: nn.Module) -> list[Layer]:
     """Linear layers and activations of an MLP, in their order.
 
-    Args:
-        model: The user's model.
-
     Returns:
         The layers, in float64.
 

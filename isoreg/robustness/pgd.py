@@ -134,11 +134,6 @@ def gradient_of(values: Tensor, x: Tensor, *, create_graph: bool = False) -> Ten
 
     They may have a graph all the same: of parameters that the model does not list, say.
 
-    Args:
-        values: (n).
-        x: (n, ...) what they were computed from.
-        create_graph: Whether the gradient is to be differentiated in turn.
-
     Returns:
         (n, ...), or None.
     """

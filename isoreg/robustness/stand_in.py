@@ -18,9 +18,6 @@ def stand_in_for(model: nn.Module) -> nn.Module | None:
     Of torch's own quantisation the linear layers of dynamic int8 have such a twin: the same
     weights, as they are after rounding, and no rounding of what enters.
 
-    Args:
-        model: The user's model.
-
     Returns:
         A model with the same parameters in its other layers, or None if nothing of it is quantised.
 
