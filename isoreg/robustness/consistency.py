@@ -96,10 +96,9 @@ def check_consistency(
         result.signs.append(_stateful(changed))
         return result
     backwards = _answer(classifier.copied(), some.flip(0)).flip(0)
-    halves = [_answer(classifier.copied(), some[start::2]) for start in range(min(2, len(some)))]
     apart = torch.empty_like(first)
-    for start, half in enumerate(halves):
-        apart[start::2] = half
+    for start in range(min(2, len(some))):
+        apart[start::2] = _answer(classifier.copied(), some[start::2])
     changed = max(_changed(first, other, tolerance) for other in (backwards, apart))
     if changed:
         result.beside = True

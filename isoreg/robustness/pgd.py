@@ -118,7 +118,9 @@ def pgd(
         for _ in range(steps + 1):
             leaf = x.detach().requires_grad_()
             logits = classifier(leaf)
-            new = (_answers(judge, x, logits) != labels) & ~fooled
+            with torch.no_grad():
+                judged = logits if judge is None else judge(x)
+            new = (answers(judged) != labels) & ~fooled
             found[new] = x[new]
             fooled |= new
             gradient = gradient_of(loss(logits, labels), leaf)
@@ -190,11 +192,6 @@ def random_point(images: Tensor, eps: float, norm: str) -> Tensor:
         radius = torch.rand_like(_lengths(direction))
         change = eps * radius * direction / _lengths(direction)
     return project(images + change, images, eps, norm)
-
-
-@torch.no_grad()
-def _answers(judge: Classifier | None, x: Tensor, logits: Tensor) -> Tensor:
-    return answers(logits if judge is None else judge(x))
 
 
 def _lengths(x: Tensor) -> Tensor:
