@@ -52,9 +52,6 @@ def choose_layers(model: nn.Module, layers: Layers) -> list[Layer]:
 def known_classifier(model: nn.Module) -> Layer | None:
     """The classifier of a model that need not run to show it.
 
-    Args:
-        model: The model.
-
     Returns:
         The module that timm's ``pretrained_cfg`` names (the first, if it names several), or the
         last module with weights in a chain of modules; None for any other model.

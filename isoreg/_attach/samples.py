@@ -81,9 +81,6 @@ class Other(NamedTuple):
 def parameter_names(module: nn.Module) -> list[str]:
     """Names of what a module's forward takes, looked up through wrappers that pass all on.
 
-    Args:
-        module: The module.
-
     Returns:
         The names; none where only ``*args`` and ``**kwargs`` are declared.
 
@@ -103,13 +100,8 @@ def parameter_names(module: nn.Module) -> list[str]:
 def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]) -> Call:
     """Collect what may hold the samples, before the model can work in place on it.
 
-    Args:
-        args: Positional arguments of the call.
-        kwargs: Keyword arguments.
-        names: What the positional ones are called.
-
     Returns:
-        The candidates, detached and copied.
+        The candidates, detached and copied; ``names`` are what positional arguments are called.
 
     Example:
         >>> images, weights = torch.ones(2, 3), torch.ones(2)
@@ -134,11 +126,6 @@ def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[st
 
 def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
     """The tensor that holds the n samples of a call.
-
-    Args:
-        call: What was collected.
-        labels: The labels of the batch.
-        n: Number of samples, as the features have it.
 
     Returns:
         (n, ...) floating points; where the only candidate has another length, that one.
