@@ -164,6 +164,8 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     if labels.dtype == object:  # a table of columns of several types, as pandas gives it
         labels = np.array(labels.tolist())
     try:
+        if labels.dtype.kind == "S":  # an old scikit-learn takes them
+            raise TypeError("Unknown label type: bytes")
         check_classification_targets(labels)
     except (ValueError, TypeError) as error:  # scikit-learn speaks of classifiers there
         reason = str(error).splitlines()[0].partition(". ")[0]
