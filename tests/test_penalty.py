@@ -863,6 +863,30 @@ def test_memory_layout_does_not_matter() -> None:
     )
 
 
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan"])
+@pytest.mark.parametrize(
+    "name", ["inputs", "labels", "input_distances", "pair_weights", "scale", "another layer"]
+)
+def test_what_was_made_in_inference_mode_is_a_constant_like_another(
+    name: str, distance: str
+) -> None:
+    table = torch.cdist(X.flatten(1), X.flatten(1))
+    made = {"inputs": X, "labels": LABELS["classes"], "input_distances": table}
+    made |= {"pair_weights": table, "scale": torch.tensor(0.5), "another layer": LAYERS[1]}
+
+    def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
+        phi, rest = LAYERS[0].clone().requires_grad_(), {"inputs": X, "distance": distance}
+        features = [phi, x] if name == "another layer" else [phi]
+        given: dict[str, Any] = {} if name == "another layer" else {name: x}
+        penalty = isometry_penalty(features=features, **{**rest, **given})[0]
+        first = gradient_of(penalty, phi, create_graph=True)
+        return first.detach(), gradient_of(first.square().sum(), phi)
+
+    with torch.inference_mode():
+        x = made[name].clone()
+    assert_close(gradients(x), gradients(made[name]))
+
+
 # Errors
 
 GOOD: dict[str, Any] = {"inputs": torch.ones(4, 3), "features": torch.ones(4, 2)}

@@ -15,7 +15,7 @@ from torch import Tensor
 from isoreg._compiled import between_graphs
 from isoreg._pairs import engine
 from isoreg._pairs.dense import best_scale, dense_by_options
-from isoreg._pairs.options import NUMBER, Options, Scale, check_scale
+from isoreg._pairs.options import NUMBER, Options, Scale, check_scale, savable
 from isoreg._pairs.plan import Call, Total, total_weight
 from isoreg.distances import euclidean, exact_dtype
 from isoreg.errors import InputError
@@ -132,7 +132,10 @@ class _Node(torch.autograd.Function):
         penalties, *ctx.result = _compute(call, terms, needs_grad=needs_grad, learned=learned)
         ctx.terms, ctx.has_rows = terms, call.rows is not None
         tables = call.inputs, call.labels, call.targets, call.weights
-        ctx.save_for_backward(scale, *tables, *features)
+        saved = [scale, *tables, *features]
+        if needs_grad or learned:  # else nothing is kept
+            saved = [x if x is None else savable(x) for x in saved]
+        ctx.save_for_backward(*saved)
         return penalties
 
     @staticmethod

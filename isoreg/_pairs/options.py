@@ -55,11 +55,18 @@ def check_scale(scale: Scale) -> Scale:
         if not isinstance(scale, NUMBER) and is_number(scale):
             scale = float(scale)
         usable = isinstance(scale, NUMBER) and 0 < scale < math.inf
+    if usable and isinstance(scale, Tensor) and not torch.compiler.is_compiling():
+        scale = savable(scale)
     if not usable:
         raise InputError(
             f"scale must be a positive number, a 0-dimensional tensor or 'fit', got {scale!r}."
         )
     return scale
+
+
+def savable(x: Tensor) -> Tensor:
+    """What autograd may keep: of a tensor from inference mode, as a teacher's output is, a copy."""
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
 def check_reduction(reduction: str) -> None:
