@@ -26,7 +26,7 @@ def sqeuclidean(points: Tensor) -> Tensor:
     origin and nearly equal points keep their digits, which the usual expansion loses.
 
     Args:
-        points: (b, d) floating points.
+        points: (b, d) floating points; others are refused.
 
     Returns:
         (b, b), in the dtype of ``points``; the diagonal and duplicates are exactly 0.
@@ -43,7 +43,7 @@ def euclidean(points: Tensor) -> Tensor:
     """Euclidean distances ``|x_i - x_j|``, the metric of the paper.
 
     Args:
-        points: (b, d) floating points.
+        points: (b, d) floating points; others are refused.
 
     Returns:
         (b, b), in the dtype of ``points``. Duplicates have distance 0 and gradient 0.
@@ -60,7 +60,7 @@ def manhattan(points: Tensor) -> Tensor:
     """City-block distances ``sum_k |x_ik - x_jk|``. Memory: (b, b, d).
 
     Args:
-        points: (b, d) floating points.
+        points: (b, d) floating points; others are refused.
 
     Returns:
         (b, b) distances.
@@ -70,14 +70,14 @@ def manhattan(points: Tensor) -> Tensor:
         tensor([[0., 7.],
                 [7., 0.]])
     """
-    return (points[:, None] - points[None, :]).abs().sum(-1)
+    return _gaps(points).sum(-1)
 
 
 def chebyshev(points: Tensor) -> Tensor:
     """Chebyshev (L-infinity) distances ``max_k |x_ik - x_jk|``. Memory: (b, b, d).
 
     Args:
-        points: (b, d) floating points, d >= 1.
+        points: (b, d) floating points, d >= 1; others are refused.
 
     Returns:
         (b, b) distances.
@@ -87,7 +87,7 @@ def chebyshev(points: Tensor) -> Tensor:
         tensor([[0., 4.],
                 [4., 0.]])
     """
-    return (points[:, None] - points[None, :]).abs().amax(-1)
+    return _gaps(points).amax(-1)
 
 
 def cosine(points: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def cosine(points: Tensor) -> Tensor:
     A zero vector has no direction: its similarity with every other point counts as 0.
 
     Args:
-        points: (b, d) floating points.
+        points: (b, d) floating points; others are refused.
 
     Returns:
         (b, b) distances with an exact zero diagonal.
@@ -108,9 +108,10 @@ def cosine(points: Tensor) -> Tensor:
                 [2., 1., 0.]])
     """
     # Half the squared distance between unit vectors keeps its digits for nearly parallel points.
+    unit = _unit(points)
     zero_b = (points == 0).all(1).to(points.dtype)
     missing_bb = (zero_b[:, None] + zero_b[None, :]) / 2
-    return _zero_diagonal(sqeuclidean(_unit(points)) / 2 + missing_bb)
+    return _zero_diagonal(sqeuclidean(unit) / 2 + missing_bb)
 
 
 def angular(points: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ def angular(points: Tensor) -> Tensor:
     its digits kept near 0 and pi. A zero vector is at pi / 2 from every other point.
 
     Args:
-        points: (b, d) floating points.
+        points: (b, d) floating points; others are refused.
 
     Returns:
         (b, b) angles in radians with an exact zero diagonal.
@@ -130,7 +131,7 @@ def angular(points: Tensor) -> Tensor:
         tensor([[0.0000, 1.5708],
                 [1.5708, 0.0000]])
     """
-    n, unit = len(points), _unit(points)
+    unit, n = _unit(points), len(points)
     lengths = _root(_squares(torch.cat([unit, -unit])))[:n]
     angles_bb = 2 * torch.atan2(lengths[:, :n], lengths[:, n:])
     zero_b = (points == 0).all(1)
@@ -150,7 +151,7 @@ def geodesic(points: Tensor, *, neighbors: int = 10) -> Tensor:
     original drops all but the largest component.
 
     Args:
-        points: (b, d) floating points.
+        points: (b, d) floating points; others are refused.
         neighbors: Nearest neighbours of each point in the graph.
 
     Returns:
@@ -271,7 +272,7 @@ def flatten_points(points: Tensor, name: str) -> Tensor:
 
 
 def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
-    """Apply a metric with autocast off, and check what it returns.
+    """Apply a metric with autocast off, and check what it returns, in the points' type or better.
 
     Args:
         metric: A function from (b, d) points to (b, b) distances.
@@ -281,7 +282,7 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
         (b, b) distances.
 
     Raises:
-        InputError: If the metric returns another shape.
+        InputError: If the metric returns another shape, or no tensor of real numbers.
 
     Example:
         >>> distances_by(manhattan, torch.tensor([[0.0, 0.0], [3.0, 4.0]]))[0, 1]
@@ -292,12 +293,13 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
         return points.sum() * points.new_zeros(n, n)
     with torch.autocast(points.device.type, enabled=False):
         distances_bb = metric(points)
-    if distances_bb.shape != (n, n):
+    is_tensor = isinstance(distances_bb, Tensor)
+    if not is_tensor or distances_bb.shape != (n, n) or distances_bb.is_complex():
         raise InputError(
-            f"the metric must map ({n}, {points.shape[1]}) points to ({n}, {n}) distances, "
-            f"got {tuple(distances_bb.shape)}."
+            f"the metric must map ({n}, {points.shape[1]}) points to a tensor of ({n}, {n}) "
+            f"distances, got {_described(distances_bb)}."
         )
-    return distances_bb
+    return distances_bb.to(torch.promote_types(distances_bb.dtype, points.dtype))
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:
@@ -316,8 +318,30 @@ def exact_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def _check_points(points: Tensor) -> None:
+    """Refuse what a metric would give other numbers for: of integers, rounded ones."""
+    if not isinstance(points, Tensor) or points.ndim != 2 or not points.is_floating_point():
+        raise InputError(
+            f"points must be a floating tensor (b, d), got {_described(points)}. "
+            "Convert integers with .float(); pairwise_distances flattens other shapes."
+        )
+
+
+def _described(values: object) -> str:
+    if not isinstance(values, Tensor):
+        return type(values).__name__
+    return f"{values.dtype} of shape {tuple(values.shape)}"
+
+
+def _gaps(points: Tensor) -> Tensor:
+    """(b, b, d) absolute differences."""
+    _check_points(points)
+    return (points[:, None] - points[None, :]).abs()
+
+
 def _squares(points: Tensor) -> Tensor:
     """`sqeuclidean` in the precision that it is computed in."""
+    _check_points(points)
     exact = points.to(exact_dtype(points.device))
     shifted_bd = exact - exact[:1]  # equal points become exact zeros, whatever the mean rounds to
     centred_bd = shifted_bd - shifted_bd.mean(0)
@@ -345,6 +369,9 @@ def _root(squares: Tensor) -> Tensor:
 
 def _unit(points: Tensor) -> Tensor:
     """Points scaled to length 1; zero vectors stay 0."""
+    _check_points(points)
+    largest = points.detach().abs().amax(1, keepdim=True)  # so that no square overflows or is lost
+    points = points / largest.masked_fill(largest == 0, 1)
     squares = points.to(exact_dtype(points.device)).square().sum(1, keepdim=True)
     lengths = _root(squares).to(points.dtype)
     return points / lengths.masked_fill(lengths == 0, 1)

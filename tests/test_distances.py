@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from isoreg._tables import check_pairs, pair_table
-from isoreg.distances import METRICS, geodesic, pairwise_distances
+from isoreg.distances import METRICS, euclidean, geodesic, pairwise_distances
 from isoreg.errors import InputError
 
 Point = list[float]
@@ -277,9 +277,21 @@ def test_a_zero_vector_is_at_a_right_angle_to_all_but_itself(
 
 
 @pytest.mark.parametrize("metric", ["cosine", "angular"])
-@pytest.mark.parametrize("length", [1e-25, 1e25])  # whose squares float32 does not hold
-def test_directions_do_not_depend_on_the_lengths(metric: str, length: float) -> None:
-    points = normal(6, 3, dtype=torch.float32)
+@pytest.mark.parametrize(
+    ("length", "dtype"),  # whose squares, or whose length, the type does not hold
+    [
+        (1e-25, torch.float32),
+        (1e25, torch.float32),
+        (2e38, torch.float32),
+        (1e-200, torch.float64),
+        (1e308, torch.float64),
+    ],
+)
+def test_directions_do_not_depend_on_the_lengths(
+    metric: str, length: float, dtype: torch.dtype
+) -> None:
+    points = normal(6, 3)
+    points = (points / points.abs().max()).to(dtype)
     distances = pairwise_distances(length * points, metric).double()
     torch.testing.assert_close(distances, by_loops(points, metric), rtol=1e-5, atol=1e-6)
 
@@ -453,6 +465,50 @@ def test_points_without_a_batch_axis_are_refused() -> None:
 def test_a_callable_that_returns_another_shape_is_refused() -> None:
     with pytest.raises(InputError, match=r"^pairwise_distances: .*\(3, 3\).*\(3,\)"):
         pairwise_distances(normal(3, 2), lambda points: points.sum(1))
+
+
+@pytest.mark.parametrize("made", [torch.int64, torch.bool, torch.float16, torch.float64])
+def test_what_a_callable_returns_has_the_type_of_the_points_or_a_better_one(
+    made: torch.dtype,
+) -> None:
+    points = normal(3, 2, dtype=torch.float32)
+    distances = pairwise_distances(points, lambda x: euclidean(x).to(made))
+    assert distances.dtype == (torch.float64 if made == torch.float64 else torch.float32)
+    assert torch.equal(distances, euclidean(points).to(made).to(distances.dtype))
+
+
+@pytest.mark.parametrize(
+    ("metric", "got"),
+    [
+        (lambda x: x.new_zeros(3, 3).numpy(), "ndarray"),
+        (lambda _: None, "NoneType"),
+        (lambda x: x.new_zeros(3, 3).cfloat(), r"torch.complex64 of shape \(3, 3\)"),
+    ],
+)
+def test_a_callable_that_returns_no_real_tensor_is_refused(
+    metric: Callable[[Tensor], Tensor], got: str
+) -> None:
+    with pytest.raises(InputError, match=rf"^pairwise_distances: the metric must .* got {got}\.$"):
+        pairwise_distances(normal(3, 2), metric)
+
+
+@any_metric
+@pytest.mark.parametrize(
+    ("points", "got"),
+    [
+        (torch.ones(3, 2, dtype=torch.uint8), "torch.uint8 of shape (3, 2)"),
+        (torch.ones(3, 2, dtype=torch.int64), "torch.int64 of shape (3, 2)"),
+        (torch.ones(3), "torch.float32 of shape (3,)"),
+        (torch.ones(2, 2, 2), "torch.float32 of shape (2, 2, 2)"),
+        ([[0.0]], "list"),
+    ],
+)
+def test_a_metric_by_itself_takes_floating_points_alone(
+    metric: str, points: Tensor, got: str
+) -> None:
+    text = re.escape(f"points must be a floating tensor (b, d), got {got}. Convert integers")
+    with pytest.raises(InputError, match=text):
+        METRICS[metric](points)
 
 
 @pytest.mark.parametrize(
