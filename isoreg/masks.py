@@ -42,7 +42,7 @@ def pair_weights(
     Args:
         labels: None, (n,) integers or (n, c) probabilities.
         n: Number of samples in the batch.
-        dtype: Floating dtype of the result.
+        dtype: Dtype of the result, floating for probabilities.
         device: Device of the result; default: that of ``labels``.
 
     Returns:
@@ -61,6 +61,11 @@ def pair_weights(
         if labels is None:
             return torch.ones(n, n, dtype=dtype, device=device)
         check_labels(labels, n)
+        if labels.is_floating_point() and not dtype.is_floating_point:
+            raise InputError(
+                f"dtype must be floating for probabilities, got {dtype}, which would round the "
+                "weights to 0 and 1."
+            )
         labels = labels.to(device or labels.device)
         return weights_between(labels, labels, dtype)
 

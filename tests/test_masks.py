@@ -133,6 +133,15 @@ def test_an_empty_batch_has_an_empty_mask(labels: Tensor | None) -> None:
     assert pair_weights(labels, 0).shape == (0, 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_weights_of_probabilities_are_not_rounded_to_integers(dtype: torch.dtype) -> None:
+    text = rf"^pair_weights: dtype must be floating for probabilities, got {dtype}, which would"
+    with pytest.raises(InputError, match=text):
+        pair_weights(torch.full((2, 2), 0.5), 2, dtype=dtype)
+    whole = pair_weights(torch.tensor([0, 0]), 2, dtype=dtype)
+    assert torch.equal(whole, torch.ones(2, 2, dtype=dtype))
+
+
 def test_autocast_does_not_round_the_weights_of_soft_labels() -> None:
     labels = soft_labels(6, 3).float()
     with torch.autocast("cpu", torch.bfloat16):
