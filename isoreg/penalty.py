@@ -126,6 +126,7 @@ def isometry_penalty(
         tensor(0.)
     """
     with error_prefix("isometry_penalty"):
+        _refuse_vmap(labels, scale)  # before their values are looked at
         metric = resolve_metric(distance)
         input_metric = metric if input_distance is None else resolve_metric(input_distance)
         scale = check_scale(scale)

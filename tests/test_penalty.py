@@ -932,6 +932,12 @@ REFUSED: list[Any] = [
     pytest.param({"scale": math.nan}, "scale.*nan", id="scale nan"),
     pytest.param({"scale": math.inf}, "scale.*inf", id="scale infinite"),
     pytest.param({"scale": torch.ones(2)}, r"scale.*(\(2,\)|1\., 1\.)", id="scale vector"),
+    pytest.param({"scale": True}, "scale.*True", id="scale true"),
+    pytest.param({"scale": torch.tensor(True)}, r"scale.*tensor\(True\)", id="scale true tensor"),
+    pytest.param({"scale": torch.tensor(1 + 0j)}, r"scale.*\+0", id="scale complex"),
+    pytest.param({"scale": torch.ones((), device="meta")}, "scale.*meta", id="scale of no device"),
+    pytest.param({"scale": 1e39}, r"scale.*float32.*1e\+39", id="scale beyond float32"),
+    pytest.param({"scale": 10**400}, "scale.*float32.*1000", id="scale beyond any float"),
     pytest.param({"scale": "best"}, "(?=.*best)(?=.*fit)", id="scale name"),
     pytest.param(
         {"input_distances": torch.ones(4, 3)}, r"input_distances.*\(4, 3\)", id="distances oblong"

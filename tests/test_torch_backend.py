@@ -350,8 +350,13 @@ def test_vmap_is_refused_with_what_to_do_instead() -> None:
     ):
         torch.func.vmap(lambda features: isometry_penalty(x, features, y))(phi)
     slope = torch.func.grad(lambda features: isometry_penalty(x, features, y))
-    with pytest.raises(InputError, match="^isometry_penalty: torch.vmap is not supported"):
+    refused = pytest.raises(InputError, match="^isometry_penalty: torch.vmap is not supported")
+    with refused:
         torch.func.vmap(slope)(phi)
+    with refused:
+        torch.func.vmap(lambda labels: isometry_penalty(x, phi[0], labels))(torch.stack([y, y]))
+    with refused:
+        torch.func.vmap(lambda s: isometry_penalty(x, phi[0], y, scale=s))(torch.ones(2))
 
 
 def test_settings_of_the_process_are_read_and_never_changed() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -13,6 +12,7 @@ from isoreg.errors import InputError, is_number
 
 Scale: TypeAlias = float | Tensor | Literal["fit"]
 REDUCTIONS = ("batch", "pairs")
+_LARGEST = torch.finfo(torch.float32).max
 NUMBER = (int, float)  # a tuple, because torch.compile cannot trace a union of types in 2.9
 
 
@@ -48,18 +48,21 @@ def check_scale(scale: Scale) -> Scale:
     """The scale, if it is a positive number, which numpy's become here, or "fit"."""
     if isinstance(scale, Tensor):  # its value is seen where that does not wait for a device
         unseen = scale.device.type != "cpu" or torch.compiler.is_compiling()
-        usable = scale.ndim == 0 and (unseen or 0 < scale.detach().item() < math.inf)
+        is_real = not (scale.is_complex() or scale.is_meta or scale.dtype == torch.bool)
+        usable = scale.ndim == 0 and is_real and (unseen or 0 < scale.detach().item() <= _LARGEST)
+        if usable and not torch.compiler.is_compiling():
+            scale = savable(scale)
     elif isinstance(scale, str):
         usable = scale == "fit"
     else:
         if not isinstance(scale, NUMBER) and is_number(scale):
             scale = float(scale)
-        usable = isinstance(scale, NUMBER) and 0 < scale < math.inf
-    if usable and isinstance(scale, Tensor) and not torch.compiler.is_compiling():
-        scale = savable(scale)
+        is_real = isinstance(scale, NUMBER) and not isinstance(scale, bool)
+        usable = is_real and 0 < scale <= _LARGEST
     if not usable:
         raise InputError(
-            f"scale must be a positive number, a 0-dimensional tensor or 'fit', got {scale!r}."
+            "scale must be a positive number of float32, a 0-dimensional tensor or 'fit', "
+            f"got {scale!r}."
         )
     return scale
 
