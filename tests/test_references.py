@@ -208,6 +208,22 @@ def test_patches_are_the_same_for_the_same_seed_and_others_for_another() -> None
     assert not torch.allclose(first, other)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: references.blurred(1.0),
+        lambda x: references.patches(x, size=3, filters=4),
+        lambda x: references.manifold(x, dimensions=3),
+    ],
+)
+def test_a_default_device_is_not_that_of_a_reference(make: Callable) -> None:
+    x = images(60)
+    expected = make(x)(x)
+    with torch.device("meta"):  # stands for any that the samples are not on
+        found = make(x)(x)
+    assert torch.equal(found, expected)
+
+
 def test_references_leave_torch_s_random_numbers_where_they_were() -> None:
     before = torch.random.get_rng_state()
     references.patches(images(), size=3, filters=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -55,6 +56,14 @@ def test_a_seed_fixes_a_shape_and_another_gives_another_without_touching_torch_s
         assert torch.equal(first, again)
         assert not torch.allclose(first, other)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("shape", [torus, entangled_rings])
+def test_a_seed_gives_the_same_points_under_any_default_device(shape: Callable) -> None:
+    expected = shape(50, noise=0.1)
+    with torch.device("meta"):
+        found = shape(50, noise=0.1)
+    torch.testing.assert_close(list(found), list(expected), rtol=0, atol=0)
 
 
 @given(n=st.integers(2, 60), noise=st.floats(0, 0.3), seed=st.integers(0, 5))

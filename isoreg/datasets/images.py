@@ -45,8 +45,8 @@ def digits(split: str) -> tuple[Tensor, Tensor]:
         _check_split(split, _DIGITS_SPLITS)
         loaded = import_extra("sklearn.datasets", "data").load_digits()
         halve = import_extra("sklearn.model_selection", "data").train_test_split
-    images = torch.as_tensor(loaded.images, dtype=torch.float32).unsqueeze(1) / 16
-    labels = torch.as_tensor(loaded.target, dtype=torch.long)
+    images = torch.from_numpy(loaded.images).float().unsqueeze(1) / 16
+    labels = torch.from_numpy(loaded.target).long()
     rest, test = halve(range(len(labels)), test_size=360, random_state=0, stratify=labels)
     train, validation = halve(rest, test_size=360, random_state=0, stratify=labels[rest])
     chosen = {"train": train, "validation": validation, "test": test}[split]

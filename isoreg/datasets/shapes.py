@@ -40,7 +40,8 @@ def entangled_rings(n: int, *, noise: float = 0.0, seed: int = 0) -> tuple[Tenso
         _check(n, 2, noise, seed)
     halves = (n + 1) // 2, n // 2
     first, second = (
-        torch.arange(half, dtype=torch.float32) * (2 * math.pi / half) for half in halves
+        torch.arange(half, dtype=torch.float32, device="cpu") * (2 * math.pi / half)
+        for half in halves
     )
     zero, one = torch.zeros_like(first), torch.ones_like(second)
     points = torch.cat([
@@ -101,7 +102,7 @@ def torus(
             allowed = " or ".join(map(repr, REGIONS))
             raise InputError(f"regions must be {allowed}, got {regions!r}.")
     generator = torch.Generator().manual_seed(int(seed))
-    shares = torch.rand(2, n, generator=generator, dtype=torch.float32)
+    shares = torch.rand(2, n, generator=generator, dtype=torch.float32, device="cpu")
     around, along = shares * (2 * math.pi)
     distance = radius + tube * along.cos()
     points = torch.stack([distance * around.cos(), distance * around.sin(), tube * along.sin()], 1)
@@ -119,4 +120,5 @@ def _check(n: int, least: int, noise: float, seed: int) -> None:
 
 def _normal(like: Tensor, deviation: float, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(int(seed))
-    return deviation * torch.randn(like.shape, generator=generator, dtype=like.dtype)
+    noise = torch.randn(like.shape, generator=generator, dtype=like.dtype, device="cpu")
+    return deviation * noise

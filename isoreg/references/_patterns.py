@@ -100,15 +100,14 @@ def _normalised_patches(images: Tensor, size: int) -> Tensor:
 def _sample_patches(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Up to 100,000 patches that show something, of random images."""
     each = (images.shape[2] - size + 1) * (images.shape[3] - size + 1)
-    order = torch.randperm(len(images), generator=generator)[: max(1, 20 * _PATCHES // each)]
+    order = torch.randperm(len(images), generator=generator, device="cpu")
+    order = order[: max(1, 20 * _PATCHES // each)]
     kept = []
     for part in _parts(images[order.to(images.device)], size):
         patches = _normalised_patches(part, size).flatten(0, 1)
         patches = patches[patches.square().mean(1) > 0.2]  # 1 but for patches with little contrast
-        share = torch.rand(len(patches), generator=generator, dtype=torch.float32).to(
-            patches.device
-        )
-        kept.append(patches[share < 2 * _PATCHES / (each * len(order))])
+        share = torch.rand(len(patches), generator=generator, dtype=torch.float32, device="cpu")
+        kept.append(patches[share.to(patches.device) < 2 * _PATCHES / (each * len(order))])
     return torch.cat(kept)[:_PATCHES]
 
 
@@ -123,8 +122,8 @@ def _whitening(chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 def _kmeans(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Centres (count, d) after a few of Lloyd's steps; an empty cluster keeps its centre."""
-    order = torch.randperm(len(points), generator=generator)[:count].to(points.device)
-    centres = points[order]
+    order = torch.randperm(len(points), generator=generator, device="cpu")[:count]
+    centres = points[order.to(points.device)]
     for _ in range(_KMEANS_STEPS):
         nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in points.split(10_000)])
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)

@@ -59,7 +59,7 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
     values = values * (degrees[rows] * degrees[columns]).rsqrt()
     pairs = torch.cat([torch.stack([rows, columns]), torch.stack([columns, rows])], 1)
     walk = torch.sparse_coo_tensor(
-        pairs, values.repeat(2), (n, n), check_invariants=False
+        pairs, values.repeat(2), (n, n), device=points.device, check_invariants=False
     ).coalesce()
     modes, vectors = _slowest_modes(walk, degrees.sqrt(), dimensions)
     places = vectors / degrees.sqrt()[:, None] / (1 - (1 - _JUMP) * modes).sqrt()
@@ -127,7 +127,8 @@ def _slowest_modes(walk: Tensor, constant: Tensor, count: int) -> tuple[Tensor, 
     """The largest eigenvalues (count) and eigenvectors (n, count), without the constant one."""
     n, constant = len(constant), constant / constant.norm()
     sought = min(max(count + 1, _FEWEST_MODES), n // 3)
-    vectors = torch.randn(n, sought, generator=torch.Generator().manual_seed(0), dtype=walk.dtype)
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(n, sought, generator=generator, dtype=walk.dtype, device="cpu")
     vectors = vectors.to(walk.device)
     for _ in range(_EIGEN_ROUNDS):
         _, vectors = torch.lobpcg(walk, X=vectors, largest=True, niter=_EIGEN_STEPS)

@@ -48,7 +48,7 @@ def blurred(sigma: float) -> Reference:
     with error_prefix("blurred"):
         check_positive("sigma", sigma)
     reach = math.ceil(3 * sigma)
-    steps = torch.arange(-reach, reach + 1, dtype=torch.float64) / sigma
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu") / sigma
     weights = torch.exp(-steps.square() / 2)
     return partial(_blur, weights=weights / weights.sum())
 
