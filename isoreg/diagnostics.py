@@ -12,7 +12,7 @@ from torch import Tensor
 from isoreg._pairs.options import Scale, check_scale
 from isoreg._pairs.plan import Call, known_pairs
 from isoreg._tables import pair_table
-from isoreg.distances import Metric, distances_by, flatten_points, resolve_metric
+from isoreg.distances import Metric, distances_by, exact_dtype, flatten_points, resolve_metric
 from isoreg.errors import InputError, error_prefix
 from isoreg.masks import pair_weights
 
@@ -132,8 +132,8 @@ def distances_within(
         scale: What the feature distances are multiplied with; "fit": what makes the stress least.
 
     Returns:
-        (P,) distances between inputs and (P,) between features times the scale, float64, of the
-        pairs i < j.
+        (P,) distances between inputs and (P,) between features times the scale, float64 (float32
+        on Apple's MPS), of the pairs i < j.
 
     Raises:
         InputError: As `distortion` does.
@@ -167,7 +167,8 @@ def distances_within(
                     f"inputs and features must be the same samples, got {len(x)} and {n}."
                 )
             dx_bb = distances_by(input_metric, x).to(phi.device)
-        dx, dphi = (d_bb[compared].double() for d_bb in (dx_bb, distances_by(metric, phi)))
+        exact = exact_dtype(phi.device)
+        dx, dphi = (d_bb[compared].to(exact) for d_bb in (dx_bb, distances_by(metric, phi)))
         factor = best_factor(dx, dphi) if isinstance(scale, str) else float(scale)
         return dx, factor * dphi
 
@@ -182,12 +183,21 @@ def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:
     Returns:
         The distortion; without pairs, ``pairs`` is 0 and the rest NaN.
 
+    Raises:
+        InputError: If they are not two vectors of one length.
+
     Example:
         >>> distortion_of(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])).scale
         0.5
     """
+    if dx.ndim != 1 or dx.shape != dphi.shape:
+        raise InputError(
+            "dx and dphi must hold one distance a pair, (P,) each, got "
+            f"{tuple(dx.shape)} and {tuple(dphi.shape)}."
+        )
     if not len(dx):
         return Distortion(0, *[math.nan] * 5)
+    dx, dphi = (x.to(exact_dtype(x.device)) for x in (dx, dphi))
     ratios = (dphi / dx)[dx > 0]
     return Distortion(
         pairs=len(dx),

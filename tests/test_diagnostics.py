@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoreg import InputError
-from isoreg.diagnostics import distances_within, distortion
+from isoreg.diagnostics import distances_within, distortion, distortion_of
 
 
 def test_an_isometry_has_no_stress_and_correlation_one() -> None:
@@ -139,6 +141,27 @@ def test_what_cannot_be_measured_is_refused_with_the_values() -> None:
         distortion(None, x, input_distances=torch.ones(2, 3))
     with pytest.raises(InputError, match="Targets of a regression are no classes"):
         distortion(x, x, torch.rand(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int64])
+def test_distances_of_any_type_are_summed_in_float64(dtype: torch.dtype) -> None:
+    dx, dphi = (torch.randint(1, 900, (500,)).to(dtype) for _ in range(2))
+    assert distortion_of(dx, dphi) == distortion_of(dx.double(), dphi.double())
+
+
+def test_a_device_is_asked_for_no_type_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = distances_within(x := torch.rand(5, 3), 2 * x)
+    monkeypatch.setattr("isoreg.diagnostics.exact_dtype", lambda _: torch.float32)  # as on MPS
+    found = distances_within(x, 2 * x)
+    assert [d.dtype for d in found] == [torch.float32, torch.float32]
+    torch.testing.assert_close(found, expected, check_dtype=False)
+
+
+@pytest.mark.parametrize("shapes", [((3,), (1,)), ((2, 2), (2, 2)), ((), ())])
+def test_distances_of_pairs_are_two_vectors_of_one_length(shapes: tuple[Any, Any]) -> None:
+    got = re.escape(f"got {shapes[0]} and {shapes[1]}.")
+    with pytest.raises(InputError, match=rf"^dx and dphi must hold one distance a pair.*{got}$"):
+        distortion_of(*map(torch.ones, shapes))
 
 
 @pytest.mark.parametrize("unit", [1e-3, 1e3])

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from isoreg import IsometryRegularizer, isometry_penalty
 from isoreg._attach.balance import Pull
 from isoreg._attach.monitor import EVERY, WARN_AT, Monitor, Seen
-from isoreg.diagnostics import Distortion, distortion
+from isoreg.diagnostics import Distortion, distortion, distortion_of
 from isoreg.report import IsometryReport, LayerReport
 
 GOOD = Distortion(10, 0.9, 0.2, 1.2, 0.8, 1.0)
@@ -51,6 +51,19 @@ def test_each_layer_is_measured_as_by_distortion(scale: float | str) -> None:
             assert getattr(layer.distortion, field) == pytest.approx(value, rel=1e-4), field
         penalty = isometry_penalty(x, phi, y, scale=scale)
         assert layer.penalty == pytest.approx(penalty.item(), rel=1e-4)
+
+
+def test_a_report_asks_a_device_for_no_type_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model)
+    step(model, iso, x, y)
+    seen = []
+    monkeypatch.setattr("isoreg._attach.monitor.exact_dtype", lambda _: torch.float32)  # as on MPS
+    monkeypatch.setattr(
+        "isoreg._attach.monitor.distortion_of", lambda *d: seen.extend(d) or distortion_of(*d)
+    )
+    iso.report()
+    assert [d.dtype for d in seen] == [torch.float32, torch.float32]
 
 
 def test_the_gradients_ratio_is_that_of_the_weighted_penalty_to_the_loss() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from isoreg._attach.balance import Norms
 from isoreg.diagnostics import best_factor, distortion_of
-from isoreg.distances import Metric, distances_by, flatten_points, resolve_metric
+from isoreg.distances import Metric, distances_by, exact_dtype, flatten_points, resolve_metric
 from isoreg.masks import pair_weights
 from isoreg.report import IsometryReport, LayerReport
 
@@ -209,7 +209,8 @@ class Monitor:
         assert self._weights is not None
         targets = targets.to(distances.device)
         compared = self._weights & ~targets.isnan()  # NaN: a pair whose distance is not known
-        dx, dphi = targets[compared].double(), distances[compared].double()
+        exact = exact_dtype(distances.device)
+        dx, dphi = targets[compared].to(exact), distances[compared].to(exact)
         scale = best_factor(dx, dphi) if self._scale == "fit" else float(self._scale)
         found = distortion_of(dx, scale * dphi)
         return LayerReport(
