@@ -59,7 +59,8 @@ def shepard(
         'distance between inputs'
     """
     with error_prefix("shepard"):
-        dx, dphi = distances_within(inputs, features, labels, distance=distance)
+        found = distances_within(inputs, features, labels, distance=distance)
+        dx, dphi = (d.cpu() for d in found)  # matplotlib reads no other
         _check_pairs(dx, dphi)
         axes = linear_axes(axes)
     axes.hexbin(dx, dphi, gridsize=40, mincnt=1, bins="log", cmap="cividis", linewidths=0.1)
@@ -227,6 +228,11 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
                 f"{len(layers)} layers without. Train a step first, with two samples of a class."
             )
         axes = _straight(axes, _SIZE)
+        if axes.get_xscale() != "linear":
+            raise InputError(
+                f"axes must be one whose x axis is linear, got {axes.get_xscale()}: layers stand "
+                "at 0, 1 and so on."
+            )
     axes.axhline(1, color=COLOURS[1], linewidth=1, linestyle="--")
     least = min(d.contraction or d.expansion / 1000 for d in shown.values())
     for place, d in enumerate(shown.values()):

@@ -171,6 +171,34 @@ def test_what_begins_at_0_is_not_drawn_on_logarithmic_axes_nor_on_several(name: 
         DRAWN[name](axes=axes)
 
 
+def test_layers_stand_on_a_linear_axis() -> None:
+    axes = figure.Figure().subplots()
+    axes.set_xscale("log")
+    with pytest.raises(InputError, match=r"^layer_distortion: axes must be .* linear, got log"):
+        DRAWN["layers"](axes=axes)
+
+
+class OnDevice(torch.Tensor):
+    """As one on an accelerator, which is no array."""
+
+    def __array__(self, *_: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("name", ["shepard", "histograms"])
+def test_distances_on_an_accelerator_are_drawn(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    expected = DRAWN[name]()
+    monkeypatch.setattr(
+        plots,
+        "distances_within",
+        lambda *args, **kw: [d.as_subclass(OnDevice) for d in distances_within(*args, **kw)],
+    )
+    assert DRAWN[name]().dataLim.bounds == expected.dataLim.bounds
+
+
 @pytest.mark.parametrize("name", DRAWN)
 def test_only_two_straight_axes_are_drawn_on(name: str) -> None:
     bad = {
