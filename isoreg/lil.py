@@ -57,10 +57,10 @@ class LocallyIsometricLayer(nn.Sequential):
         with error_prefix("LocallyIsometricLayer"):
             for name, number in (("in_features", in_features), ("width", width), ("depth", depth)):
                 check_integer(name, number, 1)
-            if not isinstance(activation, type) and isinstance(activation, nn.Module):
+            if isinstance(activation, nn.Module) or not callable(activation):
                 raise InputError(
-                    "activation must make a module each time, as nn.Tanh does, got one module. "
-                    "Give its class, or lambda: <the module>."
+                    "activation must make a module each time, as nn.Tanh does, got "
+                    f"{activation!r}. Give its class, or lambda: <the module>."
                 )
         modules: list[nn.Module] = []
         for index in range(depth):

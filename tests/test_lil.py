@@ -235,8 +235,9 @@ def test_an_empty_batch_has_no_loss() -> None:
 
 def test_what_is_no_activation_no_weight_and_no_labels_is_refused() -> None:
     x, y = torch.rand(6, 3), torch.arange(6) % 2
-    with pytest.raises(InputError, match="activation must make a module each time"):
-        LocallyIsometricLayer(3, activation=torch.nn.Tanh())
+    for activation, got in ((torch.nn.Tanh(), r"Tanh\(\)"), ("tanh", "'tanh'")):
+        with pytest.raises(InputError, match=f"activation must make a module each.*got {got}"):
+            LocallyIsometricLayer(3, activation=activation)  # type: ignore[arg-type]
     stack = StackedLIL(3, [2])
     with pytest.raises(InputError, match="beta must be a finite number >= 0, got 'auto'"):
         stack.loss(x, [y], beta="auto")
