@@ -109,11 +109,16 @@ class IsometryReport:
         for name, layer in self.layers.items():
             d = layer.distortion
             lines.append(
-                f"{name:<{width}}{d.pairs:>7}{d.correlation:>11.3f}{d.stress:>9.3f}"
+                f"{name:<{width}}{d.pairs:>7}{d.correlation:>11.3f}{_short(d.stress):>9}"
                 f"{d.contraction:>13.3g}{d.expansion:>11.3g}{d.scale:>9.3g}"
                 f"{layer.penalty:>10.3g}{layer.gradient:>10.2g}"
             )
         return "\n".join([*lines, *[f"WARNING: {warning}" for warning in self.warnings]])
+
+
+def _short(stress: float) -> str:
+    """Three decimals, or three digits where those would not fit the column."""
+    return f"{stress:.3f}" if stress < 1000 else f"{stress:.3g}"
 
 
 def _problems(name: str, layer: LayerReport, beta: float) -> Iterator[tuple[str, str]]:

@@ -285,6 +285,10 @@ def test_the_table_stands_under_its_head() -> None:
         "last                 35      0.988    0.123     0.000123   1.23e+03      2.5         1  "
         "       7",
     ]
+    far = dataclasses.replace(found, stress=1234567.0)  # features on another scale
+    apart = str(IsometryReport(0.1, 9, 4, {"a": LayerReport(far, 0.01234, 0.1)})).splitlines()
+    assert apart[2].split()[:4] == ["a", "35", "0.988", "1.23e+06"]
+    assert len(apart[2]) == len(apart[1])
     short = str(IsometryReport(0.1, 9, 4, {"a": layers["features.encoder"]})).splitlines()
     assert short[1].startswith("layer         pairs")
     before = str(IsometryReport(0.1, 40, 4, layers, looked_at=33)).splitlines()[0]
