@@ -71,8 +71,7 @@ class ReferenceHead(Watching, nn.Module):
         with error_prefix(_NAME):
             check_model(model)
             check_integer("out_features", out_features, 1)
-            if not is_number(weight) or not 0 <= float(weight) < math.inf:
-                raise InputError(f"weight must be a finite number >= 0, got {weight!r}.")
+            _check_weight(weight)
             layers = choose_layers(model, layer)
             pooling = resolve_pool(pool)
             if isinstance(pool, str):
@@ -104,6 +103,8 @@ class ReferenceHead(Watching, nn.Module):
             IsoregError: If nothing is recorded, or the reference does not belong to it.
         """
         with error_prefix(_NAME):
+            if not torch.compiler.is_compiling():
+                _check_weight(self.weight)  # which may have been changed
             recorder = self._attached()
             record = recorder.take()
             if recorder.model is not None:
@@ -182,6 +183,11 @@ class ReferenceHead(Watching, nn.Module):
                 "have them? torch.optim.Adam([*model.parameters(), *head.parameters()])",
                 stacklevel=3,
             )
+
+
+def _check_weight(weight: float) -> None:
+    if not is_number(weight) or not 0 <= float(weight) < math.inf:
+        raise InputError(f"weight must be a finite number >= 0, got {weight!r}.")
 
 
 def _no_reference(*_: object, **__: object) -> Tensor:

@@ -80,6 +80,17 @@ def test_what_cannot_be_a_head_is_refused_when_it_is_built(
         ReferenceHead(**arguments)
 
 
+def test_a_weight_that_was_changed_is_refused_as_one_that_was_given() -> None:
+    model = net()
+    head = ReferenceHead(model, 3)
+    model(X.float())
+    head.weight = -3.0
+    with pytest.raises(InputError, match=r"^ReferenceHead: weight must be .* >= 0, got -3\.0\.$"):
+        head(REFERENCE)
+    head.weight = 0.5
+    assert head(REFERENCE) > 0
+
+
 def test_one_coordinate_and_a_batch_of_one_or_none_have_their_loss() -> None:
     model = net().double()
     head = ReferenceHead(model, 1)
