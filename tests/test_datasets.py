@@ -92,6 +92,13 @@ def test_root_goes_before_the_environment_variable(
     monkeypatch.setenv("ISOREG_DATA", str(tmp_path / "there"))
     assert mnist("train", tmp_path / "here")[1].tolist() == [1, 1]
     assert mnist("train")[1].tolist() == [0, 0]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows' name of it
+    assert mnist("train", "~/here")[1].tolist() == [1, 1]
+    monkeypatch.setenv("ISOREG_DATA", "~/there")
+    assert mnist("train")[1].tolist() == [0, 0]
+    monkeypatch.chdir(tmp_path / "here")
+    assert mnist("train", "")[1].tolist() == [1, 1]
 
 
 def test_files_may_be_packed_and_each_of_them_is_needed(tmp_path: Path) -> None:

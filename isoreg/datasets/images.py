@@ -81,9 +81,10 @@ def mnist(split: str, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
     with error_prefix("mnist"):
         _check_split(split, tuple(_MNIST_FILES))
         dataset_type = import_extra("torchvision.datasets", "data").MNIST
-        folder = root or os.environ.get(DATA_VARIABLE)
-        if folder is not None:
-            _check_files(Path(folder), split)
+        named = os.environ.get(DATA_VARIABLE) or None if root is None else root
+        if named is not None:
+            folder = Path(named).expanduser()
+            _check_files(folder, split)
             dataset = dataset_type(str(folder), train=split == "train")
         else:
             dataset = _downloaded(dataset_type, split)
