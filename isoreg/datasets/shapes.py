@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from isoreg.errors import InputError, check_integer, error_prefix
+from isoreg.errors import InputError, check_integer, error_prefix, is_number
 
 REGIONS = ("cylinders", "bands")
 
@@ -96,8 +96,11 @@ def torus(
     """
     with error_prefix("torus"):
         _check(n, 1, noise, seed)
-        if not 0 < tube < radius:
-            raise InputError(f"tube and radius must be 0 < tube < radius, got {tube} and {radius}.")
+        if not (is_number(tube) and is_number(radius) and 0 < tube < radius < math.inf):
+            raise InputError(
+                f"tube and radius must be 0 < tube < radius, both finite, got {tube!r} and "
+                f"{radius!r}."
+            )
         if regions not in REGIONS:
             allowed = " or ".join(map(repr, REGIONS))
             raise InputError(f"regions must be {allowed}, got {regions!r}.")
@@ -114,8 +117,8 @@ def torus(
 def _check(n: int, least: int, noise: float, seed: int) -> None:
     check_integer("n", n, least)
     check_integer("seed", seed, 0)
-    if not (math.isfinite(noise) and noise >= 0):
-        raise InputError(f"noise must be finite and >= 0, got {noise}.")
+    if not is_number(noise) or not 0 <= noise < math.inf:
+        raise InputError(f"noise must be finite and >= 0, got {noise!r}.")
 
 
 def _normal(like: Tensor, deviation: float, seed: int) -> Tensor:
