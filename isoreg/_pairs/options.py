@@ -61,7 +61,7 @@ def check_scale(scale: Scale) -> Scale:
         usable = is_real and 0 < scale <= _LARGEST
     if not usable:
         raise InputError(
-            "scale must be a positive number of float32, a 0-dimensional tensor or 'fit', "
+            "scale must be a positive number that float32 holds, a 0-dimensional tensor or 'fit', "
             f"got {scale!r}."
         )
     return scale
