@@ -78,7 +78,7 @@ def test_patches_tell_apart_what_small_patterns_tell_apart() -> None:
 def test_patch_activations_are_those_of_the_formula() -> None:
     x = images(40, channels=2)
     reference = references.patches(x, size=3, filters=4, grid=2)
-    mean, white, centres = (part.double() for part in reference.keywords["patterns"])  # type: ignore[attr-defined]
+    mean, white, centres = (part.double() for part in reference.learnt["patterns"])  # type: ignore[attr-defined]
     maps = torch.zeros(4, 10, 10, dtype=torch.float64)
     for u in range(10):
         for v in range(10):
@@ -107,7 +107,7 @@ def test_whitening_takes_the_correlations_off_and_leaves_the_axes_where_they_are
 def test_as_many_patterns_as_patches_are_the_patches_themselves() -> None:
     x = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     reference = references.patches(x, size=3, filters=4, grid=1)
-    mean, white, centres = reference.keywords["patterns"]  # type: ignore[attr-defined]
+    mean, white, centres = reference.learnt["patterns"]  # type: ignore[attr-defined]
     points = (_normalised_patches(x, 3)[:, 0] - mean) @ white
     assert torch.cdist(points, centres).amin(1).max() < 1e-4
     assert reference(x.double()).dtype == torch.float64
@@ -337,18 +337,18 @@ def test_the_manifold_does_not_know_the_unit_or_the_origin_of_its_samples(
 def test_the_spread_is_the_root_mean_squared_distance_of_samples(spread: float) -> None:
     x = torch.randn(200, 4)
     small = 1e-3 * x
-    factors = [references.scaled(None, z, spread=spread).keywords["factor"] for z in (x, small)]  # type: ignore[attr-defined]
+    factors = [references.scaled(None, z, spread=spread).learnt["factor"] for z in (x, small)]  # type: ignore[attr-defined]
     assert factors[1] == pytest.approx(1e3 * factors[0])
     placed = references.scaled(None, x, spread=spread)(x)
     torch.testing.assert_close(torch.cdist(placed, placed).square().mean().sqrt().item(), spread)
-    walk = references.manifold(x, dimensions=3, spread=spread).keywords["places"]  # type: ignore[attr-defined]
+    walk = references.manifold(x, dimensions=3, spread=spread).learnt["places"]  # type: ignore[attr-defined]
     torch.testing.assert_close(torch.cdist(walk, walk).square().mean().sqrt().item(), spread)
 
 
 def test_samples_that_the_manifold_places_lie_at_means_of_its_places() -> None:
     x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     reference = references.manifold(x, dimensions=3, spread=5.0)
-    places, placed = reference.keywords["places"], reference(x)  # type: ignore[attr-defined]
+    places, placed = reference.learnt["places"], reference(x)  # type: ignore[attr-defined]
     of_places, of_means = (torch.cdist(z, z).square().mean().sqrt() for z in (places, placed))
     torch.testing.assert_close(of_places.item(), 5.0)
     assert of_means < 0.99 * of_places
@@ -410,6 +410,52 @@ def test_references_go_into_the_regularizer_and_through_pickle() -> None:
             model(x)
             expected = isoreg.isometry_penalty(reference(x), model[:-1](x), y)
             torch.testing.assert_close(iso(y), expected)
+
+
+NAMES = ["x", "images", "reference", "weights", "size", "grid", "patterns", "factor", "factors"]
+NAMES += ["known", "scales", "places", "neighbors", "function", "self", "mask"]
+
+
+@pytest.mark.parametrize("make", ["blurred", "patches", "scaled", "standardized", "manifold"])
+def test_no_other_argument_of_a_call_takes_the_place_of_what_was_learnt(make: str) -> None:
+    x = images(40)
+    reference = {
+        "blurred": lambda: references.blurred(1.0),
+        "patches": lambda: references.patches(x, size=3, filters=4),
+        "scaled": lambda: references.scaled(None, x),
+        "standardized": lambda: references.standardized(None, x),
+        "manifold": lambda: references.manifold(x, neighbors=5, dimensions=4),
+    }[make]()
+    expected = reference(x)
+    others = dict.fromkeys(NAMES, torch.zeros(3))
+    assert torch.equal(reference(x, None, **others), expected)
+    for name in NAMES:
+        assert torch.equal(reference(**{name: x}), expected)
+    for named, got in (({}, "no argument"), ({"x": x, "mask": x}, "x, mask")):
+        with pytest.raises(InputError, match=f"needs the samples as its first .* got {got}"):
+            reference(**named)
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.Linear(8, 2))
+
+    def forward(self, pixels: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.layers(pixels)
+
+
+def test_a_reference_takes_what_a_model_is_called_with_by_name() -> None:
+    x, model = images(40), Named()
+    reference = references.blurred(1.0)
+    expected = isoreg.isometry_penalty(reference(x), model.layers[:2](x))
+    with isoreg.IsometryRegularizer(model, inputs=reference) as iso:
+        for call in (
+            lambda: model(pixels=x),
+            lambda: model(x, weights=torch.ones(3)),
+        ):
+            call()
+            torch.testing.assert_close(iso(None), expected)
 
 
 def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
@@ -600,6 +646,31 @@ def test_a_far_sample_in_the_first_row_moves_no_other() -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     x = torch.rand(5, 1, 4, 4)
     assert torch.equal(references.blurred(np.float32(1))(x), references.blurred(1)(x))
+    whole, numpys = (
+        {"size": kind(2), "filters": kind(3), "grid": kind(2)} for kind in (int, np.int64)
+    )
+    assert torch.equal(references.patches(x, **numpys)(x), references.patches(x, **whole)(x))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: references.standardized(references.blurred(1.0), x),
+        lambda x: references.patches(x, size=3, filters=4),
+        lambda x: references.manifold(x, neighbors=5, dimensions=4),
+    ],
+)
+def test_a_compiled_step_takes_a_reference_into_its_graph(make: Callable) -> None:
+    x, y = images(40), torch.arange(40) % 2
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.Linear(8, 2))
+    with isoreg.IsometryRegularizer(model, inputs=make(x)) as iso:
+
+        def step() -> Tensor:
+            return model(x).sum() + iso(y)
+
+        expected = step()
+        found = torch.compile(step, backend="aot_eager", fullgraph=True)()
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0, 1e5])

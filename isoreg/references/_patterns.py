@@ -84,7 +84,7 @@ def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -
 def _parts(images: Tensor, size: int, filters: int = 0) -> tuple[Tensor, ...]:
     """As many images at once as their patches, and distances from the patterns, leave room for."""
     channels, *sides = images.shape[1:]
-    places = math.prod(side - size + 1 for side in sides)
+    places = math.prod([side - size + 1 for side in sides])  # torch compiles no generator here
     many: int = _AT_ONCE // (places * (channels * size**2 + filters))
     parts: tuple[Tensor, ...] = images.split(max(1, many))
     return parts

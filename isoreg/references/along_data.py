@@ -5,13 +5,11 @@ Axes: n = samples, b = batch.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from isoreg.errors import InputError, check_integer, check_positive, error_prefix
-from isoreg.references._points import Reference, as_points
+from isoreg.references._points import Learnt, Reference, as_points
 from isoreg.references._walks import commute_places, place_among
 
 
@@ -95,7 +93,7 @@ def manifold(
             )
         places, scales = commute_places(points, neighbors, dimensions)
     size = (2 * places.var(0, correction=0).sum()).sqrt()
-    return partial(
+    return Learnt(
         _placed,
         reference=reference,
         known=points,
@@ -107,7 +105,7 @@ def manifold(
 
 def _placed(
     x: Tensor,
-    *_: object,
+    *,
     reference: Reference | None,
     known: Tensor,
     scales: Tensor,

@@ -6,7 +6,6 @@ Axes: n = samples, b = batch.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from isoreg._pairs.precision import full_precision
 from isoreg._tables import check_dense
 from isoreg.errors import InputError, check_integer, check_positive, error_prefix
 from isoreg.references._patterns import Patterns, learn_patterns, pattern_features
-from isoreg.references._points import Reference
+from isoreg.references._points import Learnt, Reference
 
 
 def blurred(sigma: float) -> Reference:
@@ -50,7 +49,7 @@ def blurred(sigma: float) -> Reference:
     reach = math.ceil(3 * sigma)
     steps = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu") / sigma
     weights = torch.exp(-steps.square() / 2)
-    return partial(_blur, weights=weights / weights.sum())
+    return Learnt(_blur, weights=weights / weights.sum())
 
 
 def patches(
@@ -95,12 +94,13 @@ def patches(
         _check_images(images, size=size, grid=grid)
         check_integer("filters", filters, 2)
         check_integer("seed", seed, 0)
+        size, grid, filters = int(size), int(grid), int(filters)  # torch takes none of numpy's
         with torch.no_grad(), full_precision(images.device):
             patterns = learn_patterns(images, size, filters, seed)
-    return partial(_shown, size=size, grid=grid, patterns=patterns)
+    return Learnt(_shown, size=size, grid=grid, patterns=patterns)
 
 
-def _blur(images: Tensor, *_: object, weights: Tensor) -> Tensor:
+def _blur(images: Tensor, *, weights: Tensor) -> Tensor:
     with error_prefix("blurred"):
         check_dense(images, "images")
         if images.ndim != 4 or not images.is_floating_point():
@@ -115,7 +115,7 @@ def _blur(images: Tensor, *_: object, weights: Tensor) -> Tensor:
         return F.conv2d(rows, kernel.transpose(2, 3), padding=(reach, 0), groups=channels)
 
 
-def _shown(images: Tensor, *_: object, size: int, grid: int, patterns: Patterns) -> Tensor:
+def _shown(images: Tensor, *, size: int, grid: int, patterns: Patterns) -> Tensor:
     with error_prefix("patches"):
         _check_images(images, size=size, grid=grid)
         channels = patterns.mean.numel() // size**2

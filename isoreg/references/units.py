@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 from torch import Tensor
 
 from isoreg.distances import exact_dtype, flatten_points
 from isoreg.errors import InputError, check_positive, error_prefix
-from isoreg.references._points import Reference, as_points
+from isoreg.references._points import Learnt, Reference, as_points
 
 _FLOOR = 0.1
 
@@ -39,7 +38,7 @@ def scaled(reference: Reference | None, samples: Tensor, *, spread: float = 10.0
     """
     with error_prefix("scaled"):
         size = float((2 * _variances(samples, reference, spread).sum()).sqrt())
-    return partial(_times, reference=reference, factor=spread / size)
+    return Learnt(_times, reference=reference, factor=spread / size)
 
 
 def standardized(
@@ -77,7 +76,7 @@ def standardized(
         variances = _variances(samples, reference, spread)
         divisors = variances + _FLOOR * variances.mean()
         factors = spread / (2 * (variances / divisors).sum() * divisors).sqrt()
-    return partial(_each_times, reference=reference, factors=factors)
+    return Learnt(_each_times, reference=reference, factors=factors)
 
 
 def _variances(samples: Tensor, reference: Reference | None, spread: float) -> Tensor:
@@ -94,11 +93,11 @@ def _variances(samples: Tensor, reference: Reference | None, spread: float) -> T
     return variances
 
 
-def _times(x: Tensor, *_: object, reference: Reference | None, factor: float) -> Tensor:
+def _times(x: Tensor, *, reference: Reference | None, factor: float) -> Tensor:
     return (x if reference is None else reference(x)) * factor
 
 
-def _each_times(x: Tensor, *_: object, reference: Reference | None, factors: Tensor) -> Tensor:
+def _each_times(x: Tensor, *, reference: Reference | None, factors: Tensor) -> Tensor:
     with error_prefix("standardized"):
         given = x if reference is None else reference(x)
         points = flatten_points(given, "points")
