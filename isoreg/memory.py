@@ -57,7 +57,7 @@ class FeatureQueue:
 
     def __init__(self, size: int) -> None:
         check_integer("queue", size, 1)
-        self.size = size
+        self.size = int(size)  # torch.load refuses numbers of numpy
         self.clear()
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -206,6 +207,13 @@ def test_training_goes_on_from_a_saved_state_as_if_it_had_not_stopped() -> None:
     iso.load_state_dict(state["iso"])
     train(model, iso, range(5, 8), resumed)
     assert whole == resumed
+
+
+def test_a_size_of_numpy_is_saved_as_a_number_that_torch_loads() -> None:
+    file = io.BytesIO()
+    torch.save(FeatureQueue(np.int64(3)).state_dict(), file)
+    file.seek(0)
+    FeatureQueue(3).load_state_dict(torch.load(file, weights_only=True))
 
 
 def test_without_a_queue_there_is_nothing_to_save() -> None:
