@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +45,20 @@ def test_a_tensor_is_its_numbers_also_where_it_needs_a_gradient(kind: torch.dtyp
     given = torch.tensor(X).to(kind).requires_grad_()
     numbers = given.detach().to(torch.promote_types(kind, torch.float32)).numpy()
     np.testing.assert_array_equal(brief().fit_transform(given), brief().fit_transform(numbers))
+
+
+@pytest.mark.parametrize("options", [{}, {"metric": "cosine"}, {"network": nn.Linear(4, 2)}])
+def test_a_map_is_the_same_under_any_default_device(options: dict[str, Any]) -> None:
+    def made() -> list[Any]:
+        fitted = brief(**options).fit(X, Y)
+        again = pickle.loads(pickle.dumps(fitted))
+        return [fitted.transform(X), again.transform(X), fitted.score(X, Y)]
+
+    expected = made()
+    with torch.device("meta"):  # stands for any that the map is not on
+        found = made()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_threads_do_not_change_each_other_s_maps_nor_torch_s_numbers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ from isoreg.errors import InputError, error_prefix
 
 _ROWS_AT_ONCE = 8192
 _NAME = "IsometricEmbedding"
+
+
+def _on_cpu() -> AbstractContextManager[Any]:
+    """What names no device is made on the CPU, also where torch's default is another."""
+    usual = torch.get_default_device().type == "cpu"  # the context would slow each operation
+    return nullcontext() if usual else torch.device("cpu")
 
 
 class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -183,7 +190,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             False
         """
         prefix, kept = error_prefix(f"{_NAME}.fit"), columns_unless_raised(self)
-        with prefix, kept, torch.inference_mode(False), torch.enable_grad():
+        with prefix, kept, _on_cpu(), torch.inference_mode(False), torch.enable_grad():
             check_settings(self)
             refuse_other_order(X, y=y, distances=distances)
             rows = read_rows(self, X, ensure_min_samples=2)
@@ -244,7 +251,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             True
         """
         check_is_fitted(self)
-        with error_prefix(f"{_NAME}.score"):
+        with error_prefix(f"{_NAME}.score"), _on_cpu():
             if callable(self.metric) and self.metric_takes == "indices":
                 raise InputError(
                     "there is no score where a metric takes indices, since places in fit's X say "
@@ -331,7 +338,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The reverse of `__getstate__`."""
-        super().__setstate__(unpack(dict(state)))
+        with _on_cpu():
+            super().__setstate__(unpack(dict(state)))
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn (1.6 and later) asks."""
@@ -342,7 +350,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return tags
 
     def _points(self, rows: NDArray[Any]) -> Tensor:
-        parts = torch.tensor(rows).split(_ROWS_AT_ONCE)
+        parts = torch.tensor(rows, device="cpu").split(_ROWS_AT_ONCE)
         with torch.no_grad(), full_precision(self.network_.mean.device):
             # a network that squeezes gives one row without its first axis
             return torch.cat([self.network_(part).cpu().reshape(len(part), -1) for part in parts])
