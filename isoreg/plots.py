@@ -25,6 +25,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _SIZE = (3.4, 2.6)
+_LAYER = 0.3  # what a layer's number is wide, in inches
 _LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue are
 _SMALL = 8
 
@@ -191,7 +192,8 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
     """By layer, how far distances are shrunk and stretched: a bar from the least to the most.
 
     The dot is the typical factor (1 / scale), the number above Pearson's r, and an isometry a dot
-    on the dashed line. Layers without pairs, or whose features are all equal, are left out.
+    on the dashed line. Layers without pairs, or whose features are all equal, are left out. A
+    figure of its own is as wide as many layers need.
 
     Args:
         layers: What ``iso.report()`` returned, or distortions by name, in the order of the model.
@@ -227,7 +229,7 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
                 "at least one layer must have pairs and features that differ, got "
                 f"{len(layers)} layers without. Train a step first, with two samples of a class."
             )
-        axes = _straight(axes, _SIZE)
+        axes = _straight(axes, (max(_SIZE[0], _LAYER * len(shown)), _SIZE[1]))
         if axes.get_xscale() != "linear":
             raise InputError(
                 f"axes must be one whose x axis is linear, got {axes.get_xscale()}: layers stand "

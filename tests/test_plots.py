@@ -274,6 +274,19 @@ def test_long_names_of_layers_are_turned_and_minor_numbers_shown_where_there_are
         assert any(tick.get_text() for tick in axes.get_yticklabels(minor=True)) is shown
 
 
+def test_of_many_layers_no_number_and_no_name_covers_another() -> None:
+    layers = {f"blocks.{k}.mlp.fc1": distortion(X, PHI, Y) for k in range(30)}
+    axes = plots.layer_distortion(layers)
+    axes.figure.draw_without_rendering()
+    numbers = [text.get_window_extent() for text in axes.texts]
+    assert all(a.x1 < b.x0 for a, b in pairwise(numbers))
+    ticks = axes.get_xticklabels()
+    between = pairwise(tick.get_window_extent().x1 for tick in ticks)
+    sine = np.sin(np.deg2rad(ticks[0].get_rotation()))
+    height = ticks[0].get_fontsize() * axes.figure.dpi / 72
+    assert all((b - a) * sine > height for a, b in between)
+
+
 def test_layers_may_be_named_by_numbers_as_curves_may() -> None:
     axes = plots.layer_distortion({1: distortion(X, PHI, Y)})  # type: ignore[dict-item]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1"]
