@@ -154,7 +154,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "lil": {"errors", "penalty"},
     "diagnostics": {"errors", "_tables", "distances", "masks", "_pairs.options", "_pairs.plan"},
-    "references": {"errors", "_pairs.precision", "_tables", "distances"},
+    "references": {"errors", "_attach.reference", "_pairs.precision", "_tables", "distances"},
     "robustness": {"errors", "_compiled"},
     "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
     "datasets": {"errors", "masks"},

@@ -436,6 +436,32 @@ def test_no_other_argument_of_a_call_takes_the_place_of_what_was_learnt(make: st
             reference(**named)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        references.scaled,
+        references.standardized,
+        lambda teacher, x: references.manifold(x, reference=teacher, neighbors=5, dimensions=4),
+    ],
+)
+def test_a_network_in_a_reference_is_a_teacher_and_left_as_it_was(make: Callable) -> None:
+    x = images(40)
+    layers = [nn.Flatten(), nn.Linear(144, 6), nn.BatchNorm1d(6), nn.Dropout(0.5)]
+    teacher = nn.Sequential(*layers)
+    state = copy.deepcopy(teacher.state_dict())
+    reference = make(teacher, x)
+    found = reference(x[:9])
+    torch.testing.assert_close(reference(x[:9]), found, rtol=0, atol=0)
+    assert not found.requires_grad
+    assert teacher.training
+    assert all(torch.equal(state[name], now) for name, now in teacher.state_dict().items())
+    teacher.eval()
+    expected = make(lambda samples: teacher(samples).detach(), x)
+    torch.testing.assert_close(expected(x[:9]), found)
+    with pytest.raises(InputError, match=r"reference must be None, a network.* got Tensor\.$"):
+        make(x, x)
+
+
 class Named(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from isoreg._attach.reference import Teacher
 from isoreg.distances import flatten_points
 from isoreg.errors import InputError
 
@@ -37,6 +38,18 @@ class Learnt:
                 "regularizer inputs=lambda *args, **named: reference(named[<their name>])."
             )
         return self.function(first[0], **self.learnt)
+
+
+def as_reference(reference: Reference | None) -> Reference | None:
+    """What was given, a network as a teacher: in eval mode, without gradients, left as it was."""
+    if isinstance(reference, nn.Module):
+        return Teacher(reference)
+    if reference is not None and not callable(reference):
+        raise InputError(
+            "reference must be None, a network, or a callable from samples to points, got "
+            f"{type(reference).__name__}."
+        )
+    return reference
 
 
 def as_points(samples: Tensor, reference: Reference | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from isoreg.errors import InputError, check_integer, check_positive, error_prefix
-from isoreg.references._points import Learnt, Reference, as_points
+from isoreg.references._points import Learnt, Reference, as_points, as_reference
 from isoreg.references._walks import commute_places, place_among
 
 
@@ -53,8 +53,8 @@ def manifold(
     Args:
         samples: (n, ...) floating points without labels; ten thousand cover MNIST. Time and
             memory of the graph grow as n^2 and n.
-        reference: What to measure distances between samples in, for example `patches`; None: the
-            samples as they are.
+        reference: What to measure distances between samples in, for example `patches`, or a
+            network in eval mode; None: the samples as they are.
         neighbors: Of each sample in the graph, k.
         dimensions: Of the result.
         spread: Root mean squared distance between the places of the samples, before means are
@@ -79,6 +79,7 @@ def manifold(
         check_integer("neighbors", neighbors, 1)
         check_integer("dimensions", dimensions, 1)
         check_positive("spread", spread)
+        reference = as_reference(reference)
         points = as_points(samples, reference)
         least = max(neighbors + 2, 3 * (dimensions + 1))
         if len(points) < least:

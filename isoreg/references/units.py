@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isoreg.distances import exact_dtype, flatten_points
 from isoreg.errors import InputError, check_positive, error_prefix
-from isoreg.references._points import Learnt, Reference, as_points
+from isoreg.references._points import Learnt, Reference, as_points, as_reference
 
 _FLOOR = 0.1
 
@@ -20,7 +20,8 @@ def scaled(reference: Reference | None, samples: Tensor, *, spread: float = 10.0
     MNIST's pixels, for which ``beta=0.1`` is made.
 
     Args:
-        reference: What to multiply; None: the points as they are.
+        reference: What to multiply, a network in eval mode and without gradients; None: the points
+            as they are.
         samples: (n, ...) floating points to measure on, not all equal.
         spread: The root mean squared distance of two samples.
 
@@ -37,6 +38,7 @@ def scaled(reference: Reference | None, samples: Tensor, *, spread: float = 10.0
         tensor([11.3137,  8.4853])
     """
     with error_prefix("scaled"):
+        reference = as_reference(reference)
         size = float((2 * _variances(samples, reference, spread).sum()).sqrt())
     return Learnt(_times, reference=reference, factor=spread / size)
 
@@ -55,7 +57,8 @@ def standardized(
     which samples are near, as brightness does in photographs.
 
     Args:
-        reference: What to divide; None: the points as they are.
+        reference: What to divide, a network in eval mode and without gradients; None: the points
+            as they are.
         samples: (n, ...) floating points to measure on, not all equal.
         spread: The root mean squared distance of two samples.
 
@@ -73,6 +76,7 @@ def standardized(
         tensor([10.1361,  9.8620])
     """
     with error_prefix("standardized"):
+        reference = as_reference(reference)
         variances = _variances(samples, reference, spread)
         divisors = variances + _FLOOR * variances.mean()
         factors = spread / (2 * (variances / divisors).sum() * divisors).sqrt()
