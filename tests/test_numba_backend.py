@@ -288,6 +288,29 @@ def test_without_numba_the_penalty_is_the_same_and_nothing_is_said(
     assert not recwarn.list
 
 
+def test_where_numba_finds_no_folder_for_its_cache_another_backend_serves() -> None:
+    code = (
+        "import torch\n"
+        "from numba.core import caching\n"
+        "caching.CacheImpl._locator_classes = []\n"  # as where no folder may be written to
+        "from isoreg import isometry_penalty\n"
+        "from isoreg._pairs import engine\n"
+        "isometry_penalty(torch.rand(9, 2), torch.rand(9, 2), torch.arange(9) % 2)\n"
+        "print(engine.last_choice())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("torch (triton: ")
+    assert "numba: it failed with RuntimeError: cannot cache function" in done.stdout
+    assert "(NUMBA_CACHE_DIR names a folder for it)" in done.stdout
+    assert done.stderr.count("UserWarning: isoreg: the backend numba is not used from now on") == 1
+
+
 def test_where_numba_may_not_compile_it_is_not_used() -> None:
     code = (
         "import torch\n"

@@ -121,13 +121,19 @@ def _load(name: str) -> Backend:
         return cast("Backend", importlib.import_module(f"isoreg._pairs.backends.{name}_blocks"))
     except ImportError as error:
         reason = f"{error} (the extra 'fast')" if name == "numba" else str(error)
-        return cast("Backend", SimpleNamespace(refuses=lambda _: reason))
+    except Exception as error:
+        # numba's, for one, where the only folders for its cache are ones that may not be written to
+        if name == "torch":
+            raise
+        reason = _give_up(name, error)
+    return cast("Backend", SimpleNamespace(refuses=lambda _: reason))
 
 
 def _give_up(name: str, error: Exception) -> str:
     """Never ask a backend again that failed, and say so once."""
     first = str(error).partition("\n")[0]
-    reason = _failed[name] = f"it failed with {type(error).__name__}: {first}"
+    hint = " (NUMBA_CACHE_DIR names a folder for it)" if first.startswith("cannot cache") else ""
+    reason = _failed[name] = f"it failed with {type(error).__name__}: {first}{hint}"
     text = f"isoreg: the backend {name} is not used from now on, because {reason}. "
     warnings.warn(text + "Another one serves.", stacklevel=3)
     return reason
