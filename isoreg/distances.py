@@ -282,7 +282,8 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
         (b, b) distances.
 
     Raises:
-        InputError: If the metric returns another shape, or no tensor of real numbers.
+        InputError: If the metric takes something else, or returns another shape or no tensor of
+            real numbers.
 
     Example:
         >>> distances_by(manhattan, torch.tensor([[0.0, 0.0], [3.0, 4.0]]))[0, 1]
@@ -292,7 +293,13 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     if n == 0 or points.shape[1] == 0:
         return points.sum() * points.new_zeros(n, n)
     with torch.autocast(points.device.type, enabled=False):
-        distances_bb = metric(points)
+        try:
+            distances_bb = metric(points)
+        except TypeError as error:
+            raise InputError(
+                f"the metric is called on one tensor of points, got {error}. Of a function of two "
+                "make one of one: lambda x: torch.cdist(x, x)."
+            ) from error
     is_tensor = isinstance(distances_bb, Tensor)
     if not is_tensor or distances_bb.shape != (n, n) or distances_bb.is_complex():
         raise InputError(

@@ -492,6 +492,15 @@ def test_a_callable_that_returns_no_real_tensor_is_refused(
         pairwise_distances(normal(3, 2), metric)
 
 
+@pytest.mark.parametrize("metric", [torch.cdist, torch.nn.PairwiseDistance()])
+def test_a_callable_of_two_sets_of_points_is_refused_with_what_to_write(
+    metric: Callable[[Tensor], Tensor],
+) -> None:
+    text = r"^pairwise_distances: the metric is called on one tensor .* missing .*'x2'.*lambda x"
+    with pytest.raises(InputError, match=text):
+        pairwise_distances(normal(3, 2), metric)
+
+
 @any_metric
 @pytest.mark.parametrize(
     ("points", "got"),
