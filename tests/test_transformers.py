@@ -141,6 +141,8 @@ def test_an_update_weighs_loss_and_penalty_as_one_batch_does_whatever_scales_the
     )
     assert found.model_accepts_loss_kwargs == (kind in {"vit", "deaf", "told"})
     if kind == "told":  # that the loss does not come divided, though it does
+        if not hasattr(found, "loss_is_scaled_for_ga"):
+            pytest.skip("the first Trainers of transformers 5 are not told")
         found.loss_is_scaled_for_ga = False
     found.train()
     assert len(seen) == accumulate
