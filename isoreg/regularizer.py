@@ -28,7 +28,7 @@ from isoreg._attach.monitor import Monitor, Seen
 from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.record import Record
 from isoreg._attach.recorder import Recorder
-from isoreg._attach.reference import Exchange, Source, find_source, pair_uses
+from isoreg._attach.reference import Exchange, Source, find_source, named_source, pair_uses
 from isoreg._attach.watching import Watching
 from isoreg._pairs.options import (
     NUMBER,
@@ -457,10 +457,17 @@ class IsometryRegularizer(Watching):
         layers = self._recorded_layers()
         named = [self._with_shape(layer.name) for layer in layers] or "not known before a pass"
         at = ", at='input'" if layers and layers[0].at_input else ""
-        control = "" if self._exchange is None else ", control=True"
+        unusual = {
+            "inputs": named_source(self._source),
+            "input_distance": self._input_distance and repr(self._input_distance),
+            "reduction": repr(self._reduction) if self._reduction != "batch" else None,
+            "queue": None if self._queue is None else self._queue.size,
+            "control": None if self._exchange is None else True,
+        }
+        more = "".join(f", {name}={value}" for name, value in unusual.items() if value is not None)
         return (
             f"{_NAME}(beta={self._beta}, layers={named}{at}, "
-            f"distance={self._distance!r}, scale={self._scale!r}{control})"
+            f"distance={self._distance!r}, scale={self._scale!r}{more})"
         )
 
     def __getstate__(self) -> dict[str, Any]:

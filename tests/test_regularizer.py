@@ -808,6 +808,12 @@ def test_its_text_says_what_is_watched_and_how() -> None:
     assert repr(iso) == f"IsometryRegularizer(beta=0.5, {layers}, {options}"
     named = IsometryRegularizer(model, "shared", scale="fit")
     assert "layers=['shared'], distance='euclidean', scale='fit')" in repr(named)
+    for inputs, text in ((nn.Linear(6, 2), "Linear"), ("shared", "'shared'"), (abs, "abs")):
+        other = IsometryRegularizer(
+            model, "head", inputs=inputs, input_distance="cosine", reduction="pairs"
+        )
+        assert f"inputs={text}, input_distance='cosine', reduction='pairs')" in repr(other)
+    assert repr(IsometryRegularizer(model, "head", queue=8)).endswith("scale=1.0, queue=8)")
 
 
 def test_a_copy_has_what_the_original_has() -> None:

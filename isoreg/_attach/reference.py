@@ -107,6 +107,16 @@ def find_source(model: nn.Module, inputs: object) -> Source:
     return layers[0]
 
 
+def named_source(source: Source) -> str | None:
+    """What a reference is called in a text; None: nothing, since it is the usual one."""
+    if source is None:
+        return None
+    if isinstance(source, Layer):
+        return repr(source.name)
+    named = type(source.module) if isinstance(source, Teacher) else source
+    return str(getattr(named, "__name__", type(named).__name__))
+
+
 class Exchange:
     """Random permutations of a batch that leave each sample's class as it is.
 
