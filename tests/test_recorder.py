@@ -15,7 +15,11 @@ import torch
 from networks import MODELS, Y, batch, build, features
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 from torch.utils.hooks import RemovableHandle
 
 from isoreg import IsometryRegularizer, isometry_penalty
@@ -393,6 +397,46 @@ def test_checkpointing_gives_the_same_gradients_and_leaves_no_record_behind() ->
     torch.testing.assert_close(model.body.weight.grad, twin.body.weight.grad)
     with pytest.raises(RecordError):
         iso(Y)
+
+
+class Selective(nn.Module):
+    """Keeps some results for its backward pass, and computes the others once more."""
+
+    def __init__(self, keep: CheckpointPolicy | None) -> None:
+        super().__init__()
+        self.body, self.other, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        self.keep = keep
+
+    def made(self, x: Tensor) -> Tensor:
+        return self.other(self.body(x).tanh().clone()).sin().clone().exp() * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        def contexts() -> object:
+            return create_selective_checkpoint_contexts(lambda *args, **kwargs: self.keep)
+
+        if self.keep is not None:
+            return self.head(checkpoint(self.made, x, use_reentrant=False, context_fn=contexts))
+        return self.head(self.made(x))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layers": ["body", "other"]},
+        {"layers": "other", "inputs": "body"},
+        {"layers": "body", "pool": lambda features: features * 2},
+    ],
+)
+def test_what_a_selective_checkpoint_keeps_is_the_models_alone(options: dict[str, object]) -> None:
+    gradients = []
+    for keep in (None, CheckpointPolicy.MUST_SAVE, CheckpointPolicy.MUST_RECOMPUTE):
+        torch.manual_seed(0)
+        model, x = Selective(keep), batch("mlp")
+        with IsometryRegularizer(model, **options) as iso:
+            (F.cross_entropy(model(x), Y) + iso(Y)).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for found in gradients[1:]:
+        torch.testing.assert_close(found, gradients[0])
 
 
 def test_reentrant_checkpointing_is_an_error_not_a_penalty_without_gradient() -> None:

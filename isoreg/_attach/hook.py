@@ -7,7 +7,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 from torch.utils.hooks import RemovableHandle
 
 from isoreg.errors import LayerError
@@ -57,7 +59,8 @@ class Hook:
         if owner is None:
             return
         if self._module() is module:
-            self._function(owner, *self._args, module, *args)
+            with _unseen_by_modes():
+                self._function(owner, *self._args, module, *args)
         elif getattr(module, "_is_replica", False):
             owner.ran_in_a_copy()
 
@@ -71,6 +74,21 @@ class Hook:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         is_alive = self.handle is not None and self.handle.hooks_dict_ref() is not None
         return getattr, (contextlib.nullcontext(self.handle if is_alive else None), "__exit__")
+
+
+def _unseen_by_modes() -> contextlib.AbstractContextManager[object]:
+    """Leave the dispatch modes of a pass, but for those that trace it.
+
+    A selective checkpoint keeps results by the order of operations. Those of a hook do not run in
+    the pass that computes the layer once more, which would then take them for the model's own.
+
+    Returns:
+        A context.
+    """
+    if torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
+        return contextlib.nullcontext()
+    tracing = any(mode.is_infra_mode() for mode in _get_current_dispatch_mode_stack())
+    return contextlib.nullcontext() if tracing else _disable_current_modes()
 
 
 def remove_all(handles: Sequence[RemovableHandle]) -> None:
