@@ -581,6 +581,21 @@ def test_each_use_of_a_layer_depends_on_the_use_before_it_or_is_refused(fresh: i
         assert list(iso.penalties) == ["inner", "inner:2", "inner:3"]
 
 
+def test_a_use_without_a_gradient_behind_one_with_it_is_refused() -> None:
+    class Probed(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.head(self.features(x))
+            self.probed = self.head(self.features(x.flip(0)).detach())
+            return logits
+
+    model = Probed()
+    iso = IsometryRegularizer(model)
+    for _ in range(2):  # the first pass finds the classifier
+        model(points())
+        with pytest.raises(RecordError, match="layer 'head' ran 2 times"):
+            iso(Y)
+
+
 def test_the_control_exchanges_distances_of_the_own_batch_alone() -> None:
     model = Net()
     iso = IsometryRegularizer(model, control=True)

@@ -163,9 +163,9 @@ def check_uses(record: Record, *, paired: bool) -> None:
                 "compile the model."
             )
         earlier = record.nodes.get(before)
-        if node is None or earlier is None:
+        if earlier is None:
             continue  # frozen: no gradient comes of it
-        if not _depends(node, earlier):
+        if node is None or not _depends(node, earlier):
             raise RecordError(
                 f"layer {layer!r} ran {number} times in one forward pass, on inputs that do not "
                 "depend on each other, so it is not known which samples each use belongs to. "
