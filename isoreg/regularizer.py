@@ -354,7 +354,9 @@ class IsometryRegularizer(Watching):
         named = {f"penalty/{name}": value for name, value in self.penalties.items()}
         found = {
             "penalty": self._total,
-            "beta": torch.as_tensor(self._last_beta, dtype=self._total.dtype),
+            "beta": torch.as_tensor(
+                self._last_beta, dtype=self._total.dtype, device=self._total.device
+            ),
             **named,
         }
         return {prefix + name: value.to(self._total) for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""torch's default dtype is the user's: it decides nothing of ours."""
+"""torch's default dtype and device are the user's: they decide nothing of ours."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from isoreg import IsometryRegularizer
 from isoreg.datasets import entangled_rings, torus
 from isoreg.embedding import IsometricEmbedding
-from isoreg.integrations.loading import each_pair
+from isoreg.integrations.loading import PairwiseCollate, each_pair
 from isoreg.references import manifold, patches
 from isoreg.robustness.pgd import margin, pgd
 
 DRAWS = torch.Generator().manual_seed(0)
 IMAGES = torch.rand(40, 1, 12, 12, generator=DRAWS)
 ROWS = torch.rand(60, 4, generator=DRAWS)
+CLASSES, TWICE = torch.arange(60) % 7, torch.arange(60) // 7 % 50
 NETWORK = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
 
 
@@ -79,6 +80,46 @@ def test_what_is_made_is_the_same_under_any_default(name: str, kind: torch.dtype
         found = MADE[name]()
     assert found.dtype == expected.dtype
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def training(**options: Any) -> list[float]:
+    """Penalties of steps on the processor, with all that a regularizer keeps between them."""
+    model, found = copy.deepcopy(NETWORK), []
+    labels = None if options.pop("one_class", False) else CLASSES
+    with IsometryRegularizer(model, **options) as iso:
+        for _ in range(3):
+            (model(ROWS[TWICE]).square().mean() + iso(labels)).backward()
+            found += [*iso.log_dict().values(), float(model[0].weight.grad.norm())]
+            iso.load_state_dict(iso.state_dict())
+            found += [float(layer.gradient) for layer in iso.report().layers.values()]
+    return found
+
+
+@pytest.mark.parametrize("backend", ["", "torch"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beta": "auto", "queue": 30},
+        {"control": True},
+        {"one_class": True, "scale": "fit"},
+        {"distance": "cosine"},
+    ],
+)
+def test_a_default_device_is_not_that_of_the_batch(
+    monkeypatch: pytest.MonkeyPatch, backend: str, options: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("ISOREG_BACKEND", backend)
+    expected = training(**options)
+    with torch.device("meta"):  # stands for any that the model is not on
+        found = training(**options)
+    torch.testing.assert_close(found, expected)
+
+
+def test_distances_are_made_where_workers_can_make_them() -> None:
+    collate = PairwiseCollate(each_pair(lambda a, b: abs(a - b)), collate=list)
+    with torch.device("meta"):
+        assert collate([0.1, 0.3, 0.7])[1].device.type == "cpu"
+        assert PairwiseCollate(lambda _: [[0.0]], collate=list)([0.1])[1].device.type == "cpu"
 
 
 def test_a_saved_map_has_its_unit_wherever_it_is_loaded() -> None:

@@ -156,7 +156,7 @@ class AutoBeta:
                 raise InputError(f"momentum must be in [0, 1), got {momentum!r}.")
         self.share = float(share)
         self.momentum = float(momentum)
-        zero = torch.zeros((), dtype=torch.float32)
+        zero = torch.zeros((), dtype=torch.float32, device="cpu")
         self._log = zero  # average of the logarithm, before its bias is corrected
         self._weight = zero  # total weight of what went into it
         self._used = zero
@@ -238,7 +238,8 @@ class AutoBeta:
         """
         self.check_state_dict(state)
         for name, default in _STATE.items():
-            value = torch.as_tensor(state.get(name, default))
+            value = state.get(name, default)
+            value = value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
             setattr(self, f"_{name}", value.detach().clone())
 
     @staticmethod

@@ -80,10 +80,10 @@ class Monitor:
         self._metric = resolve_metric(metric)
         self._input_metric = resolve_metric(input_metric)
         self._steps = self._looked = 0
-        self._with_pairs = torch.zeros((), dtype=torch.long)
+        self._with_pairs = torch.zeros((), dtype=torch.long, device="cpu")
         self._uncounted: list[Tensor] = []
         self._layers: list[str] = []
-        self._penalties = torch.zeros(0)
+        self._penalties = torch.zeros(0, device="cpu")
         self._norms: deque[tuple[Norms, Beta]] = deque(maxlen=_KEPT_NORMS)
         self._early: list[Norms] = []
         self._targets: dict[str, Tensor] = {}

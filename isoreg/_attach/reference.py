@@ -156,7 +156,8 @@ class Exchange:
         """
         # torch.compile cannot take a generator into a graph
         compiled = torch.compiler.is_compiling()
-        drawn = torch.randperm(n, generator=None if compiled else self._generator)
+        generator = None if compiled else self._generator
+        drawn = torch.randperm(n, generator=generator, device="cpu")
         if labels is None:
             return drawn
         classes = labels.argmax(1) if labels.is_floating_point() else labels

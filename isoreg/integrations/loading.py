@@ -107,7 +107,7 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
     def __call__(self, samples: Sequence[Any]) -> Tensor:
         """The distances of all pairs of samples."""
         objects = list(samples) if self.of is None else [self.of(sample) for sample in samples]
-        distances_bb = torch.zeros(len(objects), len(objects), dtype=torch.float32)
+        distances_bb = torch.zeros(len(objects), len(objects), dtype=torch.float32, device="cpu")
         for i, first in enumerate(objects):
             for j in range(i):
                 distances_bb[i, j] = distances_bb[j, i] = self._between(first, objects[j])
@@ -145,7 +145,9 @@ def _checked(distances: Any, n: int) -> Tensor:
         "Fill them with NaN, which says that a distance is not known.",
     )
     try:  # a copy: the callable may write each batch into the same table
-        distances_bb = torch.as_tensor(_plain(distances)).detach().clone()
+        plain = _plain(distances)
+        device = plain.device if isinstance(plain, Tensor) else "cpu"
+        distances_bb = torch.as_tensor(plain, device=device).detach().clone()
     except (TypeError, ValueError, RuntimeError) as error:
         kind = type(distances).__name__
         raise InputError(f"pairwise must return numbers, got {kind} ({error}).") from error

@@ -75,7 +75,7 @@ def plan_blocks(call: Call) -> Blocks:
         width = max(1, *(x.shape[1] for x in call.points))
         side = min(max(_TILES[0], _TILE_NUMBERS // width), _TILES[1])
         one_class = call.labels is None or call.is_soft
-        labels = torch.zeros(call.size) if one_class else call.labels
+        labels = torch.zeros(call.size, device="cpu") if one_class else call.labels
         assert labels is not None
         numbers, local = labels.to("cpu", torch.long).numpy(), call.local
         plan = Blocks(*kernels.blocks_of(numbers, IGNORED, side, local.start, local.stop))

@@ -238,7 +238,8 @@ def _places(
     where: Tensor, block: Block, x: Tensor
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
     """Pairs of a block, a few at a time: indices into it, positions of rows and of columns."""
-    rows, columns = (take(torch.arange(len(x)), some) for some in (block.rows, block.columns))
+    every = torch.arange(len(x), device="cpu")
+    rows, columns = (take(every, some) for some in (block.rows, block.columns))
     for part in where.nonzero().split(1 + _DIRECT_AT_ONCE // max(1, x.shape[1])):
         c, i, j = place = part.unbind(1)
         yield place, rows[c, i], columns[c, j]
