@@ -143,6 +143,48 @@ def test_a_layer_that_was_exchanged_is_watched_in_its_place() -> None:
     torch.testing.assert_close(iso(Y), compared(model, [model.blocks[1]]))
 
 
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.hidden(x)))
+
+
+@pytest.mark.parametrize(
+    ("build", "classifier"),
+    [
+        (lambda head: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), "head.2"),
+        (lambda head: nn.Sequential(head, nn.Tanh(), nn.Linear(3, 4)), "head.2"),
+        (lambda head: Head(), "head.out"),
+        (lambda head: nn.Linear(6, 4), "head"),
+    ],
+)
+@pytest.mark.parametrize("beta", [1.0, "auto"])
+def test_of_a_head_that_was_exchanged_what_enters_its_classifier_is_compared(
+    build: Callable[[nn.Module], nn.Module], classifier: str, beta: Any
+) -> None:
+    model = Blocks()
+    iso = IsometryRegularizer(model, beta=beta)
+    for _ in range(2):
+        (model(X).square().mean() + iso(Y)).backward()
+    assert iso.layers == ["head"]
+    model.head = build(model.head)
+    entering: list[Tensor] = []
+    last = model.get_submodule(classifier)
+    hook = last.register_forward_pre_hook(lambda _, args: entering.append(args[0]))
+    for _ in range(2):
+        model(X)
+        iso(Y)
+        found = iso.penalties[classifier]
+        torch.testing.assert_close(found, isometry_penalty(X, entering[-1], Y).detach())
+    hook.remove()
+    assert iso.layers == [classifier]
+    iso.detach()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
 def test_after_detach_nothing_of_the_model_is_kept() -> None:
     model = Blocks()
     iso = IsometryRegularizer(model, "blocks.*")

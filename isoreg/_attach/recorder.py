@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from isoreg._attach.classifier import ClassifierSearch, is_tracing
+from isoreg._attach.classifier import ClassifierSearch, is_tracing, known_classifier
 from isoreg._attach.hook import Hook, remove_all
 from isoreg._attach.layers import Axes, Layer, is_time_major, module_at
 from isoreg._attach.pooling import (
@@ -121,17 +121,9 @@ class Recorder:
         ]
         if isinstance(source, Layer):
             self._places.append(_Place(source, None, self._watch(source, None)))
-        inner = [*model.modules()][1:] if self._seeks else ()
-        searched = [m for m in inner if not isinstance(m, torch.jit.ScriptModule)]
-        self._searching = [
-            Hook(self, module, function).register(register, with_kwargs=True)
-            for module in searched
-            for function, register in (
-                (Recorder._searches, module.register_forward_pre_hook),
-                (Recorder._searched, module.register_forward_hook),
-            )
-        ]
-        self._handles += self._searching
+        self._searching: list[RemovableHandle] = []
+        if self._seeks:
+            self._seek(model)
 
     @property
     def model(self) -> nn.Module | None:
@@ -294,6 +286,21 @@ class Recorder:
         if search is not None and not torch.compiler.is_compiling():
             self._end_search(state)
 
+    def _seek(self, model: nn.Module) -> None:
+        """Let the next pass show the classifier."""
+        self._seeks = True
+        inner = [*model.modules()][1:]
+        searched = [m for m in inner if not isinstance(m, torch.jit.ScriptModule)]
+        self._searching = [
+            Hook(self, module, function).register(register, with_kwargs=True)
+            for module in searched
+            for function, register in (
+                (Recorder._searches, module.register_forward_pre_hook),
+                (Recorder._searched, module.register_forward_hook),
+            )
+        ]
+        self._handles += self._searching
+
     def _new_search(self) -> ClassifierSearch:
         model = self._model()
         assert model is not None
@@ -350,10 +357,18 @@ class Recorder:
         names = {module: name for name, module in model.named_modules()}
         moved = {id(place): _moved(place.layer, names, model) for place in left}
         for place in left:
-            layer = moved[id(place)] or place.layer
-            module = layer.module if moved[id(place)] else module_at(model, layer.name)
+            layer = moved[id(place)]
+            if layer is None and place.layer.at_input:  # another classifier, or one inside it
+                layer = known_classifier(model)
+                if layer is None:
+                    place.handle.remove()
+                    self._places.remove(place)
+                    self._seek(model)
+                    continue
+            module = module_at(model, place.layer.name) if layer is None else layer.module
             if module is None:
                 continue  # it left, and nothing took its place: that it does not run is said later
+            layer = layer or place.layer
             place.handle.remove()
             watched = [moved.get(id(p)) or p.layer for p in self._places if p is not place]
             if place.name and any(module is other.module for other in watched):
