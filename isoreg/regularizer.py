@@ -591,6 +591,13 @@ class IsometryRegularizer(Watching):
             monitor.look_closely(seen, labels, self._scale)
         if monitor.wants_to_warn:
             monitor.warn(self.report(), stacklevel=4)
+            if isinstance(self._beta, AutoBeta) and not self._beta.is_measured:
+                warnings.warn(
+                    f"{_NAME}: beta='auto' has measured no gradient yet, so the penalty weighs "
+                    "next to nothing. Is it a part of the loss? Gradients of create_graph=True "
+                    "or by torch.func are not seen: give beta a number there.",
+                    stacklevel=3,
+                )
         self._set_watch(due=monitor.due)
 
     def _set_watch(self, *, due: bool) -> None:

@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from isoreg import AutoBeta, InputError, IsometryRegularizer, RobustLoss, isometry_penalty
 from isoreg._attach.balance import GradientNorms, Pull, _Reading
+from isoreg._attach.monitor import WARN_AT
 
 LAYERS = ["1", "3"]
 
@@ -218,6 +220,28 @@ def test_loss_and_penalty_may_go_backward_one_after_the_other() -> None:
         F.cross_entropy(model(x), y).backward(retain_graph=True)
         iso(y).backward()
     assert iso.beta == pytest.approx(0.1 * ratio_by_hand(model, x, y, 3), rel=1e-4)
+
+
+@pytest.mark.parametrize("unseen", ["create_graph", "torch.func", "left out", ""])
+def test_a_weight_that_never_sees_a_gradient_says_so(unseen: str) -> None:
+    model, (x, y) = net(), batch()
+    iso = IsometryRegularizer(model, beta="auto")
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        logits = torch.func.functional_call(model, parameters, (x,))
+        penalty = iso(y)
+        return F.cross_entropy(logits, y) + (0 if unseen == "left out" else penalty)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(WARN_AT[0]):
+            if unseen == "torch.func":
+                torch.func.grad(loss)({name: p.detach() for name, p in model.named_parameters()})
+            else:
+                model.zero_grad()
+                loss(dict(model.named_parameters())).backward(create_graph=unseen == "create_graph")
+    told = [str(x.message) for x in caught if "measured no gradient" in str(x.message)]
+    assert len(told) == bool(unseen)
 
 
 def test_frozen_features_are_not_watched() -> None:
