@@ -295,6 +295,66 @@ def test_a_classifier_that_is_not_certain_is_refused_with_the_reason(
             iso(None)
 
 
+class Trunk(nn.Module):
+    """Gives features to whoever puts a head behind it."""
+
+    def __init__(self, net: nn.Module, stem: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.net = stem, net
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.net(self.stem(x))
+        found = found[0] if isinstance(found, tuple) else found
+        return found.mean((2, 3)) if found.ndim > 3 else found.mean(1)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.two(self.one(x).relu())).relu()
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU())
+
+
+SIZE, SIGNAL = (6, 3, 8, 8), (6, 7, 5)
+HEADLESS: dict[str, tuple[nn.Module, nn.Module, tuple[int, ...], str]] = {
+    "maps": (convolutions(), nn.Identity(), SIZE, "what 'net' made of the model's own input"),
+    "of scaled": (convolutions(), nn.Tanh(), SIZE, "what several layers of 'net' made"),
+    "a block": (Residual(), nn.Conv2d(3, 3, 3), SIZE, "what several layers of 'net' made"),
+    "a recurrence": (
+        nn.GRU(5, 6, batch_first=True),
+        nn.Identity(),
+        SIGNAL,
+        "what 'net' made of the model's own input",
+    ),
+}
+
+
+@pytest.mark.parametrize(("net", "stem", "size", "text"), HEADLESS.values(), ids=HEADLESS)
+def test_a_network_without_a_classifier_is_not_compared_by_what_enters_it(
+    net: nn.Module, stem: nn.Module, size: tuple[int, ...], text: str
+) -> None:
+    model = Trunk(net, stem)
+    with IsometryRegularizer(model) as iso:
+        model(torch.randn(size))
+        with pytest.raises(LayerError, match=f"Trunk returned {text}, so its"):
+            iso(None)
+
+
+def test_a_convolution_with_what_is_behind_it_classifies() -> None:
+    head = nn.Sequential(nn.Dropout(0.0), nn.Conv2d(4, 3, 1), nn.ReLU())
+    model, x = Trunk(head, nn.Conv2d(3, 4, 3)), torch.randn(SIZE)
+    with IsometryRegularizer(model) as iso:
+        model(x)
+        torch.testing.assert_close(iso(None), isometry_penalty(x, model.stem(x), None))
+        assert iso.layers == ["net"]
+
+
 def test_modules_that_were_compiled_before_are_no_way_to_a_classifier() -> None:
     node = type("Node", (), {"name": lambda _: "CompiledFunctionBackward", "next_functions": ()})()
     with pytest.raises(LayerError, match="not all of the model's modules were seen to run"):

@@ -230,7 +230,13 @@ class ClassifierSearch:
             self._refuse(f"returned what its decoder made, {run.name!r}")
         if run.axes > 2 and returned[0].ndim == 0:
             self._refuse(f"returned a loss, and {run.name!r} gave more than one vector a sample")
-        taken = [x for x in tensors_in((args, kwargs)) if not x.is_nested and x.ndim > 1]
+        given, entering = list(tensors_in((args, kwargs))), list(_floating(run.entering))
+        if entering and all(any(x is y for y in given) for x in entering):
+            self._refuse(f"returned what {run.name!r} made of the model's own input")
+        inside = [m for m in run.module.modules() if m is not run.module and id(m) in self._seen]
+        if len(inside) > 1 and (run.axes > 2 or all(x.grad_fn is None for x in entering)):
+            self._refuse(f"returned what several layers of {run.name!r} made")
+        taken = [x for x in given if not x.is_nested and x.ndim > 1]
         widths = {x.numel() // max(1, len(x)) for x in taken}
         narrow = min(other.width for other in self._runs)
         if run.width in widths and narrow < run.width:
