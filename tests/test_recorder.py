@@ -19,6 +19,7 @@ from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
     create_selective_checkpoint_contexts,
+    set_checkpoint_early_stop,
 )
 from torch.utils.hooks import RemovableHandle
 
@@ -445,6 +446,56 @@ def test_reentrant_checkpointing_is_an_error_not_a_penalty_without_gradient() ->
     model(batch("mlp").requires_grad_())
     with pytest.raises(RecordError, match="body"):
         iso(Y)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_what_a_backward_pass_computes_once_more_is_no_pass(early: bool) -> None:
+    model = build("mlp")
+    iso = IsometryRegularizer(model)
+    x, later = batch("mlp"), batch("mlp", seed=2)
+    with set_checkpoint_early_stop(early):
+        loss = checkpoint(model, x, use_reentrant=False).sum() + iso(Y)
+        checkpoint(model, later, use_reentrant=False)
+        loss.backward()
+        torch.testing.assert_close(iso(Y), expected("mlp", later))
+
+
+def test_a_step_that_is_not_read_leaves_no_record_of_its_reentrant_checkpoint() -> None:
+    model = build("mlp")
+    iso = IsometryRegularizer(model)
+    checkpoint(model, batch("mlp").requires_grad_(), use_reentrant=True).sum().backward()
+    checkpoint(model, batch("mlp", seed=2).requires_grad_(), use_reentrant=True)
+    with pytest.raises(RecordError, match="ran without gradients"):
+        iso(Y)
+
+
+class Forces(nn.Module):
+    """Returns an energy and its gradient, as models of molecules do."""
+
+    def __init__(self, saves: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh())
+        self.energy, self.saves = nn.Linear(8, 1), saves
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x.requires_grad_()
+        hidden = checkpoint(self.body, x, use_reentrant=False) if self.saves else self.body(x)
+        energy = self.energy(hidden)
+        return energy, torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+
+
+@pytest.mark.parametrize("beta", [0.5, "auto"])
+def test_a_gradient_inside_a_pass_is_no_use_of_a_checkpointed_layer(beta: object) -> None:
+    gradients = []
+    for saves in (False, True):
+        torch.manual_seed(0)
+        model, x = Forces(saves), batch("mlp")
+        iso = IsometryRegularizer(model, "body.0", beta=beta)
+        for _ in range(2):
+            energy, forces = model(x.clone())
+            (energy.square().mean() + forces.square().mean() + iso(Y)).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
 
 
 class FrozenBody(Stumbling):

@@ -30,7 +30,8 @@ class Hook:
     """Calls a function of its owner without keeping the owner alive.
 
     It acts only for the module that it was registered on: what copies a module with its hooks, as
-    replicas and quantisation do, must not write into the owner's record.
+    replicas and quantisation do, must not write into the owner's record. In a backward pass it does
+    nothing: what runs there is computed once more, as checkpoints do, and is no pass of its own.
 
     A deep copy or a pickle of the model must neither write into that record nor need isoreg to
     load, so what is copied in the place of this object is a callable of the standard library
@@ -56,7 +57,7 @@ class Hook:
 
     def __call__(self, module: nn.Module, *args: Any) -> None:
         owner = self._owner()
-        if owner is None:
+        if owner is None or _in_backward():
             return
         if self._module() is module:
             with _unseen_by_modes():
@@ -74,6 +75,10 @@ class Hook:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         is_alive = self.handle is not None and self.handle.hooks_dict_ref() is not None
         return getattr, (contextlib.nullcontext(self.handle if is_alive else None), "__exit__")
+
+
+def _in_backward() -> bool:
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _unseen_by_modes() -> contextlib.AbstractContextManager[object]:
