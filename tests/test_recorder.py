@@ -260,6 +260,18 @@ def test_a_forward_outside_training_does_not_replace_the_record(
     torch.testing.assert_close(iso(Y), expected(kind, x))
 
 
+@pytest.mark.parametrize("silent", SILENT)
+def test_a_step_that_is_over_is_not_read_for_a_pass_that_was_not_recorded(
+    silent: Callable[..., None],
+) -> None:
+    model = build("mlp")
+    iso = IsometryRegularizer(model)
+    model(batch("mlp")).sum().backward()  # without a penalty, as before a warm-up has ended
+    silent(model, batch("mlp", seed=2))
+    with pytest.raises(RecordError, match="the last forward pass ran"):
+        iso(Y)
+
+
 def test_the_last_training_forward_replaces_the_record() -> None:
     model, x = build("mlp"), batch("mlp")
     iso = IsometryRegularizer(model)

@@ -98,6 +98,12 @@ class Record:
         pulses = [pulse() for pulse in self.earlier]
         return self.replaced or any(p is not None and not p.spent for p in pulses)
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether its backward pass is done."""
+        pulse = None if self.pulse is None else self.pulse()
+        return pulse is not None and pulse.spent
+
     def note_graph(self, use: str, value: Tensor) -> None:
         """Remember the node of the graph that made what is recorded, and await its backward pass.
 

@@ -210,6 +210,8 @@ class Recorder:
         if skipped:
             state.why_missing = skipped
             if not state.pauses:
+                if not torch.compiler.is_compiling() and state.finished and state.finished.is_spent:
+                    state.finished = None  # of a step that is over: this pass may be meant
                 state.running, state.search, state.begun = None, None, 0
             return
         self._follow()
