@@ -76,6 +76,11 @@ class Validated(Direct):
         self.log("val_loss", F.cross_entropy(self.net(batch[0]), batch[1]))
 
 
+class Shared(Direct):
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+
 def loader(module: Any) -> DataLoader[Any]:
     if isinstance(module, Keys):
         rows = [{"label": y, "image": x} for x, y in zip(X, Y, strict=True)]
@@ -206,14 +211,19 @@ def test_a_module_that_trains_in_eval_mode_is_penalised_as_well() -> None:
     same(module, by_hand(beta=0.5))
 
 
-def test_validation_between_epochs_is_not_recorded() -> None:
-    module, callback = Validated(), callbacks.IsometryCallback(beta=0.5)
+@pytest.mark.parametrize("kind", [Validated, Shared])
+def test_validation_between_epochs_is_not_recorded(kind: type[Any]) -> None:
+    module, callback = kind(), callbacks.IsometryCallback(beta=0.5)
     found = trainer(callback)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found.fit(module, loader(module), loader(module))
     assert callback.iso.report().steps == 3
     same(module, by_hand(beta=0.5))
+    losses = [F.cross_entropy(module.net(x), y) for x, y in loader(module)]
+    shares = torch.tensor([len(x) for x, _ in loader(module)]) / len(X)
+    expected = (torch.stack(losses) * shares).sum().detach()
+    torch.testing.assert_close(found.callback_metrics["val_loss"], expected)
 
 
 def test_mixed_precision_and_auto_beta_work() -> None:

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from isoreg._compiled import as_written
@@ -97,7 +98,7 @@ class Wrapper:
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """The step's result, with the penalties of the terms that there are now."""
-        if not self._terms:
+        if not self._terms or not torch.is_grad_enabled():  # a validation may call it as well
             return self.step.method(batch, *args, **kwargs)
         terms = [(term, term.find(batch)) for term in self._terms]
         # a compiled step hides its classifier, and another pass would log and count a batch twice
