@@ -8,6 +8,7 @@ import random
 import threading
 import warnings
 import weakref
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -460,9 +461,15 @@ class Noisy(nn.Module):
         self.register_buffer("passes", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(()))
         self.steps = 0
+        self.losses: list[Tensor] = []
+        self.kept = {"last": deque([0], maxlen=2), "counts": Counter(), "seen": {0}}
 
     def forward(self, x: Tensor) -> Tensor:
         self.passes += 1
+        self.losses.append(x.square().mean())
+        self.kept["last"].append(len(self.losses))
+        self.kept["counts"]["passes"] += 1
+        self.kept["seen"].add(len(self.losses))
         self.mean = 0.9 * self.mean + x.mean().detach()  # another tensor each time
         self.steps += 1
         self.later = getattr(self, "later", 0) + 1  # which a first pass adds
@@ -488,6 +495,8 @@ def test_the_pass_that_looks_for_a_classifier_leaves_nothing_and_nobody_else_see
             steps += [out.sum(), named(y), *[iso(y) for iso in both]]
         assert [iso.layers for iso in both] == [["fc"], ["fc"]]
         found.append((*steps, model.passes, model.mean, model.steps, model.later))
+        last, counts, seen = model.kept.values()
+        found[-1] += (model.losses, list(last), counts["passes"], sorted(seen))
     torch.testing.assert_close(*found)
     torch._dynamo.reset()
 

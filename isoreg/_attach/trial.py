@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import random
 import sys
+from collections import deque
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from isoreg._attach.pooling import tensors_in
 from isoreg._compiled import as_written
+
+_TORCHS = frozenset(vars(nn.Module()))  # attributes that every module has
 
 
 def trial_pass(model: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -49,11 +52,15 @@ def _same_numbers() -> Iterator[None]:
 
 @contextmanager
 def _same_attributes(model: nn.Module) -> Iterator[None]:
-    """Put back the buffers of a model, and what else its modules assign to themselves."""
+    """Put back the buffers of a model, and what else its modules assign to themselves or keep."""
     # torch's wrappers for several processes note there that they are set up, which they stay
     theirs = ("torch.distributed", "torch.nn.parallel")
     own = (m for m in model.modules() if not type(m).__module__.startswith(theirs))
     kept = [(m, type(m), dict(vars(m)), dict(m._buffers)) for m in own]
+    held: dict[int, tuple[Any, Any]] = {}
+    for _, _, attributes, _ in kept:
+        for name in attributes.keys() - _TORCHS:
+            _hold(attributes[name], held)
     numbers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
@@ -63,9 +70,25 @@ def _same_attributes(model: nn.Module) -> Iterator[None]:
                 for now, before in ((vars(module), attributes), (module._buffers, buffers)):
                     now.clear()
                     now.update(before)
+        for container, items in held.values():
+            if [*map(id, _items(container))] != [*map(id, _items(items))]:
+                container.clear()
+                (container.update if hasattr(container, "update") else container.extend)(items)
         with torch.no_grad():
             for buffer, number in numbers:
                 buffer.copy_(number)
+
+
+def _hold(value: Any, held: dict[int, tuple[Any, Any]]) -> None:
+    """Note what a container holds, and what those in it hold."""
+    if isinstance(value, list | dict | set | deque) and id(value) not in held:
+        held[id(value)] = value, copy.copy(value)
+        for item in _items(value):
+            _hold(item, held)
+
+
+def _items(container: Any) -> list[Any]:
+    return [*container, *container.values()] if isinstance(container, dict) else [*container]
 
 
 def copies(value: Any) -> Any:
