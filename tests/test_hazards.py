@@ -174,6 +174,29 @@ def test_the_first_pass_of_a_thread_finds_the_classifier_while_another_one_s_doe
     assert hooked == {"", "head"}, "nothing is searched any more"
 
 
+def test_a_pass_of_another_thread_is_recorded_while_a_classifier_is_looked_for() -> None:
+    torch._dynamo.reset()
+    model, other, x, values = Waits("before the classifier"), Net(), torch.randn(12, 6), []
+    looks, iso = IsometryRegularizer(model), IsometryRegularizer(other, "head")
+
+    def train() -> None:
+        other(x)
+        values.append(iso(Y))
+
+    def meanwhile() -> None:
+        worker = threading.Thread(target=train)
+        worker.start()
+        worker.join()
+
+    model.meanwhile = meanwhile
+    model.compile(backend="eager")  # so that another pass looks for the classifier
+    model(x)
+    assert looks.layers == ["head"]
+    expected = isometry_penalty(x, other(x), Y)
+    torch.testing.assert_close(values, [expected, expected])  # and in the pass itself
+    torch._dynamo.reset()
+
+
 def test_of_a_thread_that_ended_nothing_is_kept_once_another_one_calls() -> None:
     model, x, records = Net(), torch.randn(12, 6), []
     iso = IsometryRegularizer(model)

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +89,8 @@ class Recorder:
         >>> recorder.remove()
     """
 
-    _looking: Recorder | None = None
-    """Whose pass before a compiled one runs now: it is none of the others'."""
+    _looking: ClassVar[dict[int, Recorder]] = {}
+    """Whose pass before a compiled one runs now, by thread: it is none of the others'."""
 
     def __init__(
         self,
@@ -243,7 +243,8 @@ class Recorder:
         """Find the classifier of a pass that is to be compiled, by another one before it."""
         model, state, watch = self._model(), self._states.current, self.watch
         assert model is not None
-        state.running, self.watch, Recorder._looking = Record(), None, self
+        state.running, self.watch = Record(), None
+        Recorder._looking[threading.get_ident()] = self
         state.search = search = self._new_search()
         try:
             output = trial_pass(model, args, kwargs)
@@ -255,7 +256,8 @@ class Recorder:
             )
             self._unfound = LayerError, f"{reason}. Name the layer with layers=."
         finally:
-            state.running, self.watch, Recorder._looking = None, watch, None
+            state.running, self.watch = None, watch
+            Recorder._looking.pop(threading.get_ident(), None)
             self._end_search(state)
 
     def _ask(self, record: Record, args: Any, kwargs: Any) -> None:
@@ -403,8 +405,9 @@ class Recorder:
 
     def _running(self) -> State | None:
         """The state of the pass that runs now, unless another recorder looks at its modules."""
-        if Recorder._looking is not None and Recorder._looking is not self:
-            return None
+        if not torch.compiler.is_compiling():
+            looking = Recorder._looking.get(threading.get_ident(), self)
+            return self._states.recording if looking is self else None
         return self._states.recording
 
     def _see(self, name: str | None, value: Any) -> None:
