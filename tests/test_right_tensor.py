@@ -874,6 +874,18 @@ def test_a_second_pass_before_the_penalty_is_refused_and_the_advice_works() -> N
     assert logits.shape == other.shape
 
 
+def test_a_pass_that_could_not_be_recorded_hides_no_unread_one_before_it() -> None:
+    model, x, fails = Net(), points(), [False, True, False]
+    iso = IsometryRegularizer(model, "body", pool=lambda out: None if fails.pop(0) else out)
+    kept = [model(batch) for batch in (x, x.flip(0), x.roll(1, 0))]
+    with pytest.raises(RecordError, match="ran more than once"):
+        iso(Y)
+    fails += [True, False]
+    del kept
+    model(x), model(x)
+    iso(Y)
+
+
 def test_passes_whose_backward_is_done_or_whose_result_is_dropped_do_not_count() -> None:
     model, x = Net(), points()
     iso = IsometryRegularizer(model)

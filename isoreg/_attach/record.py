@@ -124,10 +124,10 @@ class Record:
 def new_record(last: Record | None) -> Record:
     """An empty record, which knows of the unread one that it replaces."""
     record = Record()
-    if last is None or last.failure is not None:
+    if last is None:
         return record
     if torch.compiler.is_compiling():
-        record.replaced = True
+        record.replaced = last.failure is None
     else:
         pulses = [*last.earlier, *([] if last.pulse is None else [last.pulse])]
         record.earlier = [pulse for pulse in pulses if pulse() is not None]
