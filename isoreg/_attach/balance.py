@@ -55,24 +55,14 @@ class GradientNorms:
         self._readings: dict[str, list[_Reading]] = {}
 
     def watch(self, name: str, features: Tensor, copy: Tensor) -> None:
-        """Measure what backward brings to these two.
-
-        Args:
-            name: The layer's name.
-            features: What the model goes on with.
-            copy: A clone of it that only the penalty sees.
-        """
+        """Measure what backward brings to features, and to the clone that only the penalty sees."""
         if features.requires_grad:
             reading, own = _Reading(), list[Tensor]()
             copy.register_hook(own.append)
             features.register_hook(lambda total: self._add(name, reading, total, own))
 
     def take(self) -> Norms:
-        """Norms by layer since the last call; then forget them.
-
-        Returns:
-            Those of forward passes whose penalty went backward, as one gradient of all of them.
-        """
+        """Norms by layer of passes whose penalty went backward; they are forgotten then."""
         readings, self._readings = self._readings, {}
         return {name: _Reading.together(found) for name, found in readings.items()}
 
@@ -182,14 +172,7 @@ class AutoBeta:
 
     @torch.no_grad()
     def weigh(self, penalty: Tensor) -> Tensor:
-        """The weight for a batch.
-
-        Args:
-            penalty: Its penalty at weight 1.
-
-        Returns:
-            A 0-dimensional tensor.
-        """
+        """The weight, 0-dimensional, for a batch with this penalty at weight 1."""
         self._move_to(penalty.device)
         # small: with several layers a large one would be part of what reaches the earlier layers.
         # A penalty is a square: the gradient of a tiny one falls as its root does
@@ -206,11 +189,7 @@ class AutoBeta:
 
     @torch.no_grad()
     def update(self, norms: Norms) -> None:
-        """Take in what the last batch's backward pass measured.
-
-        Args:
-            norms: From `GradientNorms.take`.
-        """
+        """Take in what the last batch's backward pass measured."""
         if not norms:
             return
         device = self._used.device
@@ -258,18 +237,7 @@ class AutoBeta:
 
 
 def check_beta(beta: float | str | AutoBeta) -> float | AutoBeta:
-    """A number as it is, "auto" as `AutoBeta`.
-
-    Args:
-        beta: What the user gave.
-
-    Returns:
-        A number, or the `AutoBeta`: the one that was given, a fresh one like it if it already
-        weighs another penalty, or a new one for "auto".
-
-    Raises:
-        InputError: If it is neither.
-    """
+    """A number as it is, "auto" as `AutoBeta`; for one that weighs another penalty a fresh one."""
     if isinstance(beta, AutoBeta):
         if beta.is_taken:
             return AutoBeta(beta.share, momentum=beta.momentum)

@@ -142,12 +142,7 @@ def check_batch_labels(labels: Tensor | None, n: int) -> None:
 
 
 def check_uses(record: Record, *, paired: bool) -> None:
-    """Refuse a layer that ran again on what may be another batch.
-
-    Args:
-        record: Of the batch.
-        paired: Whether each use has a reference of its own, and no labels are given.
-    """
+    """Refuse a layer that ran again on what may be another batch, unless it is paired by use."""
     if paired:
         _check_order(record)
     for name, number in record.uses.items():

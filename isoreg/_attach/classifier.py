@@ -26,18 +26,7 @@ _UNSEEN = (
 
 
 def choose_layers(model: nn.Module, layers: Layers) -> list[Layer]:
-    """The layers that are chosen, or the classifier where it is known.
-
-    Args:
-        model: The model.
-        layers: As in `find_layers`; None: what enters the classifier.
-
-    Returns:
-        The layers; none if the first forward pass is to show the classifier.
-
-    Raises:
-        LayerError: If a choice matches nothing, or the model holds no modules.
-        InputError: If a weight is negative or not finite.
+    """Return the chosen layers, or the classifier; none where the first pass is to show it.
 
     Example:
         >>> [layer.name for layer in choose_layers(nn.Sequential(nn.Linear(4, 3)), None)]
@@ -55,9 +44,6 @@ def known_classifier(model: nn.Module) -> Layer | None:
     Returns:
         The module that timm's ``pretrained_cfg`` names (the first, if it names several), or the
         last module with weights in a chain of modules; None for any other model.
-
-    Raises:
-        LayerError: If the model holds no modules.
 
     Example:
         >>> known_classifier(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))).name
@@ -171,14 +157,7 @@ class ClassifierSearch:
                 self._runs.append(_Run(self._calls, name, module, entering, versions, *made))
 
     def finish(self, args: Any, kwargs: Any, output: Any) -> tuple[Layer, list[Entering]]:
-        """Say which module classifies, from what the model took and returned.
-
-        Returns:
-            The classifier, and what it was called with each time that it ran in this pass.
-
-        Raises:
-            LayerError: If there is none, or it is not certain.
-        """
+        """The classifier, as what the model took and returned shows it, and each call of it."""
         returned = _returned(output)
         if not self._runs:
             raise LayerError(_UNSEEN)

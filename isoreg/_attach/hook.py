@@ -82,13 +82,10 @@ def _in_backward() -> bool:
 
 
 def _unseen_by_modes() -> contextlib.AbstractContextManager[object]:
-    """Leave the dispatch modes of a pass, but for those that trace it.
+    """Return a context that leaves the dispatch modes of a pass, but for those that trace it.
 
     A selective checkpoint keeps results by the order of operations. Those of a hook do not run in
     the pass that computes the layer once more, which would then take them for the model's own.
-
-    Returns:
-        A context.
     """
     if torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
         return contextlib.nullcontext()

@@ -44,22 +44,12 @@ class Layer:
 
 
 def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
-    """Choose layers of a model.
+    """Choose layers of a model, as `isoreg.IsometryRegularizer` says.
 
-    Args:
-        model: The model to search.
-        layers: A dotted name, or a glob whose wildcards stand within one dotted part
-            (``"blocks.*.mlp"``). ``"stages"``: the stages of a timm model, from its
-            ``feature_info``. A module of the model. A module type: all its instances. A predicate
-            on (name, module). A sequence of such. A mapping from names or globs to weights, in
-            which a full name goes before a glob.
+    A wildcard stands within one dotted part, and in a mapping a full name goes before a glob.
 
     Returns:
         The layers, each module once, in the order of the choices and of the model within one.
-
-    Raises:
-        LayerError: If a choice matches nothing, or what torch.jit.script made.
-        InputError: If a weight is negative or not finite.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2), nn.Tanh())
@@ -101,14 +91,7 @@ def refuse_time_major(
 ) -> None:
     """Refuse layers whose first axis is time, which would be taken for samples.
 
-    Args:
-        model: The model.
-        layers: The chosen ones.
-        remedy: What else the user may do.
-
-    Raises:
-        LayerError: If torch's own class of a layer says so, or of one that it stands in, or of the
-            last one in a chain.
+    Torch's own class of a layer says so, or of one that it stands in, or of the last in a chain.
 
     Example:
         >>> model = nn.Sequential(nn.GRU(3, 2, batch_first=True))
@@ -127,13 +110,7 @@ def refuse_time_major(
 
 
 def is_time_major(module: nn.Module | None) -> bool:
-    """Whether torch's own class of a module takes sequences with time as the first axis.
-
-    Args:
-        module: The module, or None.
-
-    Returns:
-        That.
+    """Return whether torch's own class of a module takes sequences with time as the first axis.
 
     Example:
         >>> is_time_major(nn.GRU(3, 2)), is_time_major(nn.GRU(3, 2, batch_first=True))
@@ -147,9 +124,6 @@ def is_time_major(module: nn.Module | None) -> bool:
 
 class Axes:
     """Which axis of a layer's output holds channels, as far as a model's modules tell.
-
-    Args:
-        model: The model.
 
     Example:
         >>> import torch
@@ -185,15 +159,7 @@ class Axes:
         return "" if first == last else "first" if first else "last"
 
     def refuse_other(self, x: Tensor, pool: str) -> None:
-        """Refuse to average over channels, or over samples' places as if they were channels.
-
-        Args:
-            x: What a layer returned.
-            pool: The pooling's name.
-
-        Raises:
-            LayerError: If the model's modules say that channels lie on another axis than it takes.
-        """
+        """Refuse to average over channels, or over samples' places as if they were channels."""
         if x.ndim not in self._first:
             return
         wanted = "first" if pool == "mean" and x.ndim > 3 else "last"
@@ -212,14 +178,7 @@ def _dots(name: str) -> list[int]:
 
 
 def module_at(model: nn.Module, name: str) -> nn.Module | None:
-    """The module that stands under a dotted name now.
-
-    Args:
-        model: The model.
-        name: Of a module in it; empty for the model itself.
-
-    Returns:
-        The module, or None if there is none of that name any more.
+    """Return the module that stands under a dotted name now, or None; empty names the model.
 
     Example:
         >>> module_at(nn.Sequential(nn.Tanh()), "0")

@@ -61,10 +61,6 @@ class Monitor:
     Each step costs a comparison on the device. One in `EVERY` also costs the distances between at
     most 256 samples, of which the (n, n) results are kept, not the features.
 
-    Args:
-        metric: Of the features, as in `isoreg.isometry_penalty`.
-        input_metric: Of the reference.
-
     Example:
         >>> monitor = Monitor("euclidean", "euclidean")
         >>> x = torch.eye(3)
@@ -98,25 +94,14 @@ class Monitor:
         return self._steps % EVERY == 0
 
     def record_step(self, layers: list[str], penalties: Tensor) -> None:
-        """Take in one step.
-
-        Args:
-            layers: Names of the layers.
-            penalties: (L,) penalty of each, detached.
-        """
+        """Take in one step: the names of its layers, and the (L,) penalty of each, detached."""
         self._steps += 1
         self._layers, self._penalties = layers, penalties
         self._uncounted.append(penalties)
 
     @torch.no_grad()
     def look_closely(self, seen: Seen, labels: Tensor | None, scale: float | Tensor | str) -> None:
-        """Keep the distances of a step that was due, for the report.
-
-        Args:
-            seen: What was compared with what.
-            labels: The batch's labels.
-            scale: Factor of the feature distances.
-        """
+        """Keep the distances of a step that was due, for the report."""
         self._count()
         self._looked = self._steps
         shown = min(len(next(iter(seen.features.values()))), _SAMPLES)
@@ -155,26 +140,14 @@ class Monitor:
         return compared.triu(1)
 
     def record_gradients(self, norms: Norms, beta: Beta) -> None:
-        """Take in the gradients of a step, for the median over the last ones.
-
-        Args:
-            norms: From `isoreg._attach.balance.GradientNorms.take`.
-            beta: The weight that the penalty had in that step.
-        """
+        """Take in the gradients of a step and its weight, for the median over the last ones."""
         if norms:
             self._norms.append((norms, beta))
             if len(self._early) < _EARLY:
                 self._early.append(norms)
 
     def report(self, beta: Beta) -> IsometryReport:
-        """What came of it so far; waits for the device.
-
-        Args:
-            beta: Weight of the penalty, for which gradients of steps with another are told too.
-
-        Returns:
-            The report.
-        """
+        """What came of it so far, for this weight of the penalty; waits for the device."""
         self._count()
         penalties = dict(zip(self._layers, self._penalties.tolist(), strict=True))
         layers = {
@@ -184,12 +157,7 @@ class Monitor:
         return IsometryReport(float(beta), self._steps, without, layers, looked_at=self._looked)
 
     def warn(self, report: IsometryReport, *, stacklevel: int) -> None:
-        """Give each kind of warning once.
-
-        Args:
-            report: What `report` returned.
-            stacklevel: As of `warnings.warn`.
-        """
+        """Give each kind of warning once."""
         for kind, text in report.problems():
             if kind not in self._warned:
                 self._warned.add(kind)

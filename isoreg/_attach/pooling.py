@@ -15,13 +15,7 @@ Pool: TypeAlias = str | Callable[[Any], Tensor]
 
 
 def tensors_in(value: object) -> Iterator[Tensor]:
-    """Tensors in nested tuples, lists, mappings and dataclasses, in order.
-
-    Args:
-        value: What a module takes or returns.
-
-    Returns:
-        Each tensor found.
+    """Return the tensors in nested tuples, lists, mappings and dataclasses, in order.
 
     Example:
         >>> import torch
@@ -48,12 +42,7 @@ def _collect(value: object, found: list[Tensor]) -> None:
 
 
 class Entering(NamedTuple):
-    """What a module is called with.
-
-    Attributes:
-        args: By position.
-        kwargs: By name.
-    """
+    """What a module is called with, by position and by name."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -62,14 +51,8 @@ class Entering(NamedTuple):
 def features_entering(entering: Entering) -> Tensor | None:
     """The only floating tensor that enters, or of several the only one that needs a gradient.
 
-    Args:
-        entering: What a module is called with.
-
     Returns:
         The tensor; the first of any kind where none is floating, None where there is none.
-
-    Raises:
-        LayerError: If several may be the features.
 
     Example:
         >>> import torch
@@ -128,11 +111,7 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclasses.dataclass(frozen=True)
 class FirstTensor:
-    """Applies a pooling to the first tensor of what a layer returns.
-
-    Attributes:
-        pool: Maps a tensor to (b, d) features.
-        name: What it is called in `POOLS`.
+    """Applies a pooling, by its name in `POOLS`, to the first tensor of what a layer returns.
 
     Example:
         >>> import torch
@@ -152,17 +131,7 @@ class FirstTensor:
 
 
 def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
-    """Turn a pooling into a function on whatever a layer returns.
-
-    Args:
-        pool: A name in `POOLS`, applied to the first tensor of what the layer returns, or a
-            callable, applied to all of it.
-
-    Returns:
-        Maps what a layer returns to features, or to None if it holds no tensor.
-
-    Raises:
-        InputError: If the name is unknown or the argument is neither.
+    """Return a function on whatever a layer returns: a callable, or that of a name in `POOLS`.
 
     Example:
         >>> import torch
@@ -180,14 +149,7 @@ def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
 
 
 def pooled(pool: Callable[[Any], Tensor | None], value: Any) -> Tensor | None:
-    """What a pooling makes of what a layer returned, also inside a checkpoint.
-
-    Args:
-        pool: What `resolve_pool` gave.
-        value: What the layer returned.
-
-    Returns:
-        The features, or None.
+    """Return what a pooling makes of what a layer returned, also inside a checkpoint.
 
     Example:
         >>> import torch

@@ -61,14 +61,7 @@ class Record:
     replaced: bool = False
 
     def next_use(self, name: str) -> str:
-        """Count a use of a layer.
-
-        Args:
-            name: The layer's name.
-
-        Returns:
-            The name itself for the first use, then ``name:2``, ...
-        """
+        """Count a use of a layer: its name for the first, then ``name:2``, ``name:3``, ..."""
         number, use = 1, name
         while use in self.uses:
             number += 1
@@ -77,14 +70,7 @@ class Record:
         return use
 
     def check_axes(self, x: Tensor) -> None:
-        """Refuse a table whose first two axes may each be the samples.
-
-        Args:
-            x: What a layer returned, or the reference.
-
-        Raises:
-            LayerError: If they are equally long and the model holds modules that put time first.
-        """
+        """Refuse features or a reference whose first two axes may each be the samples."""
         if self.time_major and x.ndim == 3 and x.shape[0] == x.shape[1]:
             raise LayerError(
                 f"shape {tuple(x.shape)} may hold {x.shape[0]} samples on its first axis or on its "
@@ -105,12 +91,7 @@ class Record:
         return pulse is not None and pulse.spent
 
     def note_graph(self, use: str, value: Tensor) -> None:
-        """Remember the node of the graph that made what is recorded, and await its backward pass.
-
-        Args:
-            use: What the features are called.
-            value: What the layer returned.
-        """
+        """Remember the node of the graph that made it, and await its backward pass."""
         node = value.grad_fn
         if node is None or torch._C._are_functorch_transforms_active():
             return

@@ -131,15 +131,7 @@ class Recorder:
         return self._model()
 
     def take(self) -> Record:
-        """Return the record of the last forward pass and forget it.
-
-        Returns:
-            The record; every layer is in it.
-
-        Raises:
-            RecordError: If there is none, a layer did not run or ran without gradients, or it is
-                not certain which pass is meant.
-        """
+        """The record of the last forward pass, with every layer in it, which is then forgotten."""
         states = self._states.readable
         records = [state.finished for state in states if state.finished is not None]
         why_missing = states[-1].why_missing
@@ -172,11 +164,7 @@ class Recorder:
         return record
 
     def paused(self) -> AbstractContextManager[None]:
-        """Leave this thread's forward passes inside the block unrecorded, and the record as it is.
-
-        Returns:
-            A context.
-        """
+        """Leave this thread's passes inside the block unrecorded, and the record as it is."""
         return self._states.paused()
 
     def remove(self) -> None:

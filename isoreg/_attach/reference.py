@@ -19,14 +19,7 @@ Source: TypeAlias = "Layer | Teacher | Callable[..., Tensor] | None"
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; the mode of each module is put back, also after an error.
-
-    Args:
-        model: The model.
-
-    Yields:
-        Nothing.
-    """
+    """Eval mode inside the block; the mode of each module is put back, also after an error."""
     # a frozen module of torch.jit has no mode
     modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
     try:
@@ -42,9 +35,6 @@ class Teacher:
     """Another network, called on what the model is called with: in eval mode, without gradients.
 
     The mode of each of its modules is put back afterwards, also after an error.
-
-    Args:
-        module: The network.
 
     Example:
         >>> teacher = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.9))
@@ -72,18 +62,7 @@ class Teacher:
 
 
 def find_source(model: nn.Module, inputs: object) -> Source:
-    """What `Recorder` is to compare with.
-
-    Args:
-        model: The model.
-        inputs: What the user gave: None, a layer or its name, another module, or a callable.
-
-    Returns:
-        None, the one layer, the teacher, or the callable.
-
-    Raises:
-        InputError: If it is none of them, or names several layers.
-        LayerError: If there is no such layer.
+    """Return what to compare with, for the ``inputs`` that the user gave.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
@@ -137,23 +116,11 @@ class Exchange:
         return self._generator.get_state()
 
     def go_on(self, state: Tensor) -> None:
-        """Go on where a checkpoint was.
-
-        Args:
-            state: What `state` returned.
-        """
+        """Go on where a checkpoint was."""
         self._generator.set_state(state.cpu())
 
     def permutation(self, labels: Tensor | None, n: int) -> Tensor:
-        """Draw a permutation.
-
-        Args:
-            labels: (n,) integers; (n, C) probabilities count as their largest; None: one class.
-            n: Number of samples.
-
-        Returns:
-            (n,) positions, on the device of the labels.
-        """
+        """(n,) positions, on the labels' device; of probabilities (n, C) the largest counts."""
         # torch.compile cannot take a generator into a graph
         compiled = torch.compiler.is_compiling()
         generator = None if compiled else self._generator
@@ -168,17 +135,7 @@ class Exchange:
 
 
 def pair_uses(features: Mapping[str, int], references: Sequence[Tensor]) -> list[int]:
-    """Which use of the reference each recorded feature is compared with.
-
-    Args:
-        features: By name of a use of a layer, its number from 1.
-        references: The reference of each use, or one for all.
-
-    Returns:
-        An index into the references for each feature.
-
-    Raises:
-        InputError: If a layer and the reference ran differently often.
+    """Return for each feature, by name with the number of its use, the index of its reference.
 
     Example:
         >>> pair_uses({"layer": 1, "layer:2": 2}, [torch.ones(1), torch.ones(1)])

@@ -130,9 +130,6 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
     Returns:
         (n, ...) floating points; where the only candidate has another length, that one.
 
-    Raises:
-        InputError: If there is none, or more than one.
-
     Example:
         >>> call = read_call((torch.ones(3, 2), torch.ones(3, 4)), {}, ["x", "noise"])
         >>> choose_samples(call, None, 3).shape

@@ -21,16 +21,7 @@ _TORCHS = frozenset(vars(nn.Module()))  # attributes that every module has
 
 
 def trial_pass(model: nn.Module, args: Any, kwargs: Any) -> Any:
-    """Run a model uncompiled on copies; attributes, buffers and random numbers are put back.
-
-    Args:
-        model: The model, perhaps compiled; its own hooks do not run, those of its parts do.
-        args: What it is called with.
-        kwargs: By keyword.
-
-    Returns:
-        What it returned.
-    """
+    """Run a model uncompiled on copies; attributes, buffers and random numbers are put back."""
     with as_written(), _same_numbers(), _same_attributes(model):
         return model.forward(*copies(list(args)), **copies(kwargs))
 
@@ -92,13 +83,7 @@ def _items(container: Any) -> list[Any]:
 
 
 def copies(value: Any) -> Any:
-    """The same with all tensors copied that stand in it, also in containers and attributes.
-
-    Args:
-        value: What a model is called with.
-
-    Returns:
-        The same, without the caller's tensors.
+    """Return the same with all tensors copied in it, also in containers and attributes.
 
     Example:
         >>> x = torch.ones(2)
