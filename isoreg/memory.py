@@ -80,15 +80,11 @@ class FeatureQueue:
     ) -> tuple[list[Tensor], Tensor]:
         """What is held, the oldest first, and its labels with those of a batch behind them.
 
-        Args:
-            tensors: Inputs and features of the batch, (n, d) each, without graph.
-            labels: (n,) int64 or (n, C) floating labels, or None for one class.
+        Inputs and features of the batch are (n, d), without graph; labels (n,) int64, (n, C)
+        floating, or None for one class.
 
         Returns:
             Inputs and features that are held, and labels of both.
-
-        Raises:
-            InputError: If what is held cannot be compared with this batch.
         """
         kind = _describe(tensors, labels)
         if kind != (self._kind or kind):
@@ -104,13 +100,7 @@ class FeatureQueue:
         return points, torch.cat([old_labels, batch[-1]])
 
     def keep(self, tensors: Sequence[Tensor], labels: Tensor | None, *, finite: bool) -> None:
-        """Let a batch take the place of the oldest samples.
-
-        Args:
-            tensors: Inputs and features of the batch, (n, d) each, without graph.
-            labels: (n,) int64 or (n, C) floating labels, or None for one class.
-            finite: Whether all samples are known to be finite; else they are looked at.
-        """
+        """Let a batch, as in `before`, take the oldest ones' place; ``finite``: all of it is so."""
         self._kind, batch = _describe(tensors, labels), _with_labels(tensors, labels)
         if not finite:  # a step that overflowed must not spoil those after it
             # a sum is finite if all its terms are, and takes a tenth of the time of each

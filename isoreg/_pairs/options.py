@@ -17,15 +17,7 @@ NUMBER = (int, float)  # a tuple, because torch.compile cannot trace a union of 
 
 
 class Options(NamedTuple):
-    """How distances are compared; see `isoreg.isometry_penalty`.
-
-    Attributes:
-        metric: A function from (n, d) points to (n, n) distances.
-        input_metric: The same for the inputs.
-        scale: A number, a 0-dimensional tensor or "fit".
-        reduction: "batch" or "pairs".
-        given: Whether the reference holds distances, not points.
-    """
+    """How `isoreg.isometry_penalty` compares distances, those of the inputs ``given`` or not."""
 
     metric: Callable[[Tensor], Tensor]
     input_metric: Callable[[Tensor], Tensor]

@@ -65,18 +65,7 @@ def refuses(call: Call) -> str | None:
 
 @torch.no_grad()
 def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
-    """Sums over the pairs of a call, and gradients, without looking at a value.
-
-    Args:
-        call: The pairs.
-        scale: (L,) factors s, on the device, or one; None: the moments are asked for.
-        total: A number, or a 0-dimensional tensor on the device.
-        needs_grad: Whether to compute gradients.
-
-    Returns:
-        (L,) sums of G (D - s d)^2 by the total, and for each layer (local, width)
-        4 / total sum_j G (s^2 - s D / d)(x_i - x_j), if needed; or (2, L) float64 moments.
-    """
+    """Sums over the pairs of a call, and gradients, without looking at a value."""
     ones = call.features[0].new_ones(len(call.features), dtype=torch.float64)
     if scale is None:
         return Answer(_compare(call, ones, ones, needs_grad=False)[0][1:], [])

@@ -231,36 +231,20 @@ def compare_kernel(
     """Sums over all pairs of a tile of rows, and a chunk of the gradient by these rows.
 
     Each program alone writes its sums and its part of the gradient, in a fixed order: no atomics.
+    Beside what `square_kernel` takes:
 
-    Args:
-        x: (samples, width) features as they came.
-        centred: As in `square_kernel`.
-        rows: As in `square_kernel`.
-        columns: As in `square_kernel`.
-        starts: As in `square_kernel`.
-        ends: As in `square_kernel`.
-        targets: (count, n) squared input distances, or given distances, NaN where not known.
-        squares: (count, n) squared feature distances, if `STORED`.
-        weights: (count, n) what the pairs weigh, if `WEIGHTED`.
-        scale: Points to s.
-        factor: Points to 4 s / total.
-        sums: (tiles, 3) float64; takes the sums of G (D - s d)^2, of G D d and of G d^2.
-        gradient: (local rows, width) takes sum_j factor G (s d - D) / d (x_i - x_j), 0 where d is.
-        width: As in `square_kernel`.
-        n: As in `square_kernel`.
-        count: As in `square_kernel`.
-        slab: First of the tiles in sums.
-        local: Position in the batch of the first local sample.
-        chunks: Number of chunks that hold the gradient's dimensions.
-        M: As in `square_kernel`.
-        N: As in `square_kernel`.
-        D: Dimensions of a chunk.
-        MODE: As in `square_kernel`.
-        PRECISION: As in `square_kernel`.
-        GIVEN: Whether the targets are distances and not squares.
-        STORED: Whether squares are read and not computed, which takes that D holds the width.
-        WEIGHTED: Whether weights are read; else each pair counts once.
-        GRADIENT: Whether the gradient is wanted.
+    - targets: (count, n) squared input distances, or given distances, NaN where not known.
+    - squares: (count, n) squared feature distances, if `STORED`.
+    - weights: (count, n) what the pairs weigh, if `WEIGHTED`; else each pair counts once.
+    - scale, factor: point to s and to 4 s / total.
+    - sums: (tiles, 3) float64; takes the sums of G (D - s d)^2, of G D d and of G d^2.
+    - gradient: (local rows, width) takes sum_j factor G (s d - D) / d (x_i - x_j), 0 where d is.
+    - slab: first of the tiles in sums.
+    - local: position in the batch of the first local sample.
+    - chunks: number of chunks that hold the gradient's dimensions.
+    - GIVEN: whether the targets are distances and not squares.
+    - STORED: whether squares are read and not computed, which takes that D holds the width.
+    - GRADIENT: whether the gradient is wanted.
     """
     program = tl.program_id(0)
     tile, begin = program // chunks, (program % chunks) * D
