@@ -70,10 +70,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_attach.layers": {"errors"},
     "_attach.pooling": {"errors"},
     "_attach.samples": {"errors"},
-    "_attach.classifier": {"errors", "_attach.layers", "_attach.pooling"},
+    "_attach.record": {"errors", "_attach.samples"},
+    "_attach.classifier": {"errors", "_attach.layers", "_attach.pooling", "_attach.record"},
     "_attach.reference": {"errors", "_attach.layers", "_attach.pooling"},
     "_attach.hook": {"errors"},
-    "_attach.record": {"errors", "_attach.samples"},
     "_attach.recorder": {
         "errors",
         "_compiled",

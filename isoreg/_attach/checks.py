@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isoreg._attach.balance import AutoBeta
-from isoreg._attach.record import Record
+from isoreg._attach.record import Record, nodes_before
 from isoreg._tables import check_dense
 from isoreg.errors import InputError, RecordError
 from isoreg.masks import check_shape
@@ -160,7 +160,7 @@ def check_uses(record: Record, *, paired: bool) -> None:
         earlier = record.nodes.get(before)
         if earlier is None:
             continue  # frozen: no gradient comes of it
-        if node is None or not _depends(node, earlier):
+        if earlier not in nodes_before(node):
             raise RecordError(
                 f"layer {layer!r} ran {number} times in one forward pass, on inputs that do not "
                 "depend on each other, so it is not known which samples each use belongs to. "
@@ -175,23 +175,9 @@ def _check_order(record: Record) -> None:
         node, sources = record.nodes.get(name), record.sources
         if node is None or number > len(sources) or any(source is None for source in sources):
             continue
-        made_from = [_depends(node, source) for source in sources]
+        made_from = [source in nodes_before(node) for source in sources]
         if any(made_from) and not made_from[number - 1]:
             raise RecordError(
                 f"{name!r} is use {number} of the layer, and was made from another use of what "
                 "inputs names, so it is not known which belong together. Let both run in one order."
             )
-
-
-def _depends(node: Any, other: Any) -> bool:
-    """Whether one node of the graph was made from another."""
-    waiting, known = [node], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in known:
-            continue
-        if node is other:
-            return True
-        known.add(node)
-        waiting += [before for before, _ in node.next_functions]
-    return False

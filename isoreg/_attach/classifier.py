@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from isoreg._attach.layers import Layer, Layers, find_layers
 from isoreg._attach.pooling import Entering, tensors_in
+from isoreg._attach.record import nodes_before
 from isoreg.errors import LayerError
 
 _UNSEEN = (
@@ -186,14 +187,9 @@ class ClassifierSearch:
         layer = Layer(run.name, run.module, at_input=True)
         return layer, [call.entering for call in calls.values()]
 
-    def _sources(self, node: Any, runs: Mapping[Any, _Run]) -> Iterator[_Run]:
+    def _sources(self, result: Any, runs: Mapping[Any, _Run]) -> Iterator[_Run]:
         """The modules with weights that are met first on the way back from a result."""
-        waiting, known = [node], set()
-        while waiting:
-            node = waiting.pop()
-            if node is None or node in known:
-                continue
-            known.add(node)
+        for node in nodes_before(result, runs):
             if node in runs:
                 yield runs[node]
                 continue
@@ -202,7 +198,6 @@ class ClassifierSearch:
             weight = getattr(node, "variable", None)
             if isinstance(weight, nn.Parameter) and weight.ndim > 1:
                 self._refuse("returned what weights of its own were applied to")
-            waiting += [before for before, _ in node.next_functions]
 
     def _check_classifies(self, run: _Run, args: Any, kwargs: Any, returned: list[Tensor]) -> None:
         if "decoder" in run.name:
