@@ -98,7 +98,8 @@ def refuse_time_major(
         >>> refuse_time_major(model, find_layers(model, "0"))
     """
     for layer in layers:
-        around = [module_at(model, layer.name[:at]) for at in _dots(layer.name)]
+        parts = layer.name.split(".")
+        around = [module_at(model, ".".join(parts[:end])) for end in range(1, len(parts))]
         module: nn.Module | None = layer.module
         while type(module) is nn.Sequential and len(module):
             module = module[-1]
@@ -160,8 +161,6 @@ class Axes:
 
     def refuse_other(self, x: Tensor, pool: str) -> None:
         """Refuse to average over channels, or over samples' places as if they were channels."""
-        if x.ndim not in self._first:
-            return
         wanted = "first" if pool == "mean" and x.ndim > 3 else "last"
         found = self.channels(x)
         if found and found != wanted:
@@ -171,10 +170,6 @@ class Axes:
                 f"{tuple(x.shape)} seem to come {found}: layers of the model have {x.shape[axis]} "
                 f"of them. Say what to average: pool=lambda output: output.mean({tuple(rest)})."
             )
-
-
-def _dots(name: str) -> list[int]:
-    return [at for at, letter in enumerate(name) if letter == "."]
 
 
 def module_at(model: nn.Module, name: str) -> nn.Module | None:

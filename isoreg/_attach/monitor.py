@@ -105,13 +105,9 @@ class Monitor:
         self._count()
         self._looked = self._steps
         shown = min(len(next(iter(seen.features.values()))), _SAMPLES)
-        self._distances = {
-            name: self._measure(self._metric, x) for name, x in seen.features.items()
-        }
+        self._distances = _measured(self._metric, seen.features)
         if seen.distances is None:
-            self._targets = {
-                name: self._measure(self._input_metric, x) for name, x in seen.references.items()
-            }
+            self._targets = _measured(self._input_metric, seen.references)
         else:
             given = seen.among_own(seen.distances, shown)
             self._targets = dict.fromkeys(self._distances, given)
@@ -168,9 +164,6 @@ class Monitor:
         """Whether this step is one of `WARN_AT`."""
         return self._steps in WARN_AT
 
-    def _measure(self, metric: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        return distances_by(metric, flatten_points(x[:_SAMPLES], "features"))
-
     def _layer(self, name: str, penalty: float, beta: Beta) -> LayerReport:
         distances, shares = self._distances[name], self._shares(name, beta)
         targets = self._targets.get(name, torch.full_like(distances, math.nan))
@@ -208,6 +201,13 @@ class Monitor:
                 factor = _times(beta, then)
                 shares.append((factor * penalty / loss, factor * along / loss / loss))
         return [share for share in shares if all(map(math.isfinite, share))]
+
+
+def _measured(
+    metric: Callable[[Tensor], Tensor], points: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    shown = {name: flatten_points(x[:_SAMPLES], "features") for name, x in points.items()}
+    return {name: distances_by(metric, x) for name, x in shown.items()}
 
 
 def _losses(name: str, steps: Sequence[Norms]) -> list[float]:
