@@ -447,13 +447,8 @@ def test_passes_of_several_sizes_count_as_one_gradient() -> None:
 
 
 def test_several_passes_count_as_one_gradient_of_all_of_them() -> None:
-    readings = []
-    for rest, own, along in ((3.0, 5.0, 1.0), (4.0, 12.0, 2.0)):
-        reading = _Reading()
-        reading.rest.append(torch.tensor(rest))
-        reading.own.append(torch.tensor(own))
-        reading.along.append(torch.tensor(along))
-        readings.append(reading)
+    norms = torch.tensor([[3.0, 5.0, 1.0], [4.0, 12.0, 2.0]])
+    readings = [_Reading(*([x] for x in row)) for row in norms]
     assert _Reading.together(readings) == (5.0, 13.0, 3.0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -57,7 +58,7 @@ class GradientNorms:
     def watch(self, name: str, features: Tensor, copy: Tensor) -> None:
         """Measure what backward brings to features, and to the clone that only the penalty sees."""
         if features.requires_grad:
-            reading, own = _Reading(), list[Tensor]()
+            reading, own = _Reading([], [], []), list[Tensor]()
             copy.register_hook(own.append)
             features.register_hook(lambda total: self._add(name, reading, total, own))
 
@@ -79,19 +80,16 @@ class GradientNorms:
             self._readings.setdefault(name, []).append(reading)
 
 
-class _Reading:
+class _Reading(NamedTuple):
     """Norms at one layer of one forward pass, over the backward passes through it."""
 
-    def __init__(self) -> None:
-        self.rest: list[Tensor] = []
-        self.own: list[Tensor] = []
-        self.along: list[Tensor] = []
+    rest: list[Tensor]
+    own: list[Tensor]
+    along: list[Tensor]
 
     @staticmethod
     def together(readings: list[_Reading]) -> Pull:
-        rest = [norm for reading in readings for norm in reading.rest]
-        own = [norm for reading in readings for norm in reading.own]
-        along = [product for reading in readings for product in reading.along]
+        rest, own, along = ([*chain(*parts)] for parts in zip(*readings, strict=True))
         return Pull(torch.stack(rest).norm(), torch.stack(own).norm(), torch.stack(along).sum())
 
 
