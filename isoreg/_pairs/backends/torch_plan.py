@@ -102,10 +102,9 @@ def _padded(run: list[_Class], side: int, dtype: torch.dtype) -> Iterator[Block]
     members = members.view(len(run), size)
     first, rows, inside = members[:, :1], members[:, :count], None
     if len(run[0][0]) < size or min(count for _, count in run) < count:
-        in_rows = torch.arange(count, device="cpu") < _indices([count for _, count in run])[:, None]
-        in_columns = (
-            torch.arange(size, device="cpu") < _indices([len(some) for some, _ in run])[:, None]
-        )
+        place = torch.arange(size, device="cpu")
+        in_rows = place[:count] < _indices([count for _, count in run])[:, None]
+        in_columns = place < _indices([len(some) for some, _ in run])[:, None]
         rows = torch.where(in_rows, rows, first)
         inside = (in_rows[:, :, None] & in_columns[:, None]).to(dtype)
     for a, b, offset, times in _tiles(slice(0, count), size, side):

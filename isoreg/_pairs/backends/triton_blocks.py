@@ -97,10 +97,9 @@ class _Order:
         """As many rows at once as have few enough pairs, and the number of their first tile."""
         step = max(1, _PAIRS_AT_ONCE // (_TILE * max(1, self.n))) * _TILE
         for begin in range(0, len(self.rows), step):
-            rows, starts, ends = (
-                x[begin : begin + step] for x in (self.rows, self.starts, self.ends)
-            )
-            yield begin // _TILE, _Order(rows, self.columns, starts, ends, self.origins)
+            slab = slice(begin, begin + step)
+            sides = self.rows[slab], self.columns, self.starts[slab], self.ends[slab]
+            yield begin // _TILE, _Order(*sides, self.origins)
 
     def taken(self, matrix: Tensor, local: int) -> Tensor:
         """The rows and columns of a (local, n) matrix in this order."""
@@ -117,10 +116,8 @@ def _order(call: Call, n: int) -> _Order:
     mine, rows = classes[local].sort(stable=True)
     rows = rows + local.start
     # a sample that pairs with nobody has a range of its own, in which it is seen if not finite
-    alone, places = (
-        mine == IGNORED,
-        torch.empty_like(columns).scatter_(0, columns, everything)[rows],
-    )
+    alone = mine == IGNORED
+    places = torch.empty_like(columns).scatter_(0, columns, everything)[rows]
     starts = torch.where(alone, places, torch.searchsorted(labels, mine))
     ends = torch.where(alone, places + 1, torch.searchsorted(labels, mine, right=True))
     return _Order(rows, columns, starts, ends, columns[torch.searchsorted(labels, classes)])
