@@ -202,16 +202,16 @@ class Recorder:
                     state.finished = None  # of a step that is over: this pass may be meant
                 state.running, state.search, state.begun = None, None, 0
             return
-        self._follow()
-        looks = self._seeks and self._is_compiled()
+        self._follow(module)
+        looks = self._seeks and _is_compiled(module)
         if looks:
-            _look_uncompiled(self, args, kwargs or {})
+            _look_uncompiled(self, module, args, kwargs or {})
         record = new_record(state.finished)
         record.failure = self._unfound if looks and self._seeks else None
         record.time_major = self._time_major
         state.running = state.finished = None
         if self._seeks and not torch.compiler.is_compiling():
-            state.search = self._new_search()
+            state.search = ClassifierSearch(module)
         if self._source is None:
             record.call = read_call(args, kwargs or {}, self._parameters)
         elif not isinstance(self._source, Layer):
@@ -219,21 +219,12 @@ class Recorder:
         state.begun += 1
         state.running = record
 
-    def _is_compiled(self) -> bool:
-        """Whether the pass, or a part of it, runs compiled, where a search sees no modules."""
-        if torch.compiler.is_compiling():
-            return True
-        model = self._model()
-        assert model is not None
-        return any("_orig_mod" in m._modules or m._compiled_call_impl for m in model.modules())
-
-    def _look(self, args: Any, kwargs: Any) -> None:
+    def _look(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         """Find the classifier of a pass that is to be compiled, by another one before it."""
-        model, state, watch = self._model(), self._states.current, self.watch
-        assert model is not None
+        state, watch = self._states.current, self.watch
         state.running, self.watch = Record(), None
         Recorder._looking[threading.get_ident()] = self
-        state.search = search = self._new_search()
+        state.search = search = ClassifierSearch(model)
         try:
             output = trial_pass(model, args, kwargs)
             self._find_classifier(search, state.running, args, kwargs, output)
@@ -263,19 +254,20 @@ class Recorder:
         state = self._states.current
         if state.pauses:
             return
-        record, state.running, search = state.running, None, state.search
+        record, state.running = state.running, None
+        search = None if torch.compiler.is_compiling() else state.search
         if output is None:  # the forward pass raised
             state.why_missing = "the last forward pass failed, or returned None"
             state.begun = max(0, state.begun - 1)
         elif record is not None:
             state.begun -= 1
             state.finished = record
-            if search is not None and not torch.compiler.is_compiling():
+            if search is not None:
                 self._find_classifier(search, record, args, kwargs, output)
         elif state.begun > 0:
             state.begun -= 1
             state.finished = Record(failure=(RecordError, _ITSELF))
-        if search is not None and not torch.compiler.is_compiling():
+        if search is not None:
             self._end_search(state)
 
     def _seek(self, model: nn.Module) -> None:
@@ -284,19 +276,14 @@ class Recorder:
         inner = [*model.modules()][1:]
         searched = [m for m in inner if not isinstance(m, torch.jit.ScriptModule)]
         self._searching = [
-            Hook(self, module, function).register(register, with_kwargs=True)
+            Hook(self, module, Recorder._search, function).register(register, with_kwargs=True)
             for module in searched
             for function, register in (
-                (Recorder._searches, module.register_forward_pre_hook),
-                (Recorder._searched, module.register_forward_hook),
+                (ClassifierSearch.sees, module.register_forward_pre_hook),
+                (ClassifierSearch.saw, module.register_forward_hook),
             )
         ]
         self._handles += self._searching
-
-    def _new_search(self) -> ClassifierSearch:
-        model = self._model()
-        assert model is not None
-        return ClassifierSearch(model)
 
     def _end_search(self, state: State) -> None:
         """Take the hooks off with which passes searched, once the last of them has ended."""
@@ -319,20 +306,13 @@ class Recorder:
         for value in entering:
             self._record(record, layer.name, value)
 
-    def _searches(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _search(self, look: Callable[..., None], module: nn.Module, *passed: Any) -> None:
         state = None if torch.compiler.is_compiling() else self._running()
         if state is not None and state.search is not None:
-            state.search.sees(module, args, kwargs)
+            look(state.search, module, *passed)
 
-    def _searched(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        state = None if torch.compiler.is_compiling() else self._running()
-        if state is not None and state.search is not None:
-            state.search.saw(module, args, kwargs, output)
-
-    def _follow(self) -> None:
+    def _follow(self, model: nn.Module) -> None:
         """Keep hooks last, on modules that moved, and on what took the place of those that left."""
-        model = self._model()
-        assert model is not None
         left = []
         for place in self._places:
             if module_at(model, place.layer.name) is not place.layer.module:
@@ -464,6 +444,13 @@ class _Place:
     layer: Layer
     name: str | None
     handle: RemovableHandle
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether a pass, or a part of it, runs compiled, where a search sees no modules."""
+    if torch.compiler.is_compiling():
+        return True
+    return any("_orig_mod" in m._modules or m._compiled_call_impl for m in model.modules())
 
 
 def _moved(layer: Layer, names: Mapping[nn.Module, str], model: nn.Module) -> Layer | None:
