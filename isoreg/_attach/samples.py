@@ -110,17 +110,19 @@ def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[st
     """
     found: list[Candidate | Listed] = []
     others: list[Other] = []
-    for path, name, value in _leaves(args, kwargs, names):
-        if name in LABEL_NAMES and name != "y":
-            continue
-        if isinstance(value, list):
-            parts = [_candidate(f"{path}[{index}]", name, x) for index, x in enumerate(value)]
-            found.append(Listed(path, name, parts))
-        elif _comparable(value):
-            found.append(_candidate(path, name, value))
-        elif name != "y":
-            shape = None if value.is_nested else value.shape
-            others.append(Other(f"{path} {_kind(value)}", name, shape, value.dtype))
+    places = [names[i] if i < len(names) else f"argument {i}" for i in range(len(args))]
+    for place, held in (*zip(places, args, strict=True), *kwargs.items()):
+        for path, name, value in _inside(place, place, held):
+            if name in LABEL_NAMES and name != "y":
+                continue
+            if isinstance(value, list):
+                parts = [_candidate(f"{path}[{index}]", name, x) for index, x in enumerate(value)]
+                found.append(Listed(path, name, parts))
+            elif _comparable(value):
+                found.append(_candidate(path, name, value))
+            elif name != "y":
+                shape = None if value.is_nested else value.shape
+                others.append(Other(f"{path} {_kind(value)}", name, shape, value.dtype))
     return Call(found, others)
 
 
@@ -225,18 +227,8 @@ def _nothing(held: list[str]) -> str:
     )
 
 
-def _leaves(
-    args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]
-) -> Iterator[tuple[str, str, Any]]:
-    """Path, last name, and tensor (or list of tensors) of everything in a call."""
-    for index, value in enumerate(args):
-        name = names[index] if index < len(names) else f"argument {index}"
-        yield from _inside(name, name, value)
-    for name, value in kwargs.items():
-        yield from _inside(name, name, value)
-
-
 def _inside(path: str, name: str, value: Any) -> Iterator[tuple[str, str, Any]]:
+    """Path, last name, and tensor (or list of tensors) of everything in an argument of a call."""
     if isinstance(value, Tensor):
         yield path, name, value
     elif isinstance(value, Mapping):
