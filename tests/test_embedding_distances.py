@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -449,6 +450,12 @@ def test_one_labelled_sample_of_a_batch_counts_as_one() -> None:
         ([1, "1", 2], "must be all strings or all numbers, got '1' and 1. Write all"),
         (np.array(["a", 0.5, "b"], object), "must be all strings or all numbers, got 'a' and 0.5"),
         (np.ma.masked_equal([0, 1, 2], 1), "y must not be masked, got 1 masked of 3 .* with -1"),
+        ([2.0**53, 2.0**53 + 1, 0.0], "that float64 tells apart, got 9007199254740992, which may"),
+        (np.array([2**24, 2**24 + 1, 0], np.float32), "float32 tells apart, got 16777216"),
+        ([[2**53, 0.5], [2**53 + 1, 0.5], [1, 0.5]], "that float64 tells apart"),
+        ([[0, 1], [1, 1], [1]], "a row of them, got rows of several lengths"),
+        (pd.Series([(0, 1), (1, 1), (1,)]), "a row of them, got rows of several lengths"),
+        ({0, 1, 2}, "a label for each of 3 samples, or a row of them, got set"),
     ],
 )
 def test_what_is_no_label_of_a_map_is_refused(y: Any, text: str) -> None:
@@ -462,6 +469,18 @@ def test_labels_of_a_list_are_those_of_an_array() -> None:
     levels = read_targets([(3, "a"), (3, "b"), (5, -1)], 3, to_learn=False)
     assert levels.classes_.tolist() == [[3, "a"], [3, "b"]]
     assert read_targets(np.ma.masked_equal([0, 1, 2], 9), 3).classes.tolist() == [0, 1, 2]
+
+
+def test_a_number_that_numpy_wrote_among_strings_is_not_known_either() -> None:
+    given = np.array(["a", -1.0, "b"])
+    assert given[1] == "-1.0"
+    assert read_targets(given, 3).classes.tolist() == [0, -1, 1]
+
+
+def test_tuples_in_one_column_are_levels() -> None:
+    rows = [(3, "a"), (3, "b"), (5, "a")]
+    for listed in (pd.Series(rows), pd.MultiIndex.from_tuples(rows)):
+        assert read_targets(listed, 3).classes_.tolist() == [[3, "a"], [3, "b"], [5, "a"]]
 
 
 def test_labels_of_several_types_keep_them() -> None:

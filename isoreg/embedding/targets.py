@@ -128,14 +128,21 @@ def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
 def _columns(y: Any, n: int) -> NDArray[Any]:
     """(n, l) labels, a column for each level."""
     refuse_masked(y, "y", "Fill them with -1, which says that a label is not known.")
-    table = np.asarray(y)
+    try:
+        table = np.asarray(y)
+    except ValueError:  # rows of several lengths
+        table = np.asarray(y, dtype=object)
     if table.dtype.kind in "US" and not isinstance(y, np.ndarray):
         table = np.asarray(y, dtype=object)  # a list: numpy wrote NaN as 'nan', and 1 as '1'
+    if table.dtype == object and table.ndim == 1:  # tuples, as pandas' MultiIndex has them
+        table = np.array(table.tolist(), dtype=object)
+    is_ragged = table.ndim == 1 and any(isinstance(row, list | tuple) for row in table.tolist())
     table = table[:, None] if table.ndim == 1 else table
-    if table.ndim != 2 or len(table) != n or not table.shape[1]:
+    if table.ndim != 2 or len(table) != n or not table.shape[1] or is_ragged:
+        got = f"shape {table.shape}" if table.ndim else type(y).__name__
         raise InputError(
-            f"y must hold a label for each of {n} samples, or a row of them, got shape "
-            f"{np.shape(y)}."
+            f"y must hold a label for each of {n} samples, or a row of them, got "
+            f"{'rows of several lengths' if is_ragged else got}."
         )
     if table.shape[1] > 1 and _is_one_hot(table):
         raise InputError(
@@ -155,7 +162,8 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
         raise InputError("y must not hold NaN or infinity. Write -1 where a label is not known.")
     if any(map(_is_missing, column.tolist())):
         raise InputError("y must not hold None or NaN. Write -1 where a label is not known.")
-    unknown = np.array([v in (UNKNOWN, str(UNKNOWN)) for v in column.tolist()])
+    # numpy writes numbers among strings as strings
+    unknown = np.array([v in (UNKNOWN, "-1", "-1.0") for v in column.tolist()])
     labels = column[~unknown]
     codes = np.full(len(column), UNKNOWN)
     if not len(labels):
@@ -163,6 +171,12 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     _refuse_mixed(labels.tolist())
     if labels.dtype == object:  # a table of columns of several types, as pandas gives it
         labels = np.array(labels.tolist())
+    if labels.dtype.kind == "f" and np.abs(labels).max() >= 2 ** (np.finfo(labels.dtype).nmant + 1):
+        raise InputError(
+            f"y must hold whole numbers that {labels.dtype} tells apart, got "
+            f"{np.abs(labels).max():.17g}, which may be another label rounded. Is it an integer "
+            "beside floating numbers, or beside NaN? Write the column as integers or strings."
+        )
     try:
         if labels.dtype.kind == "S":  # an old scikit-learn takes them
             raise TypeError("Unknown label type: bytes")
