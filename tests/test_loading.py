@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+from collections import UserDict
 from collections.abc import Callable
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,45 @@ def test_fields_are_followed_by_the_distances_however_many_samples_there_are(n: 
     batch = PairwiseCollate(each_pair(edits, of=first))([("geometry", 1)] * n)
     assert [batch[0], batch[1].tolist()] == [("geometry",) * n, [1] * n]
     assert len(batch) == 3
+
+
+def test_distances_follow_the_samples_that_collate_sorts_or_drops_in_place() -> None:
+    def longest_first(samples: list[list[int]]) -> list[list[int]]:
+        samples.sort(key=len, reverse=True)
+        del samples[3:]
+        return [[*sample] for sample in samples]
+
+    samples = [[0] * length for length in (2, 7, 1, 4)]
+    collate = PairwiseCollate(each_pair(lambda a, b: abs(len(a) - len(b))), collate=longest_first)
+    *rows, distances = collate(samples)
+    assert [len(row) for row in rows] == [7, 4, 2]
+    assert distances.tolist() == [[0, 3, 5], [3, 0, 2], [5, 2, 0]]
+
+
+def test_samples_that_collate_replaces_in_place_keep_their_distances() -> None:
+    def padded(samples: list[str]) -> list[str]:
+        samples[:] = [word.ljust(8) for word in samples]
+        return samples
+
+    words, distances = PairwiseCollate(each_pair(edits), collate=padded)(["iso", "entropy"])
+    assert words == ["iso     ", "entropy "]
+    assert distances[0, 1] == edits("iso", "entropy")
+
+
+class Encoded(UserDict):  # type: ignore[type-arg]
+    """A mapping that can do more, as those of tokenizers."""
+
+    def to(self, device: str) -> Encoded:
+        return Encoded({name: value.to(device) for name, value in self.items()})
+
+
+def test_a_mapping_that_can_do_more_stays_what_it_is_and_the_given_one_as_it_was() -> None:
+    given = Encoded(x=torch.ones(2))
+    batch = PairwiseCollate(lambda _: [[0.0, 1.0], [1.0, 0.0]], collate=lambda _: given)([1, 2])
+    assert batch.to("cpu")["distances"].tolist() == [[0, 1], [1, 0]]
+    assert list(given) == ["x"]
+    frozen = PairwiseCollate(lambda _: [[0.0]], collate=lambda _: MappingProxyType({"x": 1}))
+    assert frozen([1])["distances"].tolist() == [[0]]
 
 
 def test_the_distances_go_into_the_penalty_as_they_come() -> None:
@@ -202,6 +243,10 @@ def test_what_is_not_callable_is_refused_when_it_is_built() -> None:
         PairwiseCollate([1])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="^PairwiseCollate: collate must be callable, got int"):
         PairwiseCollate(len, collate=1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="^each_pair: distance must be callable, got NoneType"):
+        each_pair(None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="^each_pair: of must be callable, got str"):
+        each_pair(edits, of="word")  # type: ignore[arg-type]
 
 
 def test_integers_become_floats_and_a_thousandth_is_rounding() -> None:
@@ -215,4 +260,10 @@ def test_integers_become_floats_and_a_thousandth_is_rounding() -> None:
 def test_a_distance_that_is_no_number_is_refused(answer: object) -> None:
     collate = PairwiseCollate(each_pair(lambda a, b: answer))  # type: ignore[arg-type, return-value]
     with pytest.raises(InputError, match="distance must return a number, got"):
+        collate([1.0, 2.0])
+
+
+def test_a_distance_that_float32_cannot_hold_is_refused() -> None:
+    collate = PairwiseCollate(each_pair(lambda a, b: 1e39))
+    with pytest.raises(InputError, match=r"that float32 can hold, got 1e\+39\. Choose another"):
         collate([1.0, 2.0])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +36,8 @@ class PairwiseCollate:
             distances: a tensor, an array or nested lists. `each_pair` makes it of a distance
             between two objects. NaN means that the distance of a pair is not known. It has to be
             picklable if the workers are spawned.
-        collate: What makes a batch of the samples.
+        collate: What makes a batch of the samples. It may sort their list in place, which the
+            distances follow; a batch in any other order than the list's has wrong distances.
         key: Where the distances go if that batch is a mapping.
 
     Raises:
@@ -67,14 +70,21 @@ class PairwiseCollate:
         """Collate the samples and add their distances."""
         with error_prefix("PairwiseCollate"):
             distances_bb = _checked(self.pairwise(samples), len(samples))
+            before = list(samples)
             batch = self.collate(samples)
+            if not _same(samples, before):
+                distances_bb = _follow(distances_bb, before, samples)
             if isinstance(batch, Mapping):
                 if self.key in batch:
                     raise InputError(
                         f"the batch must not have the key {self.key!r} already, got "
                         f"{', '.join(map(repr, batch))}. Choose another one: key=..."
                     )
-                return {**batch, self.key: distances_bb}
+                if not isinstance(batch, MutableMapping):
+                    return {**batch, self.key: distances_bb}
+                batch = copy.copy(batch)  # of its own type, which may have more, as .to(device)
+                batch[self.key] = distances_bb
+                return batch
             if isinstance(batch, tuple | list) and not _same(batch, samples):
                 return (*batch, distances_bb)
             return batch, distances_bb
@@ -90,7 +100,8 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
         of: From a sample of the data set to the object; by default the sample itself.
 
     Raises:
-        InputError: While loading, if the distance returns no number.
+        InputError: If what is given is not callable; while loading, if the distance returns no
+            number.
 
     Example:
         >>> gap = each_pair(lambda a, b: abs(a - b), of=lambda sample: sample[0])
@@ -102,6 +113,10 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
     def __init__(
         self, distance: Callable[[Any, Any], float], *, of: Callable[[Any], Any] | None = None
     ) -> None:
+        with error_prefix("each_pair"):
+            for name, value in (("distance", distance), ("of", of)):
+                if not callable(value) and (name, value) != ("of", None):
+                    raise InputError(f"{name} must be callable, got {type(value).__name__}.")
         self.distance, self.of = distance, of
 
     def __call__(self, samples: Sequence[Any]) -> Tensor:
@@ -116,16 +131,29 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
     def _between(self, first: Any, second: Any) -> float:
         found = self.distance(first, second)
         try:
-            return float(found)
+            number = float(found)
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"each_pair: distance must return a number, got {type(found).__name__}."
             ) from error
+        if torch.finfo(torch.float32).max < number < math.inf:
+            raise InputError(
+                f"each_pair: distance must be one that float32 can hold, got {number:.4g}. Choose "
+                "another unit."
+            )
+        return number
 
 
 def _same(batch: Sequence[Any], samples: Sequence[Any]) -> bool:
     """Whether a batch holds the samples as they are, rather than their fields."""
     return len(batch) == len(samples) and all(map(operator.is_, batch, samples))
+
+
+def _follow(distances_bb: Tensor, before: list[Any], samples: Sequence[Any]) -> Tensor:
+    """Distances in the order in which ``collate`` has left the samples."""
+    place = {id(sample): at for at, sample in enumerate(before)}
+    order = [place.get(id(sample), -1) for sample in samples]
+    return distances_bb if -1 in order else distances_bb[order][:, order]  # -1: replaced
 
 
 def _plain(distances: Any) -> Any:
