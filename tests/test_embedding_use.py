@@ -13,6 +13,9 @@ import pandas as pd
 import pytest
 import torch
 from scipy.spatial.distance import cdist
+from sklearn.cluster import KMeans
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from isoreg import InputError
@@ -360,3 +363,25 @@ def test_words_are_no_rows() -> None:
     for given in (words, np.array(words), words[:1]):
         with pytest.raises(InputError, match=r"X must be numbers.*metric_takes='indices'"):
             brief(metric_takes="indices", metric=lambda a, b: a[:, None] * b * 0.0).fit(given)
+
+
+def test_a_clusterer_that_computes_in_place_changes_neither_the_map_nor_the_data() -> None:
+    given, before = 9 * X, 9 * X
+    clusterer = make_pipeline(StandardScaler(copy=False), KMeans(3, n_init=1, random_state=0))
+    careful = make_pipeline(StandardScaler(), KMeans(3, n_init=1, random_state=0))
+    fitted = brief(clusterer=clusterer).fit(given)
+    assert np.array_equal(given, before)
+    assert fitted.stress_ == brief(clusterer=careful).fit(before).stress_
+
+
+def test_a_metric_that_computes_in_place_changes_no_places() -> None:
+    def far(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        a += 100
+        b += 100
+        return cdist(X[a - 100], X[b - 100])
+
+    def careful(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return cdist(X[a], X[b])
+
+    maps = [brief(metric=each, metric_takes="indices").fit(X) for each in (far, careful)]
+    assert maps[0].stress_ == maps[1].stress_

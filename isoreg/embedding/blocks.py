@@ -126,7 +126,8 @@ def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Bloc
         pass
 
     def ask(a: Places, b: Places) -> Array:
-        got = metric(a, b) if takes == "indices" else metric(rows[a], rows[b])
+        # copies, since a metric may compute in place
+        got = metric(a.copy(), b.copy()) if takes == "indices" else metric(rows[a], rows[b])
         block = as_array(got, "metric's result")
         if block.shape != (len(a), len(b)) or block.dtype.kind not in "iuf":
             raise InputError(

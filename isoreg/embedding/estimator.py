@@ -323,7 +323,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             return read_targets(y, len(rows))
         if self.clusterer is None:
             return None
-        clusters = clone(self.clusterer).fit_predict(rows)
+        clusters = clone(self.clusterer).fit_predict(rows.copy())  # some compute in place
         try:
             return read_targets(clusters, len(rows))
         except InputError as error:
