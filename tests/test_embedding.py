@@ -338,7 +338,7 @@ def test_with_a_patience_of_three_looks_the_best_weights_are_put_back(
     monkeypatch.setattr(training, "held_out_stress", stress)
     recipe = Recipe(len(stresses), 0.1, 0.0, 1.0, 1.0, 0.0, patience=3, verbose=False)
     order = iter([torch.arange(4)] * 20)
-    pairs = Pairs(lambda at: torch.ones(len(at), len(at)), 1.0, None, torch.empty(0))
+    pairs = Pairs(lambda at: torch.ones(len(at), len(at)), 1.0, None, torch.empty(0, 2))
     drawn = torch.Generator().manual_seed(0)
     found = training.train(body, torch.rand(4, 2), order, pairs, recipe, drawn, np.arange(4))
     assert found.stress == stresses[:looks]
@@ -446,7 +446,7 @@ def test_a_body_is_shown_normal_noise_of_the_asked_size_and_none_at_a_look() -> 
     body, shown = nn.Linear(3, 2), []
     body.register_forward_pre_hook(lambda _, given: shown.append(given[0]))
     recipe = Recipe(1, 0.1, 0.25, 1.0, 1.0, 0.0, None, verbose=False)
-    pairs = Pairs(lambda at: torch.ones(len(at), len(at)), 1.0, None, torch.empty(0))
+    pairs = Pairs(lambda at: torch.ones(len(at), len(at)), 1.0, None, torch.empty(0, 2))
     order, drawn = iter([torch.arange(500)]), torch.Generator().manual_seed(0)
     training.train(body, torch.ones(500, 3), order, pairs, recipe, drawn, np.arange(9))
     assert (shown[0] - 1).std().item() == pytest.approx(0.25, rel=0.1)
@@ -557,6 +557,17 @@ class Sudden(nn.Linear):
         return super().forward(x) * (torch.nan if self.training else 1.0)
 
 
+class OtherInTraining(nn.Linear):
+    """A network that gives something else while it is trained."""
+
+    def __init__(self, make: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__(4, 2)
+        self.make = make
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.make(super().forward(x)) if self.training else super().forward(x)
+
+
 BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({}, X, np.zeros(len(X), int), "y must hold at least two classes, got 1"),
     ({}, X, np.full(len(X), -1), "y must hold at least two classes, got 0"),
@@ -598,6 +609,19 @@ BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({"network": Returned(lambda x: x / 0)}, X, None, "got points that are not finite"),
     ({"network": Returned(lambda x: x + 0j)}, X, None, r"got torch.complex64 of shape \(2, 2\)"),
     ({"network": Sudden()}, X, None, "training must stay finite, got a loss of nan at step"),
+    (
+        {"network": OtherInTraining(lambda x: (x, x))},
+        X,
+        Y,
+        r"give \(150, 2\) points in training mode as in eval mode, got tuple\. Switch off",
+    ),
+    (
+        {"network": OtherInTraining(lambda x: x[:, :1])},
+        X,
+        None,
+        r"in training mode as in eval mode, got shape \(150, 1\)",
+    ),
+    ({"cache": 3, "metric": cdist}, X, None, "cache must be the path of a file or None, got int"),
     ({}, 1e40 * X, None, "largest distance must be between 1e-30 and 1e.30, got 7.085e"),
     ({}, 1e-100 * X, Y, "largest distance must be between 1e-30 and 1e.30, got 7.085e-100"),
     ({"clusterer": "k"}, X, None, "clusterer must have fit_predict"),

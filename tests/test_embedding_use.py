@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,11 @@ def test_a_network_that_cannot_be_copied_is_refused() -> None:
     network = nn.utils.weight_norm(nn.Linear(4, 2))  # type: ignore[no-untyped-call]
     with pytest.raises(InputError, match="deepcopy can copy.*parametrizations"):
         brief(network=network).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is no longer developed
+        scripted = nn.Sequential(torch.jit.script(nn.Linear(4, 2)))
+    with pytest.raises(InputError, match="must be a module of Python, got one of TorchScript"):
+        brief(network=scripted).fit(X)
 
 
 def test_autocast_changes_nothing() -> None:
@@ -262,6 +268,8 @@ def test_samples_that_pandas_names_in_another_order_are_refused() -> None:
     again = brief(metric="precomputed").fit(rows, distances=turned.loc[rows.index, rows.index])
     counted = brief(metric="precomputed").fit(rows, distances=table.reset_index(drop=True))
     assert again.stress_ == counted.stress_
+    with pytest.raises(InputError, match=r"distances must .* got 'patient 59' in place 0"):
+        brief(metric="precomputed").fit(rows, distances=table.iloc[:, ::-1])
     swapped = [*names[:3], names[4], names[3], *names[5:]]
     with pytest.raises(InputError, match="'patient 4' in place 3 where X has 'patient 3'"):
         brief().fit(rows, labels[swapped])
@@ -356,6 +364,15 @@ def test_a_cache_that_cannot_be_used_is_refused_in_words(tmp_path: Path) -> None
         brief(metric=cdist, cache=other).fit(X)
     with pytest.raises(InputError, match="':memory:', which is gone at once"):
         brief(metric=cdist, cache=":memory:").fit(X)
+
+
+def test_a_cache_is_found_below_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    brief(metric=cdist, cache="~/pairs").fit(X[:5])
+    assert (tmp_path / "pairs").exists()
 
 
 def test_words_are_no_rows() -> None:

@@ -36,7 +36,7 @@ class PairCache:
     """
 
     def __init__(self, path: str | Path, metric: str) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         if str(path) == ":memory:":
             raise InputError("cache must be a file, got ':memory:', which is gone at once.")
         with self._open() as base:

@@ -191,6 +191,11 @@ def _network(
 
 
 def _copied(network: nn.Module) -> nn.Module:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        raise InputError(  # torch's copies of it cannot be trained
+            "network must be a module of Python, got one of TorchScript. Give the module that it "
+            "was made of."
+        )
     try:
         return copy.deepcopy(network)
     except RuntimeError as error:

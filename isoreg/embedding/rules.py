@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,8 @@ def refuse_other_order(X: Any, **others: Any) -> None:
         if not isinstance(other, pandas.DataFrame | pandas.Series):
             continue
         theirs = other.index
+        if name == "distances" and theirs.equals(ours):
+            theirs = getattr(other, "columns", ours)
         if any(isinstance(each, pandas.RangeIndex) for each in (ours, theirs)):
             continue
         if not ours.equals(theirs) and len(ours) == len(theirs) and set(ours) == set(theirs):
@@ -117,6 +120,9 @@ def check_settings(estimator: Any) -> None:
     if estimator.early_stopping not in (True, False):  # a text that says "no" is true
         got = repr(estimator.early_stopping)
         raise InputError(f"early_stopping must be True or False, got {got}.")
+    if not isinstance(estimator.cache, str | os.PathLike | None):
+        got = type(estimator.cache).__name__
+        raise InputError(f"cache must be the path of a file or None, got {got}.")
     network = estimator.network
     if network is not None and not isinstance(network, nn.Module):
         raise InputError(f"network must be a torch.nn.Module or None, got {network!r}.")

@@ -181,7 +181,15 @@ def train(
         body.train()
         x = inputs[batch.to(inputs.device)]
         drawn = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x.device)
-        loss = pairs.loss(body(x + recipe.noise * drawn), batch, recipe)
+        points, shape = body(x + recipe.noise * drawn), (len(batch), pairs.prototypes.shape[1])
+        if not isinstance(points, Tensor) or points.shape != shape:
+            is_tensor = isinstance(points, Tensor)
+            got = f"shape {tuple(points.shape)}" if is_tensor else type(points).__name__
+            raise InputError(
+                f"network must give {shape} points in training mode as in eval mode, got {got}. "
+                "Switch off what it adds in training, as aux_logits."
+            )
+        loss = pairs.loss(points, batch, recipe)
         optimizer.step(loss)
         if step % every and step != recipe.steps:
             continue
