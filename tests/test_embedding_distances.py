@@ -639,8 +639,11 @@ def test_a_layout_has_the_mean_radius_of_its_classes_and_one_where_nothing_is_kn
         np.testing.assert_allclose(
             other.prototypes, lay_out(known, classes, 2, 1, **options).prototypes
         )
-    for bad, got in ((np.zeros((5, 5)), "none but 0"), (np.full((5, 5), np.nan), "no known one")):
-        with pytest.raises(InputError, match=rf"got {got} among 5 samples"):
+    for bad, text in (
+        (np.zeros((5, 5)), r"none but 0 among 5 samples\. Do all samples coincide\?"),
+        (np.full((5, 5), np.nan), r"no known one among 5 samples\. Give more, or raise batch_size"),
+    ):
+        with pytest.raises(InputError, match=text):
             lay_out(bad, classes, 2, 2, **options)
 
 

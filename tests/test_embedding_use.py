@@ -270,6 +270,16 @@ def test_samples_that_pandas_names_in_another_order_are_refused() -> None:
     assert again.stress_ == counted.stress_
     with pytest.raises(InputError, match=r"distances must .* got 'patient 59' in place 0"):
         brief(metric="precomputed").fit(rows, distances=table.iloc[:, ::-1])
+    with pytest.raises(InputError, match="'patient 6' in place 5 .* missing in one of the two"):
+        brief().fit(rows.drop("patient 7"), labels.drop("patient 5"))
+    others = [*names[:-1], "patient 99"]  # another name in the same place moves none
+    assert brief().fit(rows, pd.Series(Y, others)).stress_ == brief().fit(X, Y).stress_
+    twice = pd.Series(Y, [f"patient {i}" for i in range(30)] * 2)
+    assert brief().fit(rows, twice).stress_ == brief().fit(X, Y).stress_
+    counted, drawn = rows.set_axis(list(range(60))), labels.set_axis(range(90, 30, -1))
+    assert (
+        brief().fit(counted, drawn.set_axis(list(drawn.index))).stress_ == brief().fit(X, Y).stress_
+    )
     swapped = [*names[:3], names[4], names[3], *names[5:]]
     with pytest.raises(InputError, match="'patient 4' in place 3 where X has 'patient 3'"):
         brief().fit(rows, labels[swapped])

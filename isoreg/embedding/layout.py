@@ -86,10 +86,12 @@ def lay_out(
 def _overall_radius(squares: Array) -> float:
     known = squares[~np.isnan(squares) & ~np.eye(len(squares), dtype=bool)]
     if not len(known) or known.max() == 0:
-        got = "no known one" if not len(known) else "none but 0"
+        got, what_to_do = "none but 0", "Do all samples coincide?"
+        if not len(known):
+            got, what_to_do = "no known one", "Give more, or raise batch_size."
         raise InputError(
             f"some distances between samples must be known and above 0, got {got} among "
-            f"{len(squares)} samples. Do all samples coincide?"
+            f"{len(squares)} samples. {what_to_do}"
         )
     return float(np.sqrt(known.mean() / 2))
 

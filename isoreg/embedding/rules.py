@@ -81,12 +81,19 @@ def refuse_other_order(X: Any, **others: Any) -> None:
             theirs = getattr(other, "columns", ours)
         if any(isinstance(each, pandas.RangeIndex) for each in (ours, theirs)):
             continue
-        if not ours.equals(theirs) and len(ours) == len(theirs) and set(ours) == set(theirs):
-            place = int((ours != theirs).argmax())
-            columns = ", X.index" if name == "distances" else ""
+        if ours.equals(theirs) or len(ours) != len(theirs):
+            continue
+        is_moved = (ours != theirs) & theirs.isin(ours)
+        of_same = set(ours) == set(theirs)
+        counting = pandas.RangeIndex(len(ours))
+        names = all(each.is_unique and not each.equals(counting) for each in (ours, theirs))
+        if is_moved.any() and (of_same or names):  # what stands twice may only count
+            place = int(is_moved.argmax())
+            cut = f"{name}.loc[X.index{', X.index' if name == 'distances' else ''}] has it"
             raise InputError(
                 f"{name} must have the samples in the order of X, got {theirs[place]!r} in place "
-                f"{place} where X has {ours[place]!r}. {name}.loc[X.index{columns}] has it."
+                f"{place} where X has {ours[place]!r}. "
+                f"{cut if of_same else 'Some are missing in one of the two: drop them in both'}."
             )
 
 
