@@ -453,6 +453,8 @@ def test_one_labelled_sample_of_a_batch_counts_as_one() -> None:
         ([2.0**53, 2.0**53 + 1, 0.0], "that float64 tells apart, got 9007199254740992, which may"),
         (np.array([2**24, 2**24 + 1, 0], np.float32), "float32 tells apart, got 16777216"),
         ([[2**53, 0.5], [2**53 + 1, 0.5], [1, 0.5]], "that float64 tells apart"),
+        (torch.tensor([255, 256, 0]).bfloat16(), "torch.bfloat16 tells apart, got 256, which may"),
+        (torch.eye(3).to_sparse(), "y must be a dense tensor"),
         ([[0, 1], [1, 1], [1]], "a row of them, got rows of several lengths"),
         (pd.Series([(0, 1), (1, 1), (1,)]), "a row of them, got rows of several lengths"),
         ({0, 1, 2}, "a label for each of 3 samples, or a row of them, got set"),
@@ -475,6 +477,12 @@ def test_a_number_that_numpy_wrote_among_strings_is_not_known_either() -> None:
     given = np.array(["a", -1.0, "b"])
     assert given[1] == "-1.0"
     assert read_targets(given, 3).classes.tolist() == [0, -1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_labels_may_be_any_tensor_as_samples_may(dtype: torch.dtype) -> None:
+    y = torch.tensor([1, -1, 0], dtype=dtype, requires_grad=True)
+    assert read_targets(y, 3).classes.tolist() == [1, -1, 0]
 
 
 def test_tuples_in_one_column_are_levels() -> None:

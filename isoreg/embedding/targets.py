@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from isoreg.embedding.blocks import as_array
 from isoreg.errors import InputError, refuse_masked
 from isoreg.masks import IGNORED
 
@@ -128,6 +129,10 @@ def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
 def _columns(y: Any, n: int) -> NDArray[Any]:
     """(n, l) labels, a column for each level."""
     refuse_masked(y, "y", "Fill them with -1, which says that a label is not known.")
+    if isinstance(y, Tensor):
+        given, y = y, as_array(y, "y")
+        if given.is_floating_point():  # numpy has no bfloat16
+            _refuse_rounded(np.abs(y).max(initial=0), torch.finfo(given.dtype).eps, given.dtype)
     try:
         table = np.asarray(y)
     except ValueError:  # rows of several lengths
@@ -171,12 +176,8 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     _refuse_mixed(labels.tolist())
     if labels.dtype == object:  # a table of columns of several types, as pandas gives it
         labels = np.array(labels.tolist())
-    if labels.dtype.kind == "f" and np.abs(labels).max() >= 2 ** (np.finfo(labels.dtype).nmant + 1):
-        raise InputError(
-            f"y must hold whole numbers that {labels.dtype} tells apart, got "
-            f"{np.abs(labels).max():.17g}, which may be another label rounded. Is it an integer "
-            "beside floating numbers, or beside NaN? Write the column as integers or strings."
-        )
+    if labels.dtype.kind == "f":
+        _refuse_rounded(np.abs(labels).max(), np.finfo(labels.dtype).eps, labels.dtype)
     try:
         if labels.dtype.kind == "S":  # an old scikit-learn takes them
             raise TypeError("Unknown label type: bytes")
@@ -220,6 +221,16 @@ def _is_one_hot(table: NDArray[Any]) -> bool:
     if table.dtype.kind not in "biuf":
         return False
     return bool(((table == 0) | (table == 1)).all() and (table.sum(1) == 1).all())
+
+
+def _refuse_rounded(largest: Any, eps: Any, dtype: Any) -> None:
+    """Refuse floating labels that are no longer one apart."""
+    if largest * eps >= 2:
+        raise InputError(
+            f"y must hold whole numbers that {dtype} tells apart, got {largest:.17g}, which may be "
+            "another label rounded. Is it an integer beside floating numbers, or beside NaN? Write "
+            "the column as integers or strings."
+        )
 
 
 def _refuse_mixed(labels: list[Any]) -> None:
