@@ -276,6 +276,10 @@ def test_samples_that_pandas_names_in_another_order_are_refused() -> None:
     assert brief().fit(rows, pd.Series(Y, others)).stress_ == brief().fit(X, Y).stress_
     twice = pd.Series(Y, [f"patient {i}" for i in range(30)] * 2)
     assert brief().fit(rows, twice).stress_ == brief().fit(X, Y).stress_
+    sorts = [pd.CategoricalIndex(each) for each in (names, names[::-1], others)]
+    with pytest.raises(InputError, match="'patient 59' in place 0"):
+        brief().fit(rows.set_axis(sorts[0]), labels.set_axis(sorts[1]))
+    assert brief().fit(rows.set_axis(sorts[0]), labels.set_axis(sorts[2])).stress_ > 0
     counted, drawn = rows.set_axis(list(range(60))), labels.set_axis(range(90, 30, -1))
     assert (
         brief().fit(counted, drawn.set_axis(list(drawn.index))).stress_ == brief().fit(X, Y).stress_

@@ -83,7 +83,8 @@ def refuse_other_order(X: Any, **others: Any) -> None:
             continue
         if ours.equals(theirs) or len(ours) != len(theirs):
             continue
-        is_moved = (ours != theirs) & theirs.isin(ours)
+        differ = ours.to_numpy(dtype=object) != theirs.to_numpy(dtype=object)
+        is_moved = differ & theirs.isin(ours)
         of_same = set(ours) == set(theirs)
         counting = pandas.RangeIndex(len(ours))
         names = all(each.is_unique and not each.equals(counting) for each in (ours, theirs))
