@@ -86,6 +86,15 @@ def test_a_network_that_draws_follows_from_the_seed_and_leaves_torch_s_numbers()
     assert not np.array_equal(maps[0], maps[2])
 
 
+def test_samples_are_placed_in_eval_mode_whatever_the_network_is_left_in() -> None:
+    fitted = brief(network=nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2), nn.Dropout())).fit(X)
+    points, score = fitted.transform(X), fitted.score(X)
+    fitted.network_.train()
+    np.testing.assert_array_equal(fitted.transform(X), points)
+    assert fitted.score(X) == score
+    assert all(module.training for module in fitted.network_.modules())
+
+
 def test_a_network_in_float64_learns_classes() -> None:
     network = nn.Linear(4, 2).double()
     assert brief(network=network).fit_transform(X, Y).shape == (60, 2)

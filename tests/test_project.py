@@ -160,6 +160,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets": {"errors", "masks"},
     "embedding": {
         "errors",
+        "_attach.reference",
         "_devices",
         "_tables",
         "_pairs.dense",

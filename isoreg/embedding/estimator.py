@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from isoreg._attach.reference import evaluating
 from isoreg._devices import pick_device
 from isoreg._pairs.precision import full_precision
 from isoreg.diagnostics import distortion_of
@@ -351,6 +352,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _points(self, rows: NDArray[Any]) -> Tensor:
         parts = torch.tensor(rows, device="cpu").split(_ROWS_AT_ONCE)
-        with torch.no_grad(), full_precision(self.network_.mean.device):
+        network, device = self.network_, self.network_.mean.device
+        with torch.no_grad(), evaluating(network), full_precision(device):
             # a network that squeezes gives one row without its first axis
-            return torch.cat([self.network_(part).cpu().reshape(len(part), -1) for part in parts])
+            return torch.cat([network(part).cpu().reshape(len(part), -1) for part in parts])
