@@ -127,6 +127,21 @@ def test_a_gradient_that_does_not_keep_its_promise_is_a_sign_and_an_honest_one_i
     assert [signs(honest(name)) for name in HONEST] == [[]] * len(HONEST)
 
 
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.1), ("Linf", 0.15), ("L2", 0.5)])
+def test_a_class_that_is_always_second_and_never_first_does_not_hide_the_others(
+    norm: str, eps: float
+) -> None:
+    x, y = images_of("test", 60)
+
+    def signs(model: nn.Module, attacks: str) -> list[str]:
+        report = evaluate(model, x, y, eps=eps, norm=norm, attacks=attacks)
+        return [w for w in report.warnings if "another class than the next one" in w]
+
+    (sign,) = signs(MASKED["SecondPlace"](), "quick")
+    assert sign.startswith(f"at eps {eps} about ")
+    assert signs(honest("plain"), "quick") == signs(MASKED["SecondPlace"](), "noise") == []
+
+
 class Coarse(nn.Module):
     """Computes in half precision inside."""
 

@@ -240,6 +240,16 @@ class LowFrequencies(Masked):
         return self.model(low + (x - low).detach())
 
 
+class SecondPlace(Masked):
+    """An eleventh class that is always a close second, and rises in a direction of its own."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        logits = self.model(x)
+        direction = torch.randn(64, generator=torch.Generator().manual_seed(0))
+        second = logits.amax(1) - 0.5 + 0.3 * x.flatten(1) @ direction / 8
+        return 30 * torch.cat([logits, second[:, None]], 1)
+
+
 class BatchStatistics(Masked):
     """Batch normalisation without running statistics in front."""
 

@@ -32,6 +32,7 @@ from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.consistency import check_consistency
 from isoreg.robustness.hidden_pixels import check_hidden_pixels
 from isoreg.robustness.mlp import check_certifiable
+from isoreg.robustness.other_classes import check_other_classes
 from isoreg.robustness.progress import shown
 from isoreg.robustness.report import RobustnessReport
 from isoreg.robustness.results import check_distances, check_restarts, check_results
@@ -191,6 +192,7 @@ def _evaluated(
         run.attack(name, radius)
     for radius in sizes if fresh else ():
         run.attack("pgd-margin", radius, row="fresh-copy", task=fresh)
+    signs += check_other_classes(run)
     signs += check_unbounded(*inside, run.ways)
     signs += consistency.afterwards(task.classifier)
     results = _check(run, distances)
@@ -225,7 +227,7 @@ def _check(run: Run, distances: Tensor) -> list[str]:
         worst_case=report.worst_case,
     )
     for radius, size in run.sizes.items():
-        survived = torch.tensor(report.survivors(radius))[run.correct.cpu()]
+        survived = run.left(radius)[run.correct].cpu()
         signs += check_distances(distances.cpu(), survived, radius, size, report.clean)
     return signs
 

@@ -61,6 +61,11 @@ class Run:
         """Images that are classified correctly when clean, and their labels."""
         return self.task.images[self.correct], self.task.labels[self.correct]
 
+    def left(self, radius: float) -> Tensor:
+        """(n) whether each image survives every row so far at a radius in the user's units."""
+        rows = [self.correct.tolist(), *(by_eps[radius] for by_eps in self.survived.values())]
+        return torch.tensor(rows, device=self.correct.device).all(0)
+
     def attack(
         self, name: str, radius: float, *, row: str | None = None, task: Task | None = None
     ) -> None:

@@ -1,0 +1,76 @@
+"""Whether attacks on the margin climb towards one class where another is in reach."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from isoreg.robustness.outputs import answers
+from isoreg.robustness.pgd import Loss, pgd
+from isoreg.robustness.run import Run
+from isoreg.robustness.task import evenly
+
+_IMAGES = 50
+_CLASSES = 9
+_STEPS = 10
+_FEW = 5
+_MASKED_SHARE = 0.05
+_TARGETED = {"apgd-t", "fab"}
+
+
+def check_other_classes(run: Run) -> list[str]:
+    """Whether images that survive are fooled by a few steps towards one of the likeliest others.
+
+    The margin is that to the next class. One that is always a close second, and never first, draws
+    every attack on the margin to itself, and those on cross-entropy too where logits are large.
+
+    Returns:
+        A sentence for each radius at which it is so.
+    """
+    if "pgd-margin" not in run.survived or _TARGETED & {*run.survived} or run.whole:
+        return []
+    signs = []
+    for radius, size in run.sizes.items():
+        left = run.left(radius)
+        images = evenly(run.task.images[left], _IMAGES)
+        fooled = _towards_others(run, images, evenly(run.task.labels[left], _IMAGES), size)
+        part = float(left.float().mean()) * fooled / max(1, len(images))
+        if fooled >= _FEW and part >= _MASKED_SHARE:
+            signs.append(
+                f"at eps {radius:g} about {100 * part:.0f} % of the images survive although a few "
+                "steps towards another class than the next one fool them: the attacks climb "
+                "towards the wrong class. Use attacks='standard', which tries the others."
+            )
+    return signs
+
+
+def _towards_others(run: Run, images: Tensor, labels: Tensor, size: float) -> int:
+    """How many images are fooled on the way to one of the classes that are likeliest when clean."""
+    if len(images) < _FEW:
+        return 0
+    classifier, fooled = run.task.classifier, torch.zeros_like(labels, dtype=torch.bool)
+    with torch.no_grad():
+        others = classifier(images).scatter(1, labels[:, None], -torch.inf)
+    for targets in others.topk(min(_CLASSES, others.shape[1] - 1)).indices.split(1, 1):
+        for way in run.ways:
+            with way():
+                found, _ = pgd(
+                    *(classifier, images, labels),
+                    eps=size,
+                    norm=run.task.norm,
+                    loss=_above(targets),
+                    steps=_STEPS,
+                    random_start=False,
+                )
+            with torch.no_grad():
+                fooled |= answers(classifier(found)) != labels
+    return int(fooled.sum())
+
+
+def _above(targets: Tensor) -> Loss:
+    """How far the logits of targets (n, 1) lie above those of the labels."""
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return (logits.gather(1, targets) - logits.gather(1, labels[:, None]))[:, 0]
+
+    return loss
