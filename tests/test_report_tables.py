@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from isoreg.datasets import digits
 from isoreg.errors import InputError, MissingExtraError
 from isoreg.robustness import ATTACKS, PRESETS, RobustnessReport, evaluate, progress, run, state
 from isoreg.robustness.classifier import PixelClassifier
@@ -111,6 +112,22 @@ def test_models_are_compared_at_the_radii_of_both_by_the_images_that_one_of_them
     for other in (of([True] * 9, [True] * 9), of([True] * 10, [True] * 10, "L2")):
         with pytest.raises(InputError, match="^compare: reports must be on the same images in the"):
             a.compare(other)
+
+
+def test_reports_on_other_images_are_not_compared() -> None:
+    model, (x, y) = nn.Linear(64, 10), digits("test")
+    reports = [
+        evaluate(model, images.flatten(1), labels, eps=0.1, attacks="fgsm")
+        for images, labels in ((x[:40], y[:40]), (x[40:80], y[40:80]))
+    ]
+    assert reports[0].labels == y[:40].tolist()
+    different = int((y[:40] != y[40:80]).sum())
+    with pytest.raises(InputError, match=f"same order, got other labels at {different} of 40"):
+        reports[0].compare(reports[1])
+    assert reports[0].compare(RobustnessReport.from_dict(reports[0].to_dict())) == {0.1: 1.0}
+    without = {**reports[1].to_dict()}
+    del without["labels"]
+    assert reports[0].compare(RobustnessReport.from_dict(without)), "of old reports it is not known"
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ class RobustnessReport:
         preset: What was asked for.
         certified: For each radius, whether each image is proven to survive every attack; empty if
             that was not asked for.
+        labels: Of the images; empty in reports that were saved without them.
 
     Example:
         >>> report = RobustnessReport("Linf", [0.1], [True, True], {"fgsm": {0.1: [True, False]}})
@@ -46,6 +47,7 @@ class RobustnessReport:
     seconds: dict[str, float] = field(default_factory=dict)
     preset: str = ""
     certified: dict[float, list[bool]] = field(default_factory=dict)
+    labels: list[int] = field(default_factory=list)
 
     @property
     def clean(self) -> float:
@@ -174,7 +176,8 @@ class RobustnessReport:
     def compare(self, other: RobustnessReport) -> dict[float, float]:
         """Whether two models differ: p values of the exact McNemar test, by radius.
 
-        Both must be reports on the same images in the same order. With b images that only the
+        Both must be reports on the same images in the same order, of which the labels are compared.
+        With b images that only the
         one survives and c that only the other does, b is Binomial(b + c, 1/2) if they are equal.
 
         Args:
@@ -184,14 +187,20 @@ class RobustnessReport:
             A two-sided p value for each radius of both.
 
         Raises:
-            InputError: If the reports are not on as many images in the same norm, not of the same
-                attacks, or have no radius in common.
+            InputError: If the reports are not on images with the same labels in the same norm, not
+                of the same attacks, or have no radius in common.
             MissingExtraError: If scipy is not installed (extra ``attacks``).
         """
         if len(self.correct) != len(other.correct) or self.norm != other.norm:
             raise InputError(
                 "compare: reports must be on the same images in the same norm, got "
                 f"{len(self.correct)} in {self.norm} and {len(other.correct)} in {other.norm}."
+            )
+        differing = sum(a != b for a, b in zip(self.labels, other.labels, strict=False))
+        if differing:
+            raise InputError(
+                "compare: reports must be on the same images in the same order, got other labels "
+                f"at {differing} of {len(self.labels)}."
             )
         if self._asked != other._asked:
             raise InputError(

@@ -93,7 +93,10 @@ class Run:
         """The rows so far, with warnings and the name of what was asked for."""
         radii, correct = list(self.sizes), self.correct.tolist()
         norm, seconds = self.task.norm, dict(self.seconds)
-        return RobustnessReport(norm, radii, correct, self.survived, warnings, seconds, preset)
+        return RobustnessReport(
+            *(norm, radii, correct, self.survived, warnings, seconds, preset),
+            labels=self.task.labels.tolist(),
+        )
 
     def _left(self, name: str, task: Task) -> tuple[Tensor, list[int]]:
         """Which images stay correct, and how many were fooled after each restart."""
