@@ -406,6 +406,25 @@ def test_a_radius_of_another_norm_s_scale_is_remarked_on(trained) -> None:
     assert "is norm='Linf' meant?" in str(found)
 
 
+def test_clean_images_that_fare_as_by_chance_and_bounds_of_other_units_are_remarked_on(
+    trained,
+) -> None:
+    model, images, labels = trained
+
+    def remarks(y: Tensor, count: int = 100, **options) -> str:
+        found = evaluate(model, images[:count], y[:count], eps=0.1, attacks="noise", **options)
+        assert "student" not in found.survived, "they are no sign of a mask"
+        return str(found)
+
+    assert "no better than chance among the 10 classes of these" in remarks((labels + 1) % 10)
+    assert "no better than chance among the 2 classes" in remarks((labels > 0) * 5 + 3)
+    assert "chance" not in remarks((labels + 1) % 10, 19), "of few images it is not known"
+    assert "WARNING" not in remarks(labels)
+    narrow = remarks(labels, bounds=(-10, 20))
+    assert "images take up 3.3 % of the bounds (-10, 20)" in narrow
+    assert "chance" not in remarks(labels[:1].expand(100)), "of one class nothing is known"
+
+
 def report(survivors: list[bool]) -> RobustnessReport:
     return RobustnessReport("Linf", [0.1], [True] * len(survivors), {"a": {0.1: survivors}})
 

@@ -32,6 +32,8 @@ from isoreg.robustness.task import evenly
 _NOISE = 0.01
 _MANY = 0.1
 _LARGE_MARGIN = 50.0
+_ENOUGH = 20
+_NARROW = 0.05
 _UNBOUNDED_IMAGES = 100
 _GRADIENT_IMAGES = 100
 # length of a step, and the least share of what the gradient promises: deep networks bend
@@ -74,6 +76,43 @@ def check_radii(radii: list[float], norm: str) -> list[str]:
         + ": is eps in the units of bounds?"
         for radius in odd[:1]
     ]
+
+
+def check_clean(
+    correct: Tensor, labels: Tensor, images: Tensor, bounds: tuple[float, float]
+) -> list[str]:
+    """Whether labels, normalisation or bounds look like another model's.
+
+    Args:
+        correct: (n) whether each clean image is classified correctly.
+        labels: (n).
+        images: (n, ...) in pixels from 0 to 1.
+        bounds: As the user has them.
+
+    Returns:
+        A sentence for each sign.
+
+    Example:
+        >>> labels = torch.arange(20) % 2
+        >>> check_clean(labels > 1, labels, torch.eye(20), (0, 1))[0][:33]
+        'the clean accuracy (0.0 %) is no '
+        >>> check_clean(labels > -1, labels, torch.eye(20) / 255, (0, 255))[0]
+        'images take up 0.4 % of the bounds (0, 255): are bounds in the units of the images?'
+    """
+    classes, clean, signs = len(labels.unique()), float(correct.float().mean()), []
+    if len(labels) >= _ENOUGH and classes > 1 and clean * classes <= 1:
+        signs.append(
+            f"the clean accuracy ({100 * clean:.1f} %) is no better than chance among the "
+            f"{classes} classes of these images: are the labels those of the model, and mean and "
+            "std what it was trained with?"
+        )
+    span = float(images.max() - images.min())
+    if 0 < span < _NARROW:
+        signs.append(
+            f"images take up {100 * span:.1f} % of the bounds {bounds}: are bounds in the units of "
+            "the images?"
+        )
+    return signs
 
 
 def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:

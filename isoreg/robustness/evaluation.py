@@ -21,6 +21,7 @@ from isoreg.robustness.certified import certified as proven
 from isoreg.robustness.certified import check_same
 from isoreg.robustness.checks import (
     boundary_distances,
+    check_clean,
     check_directions,
     check_gradients,
     check_model,
@@ -201,7 +202,9 @@ def _evaluated(
         for radius in sizes:
             run.attack("student", radius)
         results = _check(run, distances)
-    warnings = check_radii(list(sizes.values()), task.norm) + signs + consistency.remarks + results
+    units = check_radii(list(sizes.values()), task.norm)
+    units += check_clean(run.correct, task.labels, task.images, task.classifier.bounds)
+    warnings = units + signs + consistency.remarks + results
     return run.report([*warnings, *check_restarts(run.history, len(task.labels))], preset)
 
 
