@@ -343,3 +343,46 @@ def test_a_static_graph_under_ddp_is_refused() -> None:
     RobustLoss(Averaged(nn.Linear(4, 3), static_graph=False), eps=0.1)
     with pytest.raises(InputError, match="without static_graph=True"):
         RobustLoss(Averaged(nn.Linear(4, 3), static_graph=True), eps=0.1)
+
+
+class Kernel(torch.autograd.Function):
+    """tanh with a gradient by numbers alone, as a kernel's is, or with one of operations."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, by_numbers: bool) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.by_numbers = by_numbers
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        result = gradient * (1 - x.tanh() ** 2)
+        return result.detach() if ctx.by_numbers else result, None
+
+
+class Called(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def test_a_function_whose_gradient_has_no_graph_is_refused_and_one_of_operations_is_exact() -> None:
+    first, last = nn.Linear(6, 5), nn.Linear(5, 3)
+    x, y = torch.rand(4, 6), torch.tensor([0, 1, 2, 0])
+
+    def loss(function: Callable[[Tensor], Tensor]) -> Tensor:
+        return RobustLoss(nn.Sequential(first, Called(function), last), eps=0.1)(x, y)
+
+    def by_numbers(x: Tensor) -> Tensor:
+        return Kernel.apply(x, True)
+
+    with pytest.raises(InputError, match="differentiable twice, got 'Kernel'.*only a part of"):
+        loss(by_numbers)
+    with torch.no_grad():
+        assert loss(by_numbers) == loss(torch.tanh), "the value needs the first derivative alone"
+    found = torch.autograd.grad(loss(lambda x: Kernel.apply(x, False)), first.weight)
+    torch.testing.assert_close(found, torch.autograd.grad(loss(torch.tanh), first.weight))

@@ -17,6 +17,7 @@ from isoreg.errors import InputError, check_integer, error_prefix, is_number
 from isoreg.robustness.arguments import check_tensors, known_norm
 from isoreg.robustness.outputs import logits_of
 from isoreg.robustness.pgd import gradient_of
+from isoreg.robustness.second_derivative import watch_second_derivatives
 from isoreg.robustness.state import refuse_sharded, refuse_static_graph
 from isoreg.robustness.units import Normalisation, PerChannel
 
@@ -138,7 +139,7 @@ class RobustLoss:
 
         Raises:
             InputError: If labels are soft or no classes, images are not floating, or the model
-                returns no logits or is not differentiable by its images.
+                returns no logits or is not differentiable by its images, twice in training.
         """
         with error_prefix("RobustLoss"):
             eps = self.eps
@@ -195,7 +196,14 @@ def _loss(
         own = labels.where(counted, 0)[:, None]
         rival = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
         margins = (logits.gather(1, rival) - logits.gather(1, own))[:, 0].where(counted, 0)
+        cut = watch_second_derivatives(logits) if needs_grad else []
         gradient = gradient_of(margins, x, create_graph=needs_grad)
+        if cut:
+            raise InputError(
+                f"the model must be differentiable twice, got {cut[0]!r}, a function "
+                "whose gradient has no graph, as that of a kernel has none: only a part of the "
+                "margin would be trained. Run what it computes in operations of torch."
+            )
         if gradient is None:
             raise InputError(
                 "the model must be differentiable by its images, got logits whose graph does not "

@@ -1,0 +1,40 @@
+"""Functions of users whose gradient cannot be differentiated again, and that do not say so."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, TypeAlias
+
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+Gradients: TypeAlias = "tuple[Tensor | None, ...]"
+
+
+def watch_second_derivatives(result: Tensor) -> list[str]:
+    """A list into which the next backward pass writes the functions that cut a gradient's graph.
+
+    Torch raises for its own, and for those that are marked by `once_differentiable`. A gradient of
+    zero has no graph and needs none.
+
+    Returns:
+        The list, empty as yet.
+    """
+    cut: list[str] = []
+    seen, left = set[Any](), [result.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [before for before, _ in node.next_functions]
+            if isinstance(node, BackwardCFunction):
+                node.register_hook(partial(_look, cut, node.name().removesuffix("Backward")))
+    return cut
+
+
+def _look(cut: list[str], name: str, passed_on: Gradients, arrived: Gradients) -> None:
+    ends = [gradient for gradient in passed_on if gradient is not None]
+    begins = [gradient for gradient in arrived if gradient is not None]
+    lost = any(g.requires_grad for g in begins) and not any(g.requires_grad for g in ends)
+    if lost and any(bool(gradient.any()) for gradient in ends):
+        cut.append(name)
