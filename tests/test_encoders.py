@@ -35,14 +35,16 @@ def objects(count: int = 120, width: int = 6) -> Objects:
 
 
 def batch(progress: float = 0.0, places: Tensor | None = None) -> Batch:
-    x, given = points(8, 3), torch.cdist(*[points(8, 3, seed=1)] * 2)
-    return Batch(x, given, points(8, 3, seed=2) if places is None else places, progress)
+    made = replace(objects(), x=points(120, 3, seed=1))
+    places = points(8, 3, seed=2) if places is None else places
+    return Batch(points(8, 3), made, torch.arange(8), None, places, progress)
 
 
 def test_all_pairs_is_the_mean_squared_gap_of_all_pairs() -> None:
     b = batch()
+    wanted = b.distances()
     gaps = [
-        (float((b.points[i] - b.points[j]).norm()) - float(b.distances[i, j])) ** 2
+        (float((b.points[i] - b.points[j]).norm()) - float(wanted[i, j])) ** 2
         for i in range(8)
         for j in range(i)
     ]
@@ -53,8 +55,9 @@ def test_all_pairs_is_the_mean_squared_gap_of_all_pairs() -> None:
 
 def test_random_pairs_are_half_as_many_as_objects_and_no_object_is_in_two() -> None:
     b = batch()
+    wanted = b.distances()
     gaps = [
-        (float((b.points[i] - b.points[i + 4]).norm()) - float(b.distances[i, i + 4])) ** 2
+        (float((b.points[i] - b.points[i + 4]).norm()) - float(wanted[i, i + 4])) ** 2
         for i in range(4)
     ]
     assert LOSSES["random pairs"](b).item() == pytest.approx(sum(gaps) / 4, rel=1e-5)
@@ -98,20 +101,20 @@ def test_the_error_is_a_share_of_the_mean_distance_and_the_overlap_forgives_ties
     assert overlap(other, -other, among=25) == pytest.approx(0.5)
 
 
-def test_every_training_sees_as_many_objects_and_the_right_ones(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_every_training_sees_as_many_objects_and_the_right_ones() -> None:
     asked: list[Tensor] = []
     plain = objects()
-    monkeypatch.setattr(
-        Objects, "distances", lambda self, r, c: asked.append(r) or self.compute(r, c)
-    )
     places = torch.zeros(40, 5)
     for loss in LOSSES.values():
         for every in (False, True):
             asked.clear()
             how = {"passes": 400, "size": 10, "optimizer": "adam", "rate": 1e-3, "seed": 0}
-            train(plain, loss, places, every=every, **how)  # type: ignore[arg-type]
+
+            def seeing(batch: Batch, loss: Callable[[Batch], Tensor] = loss) -> Tensor:
+                asked.append(batch.rows)
+                return loss(batch)
+
+            train(plain, seeing, places, every=every, **how)  # type: ignore[arg-type]
             seen = torch.cat(asked)
             assert len(seen) == (400 if not every else 420)
             allowed = torch.cat([plain.train, plain.more]) if every else plain.train
@@ -122,21 +125,28 @@ def test_disturbed_objects_are_compared_by_distances_of_their_own() -> None:
     seen: list[Tensor] = []
     batches: list[Batch] = []
 
-    def between(x: Tensor) -> Tensor:
-        seen.append(x)
-        return torch.cdist(x, x)
+    def between(x: Tensor, other: Tensor | None = None) -> Tensor:
+        return torch.cdist(x, x if other is None else other)
+
+    def disturb(x: Tensor, noise: float) -> Tensor:
+        seen.append(x + noise * torch.randn_like(x))
+        return seen[-1]
 
     def loss(batch: Batch) -> Tensor:
         batches.append(batch)
         return batch.points.sum()
 
-    made = replace(objects(), between=between)
+    made = replace(objects(), between=between, disturb=disturb)
     how = {"passes": 120, "size": 10, "optimizer": "adam", "rate": 1e-3, "seed": 0}
     for noise, count in ((0.0, 0), (0.1, 12)):
         train(made, loss, torch.zeros(40, 5), noise=noise, **how)  # type: ignore[arg-type]
         assert len(seen) == count
     for x, batch in zip(seen, batches[12:], strict=True):
-        torch.testing.assert_close(batch.distances, torch.cdist(x, x))
+        assert batch.disturbed is x
+        torch.testing.assert_close(batch.distances(), torch.cdist(x, x))
+        torch.testing.assert_close(
+            batch.distances_in_twos(), (x[:5] - x[5:]).norm(dim=1), msg="each half's own"
+        )
         off = torch.cdist(x, made.x[made.train]).amin(1)
         assert 0 < off.min() < off.max() < 0.6
 
@@ -156,7 +166,7 @@ def test_coordinates_belong_to_the_training_objects_and_no_other_has_any() -> No
         known = ~batch.places.isnan().any(1)
         assert 0 < known.sum() < 10
         # points in the plane of the first three coordinates, so distances of them are no longer
-        given = batch.distances[known][:, known] / 2
+        given = batch.distances()[known][:, known] / 2
         assert (torch.cdist(*[batch.places[known]] * 2) <= given + 1e-3).all()
 
 

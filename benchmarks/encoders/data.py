@@ -16,6 +16,7 @@ from benchmarks.cache import computed_once
 from benchmarks.study import Skip
 from isoreg import datasets
 
+Ink = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 Block = Callable[[Tensor, Tensor], Tensor]
 """From the places of a and of b objects to their (a, b) distances."""
 
@@ -34,7 +35,9 @@ class Objects:
         validation: Places.
         test: Places.
         table: (n, n) where a distance is too slow to be computed in each step.
-        between: From (b, ...) inputs to their (b, b) distances, where objects may be made anew.
+        between: From b inputs to their (b, b) distances, or from a and b to (a, b), where objects
+            may be made anew.
+        disturb: From inputs and a strength to inputs with noise.
     """
 
     x: Tensor
@@ -44,7 +47,8 @@ class Objects:
     validation: Tensor
     test: Tensor
     table: Tensor | None = None
-    between: Callable[[Tensor], Tensor] | None = None
+    between: Callable[..., Tensor] | None = None
+    disturb: Callable[[Tensor, float], Tensor] | None = None
 
     def distances(self, rows: Tensor, columns: Tensor) -> Tensor:
         """(a, b) distances, from the table if there is one."""
@@ -99,7 +103,11 @@ def series(folder: Path, most: int) -> Objects:
     def compute(rows: Tensor, columns: Tensor) -> Tensor:
         return warped(x[rows], x[columns])
 
-    return replace(_with_table(folder / f"dtw-{len(x)}.pt", x, compute), between=warped)
+    def noisy(inputs: Tensor, noise: float) -> Tensor:
+        return inputs + noise * torch.randn_like(inputs)
+
+    objects = _with_table(folder / f"dtw-{len(x)}.pt", x, compute)
+    return replace(objects, between=warped, disturb=noisy)
 
 
 def digits(folder: Path, most: int) -> Objects:
@@ -111,17 +119,37 @@ def digits(folder: Path, most: int) -> Objects:
     x = images[order]
     places = np.argwhere(np.ones((8, 8))).astype(float)
     ground = transport.dist(places, places, metric="euclidean")
-    ink = (x.double() / x.double().sum(1, keepdim=True)).numpy()
 
-    def cost(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
-        of, to = first > 0, second > 0  # pixels without ink would only cost time
-        between = np.ascontiguousarray(ground[of][:, to])
-        return float(transport.emd2(first[of], second[to], between))
+    def cost(first: Ink, second: Ink) -> float:
+        (of, ink), (to, wanted) = first, second
+        between = np.ascontiguousarray(ground[of[:, None], to])
+        # the shares of ink sum to 1, and the dual's solution is not asked for
+        quick = {"check_marginals": False, "center_dual": False}
+        return float(transport.emd2(ink, wanted, between, **quick))
+
+    def moved(*of: Tensor) -> Tensor:
+        first, *others = ([_ink(image) for image in images] for images in of)
+        if others:
+            return torch.tensor([[cost(a, b) for b in others[0]] for a in first])
+        half = torch.zeros(len(first), len(first))
+        for place, a in enumerate(first):
+            half[place, :place] = torch.tensor([cost(a, b) for b in first[:place]])
+        return half + half.T
+
+    def noisy(inputs: Tensor, noise: float) -> Tensor:
+        return inputs * (noise * torch.randn_like(inputs)).exp()  # paper stays white
 
     def compute(rows: Tensor, columns: Tensor) -> Tensor:
-        return torch.tensor([[cost(ink[i], ink[j]) for j in columns] for i in rows])
+        return moved(x[rows], x[columns])
 
-    return _with_table(folder / f"wasserstein-{len(x)}.pt", x, compute)
+    objects = _with_table(folder / f"wasserstein-{len(x)}.pt", x, compute)
+    return replace(objects, between=moved, disturb=noisy)
+
+
+def _ink(image: Tensor) -> Ink:
+    """Which pixels have ink, and each one's share: those without would only cost time."""
+    shares = image.double().numpy() / float(image.double().sum())
+    return (shares > 0).nonzero()[0], shares[shares > 0]
 
 
 def _needed(package: str) -> Any:

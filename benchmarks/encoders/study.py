@@ -26,8 +26,8 @@ EVERY = ", every word"
 """Trained on words too that no table of all distances has room for."""
 DISTURBED = ", disturbed"
 """Trained on objects with noise, whose distances are computed in each step; places are without."""
-NOISES = {"series, DTW": (0.05, 0.1, 0.2)}
-"""Standard deviations that are tried, in those of the series."""
+NOISES = {"series, DTW": (0.05, 0.1, 0.2), "digits, Wasserstein": (0.15, 0.3, 0.6)}
+"""What is tried: standard deviations in those of the series, and of the ink's logarithm."""
 ITSELF, CEILING, COST = "distance of the inputs", "MDS of the new objects", "cost"
 
 
@@ -174,11 +174,11 @@ def tables(found: Found) -> str:
         "(Levenshtein, 64 dimensions), of series (root of DTW, 32) and of digits (Wasserstein, "
         f"32), in batches of {found['settings']['size']} with equal numbers of objects that pass "
         "through the network. *Regression on MDS*: towards coordinates by metric multidimensional "
-        "scaling, which takes the table of all distances. *Disturbed*: trained on series with "
-        "noise, whose distances are computed in each step; the regression goes towards coordinates "
-        "of the series without noise. *Both, annealed*: all pairs, and the "
-        f"regression with a weight that falls to 0 at {100 * UNTIL:g} % of training. New objects; "
-        "mean ± standard deviation over seeds. "
+        "scaling, which takes the table of all distances. *Disturbed*: trained on objects with "
+        "noise (added to series, multiplied with ink), whose distances are computed in each step; "
+        "the regression goes towards coordinates of the objects without noise. *Both, annealed*: "
+        "all pairs, and the regression with a weight that falls to 0 at "
+        f"{100 * UNTIL:g} % of training. New objects; mean ± standard deviation over seeds. "
         f"{NEAREST} nearest: of each new object among the new ones; found: of each new object "
         "among all training objects, by a search on the points, among as many or a hundred "
         "candidates. The rows with one seed need no training: the inputs' own distance at its best "

@@ -27,20 +27,41 @@ class Batch:
 
     Attributes:
         points: (b, k) of the network.
-        distances: (b, b) that they are to have.
+        objects: All of them.
+        rows: (b,) places of those that were seen.
+        disturbed: (b, ...) what was made of them; None: nothing.
         places: (b, k) by multidimensional scaling; NaN where an object has none.
         progress: Share of training that is done.
     """
 
     points: Tensor
-    distances: Tensor
+    objects: Objects
+    rows: Tensor
+    disturbed: Tensor | None
     places: Tensor
     progress: float
+
+    def distances(self) -> Tensor:
+        """(b, b) of all pairs."""
+        if self.disturbed is None:
+            return self.objects.distances(self.rows, self.rows)
+        assert self.objects.between is not None
+        return self.objects.between(self.disturbed)
+
+    def distances_in_twos(self) -> Tensor:
+        """(b // 2,) from each of the first half to its partner in the second."""
+        half = len(self.rows) // 2
+        if self.disturbed is None:
+            table = self.objects.distances(self.rows[:half], self.rows[half : 2 * half])
+            return table.diagonal()
+        assert self.objects.between is not None
+        first, second = self.disturbed[:half, None], self.disturbed[half : 2 * half, None]
+        return torch.cat([*map(self.objects.between, first, second)]).flatten()
 
 
 def all_pairs(batch: Batch) -> Tensor:
     """Isometry: all pairs of the batch."""
-    given = batch.distances
+    given = batch.distances()
     return isometry_penalty(None, batch.points, input_distances=given, reduction="pairs")
 
 
@@ -50,8 +71,7 @@ def random_pairs(batch: Batch) -> Tensor:
     first, second = batch.points[:half], batch.points[half : 2 * half]
     # the root of an exact 0 would give the gradient NaN
     lengths = (first - second).square().sum(1).clamp_min(1e-12).sqrt()
-    wanted = batch.distances[:half, half : 2 * half].diagonal()
-    return (lengths - wanted).square().mean()
+    return (lengths - batch.distances_in_twos()).square().mean()
 
 
 def regression(batch: Batch) -> Tensor:
@@ -136,8 +156,7 @@ def train(
         rate: The largest learning rate; it rises for a tenth of training and falls to 0.
         seed: Of the initial weights and of the batches.
         every: Whether objects without coordinates are trained on too.
-        noise: Standard deviation of normal noise on the objects, whose distances are then computed
-            in each step.
+        noise: Strength of noise on the objects, whose distances are then computed in each step.
         tick: Called after each step.
     """
     torch.manual_seed(seed)
@@ -150,13 +169,10 @@ def train(
 
     def value(rows: Tensor, progress: float) -> Tensor:
         here = chosen[rows]
-        x = objects.x[here]
-        if noise and objects.between is not None:
-            x = x + noise * torch.randn_like(x)
-            distances = objects.between(x)
-        else:
-            distances = objects.distances(here, here)
-        return loss(Batch(model(x), distances, wanted[rows], progress))
+        x, disturbed = objects.x[here], None
+        if noise and objects.disturb is not None:
+            x = disturbed = objects.disturb(x, noise)
+        return loss(Batch(model(x), objects, here, disturbed, wanted[rows], progress))
 
     def cycle(progress: float) -> float:
         return rate * min(1, 10 * progress + 0.01) * (1 + math.cos(math.pi * progress)) / 2
