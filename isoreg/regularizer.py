@@ -590,7 +590,8 @@ class IsometryRegularizer(Watching):
             seen = Seen(record.features, references, given.distances, given.pair_weights, first)
             monitor.look_closely(seen, labels, self._scale)
         if monitor.wants_to_warn:
-            monitor.warn(self.report(), stacklevel=4)
+            if not torch._C._are_functorch_transforms_active():  # no number can be read in one
+                monitor.warn(self.report(), stacklevel=4)
             if isinstance(self._beta, AutoBeta) and not self._beta.is_measured:
                 warnings.warn(
                     f"{_NAME}: beta='auto' has measured no gradient yet, so the penalty weighs "

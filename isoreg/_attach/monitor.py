@@ -96,8 +96,8 @@ class Monitor:
     def record_step(self, layers: list[str], penalties: Tensor) -> None:
         """Take in one step: the names of its layers, and the (L,) penalty of each, detached."""
         self._steps += 1
-        self._layers, self._penalties = layers, penalties
-        self._uncounted.append(penalties)
+        self._layers, self._penalties = layers, _unwrapped(penalties)
+        self._uncounted.append(self._penalties)
 
     @torch.no_grad()
     def look_closely(self, seen: Seen, labels: Tensor | None, scale: float | Tensor | str) -> None:
@@ -203,10 +203,20 @@ class Monitor:
         return [share for share in shares if all(map(math.isfinite, share))]
 
 
+def _unwrapped(x: Tensor) -> Tensor:
+    """The numbers of a tensor that a transform of torch.func has wrapped, which torch 2.9 reads."""
+    wrapped = torch._C._functorch
+    while wrapped.is_functorch_wrapped_tensor(x):
+        x = wrapped.get_unwrapped(x)
+    return x
+
+
 def _measured(
     metric: Callable[[Tensor], Tensor], points: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    shown = {name: flatten_points(x[:_SAMPLES], "features") for name, x in points.items()}
+    shown = {
+        name: flatten_points(_unwrapped(x)[:_SAMPLES], "features") for name, x in points.items()
+    }
     return {name: distances_by(metric, x) for name, x in shown.items()}
 
 
