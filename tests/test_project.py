@@ -70,8 +70,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_attach.layers": {"errors"},
     "_attach.pooling": {"errors"},
     "_attach.samples": {"errors"},
+    "_graph": set(),
     "_attach.record": {"errors", "_attach.samples"},
-    "_attach.classifier": {"errors", "_attach.layers", "_attach.pooling", "_attach.record"},
+    "_attach.classifier": {"errors", "_attach.layers", "_attach.pooling", "_graph"},
     "_attach.reference": {"errors", "_attach.layers", "_attach.pooling"},
     "_attach.hook": {"errors"},
     "_attach.recorder": {
@@ -95,6 +96,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_attach.monitor": {"_attach.balance", "diagnostics", "distances", "masks", "report"},
     "_attach.checks": {
         "errors",
+        "_graph",
         "_tables",
         "distances",
         "_attach.balance",
@@ -155,7 +157,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lil": {"errors", "penalty"},
     "diagnostics": {"errors", "_tables", "distances", "masks", "_pairs.options", "_pairs.plan"},
     "references": {"errors", "_attach.reference", "_pairs.precision", "_tables", "distances"},
-    "robustness": {"errors", "_compiled"},
+    "robustness": {"errors", "_compiled", "_graph"},
     "plots": {"errors", "distances", "diagnostics", "report", "robustness"},
     "datasets": {"errors", "masks"},
     "embedding": {

@@ -250,7 +250,7 @@ STUDY = Study(
     tables,
     draw,
     shows="networks that stand in for Levenshtein's distance, time warping and transport",
-    time="an hour on one core",
+    time="an hour and a half on one core",
     seeds=3,
     determines=determines,
     without_control="the rivals learn the same distances; exchanged ones are noise to all of them",

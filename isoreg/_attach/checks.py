@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from isoreg._attach.balance import AutoBeta
-from isoreg._attach.record import Record, nodes_before
+from isoreg._attach.record import Record
+from isoreg._graph import nodes_before
 from isoreg._tables import check_dense
 from isoreg.errors import InputError, RecordError
 from isoreg.masks import check_shape

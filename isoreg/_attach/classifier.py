@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from isoreg._attach.layers import Layer, Layers, find_layers
 from isoreg._attach.pooling import Entering, tensors_in
-from isoreg._attach.record import nodes_before
+from isoreg._graph import nodes_before
 from isoreg.errors import LayerError
 
 _UNSEEN = (

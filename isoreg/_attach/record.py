@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Container, Iterator
 from typing import Any
 
 import torch
@@ -101,19 +100,6 @@ class Record:
             pulse = Pulse()
             self.pulse = weakref.ref(pulse)
             node.register_prehook(pulse)
-
-
-def nodes_before(node: Any, ends: Container[Any] = ()) -> Iterator[Any]:
-    """A node of the graph and those that it was made from, each once, but none behind the ends."""
-    waiting, known = [node], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in known:
-            continue
-        known.add(node)
-        yield node
-        if node not in ends:
-            waiting += [before for before, _ in node.next_functions]
 
 
 def new_record(last: Record | None) -> Record:

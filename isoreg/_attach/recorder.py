@@ -61,9 +61,9 @@ class Recorder:
     """Records chosen layers of a model during its forward passes.
 
     It records when the model is in training mode, gradients are on and it is not paused; any other
-    forward pass leaves the last record alone. Of the model only the watched layers are kept alive
-    by the recorder, until it is removed, and nothing of the recorder by the model: dropping it
-    removes the hooks.
+    forward pass leaves the last record alone, unless the backward pass of that one is done. Of the
+    model only the watched layers are kept alive by the recorder, until it is removed, and nothing
+    of the recorder by the model: dropping it removes the hooks.
 
     Args:
         model: The model to watch.

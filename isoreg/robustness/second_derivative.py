@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+
+from isoreg._graph import nodes_before
 
 Gradients: TypeAlias = "tuple[Tensor | None, ...]"
 
@@ -21,14 +23,9 @@ def watch_second_derivatives(result: Tensor) -> list[str]:
         The list, empty as yet.
     """
     cut: list[str] = []
-    seen, left = set[Any](), [result.grad_fn]
-    while left:
-        node = left.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            left += [before for before, _ in node.next_functions]
-            if isinstance(node, BackwardCFunction):
-                node.register_hook(partial(_look, cut, node.name().removesuffix("Backward")))
+    for node in nodes_before(result.grad_fn):
+        if isinstance(node, BackwardCFunction):
+            node.register_hook(partial(_look, cut, type(node).__name__.removesuffix("Backward")))
     return cut
 
 
