@@ -148,6 +148,15 @@ class Waits(Net):
         return logits
 
 
+def in_a_thread(function: Callable[[], None]) -> Callable[[], None]:
+    def meanwhile() -> None:
+        worker = threading.Thread(target=function)
+        worker.start()
+        worker.join()
+
+    return meanwhile
+
+
 @pytest.mark.parametrize("where", ["before", "inside", "behind"])
 def test_the_first_pass_of_a_thread_finds_the_classifier_while_another_one_s_does(
     where: str,
@@ -159,12 +168,7 @@ def test_the_first_pass_of_a_thread_finds_the_classifier_while_another_one_s_doe
         model(other)
         values.append(iso(Y))
 
-    def meanwhile() -> None:
-        worker = threading.Thread(target=train)
-        worker.start()
-        worker.join()
-
-    model.meanwhile = meanwhile
+    model.meanwhile = in_a_thread(train)
     model(x)
     torch.testing.assert_close(iso(Y), expected(model, x))
     torch.testing.assert_close(values, [expected(model, other)])
@@ -183,12 +187,7 @@ def test_a_pass_of_another_thread_is_recorded_while_a_classifier_is_looked_for()
         other(x)
         values.append(iso(Y))
 
-    def meanwhile() -> None:
-        worker = threading.Thread(target=train)
-        worker.start()
-        worker.join()
-
-    model.meanwhile = meanwhile
+    model.meanwhile = in_a_thread(train)
     model.compile(backend="eager")  # so that another pass looks for the classifier
     model(x)
     assert looks.layers == ["head"]
