@@ -109,6 +109,11 @@ def test_the_radius_grows_over_the_training_calls_alone_and_resumes() -> None:
         torch.testing.assert_close(criterion(x, y), expected)
     assert criterion.state_dict() == {"steps": 6}
     again = RobustLoss(model, eps=0.4, warmup_steps=4)
+    for wrong in ({}, {"steps": -3}, {"steps": 0.5}):
+        with pytest.raises(
+            InputError, match="RobustLoss.load_state_dict: steps must be an integer"
+        ):
+            again.load_state_dict(wrong)
     again.load_state_dict(criterion.state_dict())
     torch.testing.assert_close(again(x, y), criterion(x, y))
 

@@ -159,7 +159,12 @@ class RobustLoss:
 
         Args:
             state: What `state_dict` returned.
+
+        Raises:
+            InputError: If it holds no number of steps, 0 or more.
         """
+        with error_prefix("RobustLoss.load_state_dict"):
+            check_integer("steps", state.get("steps"), 0)
         self.steps = int(state["steps"])
 
 
