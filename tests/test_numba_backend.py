@@ -9,6 +9,7 @@ import builtins
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -288,23 +289,24 @@ def test_without_numba_the_penalty_is_the_same_and_nothing_is_said(
     assert not recwarn.list
 
 
+def run_alone(before: str, asked: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A penalty in a process of its own, after some lines of code, and what is asked then."""
+    code = f"""
+import torch
+{before}
+from isoreg import isometry_penalty
+from isoreg._pairs import engine
+isometry_penalty(torch.rand(9, 2), torch.rand(9, 2), torch.arange(9) % 2)
+print({asked})
+"""
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, **options)
+
+
 def test_where_numba_finds_no_folder_for_its_cache_another_backend_serves() -> None:
-    code = (
-        "import torch\n"
-        "from numba.core import caching\n"
-        "caching.CacheImpl._locator_classes = []\n"  # as where no folder may be written to
-        "from isoreg import isometry_penalty\n"
-        "from isoreg._pairs import engine\n"
-        "isometry_penalty(torch.rand(9, 2), torch.rand(9, 2), torch.arange(9) % 2)\n"
-        "print(engine.last_choice())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    no_folder = "from numba.core import caching\ncaching.CacheImpl._locator_classes = []"
+    done = run_alone(no_folder, "engine.last_choice()")
     assert done.stdout.startswith("torch (triton: ")
     assert "numba: it failed with RuntimeError: cannot cache function" in done.stdout
     assert "(NUMBA_CACHE_DIR names a folder for it)" in done.stdout
@@ -312,29 +314,6 @@ def test_where_numba_finds_no_folder_for_its_cache_another_backend_serves() -> N
 
 
 def test_where_numba_may_not_compile_it_is_not_used() -> None:
-    code = (
-        "import torch\n"
-        "from isoreg import isometry_penalty\n"
-        "from isoreg._pairs import engine\n"
-        "isometry_penalty(torch.rand(9, 2), torch.rand(9, 2), torch.arange(9) % 2)\n"
-        "print(engine.last_choice().refused['numba'])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent.parent,
-        env={"NUMBA_DISABLE_JIT": "1", "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    env = {"NUMBA_DISABLE_JIT": "1", "PATH": ""}
+    done = run_alone("", "engine.last_choice().refused['numba']", env=env)
     assert done.stdout.strip() == "NUMBA_DISABLE_JIT is set"
-
-
-@pytest.mark.filterwarnings("error")
-def test_memory_that_held_nonsense_before_is_not_read() -> None:
-    labels, weights = torch.full((100, 4), 0.25), torch.ones(100, 100)
-    for _ in range(20):
-        junk = [torch.full((100, 100), float("nan")) for _ in range(3)]
-        del junk
-        x = torch.randn(100, 5)
-        assert isometry_penalty(x, 2 * x, labels, pair_weights=weights) > 0
