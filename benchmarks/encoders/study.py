@@ -50,7 +50,7 @@ class Task:
 
 TASKS: dict[str, Task] = {
     "words, Levenshtein": Task(data.words, 64, 200_000, 100_000),
-    "series, DTW": Task(data.series, 32),
+    "series, DTW": Task(data.series, 32, 200_000, 100_000),
     "digits, Wasserstein": Task(data.digits, 32),
 }
 
