@@ -16,8 +16,6 @@ from benchmarks.encoders.data import Objects
 from benchmarks.training import Batches, descend
 from isoreg import isometry_penalty
 
-UNTIL = 0.7
-"""Share of training after which the regression's weight is 0, where it falls."""
 _ROUNDS = 60
 
 
@@ -83,8 +81,7 @@ def regression(batch: Batch) -> Tensor:
 
 def annealed(batch: Batch) -> Tensor:
     """All pairs, and the regression with a weight that falls from 1 to 0."""
-    weight = max(0.0, 1 - batch.progress / UNTIL)
-    return all_pairs(batch) + (weight * regression(batch) if weight else 0)
+    return all_pairs(batch) + (1 - batch.progress) * regression(batch)
 
 
 LOSSES: dict[str, Callable[[Batch], Tensor]] = {
