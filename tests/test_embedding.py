@@ -822,6 +822,15 @@ def test_without_two_samples_of_a_class_there_is_no_stress_within_classes() -> N
         IsometricEmbedding(early_stopping=True, random_state=0).fit(X, np.arange(40))
 
 
+@pytest.mark.filterwarnings("ignore:The number of unique classes")
+def test_two_of_one_class_are_held_out_wherever_there_are_two() -> None:
+    X, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40)
+    for labels in (y // 2, np.where(y < 2, 0, y), np.where(y < 20, -1, y // 2)):
+        for seed in range(3):
+            stopping = IsometricEmbedding(early_stopping=True, max_epochs=1, random_state=seed)
+            assert stopping.fit(X, labels).stress_ >= 0
+
+
 def test_copies_of_one_sample_do_not_hide_the_others() -> None:
     X = np.concatenate([np.zeros((3000, 2)), np.random.default_rng(0).normal(size=(30, 2))])
     for seed in range(3):

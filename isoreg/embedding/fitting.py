@@ -57,8 +57,10 @@ def fit_map(
     """
     generator, size = torch.Generator().manual_seed(seed), int(settings.batch_size)
     drawn = torch.randperm(len(rows), generator=generator).numpy()
-    held = _held_out(settings, len(rows))
-    learned, classes = drawn[held:], None if targets is None else targets.classes
+    held, classes = _held_out(settings, len(rows)), None if targets is None else targets.classes
+    if held and classes is not None:
+        drawn = _with_classmates(drawn, held, classes)
+    learned = drawn[held:]
     known = classmates_first(learned, classes)[:MEASURED]
     measured = classmates_first(drawn[:held], classes)[:MEASURED] if held else known
     pairs = _scaled(settings, rows, blocks, targets, learned)
@@ -120,6 +122,16 @@ def _held_out(settings: Any, n: int) -> int:
             f"with validation_fraction={settings.validation_fraction}."
         )
     return held
+
+
+def _with_classmates(drawn: Places, held: int, classes: Places) -> Places:
+    """The same draw, with two of the largest class in front where chance holds out no such two."""
+    counts = np.bincount(classes[drawn[:held]] + 1)[1:]  # UNKNOWN is -1
+    if counts.max(initial=0) > 1:
+        return drawn
+    largest = np.bincount(classes + 1)[1:].argmax()
+    mates = drawn[classes[drawn] == largest][:2]
+    return np.concatenate([mates, drawn[~np.isin(drawn, mates)]])
 
 
 def _check_held_out(pairs: Pairs, measured: Places, components: int) -> None:
