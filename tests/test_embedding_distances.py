@@ -114,14 +114,14 @@ def test_a_cache_asks_for_each_pair_once_also_in_the_next_fit(tmp_path: Path) ->
         return brief(metric=metric, cache=tmp_path / "city.sqlite").fit_transform(ROWS)
 
     first, trial = fit(), 2 * 15 * 16 + 5 * 5
-    assert sum(asked) == 60 * 59 / 2 + trial
+    assert sum(asked) == 60 * 59 / 2 + 59 + trial  # of one sample in both orders
     second = fit()
-    assert sum(asked) == trial + 32  # some again, which tells metrics of one name apart
+    assert sum(asked) == trial + 32 + 8  # some again, which tells metrics of one name apart
     assert (first == second).all()
     embedding = brief(metric=metric, cache=tmp_path / "city.sqlite", max_epochs=1).fit(ROWS)
     asked.clear()
     assert embedding.score(ROWS) <= 0
-    assert sum(asked) == trial + 32
+    assert sum(asked) == trial + 32 + 8
 
 
 def test_a_cache_of_another_metric_and_a_file_that_is_none_are_refused(tmp_path: Path) -> None:
@@ -727,6 +727,17 @@ def test_a_metric_may_differ_by_a_thousandth_and_is_looked_at_where_it_was_not_t
 def test_a_metric_with_a_cache_is_tried_before_as_well(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="metric must be symmetric"):
         resolve_blocks(ROWS, skewed, cache=tmp_path / "pairs")
+
+
+def test_a_metric_with_a_cache_is_looked_at_where_it_was_not_tried(tmp_path: Path) -> None:
+    def uneven(a: Any, b: Any) -> Any:
+        later = (a[:, None] < b) & (a[:, None] % 4 > 0)  # each fourth is tried
+        return np.abs(a[:, None] - b) * np.where(later & (b % 4 > 0), 1.5, 1.0)
+
+    blocks = resolve_blocks(np.ones((61, 2)), uneven, takes="indices", cache=tmp_path / "pairs")
+    blocks(np.arange(0, 61, 4))
+    with pytest.raises(InputError, match="metric must be symmetric, got"):
+        blocks(np.arange(30))
 
 
 def test_equal_rows_are_other_objects_to_a_metric_that_takes_places(tmp_path: Path) -> None:

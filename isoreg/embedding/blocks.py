@@ -18,7 +18,7 @@ from torch import Tensor
 
 from isoreg._tables import check_dense, check_distances
 from isoreg.distances import METRICS, distances_by
-from isoreg.embedding.cache import PairCache, sample_keys
+from isoreg.embedding.cache import Compute, PairCache, sample_keys
 from isoreg.errors import InputError, refuse_masked
 
 Array: TypeAlias = NDArray[Any]
@@ -184,7 +184,14 @@ def _cached(ask: Callable[[Places, Places], Array], store: PairCache, keys: list
             def compute(missing: Places, turned: bool, one: Places = one) -> Array:
                 return ask(places[missing], one).T if turned else ask(one, places[missing])
 
-            table[i, :i] = table[:i, i] = store.row(keys[one[0]], others, compute)
+            def in_both(missing: Places, turned: bool, compute: Compute = compute) -> Array:
+                there, back = compute(missing, turned), compute(missing, not turned)
+                check_distances(torch.from_numpy(there), "metric", mirrored=torch.from_numpy(back))
+                return there
+
+            # one sample a batch: to ask for all in both orders would cost twice as much
+            asked = in_both if i == len(places) - 1 else compute
+            table[i, :i] = table[:i, i] = store.row(keys[one[0]], others, asked)
         return torch.as_tensor(table)
 
     return block
