@@ -360,7 +360,7 @@ class Noted(nn.Module):
 def test_a_network_trains_in_training_mode_and_is_looked_at_in_eval_mode() -> None:
     fitted = brief(network=Noted(), max_epochs=2).fit(X[:9], Y[:9] + np.arange(9) % 2)
     modes = fitted.network_.body.modes
-    assert modes == [False, *[True, False] * 2, *[False] * (len(modes) - 5)]
+    assert modes == [False, False, *[True, False] * 2, *[False] * (len(modes) - 6)]
 
 
 def test_frozen_layers_stay_as_they_are_and_each_parameter_has_one_optimizer() -> None:
@@ -609,6 +609,36 @@ BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({"network": Returned(lambda x: x / 0)}, X, None, "got points that are not finite"),
     ({"network": Returned(lambda x: x + 0j)}, X, None, r"got torch.complex64 of shape \(2, 2\)"),
     ({"network": Sudden()}, X, None, "training must stay finite, got a loss of nan at step"),
+    (
+        {"network": Returned(lambda x: x - x.mean(0))},
+        X,
+        None,
+        r"to \(2, 2\) points, got a point that depends on the row beside it, or on chance, in eval",
+    ),
+    (
+        {"network": nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, track_running_stats=False))},
+        X,
+        None,
+        "got a point that depends on the row beside it",
+    ),
+    (
+        {"network": nn.Sequential(nn.TransformerEncoderLayer(4, 1, 8), nn.Linear(4, 2))},
+        X,
+        None,
+        "got a point that depends on the row beside it",
+    ),
+    (
+        {"network": Returned(lambda x: x.cumsum(0))},  # as in a recurrent network
+        X,
+        None,
+        "got a point that depends on the row beside it",
+    ),
+    (
+        {"network": Returned(lambda x: x + torch.rand_like(x))},
+        X,
+        None,
+        "or on chance, in eval",
+    ),
     (
         {"network": OtherInTraining(lambda x: (x, x))},
         X,

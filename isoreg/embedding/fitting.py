@@ -251,10 +251,12 @@ def _check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> N
         if points.is_floating_point() and points.shape == asked:
             if not points.isfinite().all():
                 got = "points that are not finite"
-            elif points.requires_grad:
-                return
-            else:
+            elif not points.requires_grad:
                 got = "points that no parameter changes (are all of them frozen?)"
+            elif (network.body(inputs[[0, 0]]) - points)[0].abs().max() > 1e-4 * points.abs().max():
+                got = "a point that depends on the row beside it, or on chance, in eval mode"
+            else:
+                return
     raise InputError(f"network must map {tuple(inputs.shape)} rows to {asked} points, got {got}.")
 
 
