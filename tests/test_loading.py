@@ -101,6 +101,22 @@ def test_distances_follow_the_samples_that_collate_sorts_or_drops_in_place() -> 
     assert distances.tolist() == [[0, 3, 5], [3, 0, 2], [5, 2, 0]]
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_distances_follow_samples_that_collate_returns_in_another_order(kind: Any) -> None:
+    def long_ones(samples: list[str]) -> Any:
+        return kind(sorted((word for word in samples if len(word) > 3), key=len, reverse=True))
+
+    gaps = each_pair(lambda a, b: abs(len(a) - len(b)))
+    words, distances = PairwiseCollate(gaps, collate=long_ones)([
+        "isometry",
+        "map",
+        "distances",
+        "edit",
+    ])
+    assert words == kind(["distances", "isometry", "edit"])
+    assert distances.tolist() == [[0, 1, 5], [1, 0, 4], [5, 4, 0]]
+
+
 def test_samples_that_collate_replaces_in_place_keep_their_distances() -> None:
     def padded(samples: list[str]) -> list[str]:
         samples[:] = [word.ljust(8) for word in samples]

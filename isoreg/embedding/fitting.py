@@ -253,7 +253,7 @@ def _check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> N
                 got = "points that are not finite"
             elif not points.requires_grad:
                 got = "points that no parameter changes (are all of them frozen?)"
-            elif (network.body(inputs[[0, 0]]) - points)[0].abs().max() > 1e-4 * points.abs().max():
+            elif (network.body(inputs[[1, 1]]) - points)[1].abs().max() > 1e-4 * points.abs().max():
                 got = "a point that depends on the row beside it, or on chance, in eval mode"
             else:
                 return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -36,8 +35,9 @@ class PairwiseCollate:
             distances: a tensor, an array or nested lists. `each_pair` makes it of a distance
             between two objects. NaN means that the distance of a pair is not known. It has to be
             picklable if the workers are spawned.
-        collate: What makes a batch of the samples. It may sort their list in place, which the
-            distances follow; a batch in any other order than the list's has wrong distances.
+        collate: What makes a batch of the samples. It may sort their list in place or return the
+            samples themselves in another order, which the distances follow; fields in any other
+            order than the list's have wrong distances.
         key: Where the distances go if that batch is a mapping.
 
     Raises:
@@ -72,8 +72,8 @@ class PairwiseCollate:
             distances_bb = _checked(self.pairwise(samples), len(samples))
             before = list(samples)
             batch = self.collate(samples)
-            if not _same(samples, before):
-                distances_bb = _follow(distances_bb, before, samples)
+            listed = isinstance(batch, tuple | list) and _are_among(batch, [*before, *samples])
+            distances_bb = _follow(distances_bb, before, batch if listed else samples)
             if isinstance(batch, Mapping):
                 if self.key in batch:
                     raise InputError(
@@ -85,7 +85,7 @@ class PairwiseCollate:
                 batch = copy.copy(batch)  # of its own type, which may have more, as .to(device)
                 batch[self.key] = distances_bb
                 return batch
-            if isinstance(batch, tuple | list) and not _same(batch, samples):
+            if isinstance(batch, tuple | list) and not listed:
                 return (*batch, distances_bb)
             return batch, distances_bb
 
@@ -144,15 +144,17 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
         return number
 
 
-def _same(batch: Sequence[Any], samples: Sequence[Any]) -> bool:
-    """Whether a batch holds the samples as they are, rather than their fields."""
-    return len(batch) == len(samples) and all(map(operator.is_, batch, samples))
+def _are_among(batch: Sequence[Any], samples: Sequence[Any]) -> bool:
+    """Whether a batch holds samples as they are, in any order, rather than their fields."""
+    return {id(each) for each in batch} <= {id(sample) for sample in samples}
 
 
-def _follow(distances_bb: Tensor, before: list[Any], samples: Sequence[Any]) -> Tensor:
+def _follow(distances_bb: Tensor, before: list[Any], after: Sequence[Any]) -> Tensor:
     """Distances in the order in which ``collate`` has left the samples."""
+    if [id(sample) for sample in after] == [id(sample) for sample in before]:
+        return distances_bb  # one object may stand for two samples
     place = {id(sample): at for at, sample in enumerate(before)}
-    order = [place.get(id(sample), -1) for sample in samples]
+    order = [place.get(id(sample), -1) for sample in after]
     return distances_bb if -1 in order else distances_bb[order][:, order]  # -1: replaced
 
 
