@@ -279,6 +279,12 @@ def test_samples_that_pandas_names_in_another_order_are_refused() -> None:
     assert again.stress_ == counted.stress_
     with pytest.raises(InputError, match=r"distances must .* got 'patient 59' in place 0"):
         brief(metric="precomputed").fit(rows, distances=table.iloc[:, ::-1])
+    counts = pd.DataFrame(X).rename(columns=str)
+    for unnamed in (X, counts):
+        text = r"order of y, got 'patient 59' .* distances\.loc\[y\.index, y\.index\] has it"
+        with pytest.raises(InputError, match=text):
+            brief(metric="precomputed").fit(unnamed, labels, distances=turned)
+        brief(metric="precomputed").fit(unnamed, labels, distances=table)
     with pytest.raises(InputError, match="'patient 6' in place 5 .* missing in one of the two"):
         brief().fit(rows.drop("patient 7"), labels.drop("patient 5"))
     others = [*names[:-1], "patient 99"]  # another name in the same place moves none

@@ -67,19 +67,26 @@ def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
 def refuse_other_order(X: Any, **others: Any) -> None:
     """Refuse what pandas indexes by the samples of X in another order: samples go by place.
 
-    An index that only counts rows names no samples, and is not compared.
+    An index that only counts rows names no samples, and is not compared. Where that of X names
+    none, y and the distances are compared.
     """
     pandas: Any = sys.modules.get("pandas")
-    if pandas is None or not isinstance(X, pandas.DataFrame):
+    if pandas is None:
         return
-    ours = X.index
-    for name, other in others.items():
-        if not isinstance(other, pandas.DataFrame | pandas.Series):
-            continue
+    named = [
+        (name, each)
+        for name, each in {"X": X, **others}.items()
+        if isinstance(each, pandas.DataFrame | pandas.Series)
+        and not isinstance(each.index, pandas.RangeIndex)
+    ]
+    if not named:
+        return
+    first, ours = named[0][0], named[0][1].index
+    for name, other in named[1:]:
         theirs = other.index
         if name == "distances" and theirs.equals(ours):
             theirs = getattr(other, "columns", ours)
-        if any(isinstance(each, pandas.RangeIndex) for each in (ours, theirs)):
+        if isinstance(theirs, pandas.RangeIndex):
             continue
         if ours.equals(theirs) or len(ours) != len(theirs):
             continue
@@ -90,10 +97,11 @@ def refuse_other_order(X: Any, **others: Any) -> None:
         names = all(each.is_unique and not each.equals(counting) for each in (ours, theirs))
         if is_moved.any() and (of_same or names):  # what stands twice may only count
             place = int(is_moved.argmax())
-            cut = f"{name}.loc[X.index{', X.index' if name == 'distances' else ''}] has it"
+            both = f"{first}.index" + f", {first}.index" * (name == "distances")
+            cut = f"{name}.loc[{both}] has it"
             raise InputError(
-                f"{name} must have the samples in the order of X, got {theirs[place]!r} in place "
-                f"{place} where X has {ours[place]!r}. "
+                f"{name} must have the samples in the order of {first}, got {theirs[place]!r} in "
+                f"place {place} where {first} has {ours[place]!r}. "
                 f"{cut if of_same else 'Some are missing in one of the two: drop them in both'}."
             )
 
