@@ -127,6 +127,16 @@ def test_it_works_in_a_pipeline_and_a_grid_search() -> None:
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
+def test_a_pickle_of_a_version_without_an_option_has_its_default() -> None:
+    embedding = brief(beta=1.0).fit(X, Y)
+    points, options = embedding.transform(X), embedding.get_params()
+    del embedding.near, embedding.cache
+    again = pickle.loads(pickle.dumps(embedding))
+    assert again.get_params() == options
+    assert again.score(X, Y) < 0
+    np.testing.assert_array_equal(again.fit(X, Y).transform(X), points)
+
+
 def test_a_pickle_and_a_file_of_skops_give_the_same_points() -> None:
     io = pytest.importorskip("skops.io")
     embedding = brief().fit(X, Y)
@@ -800,7 +810,7 @@ def test_the_map_is_drawn_with_a_bar_whose_length_is_what_it_says() -> None:
     assert sum(len(c.get_offsets()) for c in axes.collections) == len(X)
     assert [text.get_text() for text in axes.texts[:-1]] == ["0", "1"]
     assert (axes.get_aspect(), axes.get_adjustable()) == (1, "datalim")
-    axes = embedding.plot(X, np.c_[Y * 0, Y, Y % 2])
+    axes = embedding.plot(X, np.c_[Y * 0, Y, Y % 2], unit=None)
     assert axes.texts[-1].get_text() == f"{length:g} within a class"
     assert [text.get_text() for text in axes.texts[:-1]] == ["0, 0, 0", "1", "0, 2, 0"]
     with pytest.raises(InputError, match="n_components must be 2 to be drawn, got 3"):

@@ -275,7 +275,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         X: Any,
         y: Any = None,
         *,
-        unit: str = "",
+        unit: str | None = "",
         axes: Any = None,
     ) -> Any:
         """Draw samples on the map, with a scale bar: a length here is a distance.
@@ -309,7 +309,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             points = self.transform(X)
             drawn = None if y is None else drawn_classes(y, len(points), self.classes_)
             within = "within a class" if self.classes_ is not None else ""
-            return draw(np.asarray(points), drawn, f"{unit} {within}".strip(), axes)
+            return draw(np.asarray(points), drawn, f"{unit or ''} {within}".strip(), axes)
 
     @property
     def _n_features_out(self) -> int:
@@ -338,9 +338,9 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return pack(dict(super().__getstate__()))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """The reverse of `__getstate__`."""
+        """The reverse of `__getstate__`, with the defaults of what an earlier version had not."""
         with _on_cpu():
-            super().__setstate__(unpack(dict(state)))
+            super().__setstate__({**vars(IsometricEmbedding()), **unpack(dict(state))})
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn (1.6 and later) asks."""
