@@ -77,7 +77,8 @@ class Settings:
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """By distance: every try, what needs no training, the chosen ones on all seeds, the cost."""
     for name in TASKS:
-        for method in LOSSES:
+        bases = ("all pairs (isometry)", "both, annealed") if name.startswith("words") else ()
+        for method in (*LOSSES, *(base + EVERY for base in bases)):
             for optimizer, rate in lab.settings.tries:
                 yield {"distance": name, "method": method, "optimizer": optimizer, "rate": rate}
         best = chosen([run for run in lab.runs if run["key"]["distance"] == name])
@@ -89,10 +90,8 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
         best = chosen([run for run in lab.runs if run["key"]["distance"] == name])
         for method in (ITSELF, CEILING):
             yield {"distance": name, "method": method, "seed": 0}
-        bases = ("all pairs (isometry)", "both, annealed")
-        more = {base + EVERY: best[base] for base in bases} if name.startswith("words") else {}
         for seed in range(lab.seeds):
-            for method, how in {**best, **more}.items():
+            for method, how in best.items():
                 yield {"distance": name, "method": method, **how, "seed": seed}
         yield {"distance": name, "method": COST, **best["both, annealed"], "seed": 0}
 
