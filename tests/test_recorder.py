@@ -376,6 +376,24 @@ def test_a_forward_that_raised_replaces_the_record_before_it() -> None:
         iso(Y)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_after_a_pass_that_was_interrupted_the_error_says_so(error: type[BaseException]) -> None:
+    def interrupts(module: nn.Module, args: object) -> None:
+        raise error
+
+    model, x = Stumbling(), batch("mlp")
+    iso = IsometryRegularizer(model, "first")
+    for _ in range(2):  # before any pass, and after one that was read
+        handle = model.second.register_forward_pre_hook(interrupts)
+        with pytest.raises(error):
+            model(x)
+        with pytest.raises(RecordError, match="no forward pass is recorded: the last .* failed"):
+            iso(Y)
+        handle.remove()
+        model(x)
+        torch.testing.assert_close(iso(Y), isometry_penalty(x, model.first(x), Y))
+
+
 def test_a_forward_in_eval_mode_after_one_that_raised_records_nothing() -> None:
     model, x = Stumbling(), batch("mlp")
     iso = IsometryRegularizer(model, "first")

@@ -183,6 +183,8 @@ class Recorder:
         )
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
+        if not torch.compiler.is_compiling() and not self._finalizer.alive:
+            return  # another hook has just detached this one
         state = self._states.current
         skipped = (
             "recording was paused during the last forward pass"
@@ -216,6 +218,8 @@ class Recorder:
             record.call = read_call(args, kwargs or {}, self._parameters)
         elif not isinstance(self._source, Layer):
             self._ask(record, args, kwargs or {})
+        # said if no end comes: torch calls no hook after an interruption
+        state.why_missing = "the last forward pass failed, or returned None"
         state.begun += 1
         state.running = record
 
@@ -257,7 +261,6 @@ class Recorder:
         record, state.running = state.running, None
         search = None if torch.compiler.is_compiling() else state.search
         if output is None:  # the forward pass raised
-            state.why_missing = "the last forward pass failed, or returned None"
             state.begun = max(0, state.begun - 1)
         elif record is not None:
             state.begun -= 1
