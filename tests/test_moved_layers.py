@@ -211,6 +211,7 @@ def test_a_frozen_layer_may_run_many_times() -> None:
         model = made()
         model[0].requires_grad_(not frozen)
         model[2].requires_grad_(not frozen)
+        model[4].requires_grad_(not frozen)
         iso = IsometryRegularizer(model, nn.ReLU)
         model(X)
         if frozen:

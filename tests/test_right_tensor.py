@@ -596,6 +596,20 @@ def test_a_use_without_a_gradient_behind_one_with_it_is_refused() -> None:
             iso(Y)
 
 
+def test_a_use_without_a_gradient_before_one_with_it_is_refused() -> None:
+    class Probed(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            fixed = {name: weight.detach() for name, weight in self.body.named_parameters()}
+            self.probed = torch.func.functional_call(self.body, fixed, (x.flip(0),))
+            return super().forward(x)
+
+    model = Probed()
+    iso = IsometryRegularizer(model, "body")
+    model(points())
+    with pytest.raises(RecordError, match="first without gradients and then"):
+        iso(Y)
+
+
 def test_the_control_exchanges_distances_of_the_own_batch_alone() -> None:
     model = Net()
     iso = IsometryRegularizer(model, control=True)
