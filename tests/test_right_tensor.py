@@ -910,6 +910,23 @@ def test_passes_whose_backward_is_done_or_whose_result_is_dropped_do_not_count()
     torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
 
 
+@pytest.mark.parametrize("transform", ["jvp", "vjp"])
+def test_a_second_pass_inside_a_transform_is_refused_like_any_other(transform: str) -> None:
+    def passes(x: Tensor) -> object:
+        if transform == "vjp":
+            return torch.func.vjp(model, x)
+        return torch.func.jvp(model, (x,), (x,))
+
+    model, x = Net(), points()
+    iso = IsometryRegularizer(model, "body")
+    outputs = passes(x.flip(0)), passes(x)
+    with pytest.raises(RecordError, match="ran more than once"):
+        iso(Y)
+    del outputs
+    passes(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.body(x), Y))
+
+
 def test_an_inner_network_that_runs_on_two_batches_is_refused() -> None:
     class Outer(nn.Module):
         def __init__(self) -> None:
