@@ -106,9 +106,9 @@ def test_any_call_is_compared_with_its_samples_or_refused(names, place, form, na
 def test_names_and_shapes_find_the_samples_beside_what_is_no_sample() -> None:
     x = points()
     for extras in ({"targets": SOFT}, {"weights": torch.rand(N)}, {"boxes": torch.rand(N, 4)}):
-        model = Net(lambda batch: batch["image"])
+        model = Net(lambda batch: batch["data"])
         iso = IsometryRegularizer(model)
-        model({**extras, "image": x})
+        model({**extras, "data": x})
         torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
 
 
@@ -137,7 +137,9 @@ BESIDE_IDS: dict[str, tuple[dict[str, Tensor], str]] = {
     "vectors with lengths": ({"features": X, "lengths": IDS[:, 0]}, ""),
     "a masked image beside its mask": ({"masked_image": X, "mask": X}, "masked_image"),
     "a masked image beside ids": ({"masked_image": X, "words": IDS}, "2 tensors that may"),
-    "images by name": ({"pixel_values": X, "input_ids": IDS}, ""),
+    "images with a mask of tokens": ({"pixel_values": X, "attention_mask": IDS}, ""),
+    "images with tokens": ({"pixel_values": X, "input_ids": IDS}, "2 tensors that may"),
+    "vectors by name": ({"inputs_embeds": X, "token_type_ids": IDS}, ""),
     "one number by name": ({"x": X[:, :1], "context": X}, "x"),
     "one number a sample by name": ({"x": X[:, 0], "context": X}, "x"),
     "one number beside a mask": ({"pixels": X[:, :1], "mask": X}, "pixels"),
@@ -161,7 +163,8 @@ def test_two_tensors_that_may_be_the_samples_are_refused_with_their_shapes() -> 
     model = Net(lambda batch: batch.noise)
     iso = IsometryRegularizer(model)
     model(Batch(points(), torch.rand(N, 2)))
-    iso(Y)  # one of them is called image
+    with pytest.raises(InputError, match=r"noise \(12, 8\), .*image \(12, 2\)"):
+        iso(Y)
     model = Net(lambda first, second: first)
     iso = IsometryRegularizer(model)
     model(points(), torch.rand(N, 4))
@@ -270,13 +273,35 @@ def test_among_what_a_model_is_called_with_the_samples_are_found_or_refused(
         assert torch.equal(choose_samples(call, SOFT, N), first)
 
 
-SAMPLES = ["x", "input", "inputs", "image", "images", "img", "imgs", "data", "sample", "samples"]
-SAMPLES += ["pixel_values", "input_values", "input_features", "inputs_embeds"]
+SAMPLES = ["x", "input", "inputs", "data", "sample", "samples", "inputs_embeds"]
+MODALITIES = ["image", "images", "img", "imgs", "pixel_values", "input_values", "input_features"]
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_what_is_called_as_samples_are_is_taken_before_another_tensor(name: str) -> None:
     call = read_call((), {"other": torch.rand(N, 2), name: X}, [])
+    assert torch.equal(choose_samples(call, None, N), X)
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_images_or_sounds_are_not_taken_before_what_another_tower_may_take(name: str) -> None:
+    class Towers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.text = nn.Linear(6, 4), nn.Linear(2, 4)
+
+        def forward(self, text: Tensor, **given: Tensor) -> tuple[Tensor, Tensor]:
+            return self.text(text), self.first(given[name])
+
+    model = Towers()
+    iso = IsometryRegularizer(model, "text")
+    model(torch.rand(N, 2), **{name: X})
+    with pytest.raises(InputError, match="called with 2 tensors that may hold the samples"):
+        iso(Y)
+    call = read_call((), {"x": torch.rand(N, 2), name: X}, [])
+    with pytest.raises(InputError, match="2 tensors"):
+        choose_samples(call, None, N)
+    call = read_call((), {"time": torch.rand(N), name: X}, [])
     assert torch.equal(choose_samples(call, None, N), X)
 
 
