@@ -109,6 +109,7 @@ class Recorder:
         self._time_major, self._axes = any(map(is_time_major, model.modules())), Axes(model)
         self._states = States()
         self._seeks, self._finding = not layers, threading.Lock()
+        self._searched: weakref.WeakSet[nn.Module] | None = None
         self._unfound: tuple[type[IsoregError], str] | None = None
         begin, end = (Hook(self, model, of) for of in (Recorder._begin, Recorder._end))
         self._handles: list[RemovableHandle] = [
@@ -275,7 +276,8 @@ class Recorder:
 
     def _seek(self, model: nn.Module) -> None:
         """Let the next pass show the classifier."""
-        self._seeks = True
+        remove_all(self._searching)
+        self._seeks, self._searched = True, weakref.WeakSet(model.modules())
         inner = [*model.modules()][1:]
         searched = [m for m in inner if not isinstance(m, torch.jit.ScriptModule)]
         self._searching = [
@@ -316,9 +318,12 @@ class Recorder:
 
     def _follow(self, model: nn.Module) -> None:
         """Keep hooks last, on modules that moved, and on what took the place of those that left."""
-        left = []
+        left, grown = [], self._has_grown(model)
+        if grown and self._seeks:
+            self._seek(model)
         for place in self._places:
-            if module_at(model, place.layer.name) is not place.layer.module:
+            at_name = module_at(model, place.layer.name)
+            if at_name is not place.layer.module or (grown and place.layer.at_input):
                 left.append(place)
             elif not torch.compiler.is_compiling():
                 _move_last(place.handle)
@@ -333,8 +338,8 @@ class Recorder:
         moved = {id(place): _moved(place.layer, names, model) for place in left}
         for place in left:
             layer = moved[id(place)]
-            if layer is None and place.layer.at_input:  # another classifier, or one inside it
-                layer = known_classifier(model)
+            if place.layer.at_input and (layer is None or grown):  # another classifier, perhaps
+                layer, self._searched = known_classifier(model), None
                 if layer is None:
                     place.handle.remove()
                     self._places.remove(place)
@@ -355,6 +360,12 @@ class Recorder:
             place.name = place.name and layer.name
             place.handle = self._watch(place.layer, place.name)
         self.layers = [place.layer for place in self._places if place.name is not None]
+
+    def _has_grown(self, model: nn.Module) -> bool:
+        """Whether modules came to it after those that were searched for the classifier."""
+        if torch.compiler.is_compiling() or self._searched is None:
+            return False
+        return any(module not in self._searched for module in model.modules())
 
     def _watch(self, layer: Layer, name: str | None) -> RemovableHandle:
         """Hook a layer; what it gives is recorded under a name, or as the reference for None."""
