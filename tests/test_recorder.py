@@ -966,3 +966,17 @@ def test_a_pass_inside_vmap_is_refused_when_its_penalty_is_read_and_the_next_one
             iso(Y)
     model(x)
     torch.testing.assert_close(iso(Y), expected("mlp", x))
+
+
+def test_steps_of_packed_sequences_are_not_taken_for_samples() -> None:
+    lengths = torch.tensor([4, 3, 2, 2])
+    packed = nn.utils.rnn.pack_padded_sequence(torch.rand(4, 4, 3), lengths, batch_first=True)
+    model, reference = nn.Sequential(nn.GRU(3, 5, batch_first=True)), torch.rand(4, 2)
+    iso = IsometryRegularizer(model, "0")
+    model(packed)
+    with pytest.raises(LayerError, match="got a PackedSequence, whose rows are steps"):
+        iso(None)
+    iso = IsometryRegularizer(model, "0", pool=lambda output: output[1][-1])
+    features = model(packed)[1][-1]
+    value = iso(None, reference=reference)
+    torch.testing.assert_close(value, isometry_penalty(reference, features))

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from isoreg._attach.classifier import ClassifierSearch, is_tracing, known_classifier
@@ -422,6 +423,12 @@ class Recorder:
             )
         entering = isinstance(value, Entering)
         if isinstance(self._pool, FirstTensor):
+            first = value[0] if type(value) is tuple and value else value
+            if isinstance(first, PackedSequence):
+                raise LayerError(
+                    "its features must have one row a sample, got a PackedSequence, whose rows are "
+                    "steps. Say what to compare: pool=lambda output: ..., or name another layer."
+                )
             value = features_entering(value) if entering else next(tensors_in(value), value)
             if isinstance(value, Tensor):
                 record.check_axes(value)
