@@ -185,6 +185,54 @@ def test_of_a_head_that_was_exchanged_what_enters_its_classifier_is_compared(
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+class Pretext(Head):
+    def __init__(self, top: nn.Module | None) -> None:
+        super().__init__()
+        self.top = top
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected = super().forward(x)
+        return projected if self.top is None else self.top(projected)
+
+
+@pytest.mark.parametrize("before", [None, nn.Identity()], ids=["none", "identity"])
+def test_what_enters_a_head_that_comes_on_top_after_the_first_pass_is_compared(
+    before: nn.Module | None,
+) -> None:
+    model = Pretext(before)
+    iso = IsometryRegularizer(model)
+    model(X)
+    iso(Y)
+    assert iso.layers == ["out"]
+    model.top = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 4))
+    for _ in range(2):
+        model(X)
+        value = iso(Y)
+        assert iso.layers == ["top.2"]
+        entering = model.top[:2](Head.forward(model, X))
+        torch.testing.assert_close(value, isometry_penalty(X, entering, Y))
+    assert sum(len(m._forward_pre_hooks) for m in model.modules()) == 2  # model's and classifier's
+
+
+def test_a_chain_that_grows_after_its_first_pass_is_watched_at_its_new_end() -> None:
+    model = nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 6))
+    iso = IsometryRegularizer(model)
+    model(X)
+    with pytest.raises(LayerError, match="as many numbers a sample as it takes"):
+        iso(Y)
+    model.append(nn.Linear(6, 2))
+    for _ in range(3):
+        model(X)
+        torch.testing.assert_close(iso(Y), isometry_penalty(X, model[:3](X), Y))
+        assert iso.layers == ["3"]
+    model.append(nn.Linear(2, 7))
+    for _ in range(3):
+        model(X)
+        torch.testing.assert_close(iso(Y), isometry_penalty(X, model[:4](X), Y))
+        assert iso.layers == ["4"]
+    assert sum(len(m._forward_pre_hooks) for m in model.modules()) == 2
+
+
 def test_after_detach_nothing_of_the_model_is_kept() -> None:
     model = Blocks()
     iso = IsometryRegularizer(model, "blocks.*")
@@ -211,6 +259,7 @@ def test_a_frozen_layer_may_run_many_times() -> None:
         model = made()
         model[0].requires_grad_(not frozen)
         model[2].requires_grad_(not frozen)
+        model[4].requires_grad_(not frozen)
         iso = IsometryRegularizer(model, nn.ReLU)
         model(X)
         if frozen:

@@ -376,6 +376,24 @@ def test_a_forward_that_raised_replaces_the_record_before_it() -> None:
         iso(Y)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_after_a_pass_that_was_interrupted_the_error_says_so(error: type[BaseException]) -> None:
+    def interrupts(module: nn.Module, args: object) -> None:
+        raise error
+
+    model, x = Stumbling(), batch("mlp")
+    iso = IsometryRegularizer(model, "first")
+    for _ in range(2):  # before any pass, and after one that was read
+        handle = model.second.register_forward_pre_hook(interrupts)
+        with pytest.raises(error):
+            model(x)
+        with pytest.raises(RecordError, match="no forward pass is recorded: the last .* failed"):
+            iso(Y)
+        handle.remove()
+        model(x)
+        torch.testing.assert_close(iso(Y), isometry_penalty(x, model.first(x), Y))
+
+
 def test_a_forward_in_eval_mode_after_one_that_raised_records_nothing() -> None:
     model, x = Stumbling(), batch("mlp")
     iso = IsometryRegularizer(model, "first")
@@ -948,3 +966,17 @@ def test_a_pass_inside_vmap_is_refused_when_its_penalty_is_read_and_the_next_one
             iso(Y)
     model(x)
     torch.testing.assert_close(iso(Y), expected("mlp", x))
+
+
+def test_steps_of_packed_sequences_are_not_taken_for_samples() -> None:
+    lengths = torch.tensor([4, 3, 2, 2])
+    packed = nn.utils.rnn.pack_padded_sequence(torch.rand(4, 4, 3), lengths, batch_first=True)
+    model, reference = nn.Sequential(nn.GRU(3, 5, batch_first=True)), torch.rand(4, 2)
+    iso = IsometryRegularizer(model, "0")
+    model(packed)
+    with pytest.raises(LayerError, match="got a PackedSequence, whose rows are steps"):
+        iso(None)
+    iso = IsometryRegularizer(model, "0", pool=lambda output: output[1][-1])
+    features = model(packed)[1][-1]
+    value = iso(None, reference=reference)
+    torch.testing.assert_close(value, isometry_penalty(reference, features))

@@ -106,9 +106,9 @@ def test_any_call_is_compared_with_its_samples_or_refused(names, place, form, na
 def test_names_and_shapes_find_the_samples_beside_what_is_no_sample() -> None:
     x = points()
     for extras in ({"targets": SOFT}, {"weights": torch.rand(N)}, {"boxes": torch.rand(N, 4)}):
-        model = Net(lambda batch: batch["image"])
+        model = Net(lambda batch: batch["data"])
         iso = IsometryRegularizer(model)
-        model({**extras, "image": x})
+        model({**extras, "data": x})
         torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
 
 
@@ -137,7 +137,9 @@ BESIDE_IDS: dict[str, tuple[dict[str, Tensor], str]] = {
     "vectors with lengths": ({"features": X, "lengths": IDS[:, 0]}, ""),
     "a masked image beside its mask": ({"masked_image": X, "mask": X}, "masked_image"),
     "a masked image beside ids": ({"masked_image": X, "words": IDS}, "2 tensors that may"),
-    "images by name": ({"pixel_values": X, "input_ids": IDS}, ""),
+    "images with a mask of tokens": ({"pixel_values": X, "attention_mask": IDS}, ""),
+    "images with tokens": ({"pixel_values": X, "input_ids": IDS}, "2 tensors that may"),
+    "vectors by name": ({"inputs_embeds": X, "token_type_ids": IDS}, ""),
     "one number by name": ({"x": X[:, :1], "context": X}, "x"),
     "one number a sample by name": ({"x": X[:, 0], "context": X}, "x"),
     "one number beside a mask": ({"pixels": X[:, :1], "mask": X}, "pixels"),
@@ -161,7 +163,8 @@ def test_two_tensors_that_may_be_the_samples_are_refused_with_their_shapes() -> 
     model = Net(lambda batch: batch.noise)
     iso = IsometryRegularizer(model)
     model(Batch(points(), torch.rand(N, 2)))
-    iso(Y)  # one of them is called image
+    with pytest.raises(InputError, match=r"noise \(12, 8\), .*image \(12, 2\)"):
+        iso(Y)
     model = Net(lambda first, second: first)
     iso = IsometryRegularizer(model)
     model(points(), torch.rand(N, 4))
@@ -270,13 +273,35 @@ def test_among_what_a_model_is_called_with_the_samples_are_found_or_refused(
         assert torch.equal(choose_samples(call, SOFT, N), first)
 
 
-SAMPLES = ["x", "input", "inputs", "image", "images", "img", "imgs", "data", "sample", "samples"]
-SAMPLES += ["pixel_values", "input_values", "input_features", "inputs_embeds"]
+SAMPLES = ["x", "input", "inputs", "data", "sample", "samples", "inputs_embeds"]
+MODALITIES = ["image", "images", "img", "imgs", "pixel_values", "input_values", "input_features"]
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_what_is_called_as_samples_are_is_taken_before_another_tensor(name: str) -> None:
     call = read_call((), {"other": torch.rand(N, 2), name: X}, [])
+    assert torch.equal(choose_samples(call, None, N), X)
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_images_or_sounds_are_not_taken_before_what_another_tower_may_take(name: str) -> None:
+    class Towers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.text = nn.Linear(6, 4), nn.Linear(2, 4)
+
+        def forward(self, text: Tensor, **given: Tensor) -> tuple[Tensor, Tensor]:
+            return self.text(text), self.first(given[name])
+
+    model = Towers()
+    iso = IsometryRegularizer(model, "text")
+    model(torch.rand(N, 2), **{name: X})
+    with pytest.raises(InputError, match="called with 2 tensors that may hold the samples"):
+        iso(Y)
+    call = read_call((), {"x": torch.rand(N, 2), name: X}, [])
+    with pytest.raises(InputError, match="2 tensors"):
+        choose_samples(call, None, N)
+    call = read_call((), {"time": torch.rand(N), name: X}, [])
     assert torch.equal(choose_samples(call, None, N), X)
 
 
@@ -596,6 +621,20 @@ def test_a_use_without_a_gradient_behind_one_with_it_is_refused() -> None:
             iso(Y)
 
 
+def test_a_use_without_a_gradient_before_one_with_it_is_refused() -> None:
+    class Probed(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            fixed = {name: weight.detach() for name, weight in self.body.named_parameters()}
+            self.probed = torch.func.functional_call(self.body, fixed, (x.flip(0),))
+            return super().forward(x)
+
+    model = Probed()
+    iso = IsometryRegularizer(model, "body")
+    model(points())
+    with pytest.raises(RecordError, match="first without gradients and then"):
+        iso(Y)
+
+
 def test_the_control_exchanges_distances_of_the_own_batch_alone() -> None:
     model = Net()
     iso = IsometryRegularizer(model, control=True)
@@ -894,6 +933,23 @@ def test_passes_whose_backward_is_done_or_whose_result_is_dropped_do_not_count()
     model(3 * x)
     model(x)
     torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
+
+
+@pytest.mark.parametrize("transform", ["jvp", "vjp"])
+def test_a_second_pass_inside_a_transform_is_refused_like_any_other(transform: str) -> None:
+    def passes(x: Tensor) -> object:
+        if transform == "vjp":
+            return torch.func.vjp(model, x)
+        return torch.func.jvp(model, (x,), (x,))
+
+    model, x = Net(), points()
+    iso = IsometryRegularizer(model, "body")
+    outputs = passes(x.flip(0)), passes(x)
+    with pytest.raises(RecordError, match="ran more than once"):
+        iso(Y)
+    del outputs
+    passes(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.body(x), Y))
 
 
 def test_an_inner_network_that_runs_on_two_batches_is_refused() -> None:

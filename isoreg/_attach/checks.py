@@ -159,14 +159,16 @@ def check_uses(record: Record, *, paired: bool) -> None:
                 "compile the model."
             )
         earlier = record.nodes.get(before)
-        if earlier is None:
-            continue  # frozen: no gradient comes of it
+        if earlier is None and node is None:
+            continue  # frozen: no gradient comes of either
         if earlier not in nodes_before(node):
+            unrelated = "on inputs that do not depend on each other"
+            why = unrelated if earlier else "first without gradients and then with them"
             raise RecordError(
-                f"layer {layer!r} ran {number} times in one forward pass, on inputs that do not "
-                "depend on each other, so it is not known which samples each use belongs to. "
-                "Watch the inner network by a regularizer of its own, and read the penalty after "
-                "each of its passes; or run the others inside `with iso.paused():`."
+                f"layer {layer!r} ran {number} times in one forward pass, {why}, so it is not "
+                "known which samples each use belongs to. Name a layer that runs once. Or watch "
+                "the inner network by a regularizer of its own, and read the penalty after each of "
+                "its passes; or run the others inside `with iso.paused():`."
             )
 
 

@@ -92,11 +92,14 @@ class Record:
 
     def note_graph(self, use: str, value: Tensor) -> None:
         """Remember the node of the graph that made it, and await its backward pass."""
-        node = value.grad_fn
-        if node is None or torch._C._are_functorch_transforms_active():
-            return
-        self.nodes[use] = node
-        if self.pulse is None:
+        transformed, node = torch._C._are_functorch_transforms_active(), value.grad_fn
+        functorch = torch._C._functorch
+        while node is None and functorch.is_functorch_wrapped_tensor(value):
+            value = functorch.get_unwrapped(value)
+            node = value.grad_fn
+        if node is not None and not transformed:
+            self.nodes[use] = node
+        if node is not None and self.pulse is None:
             pulse = Pulse()
             self.pulse = weakref.ref(pulse)
             node.register_prehook(pulse)

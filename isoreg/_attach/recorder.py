@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from isoreg._attach.classifier import ClassifierSearch, is_tracing, known_classifier
@@ -109,6 +110,7 @@ class Recorder:
         self._time_major, self._axes = any(map(is_time_major, model.modules())), Axes(model)
         self._states = States()
         self._seeks, self._finding = not layers, threading.Lock()
+        self._searched: weakref.WeakSet[nn.Module] | None = None
         self._unfound: tuple[type[IsoregError], str] | None = None
         begin, end = (Hook(self, model, of) for of in (Recorder._begin, Recorder._end))
         self._handles: list[RemovableHandle] = [
@@ -183,6 +185,8 @@ class Recorder:
         )
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
+        if not torch.compiler.is_compiling() and not self._finalizer.alive:
+            return  # another hook has just detached this one
         state = self._states.current
         skipped = (
             "recording was paused during the last forward pass"
@@ -216,6 +220,8 @@ class Recorder:
             record.call = read_call(args, kwargs or {}, self._parameters)
         elif not isinstance(self._source, Layer):
             self._ask(record, args, kwargs or {})
+        # said if no end comes: torch calls no hook after an interruption
+        state.why_missing = "the last forward pass failed, or returned None"
         state.begun += 1
         state.running = record
 
@@ -257,7 +263,6 @@ class Recorder:
         record, state.running = state.running, None
         search = None if torch.compiler.is_compiling() else state.search
         if output is None:  # the forward pass raised
-            state.why_missing = "the last forward pass failed, or returned None"
             state.begun = max(0, state.begun - 1)
         elif record is not None:
             state.begun -= 1
@@ -272,7 +277,8 @@ class Recorder:
 
     def _seek(self, model: nn.Module) -> None:
         """Let the next pass show the classifier."""
-        self._seeks = True
+        remove_all(self._searching)
+        self._seeks, self._searched = True, weakref.WeakSet(model.modules())
         inner = [*model.modules()][1:]
         searched = [m for m in inner if not isinstance(m, torch.jit.ScriptModule)]
         self._searching = [
@@ -313,9 +319,12 @@ class Recorder:
 
     def _follow(self, model: nn.Module) -> None:
         """Keep hooks last, on modules that moved, and on what took the place of those that left."""
-        left = []
+        left, grown = [], self._has_grown(model)
+        if grown and self._seeks:
+            self._seek(model)
         for place in self._places:
-            if module_at(model, place.layer.name) is not place.layer.module:
+            at_name = module_at(model, place.layer.name)
+            if at_name is not place.layer.module or (grown and place.layer.at_input):
                 left.append(place)
             elif not torch.compiler.is_compiling():
                 _move_last(place.handle)
@@ -330,8 +339,8 @@ class Recorder:
         moved = {id(place): _moved(place.layer, names, model) for place in left}
         for place in left:
             layer = moved[id(place)]
-            if layer is None and place.layer.at_input:  # another classifier, or one inside it
-                layer = known_classifier(model)
+            if place.layer.at_input and (layer is None or grown):  # another classifier, perhaps
+                layer, self._searched = known_classifier(model), None
                 if layer is None:
                     place.handle.remove()
                     self._places.remove(place)
@@ -352,6 +361,12 @@ class Recorder:
             place.name = place.name and layer.name
             place.handle = self._watch(place.layer, place.name)
         self.layers = [place.layer for place in self._places if place.name is not None]
+
+    def _has_grown(self, model: nn.Module) -> bool:
+        """Whether modules came to it after those that were searched for the classifier."""
+        if torch.compiler.is_compiling() or self._searched is None:
+            return False
+        return any(module not in self._searched for module in model.modules())
 
     def _watch(self, layer: Layer, name: str | None) -> RemovableHandle:
         """Hook a layer; what it gives is recorded under a name, or as the reference for None."""
@@ -408,6 +423,12 @@ class Recorder:
             )
         entering = isinstance(value, Entering)
         if isinstance(self._pool, FirstTensor):
+            first = value[0] if type(value) is tuple and value else value
+            if isinstance(first, PackedSequence):
+                raise LayerError(
+                    "its features must have one row a sample, got a PackedSequence, whose rows are "
+                    "steps. Say what to compare: pool=lambda output: ..., or name another layer."
+                )
             value = features_entering(value) if entering else next(tensors_in(value), value)
             if isinstance(value, Tensor):
                 record.check_axes(value)
