@@ -20,10 +20,11 @@ from isoreg.errors import InputError
 
 LABEL_NAMES = ("labels", "label", "label_ids", "targets", "target", "y")
 """Names under which a tensor holds labels, in the order in which they are looked for."""
-_OF_ONE_MODALITY = frozenset([
-    *("image", "images", "img", "imgs", "pixel_values", "input_values", "input_features"),
+_OF_ONE_TOWER = frozenset([
+    *("image", "images", "img", "imgs", "video", "videos", "audio", "audios", "text", "texts"),
+    *("pixel_values", "input_values", "input_features"),
 ])
-SAMPLE_NAMES = _OF_ONE_MODALITY | {
+SAMPLE_NAMES = _OF_ONE_TOWER | {
     *("x", "input", "inputs", "data", "sample", "samples", "inputs_embeds"),
 }
 """Names under which a tensor holds the samples, where another floating tensor is given too."""
@@ -147,14 +148,15 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
         left = [c for c in left if not _is_mask(c.name)]
     left = _without_y(left)
     named = [c for c in left if c.name in SAMPLE_NAMES]
-    # images beside texts are the samples of one tower alone
-    if len(named) == 1 and named[0].name not in _OF_ONE_MODALITY:
+    if len(named) == 1:
         left = named
     elif len(left) > 1 or others:  # one number a sample is a weight, a time, a score
         left = [c for c in left if c.value.numel() > len(c.value)]
     if not left or (others and _looks_like(left[0].value, labels)):
         raise InputError(_nothing([x.text for x in others] + [*map(str, call.candidates)]))
-    rivals = [] if left is named else [x.text for x in others if x.may_be_samples(n)]
+    # tokens beside images may be the samples of another tower
+    settled = any(c.name not in _OF_ONE_TOWER for c in named)
+    rivals = [] if settled else [x.text for x in others if x.may_be_samples(n)]
     if len(left) + len(rivals) > 1:
         raise InputError(
             f"the model was called with {len(left) + len(rivals)} tensors that may hold the "
