@@ -67,6 +67,7 @@ def evaluate(
         \frac{1}{N} \sum_i \min_{\text{attacks}}
             1[\text{argmax}\, f(x_i') = y_i], \qquad \|x_i' - x_i\| \le \epsilon
 
+    What an attack finds at one radius counts at each larger one too, in whose ball it lies.
     Attacks see the classifier alone, in eval mode: no penalty is in the attacked loss, and
     recorders of `isoreg` do not record. They get every image that is correct when clean; rounding
     inside the model passes gradients straight through. Afterwards parameters, their gradients,
