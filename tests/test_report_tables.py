@@ -365,7 +365,34 @@ def test_of_a_model_that_keeps_a_state_copies_alone_are_asked(
     x, model = torch.linspace(0, 1, 10).view(10, 1).expand(10, 4).clone(), Growing()
     found = evaluate(model, x, (x[:, 0] > 0.5).long(), eps=0.05, attacks="fgsm")
     assert list(found.survived) == ["fgsm", "fresh-copy", "student"]
+    assert "The row 'fresh-copy' attacks copies that have seen nothing." in str(found)
     assert model.calls == 0
+
+
+class GrowingLate(Growing):
+    """Another answer from a call on that comes in the middle of the attacks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / self.calls * (1 if self.calls < 30 else 2)
+
+
+class GrowingAlone(Growing):
+    """No copies."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> GrowingAlone:
+        raise TypeError
+
+
+@pytest.mark.parametrize("model", [GrowingLate(), GrowingAlone()])
+def test_no_row_is_named_that_there_is_not(
+    monkeypatch: pytest.MonkeyPatch, model: nn.Module
+) -> None:
+    monkeypatch.setattr(run, "taught", lambda *_, **__: First())
+    x = torch.linspace(0, 1, 10).view(10, 1).expand(10, 4).clone()
+    found = evaluate(model, x, (x[:, 0] > 0.5).long(), eps=0.05, attacks=["fgsm", "pgd-margin"])
+    assert "keeps a state" in str(found)
+    assert "No copy that has seen nothing was attacked: clear the state" in str(found)
+    assert "fresh-copy" not in str(found)
 
 
 # The model's state, and its twin in floats
