@@ -193,6 +193,17 @@ def test_a_model_that_has_one_mode_alone_is_attacked_like_any_other(kind) -> Non
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(None, "size == 4, and 2 images"), ({0: torch.export.Dim("n", max=9)}, "size <= 9, and 20")],
+)
+def test_a_model_exported_for_some_sizes_of_batches_alone_is_refused_by_them(size, words) -> None:
+    x, y = images_of("test", 20)
+    model = torch.export.export(honest("plain"), (x[:4],), dynamic_shapes=(size,)).module()
+    with pytest.raises(InputError, match=f"^evaluate: the model must take .* a batch {words}"):
+        evaluate(nn.Sequential(model), x, y, eps=EPS, attacks="quick")
+
+
 class Statistics(nn.Module):
     def __init__(self) -> None:
         super().__init__()
