@@ -81,8 +81,9 @@ def evaluate(
         labels: (n,) integers.
         eps: Radius or radii, in the units of the images.
         norm: "Linf" or "L2".
-        attacks: "quick", "standard", "full", "paper" (the seed paper's, no measure of
-            robustness), a name in `ATTACKS` or a list of them.
+        attacks: "quick" (for development: bumps in the logits may hide there what "standard"
+            finds), "standard", "full", "paper" (the seed paper's, no measure of robustness), a name
+            in `ATTACKS` or a list of them.
         bounds: Smallest and largest value of a pixel.
         mean: What the model wants subtracted, a number or one a channel; None if nothing.
         std: What the model wants to be divided by then, in the same way.
