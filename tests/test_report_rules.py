@@ -228,6 +228,7 @@ BORDER: list[tuple[dict[str, Any], str]] = [
     ({"images": torch.tensor([[-1e-5, 1.0]] * 4)}, "images must lie within bounds"),
     ({"images": torch.tensor([[0.0, 1.0 + 1e-5]] * 4)}, "images must lie within bounds"),
     ({"images": torch.rand(4)}, "images must be floating of shape"),
+    ({"images": torch.rand(4, 0, 3)}, r"images must be floating .* of shape \(4, 0, 3\)"),
     ({"labels": torch.zeros(4)}, "labels must be 4 integers, got torch.float32"),
     ({"labels": torch.zeros(4).cfloat()}, "labels must be 4 integers, got torch.complex64"),
     ({"labels": torch.zeros(4, 1).long()}, r"labels must be 4 integers, got .* shape \(4, 1\)"),

@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,26 @@ def test_a_radius_is_a_share_of_the_whole_range(bounds) -> None:
     images = (low + x * (high - low)).clamp(low, high)
     found = evaluate(Shifted(), images, y, eps=eps, bounds=bounds, attacks="quick")
     assert abs(found.worst_case[eps] - expected) <= 0.026
+
+
+def test_bounds_and_sizes_may_be_of_any_type_of_number() -> None:
+    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), images_of("test", 20)
+    names = ["fgsm", "pgd-margin", "noise"]
+    expected = evaluate(model, x, y, eps=EPS, attacks=names, batch_size=8)
+    for bounds in ((False, True), (np.float32(0), np.float32(1)), torch.tensor([0, 1])):
+        found = evaluate(model, x, y, eps=EPS, attacks=names, bounds=bounds, batch_size=np.int64(8))
+        assert found.survived == expected.survived
+
+
+def test_noise_is_of_the_type_of_the_images_whatever_the_default_is() -> None:
+    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), images_of("test", 20)
+    expected = evaluate(model, x, y, eps=EPS, attacks="noise")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = evaluate(model, x, y, eps=EPS, attacks="noise")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.survived == expected.survived
 
 
 def test_a_radius_in_other_units_than_the_bounds_is_remarked_on() -> None:

@@ -85,9 +85,9 @@ def check_arguments(
     """Refuse images, labels and radii, in units of the images, that cannot be evaluated."""
     check_tensors(images, labels)
     _check_bounds(bounds)
-    low, high = bounds
+    low, high = map(float, bounds)
     check_integer("batch_size", batch_size, 1)
-    if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
+    if not images.is_floating_point() or images.ndim < 2 or images.numel() == 0:
         raise InputError(
             f"images must be floating of shape (n, ...) with n > 0, got {images.dtype} of shape "
             f"{tuple(images.shape)}. Bytes become pixels with images.float() / 255."

@@ -132,14 +132,14 @@ def evaluate(
         if certified:
             check_certifiable(model, norm)
         other = nn.Identity() if transfer_from is None else unwrapped(transfer_from)
-        low, high = bounds
+        low, high = map(float, bounds)
         device = device_of(model, images)
         with left_as_it_was(model), left_as_it_was(other):
             # a ball is smaller than the digits of half precision, which the model alone computes in
             wide = images.detach().to(device, torch.promote_types(images.dtype, torch.float32))
             pixels = (wide - low) / (high - low)
             classifier = PixelClassifier(
-                model, bounds=bounds, mean=mean, std=std, dtype=images.dtype
+                model, bounds=(low, high), mean=mean, std=std, dtype=images.dtype
             )
             task = Task(
                 classifier,
@@ -155,7 +155,7 @@ def evaluate(
             preset = attacks if isinstance(attacks, str) else "list"
             if certified:
                 check_same(classifier, task.images)
-            report = _evaluated(task, sizes, names, preset, batch_size, progress)
+            report = _evaluated(task, sizes, names, preset, int(batch_size), progress)
             if not certified:
                 return report
             held = {e: proven(classifier, task.images, task.labels, s) for e, s in sizes.items()}
