@@ -167,6 +167,14 @@ def test_a_gradient_of_a_part_of_the_model_is_a_sign_and_coarse_numbers_are_not(
     assert signs(MASKED["LowFrequencies"](), 0) == []
 
 
+@pytest.mark.parametrize("name", ["smooth", "adversarially trained"])
+def test_an_honest_model_under_autocast_raises_no_alarm(name: str) -> None:
+    x, y = images_of("test", 60)
+    with torch.autocast("cpu", torch.bfloat16):
+        report = evaluate(honest(name), x, y, eps=EPS, attacks=["fgsm", "pgd-ce", "pgd-margin"])
+    assert report.warnings == []
+
+
 class Part(nn.Module):
     """What it is, and next to nothing, is cut from the graph, and a gradient that leads astray."""
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -227,6 +228,7 @@ BORDER: list[tuple[dict[str, Any], str]] = [
     ({"images": torch.tensor([[-1e-5, 1.0]] * 4)}, "images must lie within bounds"),
     ({"images": torch.tensor([[0.0, 1.0 + 1e-5]] * 4)}, "images must lie within bounds"),
     ({"images": torch.rand(4)}, "images must be floating of shape"),
+    ({"images": torch.rand(4, 0, 3)}, r"images must be floating .* of shape \(4, 0, 3\)"),
     ({"labels": torch.zeros(4)}, "labels must be 4 integers, got torch.float32"),
     ({"labels": torch.zeros(4).cfloat()}, "labels must be 4 integers, got torch.complex64"),
     ({"labels": torch.zeros(4, 1).long()}, r"labels must be 4 integers, got .* shape \(4, 1\)"),
@@ -260,13 +262,19 @@ def test_radii_are_numbers_from_zero_up_all_different() -> None:
     assert radii_of([0.1, 0.3]) == [0.1, 0.3], "as they are written"
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         assert radii_of(torch.tensor([0.1, 0.02, 8], dtype=dtype)) == [0.1, 0.02, 8.0]
+    single = np.array([0.1, 0.3], np.float32)
+    for given in (single, [single[0], 0.3], [single[:1], [0.3]], list(torch.tensor([0.1, 0.3]))):
+        assert radii_of(given) == [0.1, 0.3], "as whoever made float32 of them wrote them"
+    assert radii_of(range(1, 3)) == radii_of(np.array([1, 2])) == [1.0, 2.0]
     assert radii_of(torch.tensor(8 / 255)) == pytest.approx([8 / 255], rel=1e-7)
     for bad in (
         [],
         [-0.1],
         [0.1, float("nan")],
         [float("inf")],
+        single * np.float32("nan"),
         [0.5, 0.5],
+        [0.1, single[0]],
         "0.1",
         {0.1},
         [None],

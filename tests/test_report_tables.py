@@ -43,9 +43,9 @@ def test_the_text_is_a_table_with_seconds_marks_the_proof_and_the_warnings() -> 
         "Linf eps           0.1     0.25  seconds",
         "pgd-margin       50.0%    25.0%      1.2",
         "paper-pgd *      50.0%    75.0%     12.0",
-        "worst case       25.0%    25.0%",
+        "worst case       25.0%     0.0%",
         "proven           25.0%     0.0%",
-        "the robust accuracy lies between 25.0 and 25.0 % at 0.1, 0.0 and 25.0 % at 0.25",
+        "the robust accuracy lies between 25.0 and 25.0 % at 0.1, 0.0 and 0.0 % at 0.25",
         "* the protocol of the paper, not a measure of robustness",
         "WARNING: masked.",
     ]
@@ -60,7 +60,7 @@ def test_the_text_is_a_table_with_seconds_marks_the_proof_and_the_warnings() -> 
 def test_the_numbers_are_those_of_the_lists() -> None:
     found = REPORT.to_dict()
     assert found["clean"] == REPORT.clean == 0.75
-    assert found["worst case"] == [(0.1, 0.25), (0.25, 0.25)]
+    assert found["worst case"] == [(0.1, 0.25), (0.25, 0.0)]
     assert found["survived"]["paper-pgd"][0] == [0.1, [False, True, True, False]]
     assert found["certified"] == [[0.1, [True, False, False, False]], [0.25, [False] * 4]]
     assert found["preset"] == "list"
@@ -68,8 +68,20 @@ def test_the_numbers_are_those_of_the_lists() -> None:
     assert REPORT.to_frame().to_dict("index") == {
         "pgd-margin": {0.1: 0.5, 0.25: 0.25},
         "paper-pgd": {0.1: 0.5, 0.25: 0.75},
-        "worst case": {0.1: 0.25, 0.25: 0.25},
+        "worst case": {0.1: 0.25, 0.25: 0.0},
     }
+
+
+def test_what_fools_within_a_smaller_radius_fools_within_a_larger_one() -> None:
+    rows = {"a": {0.2: [True, True, False], 0.1: [False, True, True], 0.0: [True] * 3}}
+    report = RobustnessReport("Linf", [0.2, 0.1, 0.0], [True] * 3, rows)
+    assert report.survivors(0.0) == [True] * 3
+    assert report.survivors(0.1) == [False, True, True]
+    assert report.survivors(0.2) == [False, True, False]
+    assert report.worst_case == {0.2: 1 / 3, 0.1: 2 / 3, 0.0: 1.0}
+    assert report.accuracy["a"] == {0.2: 2 / 3, 0.1: 2 / 3, 0.0: 1.0}, "a row is its own radius"
+    with pytest.raises(InputError, match=r"^survivors: eps must be .* 0.2, 0.1, 0.0, got 0.15"):
+        report.survivors(0.15)
 
 
 def test_the_drawing_has_a_line_for_each_row_that_looks_like_no_other() -> None:
@@ -78,7 +90,7 @@ def test_the_drawing_has_a_line_for_each_row_that_looks_like_no_other() -> None:
     assert REPORT.plot(axes) is axes
     assert [list(line.get_xdata()) for line in axes.lines] == [[0.0, 0.1, 0.25]] * 3
     assert [list(line.get_ydata()) for line in axes.lines] == [
-        [75, 50, 25], [75, 50, 75], [75, 25, 25],
+        [75, 50, 25], [75, 50, 75], [75, 25, 0],
     ]  # fmt: skip
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names == ["pgd-margin", "paper-pgd *", "worst case"]
@@ -103,12 +115,12 @@ def of(first: list[bool], second: list[bool], norm: str = "Linf") -> RobustnessR
 def test_models_are_compared_at_the_radii_of_both_by_the_images_that_one_of_them_survives() -> None:
     a = of([True] * 5 + [False] * 5, [True] * 10)
     b = of([False] * 2 + [True] * 3 + [False] * 5, [True] * 10)
-    assert a.compare(b) == {0.1: pytest.approx(0.5), 0.2: 1.0}
+    assert a.compare(b) == {0.1: pytest.approx(0.5), 0.2: pytest.approx(0.5)}
     assert b.compare(a) == a.compare(b)
     c = of([True] * 4 + [False] * 2 + [True] * 4, [True] * 10)
     assert a.compare(c)[0.1] == pytest.approx(2 * (1 + 5) / 2**5)  # 1 against 4
     only = RobustnessReport("Linf", [0.2], [True] * 10, {"a": {0.2: [True] * 10}})
-    assert a.compare(only) == {0.2: 1.0}
+    assert a.compare(only) == only.compare(a) == {0.2: 1.0}, "more radii are more attacks"
     for other in (of([True] * 9, [True] * 9), of([True] * 10, [True] * 10, "L2")):
         with pytest.raises(InputError, match="^compare: reports must be on the same images in the"):
             a.compare(other)
@@ -353,7 +365,34 @@ def test_of_a_model_that_keeps_a_state_copies_alone_are_asked(
     x, model = torch.linspace(0, 1, 10).view(10, 1).expand(10, 4).clone(), Growing()
     found = evaluate(model, x, (x[:, 0] > 0.5).long(), eps=0.05, attacks="fgsm")
     assert list(found.survived) == ["fgsm", "fresh-copy", "student"]
+    assert "The row 'fresh-copy' attacks copies that have seen nothing." in str(found)
     assert model.calls == 0
+
+
+class GrowingLate(Growing):
+    """Another answer from a call on that comes in the middle of the attacks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / self.calls * (1 if self.calls < 30 else 2)
+
+
+class GrowingAlone(Growing):
+    """No copies."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> GrowingAlone:
+        raise TypeError
+
+
+@pytest.mark.parametrize("model", [GrowingLate(), GrowingAlone()])
+def test_no_row_is_named_that_there_is_not(
+    monkeypatch: pytest.MonkeyPatch, model: nn.Module
+) -> None:
+    monkeypatch.setattr(run, "taught", lambda *_, **__: First())
+    x = torch.linspace(0, 1, 10).view(10, 1).expand(10, 4).clone()
+    found = evaluate(model, x, (x[:, 0] > 0.5).long(), eps=0.05, attacks=["fgsm", "pgd-margin"])
+    assert "keeps a state" in str(found)
+    assert "No copy that has seen nothing was attacked: clear the state" in str(found)
+    assert "fresh-copy" not in str(found)
 
 
 # The model's state, and its twin in floats

@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,26 @@ def test_a_radius_is_a_share_of_the_whole_range(bounds) -> None:
     assert abs(found.worst_case[eps] - expected) <= 0.026
 
 
+def test_bounds_and_sizes_may_be_of_any_type_of_number() -> None:
+    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), images_of("test", 20)
+    names = ["fgsm", "pgd-margin", "noise"]
+    expected = evaluate(model, x, y, eps=EPS, attacks=names, batch_size=8)
+    for bounds in ((False, True), (np.float32(0), np.float32(1)), torch.tensor([0, 1])):
+        found = evaluate(model, x, y, eps=EPS, attacks=names, bounds=bounds, batch_size=np.int64(8))
+        assert found.survived == expected.survived
+
+
+def test_noise_is_of_the_type_of_the_images_whatever_the_default_is() -> None:
+    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), images_of("test", 20)
+    expected = evaluate(model, x, y, eps=EPS, attacks="noise")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = evaluate(model, x, y, eps=EPS, attacks="noise")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.survived == expected.survived
+
+
 def test_a_radius_in_other_units_than_the_bounds_is_remarked_on() -> None:
     model, (x, y) = honest("plain"), images_of("test", 10)
     found = evaluate(model, 255 * x, y, eps=8 / 255, bounds=(0, 255), attacks="fgsm")
@@ -191,6 +212,17 @@ def test_a_model_that_has_one_mode_alone_is_attacked_like_any_other(kind) -> Non
     assert abs(found.worst_case[EPS] - expected.worst_case[EPS]) <= 0.051
     assert found.warnings == []
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(None, "size == 4, and 2 images"), ({0: torch.export.Dim("n", max=9)}, "size <= 9, and 20")],
+)
+def test_a_model_exported_for_some_sizes_of_batches_alone_is_refused_by_them(size, words) -> None:
+    x, y = images_of("test", 20)
+    model = torch.export.export(honest("plain"), (x[:4],), dynamic_shapes=(size,)).module()
+    with pytest.raises(InputError, match=f"^evaluate: the model must take .* a batch {words}"):
+        evaluate(nn.Sequential(model), x, y, eps=EPS, attacks="quick")
 
 
 class Statistics(nn.Module):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,25 +22,35 @@ def device_of(model: nn.Module, images: Tensor) -> torch.device:
 def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
     """The radii as numbers, at least one and all different; refused if they are anything else."""
     try:
-        kind = torch.as_tensor(eps).dtype
-        if kind.is_complex or kind == torch.bool:
-            raise TypeError(f"{kind} is no number")
-        radii: list[float] = torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
+        radii = list(_numbers(eps))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"eps must be one or more numbers >= 0, got {eps!r}.") from error
     if not radii or not all(math.isfinite(e) and e >= 0 for e in radii):
         raise InputError(f"eps must be one or more numbers >= 0, got {radii}.")
     if len(set(radii)) < len(radii):
         raise InputError(f"eps must be different radii, got {radii}.")
-    if isinstance(eps, Tensor) and eps.is_floating_point():
-        return [_shortest(radius, eps.dtype) for radius in radii]
     return radii
+
+
+def _numbers(given: object) -> Iterator[float]:
+    """Numbers of Python as they are, those of a dtype as the shortest decimals that they are."""
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        for each in given:
+            yield from _numbers(each)
+        return
+    values = torch.as_tensor(given)
+    if values.is_complex() or values.dtype == torch.bool:
+        raise TypeError(f"{values.dtype} is no number")
+    if not (hasattr(given, "dtype") and values.is_floating_point()):
+        values = torch.as_tensor(given, dtype=torch.float64)
+    for number in values.flatten().tolist():
+        yield _shortest(number, values.dtype)
 
 
 def _shortest(number: float, dtype: torch.dtype) -> float:
     """The shortest decimal that is this number in a dtype: 0.1, not 0.10000000149."""
-    decimals = (float(f"{number:.{digits}g}") for digits in itertools.count())
-    return next(x for x in decimals if torch.tensor(x, dtype=dtype) == number)
+    decimals = (float(f"{number:.{digits}g}") for digits in range(1, 18))
+    return next((x for x in decimals if torch.tensor(x, dtype=dtype) == number), number)
 
 
 def check_tensors(images: Tensor, labels: Tensor) -> None:
@@ -76,9 +85,9 @@ def check_arguments(
     """Refuse images, labels and radii, in units of the images, that cannot be evaluated."""
     check_tensors(images, labels)
     _check_bounds(bounds)
-    low, high = bounds
+    low, high = map(float, bounds)
     check_integer("batch_size", batch_size, 1)
-    if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
+    if not images.is_floating_point() or images.ndim < 2 or images.numel() == 0:
         raise InputError(
             f"images must be floating of shape (n, ...) with n > 0, got {images.dtype} of shape "
             f"{tuple(images.shape)}. Bytes become pixels with images.float() / 255."

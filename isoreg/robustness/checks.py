@@ -254,13 +254,13 @@ def _away(
 
 @torch.no_grad()
 def _is_coarse(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> bool:
-    """Whether the model computes in half precision: changes of a millionth are as large as any."""
+    """Whether it computes in half precision: tiny changes are none, or as large as any."""
     signs, before = random_signs(images), margin(classifier(images), labels)
     tiny, small = (
         (margin(classifier((images + size * signs).clamp(0, 1)), labels) - before).abs().nanmedian()
         for size in (_ROUNDING, _RANDOM_STEPS[0])
     )
-    return bool(tiny > 0.1 * small)
+    return not bool(0 < tiny <= 0.1 * small)
 
 
 def ways_to_climb(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> Ways:

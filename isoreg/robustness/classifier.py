@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
+from isoreg.errors import InputError
 from isoreg.robustness.outputs import logits_of
 from isoreg.robustness.stand_in import guided, stand_in_for
 from isoreg.robustness.state import copied
@@ -94,8 +96,15 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     """The logits; of one image twice where the model takes none alone."""
     try:
         return logits_of(model(x), len(x))
-    except Exception:  # statistics of a batch, or a graph that was exported for two or more
+    except Exception as error:  # statistics of a batch, or a graph exported for two or more
         if len(x) == 1:
             with suppress(Exception):
                 return logits_of(model(torch.cat([x, x])), 2)[:1]
+        guard = re.search(r"Guard failed: .*\.size\(\)\[0\] (.+)", str(error))
+        if guard:  # of torch.export, which has no class of errors for it
+            raise InputError(
+                "the model must take batches of every size, got one that was exported for a batch "
+                f"size {guard[1]}, and {len(x)} images. Export it with dynamic_shapes, of which "
+                "the first axis is torch.export.Dim.DYNAMIC."
+            ) from error
         raise

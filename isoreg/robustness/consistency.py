@@ -52,7 +52,7 @@ class Consistency:
             return []
         images, logits = self.asked
         changed = _changed(logits, _answer(classifier, images), _tolerance(logits))
-        return [_stateful(changed)] if changed else []
+        return [_stateful(changed, fresh=False)] if changed else []
 
 
 def check_consistency(
@@ -93,7 +93,7 @@ def check_consistency(
     changed = max(_changed(a, b, tolerance) for a, b in pairs)
     if changed or result.stateful:
         result.stateful = True
-        result.signs.append(_stateful(changed))
+        result.signs.append(_stateful(changed, fresh=subject is not classifier))
         return result
     backwards = _answer(classifier.copied(), some.flip(0)).flip(0)
     apart = torch.empty_like(first)
@@ -149,12 +149,18 @@ def _drew(seed: int, device: torch.device) -> bool:
     return not all(map(torch.equal, after, [kind.get_rng_state() for kind in kinds]))
 
 
-def _stateful(changed: float) -> str:
+def _stateful(changed: float, *, fresh: bool) -> str:
+    """That there is a state; ``fresh`` is whether copies that have seen nothing are attacked."""
     share = f"of {100 * changed:.0f} % of the images" if changed else "to the same images"
     return (
         f"the answer {share} changes with what the model was shown before: it keeps a state, and "
-        "its accuracy under attack is that of its memory. The row 'fresh-copy' attacks copies "
-        "that have seen nothing, where the model can be copied."
+        "its accuracy under attack is that of its memory. "
+        + (
+            "The row 'fresh-copy' attacks copies that have seen nothing."
+            if fresh
+            else "No copy that has seen nothing was attacked: clear the state in forward, and "
+            "evaluate again."
+        )
     )
 
 

@@ -67,6 +67,7 @@ def evaluate(
         \frac{1}{N} \sum_i \min_{\text{attacks}}
             1[\text{argmax}\, f(x_i') = y_i], \qquad \|x_i' - x_i\| \le \epsilon
 
+    What an attack finds at one radius counts at each larger one too, in whose ball it lies.
     Attacks see the classifier alone, in eval mode: no penalty is in the attacked loss, and
     recorders of `isoreg` do not record. They get every image that is correct when clean; rounding
     inside the model passes gradients straight through. Afterwards parameters, their gradients,
@@ -80,8 +81,9 @@ def evaluate(
         labels: (n,) integers.
         eps: Radius or radii, in the units of the images.
         norm: "Linf" or "L2".
-        attacks: "quick", "standard", "full", "paper" (the seed paper's, no measure of
-            robustness), a name in `ATTACKS` or a list of them.
+        attacks: "quick" (for development: bumps in the logits may hide there what "standard"
+            finds), "standard", "full", "paper" (the seed paper's, no measure of robustness), a name
+            in `ATTACKS` or a list of them.
         bounds: Smallest and largest value of a pixel.
         mean: What the model wants subtracted, a number or one a channel; None if nothing.
         std: What the model wants to be divided by then, in the same way.
@@ -130,14 +132,14 @@ def evaluate(
         if certified:
             check_certifiable(model, norm)
         other = nn.Identity() if transfer_from is None else unwrapped(transfer_from)
-        low, high = bounds
+        low, high = map(float, bounds)
         device = device_of(model, images)
         with left_as_it_was(model), left_as_it_was(other):
             # a ball is smaller than the digits of half precision, which the model alone computes in
             wide = images.detach().to(device, torch.promote_types(images.dtype, torch.float32))
             pixels = (wide - low) / (high - low)
             classifier = PixelClassifier(
-                model, bounds=bounds, mean=mean, std=std, dtype=images.dtype
+                model, bounds=(low, high), mean=mean, std=std, dtype=images.dtype
             )
             task = Task(
                 classifier,
@@ -153,7 +155,7 @@ def evaluate(
             preset = attacks if isinstance(attacks, str) else "list"
             if certified:
                 check_same(classifier, task.images)
-            report = _evaluated(task, sizes, names, preset, batch_size, progress)
+            report = _evaluated(task, sizes, names, preset, int(batch_size), progress)
             if not certified:
                 return report
             held = {e: proven(classifier, task.images, task.labels, s) for e, s in sizes.items()}

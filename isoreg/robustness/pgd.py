@@ -179,8 +179,8 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
 
 
 def random_signs(like: Tensor) -> Tensor:
-    """1 or -1 for each pixel of images (n, ...), as integers."""
-    return torch.randint(0, 2, like.shape, device=like.device) * 2 - 1
+    """1 or -1 for each pixel of images (n, ...)."""
+    return (torch.randint(0, 2, like.shape, device=like.device) * 2 - 1).to(like)
 
 
 def random_point(images: Tensor, eps: float, norm: str) -> Tensor:

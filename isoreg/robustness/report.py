@@ -64,7 +64,7 @@ class RobustnessReport:
 
     @property
     def worst_case(self) -> dict[float, float]:
-        """Share of images that survive every attack, by radius."""
+        """Share of images that survive every attack at a radius and the smaller ones, by radius."""
         return {eps: _share(self.survivors(eps)) for eps in self.eps}
 
     @property
@@ -76,15 +76,28 @@ class RobustnessReport:
         return {eps: _share(proven) for eps, proven in self.certified.items()}
 
     def survivors(self, eps: float) -> list[bool]:
-        """Whether each image is correct when clean and after every attack at a radius.
+        """Whether each image is correct when clean and after every attack within a radius.
+
+        What an attack found at a smaller radius of the report lies within this one too, and counts,
+        also where the same attack fails at this one.
 
         Args:
             eps: One of the radii.
 
         Returns:
             A truth value an image.
+
+        Raises:
+            InputError: If the radius is none of the report's.
         """
-        columns = [by_eps[eps] for by_eps in self.survived.values()]
+        if eps not in self.eps:
+            radii = ", ".join(map(repr, self.eps))
+            raise InputError(f"survivors: eps must be one of the report's, {radii}, got {eps!r}.")
+        return self._surviving([radius for radius in self.eps if radius <= eps])
+
+    def _surviving(self, radii: list[float]) -> list[bool]:
+        """Whether each image is correct when clean and after every attack at all these radii."""
+        columns = [by_eps[eps] for by_eps in self.survived.values() for eps in radii]
         return [all(image) for image in zip(self.correct, *columns, strict=True)]
 
     @property
@@ -177,8 +190,9 @@ class RobustnessReport:
         """Whether two models differ: p values of the exact McNemar test, by radius.
 
         Both must be reports on the same images in the same order, of which the labels are compared.
-        With b images that only the
-        one survives and c that only the other does, b is Binomial(b + c, 1/2) if they are equal.
+        An image survives if no attack fools it at this radius or a smaller one, of those that both
+        have. With b images that only the one survives and c that only the other does, b is
+        Binomial(b + c, 1/2) if they are equal.
 
         Args:
             other: The other model's report.
@@ -216,7 +230,8 @@ class RobustnessReport:
         binomtest = import_extra("scipy.stats", "attacks").binomtest
         found = {}
         for eps in both:
-            pairs = list(zip(self.survivors(eps), other.survivors(eps), strict=True))
+            within = [radius for radius in both if radius <= eps]
+            pairs = list(zip(self._surviving(within), other._surviving(within), strict=True))
             b, c = pairs.count((True, False)), pairs.count((False, True))
             found[eps] = float(binomtest(b, b + c).pvalue) if b + c else 1.0
         return found

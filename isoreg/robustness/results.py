@@ -139,8 +139,8 @@ def _disagreeing(accuracy: Accuracy, radius: float, worst: float, images: int) -
         return []
     return [
         f"at eps {radius:g} the worst case ({100 * worst:.1f} %) lies well below every attack "
-        f"(the best leaves {100 * lowest:.1f} %): each fails on images that another fools, so more "
-        "attacks would fool more."
+        f"(the best leaves {100 * lowest:.1f} %): each fails on images that another fools, here or "
+        "at a smaller radius, so more attacks would fool more."
     ]
 
 

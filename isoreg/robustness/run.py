@@ -62,9 +62,8 @@ class Run:
         return self.task.images[self.correct], self.task.labels[self.correct]
 
     def left(self, radius: float) -> Tensor:
-        """(n) whether each image survives every row so far at a radius in the user's units."""
-        rows = [self.correct.tolist(), *(by_eps[radius] for by_eps in self.survived.values())]
-        return torch.tensor(rows, device=self.correct.device).all(0)
+        """(n) whether each image survives every row so far within a radius in the user's units."""
+        return torch.tensor(self.report([], "").survivors(radius), device=self.correct.device)
 
     def attack(
         self, name: str, radius: float, *, row: str | None = None, task: Task | None = None
