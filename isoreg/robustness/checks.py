@@ -109,8 +109,8 @@ def check_clean(
     span = float(images.max() - images.min())
     if 0 < span < _NARROW:
         signs.append(
-            f"images take up {100 * span:.1f} % of the bounds {bounds}: are bounds in the units of "
-            "the images?"
+            f"images take up {100 * span:.1f} % of the bounds ({bounds[0]:g}, {bounds[1]:g}): are "
+            "bounds in the units of the images?"
         )
     return signs
 
