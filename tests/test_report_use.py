@@ -126,14 +126,37 @@ def test_bounds_and_sizes_may_be_of_any_type_of_number() -> None:
         assert found.survived == expected.survived
 
 
-def test_noise_is_of_the_type_of_the_images_whatever_the_default_is() -> None:
-    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), images_of("test", 20)
-    expected = evaluate(model, x, y, eps=EPS, attacks="noise")
+@pytest.mark.parametrize(
+    "norm, names",
+    [("Linf", ["noise", "apgd-ce", "apgd-t", "fab", "square"]), ("L2", ["cw", "deepfool"])],
+)
+def test_attacks_are_the_same_whatever_the_default_dtype_is(norm, names) -> None:
+    network, (x, y), seen = (
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+        images_of("test", 20),
+        set(),
+    )
+
+    class Noting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.add(torch.get_default_dtype())
+            return self.network(images)
+
+    options = {"eps": EPS, "norm": norm, "attacks": names}
+    expected = evaluate(Noting(), x, y, **options)
+    assert seen == {torch.float32}
+    seen.clear()
     torch.set_default_dtype(torch.float64)
     try:
-        found = evaluate(model, x, y, eps=EPS, attacks="noise")
+        found = evaluate(Noting(), x, y, **options)
+        assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
+    assert seen == {torch.float64}, "the model's own default is left to it"
     assert found.survived == expected.survived
 
 

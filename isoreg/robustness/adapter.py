@@ -6,6 +6,8 @@ Each of these was found by comparing its attacks with plain PGD (benchmarks/READ
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +39,7 @@ class Adapted(nn.Module):
     - A model that cuts the graph, or holds a function without a derivative, gets gradients of 0 in
       place of an error.
     - torchattacks looks for a parameter to learn the device, and writes on the logits.
+    - torchattacks needs float32 as torch's default dtype; the classifier gets its own.
 
     Args:
         classifier: Pixels from 0 to 1 to logits.
@@ -73,6 +76,7 @@ class Adapted(nn.Module):
             self.folded = (1, side, side) if square else (1, 1, width)
         self.range: Tensor | None = None
         self.cut: bool | None = None
+        self.default_dtype = torch.get_default_dtype()
         self.eval()
 
     def train(self, mode: bool = True) -> Adapted:  # noqa: ARG002 (torch's signature)
@@ -94,7 +98,8 @@ class Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, c, h, w), the smallest of them 0."""
-        logits: Tensor = self.classifier(self.unfold(_contiguous(x))).float()
+        with _default_dtype(self.default_dtype):
+            logits: Tensor = self.classifier(self.unfold(_contiguous(x))).float()
         floor = self._floor(logits.detach())
         logits = (logits - floor).where(logits >= floor, 0)  # clamp has no gradient at the floor
         if x.requires_grad:
@@ -114,6 +119,16 @@ class Adapted(nn.Module):
             return smallest
         largest = logits.where(finite, -torch.inf).amax(1, keepdim=True)
         return torch.maximum(smallest, largest - RULED_OUT * self.range)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _has_no_derivative(logits: Tensor, x: Tensor) -> bool:
@@ -160,8 +175,8 @@ def from_torchattacks(name: str, *, targeted: bool = False, **options: Any) -> A
             square=name == "Square",
             classes=4 if name == "APGDT" else 2,
         )
-        attacker = _made(name, model, norm=task.norm, eps=task.eps, seed=task.seed, **chosen)
-        found = model.unfold(attacker(model.fold(task.images), task.labels))
+        chosen |= {"norm": task.norm, "eps": task.eps, "seed": task.seed}
+        found = _attacked(name, model, model.fold(task.images), task.labels, **chosen)
         return project(found, task.images, task.eps, task.norm), []
 
     return attack
@@ -180,7 +195,7 @@ def deepfool(task: Task) -> tuple[Tensor, list[int]]:
         Images within the ball, and no history.
     """
     model = Adapted(task.classifier, task.images)
-    found = model.unfold(_made("DeepFool", model, steps=10)(model.fold(task.images), task.labels))
+    found = _attacked("DeepFool", model, model.fold(task.images), task.labels, steps=10)
     stretched = task.images + (1 + _OVERSHOOT) * (found - task.images)
     return project(stretched, task.images, task.eps, task.norm), []
 
@@ -202,8 +217,7 @@ def cw(task: Task) -> tuple[Tensor, list[int]]:
     best = task.images.clone()
     fooled = torch.zeros(len(best), dtype=torch.bool, device=best.device)
     for constant in _CW_CONSTANTS:
-        attacker = _made("CW", model, c=constant, steps=100, lr=0.05)
-        found = model.unfold(attacker(inside, task.labels))
+        found = _attacked("CW", model, inside, task.labels, c=constant, steps=100, lr=0.05)
         found = project(found, task.images, task.eps, task.norm)
         with torch.no_grad():
             new = (answers(task.classifier(found)) != task.labels) & ~fooled
@@ -212,8 +226,11 @@ def cw(task: Task) -> tuple[Tensor, list[int]]:
     return best, []
 
 
-def _made(name: str, model: Adapted, **options: Any) -> Any:
-    return getattr(import_extra("torchattacks", "attacks"), name)(model, **options)
+def _attacked(name: str, model: Adapted, x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    """Images (n, ...) that an attack makes of folded ones."""
+    attack = getattr(import_extra("torchattacks", "attacks"), name)(model, **options)
+    with _default_dtype(torch.float32):  # some make tensors of the default dtype
+        return model.unfold(attack(x, labels))
 
 
 @torch.no_grad()
