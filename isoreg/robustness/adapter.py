@@ -228,9 +228,13 @@ def cw(task: Task) -> tuple[Tensor, list[int]]:
 
 def _attacked(name: str, model: Adapted, x: Tensor, labels: Tensor, **options: Any) -> Tensor:
     """Images (n, ...) that an attack makes of folded ones."""
-    attack = getattr(import_extra("torchattacks", "attacks"), name)(model, **options)
+    attack = _made(name, model, **options)
     with _default_dtype(torch.float32):  # some make tensors of the default dtype
         return model.unfold(attack(x, labels))
+
+
+def _made(name: str, model: Adapted, **options: Any) -> Any:
+    return getattr(import_extra("torchattacks", "attacks"), name)(model, **options)
 
 
 @torch.no_grad()
