@@ -972,10 +972,14 @@ def test_steps_of_packed_sequences_are_not_taken_for_samples() -> None:
     lengths = torch.tensor([4, 3, 2, 2])
     packed = nn.utils.rnn.pack_padded_sequence(torch.rand(4, 4, 3), lengths, batch_first=True)
     model, reference = nn.Sequential(nn.GRU(3, 5, batch_first=True)), torch.rand(4, 2)
-    iso = IsometryRegularizer(model, "0")
-    model(packed)
-    with pytest.raises(LayerError, match="got a PackedSequence, whose rows are steps"):
-        iso(None)
+    for named in (False, True):
+        if named:
+            model[0].register_forward_hook(lambda module, args, output: {"steps": [output[0]]})
+        iso = IsometryRegularizer(model, "0")
+        model(packed)
+        with pytest.raises(LayerError, match="got a PackedSequence, whose rows are steps"):
+            iso(None)
+    model[0]._forward_hooks.clear()
     iso = IsometryRegularizer(model, "0", pool=lambda output: output[1][-1])
     features = model(packed)[1][-1]
     value = iso(None, reference=reference)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from isoreg.errors import InputError, LayerError
 
@@ -22,23 +23,39 @@ def tensors_in(value: object) -> Iterator[Tensor]:
         >>> [t.item() for t in tensors_in((None, {"logits": torch.tensor(1.0)}))]
         [1.0]
     """
-    found: list[Tensor] = []  # the oldest torch compiles no generator that is read to its end
-    _collect(value, found)
+    found: list[Any] = []  # the oldest torch compiles no generator that is read to its end
+    _collect(value, found, (Tensor,))
     return iter(found)
 
 
-def _collect(value: object, found: list[Tensor]) -> None:
-    if isinstance(value, Tensor):
+def first_tensor(value: object) -> Tensor | None:
+    """The first of `tensors_in`, which are the features of a layer; None where there is none.
+
+    Raises:
+        LayerError: If it is the data of a PackedSequence, whose rows are no samples.
+    """
+    found: list[Any] = []
+    _collect(value, found, (Tensor, PackedSequence))
+    if found and isinstance(found[0], PackedSequence):
+        raise LayerError(
+            "its features must have one row a sample, got a PackedSequence, whose rows are "
+            "steps. Say what to compare: pool=lambda output: ..., or name another layer."
+        )
+    return found[0] if found else None
+
+
+def _collect(value: object, found: list[Any], kinds: tuple[type, ...]) -> None:
+    if isinstance(value, kinds):
         found.append(value)
     elif isinstance(value, Mapping):
         for item in value.values():
-            _collect(item, found)
+            _collect(item, found, kinds)
     elif isinstance(value, (tuple, list)):
         for item in value:
-            _collect(item, found)
+            _collect(item, found, kinds)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            _collect(getattr(value, field.name), found)
+            _collect(getattr(value, field.name), found, kinds)
 
 
 class Entering(NamedTuple):
@@ -124,7 +141,7 @@ class FirstTensor:
 
     def __call__(self, value: object) -> Tensor | None:
         """The pooled first tensor, or None if there is none."""
-        tensor = next(tensors_in(value), None)
+        tensor = first_tensor(value)
         if tensor is None:
             return None
         return tensor if tensor.is_nested else self.pool(tensor)  # refused when it is read

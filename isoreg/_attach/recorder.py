@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from isoreg._attach.classifier import ClassifierSearch, is_tracing, known_classifier
@@ -21,6 +20,7 @@ from isoreg._attach.pooling import (
     Entering,
     FirstTensor,
     features_entering,
+    first_tensor,
     pooled,
     tensors_in,
 )
@@ -423,14 +423,9 @@ class Recorder:
             )
         entering = isinstance(value, Entering)
         if isinstance(self._pool, FirstTensor):
-            first = value[0] if type(value) is tuple and value else value
-            if isinstance(first, PackedSequence):
-                raise LayerError(
-                    "its features must have one row a sample, got a PackedSequence, whose rows are "
-                    "steps. Say what to compare: pool=lambda output: ..., or name another layer."
-                )
-            value = features_entering(value) if entering else next(tensors_in(value), value)
-            if isinstance(value, Tensor):
+            tensor = features_entering(value) if entering else first_tensor(value)
+            if tensor is not None:
+                value = tensor
                 record.check_axes(value)
                 # compiled, it would make a graph for each size
                 if self._pool.name != "flatten" and not torch.compiler.is_compiling():

@@ -39,6 +39,7 @@ _NUMBERS: dict[str, tuple[type, float, bool, float]] = {
     "n_iter_no_change": (numbers.Integral, 1, True, float("inf")),
 }
 _MAY_BE_NONE = {"max_epochs", "noise"}
+_MISSING = "Some are missing in one of the two: drop them in both"
 
 
 def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
@@ -73,37 +74,42 @@ def refuse_other_order(X: Any, **others: Any) -> None:
     pandas: Any = sys.modules.get("pandas")
     if pandas is None:
         return
-    named = [
-        (name, each)
+    named = {
+        name: each
         for name, each in {"X": X, **others}.items()
         if isinstance(each, pandas.DataFrame | pandas.Series)
         and not isinstance(each.index, pandas.RangeIndex)
-    ]
-    if not named:
-        return
-    first, ours = named[0][0], named[0][1].index
-    for name, other in named[1:]:
-        theirs = other.index
-        if name == "distances" and theirs.equals(ours):
-            theirs = getattr(other, "columns", ours)
-        if isinstance(theirs, pandas.RangeIndex):
-            continue
-        if ours.equals(theirs) or len(ours) != len(theirs):
-            continue
-        differ = ours.to_numpy(dtype=object) != theirs.to_numpy(dtype=object)
-        is_moved = differ & theirs.isin(ours)
-        of_same = set(ours) == set(theirs)
-        counting = pandas.RangeIndex(len(ours))
-        names = all(each.is_unique and not each.equals(counting) for each in (ours, theirs))
-        if is_moved.any() and (of_same or names):  # what stands twice may only count
-            place = int(is_moved.argmax())
-            both = f"{first}.index" + f", {first}.index" * (name == "distances")
-            cut = f"{name}.loc[{both}] has it"
+    }
+    first = next(iter(named), "")
+    for name, other in [*named.items()][1:]:
+        ours, both = named[first].index, f"{first}.index"
+        indexes = [other.index]
+        if name == "distances" and hasattr(other, "columns"):
+            indexes, both = [other.index, other.columns], f"{both}, {both}"
+        for theirs in indexes:
+            if isinstance(theirs, pandas.RangeIndex) or not _is_in_other_order(ours, theirs):
+                continue
+            place = int(_moved(ours, theirs).argmax())
+            of_same = set(ours) == set(theirs)
             raise InputError(
                 f"{name} must have the samples in the order of {first}, got {theirs[place]!r} in "
                 f"place {place} where {first} has {ours[place]!r}. "
-                f"{cut if of_same else 'Some are missing in one of the two: drop them in both'}."
+                f"{f'{name}.loc[{both}] has it' if of_same else _MISSING}."
             )
+
+
+def _is_in_other_order(ours: Any, theirs: Any) -> bool:
+    """Whether an index names samples of ours in other places."""
+    if len(ours) != len(theirs) or not _moved(ours, theirs).any():
+        return False
+    counts = [*range(len(ours))]
+    names = all(index.is_unique and [*index] != counts for index in (ours, theirs))
+    return names or set(ours) == set(theirs)  # what stands twice may only count
+
+
+def _moved(ours: Any, theirs: Any) -> Any:
+    """(n,) whether a place holds a sample that stands elsewhere in ours."""
+    return theirs.isin(ours) & (ours.to_numpy(dtype=object) != theirs.to_numpy(dtype=object))
 
 
 @contextmanager
