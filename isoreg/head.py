@@ -124,6 +124,11 @@ class ReferenceHead(Watching, nn.Module):
                     f"got {points.shape[1]}. Build the head with out_features={points.shape[1]}."
                 )
         if isinstance(self.linear, nn.LazyLinear) and self.linear.has_uninitialized_params():
+            if torch._C._are_functorch_transforms_active():  # torch would end the process
+                raise RecordError(
+                    f"{_NAME}: the width of the features is not known yet, and torch.func makes no "
+                    "weights. Call the model and the head once on a batch before."
+                )
             widest = torch.promote_types(self.linear.weight.dtype, features.dtype)
             self.linear.to(features.device, widest)
         elif features.shape[1:] != self.linear.weight.shape[1:]:

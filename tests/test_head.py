@@ -195,6 +195,23 @@ def test_a_head_that_waits_for_its_width_may_stand_beside_what_it_watches(inside
     assert iso.layers == ["net.4"]
 
 
+def test_a_head_that_waits_for_its_width_is_refused_inside_a_transform() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(18, 2))
+    head, x, reference = ReferenceHead(model, 3, "0"), torch.rand(4, 1, 5, 5), torch.rand(4, 3)
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        torch.func.functional_call(model, parameters, (x,))
+        return head(reference)
+
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    with pytest.raises(RecordError, match="not known yet, and torch.func makes no weights"):
+        torch.func.grad(loss)(parameters)
+    model(x)
+    head(reference).backward()
+    found = torch.func.grad(loss)(parameters)["0.weight"]
+    torch.testing.assert_close(found, model[0].weight.grad)
+
+
 def test_features_of_another_width_than_before_are_refused() -> None:
     model = nn.Sequential(nn.Identity(), nn.Tanh())
     head = ReferenceHead(model, 3, "1")

@@ -72,6 +72,18 @@ def test_the_numbers_are_those_of_the_lists() -> None:
     }
 
 
+def test_a_report_that_lacks_images_radii_or_parts_is_refused() -> None:
+    found = REPORT.to_dict()
+    with pytest.raises(InputError, match="from_dict: it must hold what to_dict wrote, got no 'eps"):
+        RobustnessReport.from_dict({name: each for name, each in found.items() if name != "eps"})
+    with pytest.raises(InputError, match=r"'pgd-margin' must hold 4 images .* got \[3\] for \[0.1"):
+        RobustnessReport.from_dict({**found, "survived": {"pgd-margin": [[0.1, [True] * 3]]}})
+    with pytest.raises(InputError, match=r"'proven' must hold 4 .* got them for \[0.1\]"):
+        RobustnessReport.from_dict({**found, "certified": [[0.1, [True] * 4]]})
+    with pytest.raises(InputError, match=r"^compare: other must be a RobustnessReport, got dict"):
+        REPORT.compare(found)
+
+
 def test_what_fools_within_a_smaller_radius_fools_within_a_larger_one() -> None:
     rows = {"a": {0.2: [True, True, False], 0.1: [False, True, True], 0.0: [True] * 3}}
     report = RobustnessReport("Linf", [0.2, 0.1, 0.0], [True] * 3, rows)

@@ -466,6 +466,7 @@ LAST, WEIGHT = torch.tensor([0, 1, 0, 3]), torch.ones(2, requires_grad=True)
         ({"labels": torch.zeros(3).long()}, "labels must be 4 integers, got"),
         ({"labels": torch.full((4,), 7)}, "labels must be classes from 0 to 1, got 7"),
         ({"eps": -0.1}, "eps must be one or more numbers >= 0, got [-0.1]."),
+        ({"progress": "no"}, "progress must be True, False or None, got 'no'."),
         ({"eps": []}, "eps must be one or more numbers >= 0, got []."),
         ({"eps": [0.1, 0.1]}, "eps must be different radii, got [0.1, 0.1]."),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0."),

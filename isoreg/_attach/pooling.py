@@ -29,10 +29,17 @@ def tensors_in(value: object) -> Iterator[Tensor]:
 
 
 def first_tensor(value: object) -> Tensor | None:
-    """The first of `tensors_in`, which are the features of a layer; None where there is none.
+    """Find the features in what a layer returns.
+
+    Returns:
+        The first of `tensors_in`, None where there is none.
 
     Raises:
         LayerError: If it is the data of a PackedSequence, whose rows are no samples.
+
+    Example:
+        >>> first_tensor({"maps": torch.ones(2, 3), "mask": None}).shape
+        torch.Size([2, 3])
     """
     found: list[Any] = []
     _collect(value, found, (Tensor, PackedSequence))

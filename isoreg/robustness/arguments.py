@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,9 @@ def device_of(model: nn.Module, images: Tensor) -> torch.device:
 
 def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
     """The radii as numbers, at least one and all different; refused if they are anything else."""
+    given = eps if isinstance(eps, Sequence) and not isinstance(eps, str | bytes) else [eps]
     try:
-        radii = list(_numbers(eps))
+        radii = [number for each in given for number in _decimals(each)]
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"eps must be one or more numbers >= 0, got {eps!r}.") from error
     if not radii or not all(math.isfinite(e) and e >= 0 for e in radii):
@@ -32,19 +33,14 @@ def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
     return radii
 
 
-def _numbers(given: object) -> Iterator[float]:
+def _decimals(given: object) -> list[float]:
     """Numbers of Python as they are, those of a dtype as the shortest decimals that they are."""
-    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
-        for each in given:
-            yield from _numbers(each)
-        return
     values = torch.as_tensor(given)
     if values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{values.dtype} is no number")
-    if not (hasattr(given, "dtype") and values.is_floating_point()):
-        values = torch.as_tensor(given, dtype=torch.float64)
-    for number in values.flatten().tolist():
-        yield _shortest(number, values.dtype)
+    if hasattr(given, "dtype") and values.is_floating_point():
+        return [_shortest(number, values.dtype) for number in values.flatten().tolist()]
+    return torch.as_tensor(given, dtype=torch.float64).flatten().tolist()
 
 
 def _shortest(number: float, dtype: torch.dtype) -> float:

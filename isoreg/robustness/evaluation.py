@@ -126,6 +126,8 @@ def evaluate(
         check_integer("seed", seed, -(2**63), 2**64 - 1)
         if not isinstance(certified, bool):
             raise InputError(f"certified must be True or False, got {certified!r}.")
+        if not isinstance(progress, bool | None):
+            raise InputError(f"progress must be True, False or None, got {progress!r}.")
         if training_loss is not None and not callable(training_loss):
             raise InputError(f"training_loss must be callable, got {training_loss!r}.")
         model = unwrapped(model)

@@ -49,6 +49,16 @@ class RobustnessReport:
     certified: dict[float, list[bool]] = field(default_factory=dict)
     labels: list[int] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        rows = {**self.survived, **({_PROVEN: self.certified} if self.certified else {})}
+        for name, by_eps in rows.items():
+            sizes = {len(images) for images in by_eps.values()} - {len(self.correct)}
+            if {*by_eps} != {*self.eps} or sizes:
+                raise InputError(
+                    f"RobustnessReport: {name!r} must hold {len(self.correct)} images for each of "
+                    f"the radii {self.eps}, got {[*sizes] or 'them'} for {[*by_eps]}."
+                )
+
     @property
     def clean(self) -> float:
         """Share of clean images that are classified correctly."""
@@ -124,7 +134,13 @@ class RobustnessReport:
 
         Returns:
             An equal report.
+
+        Raises:
+            InputError: If it is something else, or a part is missing.
         """
+        missing = [name for name in ("norm", "eps", "correct", "survived") if name not in found]
+        if missing:
+            raise InputError(f"from_dict: it must hold what to_dict wrote, got no {missing[0]!r}.")
         fields = {name: found[name] for name in cls.__dataclass_fields__ if name in found}
         fields["certified"] = dict(map(tuple, found.get("certified", [])))
         fields["survived"] = {
@@ -205,6 +221,9 @@ class RobustnessReport:
                 of the same attacks, or have no radius in common.
             MissingExtraError: If scipy is not installed (extra ``attacks``).
         """
+        if not isinstance(other, RobustnessReport):
+            got = type(other).__name__
+            raise InputError(f"compare: other must be a RobustnessReport, got {got}.")
         if len(self.correct) != len(other.correct) or self.norm != other.norm:
             raise InputError(
                 "compare: reports must be on the same images in the same norm, got "
