@@ -29,21 +29,19 @@ from isoreg.robustness.pgd import (
 from isoreg.robustness.straight_through import StraightThrough, Ways
 from isoreg.robustness.task import evenly
 
-_NOISE = 0.01
-_MANY = 0.1
-_LARGE_MARGIN = 50.0
-_ENOUGH = 20
-_NARROW = 0.05
-_UNBOUNDED_IMAGES = 100
-_GRADIENT_IMAGES = 100
+_SMALL_L2 = 0.05  # an L2 radius below it is one of L-inf by its size
+_ENOUGH = 20  # images: of fewer an accuracy below chance may be chance
+_NARROW = 0.05  # of the bounds: images that take up less are in other units
+_MANY = 0.1  # of the images: their gradients are zero, or are not
+_LARGE_MARGIN = 50.0  # between logits, where the gradient of cross-entropy is lost in rounding
+_NOISE = 0.01  # of the images may survive an attack that may do anything
+_UNBOUNDED_IMAGES = _GRADIENT_IMAGES = 100  # at most so many are looked at
 # length of a step, and the least share of what the gradient promises: deep networks bend
 _SMALL_STEPS = {1e-3: 0.3, 1 / 255: 0.1}
-_SMALL_L2 = 0.05
-# lengths of steps in random directions; honest deep networks were at most 0.27 away at either
-_RANDOM_STEPS = (1e-3, 1 / 255)
-_DIRECTIONS = 2
-_OTHERWISE = 0.4
-_ROUNDING = 1e-6
+# lengths of steps in random directions, and how far changes may be from what the gradient says;
+# honest deep networks were at most 0.27 away at either
+_RANDOM_STEPS, _DIRECTIONS, _OTHERWISE = (1e-3, 1 / 255), 2, 0.4
+_ROUNDING = 1e-6  # a step that half precision does not see
 
 
 def check_radii(radii: list[float], norm: str) -> list[str]:

@@ -8,19 +8,20 @@ from torch import Tensor
 
 from isoreg.robustness.attacks import ITERATED, WITHIN_THE_BALL, WITHOUT_GRADIENT
 
-_NOISE = 0.01
-_MANY = 0.1
-_LARGER = 1.5
-_WELL_BELOW = 0.05
-_MASKED_SHARE = 0.05
-_OVERSTATES = 0.03
+_NOISE = 0.01  # accuracies that differ by less are taken for the same
+_OVERSTATES = 0.03  # by this much attacks on cross-entropy honestly see less than others
+_WELL_BELOW = 0.05  # of the best attack lies a worst case to which each attack adds others
+_FEW = 5  # images: fewer may be chance
+_MANY = 0.1  # accuracy: below it a larger radius has few images left to fool
+_LARGER = 1.5  # from this ratio of radii on the larger one must fool more
+_NEARBY = 0.25  # of the radius: by the gradient it is enough to fool
+_MASKED_SHARE = 0.05  # of all images, and
+_STILL_THERE = 0.2  # of those nearby, survive all the same
+_FOOLED = 0.2  # of the images by many steps: so many that a single step should fool some
+_IDLE = 0.1  # of what many steps fool: a single step that fools less does nothing
 _ON_CROSS_ENTROPY = ("pgd-ce", "apgd-ce")
 _ON_THE_MARGIN = ("square", "student")
 _WEAK = ("fgsm", *WITHOUT_GRADIENT)
-_NEARBY = 0.25
-_FEW = 5
-_IDLE = 0.1
-_A_FIFTH = 0.2
 
 Accuracy = dict[str, dict[float, float]]
 
@@ -77,7 +78,7 @@ def check_distances(
     """
     near = distances < _NEARBY * size
     left, of = int((near & survived).sum()), len(distances)
-    if left < _FEW or clean * left < _MASKED_SHARE * of or left < _A_FIFTH * int(near.sum()):
+    if left < _FEW or clean * left < _MASKED_SHARE * of or left < _STILL_THERE * int(near.sum()):
         return []
     return [
         f"at eps {radius:g} {100 * clean * left / of:.0f} % of the images survive although by "
@@ -150,7 +151,7 @@ def _idle_step(accuracy: Accuracy, radius: float, clean: float, images: int) -> 
     if "fgsm" not in accuracy or not rows:
         return []
     one, many = (clean - left for left in (accuracy["fgsm"][radius], min(rows)))
-    if many * images < _FEW or many < _A_FIFTH or one >= _IDLE * many:
+    if many * images < _FEW or many < _FOOLED or one >= _IDLE * many:
         return []
     return [
         f"at eps {radius:g} a single step (fgsm) fools {100 * one:.1f} % of the images and many "
