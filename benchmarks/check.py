@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 FROZEN = {
     "robust-search": "one seed, and the answer was no: the search has no code any more",
     "structure-choices": "one seed on validation images: what it chose is measured by structure",
-    "timm-finetune": "one seed, and no accuracy beyond the noise; examples/timm_finetune.py does it",
+    "timm-finetune": "one seed, no accuracy beyond the noise; see examples/timm_finetune.py",
     "structure-torus": "five seeds: most of the gain is the control's too, and the page says so",
     "timm-scale": "three seeds on validation images: the unit that it chose is the recipe of timm",
     "mnist-code": "one seed by the released code's conventions: the answer is that of the text's",
