@@ -130,6 +130,7 @@ class ClassifierSearch:
         self._wrapped = {"_orig_mod", "module"} if wraps else {"_orig_mod"}
         self._runs: list[_Run] = []
         self._seen: set[int] = set()
+        self._blind: set[nn.Module] = set()  # that ran without gradients
         self._begun: dict[int, tuple[Entering, dict[int, int]]] = {}
         self._calls = 0
 
@@ -155,6 +156,8 @@ class ClassifierSearch:
         if next(tensors_in(entering), None) is None or not self._is_seen(module):
             return
         self._calls += 1
+        if not torch.is_grad_enabled():
+            self._blind.add(module)
         name = self._names[id(module)]
         if name in self._wrapped:
             return
@@ -186,6 +189,12 @@ class ClassifierSearch:
             self._refuse(f"returned what was made by {names}")
         (run,) = found.values()
         self._check_classifies(run, args, kwargs, returned)
+        if run.module in self._blind:
+            raise LayerError(
+                f"layer {run.name!r} ran both without gradients and with them in one forward pass, "
+                "so it is not known which use is meant. What is meant to have none goes inside "
+                "`with iso.paused():`."
+            )
         calls = {other.call: other for other in self._runs if other.module is run.module}
         for call in calls.values():
             before = call.versions
