@@ -235,6 +235,9 @@ class Output:
     logits: Tensor
 
 
+POINTS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
 FOUND: dict[str, Returning] = {
     "plain": Returning(lambda _m, _f, y: y),
     "through a module without weights": Returning(lambda m, _f, y: m.soft(y)),
@@ -247,6 +250,10 @@ FOUND: dict[str, Returning] = {
     "a loss first": Returning(lambda _m, _f, y: (y.sum(), y)),
     "through a bottleneck": Returning(lambda _m, _f, y: y, 6, 2, 4),
     "as wide as the inputs": Returning(lambda _m, _f, y: y, 6, 6, 6),
+    "a number for each threshold": Returning(lambda _m, _f, y: y + torch.arange(4.0), 6, 8, 1),
+    "a number for each sign": Returning(lambda _m, _f, y: torch.cat([-y, y], 1), 6, 8, 1),
+    "the best of each class": Returning(lambda _m, _f, y: y.view(-1, 2, 2).amax(2)),
+    "the mean of twins": Returning(lambda _m, _f, y: torch.stack([y, y * 2]).mean(0)),
 }
 
 
@@ -279,6 +286,28 @@ UNKNOWN: dict[str, tuple[Callable[..., object], str]] = {
         lambda m, f, _y: m.tied(f),
         "what weights of its own were applied to",
     ),
+    **{
+        f"with points that do not learn, by {name}": (
+            lambda _m, _f, y, compare=compare: compare(y, POINTS),
+            "what weights of its own were applied to, or prototypes",
+        )
+        for name, compare in {
+            "a product": nn.functional.linear,
+            "a product with a bias": lambda y, p: nn.functional.linear(y, p, torch.ones(3)),
+            "einsum": lambda y, p: torch.einsum("nd,kd->nk", y, p),
+            "products in batches": lambda y, p: (p.expand(len(y), -1, -1) @ y[:, :, None])[..., 0],
+            "a vector": lambda y, p: torch.mv(y, p[0]),
+            "a convolution": lambda y, p: nn.functional.conv1d(y[:, None], p[:, None])[..., 0],
+            "distances": torch.cdist,
+            "distances of products": lambda y, p: torch.cdist(
+                y, p, compute_mode="use_mm_for_euclid_dist"
+            ),
+            "squares of differences": lambda y, p: -(y[:, None] - p).square().sum(2),
+            "sums of products": lambda y, p: (y[:, None] * p).sum(2),
+            "angles": lambda y, p: nn.functional.cosine_similarity(y[:, None], p[None], dim=2),
+            "each other": lambda y, _p: y @ y.T,
+        }.items()
+    },
 }
 
 

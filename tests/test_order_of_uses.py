@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -60,6 +61,37 @@ def test_the_first_step_sees_every_use_of_a_recurrent_classifier() -> None:
     layers = {"start": nn.Linear(8, 5), "cell": nn.Linear(5, 5), "head": nn.Linear(5, 3)}
     first, second = steps(Model(forward, **layers), X)
     assert first == second == pytest.approx(sum(expected(X, h) for h in entered), rel=1e-5)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_classifier_that_runs_without_gradients_too_is_refused_from_the_first_step_on(
+    last: bool,
+) -> None:
+    def forward(model: Model, x: Tensor) -> Tensor:
+        def answer(x: Tensor) -> Tensor:
+            return model.head(model.enc(x).tanh())
+
+        if last:
+            found = answer(x)
+        with torch.no_grad(), model.leave_out():
+            before = answer(x).sum()
+        return found if last else answer(x + before)
+
+    model = Model(forward, enc=nn.Linear(8, 5), head=nn.Linear(5, 3))
+    iso = IsometryRegularizer(model)
+    model.leave_out = contextlib.nullcontext
+    for _ in range(2):
+        model(X)
+        with pytest.raises(IsoregError, match=r"without gradients .*inside `with iso.paused\(\):`"):
+            iso(Y)
+    iso = IsometryRegularizer(model)
+    model.leave_out = iso.paused
+    entered: list[Tensor] = []
+    model.head.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+    for _ in range(2):
+        entered.clear()
+        model(X)
+        assert float(iso(Y)) == pytest.approx(expected(X, entered[0 if last else 1]), rel=1e-5)
 
 
 @pytest.mark.parametrize("join", [torch.sub, lambda a, b: torch.cat([a, b], 1)])

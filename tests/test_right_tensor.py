@@ -283,6 +283,38 @@ def test_what_is_called_as_samples_are_is_taken_before_another_tensor(name: str)
     assert torch.equal(choose_samples(call, None, N), X)
 
 
+TWINS = [("x", "x2"), ("x", "other"), ("image", "image2"), ("img", "img_augmented")]
+
+
+@pytest.mark.parametrize(("first", "second"), [*TWINS, ("inputs_embeds", "decoder_inputs_embeds")])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_other_of_two_alike_is_not_passed_over_for_its_name(
+    first: str, second: str, turned: bool
+) -> None:
+    def join(*views: Tensor) -> Tensor:
+        return torch.cat(views, 1)
+
+    a, b = points(), points()
+    names = (second, first) if turned else (first, second)
+    model = Net(lambda batch: join(*(batch[name] for name in names)), width=16)
+    iso = IsometryRegularizer(model)
+    model(dict(zip(names, (a, b), strict=True)))
+    with pytest.raises(InputError, match=f"2 tensors that may hold.*{first}.*inputs=") as found:
+        iso(Y)
+    assert second in str(found.value)
+    model(dict(zip(names, (a, b), strict=True)))
+    both = join(a, b)
+    torch.testing.assert_close(
+        iso(Y, reference=both), isometry_penalty(both, model.features(both), Y)
+    )
+
+
+@pytest.mark.parametrize("shape", [(N,), (N, 1)])
+def test_a_number_a_sample_beside_another_is_no_other_sample(shape: tuple[int, ...]) -> None:
+    x, time = torch.rand(shape), torch.rand(shape)
+    assert torch.equal(choose_samples(read_call((x, time), {}, ["x", "t"]), None, N), x)
+
+
 @pytest.mark.parametrize("name", TOWERS)
 def test_images_or_sounds_are_not_taken_before_what_another_tower_may_take(name: str) -> None:
     class Towers(nn.Module):

@@ -8,6 +8,7 @@ the graph of the returned tensor is followed back to the first modules with weig
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -24,6 +25,12 @@ _UNSEEN = (
     "call: torch.compile ignores hooks that come later, also on a second model of the same class; "
     "torch._dynamo.reset() forgets earlier calls. Or name a layer with layers=."
 )
+# names of autograd's nodes: sums of products with weights or prototypes, and distances from them
+_PRODUCTS = frozenset([
+    *("Mm", "Addmm", "SparseAddmm", "Bmm", "Baddbmm", "Mv", "Addmv", "Dot", "Linear"),
+    *("Convolution", "Trilinear", "Cdist", "EuclideanDist"),
+])
+_BROADCASTS = frozenset(["Mul", "Add", "Sub", "Div", "Expand"])
 
 
 def choose_layers(model: nn.Module, layers: Layers) -> list[Layer]:
@@ -123,6 +130,7 @@ class ClassifierSearch:
         self._wrapped = {"_orig_mod", "module"} if wraps else {"_orig_mod"}
         self._runs: list[_Run] = []
         self._seen: set[int] = set()
+        self._blind: set[nn.Module] = set()  # that ran without gradients
         self._begun: dict[int, tuple[Entering, dict[int, int]]] = {}
         self._calls = 0
 
@@ -148,6 +156,8 @@ class ClassifierSearch:
         if next(tensors_in(entering), None) is None or not self._is_seen(module):
             return
         self._calls += 1
+        if not torch.is_grad_enabled():
+            self._blind.add(module)
         name = self._names[id(module)]
         if name in self._wrapped:
             return
@@ -179,6 +189,12 @@ class ClassifierSearch:
             self._refuse(f"returned what was made by {names}")
         (run,) = found.values()
         self._check_classifies(run, args, kwargs, returned)
+        if run.module in self._blind:
+            raise LayerError(
+                f"layer {run.name!r} ran both without gradients and with them in one forward pass, "
+                "so it is not known which use is meant. What is meant to have none goes inside "
+                "`with iso.paused():`."
+            )
         calls = {other.call: other for other in self._runs if other.module is run.module}
         for call in calls.values():
             before = call.versions
@@ -196,8 +212,8 @@ class ClassifierSearch:
             if "CompiledFunction" in node.name():
                 raise LayerError(_UNSEEN)
             weight = getattr(node, "variable", None)
-            if isinstance(weight, nn.Parameter) and weight.ndim > 1:
-                self._refuse("returned what weights of its own were applied to")
+            if (isinstance(weight, nn.Parameter) and weight.ndim > 1) or _weighs_up(node, result):
+                self._refuse("returned what weights of its own were applied to, or prototypes")
 
     def _check_classifies(self, run: _Run, args: Any, kwargs: Any, returned: list[Tensor]) -> None:
         if "decoder" in run.name:
@@ -233,6 +249,20 @@ def _returned(output: Any) -> list[Tensor]:
     )
     judged = logits if isinstance(logits, Tensor) else output
     return [x for x in tensors_in(judged) if x.grad_fn is not None and not x.is_nested]
+
+
+def _weighs_up(node: Any, result: Any) -> bool:
+    """Whether a node sums products or differences, or makes those that are summed behind it."""
+    kind = node.name().partition("Backward")[0]
+    if kind not in _BROADCASTS:
+        return kind in _PRODUCTS
+    grown = _size(node)
+    return grown > _size(result) and grown > max(_size(before) for before, _ in node.next_functions)
+
+
+def _size(node: Any) -> int:
+    """How many numbers a node made; none for one that is not there."""
+    return 0 if node is None else max(math.prod(made.shape) for made in node._input_metadata)
 
 
 def _floating(entering: Entering) -> Iterator[Tensor]:

@@ -148,7 +148,7 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
         left = [c for c in left if not _is_mask(c.name)]
     left = _without_y(left)
     named = [c for c in left if c.name in SAMPLE_NAMES]
-    if len(named) == 1:
+    if len(named) == 1 and not any(_is_twin(c, named[0]) for c in left):
         left = named
     elif len(left) > 1 or others:  # one number a sample is a weight, a time, a score
         left = [c for c in left if c.value.numel() > len(c.value)]
@@ -201,6 +201,13 @@ def _without_y(candidates: list[Candidate]) -> list[Candidate]:
     rest = [c for c in candidates if c.name != "y"]
     shapes = [c.value.shape for c in candidates if c.name == "y"]
     return candidates if len(rest) == 1 and rest[0].value.shape in shapes else rest or candidates
+
+
+def _is_twin(candidate: Candidate, named: Candidate) -> bool:
+    """Whether it is of the same shape under another name, as the other view of each sample."""
+    alike = candidate.value.shape == named.value.shape
+    several = candidate.value.numel() > len(candidate.value)  # one is a time, as in choose_samples
+    return alike and several and candidate.name not in {named.name, "y"}
 
 
 def _looks_like(value: Tensor, labels: Tensor | None) -> bool:
