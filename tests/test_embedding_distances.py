@@ -67,6 +67,12 @@ def test_a_block_of_a_callable_equals_what_it_gives_for_each_pair(
     np.testing.assert_allclose(blocks(chosen[::-1]), city(ROWS[chosen[::-1]], ROWS[chosen[::-1]]))
 
 
+@pytest.mark.parametrize("n", range(1, 8))
+def test_a_callable_is_tried_on_however_few_samples_there_are(n: int) -> None:
+    rows = np.arange(3.0 * n).reshape(n, 3)
+    np.testing.assert_allclose(resolve_blocks(rows, city)(np.arange(n)), city(rows, rows))
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_no_block_is_larger_than_a_batch_and_little_more_than_half_is_computed(
     labelled: bool,
@@ -790,6 +796,13 @@ def test_blocks_are_in_double_precision_whatever_they_are_made_of(kind: str) -> 
         else table[places][:, places]
     )
     np.testing.assert_allclose(block, expected, rtol=1e-6)
+
+
+def test_a_table_in_double_precision_keeps_its_digits() -> None:
+    table = torch.tensor([[0, 1 / 3], [1 / 3, 0]], dtype=torch.float64)
+    for held in (table, table.numpy()):
+        blocks = resolve_blocks(ROWS[:2], "precomputed", distances=held)
+        assert torch.equal(blocks(np.arange(2)), table)
 
 
 def test_a_cache_takes_more_pairs_than_one_statement_of_sqlite(tmp_path: Path) -> None:
