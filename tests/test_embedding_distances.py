@@ -645,6 +645,8 @@ def test_a_layout_has_the_mean_radius_of_its_classes_and_one_where_nothing_is_kn
     known = cdist(points, points)
     options: Any = {"apart": 4.0, "closest": 2.0}
     assert lay_out(known, classes, 2, 1, **options).radius == pytest.approx((1 + 2) / 2)
+    dense = cdist(*[np.array([[0.0], [2e-4], [10.0], [14.0]])] * 2)  # no rounding
+    assert lay_out(dense, classes[:4], 2, 1, **options).radius == pytest.approx((1e-4 + 2) / 2)
     apart = known.copy()
     apart[:2, 2:4] = apart[2:4, :2] = np.nan
     layout = lay_out(apart, classes, 2, 1, **options)
@@ -744,6 +746,20 @@ def test_a_metric_with_a_cache_is_looked_at_where_it_was_not_tried(tmp_path: Pat
     blocks(np.arange(0, 61, 4))
     with pytest.raises(InputError, match="metric must be symmetric, got"):
         blocks(np.arange(30))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_is_no_distance_is_refused_where_it_was_not_tried(
+    cached: bool, tmp_path: Path
+) -> None:
+    def negative(a: Any, b: Any) -> Any:
+        far = np.abs(a[:, None] - b)
+        return np.where(far == 49, -1.0, far)  # 1 and 50: each fourth is tried
+
+    file = tmp_path / "pairs" if cached else None
+    blocks = resolve_blocks(np.ones((61, 2)), negative, takes="indices", cache=file)
+    with pytest.raises(InputError, match="metric must be at least 0 and finite.* got -1"):
+        blocks(np.arange(51))
 
 
 def test_equal_rows_are_other_objects_to_a_metric_that_takes_places(tmp_path: Path) -> None:

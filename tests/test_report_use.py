@@ -285,6 +285,14 @@ class Trains(nn.Module):
         return self.net(x)
 
 
+class Counted(nn.Linear):
+    """Has an integer among its parameters."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.steps = nn.Parameter(torch.tensor(0), requires_grad=False)
+
+
 @pytest.mark.parametrize(
     ("model", "dtype", "words"),
     [
@@ -293,6 +301,11 @@ class Trains(nn.Module):
             torch.float64,
             "images must have the type that the model takes, got images of torch.float64 and "
             r"parameters of torch.float32\. Convert them with images.to\(torch.float32\)",
+        ),
+        (
+            lambda: Counted(64, 10),
+            torch.float64,
+            r"images must .* parameters of torch.float32\. Convert them with images.to\(torch.floa",
         ),
         (
             lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)),
