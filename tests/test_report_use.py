@@ -321,6 +321,21 @@ def test_what_would_end_in_an_error_of_torch_has_a_sentence(model, dtype, words:
         evaluate(model(), x, y, eps=EPS, attacks="quick")
 
 
+def test_a_model_that_keeps_its_first_batch_is_told_and_keeps_none_of_ours() -> None:
+    class Kept(nn.Linear):
+        first = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.first is None:
+                self.first = x.detach()
+            return super().forward(x.flatten(1) - self.first.flatten(1).mean(0))
+
+    model, (x, y) = Kept(64, 10), images_of("test", 10)
+    report = evaluate(model, x, y, eps=EPS, attacks="quick")
+    assert "it keeps a state" in report.warnings[0]
+    assert model.first is None
+
+
 class FSDPModule(nn.Linear):
     """Stands for what fully_shard makes of a module, which needs a process group."""
 
