@@ -67,6 +67,12 @@ def test_a_block_of_a_callable_equals_what_it_gives_for_each_pair(
     np.testing.assert_allclose(blocks(chosen[::-1]), city(ROWS[chosen[::-1]], ROWS[chosen[::-1]]))
 
 
+@pytest.mark.parametrize("n", range(1, 8))
+def test_a_callable_is_tried_on_however_few_samples_there_are(n: int) -> None:
+    rows = np.arange(3.0 * n).reshape(n, 3)
+    np.testing.assert_allclose(resolve_blocks(rows, city)(np.arange(n)), city(rows, rows))
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_no_block_is_larger_than_a_batch_and_little_more_than_half_is_computed(
     labelled: bool,
@@ -639,6 +645,8 @@ def test_a_layout_has_the_mean_radius_of_its_classes_and_one_where_nothing_is_kn
     known = cdist(points, points)
     options: Any = {"apart": 4.0, "closest": 2.0}
     assert lay_out(known, classes, 2, 1, **options).radius == pytest.approx((1 + 2) / 2)
+    dense = cdist(*[np.array([[0.0], [2e-4], [10.0], [14.0]])] * 2)  # no rounding
+    assert lay_out(dense, classes[:4], 2, 1, **options).radius == pytest.approx((1e-4 + 2) / 2)
     apart = known.copy()
     apart[:2, 2:4] = apart[2:4, :2] = np.nan
     layout = lay_out(apart, classes, 2, 1, **options)
@@ -740,6 +748,20 @@ def test_a_metric_with_a_cache_is_looked_at_where_it_was_not_tried(tmp_path: Pat
         blocks(np.arange(30))
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_is_no_distance_is_refused_where_it_was_not_tried(
+    cached: bool, tmp_path: Path
+) -> None:
+    def negative(a: Any, b: Any) -> Any:
+        far = np.abs(a[:, None] - b)
+        return np.where(far == 49, -1.0, far)  # 1 and 50: each fourth is tried
+
+    file = tmp_path / "pairs" if cached else None
+    blocks = resolve_blocks(np.ones((61, 2)), negative, takes="indices", cache=file)
+    with pytest.raises(InputError, match="metric must be at least 0 and finite.* got -1"):
+        blocks(np.arange(51))
+
+
 def test_equal_rows_are_other_objects_to_a_metric_that_takes_places(tmp_path: Path) -> None:
     def apart(a: Any, b: Any) -> Any:
         return np.abs(a[:, None] - b)
@@ -790,6 +812,13 @@ def test_blocks_are_in_double_precision_whatever_they_are_made_of(kind: str) -> 
         else table[places][:, places]
     )
     np.testing.assert_allclose(block, expected, rtol=1e-6)
+
+
+def test_a_table_in_double_precision_keeps_its_digits() -> None:
+    table = torch.tensor([[0, 1 / 3], [1 / 3, 0]], dtype=torch.float64)
+    for held in (table, table.numpy()):
+        blocks = resolve_blocks(ROWS[:2], "precomputed", distances=held)
+        assert torch.equal(blocks(np.arange(2)), table)
 
 
 def test_a_cache_takes_more_pairs_than_one_statement_of_sqlite(tmp_path: Path) -> None:

@@ -287,6 +287,8 @@ def test_samples_that_pandas_names_in_another_order_are_refused() -> None:
         brief(metric="precomputed").fit(unnamed, labels, distances=table)
     with pytest.raises(InputError, match="'patient 6' in place 5 .* missing in one of the two"):
         brief().fit(rows.drop("patient 7"), labels.drop("patient 5"))
+    with pytest.raises(InputError, match="a label for each"):
+        brief().fit(rows, labels[1:])
     others = [*names[:-1], "patient 99"]  # another name in the same place moves none
     assert brief().fit(rows, pd.Series(Y, others)).stress_ == brief().fit(X, Y).stress_
     twice = pd.Series(Y, [f"patient {i}" for i in range(30)] * 2)
@@ -319,6 +321,14 @@ def test_an_index_that_counts_rows_names_no_samples(counts: str) -> None:
     of_rows, of_labels = (None, drawn) if counts == "X" else (drawn, None)
     rows, labels = pd.DataFrame(X, of_rows).rename(columns=str), pd.Series(Y, of_labels)
     assert brief().fit(rows, labels).stress_ == brief().fit(X, Y).stress_
+
+
+def test_columns_that_count_name_no_samples() -> None:
+    drawn, table = np.random.default_rng(0).permutation(len(X)), cdist(X, X)
+    fitted = brief(metric="precomputed").fit(
+        pd.DataFrame(X, drawn), distances=pd.DataFrame(table, drawn)
+    )
+    assert fitted.stress_ == brief(metric="precomputed").fit(X, distances=table).stress_
 
 
 def test_a_metric_gets_floating_numbers_whatever_the_table_holds() -> None:

@@ -234,6 +234,7 @@ BORDER: list[tuple[dict[str, Any], str]] = [
     ({"labels": torch.zeros(4, 1).long()}, r"labels must be 4 integers, got .* shape \(4, 1\)"),
     ({"bounds": (1.0, 1.0)}, "bounds must be"),
     ({"bounds": (-math.inf, math.inf)}, "two finite numbers, .* without bounds give the least"),
+    ({"bounds": (-math.inf, 1.0)}, "bounds must be .* two finite numbers"),
     ({"bounds": (None, None)}, "bounds must be"),
     ({"bounds": 1.0}, "bounds must be"),
     ({"bounds": (0.0, 0.5, 1.0)}, "bounds must be"),
@@ -260,6 +261,7 @@ def test_radii_are_numbers_from_zero_up_all_different() -> None:
     assert radii_of(0.0) == [0.0]
     assert radii_of(torch.tensor([0.25, 0.5])) == [0.25, 0.5]
     assert radii_of([0.1, 0.3]) == [0.1, 0.3], "as they are written"
+    assert radii_of(8 / 255) == [8 / 255]
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         assert radii_of(torch.tensor([0.1, 0.02, 8], dtype=dtype)) == [0.1, 0.02, 8.0]
     single = np.array([0.1, 0.3], np.float32)

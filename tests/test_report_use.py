@@ -285,6 +285,14 @@ class Trains(nn.Module):
         return self.net(x)
 
 
+class Counted(nn.Linear):
+    """Has an integer among its parameters."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.steps = nn.Parameter(torch.tensor(0), requires_grad=False)
+
+
 @pytest.mark.parametrize(
     ("model", "dtype", "words"),
     [
@@ -293,6 +301,11 @@ class Trains(nn.Module):
             torch.float64,
             "images must have the type that the model takes, got images of torch.float64 and "
             r"parameters of torch.float32\. Convert them with images.to\(torch.float32\)",
+        ),
+        (
+            lambda: Counted(64, 10),
+            torch.float64,
+            r"images must .* parameters of torch.float32\. Convert them with images.to\(torch.floa",
         ),
         (
             lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)),
@@ -306,6 +319,21 @@ def test_what_would_end_in_an_error_of_torch_has_a_sentence(model, dtype, words:
     x, y = torch.rand(4, 64, dtype=dtype), torch.zeros(4).long()
     with pytest.raises(InputError, match=f"evaluate: {words}"):
         evaluate(model(), x, y, eps=EPS, attacks="quick")
+
+
+def test_a_model_that_keeps_its_first_batch_is_told_and_keeps_none_of_ours() -> None:
+    class Kept(nn.Linear):
+        first = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.first is None:
+                self.first = x.detach()
+            return super().forward(x.flatten(1) - self.first.flatten(1).mean(0))
+
+    model, (x, y) = Kept(64, 10), images_of("test", 10)
+    report = evaluate(model, x, y, eps=EPS, attacks="quick")
+    assert "it keeps a state" in report.warnings[0]
+    assert model.first is None
 
 
 class FSDPModule(nn.Linear):

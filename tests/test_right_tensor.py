@@ -134,6 +134,8 @@ BESIDE_IDS: dict[str, tuple[dict[str, Tensor], str]] = {
     "vectors with a mask of integers": ({"features": X, "attention_mask": IDS}, ""),
     "vectors with a mask of booleans": ({"features": X, "padded": IDS > 3}, ""),
     "vectors with integers of other samples": ({"features": X, "edges": IDS[:2]}, ""),
+    "vectors with complex numbers": ({"features": X, "spectrum": X.cfloat()}, ""),
+    "vectors with a sparse graph": ({"features": X, "edges": torch.eye(N).to_sparse()}, ""),
     "vectors with lengths": ({"features": X, "lengths": IDS[:, 0]}, ""),
     "a masked image beside its mask": ({"masked_image": X, "mask": X}, "masked_image"),
     "a masked image beside ids": ({"masked_image": X, "words": IDS}, "2 tensors that may"),

@@ -127,7 +127,7 @@ class ClassifierSearch:
         self._kind = type(model).__name__
         # what a wrapper holds is the model itself, and classifies nothing for it
         wraps = isinstance(model, nn.parallel.DistributedDataParallel)
-        self._wrapped = {"_orig_mod", "module"} if wraps else {"_orig_mod"}
+        self._wrapped = "module" if wraps else "_orig_mod"
         self._runs: list[_Run] = []
         self._seen: set[int] = set()
         self._blind: set[nn.Module] = set()  # that ran without gradients
@@ -159,7 +159,7 @@ class ClassifierSearch:
         if not torch.is_grad_enabled():
             self._blind.add(module)
         name = self._names[id(module)]
-        if name in self._wrapped:
+        if name == self._wrapped:
             return
         for x in tensors_in(output):
             if x.grad_fn is not None and not x.is_nested and x.ndim > 0:

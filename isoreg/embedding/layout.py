@@ -102,7 +102,7 @@ def _overall_radius(squares: Array) -> float:
 def _class_means(squares: Array, classes: NDArray[np.int64], k: int) -> Array:
     """(k, k) mean squared distances between the members of two classes; NaN: none is known."""
     member = csr_array((classes[:, None] == np.arange(k)).astype(float))
-    known = (~np.isnan(squares)).astype(float)
+    known = ~np.isnan(squares)
     with np.errstate(invalid="ignore"):
         found: Array = (member.T @ np.nan_to_num(squares) @ member) / (member.T @ known @ member)
     return found
