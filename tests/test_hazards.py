@@ -546,25 +546,55 @@ def test_where_no_classifier_is_found_before_a_compiled_pass_one_is_told_to_name
     torch._dynamo.reset()
 
 
-def test_what_a_wrapper_holds_is_no_classifier() -> None:
-    class Scaled(nn.Module):
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.fc(torch.tanh(self.body(x)))
+
+
+def find_classifiers_of_wrappers(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=1
+    )
+    model, x, y = Scaled(), torch.rand(12, 6), torch.arange(12) % 2
+    expected = isometry_penalty(x, torch.tanh(model.body(x)), y)
+    compiled = torch.compile(model, backend="eager")
+    for wrapped, name in (
+        (DistributedDataParallel(model), "module.fc"),
+        (compiled, "_orig_mod.fc"),
+        (DistributedDataParallel(compiled), "module._orig_mod.fc"),
+        (torch.compile(DistributedDataParallel(model), backend="eager"), "_orig_mod.module.fc"),
+    ):
+        torch._dynamo.reset()
+        with IsometryRegularizer(wrapped) as iso:
+            wrapped(x)
+            torch.testing.assert_close(iso(y), expected)
+            assert iso.layers == [name]
+    os._exit(0)  # gloo's threads may abort a process that ends by itself
+
+
+def test_what_wrappers_hold_is_no_classifier(tmp_path: Path) -> None:
+    mp.spawn(find_classifiers_of_wrappers, args=(str(tmp_path),), nprocs=1)
+
+
+def test_why_no_classifier_is_found_before_a_compiled_part_is_said() -> None:
+    class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.body, self.fc = nn.Linear(6, 5), nn.Linear(5, 3)
+            self.body = nn.Linear(6, 5)
+            self.fine, self.coarse = nn.Linear(5, 3), nn.Linear(5, 2)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return 2 * self.fc(torch.tanh(self.body(x)))
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = torch.tanh(self.body(x))
+            return self.fine(hidden), self.coarse(hidden)
 
     torch._dynamo.reset()
-    model, x, y = Scaled(), torch.rand(12, 6), torch.arange(12) % 2
-    plain = IsometryRegularizer(model)
-    model(x)
-    expected = plain(y)
-    plain.detach()
-    wrapped = torch.compile(model, backend="eager")
-    iso = IsometryRegularizer(wrapped)
-    wrapped(x)
-    torch.testing.assert_close(iso(y), expected)
-    assert expected > 0
-    assert iso.layers == ["_orig_mod.fc"]
+    model = nn.Sequential(torch.compile(Two(), backend="eager"))
+    iso = IsometryRegularizer(model)
+    model(torch.rand(12, 6))
+    with pytest.raises(LayerError, match="made by '0._orig_mod.fine', '0._orig_mod.coarse'"):
+        iso(Y)
     torch._dynamo.reset()

@@ -126,8 +126,7 @@ class ClassifierSearch:
         self._names = {id(module): name for name, module in model.named_modules()}
         self._kind = type(model).__name__
         # what a wrapper holds is the model itself, and classifies nothing for it
-        wraps = isinstance(model, nn.parallel.DistributedDataParallel)
-        self._wrapped = "module" if wraps else "_orig_mod"
+        self._wrapped = {self._names[id(module)] for module in _wrapped(model)}
         self._runs: list[_Run] = []
         self._seen: set[int] = set()
         self._blind: set[nn.Module] = set()  # that ran without gradients
@@ -159,7 +158,7 @@ class ClassifierSearch:
         if not torch.is_grad_enabled():
             self._blind.add(module)
         name = self._names[id(module)]
-        if name == self._wrapped:
+        if name in self._wrapped:
             return
         for x in tensors_in(output):
             if x.grad_fn is not None and not x.is_nested and x.ndim > 0:
@@ -249,6 +248,16 @@ def _returned(output: Any) -> list[Tensor]:
     )
     judged = logits if isinstance(logits, Tensor) else output
     return [x for x in tensors_in(judged) if x.grad_fn is not None and not x.is_nested]
+
+
+def _wrapped(model: nn.Module) -> Iterator[nn.Module]:
+    """What the wrappers of a model hold, from without."""
+    while True:
+        inner = "module" if isinstance(model, nn.parallel.DistributedDataParallel) else "_orig_mod"
+        if inner not in model._modules:
+            return
+        model = model.get_submodule(inner)
+        yield model
 
 
 def _weighs_up(node: Any, result: Any) -> bool:

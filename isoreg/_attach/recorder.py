@@ -214,7 +214,7 @@ class Recorder:
         record.failure = self._unfound if looks and self._seeks else None
         record.time_major = self._time_major
         state.running = state.finished = None
-        if self._seeks and not torch.compiler.is_compiling():
+        if self._seeks and not looks:
             state.search = ClassifierSearch(module)
         if self._source is None:
             record.call = read_call(args, kwargs or {}, self._parameters)
