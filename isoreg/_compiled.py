@@ -56,3 +56,15 @@ def as_written() -> AbstractContextManager[None]:
         return nullcontext()
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return stance
+
+
+def was_used() -> bool:
+    """Whether anything was compiled in this process.
+
+    Returns:
+        That.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    utils = sys.modules.get("torch._dynamo.utils")
+    return utils is not None and bool(utils.counters["frames"])

@@ -5,6 +5,7 @@ import copy
 import gc
 import io
 import pickle
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -67,10 +68,21 @@ def test_a_record_is_dropped_once_read(kind: str) -> None:
         iso(Y)
 
 
-def test_nothing_recorded_is_an_error_that_says_so() -> None:
+def test_nothing_recorded_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     why = "no forward pass is recorded: the model was not called since the recorder was attached"
-    with pytest.raises(RecordError, match=rf"^IsometryRegularizer: {why}\. .* If it is compiled"):
-        IsometryRegularizer(build("mlp"))(Y)
+    model, x = build("mlp"), batch("mlp")
+    iso = IsometryRegularizer(model)
+    model.forward(x)
+    monkeypatch.setitem(sys.modules, "torch._dynamo.utils", None)
+    with pytest.raises(
+        RecordError, match=rf"^IsometryRegularizer: {why}\. .* call the model itself"
+    ):
+        iso(Y)
+    monkeypatch.undo()
+    torch._dynamo.reset()
+    torch.compile(lambda x: x + 1, backend="eager")(x)
+    with pytest.raises(RecordError, match="call the model itself.*If it is compiled, attach"):
+        iso(Y)
 
 
 def test_a_pass_that_is_only_traced_records_nothing_and_the_error_says_why() -> None:

@@ -29,10 +29,14 @@ from isoreg._attach.reference import Source, naming_the_source
 from isoreg._attach.samples import parameter_names, read_call
 from isoreg._attach.states import NEVER, State, States
 from isoreg._attach.trial import copies, trial_pass
-from isoreg._compiled import between_graphs, break_graph
+from isoreg._compiled import between_graphs, break_graph, was_used
 from isoreg.errors import IsoregError, LayerError, RecordError
 
 _IN_ORDER = "Call the model in training mode with gradients on, then the penalty, once each."
+_PARTS = (
+    "A call of its parts, or of model.forward, runs no hook of the model: call the model itself, "
+    "or attach to the part that is called."
+)
 _COMPILED = (
     "If it is compiled, attach before its first call: torch.compile ignores hooks that come later, "
     "also on a second model of the same class; torch._dynamo.reset() forgets earlier calls. "
@@ -144,7 +148,7 @@ class Recorder:
                 state.why_missing = "the last record was already used, and one is read only once"
             state.finished, state.begun = None, 0
         if not records:
-            advice = f"{_IN_ORDER} {_COMPILED}" if why_missing == NEVER else _IN_ORDER
+            advice = f"{_IN_ORDER} {_PARTS}{_if_used()}" if why_missing == NEVER else _IN_ORDER
             raise RecordError(f"no forward pass is recorded: {why_missing}. {advice}")
         record = records[-1]
         if record.failure is not None:
@@ -156,7 +160,7 @@ class Recorder:
             if layer.name not in record.features:
                 raise RecordError(
                     f"layer {layer.name!r} did not run in the recorded forward pass. "
-                    f"Choose layers that every training step uses. {_COMPILED}"
+                    f"Choose layers that every training step uses.{_if_used()}"
                 )
         if not torch.compiler.is_compiling():
             # what a transform that has ended, as torch.func.jvp, left wrapped has no gradient
@@ -460,6 +464,10 @@ class _Place:
     layer: Layer
     name: str | None
     handle: RemovableHandle
+
+
+def _if_used() -> str:
+    return f" {_COMPILED}" if was_used() else ""
 
 
 def _is_compiled(model: nn.Module) -> bool:
