@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isoreg._pairs.options import Options, Scale
 from isoreg._pairs.plan import Call, known_pairs
-from isoreg.distances import distances_by
+from isoreg.distances import distances_by, exact_dtype
 from isoreg.masks import pair_weights
 
 
@@ -69,18 +69,23 @@ def mean_stress(
 
 def fitted_scale(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor) -> Tensor:
     """The scale that makes the stress smallest."""
+    exact = exact_dtype(distances_bb.device)  # squares of small float32 would be rounded to 0
+    targets_bb, distances_bb = targets_bb.to(exact), distances_bb.to(exact)
     weighted_bb = weights_bb * distances_bb
     return best_scale((weighted_bb * targets_bb).sum(), (weighted_bb * distances_bb).sum())
 
 
 def _stress(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor, scale: Scale) -> Tensor:
     """Weighted sum of the squared differences between distances: raw stress, in MDS's words."""
+    dtype, exact = targets_bb.dtype, exact_dtype(targets_bb.device)
+    # the square of a pair that does not count may be infinite in float32, and 0 times that is NaN
+    targets_bb, distances_bb = targets_bb.to(exact), distances_bb.to(exact)
     if isinstance(scale, str):
         scale = fitted_scale(targets_bb, distances_bb, weights_bb)
     if isinstance(scale, Tensor):
         distances_bb, scale = scale * distances_bb, 1.0
     gaps_bb = torch.sub(targets_bb, distances_bb, alpha=scale)
-    return (weights_bb * gaps_bb.square()).sum()
+    return (weights_bb * gaps_bb.square()).sum().to(dtype)
 
 
 def best_scale(cross: Tensor, squared: Tensor) -> Tensor:
