@@ -154,7 +154,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_attach.reference",
         "_attach.samples",
     },
-    "lil": {"errors", "penalty"},
+    "lil": {"errors", "masks", "penalty"},
     "diagnostics": {"errors", "_tables", "distances", "masks", "_pairs.options", "_pairs.plan"},
     "references": {"errors", "_attach.reference", "_pairs.precision", "_tables", "distances"},
     "robustness": {"errors", "_compiled", "_graph"},
