@@ -1060,3 +1060,18 @@ def test_a_pair_that_does_not_count_may_be_so_far_that_its_square_is_infinite(
     assert_close(isometry_penalty(x, phi, y, distance=distance), expected)
     x[4:], phi[4:] = 0, 1e25 * phi[4:]
     assert_close(isometry_penalty(x, phi, y, distance=distance), expected)
+
+
+@pytest.mark.parametrize(
+    "metric", [lambda z: torch.cdist(z.detach(), z.detach()), lambda z: torch.cdist(z, z) > 0.5]
+)
+def test_a_distance_of_features_that_no_gradient_goes_through_is_refused(metric: Any) -> None:
+    x, phi, y = torch.rand(4, 3), torch.rand(4, 2), torch.arange(4) % 2
+    text = "^isometry_penalty: the distance of the features must be differentiable, got distances"
+    with pytest.raises(InputError, match=text):
+        isometry_penalty(x, phi.clone().requires_grad_(), y, distance=metric)
+    value = isometry_penalty(x, phi, y, distance=metric)
+    with torch.no_grad():
+        assert isometry_penalty(x, phi.clone().requires_grad_(), y, distance=metric) == value
+    phi.requires_grad_()
+    assert isometry_penalty(x, phi, y, distance="cosine", input_distance=metric).requires_grad

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "masks": {"errors", "_pairs.precision"},
     "_pairs.options": {"errors"},
     "_pairs.plan": {"_tables", "_pairs.options", "_pairs.precision", "distances", "masks"},
-    "_pairs.dense": {"_pairs.options", "_pairs.plan", "distances", "masks"},
+    "_pairs.dense": {"errors", "_pairs.options", "_pairs.plan", "distances", "masks"},
     "_pairs.backends": {"_pairs.plan", "_pairs.precision", "distances", "masks"},
     "_pairs.engine": {"errors", "_pairs.plan", "_pairs.precision", "_pairs.backends"},
     "_pairs.node": {

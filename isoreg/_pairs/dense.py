@@ -13,6 +13,7 @@ from torch import Tensor
 from isoreg._pairs.options import Options, Scale
 from isoreg._pairs.plan import Call, known_pairs
 from isoreg.distances import distances_by, exact_dtype
+from isoreg.errors import InputError
 from isoreg.masks import pair_weights
 
 
@@ -54,9 +55,20 @@ def dense_penalty(
     weights_bb = pair_weights(labels, n, dtype=targets_bb.dtype, device=device)
     if given is not None:
         weights_bb = weights_bb * given
-    tables = (distances_by(metric, x) for x in features)
+    tables = (_feature_distances(metric, x) for x in features)
     stresses = [_stress(targets_bb, distances_bb, weights_bb, scale) for distances_bb in tables]
     return torch.stack(stresses) / _total_weight(weights_bb, reduction)
+
+
+def _feature_distances(metric: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """(n, n) distances that a gradient reaches, if the features need one."""
+    distances_bb = distances_by(metric, features)
+    if features.requires_grad and torch.is_grad_enabled() and not distances_bb.requires_grad:
+        raise InputError(
+            "the distance of the features must be differentiable, got distances without a "
+            "gradient. Compute them by torch alone: no numpy, detach, comparison or integers."
+        )
+    return distances_bb
 
 
 def mean_stress(
