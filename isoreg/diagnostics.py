@@ -11,7 +11,7 @@ from torch import Tensor
 
 from isoreg._pairs.options import Scale, check_scale
 from isoreg._pairs.plan import Call, known_pairs
-from isoreg._tables import pair_table
+from isoreg._tables import check_dense, pair_table
 from isoreg.distances import Metric, distances_by, exact_dtype, flatten_points, resolve_metric
 from isoreg.errors import InputError, error_prefix
 from isoreg.masks import pair_weights
@@ -106,7 +106,7 @@ def distortion(
         )
         factor = best_factor(dx, dphi) if isinstance(scale, str) else float(scale)
         scaled = distortion_of(dx, factor * dphi)
-        return dataclasses.replace(scaled, scale=factor * scaled.scale)
+        return dataclasses.replace(scaled, scale=distortion_of(dx, dphi).scale)
 
 
 @torch.no_grad()
@@ -184,12 +184,16 @@ def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:
         The distortion; without pairs, ``pairs`` is 0 and the rest NaN.
 
     Raises:
-        InputError: If they are not two vectors of one length.
+        InputError: If they are not two vectors of real numbers, of one length.
 
     Example:
         >>> distortion_of(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])).scale
         0.5
     """
+    for name, values in (("dx", dx), ("dphi", dphi)):
+        check_dense(values, name)
+        if values.is_complex():
+            raise InputError(f"{name} must hold real numbers, got {values.dtype}.")
     if dx.ndim != 1 or dx.shape != dphi.shape:
         raise InputError(
             "dx and dphi must hold one distance a pair, (P,) each, got "
@@ -223,9 +227,8 @@ def best_factor(dx: Tensor, dphi: Tensor) -> float:
         >>> best_factor(torch.tensor([1.0, 2.0]), torch.zeros(2))
         1.0
     """
-    if len(dphi) and not dphi.any():
-        return 1.0
-    return distortion_of(dx, dphi).scale
+    scale = distortion_of(dx, dphi).scale
+    return 1.0 if len(dphi) and not dphi.any() else scale
 
 
 def _pearson(a: Tensor, b: Tensor) -> float:

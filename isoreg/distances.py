@@ -87,6 +87,7 @@ def chebyshev(points: Tensor) -> Tensor:
         tensor([[0., 4.],
                 [4., 0.]])
     """
+    _check_points(points, 1)
     return _gaps(points).amax(-1)
 
 
@@ -96,7 +97,7 @@ def cosine(points: Tensor) -> Tensor:
     A zero vector has no direction: its similarity with every other point counts as 0.
 
     Args:
-        points: (b, d) floating points; others are refused.
+        points: (b, d) floating points, d >= 1; others are refused.
 
     Returns:
         (b, b) distances with an exact zero diagonal.
@@ -121,7 +122,7 @@ def angular(points: Tensor) -> Tensor:
     its digits kept near 0 and pi. A zero vector is at pi / 2 from every other point.
 
     Args:
-        points: (b, d) floating points; others are refused.
+        points: (b, d) floating points, d >= 1; others are refused.
 
     Returns:
         (b, b) angles in radians with an exact zero diagonal.
@@ -325,13 +326,16 @@ def exact_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _check_points(points: Tensor) -> None:
+def _check_points(points: Tensor, least: int = 0) -> None:
     """Refuse what a metric would give other numbers for: of integers, rounded ones."""
-    if not isinstance(points, Tensor) or points.ndim != 2 or not points.is_floating_point():
+    check_dense(points, "points")
+    if points.ndim != 2 or not points.is_floating_point():
         raise InputError(
             f"points must be a floating tensor (b, d), got {_described(points)}. "
             "Convert integers with .float(); pairwise_distances flattens other shapes."
         )
+    if points.shape[1] < least:
+        raise InputError(f"points must be (b, d) with d >= {least}, got {tuple(points.shape)}.")
 
 
 def _described(values: object) -> str:
@@ -376,7 +380,7 @@ def _root(squares: Tensor) -> Tensor:
 
 def _unit(points: Tensor) -> Tensor:
     """Points scaled to length 1; zero vectors stay 0."""
-    _check_points(points)
+    _check_points(points, 1)
     largest = points.detach().abs().amax(1, keepdim=True)  # so that no square overflows or is lost
     points = points / largest.masked_fill(largest == 0, 1)
     squares = points.to(exact_dtype(points.device)).square().sum(1, keepdim=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg.errors import InputError, check_integer, error_prefix, is_number
+from isoreg.masks import IGNORED
 from isoreg.penalty import isometry_penalty
 
 # how many LILs a level's loss reaches; None: all before it
@@ -198,7 +199,7 @@ class StackedLIL(nn.Module):
 
         Args:
             x: (N, in_features) points.
-            levels: Labels (N,) of each level.
+            levels: Labels (N,) of each level; -100 (`isoreg.masks.IGNORED`) for no class in it.
             alpha: Weight of the cross-entropy.
             beta: Weight of the penalty.
 
@@ -219,8 +220,9 @@ class StackedLIL(nn.Module):
             for index, (h, y) in enumerate(zip(features, levels, strict=True)):
                 against = references[index] if self.reference == "preceding" else x
                 logits = self._head(index)(h)[:, : self.classes[index]]
-                kind = "mean" if len(y) else "sum"  # the mean of no sample is NaN
-                total = total + alpha * F.cross_entropy(logits, y.long(), reduction=kind)
+                y = y.long()  # in uint8, class 156 equals IGNORED
+                kind = "mean" if bool((y != IGNORED).any()) else "sum"  # the mean of none is NaN
+                total = total + alpha * F.cross_entropy(logits, y, reduction=kind)
                 if beta:  # of collapsed features it is slow, and for nothing
                     total = total + beta * isometry_penalty(against, h, y)
         return total
@@ -254,10 +256,12 @@ class StackedLIL(nn.Module):
             if not is_tensor or y.shape != (len(x),):
                 got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else repr(y)
                 raise InputError(f"levels[{index}] must hold {len(x)} integers, got {got}.")
-            if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+            known = y.long()
+            known = known[known != IGNORED]
+            if len(known) and not 0 <= int(known.min()) <= int(known.max()) < classes:
                 raise InputError(
                     f"levels[{index}] must hold classes from 0 to {classes - 1}, "
-                    f"got {int(y.min())} to {int(y.max())}."
+                    f"got {int(known.min())} to {int(known.max())}."
                 )
 
 

@@ -147,7 +147,7 @@ def check_shape(labels: Tensor, n: int) -> None:
         raise InputError("labels must have values, got a tensor of the meta device.")
     if labels.is_complex() or (labels.is_floating_point() and labels.itemsize < 2):
         raise InputError(f"labels must be integers or probabilities, got {labels.dtype}.")
-    if labels.ndim != (2 if labels.is_floating_point() else 1) or labels.shape[1:] == (1,):
+    if labels.ndim != (2 if labels.is_floating_point() else 1) or labels.shape[1:] in ((0,), (1,)):
         _refuse_shape(labels)
     if labels.shape[0] != n:
         raise InputError(f"{len(labels)} labels for a batch of {n}.")

@@ -166,7 +166,7 @@ class FeatureQueue:
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse what cannot be loaded."""
-        if "rows" not in state:
+        if not {"size", "kind", "rows"} <= {*state}:
             raise InputError(
                 "the saved queue must be of this version of isoreg, got "
                 f"{', '.join(state)}. Start with an empty queue: it is full again soon."

@@ -26,6 +26,8 @@ _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _SIZE = (3.4, 2.6)
 _LAYER = 0.3  # what a layer's number is wide, in inches
+_LETTER = 0.055  # and a letter of its name
+_LONG = 20  # letters, more of which leave no room beside the axes
 _LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue are
 _SMALL = 8
 
@@ -64,12 +66,15 @@ def shepard(
         dx, dphi = (d.cpu() for d in found)  # matplotlib reads no other
         _check_pairs(dx, dphi)
         axes = linear_axes(axes)
-    axes.hexbin(dx, dphi, gridsize=40, mincnt=1, bins="log", cmap="cividis", linewidths=0.1)
+    longest = float(max(dx.max(), dphi.max())) or 1.0
+    right, top = ((float(d.max()) or longest) * 1.05 for d in (dx, dphi))
+    cells = {"gridsize": 40, "extent": (0, right, 0, top)}  # not the data's, which may be a point
+    axes.hexbin(dx, dphi, **cells, mincnt=1, bins="log", cmap="cividis", linewidths=0.1)
     axes.axline((0, 0), slope=1, color=COLOURS[1], linewidth=1, linestyle="--", label="kept")
     axes.legend(fontsize=_SMALL - 1, frameon=False, loc="upper left")
     measured = distortion_of(dx, dphi)
-    axes.set_xlim(0, (float(dx.max()) or 1e-12) * 1.05)
-    axes.set_ylim(0, (float(dphi.max()) or 1e-12) * 1.05)
+    axes.set_xlim(0, right)
+    axes.set_ylim(0, top)
     numbers = f"r = {measured.correlation:.3f}, stress = {measured.stress:.3f}"
     title = f"{numbers}, {measured.pairs:,} pairs\n(bright: many)"
     _label(axes, "distance between inputs", "distance between features", title)
@@ -174,7 +179,7 @@ def robust_accuracy(
             markersize=4,
             linewidth=1.3,
             label=as_written(
-                name
+                str(name)
                 + (" (warnings)" if report.warnings else "")
                 + (f" ({report.note})" if report.note else "")
             ),
@@ -193,7 +198,7 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
 
     The dot is the typical factor (1 / scale), the number above Pearson's r, and an isometry a dot
     on the dashed line. Layers without pairs, or whose features are all equal, are left out. A
-    figure of its own is as wide as many layers need.
+    figure of its own is as large as many layers and long names need.
 
     Args:
         layers: What ``iso.report()`` returned, or distortions by name, in the order of the model.
@@ -229,7 +234,11 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
                 "at least one layer must have pairs and features that differ, got "
                 f"{len(layers)} layers without. Train a step first, with two samples of a class."
             )
-        axes = _straight(axes, (max(_SIZE[0], _LAYER * len(shown)), _SIZE[1]))
+        names = list(map(as_written, shown))
+        longest, letters = max(map(len, names)), sum(map(len, names))
+        upright = letters > 30 and longest > _LONG
+        height = _SIZE[1] + _LETTER * longest * upright
+        axes = _straight(axes, (max(_SIZE[0], _LAYER * len(shown)), height))
         if axes.get_xscale() != "linear":
             raise InputError(
                 f"axes must be one whose x axis is linear, got {axes.get_xscale()}: layers stand "
@@ -252,8 +261,8 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
     axes.set_yscale("log")
     _plain_log(axes.yaxis, narrow=max(d.expansion for d in shown.values()) < 100 * least)
     axes.margins(x=0.1, y=0.15)
-    names = list(map(as_written, shown))
-    turned = {"rotation": 30, "ha": "right"} if sum(map(len, names)) > 30 else {}
+    slanted = {"rotation": 30, "ha": "right"} if letters > 30 else {}
+    turned = {"rotation": 90} if upright else slanted
     axes.set_xticks(range(len(names)), names, **turned)
     title = "bar: least to most, dot: typical,\nnumber: Pearson's r"
     _label(axes, "layer", "feature distance / input distance", title)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoreg import InputError
-from isoreg.diagnostics import distances_within, distortion, distortion_of
+from isoreg.diagnostics import best_factor, distances_within, distortion, distortion_of
 
 
 def test_an_isometry_has_no_stress_and_correlation_one() -> None:
@@ -195,3 +195,24 @@ def test_features_that_all_coincide_have_the_stress_1_whatever_the_scale() -> No
     for scale in (1.0, 2.0, "fit"):
         found = distortion(x, features, scale=scale)
         assert (found.stress, found.contraction, found.expansion) == (1, 0, 0)
+
+
+def test_the_best_scale_of_inputs_that_all_coincide_is_0_whatever_is_asked_for() -> None:
+    scales = [distortion(torch.ones(3, 2), torch.eye(3), scale=s).scale for s in (1.0, 2.0, "fit")]
+    assert scales == [0, 0, 0]
+
+
+@pytest.mark.parametrize("function", [distortion_of, best_factor])
+@pytest.mark.parametrize(
+    ("dx", "text"),
+    [
+        ([1.0, 2.0], "dx must be a tensor, got list"),
+        (None, "dx must be a tensor, got NoneType"),
+        (torch.ones(2) * 1j, "dx must hold real numbers, got torch.complex64"),
+    ],
+)
+def test_distances_that_are_no_tensor_of_real_numbers_are_refused(
+    function: Any, dx: Any, text: str
+) -> None:
+    with pytest.raises(InputError, match=text):
+        function(dx, torch.ones(2))

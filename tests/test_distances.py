@@ -509,7 +509,6 @@ def test_a_callable_of_two_sets_of_points_is_refused_with_what_to_write(
         (torch.ones(3, 2, dtype=torch.int64), "torch.int64 of shape (3, 2)"),
         (torch.ones(3), "torch.float32 of shape (3,)"),
         (torch.ones(2, 2, 2), "torch.float32 of shape (2, 2, 2)"),
-        ([[0.0]], "list"),
     ],
 )
 def test_a_metric_by_itself_takes_floating_points_alone(
@@ -518,6 +517,32 @@ def test_a_metric_by_itself_takes_floating_points_alone(
     text = re.escape(f"points must be a floating tensor (b, d), got {got}. Convert integers")
     with pytest.raises(InputError, match=text):
         METRICS[metric](points)
+
+
+@any_metric
+@pytest.mark.parametrize(
+    ("points", "text"),
+    [
+        ([[0.0]], "must be a tensor, got list"),
+        (torch.eye(2).to_sparse(), "must be a dense tensor"),
+        (torch.rand(2, 2, device="meta"), "must hold numbers to compute with, got .* meta device"),
+        (
+            torch.ones(2, 2).to(torch.float8_e4m3fn),
+            "must hold numbers to compute with, got .* float8",
+        ),
+    ],
+)
+def test_a_metric_by_itself_takes_numbers_alone(metric: str, points: Tensor, text: str) -> None:
+    with pytest.raises(InputError, match=f"^points {text}"):
+        METRICS[metric](points)
+
+
+@pytest.mark.parametrize("metric", ["chebyshev", "cosine", "angular"])
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_metric_that_needs_a_dimension_says_so(metric: str, size: int) -> None:
+    text = re.escape(f"points must be (b, d) with d >= 1, got ({size}, 0).")
+    with pytest.raises(InputError, match=text):
+        METRICS[metric](torch.zeros(size, 0))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from isoreg import InputError, isometry_penalty
 from isoreg.datasets import torus
 from isoreg.lil import GRADIENTS, LocallyIsometricLayer, StackedLIL
+from isoreg.masks import IGNORED, partition
 
 CLASSES = [2, 4, 8]
 
@@ -243,3 +244,26 @@ def test_what_is_no_activation_no_weight_and_no_labels_is_refused() -> None:
         stack.loss(x, [y], beta="auto")
     with pytest.raises(InputError, match="labels for each of 1 levels is needed, got NoneType"):
         stack.loss(x, None)
+
+
+def test_samples_that_no_group_of_a_partition_holds_are_left_out_of_their_level() -> None:
+    torch.manual_seed(0)
+    points, fine = torch.rand(12, 3), torch.arange(12) % 6
+    levels = [partition(fine, [[0, 1], [2, 3]]), partition(fine, [[0], [1], [2]])]
+    model = StackedLIL(3, [2, 3])
+    expected = torch.zeros(())
+    for logits, h, y in zip(model(points), model.features(points), levels, strict=True):
+        expected = expected + F.cross_entropy(logits[y >= 0], y[y >= 0])
+        expected = expected + isometry_penalty(points, h, y)
+    torch.testing.assert_close(model.loss(points, levels), expected)
+    nobody = torch.full((12,), IGNORED)
+    assert model.loss(points, [nobody, nobody]) == 0
+    with pytest.raises(InputError, match="must hold classes from 0 to 1, got 0 to 2"):
+        model.loss(points, [levels[1], levels[0]])
+
+
+def test_in_uint8_class_156_is_not_the_ignored_one() -> None:
+    torch.manual_seed(0)
+    points, y = torch.rand(4, 3), torch.tensor([156, 156, 0, 1])
+    model = StackedLIL(3, [200])
+    torch.testing.assert_close(model.loss(points, [y.to(torch.uint8)]), model.loss(points, [y]))

@@ -361,3 +361,8 @@ def test_values_can_be_checked_by_themselves() -> None:
     check_label_values(torch.tensor([True, False]))
     with pytest.raises(InputError, match="-2 at position 1"):
         check_label_values(torch.tensor([0, -2]))
+
+
+def test_probabilities_of_no_class_are_refused() -> None:
+    with pytest.raises(InputError, match=r"with two classes or more, got shape \(3, 0\)"):
+        pair_weights(torch.zeros(3, 0), 3)

@@ -411,3 +411,11 @@ def test_a_queue_that_was_filled_in_inference_mode_goes_on_in_training() -> None
     values = [isometry_penalty(x, leaf, y, queue=queue) for queue in queues]
     torch.testing.assert_close(values[:2], [values[2]] * 2)
     sum(values).backward()
+
+
+@pytest.mark.parametrize("key", ["size", "kind", "rows"])
+def test_a_state_without_all_of_its_parts_is_refused(key: str) -> None:
+    state = FeatureQueue(3).state_dict()
+    del state[key]
+    with pytest.raises(InputError, match="the saved queue must be of this version of isoreg, got"):
+        FeatureQueue(3).load_state_dict(state)

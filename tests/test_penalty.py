@@ -1027,3 +1027,51 @@ def test_layers_made_of_each_other_have_the_same_gradient_where_it_is_differenti
     assert_close(again, plain)
     assert gradcheck(total, first)
     assert gradgradcheck(total, first)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-15, 1e15])
+@pytest.mark.parametrize("distance", ["manhattan", "chebyshev"])
+def test_a_fitted_scale_is_that_of_float64_in_any_unit(distance: str, unit: float) -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(8, 3), torch.arange(8) % 2
+    phi = (unit * torch.rand(8, 2)).requires_grad_()
+    wide = phi.detach().double().requires_grad_()
+
+    def fitted(inputs: Tensor, features: Tensor) -> Tensor:
+        return isometry_penalty(
+            inputs, features, y, distance=distance, input_distance="cosine", scale="fit"
+        )
+
+    value, expected = fitted(x, phi), fitted(x.double(), wide)
+    assert_close(value.double(), expected, rtol=1e-4, atol=0.0)
+    gradients = [torch.autograd.grad(v, p)[0] for v, p in ((value, phi), (expected, wide))]
+    assert_close(unit * gradients[0].double(), unit * gradients[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan", "chebyshev"])
+def test_a_pair_that_does_not_count_may_be_so_far_that_its_square_is_infinite(
+    distance: str,
+) -> None:
+    torch.manual_seed(0)
+    x, phi = torch.rand(6, 3), torch.rand(6, 2)
+    y = torch.tensor([0, 0, 0, 0, IGNORED, IGNORED])
+    expected = isometry_penalty(x, phi, y, distance=distance)
+    x[4:] *= 1e25
+    assert_close(isometry_penalty(x, phi, y, distance=distance), expected)
+    x[4:], phi[4:] = 0, 1e25 * phi[4:]
+    assert_close(isometry_penalty(x, phi, y, distance=distance), expected)
+
+
+@pytest.mark.parametrize(
+    "metric", [lambda z: torch.cdist(z.detach(), z.detach()), lambda z: torch.cdist(z, z) > 0.5]
+)
+def test_a_distance_of_features_that_no_gradient_goes_through_is_refused(metric: Any) -> None:
+    x, phi, y = torch.rand(4, 3), torch.rand(4, 2), torch.arange(4) % 2
+    text = "^isometry_penalty: the distance of the features must be differentiable, got distances"
+    with pytest.raises(InputError, match=text):
+        isometry_penalty(x, phi.clone().requires_grad_(), y, distance=metric)
+    value = isometry_penalty(x, phi, y, distance=metric)
+    with torch.no_grad():
+        assert isometry_penalty(x, phi.clone().requires_grad_(), y, distance=metric) == value
+    phi.requires_grad_()
+    assert isometry_penalty(x, phi, y, distance="cosine", input_distance=metric).requires_grad

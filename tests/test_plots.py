@@ -153,14 +153,25 @@ def test_axes_reach_a_little_further_than_the_longest_distance_also_if_all_are_z
     assert axes.get_ylim()[1] == pytest.approx(1.05 * float(dphi.max()))
     diagonal = next(line for line in axes.lines if line.get_label() == "kept")
     assert (diagonal.get_xy1(), diagonal.get_slope()) == ((0, 0), 1)
-    assert 0 < plots.shepard(X, torch.zeros(30, 2), Y).get_ylim()[1] < 1e-9
-    assert 0 < plots.shepard(torch.zeros(30, 2), X, Y).get_xlim()[1] < 1e-9
+    assert plots.shepard(X, torch.zeros(30, 2), Y).get_ylim() == axes.get_xlim()
+    assert plots.shepard(torch.zeros(30, 2), X, Y).get_xlim() == axes.get_xlim()
+    assert plots.shepard(torch.zeros(3, 2), torch.zeros(3, 2)).get_xlim() == (0, 1.05)
     alike = plots.distance_histograms(torch.zeros(4, 2), torch.zeros(4, 2))
     assert alike.get_xlim() == (0, 1)
     assert alike.get_ylim()[0] == 0
     assert alike.get_xlabel() == "distance"
     within = "distance between two samples of a class"
     assert plots.distance_histograms(X, PHI, Y).get_xlabel() == within
+
+
+@pytest.mark.parametrize(
+    "features", [2 * X[:2], torch.zeros(30, 2), torch.full((30, 2), 3.0), X * 1e-20]
+)
+def test_each_cell_of_a_shepard_diagram_is_a_fortieth_of_its_axes(features: torch.Tensor) -> None:
+    axes = plots.shepard(X[: len(features)], features)
+    cell = axes.collections[0].get_paths()[0].get_extents()
+    assert cell.width == pytest.approx(axes.get_xlim()[1] / 40, rel=0.01)
+    assert 0.02 < cell.height / axes.get_ylim()[1] < 0.06
 
 
 @pytest.mark.parametrize("name", ["shepard", "histograms", "robust"])
@@ -264,7 +275,7 @@ def test_a_layer_that_puts_points_together_has_a_bar_down_to_the_least_that_is_s
 
 
 def test_long_names_of_layers_are_turned_and_minor_numbers_shown_where_there_are_few() -> None:
-    for name, turn in (("a" * 29, 0.0), ("a" * 30, 30.0)):
+    for name, turn in (("a" * 29, 0.0), ("a" * 30, 90.0)):
         axes = plots.layer_distortion({name: distortion(X, PHI, Y), "b": distortion(X, X, Y)})
         assert {tick.get_rotation() for tick in axes.get_xticklabels()} == {turn}
     for factor, shown in ((1, True), (1e4, False)):
@@ -285,6 +296,24 @@ def test_of_many_layers_no_number_and_no_name_covers_another() -> None:
     sine = np.sin(np.deg2rad(ticks[0].get_rotation()))
     height = ticks[0].get_fontsize() * axes.figure.dpi / 72
     assert all((b - a) * sine > height for a, b in between)
+
+
+@pytest.mark.parametrize("size", [20, 21, 60])
+def test_names_of_any_length_leave_room_for_the_bars(size: int) -> None:
+    names = ["a" * size, "b" * size]
+    axes = plots.layer_distortion(dict.fromkeys(names, distortion(X, PHI, Y)))
+    assert axes.get_xticklabels()[0].get_rotation() == (30 if size == 20 else 90)
+    axes.figure.draw_without_rendering()
+    box, page = axes.get_window_extent(), axes.figure.bbox
+    assert box.height > 0.3 * plots._SIZE[1] * axes.figure.dpi
+    assert box.width > 0.5 * page.width
+    labels = [tick.get_window_extent() for tick in axes.get_xticklabels()]
+    assert all(page.y0 <= label.y0 for label in labels)
+
+
+def test_reports_may_be_named_by_numbers_too() -> None:
+    legend = plots.robust_accuracy({1: REPORT}).get_legend()  # type: ignore[dict-item]
+    assert [text.get_text() for text in legend.get_texts()] == ["1"]
 
 
 def test_layers_may_be_named_by_numbers_as_curves_may() -> None:

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "masks": {"errors", "_pairs.precision"},
     "_pairs.options": {"errors"},
     "_pairs.plan": {"_tables", "_pairs.options", "_pairs.precision", "distances", "masks"},
-    "_pairs.dense": {"_pairs.options", "_pairs.plan", "distances", "masks"},
+    "_pairs.dense": {"errors", "_pairs.options", "_pairs.plan", "distances", "masks"},
     "_pairs.backends": {"_pairs.plan", "_pairs.precision", "distances", "masks"},
     "_pairs.engine": {"errors", "_pairs.plan", "_pairs.precision", "_pairs.backends"},
     "_pairs.node": {
@@ -154,7 +154,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_attach.reference",
         "_attach.samples",
     },
-    "lil": {"errors", "penalty"},
+    "lil": {"errors", "masks", "penalty"},
     "diagnostics": {"errors", "_tables", "distances", "masks", "_pairs.options", "_pairs.plan"},
     "references": {"errors", "_attach.reference", "_pairs.precision", "_tables", "distances"},
     "robustness": {"errors", "_compiled", "_graph"},

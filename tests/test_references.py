@@ -512,8 +512,14 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
         ),
         (
             lambda: references.patches(torch.ones(4, 1, 12, 12)),
-            "patches: images must show 32 patches with contrast, got 0. Give more images, or ask "
-            "for fewer filters.",
+            "patches: images must show 32 patches with contrast, got 0. Contrast is a standard "
+            "deviation above 0.05: give finite images from 0 to 1, more of them, or ask for fewer "
+            "filters.",
+        ),
+        (
+            lambda: references.blurred(1.0)(torch.rand(2, 1, 0, 4)),
+            "blurred: images must be (b, c, h, w) floating points, got torch.float32 of shape "
+            "(2, 1, 0, 4).",
         ),
         (
             lambda: references.patches(images(), filters=1),

@@ -48,8 +48,9 @@ def learn_patterns(images: Tensor, size: int, filters: int, seed: int) -> Patter
     chosen = _sample_patches(images, size, generator)
     if len(chosen) < filters:
         raise InputError(
-            f"images must show {filters} patches with contrast, got {len(chosen)}. "
-            "Give more images, or ask for fewer filters."
+            f"images must show {filters} patches with contrast, got {len(chosen)}. Contrast is a "
+            "standard deviation above 0.05: give finite images from 0 to 1, more of them, or ask "
+            "for fewer filters."
         )
     mean, white = _whitening(chosen)
     return Patterns(mean, white, _kmeans((chosen - mean) @ white, filters, generator))

@@ -57,8 +57,9 @@ def manifold(
             network in eval mode; None: the samples as they are.
         neighbors: Of each sample in the graph, k.
         dimensions: Of the result.
-        spread: Root mean squared distance between the places of the samples, before means are
-            taken. `scaled` of the result, on the samples, gives the means this distance.
+        spread: Root mean squared distance between the places of two samples, drawn with
+            replacement, before means are taken. `scaled` of the result, on the samples, gives the
+            means this distance.
 
     Returns:
         A callable from points (b, ...) to (b, dimensions). It ignores further arguments.

@@ -25,9 +25,9 @@ def blurred(sigma: float) -> Reference:
         r(x)_{uv} = \sum_{ab} g(a)\, g(b)\, x_{u+a,\,v+b}, \qquad
         g(a) \propto e^{-a^2 / 2 \sigma^2}
 
-    with zeros outside the image and g cut off at 3 sigma. Strokes that are shifted by a pixel
-    come closer to each other than they are in raw pixels. Computed in the dtype of the images,
-    whatever autocast says.
+    with zeros outside the image and g cut off at 3 sigma, rounded up to a whole pixel. Strokes
+    that are shifted by a pixel come closer to each other than they are in raw pixels. Computed in
+    the dtype of the images, whatever autocast says.
 
     Args:
         sigma: Width of the Gaussian, in pixels.
@@ -57,9 +57,9 @@ def patches(
 ) -> Reference:
     r"""Which small patterns an image shows, and roughly where: convolutional features, no labels.
 
-    Every patch of ``size`` by ``size`` pixels has its mean taken off, is divided by its standard
-    deviation and whitened; k-means of such patches gives the ``filters`` patterns c_f. With
-    ``z_f = |patch - c_f|`` a patch shows pattern f by
+    Every patch of ``size`` by ``size`` pixels has its mean taken off, is divided by the root of
+    its variance plus 0.01, which fits images from 0 to 1, and whitened; k-means of such patches
+    gives the ``filters`` patterns c_f. With ``z_f = |patch - c_f|`` a patch shows pattern f by
 
     .. math::
         a_f = \max(0,\ \mathrm{mean}_g\, z_g - z_f)
@@ -103,7 +103,7 @@ def patches(
 def _blur(images: Tensor, *, weights: Tensor) -> Tensor:
     with error_prefix("blurred"):
         check_dense(images, "images")
-        if images.ndim != 4 or not images.is_floating_point():
+        if images.ndim != 4 or not images.is_floating_point() or 0 in images.shape[1:]:
             raise InputError(
                 f"images must be (b, c, h, w) floating points, got {images.dtype} of shape "
                 f"{tuple(images.shape)}."

@@ -23,7 +23,7 @@ def scaled(reference: Reference | None, samples: Tensor, *, spread: float = 10.0
         reference: What to multiply, a network in eval mode and without gradients; None: the points
             as they are.
         samples: (n, ...) floating points to measure on, not all equal.
-        spread: The root mean squared distance of two samples.
+        spread: The root mean squared distance of two samples, drawn with replacement.
 
     Returns:
         A callable from points (b, ...) to what the reference gives for them, multiplied.
@@ -60,7 +60,7 @@ def standardized(
         reference: What to divide, a network in eval mode and without gradients; None: the points
             as they are.
         samples: (n, ...) floating points to measure on, not all equal.
-        spread: The root mean squared distance of two samples.
+        spread: The root mean squared distance of two samples, drawn with replacement.
 
     Returns:
         A callable from points (b, ...) to what the reference gives for them, (b, m), divided.
