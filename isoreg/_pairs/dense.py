@@ -55,9 +55,13 @@ def dense_penalty(
     weights_bb = pair_weights(labels, n, dtype=targets_bb.dtype, device=device)
     if given is not None:
         weights_bb = weights_bb * given
-    tables = (_feature_distances(metric, x) for x in features)
+    # the square of a pair that does not count may be infinite in float32, and 0 times that is NaN;
+    # and those of small numbers would be rounded to 0
+    exact, dtype = exact_dtype(device), targets_bb.dtype
+    targets_bb, weights_bb = targets_bb.to(exact), weights_bb.to(exact)
+    tables = (_feature_distances(metric, x).to(exact) for x in features)
     stresses = [_stress(targets_bb, distances_bb, weights_bb, scale) for distances_bb in tables]
-    return torch.stack(stresses) / _total_weight(weights_bb, reduction)
+    return (torch.stack(stresses) / _total_weight(weights_bb, reduction)).to(dtype)
 
 
 def _feature_distances(metric: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
@@ -81,23 +85,18 @@ def mean_stress(
 
 def fitted_scale(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor) -> Tensor:
     """The scale that makes the stress smallest."""
-    exact = exact_dtype(distances_bb.device)  # squares of small float32 would be rounded to 0
-    targets_bb, distances_bb = targets_bb.to(exact), distances_bb.to(exact)
     weighted_bb = weights_bb * distances_bb
     return best_scale((weighted_bb * targets_bb).sum(), (weighted_bb * distances_bb).sum())
 
 
 def _stress(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor, scale: Scale) -> Tensor:
     """Weighted sum of the squared differences between distances: raw stress, in MDS's words."""
-    dtype, exact = targets_bb.dtype, exact_dtype(targets_bb.device)
-    # the square of a pair that does not count may be infinite in float32, and 0 times that is NaN
-    targets_bb, distances_bb = targets_bb.to(exact), distances_bb.to(exact)
     if isinstance(scale, str):
         scale = fitted_scale(targets_bb, distances_bb, weights_bb)
     if isinstance(scale, Tensor):
         distances_bb, scale = scale * distances_bb, 1.0
     gaps_bb = torch.sub(targets_bb, distances_bb, alpha=scale)
-    return (weights_bb * gaps_bb.square()).sum().to(dtype)
+    return (weights_bb * gaps_bb.square()).sum()
 
 
 def best_scale(cross: Tensor, squared: Tensor) -> Tensor:
