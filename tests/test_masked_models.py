@@ -127,6 +127,12 @@ def test_a_gradient_that_does_not_keep_its_promise_is_a_sign_and_an_honest_one_i
     assert [signs(honest(name)) for name in HONEST] == [[]] * len(HONEST)
 
 
+def test_logits_that_are_flat_and_jump_from_class_to_class_are_called_out() -> None:
+    x, y = images_of("test", 60)
+    report = evaluate(MASKED["Ranks"](), x, y, eps=EPS, attacks="quick")
+    assert "times the radius (median): the gradient at the images does not see" in str(report)
+
+
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.1), ("Linf", 0.15), ("L2", 0.5)])
 def test_a_class_that_is_always_second_and_never_first_does_not_hide_the_others(
     norm: str, eps: float
