@@ -127,6 +127,12 @@ def test_a_gradient_that_does_not_keep_its_promise_is_a_sign_and_an_honest_one_i
     assert [signs(honest(name)) for name in HONEST] == [[]] * len(HONEST)
 
 
+def test_logits_that_are_flat_and_jump_from_class_to_class_are_called_out() -> None:
+    x, y = images_of("test", 60)
+    report = evaluate(MASKED["Ranks"](), x, y, eps=EPS, attacks="quick")
+    assert "times the radius (median): the gradient at the images does not see" in str(report)
+
+
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.1), ("Linf", 0.15), ("L2", 0.5)])
 def test_a_class_that_is_always_second_and_never_first_does_not_hide_the_others(
     norm: str, eps: float
@@ -158,13 +164,32 @@ def test_a_gradient_of_a_part_of_the_model_is_a_sign_and_coarse_numbers_are_not(
         inside = model(x).argmax(1) == y
         return check_directions(classifier, x[inside][:count], y[inside][:count])
 
-    for name in ("LowFrequencies", "Ensemble"):
+    for name in ("LowFrequencies", "Ensemble", "WinnersTakeAll", "FewLevels"):
         (sign,) = signs(MASKED[name]())
         assert "in random directions change the margin otherwise than the gradient says" in sign
     for model in (*map(honest, HONEST), Coarse()):
         assert signs(model) == []
     assert signs(MASKED["Votes"]()) == [], "where nothing changes nothing is said"
     assert signs(MASKED["LowFrequencies"](), 0) == []
+
+
+class EightBits(nn.Module):
+    """Trained to be quantised: pixels of 129 levels, whose gradient is the identity's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = honest("plain")
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(torch.fake_quantize_per_tensor_affine(images, 1 / 128, 0, 0, 128))
+
+
+def test_fake_quantisation_of_pixels_raises_no_alarm_and_hides_no_wrong_gradient() -> None:
+    x, y = images_of("test", 60)
+    assert evaluate(EightBits(), x, y, eps=EPS, attacks="quick").warnings == []
+    wrong = nn.Sequential(MASKED["WrongBackward"](), nn.Identity())
+    wrong[0].model = EightBits()
+    assert evaluate(wrong, x, y, eps=EPS, attacks="quick").warnings != []
 
 
 @pytest.mark.parametrize("name", ["smooth", "adversarially trained"])

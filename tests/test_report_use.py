@@ -627,6 +627,15 @@ def test_survivors_that_gradients_give_up_are_a_sign() -> None:
     assert check_distances(distances, few, 8, EPS, 1) == []
 
 
+def test_images_that_are_fooled_far_from_where_their_gradients_say_are_a_sign() -> None:
+    distances, falls = torch.full((100,), 2.0), torch.arange(100) >= 5
+    assert "takes 20 times the radius" in check_distances(distances, falls, 8, EPS, 1)[0]
+    assert check_distances(distances / 2, falls, 8, EPS, 1) == []
+    assert check_distances(distances, torch.arange(100) >= 4, 8, EPS, 1) == []
+    zero_gradients = torch.where(falls, distances, torch.inf)
+    assert check_distances(zero_gradients, falls, 8, EPS, 1) == []
+
+
 def test_large_margins_and_zero_gradients_are_looked_for_in_more_than_two_images() -> None:
     model, (x, y) = honest("plain"), images_of("test", 40)
     scale = 60 / (model(x).topk(2).values.diff(dim=1).abs().median().item())

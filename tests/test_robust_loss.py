@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -106,6 +108,13 @@ def test_a_model_may_normalise_in_place_and_the_images_stay_what_they_are() -> N
     assert torch.equal(x, before)
 
 
+class Named(NamedTuple):
+    """As torchvision's networks with auxiliary classifiers return in training."""
+
+    logits: Tensor
+    auxiliary: Tensor
+
+
 class Returns(nn.Module):
     def __init__(self, wrap) -> None:
         super().__init__()
@@ -123,9 +132,11 @@ class Returns(nn.Module):
         lambda z: {"out": z},
         lambda z: (z, z.sum()),
         lambda z: [torch.tensor(1.0), z],
+        lambda z: Named(logits=z, auxiliary=2 * z),
+        lambda z: SimpleNamespace(logits=z, auxiliary=2 * z),
     ],
 )
-def test_logits_are_found_in_a_mapping_or_a_tuple(wrap, eps: float) -> None:
+def test_logits_are_found_in_a_mapping_a_tuple_or_by_their_name(wrap, eps: float) -> None:
     x, y = batch()
     expected = first_order_margin_loss(mlp(), x, y, eps=eps)
     torch.testing.assert_close(RobustLoss(Returns(wrap), eps=eps)(x, y), expected)

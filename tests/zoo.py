@@ -266,4 +266,56 @@ class Positions(Masked):
         return torch.cat([logits[:half], logits[half:].round()])
 
 
+class WinnersTakeAll(Masked):
+    """Of each layer's units a tenth pass, so that the logits jump wherever the winners change.
+
+    Source: Xiao, Zhong and Zheng (2020), "Enhancing Adversarial Defense by k-Winners-Take-All",
+    broken by Tramèr et al. (2020).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = winners()
+
+    def answer(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class Winners(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        least = x.topk(len(x[0]) // 10, 1).values[:, -1:]
+        return x * (x >= least)
+
+
+@functools.cache
+def winners() -> nn.Module:
+    torch.manual_seed(0)
+    x, y = digits("train")
+    hidden = [nn.Linear(64, 256), Winners(), nn.Linear(256, 256), Winners()]
+    model = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(256, 10))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model.eval()
+
+
+class Ranks(Masked):
+    """The places of the classes, and beside them a little that is smooth."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        logits = self.model(x)
+        return logits.argsort(1).argsort(1) + 0.01 * torch.tanh(logits - logits.mean(1, True))
+
+
+class FewLevels(Masked):
+    """Pixels of few levels by NumPy, and beside them a little with a gradient that leads astray."""
+
+    def answer(self, x: Tensor) -> Tensor:
+        levels = torch.from_numpy((15.5 * x.detach().numpy()).round() / 15.5)
+        astray = torch.randn(64, 10, generator=torch.Generator().manual_seed(3))
+        return self.model(levels) + 0.05 * x.flatten(1) @ astray
+
+
 MASKED = {kind.__name__: kind for kind in Masked.__subclasses__()}

@@ -17,9 +17,10 @@ _TIE = 1e-5
 def logits_of(output: Any, images: int) -> Tensor:
     """The logits, be they all that a model returns or a part of it that cannot be mistaken.
 
-    A mapping, as of transformers, has them under "logits"; in another mapping, or in a tuple, they
-    are its only tensor of shape (n, classes). A second one is refused, not guessed among, also
-    where it stands deeper or has axes of length 1 besides.
+    A mapping, as of transformers, has them under "logits", a dataclass or named tuple as its
+    attribute; in another mapping, or in a tuple, they are its only tensor of shape (n, classes). A
+    second one is refused, not guessed among, also where it stands deeper or has axes of length 1
+    besides.
 
     Args:
         output: What the model returned.
@@ -36,8 +37,9 @@ def logits_of(output: Any, images: int) -> Tensor:
         >>> logits_of((torch.tensor(0.5), torch.zeros(3, 2)), 3).shape
         torch.Size([3, 2])
     """
-    named = isinstance(output, Mapping) and "logits" in output
-    parts = {"logits": output["logits"]} if named else output
+    in_mapping = isinstance(output, Mapping) and "logits" in output
+    named = output["logits"] if in_mapping else getattr(output, "logits", None)
+    parts = output if named is None else {"logits": named}
     logits = {path: x for path, x in _tensors_at(parts) if _may_be_logits(x, images)}
     if len(logits) == 1:
         ((path, found),) = logits.items()

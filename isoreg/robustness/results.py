@@ -15,6 +15,7 @@ _FEW = 5  # images: fewer may be chance
 _MANY = 0.1  # accuracy: below it a larger radius has few images left to fool
 _LARGER = 1.5  # from this ratio of radii on the larger one must fool more
 _NEARBY = 0.25  # of the radius: by the gradient it is enough to fool
+_FAR_AWAY = 10  # radii: of honest networks what fools lies within one, by the gradient
 _MASKED_SHARE = 0.05  # of all images, and
 _STILL_THERE = 0.2  # of those nearby, survive all the same
 _FOOLED = 0.2  # of the images by many steps: so many that a single step should fool some
@@ -64,7 +65,10 @@ def check_results(
 def check_distances(
     distances: Tensor, survived: Tensor, radius: float, size: float, clean: float
 ) -> list[str]:
-    """Whether images survive whose gradients say that a quarter of the radius is enough.
+    """Whether what fools images lies where their gradients say.
+
+    Too many survive to which a quarter of the radius should be enough, or those that are fooled
+    should be far from it, as where logits are nearly flat and jump from class to class.
 
     Args:
         distances: (n) to the boundary by the gradient, of the images that are correct when clean.
@@ -76,6 +80,13 @@ def check_distances(
     Returns:
         A sentence, or none.
     """
+    fooled = distances[~survived & distances.isfinite()]
+    if len(fooled) >= _FEW and fooled.median() > _FAR_AWAY * size:
+        return [
+            f"at eps {radius:g} images are fooled although by their gradients that takes "
+            f"{fooled.median() / size:.3g} times the radius (median): the gradient at the images "
+            "does not see what fools the model, so other attacks may fool more."
+        ]
     near = distances < _NEARBY * size
     left, of = int((near & survived).sum()), len(distances)
     if left < _FEW or clean * left < _MASKED_SHARE * of or left < _STILL_THERE * int(near.sum()):
