@@ -29,7 +29,7 @@ def agreement(wanted: Tensor, found: Tensor) -> dict[str, float]:
     oneself = torch.eye(len(wanted), dtype=torch.bool)
     others = (table.masked_fill(oneself, torch.inf) for table in (wanted, found))
     return {
-        "RMSE": float(gaps.square().mean().sqrt() / wanted[pairs].double().mean()),
+        "RMSE": float(gaps.detach().square().mean().sqrt() / wanted[pairs].double().mean()),
         "r": distortion_of(wanted[pairs].double(), found[pairs].double()).correlation,
         "overlap": overlap(*others, among=NEAREST),
     }
