@@ -261,6 +261,7 @@ def test_the_operator_is_registered_as_torch_wants_it() -> None:
     )
 
 
+@pytest.mark.filterwarnings("error:Dynamo does not know")  # which sends people to torch's tracker
 def test_a_compiled_step_with_a_queue_is_that_of_eager() -> None:
     def trained(compiled: bool, **options: Any) -> list[Tensor]:
         torch.manual_seed(0)

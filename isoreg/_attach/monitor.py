@@ -206,7 +206,8 @@ class Monitor:
 def _unwrapped(x: Tensor) -> Tensor:
     """The numbers of a tensor that a transform of torch.func has wrapped, which torch 2.9 reads."""
     wrapped = torch._C._functorch
-    while wrapped.is_functorch_wrapped_tensor(x):
+    # behind a break of its graph a compiled step compiles this too, which knows no such question
+    while not torch.compiler.is_compiling() and wrapped.is_functorch_wrapped_tensor(x):
         x = wrapped.get_unwrapped(x)
     return x
 
