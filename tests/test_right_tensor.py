@@ -1048,7 +1048,7 @@ def test_the_control_exchanges_the_reference_within_classes_and_draws_anew(optio
     for _ in range(3):
         state = torch.random.get_rng_state()
         model(x)
-        values.append(float(iso(Y, **options)))
+        values.append(iso(Y, **options).item())
         assert torch.equal(torch.random.get_rng_state(), state)
     assert len(set(values)) == 3
     each = torch.arange(N)
