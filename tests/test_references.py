@@ -206,6 +206,8 @@ def test_patches_are_the_same_for_the_same_seed_and_others_for_another() -> None
     )
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+    with pytest.raises(InputError, match="seed must be an integer of at least 0 and at most 1844"):
+        references.patches(x, size=3, filters=4, seed=2**64)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ def test_a_seed_fixes_a_shape_and_another_gives_another_without_touching_torch_s
         first, again, other = (shape(50, noise=noise, seed=seed)[0] for seed in (3, 3, 4))
         assert torch.equal(first, again)
         assert not torch.allclose(first, other)
+        with pytest.raises(InputError, match="seed must be an integer of at least 0 and at most"):
+            shape(50, noise=noise, seed=2**64)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

@@ -116,7 +116,7 @@ def torus(
 
 def _check(n: int, least: int, noise: float, seed: int) -> None:
     check_integer("n", n, least)
-    check_integer("seed", seed, 0)
+    check_integer("seed", seed, 0, 2**64 - 1)
     if not is_number(noise) or not 0 <= noise < math.inf:
         raise InputError(f"noise must be finite and >= 0, got {noise!r}.")
 

@@ -93,7 +93,7 @@ def patches(
     with error_prefix("patches"):
         _check_images(images, size=size, grid=grid)
         check_integer("filters", filters, 2)
-        check_integer("seed", seed, 0)
+        check_integer("seed", seed, 0, 2**64 - 1)
         size, grid, filters = int(size), int(grid), int(filters)  # torch takes none of numpy's
         with torch.no_grad(), full_precision(images.device):
             patterns = learn_patterns(images, size, filters, seed)
