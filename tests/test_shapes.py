@@ -123,7 +123,10 @@ def test_cylinders_are_cut_around_the_axis_and_bands_around_the_tube() -> None:
         (lambda: torus(9, tube=0.67), "torus: tube and radius must be 0 < tube < radius"),
         (lambda: torus(0), "torus: n must be an integer of at least 1, got 0."),
         (lambda: torus(1e3), "torus: n must be an integer of at least 1, got 1000.0."),
-        (lambda: torus(9, seed=-1), "torus: seed must be an integer of at least 0, got -1."),
+        (
+            lambda: torus(9, seed=-1),
+            f"torus: seed must be an integer of at least 0 and at most {2**64 - 1}, got -1.",
+        ),
         (lambda: torus(9, radius=math.inf), "torus: tube and radius must be 0 < tube < radius, b"),
         (lambda: torus(9, tube="thin"), "torus: tube and radius must be 0 < tube < radius, both"),
         (lambda: torus(9, noise="some"), "torus: noise must be finite and >= 0, got 'some'."),
