@@ -92,8 +92,8 @@ class IsometryReport:
             yield from _problems(name, layer, self.beta)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return {**asdict(self), "warnings": self.warnings}
+        """All of it, for JSON: what is not known, or not finite, is None."""
+        return {**asdict(self, dict_factory=_known), "warnings": self.warnings}
 
     def __str__(self) -> str:
         width = max([12, *map(len, self.layers)])
@@ -114,6 +114,12 @@ class IsometryReport:
                 f"{layer.penalty:>10.3g}{layer.gradient:>10.2g}"
             )
         return "\n".join([*lines, *[f"WARNING: {warning}" for warning in self.warnings]])
+
+
+def _known(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Fields by name; JSON has no NaN and no infinite number."""
+    unknown = (isinstance(value, float) and not math.isfinite(value) for _, value in items)
+    return {name: None if no else value for (name, value), no in zip(items, unknown, strict=True)}
 
 
 def _short(stress: float) -> str:

@@ -263,7 +263,9 @@ def test_the_report_goes_through_json_and_prints_a_row_a_layer() -> None:
     iso = IsometryRegularizer(model, ["1", "3"])
     step(model, iso, x, y)
     report = iso.report()
-    assert json.loads(json.dumps(report.to_dict()))["layers"]["3"]["distortion"]["pairs"] == 35
+    found = json.loads(json.dumps(report.to_dict(), allow_nan=False))["layers"]["3"]
+    assert found["distortion"]["pairs"] == 35
+    assert found["remaining"] is None, "not known before the fourth look"
     lines = str(report).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["layer", "1", "3"]
     assert len(lines[1]) == len(lines[2]) == len(lines[3])
