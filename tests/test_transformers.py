@@ -599,7 +599,7 @@ def test_a_trainer_can_train_twice(tmp_path: Path) -> None:
     found = trainer(vit(), tmp_path, isometry={"beta": 0.5})
     found.train()
     first = found.iso
-    found.train()
+    found.train(None, None)  # the Trainer's arguments in their order
     assert found.iso is not first
     assert found.iso.report().steps == 1
 

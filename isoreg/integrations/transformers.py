@@ -90,7 +90,9 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         self._trains = self._attached = self._added = False
         super().__init__(*args, **kwargs)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Train; the penalty is attached meanwhile, and resumed with the rest."""
         found = resume_from_checkpoint
         if found is True:
@@ -99,7 +101,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         self._loss_is_mean: bool | None = None  # another model or loss may be trained now
         self._trains, self._added = True, False
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             if self.iso is not None:
                 self.iso.detach()
