@@ -94,7 +94,9 @@ class IsometryRegularizer(Watching):
             Where it is not certain, as in autoencoders, an error lists candidates. After dropout,
             whose noise counts as distance, name the module before it. A name, a glob
             within dotted parts (``"blocks.*"``), a module, a module type, a predicate on (name,
-            module), ``"stages"`` of a timm model, a list of these, or a dict name -> weight.
+            module), ``"stages"`` of a timm model, a list of these, or a dict name -> weight. Names
+            are those in the model, or those before it was compiled or put into
+            `DistributedDataParallel`.
         beta: Weight of the penalty, finite and >= 0; beta_l is beta times the weight of l. "auto",
             or an `isoreg.AutoBeta`: the weight that keeps the penalty's gradient at a share of the
             loss's, 0.1 by default.

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from isoreg import InputError, IsometryRegularizer, LayerError, RecordError, isometry_penalty
+from isoreg._attach.layers import Layers
 
 Y = torch.arange(12) % 3
 
@@ -573,6 +574,17 @@ def find_classifiers_of_wrappers(rank: int, folder: str) -> None:
             wrapped(x)
             torch.testing.assert_close(iso(y), expected)
             assert iso.layers == [name]
+        around = name.removesuffix("fc")
+        selectors: list[Layers] = ["body", "bod?", {"body": 2.0, "b*": 1.0}, around + "body"]
+        for layers in selectors:  # by the name that it had before, or the one that it has
+            torch._dynamo.reset()
+            with IsometryRegularizer(wrapped, layers, inputs="body") as iso:
+                wrapped(x)
+                features = model.body(x)
+                weight = 2.0 if isinstance(layers, dict) else 1.0
+                penalty = isometry_penalty(features.detach(), features, y)
+                torch.testing.assert_close(iso(y), weight * penalty)
+                assert iso.layers == [around + "body"]
     os._exit(0)  # gloo's threads may abort a process that ends by itself
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from isoreg import IsometryRegularizer, isometry_penalty
 from isoreg._attach.classifier import ClassifierSearch, choose_layers
-from isoreg._attach.layers import find_layers
+from isoreg._attach.layers import Layers, find_layers
 from isoreg.errors import InputError, LayerError
 
 
@@ -519,9 +519,35 @@ def test_stages_are_those_that_the_model_s_feature_info_names(wrap) -> None:
     model = mlp()
     model.feature_info = wrap([{"module": "0"}, {"module": "2"}])
     assert [layer.name for layer in find_layers(model, "stages")] == ["0", "2"]
+    compiled = torch.compile(model)
+    assert [layer.name for layer in find_layers(compiled, "stages")] == [
+        "_orig_mod.0",
+        "_orig_mod.2",
+    ]
     model.feature_info = wrap([{"module": "0"}, {"module": "20"}])
-    with pytest.raises(LayerError, match=r"stages that are no modules, got '20'.*example '2'"):
-        find_layers(model, "stages")
+    for wrapped in (model, compiled):
+        with pytest.raises(LayerError, match=r"stages that are no modules, got '20'.*example '2'"):
+            find_layers(wrapped, "stages")
+
+
+def test_compiled_parts_go_by_the_names_that_they_had_as_well() -> None:
+    def names(layers: Layers) -> list[str]:
+        return [layer.name for layer in find_layers(model, layers)]
+
+    inner = mlp()
+    model = nn.Sequential(OrderedDict(first=nn.Linear(6, 6), net=torch.compile(inner)))
+    assert names("net.1") == names("net._orig_mod.1") == ["net._orig_mod.1"]
+    assert names("net.?") == [f"net._orig_mod.{number}" for number in range(6)]
+    assert names("net") == ["net"]
+    assert names("net._orig_mod") == ["net._orig_mod"]
+    with pytest.raises(LayerError, match="no layer is called 'net.9'. Close matches: 'net.5'"):
+        find_layers(model, "net.9")
+    model.add_module("again", inner)
+    for other in ("again.1", "net._orig_mod.1"):
+        with pytest.raises(
+            InputError, match=r"'net.1' are one module, so they must have one weight"
+        ):
+            find_layers(model, {other: 1.0, "net.1": 2.0})
 
 
 def test_layers_is_what_the_penalties_are_named_after() -> None:

@@ -226,6 +226,41 @@ def test_validation_between_epochs_is_not_recorded(kind: type[Any]) -> None:
     torch.testing.assert_close(found.callback_metrics["val_loss"], expected)
 
 
+class WithGradients(Direct):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        with torch.enable_grad():  # as where an attack, or a force, is what is validated
+            self.log("val_loss", self.training_step(batch, batch_idx).detach())
+
+
+@pytest.mark.parametrize("model", [None, "net"])
+def test_a_validation_that_takes_gradients_of_the_step_is_without_penalty(model: Any) -> None:
+    module, callback = WithGradients(), callbacks.IsometryCallback(beta=0.5, model=model)
+    found = trainer(callback, inference_mode=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found.fit(module, loader(module), loader(module))
+    assert callback.iso.report().steps == 3
+    same(module, by_hand(beta=0.5))
+    expected = F.cross_entropy(module.net(X), Y).detach()
+    torch.testing.assert_close(found.callback_metrics["val_loss"], expected)
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (lambda loss: (loss, 1), "must return a Tensor, a dict, or None"),
+        (lambda loss: {"value": loss}, "the 'loss' key needs to be present"),
+    ],
+)
+def test_what_is_no_loss_lightning_refuses_itself(made: Any, text: str) -> None:
+    class Returning(Direct):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return made(super().training_step(batch, batch_idx))
+
+    with pytest.raises(pl.utilities.exceptions.MisconfigurationException, match=text):
+        fit(Returning(), callbacks.IsometryCallback(beta=0.5))
+
+
 def test_mixed_precision_and_auto_beta_work() -> None:
     callback = callbacks.IsometryCallback(beta="auto")
     fit(Direct(), callback, precision="bf16-mixed")

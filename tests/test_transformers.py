@@ -599,9 +599,49 @@ def test_a_trainer_can_train_twice(tmp_path: Path) -> None:
     found = trainer(vit(), tmp_path, isometry={"beta": 0.5})
     found.train()
     first = found.iso
-    found.train()
+    found.train(None, None)  # the Trainer's arguments in their order
     assert found.iso is not first
     assert found.iso.report().steps == 1
+
+
+def test_a_second_training_asks_anew_how_losses_are_added_up(tmp_path: Path) -> None:
+    found = trainer(Plain(), tmp_path, gradient_accumulation_steps=2, max_steps=1)
+    found.train()
+    assert found._loss_is_mean is False
+    found.compute_loss_func = loss_func
+    found.train()
+    assert found._loss_is_mean is True
+
+
+def test_outside_of_a_training_the_loss_is_the_trainer_s_and_nothing_is_attached(
+    tmp_path: Path,
+) -> None:
+    model = Plain()
+    found = trainer(model, tmp_path, isometry={"beta": 0.5})
+    batch = {"pixel_values": PIXELS, "labels": Y}
+    expected = model(**batch)["loss"]
+    torch.testing.assert_close(found.compute_loss(model, dict(batch)), expected)
+    found.train()
+    expected = model.train()(**batch)["loss"]
+    torch.testing.assert_close(found.compute_loss(model, dict(batch)), expected)
+    torch.testing.assert_close(found.training_step(model, dict(batch)), expected.detach())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class Twice(adapter.IsometryTrainer):
+    """Another pass goes before the one that is penalised."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        assert self.iso is not None
+        with self.iso.paused():
+            other = model(inputs["pixel_values"] + 1)["logits"].square().mean()
+        return super().compute_loss(model, inputs, *args, **kwargs) + other
+
+
+def test_passes_before_the_penalty_can_be_paused_from_the_first_step_on(tmp_path: Path) -> None:
+    found = trainer(Plain(), tmp_path, kind=Twice, max_steps=2)
+    found.train()
+    assert found.iso.report().steps == 2
 
 
 # Accelerate: nothing to adapt

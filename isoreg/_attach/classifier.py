@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from isoreg._attach.layers import Layer, Layers, find_layers
+from isoreg._attach.layers import Layer, Layers, find_layers, wrapped
 from isoreg._attach.pooling import Entering, tensors_in
 from isoreg._graph import nodes_before
 from isoreg.errors import LayerError
@@ -126,7 +126,7 @@ class ClassifierSearch:
         self._names = {id(module): name for name, module in model.named_modules()}
         self._kind = type(model).__name__
         # what a wrapper holds is the model itself, and classifies nothing for it
-        self._wrapped = {self._names[id(module)] for module in _wrapped(model)}
+        self._wrapped = {self._names[id(module)] for module in wrapped(model)}
         self._runs: list[_Run] = []
         self._seen: set[int] = set()
         self._blind: set[nn.Module] = set()  # that ran without gradients
@@ -248,16 +248,6 @@ def _returned(output: Any) -> list[Tensor]:
     )
     judged = logits if isinstance(logits, Tensor) else output
     return [x for x in tensors_in(judged) if x.grad_fn is not None and not x.is_nested]
-
-
-def _wrapped(model: nn.Module) -> Iterator[nn.Module]:
-    """What the wrappers of a model hold, from without."""
-    while True:
-        inner = "module" if isinstance(model, nn.parallel.DistributedDataParallel) else "_orig_mod"
-        if inner not in model._modules:
-            return
-        model = model.get_submodule(inner)
-        yield model
 
 
 def _weighs_up(node: Any, result: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TypeAlias
@@ -46,7 +46,8 @@ class Layer:
 def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
     """Choose layers of a model, as `isoreg.IsometryRegularizer` says.
 
-    A wildcard stands within one dotted part, and in a mapping a full name goes before a glob.
+    A wildcard stands within one dotted part, and in a mapping a full name goes before a glob. What
+    is compiled or in `DistributedDataParallel` goes by the names that it had before as well.
 
     Returns:
         The layers, each module once, in the order of the choices and of the model within one.
@@ -57,9 +58,11 @@ def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
         ['1', '3']
     """
     modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    plain = _unwrapped_names(model, modules)
     if isinstance(layers, Mapping):
         weighted = [(selector, _checked_weight(selector, w)) for selector, w in layers.items()]
-        weighted.sort(key=lambda pair: pair[0] not in modules)
+        full = {*plain, *modules}
+        weighted.sort(key=lambda pair: pair[0] not in full)
     elif isinstance(layers, str | nn.Module) or not isinstance(layers, Iterable):
         weighted = [(layers, 1.0)]
     else:
@@ -68,11 +71,12 @@ def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
         raise LayerError(f"layers must name at least one layer, got {layers!r}.")
     found: dict[int, Layer] = {}
     for selector, weight in weighted:
-        for name in _matches(modules, selector, model):
+        for name in _matches(modules, plain, selector, model):
             layer = found.setdefault(id(modules[name]), Layer(name, modules[name], weight))
-            if layer.weight != weight and layer.name != name and selector == name:
+            is_named = isinstance(selector, str) and name in (selector, plain.get(selector))
+            if layer.weight != weight and is_named:
                 raise InputError(
-                    f"layers {layer.name!r} and {name!r} are one module, so they must have one "
+                    f"layers {layer.name!r} and {selector!r} are one module, so they must have one "
                     f"weight, got {layer.weight:g} and {weight:g}."
                 )
     for layer in found.values():
@@ -185,13 +189,52 @@ def module_at(model: nn.Module, name: str) -> nn.Module | None:
     return module
 
 
-def _matches(modules: Mapping[str, nn.Module], selector: Selector, model: nn.Module) -> list[str]:
+def wrapped(model: nn.Module) -> Iterator[nn.Module]:
+    """What the wrappers of a model hold, from without.
+
+    Yields:
+        What is compiled or in `DistributedDataParallel`, and so on inwards.
+
+    Example:
+        >>> list(wrapped(nn.Linear(2, 2)))
+        []
+    """
+    while True:
+        inner = _inner_name(model)
+        if inner not in model._modules:
+            return
+        model = model.get_submodule(inner)
+        yield model
+
+
+def _inner_name(wrapper: nn.Module) -> str:
+    return "module" if isinstance(wrapper, nn.parallel.DistributedDataParallel) else "_orig_mod"
+
+
+def _unwrapped_names(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """From the names of modules before anything was wrapped to those that they have now."""
+    plain = {"": ""}
+    before = {"": ""}
+    for name in modules:
+        around, _, part = name.rpartition(".")
+        hidden = part == _inner_name(modules.get(around, model))
+        before[name] = before[around] if hidden else f"{before[around]}.{part}".lstrip(".")
+        plain.setdefault(before[name], name)
+    return {old: name for old, name in plain.items() if old}
+
+
+def _matches(
+    modules: Mapping[str, nn.Module], plain: Mapping[str, str], selector: Selector, model: nn.Module
+) -> list[str]:
     """Names of the modules that one choice selects; never empty."""
     if isinstance(selector, str):
-        matched = _stages(modules, model) if selector == "stages" else []
-        matched = matched or ([selector] if selector in modules else _glob(modules, selector))
+        matched = _stages(plain, model) if selector == "stages" else []
+        if not matched and selector in modules:
+            matched = [selector]
+        matched = matched or [plain[name] for name in _glob(plain, selector)]
+        matched = matched or _glob(modules, selector)
         if not matched:
-            near = get_close_matches(selector, modules, cutoff=0.5) or list(modules)[-3:]
+            near = get_close_matches(selector, plain, cutoff=0.5) or list(plain)[-3:]
             raise LayerError(
                 f"no layer is called {selector!r}. Close matches: {', '.join(map(repr, near))}. "
                 "All names: [name for name, _ in model.named_modules()]."
@@ -214,27 +257,27 @@ def _matches(modules: Mapping[str, nn.Module], selector: Selector, model: nn.Mod
     return matched
 
 
-def _stages(modules: Mapping[str, nn.Module], model: nn.Module) -> list[str]:
+def _stages(plain: Mapping[str, str], model: nn.Module) -> list[str]:
     """Modules of a timm model whose outputs are its stages; none if it does not name them."""
-    info = getattr(model, "feature_info", None)
+    info = getattr([model, *wrapped(model)][-1], "feature_info", None)
     entries = info if isinstance(info, list) else getattr(info, "info", [])
     names = [entry["module"] for entry in entries]
-    missing = [name for name in names if name not in modules]
+    missing = [name for name in names if name not in plain]
     if missing:
-        near = dict.fromkeys(n for name in missing for n in get_close_matches(name, modules))
+        near = dict.fromkeys(n for name in missing for n in get_close_matches(name, plain))
         raise LayerError(
             f"feature_info names stages that are no modules, got {', '.join(map(repr, missing))}. "
             "Name the layers instead, for example "
-            f"{', '.join(map(repr, near or list(modules)[:5]))}."
+            f"{', '.join(map(repr, near or list(plain)[:5]))}."
         )
-    return names
+    return [plain[name] for name in names]
 
 
-def _glob(modules: Mapping[str, nn.Module], pattern: str) -> list[str]:
+def _glob(names: Iterable[str], pattern: str) -> list[str]:
     parts = pattern.split(".")
     return [
         name
-        for name in modules
+        for name in names
         if len(split := name.split(".")) == len(parts) and all(map(fnmatchcase, split, parts))
     ]
 

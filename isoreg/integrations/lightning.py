@@ -90,7 +90,7 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach to the module and wrap its step."""
-        wrapper = Wrapper.of(pl_module, pl_module.log_dict)
+        wrapper = Wrapper.of(pl_module, pl_module.log_dict, lambda: trainer.training)
         with error_prefix(_NAME):
             if not pl_module.automatic_optimization:
                 raise InputError(

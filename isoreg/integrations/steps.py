@@ -80,35 +80,46 @@ class Wrapper:
     Args:
         step: Takes a batch; returns a loss, a mapping with "loss", or None to skip the batch.
         log: Called with the penalties and betas by name.
+        is_training: Says whether a step is one of training; a validation may call it as well.
     """
 
-    def __init__(self, step: Step, log: Callable[[dict[str, Tensor]], object]) -> None:
+    def __init__(
+        self,
+        step: Step,
+        log: Callable[[dict[str, Tensor]], object],
+        is_training: Callable[[], bool],
+    ) -> None:
         functools.update_wrapper(self, step.method)
         self.step = step
-        self._log = log
+        self._log, self._is_training = log, is_training
         self._terms: list[Term] = []
         self._before: dict[str, Any] = {}
 
     @classmethod
-    def of(cls, module: nn.Module, log: Callable[[dict[str, Tensor]], object]) -> Wrapper:
+    def of(
+        cls,
+        module: nn.Module,
+        log: Callable[[dict[str, Tensor]], object],
+        is_training: Callable[[], bool],
+    ) -> Wrapper:
         """The one that stands in front of a module's step, or one that may be put there."""
         front = vars(module).get(_STEP)
         method: Any = getattr(module, _STEP)
-        return front if isinstance(front, cls) else cls(Step(module, method), log)
+        return front if isinstance(front, cls) else cls(Step(module, method), log, is_training)
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """The step's result, with the penalties of the terms that there are now."""
-        if not self._terms or not torch.is_grad_enabled():  # a validation may call it as well
+        if not self._terms or not self._is_training() or not torch.is_grad_enabled():
             return self.step.method(batch, *args, **kwargs)
         terms = [(term, term.find(batch)) for term in self._terms]
         # a compiled step hides its classifier, and another pass would log and count a batch twice
         known = all(term.iso.layers for term in self._terms)
         with contextlib.nullcontext() if known else as_written():
             output = self.step(batch, *args, **kwargs)
-        if output is None:
-            return None
         is_mapping = isinstance(output, Mapping)
-        loss = output["loss"] if is_mapping else output
+        loss = output.get("loss") if is_mapping else output
+        if not isinstance(loss, Tensor):  # None skips the batch; of the rest the trainer tells
+            return output
         for term, found in terms:
             loss = loss + term.penalty(*found)
         self._log(_logged([term.iso for term, _ in terms]))

@@ -87,28 +87,32 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         self._keys = [finder for finder in finders if isinstance(finder, str)]
         self._adds = any(finder not in (None, find_labels) for finder in finders)
         self._isometry = dict(isometry or {})
-        self._attached = False
-        self._loss_is_mean: bool | None = None
+        self._trains = self._attached = self._added = False
         super().__init__(*args, **kwargs)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Train; the penalty is attached meanwhile, and resumed with the rest."""
         found = resume_from_checkpoint
         if found is True:
             found = transformers.trainer_utils.get_last_checkpoint(self.args.output_dir)
         self._resumed = Path(found) if found else None
+        self._loss_is_mean: bool | None = None  # another model or loss may be trained now
+        self._trains, self._added = True, False
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             if self.iso is not None:
                 self.iso.detach()
-            self._attached = False
+            self._trains = self._attached = False
 
     def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's step, once its loss is seen to hold the penalty."""
+        self._attach_once(model)  # before a compute_loss of one's own runs passes inside paused()
         with leaving_out(model, self._left_out(model)):
             loss = super().training_step(model, *args, **kwargs)
-        if not self._attached:
+        if self._trains and not self._added:
             raise RecordError(
                 "IsometryTrainer: compute_loss must reach this class's own in training mode, got a "
                 "step without. Call super().compute_loss(...) in yours, name IsometryTrainer first "
@@ -132,13 +136,12 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The Trainer's loss, in training with the penalty."""
+        """The Trainer's loss, while `train` runs and in training mode with the penalty."""
         options: Any = {"num_items_in_batch": num_items_in_batch}
-        if not model.training:
+        if not self._trains or not model.training:
             return super().compute_loss(model, inputs, return_outputs, **options)
+        self._attach_once(model)  # where a training_step of one's own calls this
         with error_prefix("IsometryTrainer"):
-            if not self._attached:
-                self._attach(uncompiled(self.accelerator.unwrap_model(model)))
             assert self.iso is not None
             # the Trainer may take them out of the batch
             labels, given = self._labels_of(inputs), self._named(inputs)
@@ -146,6 +149,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
                 self._loss_is_mean = self._is_mean(model, inputs, num_items_in_batch)
             loss, outputs = super().compute_loss(model, inputs, True, **options)
             penalty = self.iso(labels, **given)
+        self._added = True
         if self._loss_is_mean:  # over an accumulation, and the Trainer does not divide it any more
             penalty = penalty / self.current_gradient_accumulation_steps
         return (loss + penalty, outputs) if return_outputs else loss + penalty
@@ -220,6 +224,11 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             return choose_samples(call, labels[0] if labels else None, first.shape[0])
 
         return samples
+
+    def _attach_once(self, model: Any) -> None:
+        if self._trains and not self._attached:
+            with error_prefix("IsometryTrainer"):
+                self._attach(uncompiled(self.accelerator.unwrap_model(model)))
 
     def _attach(self, model: Any) -> None:
         name = getattr(model, "main_input_name", "")
