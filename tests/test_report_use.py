@@ -711,6 +711,13 @@ def test_transfer_climbs_the_other_model_and_judges_by_this_one() -> None:
     near, itself = row(honest("plain", 1)), row(model)
     assert itself < near < row(Useless()) - 0.1
 
+    class Wrong(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = honest("plain", 1)(images)
+            return logits - 100 * nn.functional.one_hot(logits.argmax(1), 10)
+
+    assert row(Wrong()) < row(Useless()) - 0.1, "what fools the other one first is not kept"
+
 
 def test_the_seed_alone_decides_and_not_what_was_drawn_before_or_runs_beside() -> None:
     model, (x, y) = honest("plain"), images_of("test", 40)
