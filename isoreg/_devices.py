@@ -25,6 +25,7 @@ def pick_device(device: str | torch.device) -> torch.device:
         torch.empty((), device=device).item()  # the meta device holds no numbers
         return torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]  # torch may add a list of backends
         raise InputError(
-            f"device must be 'auto' or a device of this torch, got {device!r} ({error})."
+            f"device must be 'auto' or a device of this torch, got {device!r} ({reason})."
         ) from error

@@ -51,6 +51,11 @@ def test_a_tensor_is_its_numbers_also_where_it_needs_a_gradient(kind: torch.dtyp
     np.testing.assert_array_equal(brief().fit_transform(given), brief().fit_transform(numbers))
 
 
+def test_a_map_is_drawn_under_any_default_device() -> None:
+    with torch.device("meta"):
+        assert brief().fit(X, Y).plot(X, Y).texts
+
+
 @pytest.mark.parametrize("options", [{}, {"metric": "cosine"}, {"network": nn.Linear(4, 2)}])
 def test_a_map_is_the_same_under_any_default_device(options: dict[str, Any]) -> None:
     def made() -> list[Any]:
@@ -84,6 +89,37 @@ def test_a_network_that_draws_follows_from_the_seed_and_leaves_torch_s_numbers()
         state = torch.get_rng_state()
     np.testing.assert_array_equal(maps[0], maps[1])
     assert not np.array_equal(maps[0], maps[2])
+
+
+def test_lazy_layers_follow_from_the_seed_and_leave_torch_s_numbers() -> None:
+    maps = []
+    for seed in (0, 0, 1):
+        network = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(2))
+        torch.manual_seed(7 + len(maps))
+        state = torch.get_rng_state()
+        maps.append(brief(network=network, random_state=seed).fit_transform(X, Y))
+        assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(maps[0], maps[1])
+    assert not np.array_equal(maps[0], maps[2])
+
+
+def test_a_map_of_one_point_is_refused() -> None:
+    network = nn.Linear(4, 2)
+    nn.init.zeros_(network.weight)  # distances of points that coincide have no slope
+    with pytest.raises(InputError, match="must tell samples apart, got one point for all 60"):
+        brief(network=network).fit(X)
+    assert np.ptp(brief(network=network).fit_transform(X, Y)) > 0  # classes pull them apart
+
+
+def test_a_device_that_torch_lacks_is_refused_in_one_line() -> None:
+    lacking = "cuda" if not torch.cuda.is_available() else "xpu"
+    for device in ("mps", lacking, None):
+        if device == "mps" and torch.backends.mps.is_available():
+            continue
+        with pytest.raises(InputError, match="a device of this torch") as refused:
+            brief(device=device).fit(X)
+        assert "\n" not in str(refused.value)
+        assert len(str(refused.value)) < 300
 
 
 def test_samples_are_placed_in_eval_mode_whatever_the_network_is_left_in() -> None:

@@ -19,7 +19,7 @@ from isoreg._devices import pick_device
 from isoreg._pairs.precision import full_precision
 from isoreg.diagnostics import distortion_of
 from isoreg.embedding.blocks import CallableMetric, resolve_blocks
-from isoreg.embedding.fitting import MEASURED, fit_map
+from isoreg.embedding.fitting import MEASURED, fit_map, seeded
 from isoreg.embedding.network import pack, unpack
 from isoreg.embedding.picture import draw, drawn_classes
 from isoreg.embedding.rules import (
@@ -200,7 +200,10 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             blocks = resolve_blocks(
                 rows, self.metric, takes=self.metric_takes, distances=distances, cache=self.cache
             )
-            with full_precision(pick_device(self.device)):
+            device = pick_device(self.device)
+            # all of it: layers that are lazy draw their numbers when they are first called
+            drawing = nullcontext() if self.network is None else seeded(seed, device)
+            with full_precision(device), drawing:
                 fitted = fit_map(self, rows, blocks, targets, seed)
         self._fitted_components, self._fitted_own = self.n_components, self.network is not None
         self.network_, self.stress_ = fitted.network, fitted.stress
@@ -301,7 +304,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             >>> axes.texts[-1].get_text().endswith("mm")
             True
         """
-        with error_prefix(f"{_NAME}.plot"):
+        with error_prefix(f"{_NAME}.plot"), _on_cpu():
             check_is_fitted(self)
             if self._n_features_out != 2:
                 raise InputError(f"n_components must be 2 to be drawn, got {self._n_features_out}.")

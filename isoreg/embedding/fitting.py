@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +84,8 @@ def fit_map(
         _check_held_out(pairs, measured[:size], settings.n_components)
     places = torch.as_tensor(learned)
     order = (places[batch] for batch in batches(len(places), size, generator))
-    drawing = nullcontext() if settings.network is None else _seeded(seed, inputs.device)
-    with drawing:
-        progress = train(network.body, inputs, order, pairs, recipe, generator, measured[:size])
+    progress = train(network.body, inputs, order, pairs, recipe, generator, measured[:size])
+    _refuse_one_point(network.body, inputs[torch.as_tensor(measured, device=inputs.device)])
     stress = _rescale(network, inputs, pairs, known, measured, size)
     if settings.network is None:  # so that a point's place does not depend on those beside it
         network.body.to(network.mean.dtype)
@@ -218,8 +217,12 @@ def _copied(network: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Let what a network draws, as dropout does, follow from a seed, and torch's numbers after."""
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Let what a network draws, as dropout does, follow from a seed, and torch's numbers after.
+
+    Yields:
+        Nothing.
+    """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
@@ -258,6 +261,18 @@ def _check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> N
             else:
                 return
     raise InputError(f"network must map {tuple(inputs.shape)} rows to {asked} points, got {got}.")
+
+
+@torch.no_grad()
+def _refuse_one_point(body: nn.Module, inputs: Tensor) -> None:
+    """Refuse a map on which samples that differ all lie in one place, where nothing pulls them."""
+    points = body(inputs)
+    if bool((inputs != inputs[0]).any()) and bool((points == points[0]).all()):
+        raise InputError(
+            f"the map must tell samples apart, got one point for all {len(inputs)} measured ones. "
+            "Does the last layer of the network begin at 0, is the learning rate too large, or "
+            "does one sample lie far beyond the others?"
+        )
 
 
 @torch.no_grad()

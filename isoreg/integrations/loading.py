@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from isoreg._tables import check_distances
+from isoreg._tables import check_dense, check_distances
 from isoreg.distances import exact_dtype
 from isoreg.errors import InputError, error_prefix, refuse_masked
 
@@ -174,6 +174,8 @@ def _checked(distances: Any, n: int) -> Tensor:
         "what pairwise returns",
         "Fill them with NaN, which says that a distance is not known.",
     )
+    if isinstance(distances, Tensor):
+        check_dense(distances, "what pairwise returns")
     try:  # a copy: the callable may write each batch into the same table
         plain = _plain(distances)
         device = plain.device if isinstance(plain, Tensor) else "cpu"
@@ -181,12 +183,10 @@ def _checked(distances: Any, n: int) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         kind = type(distances).__name__
         raise InputError(f"pairwise must return numbers, got {kind} ({error}).") from error
-    is_table = distances_bb.layout == torch.strided and tuple(distances_bb.shape) == (n, n)
-    if not is_table or distances_bb.is_complex():
-        layout = "" if distances_bb.layout == torch.strided else f" in {distances_bb.layout}"
+    if tuple(distances_bb.shape) != (n, n) or distances_bb.is_complex():
         raise InputError(
             f"pairwise must return ({n}, {n}) real distances for {n} samples, got "
-            f"{distances_bb.dtype} of shape {tuple(distances_bb.shape)}{layout}. "
+            f"{distances_bb.dtype} of shape {tuple(distances_bb.shape)}. "
             "each_pair makes them of a distance between two objects."
         )
     if not distances_bb.is_floating_point():
