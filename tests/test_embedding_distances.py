@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,17 @@ def test_known_pairs_are_tried_a_few_a_row_from_the_nearest_to_the_last(tmp_path
     again.row(0, others, lambda missing, turned: (missing + 1.0) * (1 + 9e-6) + 9e-5)  # is rounding
     with pytest.raises(InputError, match="got 15 in .* where it gives 14"):
         again.row(0, others, lambda missing, turned: np.minimum(missing + 1.0, 14))
+
+
+def test_a_database_of_another_program_is_refused_and_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.sqlite"
+    with closing(sqlite3.connect(path)) as base:
+        base.execute("CREATE TABLE notes (text TEXT)")
+        base.commit()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="that this class made, or a new one, got .*'notes'"):
+        PairCache(path, "m")
+    assert path.read_bytes() == before
 
 
 def test_a_metric_that_differs_a_little_is_another_one_but_not_its_other_direction(

@@ -40,6 +40,12 @@ class PairCache:
         if str(path) == ":memory:":
             raise InputError("cache must be a file, got ':memory:', which is gone at once.")
         with self._open() as base:
+            tables = base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            if others := {name for (name,) in tables} - {"metric", "pairs"}:
+                raise InputError(
+                    "cache must be a file that this class made, or a new one, got "
+                    f"{str(path)!r} with the table {min(others)!r}."
+                )
             base.execute("CREATE TABLE IF NOT EXISTS metric (name TEXT)")
             base.execute(
                 "CREATE TABLE IF NOT EXISTS pairs "
