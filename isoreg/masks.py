@@ -170,7 +170,7 @@ def check_label_values(labels: Tensor) -> None:
     """
     if not labels.is_floating_point():
         labels = labels.long()  # torch does not compare all unsigned types
-        if labels.numel() == 0 or labels.min() >= 0:
+        if labels.numel() == 0 or labels.min().item() >= 0:
             return
     valid = valid_labels(labels)
     if bool(valid.all()):

@@ -155,7 +155,8 @@ def isometry_penalty(
             queue=queue,
             narrow=[x.dtype for x in layers],
         )
-        return penalties[0] if isinstance(features, Tensor) else penalties
+        # the gradient of a view of one number costs less than that of an index
+        return penalties.reshape(()) if isinstance(features, Tensor) else penalties
 
 
 def layer_penalties(
