@@ -605,6 +605,6 @@ class IsometryRegularizer(Watching):
 
     def _set_watch(self, *, due: bool) -> None:
         auto = isinstance(self._beta, AutoBeta)
-        recorder = self._attached()
-        recorder.watch = self._gradients.watch if due or auto else None
-        recorder.watch_compiled = auto
+        reader = self._attached().reader
+        reader.watch = self._gradients.watch if due or auto else None
+        reader.watch_compiled = auto

@@ -1,0 +1,126 @@
+"""The watched layers of a model and their hooks, which follow modules wherever they go."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from isoreg._attach.classifier import known_classifier
+from isoreg._attach.layers import Layer, is_time_major, module_at
+from isoreg.errors import RecordError
+
+Watch: TypeAlias = Callable[[Layer, str | None], RemovableHandle]
+"""Hooks a layer, whose features get this name; None: what it gives is the reference."""
+
+
+@dataclasses.dataclass
+class _Place:
+    """A watched layer, what its features are called, and its hook."""
+
+    layer: Layer
+    name: str | None
+    handle: RemovableHandle
+
+
+class Places:
+    """Where a model is watched.
+
+    Attributes:
+        layers: Those whose features are recorded.
+        time_major: Whether modules of the model take time as the first axis.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers: list[Layer] = []
+        self.time_major = any(map(is_time_major, model.modules()))
+        self._all: list[_Place] = []
+
+    def add(self, layer: Layer, name: str | None, watch: Watch) -> None:
+        """Watch one more layer."""
+        self._all.append(_Place(layer, name, watch(layer, name)))
+        self._list_layers()
+
+    def clear(self) -> None:
+        """Keep the names of the layers, and nothing of the model alive."""
+        self._all.clear()
+        self.layers = [dataclasses.replace(layer, module=nn.Module()) for layer in self.layers]
+
+    def follow(self, model: nn.Module, watch: Watch, *, grown: bool) -> bool:
+        """Keep hooks last, on modules that moved, and on what took the place of those that left.
+
+        Args:
+            model: The model as it is now.
+            watch: Hooks a layer.
+            grown: Whether modules came to it, so that another one may classify.
+
+        Returns:
+            Whether the classifier was watched, and a pass must show which one it is now.
+        """
+        left = []
+        for place in self._all:
+            at_name = module_at(model, place.layer.name)
+            if at_name is not place.layer.module or (grown and place.layer.at_input):
+                left.append(place)
+            elif not torch.compiler.is_compiling():
+                _move_last(place.handle)
+        if not left:
+            return False
+        if torch.compiler.is_compiling():
+            raise RecordError(
+                f"layer {left[0].layer.name!r} was replaced after attaching. Call the model once "
+                "uncompiled, and its place is watched."
+            )
+        names, is_lost = {module: name for name, module in model.named_modules()}, False
+        moved = {id(place): _moved(place.layer, names, model) for place in left}
+        for place in left:
+            layer = moved[id(place)]
+            if place.layer.at_input and (layer is None or grown):  # another classifier, perhaps
+                layer = known_classifier(model)
+                if layer is None:
+                    is_lost = True
+                    self._drop(place)
+                    continue
+            module = module_at(model, place.layer.name) if layer is None else layer.module
+            if module is None:
+                continue  # it left, and nothing took its place: that it does not run is said later
+            watched = [moved.get(id(p)) or p.layer for p in self._all if p is not place]
+            if place.name and any(module is other.module for other in watched):
+                self._drop(place)  # one module with another layer now, and each is watched once
+                continue
+            self._move(place, dataclasses.replace(layer or place.layer, module=module), watch)
+        self._list_layers()
+        return is_lost
+
+    def _move(self, place: _Place, layer: Layer, watch: Watch) -> None:
+        place.handle.remove()
+        self.time_major = self.time_major or any(map(is_time_major, layer.module.modules()))
+        place.layer, place.name = layer, place.name and layer.name
+        place.handle = watch(layer, place.name)
+
+    def _drop(self, place: _Place) -> None:
+        place.handle.remove()
+        self._all.remove(place)
+
+    def _list_layers(self) -> None:
+        self.layers = [place.layer for place in self._all if place.name is not None]
+
+
+def _moved(layer: Layer, names: Mapping[nn.Module, str], model: nn.Module) -> Layer | None:
+    """A layer under the name that its module has now, unless that left, or is inside another."""
+    name, around = names.get(layer.module), module_at(model, layer.name)
+    inside = around is not None and any(inner is layer.module for inner in around.modules())
+    if name is None or inside:
+        return None  # what wraps it, as an adapter does, stands for it
+    return dataclasses.replace(layer, name=name)
+
+
+def _move_last(handle: RemovableHandle) -> None:
+    """Let a hook see what all others made of a layer's output, also those that came later."""
+    hooks = handle.hooks_dict_ref()  # None where the module is gone
+    if hooks and handle.id in hooks:
+        hooks.move_to_end(handle.id)

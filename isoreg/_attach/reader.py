@@ -1,0 +1,102 @@
+"""From what a watched layer gives to features in the record of a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoreg._attach.layers import Axes
+from isoreg._attach.pooling import Entering, FirstTensor, features_entering, first_tensor, pooled
+from isoreg._attach.record import Record
+from isoreg._compiled import break_graph
+from isoreg.errors import IsoregError, LayerError, RecordError
+
+
+class Reader:
+    """Reads features.
+
+    Args:
+        model: Whose modules tell which axis holds channels.
+        pool: Maps what a layer gives to (b, d) features, or to None if there is no tensor.
+
+    Attributes:
+        watch: Unless it is None, it is called with a layer's name, the tensor that it gave and
+            the clone of it that the features are made of.
+        watch_compiled: Whether ``watch`` is worth a break in a compiled graph.
+    """
+
+    def __init__(self, model: nn.Module, pool: Callable[[Any], Tensor | None]) -> None:
+        self.watch: Callable[[str, Tensor, Tensor], None] | None = None
+        self.watch_compiled = False
+        self._pool = pool
+        self._axes = Axes(model)
+
+    def read(self, record: Record, name: str, value: Any) -> None:
+        """Add one use of a layer to a record, or why it has no features."""
+        use = record.next_use(name)
+        try:
+            record.features[use] = self._features(value, use, record)
+        except IsoregError as error:  # raised when it is read: the user's forward pass goes on
+            record.failure = type(error), f"layer {name!r}: {error.message}"
+
+    def _features(self, value: Any, use: str, record: Record) -> Tensor:
+        if not torch.is_grad_enabled():
+            raise RecordError(
+                "it ran without gradients inside a forward pass with gradients, so its penalty "
+                "would do nothing. If it is checkpointed, use use_reentrant=False; what is meant "
+                "to have none goes inside `with iso.paused():`."
+            )
+        value = self._meant(value, record)
+        is_tensor = isinstance(value, Tensor)
+        if is_tensor:
+            value = self._copied(value, use, record)
+        elif self.watch is not None:
+            record.unwatched.append(use)
+        features = pooled(self._pool, value)
+        if not isinstance(features, Tensor):
+            raise LayerError(
+                f"it gave {type(value).__name__}, which holds no tensor. "
+                "Choose a layer whose output is a tensor, or pick one with pool=."
+            )
+        return features if is_tensor else features.clone()
+
+    def _meant(self, value: Any, record: Record) -> Any:
+        """What is pooled: the tensor that holds features, or all that a callable asks for."""
+        entering = isinstance(value, Entering)
+        if not isinstance(self._pool, FirstTensor):
+            if not entering:
+                return value
+            return value.args[0] if value.args else value.kwargs
+        tensor = features_entering(value) if entering else first_tensor(value)
+        if tensor is None:
+            return value
+        record.check_axes(tensor)
+        # compiled, it would make a graph for each size
+        if self._pool.name != "flatten" and not torch.compiler.is_compiling():
+            self._axes.refuse_other(tensor, self._pool.name)
+        return tensor
+
+    def _copied(self, value: Tensor, use: str, record: Record) -> Tensor:
+        """A clone, because a following layer may work in place on it."""
+        copy = value.clone()
+        if not torch.compiler.is_compiling():
+            record.note_graph(use, value)
+            if self.watch is not None:
+                self.watch(use, value, copy)
+        elif self.watch is not None and self.watch_compiled:
+            _watch_uncompiled(self.watch, use, value, copy)
+        return copy
+
+
+def _watch_uncompiled(watch: Callable[..., None], *args: Any) -> None:
+    watch(*args)
+
+
+break_graph(
+    _watch_uncompiled,
+    "beta='auto' reads gradients in backward, which one graph of the whole step does not show: "
+    "compile the model alone, or give beta a number",
+)

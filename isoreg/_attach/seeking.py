@@ -1,0 +1,68 @@
+"""The hooks with which a recorder looks for the classifier, for as long as it takes."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from isoreg._attach.classifier import ClassifierSearch
+from isoreg._attach.hook import Hook, remove_all
+from isoreg.errors import IsoregError
+
+MakeHook: TypeAlias = Callable[[nn.Module, Callable[..., None]], Hook]
+"""Makes the hook of a module that calls a function of the pass' `ClassifierSearch`."""
+
+
+class Seeking:
+    """Whether the classifier of a model is looked for, and the hooks on all modules meanwhile.
+
+    Args:
+        handles: Those of the recorder's hooks, which it takes off at its end.
+
+    Attributes:
+        is_on: Whether the next pass is to show the classifier.
+        lock: Held by the pass that ends the search.
+        failure: Kind and text of what a pass before a compiled one found in its place.
+    """
+
+    def __init__(self, handles: list[RemovableHandle]) -> None:
+        self.is_on = False
+        self.failure: tuple[type[IsoregError], str] | None = None
+        self._handles, self._all = list[RemovableHandle](), handles
+        self.lock = threading.Lock()
+        self._searched: weakref.WeakSet[nn.Module] | None = None
+
+    def begin(self, model: nn.Module, make_hook: MakeHook) -> None:
+        """Let the next pass show the classifier."""
+        remove_all(self._handles)
+        self.is_on, self._searched = True, weakref.WeakSet(model.modules())
+        self._handles = [
+            make_hook(module, look).register(register, with_kwargs=True)
+            for module in [*model.modules()][1:]
+            if not isinstance(module, torch.jit.ScriptModule)
+            for look, register in (
+                (ClassifierSearch.sees, module.register_forward_pre_hook),
+                (ClassifierSearch.saw, module.register_forward_hook),
+            )
+        ]
+        self._all += self._handles
+
+    def tidy(self) -> None:
+        """Take the hooks off, if the search is over."""
+        if not self.is_on:
+            remove_all(self._handles)
+
+    def has_grown(self, model: nn.Module) -> bool:
+        """Whether modules came to the model after this was asked last, or the search began."""
+        if torch.compiler.is_compiling() or self._searched is None:
+            return False
+        grown = any(module not in self._searched for module in model.modules())
+        if grown:
+            self._searched.update(model.modules())
+        return grown
