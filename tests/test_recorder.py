@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
+    checkpoint_sequential,
     create_selective_checkpoint_contexts,
     set_checkpoint_early_stop,
 )
@@ -440,6 +441,27 @@ def test_checkpointing_gives_the_same_gradients_and_leaves_no_record_behind() ->
     torch.testing.assert_close(model.body.weight.grad, twin.body.weight.grad)
     with pytest.raises(RecordError):
         iso(Y)
+
+
+def test_a_chain_that_is_checkpointed_module_by_module_is_watched_at_its_last_one() -> None:
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5))
+            self.head = nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(checkpoint_sequential(self.body, 2, x, use_reentrant=False))
+
+    model, x = Chain(), batch("mlp")
+    iso = IsometryRegularizer(model, "body")
+    model(x)
+    with pytest.raises(RecordError, match=r"'body' did not run .* name the last, 'body\.2'"):
+        iso(Y)
+    iso.detach()
+    iso = IsometryRegularizer(model, "body.2")
+    model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.body(x), Y))
 
 
 class Selective(nn.Module):

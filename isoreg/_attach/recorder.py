@@ -145,7 +145,7 @@ class Recorder:
             if layer.name not in record.features:
                 raise RecordError(
                     f"layer {layer.name!r} did not run in the recorded forward pass. "
-                    f"Choose layers that every training step uses.{_if_used()}"
+                    f"{_remedy(layer)}{_if_used()}"
                 )
         if not torch.compiler.is_compiling():
             # what a transform that has ended, as torch.func.jvp, left wrapped has no gradient
@@ -339,6 +339,17 @@ class Recorder:
         if tensor is not None:
             record.references.append(tensor.detach().clone())
             record.sources.append(None if torch.compiler.is_compiling() else tensor.grad_fn)
+
+
+def _remedy(layer: Layer) -> str:
+    """What to do where a layer did not run itself."""
+    if isinstance(layer.module, nn.Sequential) and len(layer.module):
+        last = [*layer.module._modules][-1]
+        return (
+            "Its modules may have run one by one, as checkpointing calls them: then name the last, "
+            f"'{layer.name}.{last}'. Else choose layers that every training step uses."
+        )
+    return "Choose layers that every training step uses."
 
 
 def _if_used() -> str:
