@@ -492,7 +492,7 @@ REFUSED: dict[str, tuple[str, list[Any]]] = {
     "near": ("a number at least 0 and below 10", [-1e-9, 10, np.inf]),
     "max_epochs": ("an integer at least 1 or None", [0, 1.5]),
     "batch_size": ("an integer at least 2", [1, 2.5]),
-    "learning_rate": ("a number above 0", [0, np.inf]),
+    "learning_rate": ("a number above 0 and below 1000", [0, 1000, np.inf]),
     "noise": ("a number at least 0 or None", [-1e-9, np.inf]),
     "validation_fraction": ("a number above 0 and below 1", [0, 1, 1.5]),
     "n_iter_no_change": ("an integer at least 1", [0, 1.5]),

@@ -137,6 +137,25 @@ def test_samples_whose_distances_drown_the_others_are_named(labels: Any, size: f
         brief(batch_size=64, early_stopping=True).fit(many)
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "manhattan"])
+def test_a_sample_that_is_too_far_to_learn_from_is_named_first(metric: str) -> None:
+    rows = np.resize(X, (900, 4))
+    rows[5] = 1e100  # the square of a squared distance is infinite
+    with (
+        pytest.warns(UserWarning, match="distances to sample 5 drown all others"),
+        pytest.raises(InputError, match="a distance far beyond the others"),
+    ):
+        brief(metric=metric, batch_size=64).fit(rows)
+
+
+def test_directions_of_rows_as_long_as_float64_holds_make_a_map() -> None:
+    rows = X.copy()
+    rows[3] = 1e308
+    fitted = brief(metric="cosine").fit(rows)
+    assert np.isfinite(fitted.transform(rows)).all()
+    assert fitted.score(rows) == pytest.approx(-fitted.stress_)
+
+
 def test_no_sample_of_usable_data_drowns_the_others() -> None:
     sets = [load(return_X_y=True) for load in (load_wine, load_breast_cancer, load_iris)]
     rows = [x for x, _ in sets] + [StandardScaler().fit_transform(x) for x, _ in sets]

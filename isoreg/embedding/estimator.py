@@ -88,7 +88,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         max_epochs: Passes over the data; by default 10, or what 100 + n/2 steps (at most 1,200)
             take if that is more.
         batch_size: Samples a step; all of them if they are fewer.
-        learning_rate: The largest of its one cycle.
+        learning_rate: The largest of its one cycle, below 1000.
         noise: Gaussian noise on the training inputs, in radii of the classes (in the data's
             Euclidean distance). By default 1 with labels, and 0 without.
         early_stopping: Stop when the stress of held-out samples has not fallen for

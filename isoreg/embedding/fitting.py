@@ -173,7 +173,7 @@ def _warn_of_few(
     A metric by name is asked about the samples that lie furthest out as well.
     """
     if isinstance(settings.metric, str) and settings.metric in NAMES:
-        gaps = np.abs(rows - np.median(rows, axis=0)).max(1)
+        gaps = np.abs(rows - rows.mean(0, dtype=np.float64)).max(1)
         furthest = np.argsort(-gaps)[:FEW]
         places = np.r_[furthest, np.setdiff1d(places, furthest)][: len(places)]
         table = blocks(places).numpy()
@@ -204,7 +204,7 @@ def _network(
     known = rows[learned].astype(np.float64)
     mean = known.mean(0)
     # a power of two, which rounds nothing, so that no square leaves the range of float64
-    size = 2.0 ** int(np.frexp(np.abs(known - mean).max())[1])
+    size = 2.0 ** int(np.frexp(np.abs(known - mean).max())[1] - 1)
     spread = size * float(np.sqrt((((known - mean) / size) ** 2).mean())) or 1.0
     if settings.network is None:
         body: nn.Module = mlp(rows.shape[1], settings.n_components, seed)

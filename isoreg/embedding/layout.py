@@ -100,12 +100,13 @@ def drowning(distances: Array) -> tuple[NDArray[np.int64], float]:
     Returns:
         Their places, as few as do, and the share that is left; no place if there are no such few.
     """
-    squares = np.nan_to_num(distances / np.nanmax(distances)) ** 2
+    known = np.nan_to_num(distances)  # what is infinite is the largest number
+    squares = (known / (known.max() or 1.0)) ** 2
     order = np.argsort(-squares.sum(1))
     for count in range(1, 1 + min(FEW, len(order) // 10)):
         rest = order[count:]
         share = float(squares[np.ix_(rest, rest)].sum() / squares.sum())
-        if 0 < share < DROWNED:
+        if share < DROWNED and known[np.ix_(rest, rest)].any():
             return order[:count], share
     return order[:0], 1.0
 
