@@ -31,6 +31,7 @@ class Distortion:
             isometry, 1 for features that all coincide.
         expansion: Largest :math:`d_\phi / d_x`, a lower bound on the Lipschitz constant.
         contraction: Smallest :math:`d_\phi / d_x`; 0 when two different inputs coincide.
+            Both are of the pairs with :math:`d_x > 0`: what becomes of equal inputs is not in them.
         scale: The factor on :math:`d_\phi` that makes the stress smallest.
 
     ``scale`` belongs to the features as they were given, the other figures to the features times
@@ -50,7 +51,8 @@ class Distortion:
 
     def __str__(self) -> str:
         return (
-            f"{self.pairs} pairs: r {self.correlation:.3f}, stress {self.stress:.3f}, "
+            f"{self.pairs} pair{'s' * (self.pairs != 1)}: "
+            f"r {self.correlation:.3f}, stress {self.stress:.3f}, "
             f"distances times {self.contraction:.3f} to {self.expansion:.3f}"
         )
 
@@ -105,8 +107,7 @@ def distortion(
             input_distance=input_distance,
         )
         factor = best_factor(dx, dphi) if isinstance(scale, str) else float(scale)
-        scaled = distortion_of(dx, factor * dphi)
-        return dataclasses.replace(scaled, scale=distortion_of(dx, dphi).scale)
+        return dataclasses.replace(distortion_of(dx, factor * dphi), scale=_best_scale(dx, dphi))
 
 
 @torch.no_grad()
@@ -190,18 +191,9 @@ def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:
         >>> distortion_of(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])).scale
         0.5
     """
-    for name, values in (("dx", dx), ("dphi", dphi)):
-        check_dense(values, name)
-        if values.is_complex():
-            raise InputError(f"{name} must hold real numbers, got {values.dtype}.")
-    if dx.ndim != 1 or dx.shape != dphi.shape:
-        raise InputError(
-            "dx and dphi must hold one distance a pair, (P,) each, got "
-            f"{tuple(dx.shape)} and {tuple(dphi.shape)}."
-        )
+    dx, dphi = _checked(dx, dphi)
     if not len(dx):
         return Distortion(0, *[math.nan] * 5)
-    dx, dphi = (x.to(exact_dtype(x.device)) for x in (dx, dphi))
     ratios = (dphi / dx)[dx > 0]
     return Distortion(
         pairs=len(dx),
@@ -209,7 +201,7 @@ def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:
         stress=math.sqrt(_ratio((dx - dphi).square().sum(), dx.square().sum())),
         expansion=ratios.max().item() if len(ratios) else math.nan,
         contraction=ratios.min().item() if len(ratios) else math.nan,
-        scale=_ratio((dx * dphi).sum(), dphi.square().sum()),
+        scale=_best_scale(dx, dphi),
     )
 
 
@@ -227,8 +219,25 @@ def best_factor(dx: Tensor, dphi: Tensor) -> float:
         >>> best_factor(torch.tensor([1.0, 2.0]), torch.zeros(2))
         1.0
     """
-    scale = distortion_of(dx, dphi).scale
-    return 1.0 if len(dphi) and not dphi.any() else scale
+    dx, dphi = _checked(dx, dphi)
+    return 1.0 if len(dphi) and not dphi.any() else _best_scale(dx, dphi)
+
+
+def _checked(dx: Tensor, dphi: Tensor) -> tuple[Tensor, Tensor]:
+    for name, values in (("dx", dx), ("dphi", dphi)):
+        check_dense(values, name)
+        if values.is_complex():
+            raise InputError(f"{name} must hold real numbers, got {values.dtype}.")
+    if dx.ndim != 1 or dx.shape != dphi.shape:
+        raise InputError(
+            "dx and dphi must hold one distance a pair, (P,) each, got "
+            f"{tuple(dx.shape)} and {tuple(dphi.shape)}."
+        )
+    return dx.to(exact_dtype(dx.device)), dphi.to(exact_dtype(dphi.device))
+
+
+def _best_scale(dx: Tensor, dphi: Tensor) -> float:
+    return _ratio((dx * dphi).sum(), dphi.square().sum())
 
 
 def _pearson(a: Tensor, b: Tensor) -> float:

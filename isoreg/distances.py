@@ -46,14 +46,19 @@ def euclidean(points: Tensor) -> Tensor:
         points: (b, d) floating points; others are refused.
 
     Returns:
-        (b, b), in the dtype of ``points``. Duplicates have distance 0 and gradient 0.
+        (b, b), in the dtype of ``points``. Duplicates have distance 0 and gradient 0; no square
+        leaves the range of float64, but those of distances below 1e-154 of the largest entry.
 
     Example:
         >>> euclidean(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
         tensor([[0., 5.],
                 [5., 0.]])
     """
-    return _root(_squares(points)).to(points.dtype)
+    _check_points(points)
+    if points.dtype != torch.float64 or not points.numel():  # squares of others are in its range
+        return _root(_squares(points)).to(points.dtype)
+    size = _power_of_two(points)
+    return _root(_squares(points / size)) * size
 
 
 def manhattan(points: Tensor) -> Tensor:
@@ -376,6 +381,12 @@ def _root(squares: Tensor) -> Tensor:
     """Square root whose gradient is 0 where the square is 0, to every order; NaN stays NaN."""
     zero = squares == 0
     return squares.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
+
+
+def _power_of_two(points: Tensor) -> Tensor:
+    """About the largest entry: to divide by it rounds nothing."""
+    exponent = points.detach().abs().amax().frexp().exponent
+    return torch.ldexp(points.new_ones(()), exponent.clamp(-1000, 1000))
 
 
 def _unit(points: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.precision import full_precision, rounds_products
-from isoreg.errors import InputError, error_prefix
+from isoreg.errors import InputError, check_integer, error_prefix
 
 IGNORED = -100
 """Label of samples that pair with nobody, the default ``ignore_index`` of cross-entropy."""
+_INT64 = 2**63  # the first integer that a label cannot be
 _SEVERAL = (
     "If a sample has several labels, no class is its own: use labels=None, with pair_weights= to "
     "say which pairs count."
@@ -49,7 +50,8 @@ def pair_weights(
         (n, n) symmetric weights from 0 to 1.
 
     Raises:
-        InputError: If there are not n labels, or they are neither integers nor probabilities.
+        InputError: If n is no number of samples, there are not n labels, or they are neither
+            integers nor probabilities.
 
     Example:
         >>> pair_weights(torch.tensor([0, 1, 0]), 3)
@@ -58,6 +60,7 @@ def pair_weights(
                 [1., 0., 1.]])
     """
     with error_prefix("pair_weights"):
+        check_integer("n", n, 0)
         if labels is None:
             return torch.ones(n, n, dtype=dtype, device=device)
         check_labels(labels, n)
@@ -287,8 +290,10 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         seen: dict[int, int] = {}
         for index, group in enumerate(groups):
             for member in group:
-                if not isinstance(member, numbers.Integral):
-                    raise InputError(f"classes must be integers, got {member!r} in group {index}.")
+                if not isinstance(member, numbers.Integral) or not -_INT64 <= member < _INT64:
+                    raise InputError(
+                        f"classes must be integers of 64 bits, got {member!r} in group {index}."
+                    )
                 if member in seen:
                     raise InputError(
                         "each class must stand in one group, "

@@ -76,7 +76,7 @@ def shepard(
     axes.set_xlim(0, right)
     axes.set_ylim(0, top)
     numbers = f"r = {measured.correlation:.3f}, stress = {measured.stress:.3f}"
-    title = f"{numbers}, {measured.pairs:,} pairs\n(bright: many)"
+    title = f"{numbers}, {measured.pairs:,} pair{'s' * (measured.pairs != 1)}\n(bright: many)"
     _label(axes, "distance between inputs", "distance between features", title)
     return axes
 
@@ -384,7 +384,7 @@ def _check_pairs(*distances: Tensor) -> None:
         raise InputError(
             "there must be a pair to draw, got none. Give more samples of a class, or labels=None."
         )
-    lost = sum(int((~d.isfinite()).sum()) for d in distances)
+    lost = sum(int((~d.square().isfinite()).sum()) for d in distances)
     if lost:
         raise InputError(
             f"distances must be finite to be drawn, got {lost} that are not. Are there infinite "

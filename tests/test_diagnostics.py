@@ -62,7 +62,8 @@ def test_collapsed_features_have_stress_one_and_no_correlation() -> None:
 
 def test_duplicate_inputs_do_not_make_the_expansion_infinite() -> None:
     x = torch.tensor([[0.0], [0.0], [1.0]])
-    assert distortion(x, torch.tensor([[0.0], [1.0], [2.0]])).expansion == 2
+    found = distortion(x, torch.tensor([[0.0], [1.0], [2.0]]))
+    assert (found.expansion, found.contraction) == (2, 1)
 
 
 def test_no_pair_gives_zero_pairs_and_nan() -> None:

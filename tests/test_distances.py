@@ -337,6 +337,18 @@ def test_points_far_from_the_origin_keep_their_digits(metric: str, spread: float
     torch.testing.assert_close(distances, by_loops(points, metric), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("unit", [5e-324, 1e-300, 1e-200, 1e200, 1e306])
+def test_distances_whose_squares_float64_cannot_hold_are_right(unit: float) -> None:
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0], [15.0, 9.0]], dtype=torch.float64)
+    points = (unit * x).requires_grad_()
+    lengths = pairwise_distances(points)[0, :3] / unit
+    torch.testing.assert_close(lengths, torch.tensor([0.0, 5.0, 5.0], dtype=torch.float64))
+    assert pairwise_distances(points)[1, 2] == 0
+    assert geodesic(points, neighbors=1)[0, 3].item() / unit == pytest.approx(18)
+    (slope,) = torch.autograd.grad(euclidean(points)[0, 1], points)
+    torch.testing.assert_close(slope[:2], torch.tensor([[-0.6, -0.8], [0.6, 0.8]]).double())
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
 def test_close_pairs_in_far_clusters_keep_their_digits(metric: str) -> None:
     centres = torch.tensor([[50.0, 0.0], [-50.0, 7.0]], dtype=torch.float64).repeat(6, 1)

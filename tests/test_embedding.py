@@ -481,7 +481,7 @@ def test_classes_lie_four_radii_apart_and_none_nearer_than_two() -> None:
 
 
 ALLOWED: dict[str, list[Any]] = {
-    "n_components": [1], "beta": [0, 0.5], "beta_all": [0, 0.5], "near": [0, 0.5],
+    "n_components": [1], "beta": [0, 0.5], "beta_all": [0, 0.5], "near": [0, 9.9],
     "max_epochs": [1, None], "batch_size": [2], "learning_rate": [1e-9, 0.5],
     "noise": [0, 0.5, None], "validation_fraction": [1e-9, 0.999], "n_iter_no_change": [1],
 }  # fmt: skip
@@ -489,10 +489,10 @@ REFUSED: dict[str, tuple[str, list[Any]]] = {
     "n_components": ("an integer at least 1", [0, 1.5, True, None]),
     "beta": ("a number at least 0", [-1e-9, np.inf, np.nan, True, None]),
     "beta_all": ("a number at least 0", [-1e-9, np.inf]),
-    "near": ("a number at least 0", [-1e-9, np.inf]),
+    "near": ("a number at least 0 and below 10", [-1e-9, 10, np.inf]),
     "max_epochs": ("an integer at least 1 or None", [0, 1.5]),
     "batch_size": ("an integer at least 2", [1, 2.5]),
-    "learning_rate": ("a number above 0", [0, np.inf]),
+    "learning_rate": ("a number above 0 and below 1000", [0, 1000, np.inf]),
     "noise": ("a number at least 0 or None", [-1e-9, np.inf]),
     "validation_fraction": ("a number above 0 and below 1", [0, 1, 1.5]),
     "n_iter_no_change": ("an integer at least 1", [0, 1.5]),
@@ -813,6 +813,8 @@ def test_the_map_is_drawn_with_a_bar_whose_length_is_what_it_says() -> None:
     axes = embedding.plot(X, np.c_[Y * 0, Y, Y % 2], unit=None)
     assert axes.texts[-1].get_text() == f"{length:g} within a class"
     assert [text.get_text() for text in axes.texts[:-1]] == ["0, 0, 0", "1", "0, 2, 0"]
+    with pytest.raises(InputError, match="unit must be a text or None, got 3"):
+        embedding.plot(X, unit=3)
     with pytest.raises(InputError, match="n_components must be 2 to be drawn, got 3"):
         brief(n_components=3).fit(X).plot(X)
     with pytest.raises(InputError, match="y must hold a label for each of 150 samples"):

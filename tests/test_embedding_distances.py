@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import warnings
 from contextlib import closing
@@ -15,7 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.spatial.distance import cdist
+from scipy.spatial.distance import euclidean as scipy_euclidean
 
 from isoreg import InputError
 from isoreg._pairs import dense
@@ -345,6 +348,18 @@ def test_a_metric_may_round_differently_in_each_direction() -> None:
 BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": skewed}, None, "metric must be symmetric, got"),
     ({"metric": lambda a, b: 1.0}, None, r"metric must map 16 and 15 samples to \(16, 15\) real"),
+    (
+        {"metric": lambda a, b: None},
+        None,
+        r"real distances, got NoneType\. A distance d",
+    ),
+    (
+        {"metric": scipy_euclidean},
+        None,
+        r"take 16 and 15 samples at once, .* 1-D.*cdist",
+    ),
+    ({"metric": math.dist}, None, "metric must take 16 and 15 samples at once"),
+    ({"metric": "precomputed"}, csr_array(city(ROWS, ROWS)), "for 60 samples, got csr_array"),
     ({"metric": lambda a, b: -city(a, b)}, None, "metric must be at least 0"),
     ({"metric": np.zeros((150, 150))}, None, "metric must be a callable or one of .* got ndarray"),
     ({"metric": "geodesic"}, None, "geodesic distances of a batch depend on the batch"),

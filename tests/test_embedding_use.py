@@ -15,6 +15,13 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_iris,
+    load_wine,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -109,6 +116,57 @@ def test_a_map_of_one_point_is_refused() -> None:
     with pytest.raises(InputError, match="must tell samples apart, got one point for all 60"):
         brief(network=network).fit(X)
     assert np.ptp(brief(network=network).fit_transform(X, Y)) > 0  # classes pull them apart
+
+
+@pytest.mark.parametrize("labels", [None, Y])
+@pytest.mark.parametrize("size", [1e4, 1e18])
+def test_samples_whose_distances_drown_the_others_are_named(labels: Any, size: float) -> None:
+    rows = X.copy()
+    rows[7] *= size
+    text = r"distances to sample 7 drown all others: those among the other 59 make up \de-"
+    for metric in ("euclidean", "manhattan", lambda a, b: cdist(a, b)):
+        with pytest.warns(UserWarning, match=text) as warned:
+            brief(metric=metric).fit(rows, labels)
+        assert warned[0].filename == __file__
+    rows[30] = -rows[7]
+    with pytest.warns(UserWarning, match="distances to sample 7, 30 drown all others"):
+        brief(metric="precomputed").fit(X, labels, distances=cdist(rows, rows))
+    many = np.resize(X, (900, 4))
+    many[899] *= size
+    with pytest.warns(UserWarning, match="distances to sample 899 drown"):
+        brief(batch_size=64, early_stopping=True).fit(many)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "manhattan"])
+def test_a_sample_that_is_too_far_to_learn_from_is_named_first(metric: str) -> None:
+    rows = np.resize(X, (900, 4))
+    rows[5] = 1e100  # the square of a squared distance is infinite
+    with (
+        pytest.warns(UserWarning, match="distances to sample 5 drown all others"),
+        pytest.raises(InputError, match="a distance far beyond the others"),
+    ):
+        brief(metric=metric, batch_size=64).fit(rows)
+
+
+def test_directions_of_rows_as_long_as_float64_holds_make_a_map() -> None:
+    rows = X.copy()
+    rows[3] = 1e308
+    fitted = brief(metric="cosine").fit(rows)
+    assert np.isfinite(fitted.transform(rows)).all()
+    assert fitted.score(rows) == pytest.approx(-fitted.stress_)
+
+
+def test_no_sample_of_usable_data_drowns_the_others() -> None:
+    sets = [load(return_X_y=True) for load in (load_wine, load_breast_cancer, load_iris)]
+    rows = [x for x, _ in sets] + [StandardScaler().fit_transform(x) for x, _ in sets]
+    rows += [load_digits().data[:300], load_diabetes().data]
+    for n in (10, 30, 200):
+        rows += [DRAWS.lognormal(size=(n, 3)), DRAWS.standard_t(3, size=(n, 3))]
+    rows += [np.r_[X, 50 + X[:1]], np.repeat(X[:2], 5, 0), X[:2]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for each in rows:
+            brief(max_epochs=1).fit(each)
 
 
 def test_a_device_that_torch_lacks_is_refused_in_one_line() -> None:

@@ -127,6 +127,24 @@ def test_samples_that_collate_replaces_in_place_keep_their_distances() -> None:
     assert distances[0, 1] == edits("iso", "entropy")
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda words: [word.ljust(8) for word in words if len(word) > 3], "replaced 2 of 2"),
+        (lambda words: [words[1], words[0], words[2].ljust(8)], "replaced 1 of 3"),
+    ],
+)
+def test_samples_that_collate_replaces_while_it_moves_or_drops_others_are_refused(
+    change: Callable[[list[str]], list[str]], text: str
+) -> None:
+    def collate(samples: list[str]) -> list[int]:
+        samples[:] = change(samples)
+        return list(map(len, samples))
+
+    with pytest.raises(InputError, match=f"which sample is which.* {text} samples .* of 3"):
+        PairwiseCollate(each_pair(edits), collate=collate)(["iso", "entropy", "metric"])
+
+
 class Encoded(UserDict):  # type: ignore[type-arg]
     """A mapping that can do more, as those of tokenizers."""
 
@@ -262,6 +280,8 @@ def test_what_is_not_callable_is_refused_when_it_is_built() -> None:
         PairwiseCollate([1])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="^PairwiseCollate: collate must be callable, got int"):
         PairwiseCollate(len, collate=1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="^PairwiseCollate: key must be a key .* got list"):
+        PairwiseCollate(len, key=["distances"])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="^each_pair: distance must be callable, got NoneType"):
         each_pair(None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="^each_pair: of must be callable, got str"):

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -209,7 +210,21 @@ def test_labels_are_left_as_they_were() -> None:
     assert labels.tolist() == [3, IGNORED, 3]
 
 
+@pytest.mark.parametrize("n", [-1, 2.0, None, True, "3"])
+def test_what_is_no_number_of_samples_is_refused(n: Any) -> None:
+    text = "pair_weights: n must be an integer of at least 0, got"
+    for labels in (None, torch.tensor([0, 1])):
+        with pytest.raises(InputError, match=text):
+            pair_weights(labels, n)
+    assert pair_weights(None, 0).shape == (0, 0)
+
+
 # partition
+
+
+def test_the_widest_classes_are_named() -> None:
+    ends = torch.tensor([2**63 - 1, -(2**63), 0])
+    assert partition(ends, [[2**63 - 1], [-(2**63)]]).tolist() == [0, 1, IGNORED]
 
 
 def test_partition_names_the_group_that_holds_each_label() -> None:
@@ -224,9 +239,11 @@ def test_partition_names_the_group_that_holds_each_label() -> None:
     [
         ("ab", "groups must be a list of lists of classes, got 'ab'"),
         (None, "groups must be a list of lists of classes, got None"),
-        ([["a"]], "classes must be integers, got 'a' in group 0"),
-        ([[0], [1.5]], "classes must be integers, got 1.5 in group 1"),
-        ([[torch.tensor(0)], [torch.tensor(0)]], "classes must be integers, got tensor"),
+        ([["a"]], "classes must be integers of 64 bits, got 'a' in group 0"),
+        ([[0], [1.5]], "classes must be integers of 64 bits, got 1.5 in group 1"),
+        ([[2**63]], "classes must be integers of 64 bits, got 9223372036854775808 in group 0"),
+        ([[0], [-(10**30)]], "classes must be integers of 64 bits, got -10+ in group 1"),
+        ([[torch.tensor(0)], [torch.tensor(0)]], "classes must be integers of 64 bits, got tensor"),
     ],
 )
 def test_groups_that_could_hold_no_class_are_refused(groups, text: str) -> None:

@@ -92,6 +92,12 @@ def test_the_shepard_diagram_holds_every_pair_of_a_class() -> None:
     )
 
 
+def test_one_pair_is_no_pairs() -> None:
+    x = torch.tensor([[0.0], [1.0]])
+    assert "stress = 0.000, 1 pair\n" in plots.shepard(x, x).get_title()
+    assert str(distortion(x, x)).startswith("1 pair: ")
+
+
 def test_histograms_are_shares_of_the_pairs_over_common_bins() -> None:
     axes = plots.distance_histograms(X, {"a": PHI, "b": X}, Y, bins=7)
     stairs = {patch.get_label(): patch.get_data() for patch in axes.patches}

@@ -32,6 +32,10 @@ _LEAN = {"manhattan": 1.0, "chebyshev": torch.inf}  # as torch has them: in (b, 
 _LEAF = 32  # a block of a callable is not split below this size
 _TRIED, _FEW = 16, 5  # samples on which a callable is tried before anything is trained
 
+_OF_TWO_ROWS = (
+    "A distance d between two rows: metric=lambda a, b: scipy.spatial.distance.cdist(a, b, d)."
+)
+
 
 def resolve_blocks(
     rows: Array,
@@ -101,12 +105,16 @@ def _precomputed(distances: Any, n: int) -> Blocks:
     if table.shape != (n, n) or table.dtype.kind not in "iuf":
         raise InputError(
             f"distances must be real numbers of shape ({n}, {n}) for {n} samples, got "
-            f"{table.dtype} of shape {table.shape}."
+            f"{_described(distances, table)}."
         )
     for start in range(0, n, 256):  # a part at a time: the table may be larger than the memory
         part, mirrored = table[start : start + 256], table[:, start : start + 256].T
         check_distances(_wide(part), "distances", mirrored=_wide(mirrored), own=start)
     return lambda places: torch.as_tensor(np.array(table[np.ix_(places, places)], dtype=np.float64))
+
+
+def _described(values: Any, table: Array) -> str:
+    return f"{table.dtype} of shape {table.shape}" if table.ndim else type(values).__name__
 
 
 def _wide(values: Array) -> Tensor:
@@ -132,15 +140,23 @@ def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Bloc
         if block.shape != (len(a), len(b)) or block.dtype.kind not in "iuf":
             raise InputError(
                 f"metric must map {len(a)} and {len(b)} samples to ({len(a)}, {len(b)}) real "
-                f"distances, got {block.dtype} of shape {block.shape}. A distance d between two "
-                "rows: metric=lambda a, b: scipy.spatial.distance.cdist(a, b, d)."
+                f"distances, got {_described(got, block)}. {_OF_TWO_ROWS}"
             )
         distances = _wide(block)
         check_distances(distances, "metric")
         return distances.numpy()
 
     tried = np.unique(np.linspace(0, n - 1, min(n, _TRIED)).astype(np.int64))
-    there, back = ask(tried, tried[:-1]), ask(tried[:-1], tried)
+    try:
+        there = ask(tried, tried[:-1])
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:  # what a distance between two rows says of many
+        raise InputError(
+            f"metric must take {len(tried)} and {len(tried) - 1} samples at once, got its error: "
+            f"{error}. {_OF_TWO_ROWS}"
+        ) from error
+    back = ask(tried[:-1], tried)
     check_distances(torch.from_numpy(there), "metric", mirrored=torch.from_numpy(back.T), own=0)
     _check_alone(ask(tried[-_FEW:], tried[:-1][:_FEW]), there[-_FEW:, :_FEW])
     if cache is None:

@@ -79,7 +79,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         beta: Weight of the distances within classes. Not used without labels.
         beta_all: Weight of the distances between all pairs. Not used without labels.
         near: Near pairs count more: weights d^-near. 0: all the same, 1: as in Sammon's mapping,
-            2: elastic scaling.
+            2: elastic scaling; below 10.
         clusterer: A scikit-learn clusterer whose clusters of X are the classes if there is no y
             (-1, its outliers, have none).
         network: A `torch.nn.Module` from (b, d) rows to (b, n_components), which is copied before
@@ -88,7 +88,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         max_epochs: Passes over the data; by default 10, or what 100 + n/2 steps (at most 1,200)
             take if that is more.
         batch_size: Samples a step; all of them if they are fewer.
-        learning_rate: The largest of its one cycle.
+        learning_rate: The largest of its one cycle, below 1000.
         noise: Gaussian noise on the training inputs, in radii of the classes (in the data's
             Euclidean distance). By default 1 with labels, and 0 without.
         early_stopping: Stop when the stress of held-out samples has not fallen for
@@ -170,7 +170,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None, *, distances: Any = None) -> IsometricEmbedding:
-        """Learn the map.
+        """Learn the map, with a warning if distances to a few samples drown all others.
 
         Args:
             X: (n, d) samples: an array or a data frame of numbers. What belongs to a sample
@@ -288,14 +288,14 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             y: (n,) their classes, or several columns, as in `fit`: for colours and names. A class
                 of `fit` has the same colour in every picture of the map, unless it needs more
                 colours for classes that are new.
-            unit: The unit of the distances, written beside the scale bar.
+            unit: The unit of the distances, written beside the scale bar; None or "": no unit.
             axes: matplotlib axes to draw on, with linear scales; None: new ones.
 
         Returns:
             The axes; ``plot(X, y).figure.savefig("map.png", dpi=200)`` saves them.
 
         Raises:
-            InputError: If the map has not two dimensions.
+            InputError: If the map has not two dimensions, or the unit is no text.
             MissingExtraError: If matplotlib is not installed.
 
         Example:
@@ -308,6 +308,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             check_is_fitted(self)
             if self._n_features_out != 2:
                 raise InputError(f"n_components must be 2 to be drawn, got {self._n_features_out}.")
+            if not isinstance(unit, str | None):
+                raise InputError(f"unit must be a text or None, got {unit!r}. Write unit='mm'.")
             refuse_other_order(X, y=y)
             points = self.transform(X)
             drawn = None if y is None else drawn_classes(y, len(points), self.classes_)

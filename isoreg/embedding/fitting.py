@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from isoreg._devices import pick_device
 from isoreg.diagnostics import distortion_of
 from isoreg.distances import exact_dtype
-from isoreg.embedding.blocks import Blocks, Places
-from isoreg.embedding.layout import NOTHING, lay_out
+from isoreg.embedding.blocks import NAMES, Blocks, Places
+from isoreg.embedding.layout import FEW, NOTHING, drowning, lay_out
 from isoreg.embedding.network import MapNetwork, batches, mlp
 from isoreg.embedding.targets import UNKNOWN, Targets, classmates_first
 from isoreg.embedding.training import Pairs, Progress, Recipe, train
@@ -158,9 +159,34 @@ def _scaled(
     layout = lay_out(
         table, of_learned[chosen], k, settings.n_components, apart=APART, closest=CLOSEST
     )
+    _warn_of_few(settings, rows, blocks, learned[chosen], table)
     device = pick_device(settings.device)
     prototypes = torch.as_tensor(layout.prototypes, dtype=torch.float32, device=device)
     return Pairs(blocks, layout.radius, targets, prototypes)
+
+
+def _warn_of_few(
+    settings: Any, rows: NDArray[Any], blocks: Blocks, places: Places, table: NDArray[Any]
+) -> None:
+    """Warn where distances to a few samples drown all others.
+
+    A metric by name is asked about the samples that lie furthest out as well.
+    """
+    if isinstance(settings.metric, str) and settings.metric in NAMES:
+        gaps = np.abs(rows - rows.mean(0, dtype=np.float64)).max(1)
+        furthest = np.argsort(-gaps)[:FEW]
+        places = np.r_[furthest, np.setdiff1d(places, furthest)][: len(places)]
+        table = blocks(places).numpy()
+    few, share = drowning(table)
+    if len(few):
+        warnings.warn(
+            "IsometricEmbedding.fit: distances to sample "
+            f"{', '.join(map(str, sorted(places[few])))} drown all others: those among the other "
+            f"{len(places) - len(few)} make up {share:.1g} of the sum of squares, so that the map "
+            "need not keep them. Is a number or a unit wrong there? Correct it, leave the sample "
+            "out, or take logarithms of columns with long tails.",
+            stacklevel=5,
+        )
 
 
 def _from_each_class(classes: NDArray[np.int64], most: int) -> Places:
@@ -178,7 +204,7 @@ def _network(
     known = rows[learned].astype(np.float64)
     mean = known.mean(0)
     # a power of two, which rounds nothing, so that no square leaves the range of float64
-    size = 2.0 ** int(np.frexp(np.abs(known - mean).max())[1])
+    size = 2.0 ** int(np.frexp(np.abs(known - mean).max())[1] - 1)
     spread = size * float(np.sqrt((((known - mean) / size) ** 2).mean())) or 1.0
     if settings.network is None:
         body: nn.Module = mlp(rows.shape[1], settings.n_components, seed)

@@ -30,10 +30,10 @@ _NUMBERS: dict[str, tuple[type, float, bool, float]] = {
     "n_components": (numbers.Integral, 1, True, float("inf")),
     "beta": (numbers.Real, 0, True, float("inf")),
     "beta_all": (numbers.Real, 0, True, float("inf")),
-    "near": (numbers.Real, 0, True, float("inf")),
+    "near": (numbers.Real, 0, True, 10),  # a weight of 20^10 beside 1 is all that float32 holds
     "max_epochs": (numbers.Integral, 1, True, float("inf")),
     "batch_size": (numbers.Integral, 2, True, float("inf")),
-    "learning_rate": (numbers.Real, 0, False, float("inf")),
+    "learning_rate": (numbers.Real, 0, False, 1000),
     "noise": (numbers.Real, 0, True, float("inf")),
     "validation_fraction": (numbers.Real, 0, False, 1),
     "n_iter_no_change": (numbers.Integral, 1, True, float("inf")),

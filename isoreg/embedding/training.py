@@ -196,8 +196,8 @@ def train(
         if not loss.isfinite():
             raise InputError(
                 f"training must stay finite, got a loss of {loss.item()} at step {step}. Is the "
-                "learning rate too large, a distance far beyond the others, or does the network "
-                "return NaN?"
+                "learning rate, a weight (beta, beta_all) or the noise too large, a distance far "
+                "beyond the others, or does the network return NaN?"
             )
         stress = held_out_stress(body, inputs, pairs, held_out[:_LOOKED_AT])
         seen.step.append(step)

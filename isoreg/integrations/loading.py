@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,8 @@ class PairwiseCollate:
 
     Raises:
         InputError: While loading, if the distances are not (N, N), negative, infinite or not
-            symmetric, or the batch has the key already.
+            symmetric, the batch has the key already, or ``collate`` replaces some samples of the
+            list in place and moves or drops others.
 
     Example:
         >>> def gaps(samples):
@@ -64,6 +65,8 @@ class PairwiseCollate:
             for name, value in (("pairwise", pairwise), ("collate", collate)):
                 if not callable(value):
                     raise InputError(f"{name} must be callable, got {type(value).__name__}.")
+            if not isinstance(key, Hashable):
+                raise InputError(f"key must be a key of a mapping, got {type(key).__name__}.")
         self.pairwise, self.collate, self.key = pairwise, collate, key
 
     def __call__(self, samples: list[Any]) -> Any:
@@ -155,7 +158,15 @@ def _follow(distances_bb: Tensor, before: list[Any], after: Sequence[Any]) -> Te
         return distances_bb  # one object may stand for two samples
     place = {id(sample): at for at, sample in enumerate(before)}
     order = [place.get(id(sample), -1) for sample in after]
-    return distances_bb if -1 in order else distances_bb[order][:, order]  # -1: replaced
+    if -1 not in order:
+        return distances_bb[order][:, order]
+    if len(order) != len(before) or any(at not in (-1, i) for i, at in enumerate(order)):
+        raise InputError(
+            "collate must leave it clear which sample is which, got a list in which it has "
+            f"replaced {order.count(-1)} of {len(order)} samples and moved or dropped others of "
+            f"{len(before)}. Make the new samples in a list of its own, after the order is final."
+        )
+    return distances_bb  # each is replaced in its place
 
 
 def _plain(distances: Any) -> Any:
