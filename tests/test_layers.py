@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from isoreg import IsometryRegularizer, isometry_penalty
+from isoreg._attach import classifier
 from isoreg._attach.classifier import ClassifierSearch, choose_layers
 from isoreg._attach.layers import Layers, find_layers
 from isoreg.errors import InputError, LayerError
@@ -388,6 +389,28 @@ def test_modules_that_were_compiled_before_are_no_way_to_a_classifier() -> None:
     node = type("Node", (), {"name": lambda _: "CompiledFunctionBackward", "next_functions": ()})()
     with pytest.raises(LayerError, match="not all of the model's modules were seen to run"):
         list(ClassifierSearch(nn.Linear(2, 2))._sources(node, {}))
+
+
+@pytest.mark.parametrize(
+    ("compiled", "advice"), [(False, "hold them as attributes"), (True, "attach before its first")]
+)
+def test_layers_that_run_no_hooks_are_said_to_be_unseen(
+    compiled: bool, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.kept = nn.Linear(6, 4), [nn.Linear(4, 3)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.kept[0](self.net.forward(x))
+
+    monkeypatch.setattr(classifier, "was_used", lambda: compiled)
+    model = Hidden()
+    with IsometryRegularizer(model) as iso:
+        model(torch.randn(5, 6))
+        with pytest.raises(LayerError, match=f"modules were seen to run.*{advice}"):
+            iso(None)
 
 
 def test_a_timm_model_without_classes_is_recorded_where_its_classifier_was() -> None:

@@ -17,13 +17,19 @@ from torch import Tensor, nn
 
 from isoreg._attach.layers import Layer, Layers, find_layers, wrapped
 from isoreg._attach.pooling import Entering, tensors_in
+from isoreg._compiled import was_used
 from isoreg._graph import nodes_before
 from isoreg.errors import LayerError
 
-_UNSEEN = (
-    "not all of the model's modules were seen to run. If it is compiled, attach before its first "
-    "call: torch.compile ignores hooks that come later, also on a second model of the same class; "
-    "torch._dynamo.reset() forgets earlier calls. Or name a layer with layers=."
+_UNSEEN = "not all of the model's modules were seen to run. "
+_IF_COMPILED = (
+    "If it is compiled, attach before its first call: torch.compile ignores hooks that come later, "
+    "also on a second model of the same class; torch._dynamo.reset() forgets earlier calls. Or "
+    "name a layer with layers=."
+)
+_IF_HIDDEN = (
+    "A call of module.forward runs no hook, and layers that are no submodules have none. Call "
+    "modules themselves, or hold them as attributes."
 )
 # names of autograd's nodes: sums of products with weights or prototypes, and distances from them
 _PRODUCTS = frozenset([
@@ -170,7 +176,7 @@ class ClassifierSearch:
         """The classifier, as what the model took and returned shows it, and each call of it."""
         returned = _returned(output)
         if not self._runs:
-            raise LayerError(_UNSEEN)
+            raise LayerError(_UNSEEN + (_IF_COMPILED if was_used() else _IF_HIDDEN))
         if not returned:
             self._refuse("returned no tensor with a gradient")
         if any(x.ndim > 2 for x in returned):
@@ -209,7 +215,7 @@ class ClassifierSearch:
                 yield runs[node]
                 continue
             if "CompiledFunction" in node.name():
-                raise LayerError(_UNSEEN)
+                raise LayerError(_UNSEEN + _IF_COMPILED)
             weight = getattr(node, "variable", None)
             if (isinstance(weight, nn.Parameter) and weight.ndim > 1) or _weighs_up(node, result):
                 self._refuse("returned what weights of its own were applied to, or prototypes")
