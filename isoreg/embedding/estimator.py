@@ -19,8 +19,9 @@ from isoreg._devices import pick_device
 from isoreg._pairs.precision import full_precision
 from isoreg.diagnostics import distortion_of
 from isoreg.embedding.blocks import CallableMetric, resolve_blocks
-from isoreg.embedding.fitting import MEASURED, fit_map, seeded
+from isoreg.embedding.fitting import MEASURED, fit_map
 from isoreg.embedding.network import pack, unpack
+from isoreg.embedding.own_network import seeded
 from isoreg.embedding.picture import draw, drawn_classes
 from isoreg.embedding.rules import (
     check_settings,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +18,7 @@ from isoreg.distances import exact_dtype
 from isoreg.embedding.blocks import NAMES, Blocks, Places
 from isoreg.embedding.layout import FEW, NOTHING, drowning, lay_out
 from isoreg.embedding.network import MapNetwork, batches, mlp
+from isoreg.embedding.own_network import check_output, copied, refuse_one_point
 from isoreg.embedding.targets import UNKNOWN, Targets, classmates_first
 from isoreg.embedding.training import Pairs, Progress, Recipe, train
 from isoreg.errors import InputError
@@ -86,7 +84,7 @@ def fit_map(
     places = torch.as_tensor(learned)
     order = (places[batch] for batch in batches(len(places), size, generator))
     progress = train(network.body, inputs, order, pairs, recipe, generator, measured[:size])
-    _refuse_one_point(network.body, inputs[torch.as_tensor(measured, device=inputs.device)])
+    refuse_one_point(network.body, inputs[torch.as_tensor(measured, device=inputs.device)])
     stress = _rescale(network, inputs, pairs, known, measured, size)
     if settings.network is None:  # so that a point's place does not depend on those beside it
         network.body.to(network.mean.dtype)
@@ -209,52 +207,16 @@ def _network(
     if settings.network is None:
         body: nn.Module = mlp(rows.shape[1], settings.n_components, seed)
     else:
-        body = _copied(settings.network)
-    for name, parameter in body.named_parameters():
-        if parameter.dtype not in (torch.float32, torch.float64) or parameter.is_meta:
-            raise InputError(
-                "network must hold float32 or float64 numbers, got "
-                f"{'none yet' if parameter.is_meta else parameter.dtype} in {name!r}."
-            )
+        body = copied(settings.network)
     device = pick_device(settings.device)
     centre = torch.as_tensor(mean, dtype=exact_dtype(device))
     network = MapNetwork(body, centre, spread, pairs.radius).to(device)
-    _check_output(network, rows[learned[:2]], settings.n_components)
+    check_output(network, rows[learned[:2]], settings.n_components)
     if pairs.targets is None:
         return network, NOISE_WITHOUT_CLASSES if settings.noise is None else settings.noise
     classes = pairs.targets.classes[learned]
     share = NOISE if settings.noise is None else settings.noise
     return network, share * _within((known - mean) / size, classes) * (size / spread)
-
-
-def _copied(network: nn.Module) -> nn.Module:
-    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
-        raise InputError(  # torch's copies of it cannot be trained
-            "network must be a module of Python, got one of TorchScript. Give the module that it "
-            "was made of."
-        )
-    try:
-        return copy.deepcopy(network)
-    except RuntimeError as error:
-        raise InputError(
-            f"network must be one that copy.deepcopy can copy, got torch's error: {error}. Is it "
-            "torch.nn.utils.weight_norm? Take that of torch.nn.utils.parametrizations."
-        ) from error
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Let what a network draws, as dropout does, follow from a seed, and torch's numbers after.
-
-    Yields:
-        Nothing.
-    """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
 
 
 def _within(rows: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
@@ -265,40 +227,6 @@ def _within(rows: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
         if (classes == k).sum() > 1
     ]
     return float(np.mean(np.sqrt(squares))) if squares else 0.0
-
-
-def _check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> None:
-    """Refuse what is no map from these rows, or cannot be trained."""
-    inputs, asked = network.eval().standard(torch.tensor(rows)), (len(rows), components)
-    try:
-        points = network.body(inputs)
-    except RuntimeError as error:
-        points = f"torch's error: {error}"
-    got = str(points) if isinstance(points, str) else type(points).__name__
-    if isinstance(points, Tensor):
-        got = f"{points.dtype} of shape {tuple(points.shape)}"
-        if points.is_floating_point() and points.shape == asked:
-            if not points.isfinite().all():
-                got = "points that are not finite"
-            elif not points.requires_grad:
-                got = "points that no parameter changes (are all of them frozen?)"
-            elif (network.body(inputs[[1, 1]]) - points)[1].abs().max() > 1e-4 * points.abs().max():
-                got = "a point that depends on the row beside it, or on chance, in eval mode"
-            else:
-                return
-    raise InputError(f"network must map {tuple(inputs.shape)} rows to {asked} points, got {got}.")
-
-
-@torch.no_grad()
-def _refuse_one_point(body: nn.Module, inputs: Tensor) -> None:
-    """Refuse a map on which samples that differ all lie in one place, where nothing pulls them."""
-    points = body(inputs)
-    if bool((inputs != inputs[0]).any()) and bool((points == points[0]).all()):
-        raise InputError(
-            f"the map must tell samples apart, got one point for all {len(inputs)} measured ones. "
-            "Does the last layer of the network begin at 0, is the learning rate too large, or "
-            "does one sample lie far beyond the others?"
-        )
 
 
 @torch.no_grad()
