@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -341,6 +343,43 @@ def test_a_model_that_is_seldom_random_is_called_random_and_not_said_to_remember
     chance: float,
 ) -> None:
     found = check_consistency(classifier_of(Seldom(chance)), *images_of(12), 0.1, "Linf")
+    (sign,) = found.signs
+    assert "the output is random" in sign
+    assert not found.stateful
+
+
+DRAWS = {"numpy": np.random.random, "random": random.random, "system": random.SystemRandom().random}
+
+
+class Elsewhere(nn.Module):
+    """Random in some calls, by numbers that are none of torch; it may not be copied."""
+
+    def __init__(self, source: str, chance: float, alone: bool = False) -> None:
+        super().__init__()
+        self.source, self.chance, self.alone = source, chance, alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        draw = DRAWS[self.source]
+        return linear(x) + (draw() < self.chance) * draw()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.alone:
+            raise TypeError("it is the only one")
+        return super().__reduce_ex__(protocol)
+
+
+@pytest.mark.parametrize(
+    ("source", "chance", "alone"),
+    [
+        *((source, chance, False) for source in ("numpy", "random") for chance in (0.1, 1.0)),
+        *(("numpy", 1.0, True), ("random", 1.0, True), ("system", 1.0, False)),
+    ],
+)
+def test_numbers_that_are_not_drawn_by_torch_are_random_too(
+    source: str, chance: float, alone: bool
+) -> None:
+    model = classifier_of(Elsewhere(source, chance, alone))
+    found = check_consistency(model, *images_of(12), 0.1, "Linf")
     (sign,) = found.signs
     assert "the output is random" in sign
     assert not found.stateful
