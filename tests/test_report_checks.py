@@ -385,6 +385,33 @@ def test_numbers_that_are_not_drawn_by_torch_are_random_too(
     assert not found.stateful
 
 
+class Seeding(nn.Module):
+    """Draws the same numbers in each call."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.manual_seed(self.seed)
+        return linear(x) + 0.01 * torch.randn(3)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize("name", ["noise", "square"])
+def test_a_model_that_seeds_torch_leaves_the_attacks_their_random_numbers(
+    name: str, seed: int
+) -> None:
+    x, y = images_of(100)
+    torch.manual_seed(seed)
+    added = 0.01 * torch.randn(3)
+    same = evaluate(Model(lambda images: linear(images) + added), x, y, eps=0.2, attacks=name)
+    found = evaluate(Seeding(seed), x, y, eps=0.2, attacks=name)
+    assert found.survived == same.survived
+    assert found.worst_case[0.2] < found.clean - 0.05
+    assert found.warnings == same.warnings
+
+
 @pytest.mark.parametrize(("factor", "said"), [(1.0, ""), (2.0, "of 100 % of the images changes")])
 def test_afterwards_the_same_images_are_asked_about_again(factor: float, said: str) -> None:
     x, _ = images_of(12)

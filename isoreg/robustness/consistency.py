@@ -71,6 +71,7 @@ def check_consistency(
     subject = classifier.copied()
     first = _answer(subject, some)
     classifier.shares = _equal(classifier, subject)
+    classifier.seeds = _seeds(classifier.copied(), some)
     result.remarks = _uncopied(classifier, subject)
     otherwise = _asked_again(subject, some, first)
     if otherwise is not None:
@@ -113,6 +114,15 @@ def check_consistency(
 def _equal(a: nn.Module, b: nn.Module) -> bool:
     """Whether two models have the same parameters."""
     return all(map(same, a.parameters(), b.parameters()))
+
+
+def _seeds(classifier: PixelClassifier, images: Tensor) -> bool:
+    """Whether the model seeds torch itself: what is drawn next is the same whatever was before."""
+    device, drawn = images.device, []
+    for seed in range(2):
+        _answer(classifier, images, seed=seed)
+        drawn.append(torch.randint(2**62, (4,), device=device))
+    return torch.equal(*drawn)
 
 
 def _uncopied(classifier: PixelClassifier, subject: PixelClassifier) -> list[str]:

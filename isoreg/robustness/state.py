@@ -153,7 +153,7 @@ def seed_all(seed: int) -> None:
 
 
 @contextmanager
-def _same_numbers() -> Iterator[None]:
+def same_numbers() -> Iterator[None]:
     """Put back the random numbers of all these."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     numpy, of_python = sys.modules.get("numpy"), random.getstate()
@@ -184,7 +184,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     places = [(m, kind, name, x) for m, kind in tables for name, x in getattr(m, kind).items()]
     values = [(x, x.detach().clone()) for x in (*model.parameters(), *model.buffers())]
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    with _same_numbers(), torch.inference_mode(False), torch.enable_grad():
+    with same_numbers(), torch.inference_mode(False), torch.enable_grad():
         try:
             with suppress(NotImplementedError, AttributeError):
                 model.eval()
