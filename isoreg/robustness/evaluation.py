@@ -94,7 +94,7 @@ def evaluate(
         certified: Whether to bound the accuracy from below too: the report then says between which
             two numbers the truth lies. For MLPs and ``norm="Linf"``; others are refused. Costs for
             each image about as many forward passes as the MLP has units.
-        batch_size: Images attacked at once.
+        batch_size: Images attacked at once. Checks ask about up to 100 at once, whatever it is.
         seed: Of every random number.
         progress: Whether to show a bar (tqdm) on standard error; None: if that is a terminal and
             tqdm is installed.
