@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -344,6 +346,70 @@ def test_a_model_that_is_seldom_random_is_called_random_and_not_said_to_remember
     (sign,) = found.signs
     assert "the output is random" in sign
     assert not found.stateful
+
+
+DRAWS = {"numpy": np.random.random, "random": random.random, "system": random.SystemRandom().random}
+
+
+class Elsewhere(nn.Module):
+    """Random in some calls, by numbers that are none of torch; it may not be copied."""
+
+    def __init__(self, source: str, chance: float, alone: bool = False) -> None:
+        super().__init__()
+        self.source, self.chance, self.alone = source, chance, alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        draw = DRAWS[self.source]
+        return linear(x) + (draw() < self.chance) * draw()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.alone:
+            raise TypeError("it is the only one")
+        return super().__reduce_ex__(protocol)
+
+
+@pytest.mark.parametrize(
+    ("source", "chance", "alone"),
+    [
+        *((source, chance, False) for source in ("numpy", "random") for chance in (0.1, 1.0)),
+        *(("numpy", 1.0, True), ("random", 1.0, True), ("system", 1.0, False)),
+    ],
+)
+def test_numbers_that_are_not_drawn_by_torch_are_random_too(
+    source: str, chance: float, alone: bool
+) -> None:
+    model = classifier_of(Elsewhere(source, chance, alone))
+    found = check_consistency(model, *images_of(12), 0.1, "Linf")
+    (sign,) = found.signs
+    assert "the output is random" in sign
+    assert not found.stateful
+
+
+class Seeding(nn.Module):
+    """Draws the same numbers in each call."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.manual_seed(self.seed)
+        return linear(x) + 0.01 * torch.randn(3)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize("name", ["noise", "square"])
+def test_a_model_that_seeds_torch_leaves_the_attacks_their_random_numbers(
+    name: str, seed: int
+) -> None:
+    x, y = images_of(100)
+    torch.manual_seed(seed)
+    added = 0.01 * torch.randn(3)
+    same = evaluate(Model(lambda images: linear(images) + added), x, y, eps=0.2, attacks=name)
+    found = evaluate(Seeding(seed), x, y, eps=0.2, attacks=name)
+    assert found.survived == same.survived
+    assert found.worst_case[0.2] < found.clean - 0.05
+    assert found.warnings == same.warnings
 
 
 @pytest.mark.parametrize(("factor", "said"), [(1.0, ""), (2.0, "of 100 % of the images changes")])

@@ -322,6 +322,7 @@ def test_the_model_is_where_its_tensors_are_or_else_where_the_images_are() -> No
         ({"a": torch.zeros(3, 2).long(), "b": 1}, "dict"),
         (torch.zeros(2, 2), r"\(2, 2\)"),
         (torch.zeros(3, 2, 2), r"\(3, 2, 2\)"),
+        (torch.zeros(3, 2).long(), r"\(3, 2\) of torch.int64, which is not floating"),
         (object(), "object"),
     ],
 )

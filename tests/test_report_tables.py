@@ -78,6 +78,10 @@ def test_a_report_that_lacks_images_radii_or_parts_is_refused() -> None:
         RobustnessReport.from_dict({name: each for name, each in found.items() if name != "eps"})
     with pytest.raises(InputError, match=r"'pgd-margin' must hold 4 images .* got \[3\] for \[0.1"):
         RobustnessReport.from_dict({**found, "survived": {"pgd-margin": [[0.1, [True] * 3]]}})
+    with pytest.raises(InputError, match=r"labels must be 4, one an image, or none, got 1\."):
+        RobustnessReport.from_dict({**found, "labels": [3]})
+    with pytest.raises(InputError, match="dictionary that to_dict wrote, got NoneType"):
+        RobustnessReport.from_dict(json.loads("null"))
     with pytest.raises(InputError, match=r"'proven' must hold 4 .* got them for \[0.1\]"):
         RobustnessReport.from_dict({**found, "certified": [[0.1, [True] * 4]]})
     with pytest.raises(InputError, match=r"^compare: other must be a RobustnessReport, got dict"):
@@ -385,7 +389,7 @@ class GrowingLate(Growing):
     """Another answer from a call on that comes in the middle of the attacks."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) / self.calls * (1 if self.calls < 30 else 2)
+        return super().forward(x) / self.calls * (1 if self.calls < 60 else 2)
 
 
 class GrowingAlone(Growing):

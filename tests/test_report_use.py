@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import random
 import warnings
 from collections.abc import Callable
 
@@ -353,15 +354,24 @@ def test_buffers_and_random_numbers_are_what_they_were() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             self.calls += 1
-            return super().forward(x.flatten(1)) + 0 * torch.rand(())
+            drawn = torch.rand(()) + np.random.random() + random.random()
+            return super().forward(x.flatten(1)) + 0 * drawn
+
+    def drawn() -> list[float]:
+        return [torch.rand(()).item(), np.random.random(), random.random()]
+
+    def seed() -> None:
+        torch.manual_seed(3)
+        np.random.seed(3)
+        random.seed(3)
 
     model, (x, y) = Counts(), images_of("test", 10)
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
+    seed()
+    expected = drawn()
+    seed()
     evaluate(model, x, y, eps=EPS, attacks="quick")
     assert model.calls == 0
-    assert torch.equal(torch.rand(2), expected)
+    assert drawn() == expected
 
 
 @pytest.mark.parametrize("name", ["round", "floor", "ceil", "trunc", "sign"])
@@ -740,6 +750,22 @@ def test_the_seed_alone_decides_and_not_what_was_drawn_before_or_runs_beside() -
         runs.append([s for s in shown if len(s) == int((model(x).argmax(1) == y).sum())])
     assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
+
+
+@pytest.mark.parametrize("draw", [np.random.random, random.random])
+def test_a_model_that_draws_its_numbers_elsewhere_follows_the_seed_too(draw) -> None:
+    model, (x, y) = honest("plain"), images_of("test", 20)
+
+    class Noisy(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            noise = torch.tensor([draw() for _ in range(64)]).view_as(images[0])
+            return model(images + 0.2 * noise)
+
+    def survived(seed: int) -> dict:
+        return evaluate(Noisy(), x, y, eps=EPS, attacks="paper", seed=seed).survived
+
+    assert survived(0) == survived(0)
+    assert survived(2**64 - 1) == survived(2**64 - 1) != survived(0)
 
 
 @pytest.mark.parametrize("name", ["check_consistency", "check_model", "check_unbounded"])

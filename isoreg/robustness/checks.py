@@ -204,6 +204,10 @@ def check_directions(classifier: PixelClassifier, images: Tensor, labels: Tensor
         {\sum_{x, s} |m(x + hs) - m(x - hs)|}
 
     over all images at once: few of them meet a jump in a small step, and each jump counts.
+    Networks with activations of four bits or fewer, trained straight through, are told too: a
+    stronger attack fooled at most 2 % more of the images than ours, but no rule that was tried
+    tells their jumps from those behind which a gradient is cut.
+
     Of a model in half precision its copy in float32 is asked, about steps along the gradient too.
 
     Returns:
@@ -225,8 +229,8 @@ def check_directions(classifier: PixelClassifier, images: Tensor, labels: Tensor
         return []
     return [
         "small steps in random directions change the margin otherwise than the gradient says, by "
-        f"{100 * min(worst, 9.99):.0f} % of the change: the model jumps, a part of it is cut from "
-        "the graph, or the gradient is wrong."
+        f"{100 * min(worst, 9.99):.0f} % of the change: the model jumps, as activations of few "
+        "bits do, a part of it is cut from the graph, or the gradient is wrong."
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from isoreg.errors import InputError
 from isoreg.robustness.outputs import logits_of
 from isoreg.robustness.stand_in import guided, stand_in_for
-from isoreg.robustness.state import copied
+from isoreg.robustness.state import copied, same_numbers
 from isoreg.robustness.units import Normalisation, PerChannel
 
 
@@ -51,11 +51,12 @@ class PixelClassifier(nn.Module):
         self.model = model
         self.stand_in = stand_in_for(model)
         self.shares = False  # whether a copy may share the parameters: they do not change
+        self.seeds = False  # whether the model seeds the numbers that attacks draw too
 
     def of(self, model: nn.Module) -> PixelClassifier:
         """Another model behind the same units, in eval mode."""
         other = PixelClassifier(model, bounds=self.bounds, mean=None, std=None, dtype=self.dtype)
-        other.normalisation = self.normalisation
+        other.normalisation, other.seeds = self.normalisation, self.seeds
         with suppress(NotImplementedError, AttributeError):  # of one that has no other mode
             other.eval()
         return other
@@ -77,10 +78,11 @@ class PixelClassifier(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (n, classes) of pixels (n, ...) from 0 to 1; refused if there are none."""
         x = self.normalisation(self.as_given(pixels))
-        if self.stand_in is None:
-            return _logits(self.model, x)
-        logits = _logits(self.model, x.detach())
-        return guided(logits, _logits(self.stand_in, x)) if x.requires_grad else logits
+        with same_numbers() if self.seeds else nullcontext():
+            if self.stand_in is None:
+                return _logits(self.model, x)
+            logits = _logits(self.model, x.detach())
+            return guided(logits, _logits(self.stand_in, x)) if x.requires_grad else logits
 
     def as_given(self, pixels: Tensor) -> Tensor:
         """Pixels from 0 to 1 as the user has the images, and of their type."""

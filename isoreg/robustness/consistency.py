@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.outputs import RULED_OUT, usual_range
 from isoreg.robustness.pgd import cross_entropy, gradient_of, project, steepest
-from isoreg.robustness.state import in_common, same
+from isoreg.robustness.state import in_common, same, seed_all
 from isoreg.robustness.straight_through import StraightThrough
 from isoreg.robustness.task import evenly
 
 _IMAGES = 64
-_SEEDS = 3
-_MORE_SEEDS = 32  # of a model that draws random numbers
+_SEEDS = 32  # a model may be random in some calls alone
 _RANDOM = 1e-5  # of the range of an image's logits
 _OTHERWISE = 1e-3  # another size of batch may round otherwise
 _COARSELY = 3e-2  # in half precision
@@ -72,6 +71,7 @@ def check_consistency(
     subject = classifier.copied()
     first = _answer(subject, some)
     classifier.shares = _equal(classifier, subject)
+    classifier.seeds = _seeds(classifier.copied(), some)
     result.remarks = _uncopied(classifier, subject)
     otherwise = _asked_again(subject, some, first)
     if otherwise is not None:
@@ -116,6 +116,15 @@ def _equal(a: nn.Module, b: nn.Module) -> bool:
     return all(map(same, a.parameters(), b.parameters()))
 
 
+def _seeds(classifier: PixelClassifier, images: Tensor) -> bool:
+    """Whether the model seeds torch itself: what is drawn next is the same whatever was before."""
+    device, drawn = images.device, []
+    for seed in range(2):
+        _answer(classifier, images, seed=seed)
+        drawn.append(torch.randint(2**62, (4,), device=device))
+    return torch.equal(*drawn)
+
+
 def _uncopied(classifier: PixelClassifier, subject: PixelClassifier) -> list[str]:
     """That a state is not looked for where it cannot be copied."""
     names = ", ".join(map(repr, in_common(classifier.model)))
@@ -133,20 +142,10 @@ def _uncopied(classifier: PixelClassifier, subject: PixelClassifier) -> list[str
 
 def _asked_again(subject: PixelClassifier, images: Tensor, first: Tensor) -> int | None:
     """The first seed with which the answer is another; None if there is none."""
-    for seed in range(1, _MORE_SEEDS + 1):
+    for seed in range(1, _SEEDS + 1):
         if _changed(first, _answer(subject, images, seed=seed), _RANDOM):
             return seed
-        if seed == _SEEDS and not _drew(seed, images.device):
-            return None
     return None
-
-
-def _drew(seed: int, device: torch.device) -> bool:
-    """Whether random numbers of torch were drawn since it was seeded."""
-    kinds = [torch, *([] if device.type == "cpu" else [torch.get_device_module(device)])]
-    after = [kind.get_rng_state() for kind in kinds]
-    torch.manual_seed(seed)
-    return not all(map(torch.equal, after, [kind.get_rng_state() for kind in kinds]))
 
 
 def _stateful(changed: float, *, fresh: bool) -> str:
@@ -166,7 +165,7 @@ def _stateful(changed: float, *, fresh: bool) -> str:
 
 @torch.no_grad()
 def _answer(classifier: Callable[[Tensor], Tensor], images: Tensor, *, seed: int = 0) -> Tensor:
-    torch.manual_seed(seed)
+    seed_all(seed)
     return classifier(images).clone()  # of a model that answers into one tensor, call after call
 
 

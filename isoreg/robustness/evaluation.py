@@ -38,7 +38,7 @@ from isoreg.robustness.progress import shown
 from isoreg.robustness.report import RobustnessReport
 from isoreg.robustness.results import check_distances, check_restarts, check_results
 from isoreg.robustness.run import Run
-from isoreg.robustness.state import Forgetful, copied, left_as_it_was, unwrapped
+from isoreg.robustness.state import Forgetful, copied, left_as_it_was, seed_all, unwrapped
 from isoreg.robustness.task import Task, TrainingLoss
 from isoreg.robustness.units import PerChannel
 
@@ -94,7 +94,7 @@ def evaluate(
         certified: Whether to bound the accuracy from below too: the report then says between which
             two numbers the truth lies. For MLPs and ``norm="Linf"``; others are refused. Costs for
             each image about as many forward passes as the MLP has units.
-        batch_size: Images attacked at once.
+        batch_size: Images attacked at once. Checks ask about up to 100 at once, whatever it is.
         seed: Of every random number.
         progress: Whether to show a bar (tqdm) on standard error; None: if that is a terminal and
             tqdm is installed.
@@ -173,7 +173,7 @@ def _evaluated(
     progress: bool | None,
 ) -> RobustnessReport:
     """Check the model, attack it, and look at what came out; perhaps once more with a student."""
-    torch.manual_seed(task.seed)
+    seed_all(task.seed)
     # asked of a copy, as all that is asked before a model is known to keep no state
     check_classes(task.classifier.copied(), task.images, task.labels)
     if task.transfer is not None:
@@ -185,7 +185,7 @@ def _evaluated(
     fresh = None
     if consistency.stateful:
         task, fresh = _copies(task)
-    torch.manual_seed(task.seed)
+    seed_all(task.seed)
     run = Run.begun(task, sizes, batch_size, whole=consistency.beside)
     signs = check_model(task.classifier, *run.sample()) + consistency.signs
     inside = task.classifier, *run.inside()

@@ -48,8 +48,11 @@ def logits_of(output: Any, images: int) -> Tensor:
     if len(logits) > 1:
         places = ", ".join("".join(f"[{key!r}]" for key in path) for path in logits)
         given = f"{len(logits)} tensors that may be them, at {places}"
+    elif isinstance(output, Tensor):
+        kind = "" if output.is_floating_point() else f" of {output.dtype}, which is not floating"
+        given = f"{tuple(output.shape)}{kind}"
     else:
-        given = str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
+        given = type(output).__name__
     remedy = "Wrap it in a module that returns them alone."
     if isinstance(output, Tensor) and output.numel() == images:
         remedy = "For two classes with one logit z return those of both: torch.cat([0 * z, z], 1)."

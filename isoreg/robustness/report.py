@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -58,6 +59,11 @@ class RobustnessReport:
                     f"RobustnessReport: {name!r} must hold {len(self.correct)} images for each of "
                     f"the radii {self.eps}, got {[*sizes] or 'them'} for {[*by_eps]}."
                 )
+        if self.labels and len(self.labels) != len(self.correct):
+            raise InputError(
+                f"RobustnessReport: labels must be {len(self.correct)}, one an image, or none, "
+                f"got {len(self.labels)}."
+            )
 
     @property
     def clean(self) -> float:
@@ -138,6 +144,9 @@ class RobustnessReport:
         Raises:
             InputError: If it is something else, or a part is missing.
         """
+        if not isinstance(found, Mapping):
+            got = type(found).__name__
+            raise InputError(f"from_dict: it must be the dictionary that to_dict wrote, got {got}.")
         missing = [name for name in ("norm", "eps", "correct", "survived") if name not in found]
         if missing:
             raise InputError(f"from_dict: it must hold what to_dict wrote, got no {missing[0]!r}.")

@@ -12,6 +12,7 @@ from isoreg.robustness.attacks import ATTACKS, WITHOUT_GRADIENT
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.outputs import answers
 from isoreg.robustness.report import RobustnessReport
+from isoreg.robustness.state import seed_all
 from isoreg.robustness.straight_through import StraightThrough, Ways
 from isoreg.robustness.student import taught
 from isoreg.robustness.task import Task, evenly
@@ -106,7 +107,7 @@ class Run:
         for batch in filter(len, batches):  # one of no images, if there are none
             part = replace(task, images=task.images[batch], labels=task.labels[batch])
             for way in self.ways if name not in WITHOUT_GRADIENT else self.ways[:1]:
-                torch.manual_seed(task.seed)
+                seed_all(task.seed)
                 with way():
                     found, fooled = ATTACKS[name](part)
                 left[batch] &= _predictions(task.classifier, found, part.labels, self.batch_size)

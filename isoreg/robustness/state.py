@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -141,6 +143,30 @@ class Forgetful(nn.Module):
         return fresh(x)
 
 
+def seed_all(seed: int) -> None:
+    """Seed whatever a model may draw from: torch, Python's random and, where it is used, numpy."""
+    torch.manual_seed(seed)
+    random.seed(seed % 2**64)  # of which Python drops the sign
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed % 2**32)
+
+
+@contextmanager
+def same_numbers() -> Iterator[None]:
+    """Put back the random numbers of all these."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    numpy, of_python = sys.modules.get("numpy"), random.getstate()
+    of_numpy = None if numpy is None else numpy.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(of_python)
+        if numpy is not None:
+            numpy.random.set_state(of_numpy)
+
+
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Evaluate in eval mode, with gradients also where the caller has switched them off.
@@ -158,8 +184,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     places = [(m, kind, name, x) for m, kind in tables for name, x in getattr(m, kind).items()]
     values = [(x, x.detach().clone()) for x in (*model.parameters(), *model.buffers())]
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
+    with same_numbers(), torch.inference_mode(False), torch.enable_grad():
         try:
             with suppress(NotImplementedError, AttributeError):
                 model.eval()
