@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import random
-import sys
 from collections import deque
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -16,29 +14,15 @@ from torch import Tensor, nn
 
 from isoreg._attach.pooling import tensors_in
 from isoreg._compiled import as_written
+from isoreg._random import same_numbers
 
 _TORCHS = frozenset(vars(nn.Module()))  # attributes that every module has
 
 
 def trial_pass(model: nn.Module, args: Any, kwargs: Any) -> Any:
     """Run a model uncompiled on copies; attributes, buffers and random numbers are put back."""
-    with as_written(), _same_numbers(), _same_attributes(model):
+    with as_written(), same_numbers(), _same_attributes(model):
         return model.forward(*copies(list(args)), **copies(kwargs))
-
-
-@contextmanager
-def _same_numbers() -> Iterator[None]:
-    """Put back the random numbers of torch, of Python and, if it is used, of numpy."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    numpy, drawn = sys.modules.get("numpy"), random.getstate()
-    drawn_by_numpy = None if numpy is None else numpy.random.get_state()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(drawn)
-        if numpy is not None:
-            numpy.random.set_state(drawn_by_numpy)
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from contextlib import nullcontext, suppress
 import torch
 from torch import Tensor, nn
 
+from isoreg._random import same_numbers
 from isoreg.errors import InputError
 from isoreg.robustness.outputs import logits_of
 from isoreg.robustness.stand_in import guided, stand_in_for
-from isoreg.robustness.state import copied, same_numbers
+from isoreg.robustness.state import copied
 from isoreg.robustness.units import Normalisation, PerChannel
 
 

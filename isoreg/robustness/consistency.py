@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from isoreg._random import seed_all
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.outputs import RULED_OUT, usual_range
 from isoreg.robustness.pgd import cross_entropy, gradient_of, project, steepest
-from isoreg.robustness.state import in_common, same, seed_all
+from isoreg.robustness.state import in_common, same
 from isoreg.robustness.straight_through import StraightThrough
 from isoreg.robustness.task import evenly
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from isoreg._random import seed_all
 from isoreg.errors import InputError, check_integer, error_prefix
 from isoreg.robustness.arguments import (
     check_arguments,
@@ -38,7 +39,7 @@ from isoreg.robustness.progress import shown
 from isoreg.robustness.report import RobustnessReport
 from isoreg.robustness.results import check_distances, check_restarts, check_results
 from isoreg.robustness.run import Run
-from isoreg.robustness.state import Forgetful, copied, left_as_it_was, seed_all, unwrapped
+from isoreg.robustness.state import Forgetful, copied, left_as_it_was, unwrapped
 from isoreg.robustness.task import Task, TrainingLoss
 from isoreg.robustness.units import PerChannel
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from isoreg._random import seed_all
 from isoreg.robustness.attacks import ATTACKS, WITHOUT_GRADIENT
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.outputs import answers
 from isoreg.robustness.report import RobustnessReport
-from isoreg.robustness.state import seed_all
 from isoreg.robustness.straight_through import StraightThrough, Ways
 from isoreg.robustness.student import taught
 from isoreg.robustness.task import Task, evenly

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from isoreg._random import same_numbers
 from isoreg.errors import InputError
 
 _SHARDED = ("FSDPModule", "FullyShardedDataParallel")
@@ -141,30 +140,6 @@ class Forgetful(nn.Module):
         fresh = copied(self.model, share=self.share)
         assert fresh is not None
         return fresh(x)
-
-
-def seed_all(seed: int) -> None:
-    """Seed whatever a model may draw from: torch, Python's random and, where it is used, numpy."""
-    torch.manual_seed(seed)
-    random.seed(seed % 2**64)  # of which Python drops the sign
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(seed % 2**32)
-
-
-@contextmanager
-def same_numbers() -> Iterator[None]:
-    """Put back the random numbers of all these."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    numpy, of_python = sys.modules.get("numpy"), random.getstate()
-    of_numpy = None if numpy is None else numpy.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(of_python)
-        if numpy is not None:
-            numpy.random.set_state(of_numpy)
 
 
 @contextmanager
