@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,13 +68,18 @@ class FeatureQueue:
         return f"FeatureQueue({self.size})"
 
     def __str__(self) -> str:
-        return f"of {self.size}, {self._count} held"
+        alone = "" if self._shared else f", whose bytes add up to {self._sum()}"
+        return f"of {self.size}, {self._count} held{alone}"
+
+    def __copy__(self) -> FeatureQueue:
+        return copy.deepcopy(self)  # two queues would write into the same memory
 
     def clear(self) -> None:
         """Forget all samples."""
         self._first = self._count = 0
         self._rows: list[Tensor] = []
         self._kind = ""
+        self._shared = True  # all ranks are known to hold the same
 
     def before(
         self, tensors: Sequence[Tensor], labels: Tensor | None
@@ -99,8 +105,19 @@ class FeatureQueue:
         *points, old_labels = [old.to(x.device) for old, x in zip(held, batch, strict=True)]
         return points, torch.cat([old_labels, batch[-1]])
 
-    def keep(self, tensors: Sequence[Tensor], labels: Tensor | None, *, finite: bool) -> None:
-        """Let a batch, as in `before`, take the oldest ones' place; ``finite``: all of it is so."""
+    def keep(
+        self,
+        tensors: Sequence[Tensor],
+        labels: Tensor | None,
+        *,
+        finite: bool,
+        shared: bool = False,
+    ) -> None:
+        """Let a batch, as in `before`, take the oldest ones' place.
+
+        ``finite``: all of it is so. ``shared``: all ranks do the same, and held the same before.
+        """
+        self._shared = shared
         self._kind, batch = _describe(tensors, labels), _with_labels(tensors, labels)
         if not finite:  # a step that overflowed must not spoil those after it
             # a sum is finite if all its terms are, and takes a tenth of the time of each
@@ -163,18 +180,46 @@ class FeatureQueue:
         with torch.inference_mode(False):
             self._rows = [x.clone() for x in state["rows"]]
         self._count = len(self._rows[0]) if self._rows else 0
+        self._shared = False
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse what cannot be loaded."""
-        if not {"size", "kind", "rows"} <= {*state}:
+        parts = [*state] if isinstance(state, Mapping) else [type(state).__name__]
+        if not {"size", "kind", "rows"} <= {*parts}:
             raise InputError(
                 "the saved queue must be of this version of isoreg, got "
-                f"{', '.join(state)}. Start with an empty queue: it is full again soon."
+                f"{', '.join(map(str, parts)) or 'nothing'}. {_ADVICE}"
             )
         if state["size"] != self.size:
             raise InputError(
                 f"the saved queue must be of {self.size} samples, got one of {state['size']}."
             )
+        if not _is_whole(**{part: state[part] for part in ("size", "kind", "rows")}):
+            raise InputError(
+                f"the saved queue must hold up to {self.size} samples {state['kind']!r}, got other "
+                f"tensors than it says. {_ADVICE}"
+            )
+
+    def _sum(self) -> int:
+        """Of the bytes of what is held, exact and so the same on every machine."""
+        kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+        return sum(int(x.view(kinds[x.element_size()]).sum()) for x in self._held())
+
+
+_ADVICE = "Start with an empty queue: it is full again soon."
+
+
+def _is_whole(size: int, kind: object, rows: object) -> bool:
+    """Whether saved rows are what their description says."""
+    if not isinstance(rows, list) or not all(isinstance(x, Tensor) for x in rows):
+        return False
+    if not rows:
+        return kind == ""
+    *points, labels = rows
+    if not all(x.ndim == 2 for x in points) or labels.ndim not in {1, 2}:
+        return False
+    kinds = {_describe(points, None), _describe(points, labels)}
+    return kind in kinds and len({len(x) for x in rows}) == 1 and len(labels) <= size
 
 
 def _hide(batch: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
