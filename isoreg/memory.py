@@ -29,7 +29,9 @@ class FeatureQueue:
     so it estimates the penalty of a batch of \|B\| + \|Q\| samples, and the gradient estimates
     that of such a batch. Then B takes the place of the oldest samples, but for samples that are
     not finite (on an accelerator, where looking would wait, they stay and pair with nobody). Across
-    ranks B is the batch of all ranks: all ranks hold the queue that a single process would hold.
+    ranks B is the batch of all ranks: all ranks hold the queue that a single process would hold,
+    and ranks that would go on with other samples (each filled its own, or one lost a step) are
+    refused; a loaded state must be the same on all of them.
 
     It needs the Euclidean distance on both sides, a number as scale, and inputs, given distances
     and labels without gradient; there are no second derivatives. Pairs with past samples whose
@@ -103,6 +105,7 @@ class FeatureQueue:
         batch = _with_labels(tensors, labels)
         held = self._held() or [x[:0] for x in batch]
         *points, old_labels = [old.to(x.device) for old, x in zip(held, batch, strict=True)]
+        self._shared = False  # until `keep`: a rank may fail before it
         return points, torch.cat([old_labels, batch[-1]])
 
     def keep(

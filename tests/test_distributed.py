@@ -919,3 +919,30 @@ def test_a_group_that_has_ended_is_refused_and_not_taken_for_one_process() -> No
     for said in run_ranks(after_the_end, 2):
         assert len(said) == 2
         assert all("got one that destroy_process_group() has ended" in text for text in said)
+
+
+def out_of_memory(*_: object) -> None:
+    raise MemoryError
+
+
+def failing_once_on_one_rank(rank: int) -> list[str]:
+    x, y = data()
+    x, y = x[rank::2], y[rank::2]
+    queue, said = FeatureQueue(12), []
+    for step in range(4):
+        with pytest.MonkeyPatch.context() as patch:
+            if rank == 1 and step == 2:
+                patch.setattr("isoreg._ranks.penalty._by_rows", out_of_memory)
+            try:
+                isometry_penalty(x + step, x, y, queue=queue, process_group="world")
+                said.append("")
+            except (MemoryError, RankError) as problem:
+                said.append(str(problem) or "out of memory")
+    return said
+
+
+def test_a_rank_that_lost_a_step_does_not_go_on_with_another_queue_than_the_others() -> None:
+    first, second = run_ranks(failing_once_on_one_rank, 2)
+    assert (first[:3], second[:3]) == (["", "", ""], ["", "", "out of memory"])
+    assert first[3] == second[3]
+    assert "got 'queue of 12, 12 held' on rank 0 and 'queue of 12, 12 held, whose" in first[3]
