@@ -13,7 +13,9 @@ from rich.console import Console
 from benchmarks.results import locked
 from benchmarks.study import Study, execute, new_lab
 from isoreg._devices import pick_device
+from isoreg.errors import IsoregError
 
+_DATA = ("mnist", "digits")
 _COMMON: dict[str, Any] = {
     "quick": Annotated[bool, typer.Option("--quick", help="Quickly; figures mean nothing.")],
     "seeds": Annotated[int, typer.Option(min=1, help="Number of seeds.")],
@@ -70,7 +72,12 @@ def command_of(studies: Sequence[Study[Any]]) -> Callable[..., None]:
             lab = new_lab(study, out, quick=quick, options=changed, **common)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
-        execute(study, lab, Console())
+        try:
+            execute(study, lab, Console())
+        except IsoregError as error:
+            if error.caller not in _DATA:
+                raise
+            raise SystemExit(str(error)) from error  # data that are not there: no fault of ours
 
     command.__name__ = studies[0].command
     command.__doc__ = f"Measure: {'; '.join(study.shows for study in studies)}."

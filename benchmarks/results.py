@@ -138,8 +138,11 @@ def read(path: Path, study: str | None = None) -> Found:
         raise SystemExit(f"{path}: cannot be read as JSON ({error}). {advice}") from error
     parts = {"study": str, "settings": dict, "environment": dict, "made": dict, "runs": list}
     wrong = [p for p, kind in parts.items() if not isinstance(_entry(held, p), kind)]
+    run_parts = {"key": dict, "figures": dict, "made": str}
     if not wrong and not all(
-        isinstance(run, dict) and {"key", "figures", "made"} <= set(run) for run in held["runs"]
+        isinstance(_entry(run, part), kind)
+        for run in held["runs"]
+        for part, kind in run_parts.items()
     ):
         wrong = ["runs"]
     if wrong:

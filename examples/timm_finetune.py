@@ -7,8 +7,8 @@ marked below is timm's own: Mixup, optimizer, scheduler, moving average of the w
 
 from __future__ import annotations
 
+import argparse
 import copy
-import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -92,4 +92,6 @@ def main(
 
 
 if __name__ == "__main__":
-    main(pretrained="--pretrained" in sys.argv)
+    parser = argparse.ArgumentParser(description="Fine-tune a timm model with the penalty.")
+    parser.add_argument("--pretrained", action="store_true", help="start from timm's weights")
+    main(pretrained=parser.parse_args().pretrained)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
@@ -36,7 +37,7 @@ class LocallyIsometricLayer(nn.Sequential):
         activation: Makes the module behind each of them.
 
     Raises:
-        InputError: If a number is below 1, or ``activation`` is a module and does not make one.
+        InputError: If a number is below 1, or ``activation`` does not make modules.
 
     Example:
         >>> import torch
@@ -58,14 +59,10 @@ class LocallyIsometricLayer(nn.Sequential):
         with error_prefix("LocallyIsometricLayer"):
             for name, number in (("in_features", in_features), ("width", width), ("depth", depth)):
                 check_integer(name, number, 1)
-            if isinstance(activation, nn.Module) or not callable(activation):
-                raise InputError(
-                    "activation must make a module each time, as nn.Tanh does, got "
-                    f"{activation!r}. Give its class, or lambda: <the module>."
-                )
-        modules: list[nn.Module] = []
-        for index in range(depth):
-            modules += [nn.Linear(width if index else in_features, width), activation()]
+            modules: list[nn.Module] = []
+            for index in range(depth):
+                linear = nn.Linear(width if index else in_features, width)
+                modules += [linear, _make(activation)]
         super().__init__(*modules)
 
     def isometry(self, reference: Tensor, features: Tensor, labels: Tensor | None) -> Tensor:
@@ -210,10 +207,12 @@ class StackedLIL(nn.Module):
             InputError: If points, levels or labels do not fit, or a weight is negative.
         """
         with error_prefix("StackedLIL.loss"):
+            self._check_points(x)
             self._check_levels(x, levels)
             for name, number in (("alpha", alpha), ("beta", beta)):
                 if not is_number(number) or not 0 <= float(number) < math.inf:
                     raise InputError(f"{name} must be a finite number >= 0, got {number!r}.")
+            alpha, beta = float(alpha), float(beta)
             features = self.features(x)
             references = [x, *[h.detach() for h in features]]
             total = x.new_zeros(())
@@ -243,6 +242,11 @@ class StackedLIL(nn.Module):
         if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != width:
             got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be points (N, {width}), got {got}. Try x.flatten(1).")
+        dtype, casts = self.heads[0].weight.dtype, torch.is_autocast_enabled(x.device.type)
+        if x.dtype != dtype and not (casts and x.is_floating_point()):
+            raise InputError(
+                f"x must be {dtype} like the weights, got {x.dtype}. Try x.to({dtype})."
+            )
 
     def _check_levels(self, x: Tensor, levels: Sequence[Tensor]) -> None:
         count = len(levels) if isinstance(levels, Sequence) else type(levels).__name__
@@ -263,6 +267,19 @@ class StackedLIL(nn.Module):
                     f"levels[{index}] must hold classes from 0 to {classes - 1}, "
                     f"got {int(known.min())} to {int(known.max())}."
                 )
+
+
+def _make(activation: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        made = None if isinstance(activation, nn.Module) else activation()
+    except TypeError:  # no function, or one of tensors
+        made = None
+    if not isinstance(made, nn.Module):
+        raise InputError(
+            "activation must make a module each time, as nn.Tanh does, got "
+            f"{activation!r}. Give its class, or lambda: <the module>."
+        )
+    return made
 
 
 def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +29,9 @@ class FeatureQueue:
     so it estimates the penalty of a batch of \|B\| + \|Q\| samples, and the gradient estimates
     that of such a batch. Then B takes the place of the oldest samples, but for samples that are
     not finite (on an accelerator, where looking would wait, they stay and pair with nobody). Across
-    ranks B is the batch of all ranks: all ranks hold the queue that a single process would hold.
+    ranks B is the batch of all ranks: all ranks hold the queue that a single process would hold,
+    and ranks that would go on with other samples (each filled its own, or one lost a step) are
+    refused; a loaded state must be the same on all of them.
 
     It needs the Euclidean distance on both sides, a number as scale, and inputs, given distances
     and labels without gradient; there are no second derivatives. Pairs with past samples whose
@@ -67,13 +70,18 @@ class FeatureQueue:
         return f"FeatureQueue({self.size})"
 
     def __str__(self) -> str:
-        return f"of {self.size}, {self._count} held"
+        alone = "" if self._shared else f", whose bytes add up to {self._sum()}"
+        return f"of {self.size}, {self._count} held{alone}"
+
+    def __copy__(self) -> FeatureQueue:
+        return copy.deepcopy(self)  # two queues would write into the same memory
 
     def clear(self) -> None:
         """Forget all samples."""
         self._first = self._count = 0
         self._rows: list[Tensor] = []
         self._kind = ""
+        self._shared = True  # all ranks are known to hold the same
 
     def before(
         self, tensors: Sequence[Tensor], labels: Tensor | None
@@ -97,10 +105,22 @@ class FeatureQueue:
         batch = _with_labels(tensors, labels)
         held = self._held() or [x[:0] for x in batch]
         *points, old_labels = [old.to(x.device) for old, x in zip(held, batch, strict=True)]
+        self._shared = False  # until `keep`: a rank may fail before it
         return points, torch.cat([old_labels, batch[-1]])
 
-    def keep(self, tensors: Sequence[Tensor], labels: Tensor | None, *, finite: bool) -> None:
-        """Let a batch, as in `before`, take the oldest ones' place; ``finite``: all of it is so."""
+    def keep(
+        self,
+        tensors: Sequence[Tensor],
+        labels: Tensor | None,
+        *,
+        finite: bool,
+        shared: bool = False,
+    ) -> None:
+        """Let a batch, as in `before`, take the oldest ones' place.
+
+        ``finite``: all of it is so. ``shared``: all ranks do the same, and held the same before.
+        """
+        self._shared = shared
         self._kind, batch = _describe(tensors, labels), _with_labels(tensors, labels)
         if not finite:  # a step that overflowed must not spoil those after it
             # a sum is finite if all its terms are, and takes a tenth of the time of each
@@ -163,18 +183,46 @@ class FeatureQueue:
         with torch.inference_mode(False):
             self._rows = [x.clone() for x in state["rows"]]
         self._count = len(self._rows[0]) if self._rows else 0
+        self._shared = False
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse what cannot be loaded."""
-        if not {"size", "kind", "rows"} <= {*state}:
+        parts = [*state] if isinstance(state, Mapping) else [type(state).__name__]
+        if not {"size", "kind", "rows"} <= {*parts}:
             raise InputError(
                 "the saved queue must be of this version of isoreg, got "
-                f"{', '.join(state)}. Start with an empty queue: it is full again soon."
+                f"{', '.join(map(str, parts)) or 'nothing'}. {_ADVICE}"
             )
         if state["size"] != self.size:
             raise InputError(
                 f"the saved queue must be of {self.size} samples, got one of {state['size']}."
             )
+        if not _is_whole(**{part: state[part] for part in ("size", "kind", "rows")}):
+            raise InputError(
+                f"the saved queue must hold up to {self.size} samples {state['kind']!r}, got other "
+                f"tensors than it says. {_ADVICE}"
+            )
+
+    def _sum(self) -> int:
+        """Of the bytes of what is held, exact and so the same on every machine."""
+        kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+        return sum(int(x.view(kinds[x.element_size()]).sum()) for x in self._held())
+
+
+_ADVICE = "Start with an empty queue: it is full again soon."
+
+
+def _is_whole(size: int, kind: object, rows: object) -> bool:
+    """Whether saved rows are what their description says."""
+    if not isinstance(rows, list) or not all(isinstance(x, Tensor) for x in rows):
+        return False
+    if not rows:
+        return kind == ""
+    *points, labels = rows
+    if not all(x.ndim == 2 for x in points) or labels.ndim not in {1, 2}:
+        return False
+    kinds = {_describe(points, None), _describe(points, labels)}
+    return kind in kinds and len({len(x) for x in rows}) == 1 and len(labels) <= size
 
 
 def _hide(batch: Sequence[Tensor], finite: Tensor) -> list[Tensor]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from isoreg import InputError, MissingExtraError, errors
 from isoreg.datasets import digits, mnist
-from isoreg.datasets.images import _check_files
 
-FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")}
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 def write_mnist(root: Path, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -101,15 +100,47 @@ def test_root_goes_before_the_environment_variable(
     assert mnist("train", "")[1].tolist() == [1, 1]
 
 
-def test_files_may_be_packed_and_each_of_them_is_needed(tmp_path: Path) -> None:
+def test_files_may_be_packed_and_those_of_the_split_are_needed(tmp_path: Path) -> None:
+    pixels = torch.randint(256, (7, 28, 28), dtype=torch.uint8)
+    write_mnist(tmp_path, pixels, torch.arange(7, dtype=torch.uint8))
+    raw, whole = tmp_path / "MNIST" / "raw", mnist("train", tmp_path)
+    for file in list(raw.iterdir()):
+        if file.name.startswith("train"):
+            file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    torch.testing.assert_close(mnist("train", tmp_path), whole, rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"^mnist: t10k-images-idx3-ubyte is not in"):
+        mnist("test", tmp_path)
+    (raw / f"{LABELS}.gz").unlink()
+    with pytest.raises(InputError, match=f"^mnist: {LABELS} is not in"):
+        mnist("train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        (IMAGES, b""),
+        (IMAGES, b"<html>not found</html>"),
+        (IMAGES, struct.pack(">IIII", 2051, 7, 28, 28) + bytes(100)),  # the rest is missing
+        (LABELS, struct.pack(">II", 2049, 6) + bytes(6)),  # one label less
+        (LABELS, struct.pack(">II", 3329, 7) + bytes(28)),  # floating labels
+        (f"{IMAGES}.gz", b"not packed"),
+        (f"{IMAGES}.gz", gzip.compress(bytes(1000))[:12]),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(name: str, held: bytes, tmp_path: Path) -> None:
+    pixels = torch.zeros(7, 28, 28, dtype=torch.uint8)
+    write_mnist(tmp_path, pixels, torch.arange(7, dtype=torch.uint8))
     raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    images, labels = FILES["train"]
-    (raw / f"{images}.gz").touch()
-    with pytest.raises(InputError, match=f"^{labels} is not in"):
-        _check_files(tmp_path, "train")
-    (raw / labels).touch()
-    _check_files(tmp_path, "train")
+    (raw / name.removesuffix(".gz")).unlink()
+    (raw / name).write_bytes(held)
+    with pytest.raises(InputError, match=r"^mnist: .*MNIST/raw.*Put the four MNIST files"):
+        mnist("train", tmp_path)
+
+
+def test_a_root_that_is_no_path_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^mnist: root must be a folder or None, got 5\."):
+        mnist("train", 5)  # type: ignore[arg-type]
 
 
 def test_a_missing_file_is_named_with_where_and_how(tmp_path: Path) -> None:
@@ -127,9 +158,9 @@ def test_a_download_is_asked_for_the_split_that_the_user_named(
 ) -> None:
     asked = []
 
-    def fetch(folder: str, *, train: bool, download: bool) -> SimpleNamespace:
+    def fetch(folder: str, *, train: bool, download: bool) -> None:
         asked.append((folder, train, download))
-        return SimpleNamespace(data=torch.zeros(3, 28, 28).byte(), targets=torch.arange(3))
+        write_mnist(Path(folder), torch.zeros(3, 28, 28).byte(), torch.arange(3).byte())
 
     monkeypatch.delenv("ISOREG_DATA", raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
@@ -137,7 +168,7 @@ def test_a_download_is_asked_for_the_split_that_the_user_named(
     images, labels = mnist(split)
     assert asked == [(str(tmp_path / "isoreg"), split == "train", True)]
     assert images.shape == (3, 1, 28, 28)
-    assert labels.tolist() == [0, 1, 2]
+    assert sorted(labels.tolist()) == [0, 1, 2]
 
 
 def test_a_failed_download_says_how_to_get_the_files(

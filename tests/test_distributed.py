@@ -861,3 +861,88 @@ def compiled_and_not(rank: int) -> Any:
 def test_a_compiled_penalty_across_ranks_is_that_of_eager() -> None:
     for eager, compiled in run_ranks(compiled_and_not, 2):
         torch.testing.assert_close(compiled, eager)
+
+
+def disagreeing_in_secret(rank: int) -> list[str]:
+    """What the sizes and types of all tensors do not tell."""
+    x, y = data()
+    x, y = x[rank::2], y[rank::2]
+    own, shared = FeatureQueue(12), FeatureQueue(12)
+    isometry_penalty(x[:8], x[:8], y[:8], queue=own)  # of this rank alone
+    isometry_penalty(x, x, y, queue=shared, process_group="world")
+    loaded = FeatureQueue(12)
+    loaded.load_state_dict(own.state_dict())
+    same = FeatureQueue(12)
+    same.load_state_dict(shared.state_dict())
+    inputs = x.clone().requires_grad_(rank == 1)
+    said = []
+    for points, queue in [(x, own), (x, loaded), (x, same), (x, same), (inputs, None)]:
+        try:
+            isometry_penalty(points, x, y, queue=queue, process_group="world")
+            said.append("")
+        except RankError as problem:
+            said.append(str(problem))
+    return said
+
+
+def test_ranks_that_would_compare_with_other_samples_or_other_pairs_are_told() -> None:
+    first, second = run_ranks(disagreeing_in_secret, 2)
+    assert first == second
+    own, loaded, *same, inputs = first
+    assert same == ["", ""]
+    for message in (own, loaded):
+        assert "got 'queue of 12, 8 held, whose bytes add up to " in message
+    assert "'inputs, tables and labels without gradient' on rank 0 and 'inputs" in inputs
+
+
+def after_the_end(rank: int) -> list[str]:
+    x, y = data()
+    world, old = dist.group.WORLD, dist.new_group([0, 1])
+    said = []
+    for group, end in [(old, lambda: dist.destroy_process_group(old)), (world, None)]:
+        isometry_penalty(x, x, y, process_group=group)
+        if end is None:
+            dist.destroy_process_group()
+        else:
+            end()
+        with pytest.raises(InputError) as caught:
+            isometry_penalty(x, x, y, process_group=group)
+        said.append(str(caught.value))
+    isometry_penalty(x, x, y, process_group="world")  # there is none: this process alone
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    with pytest.raises(InputError, match="is still there"):
+        isometry_penalty(x, x, y, process_group=world)
+    return said
+
+
+def test_a_group_that_has_ended_is_refused_and_not_taken_for_one_process() -> None:
+    for said in run_ranks(after_the_end, 2):
+        assert len(said) == 2
+        assert all("got one that destroy_process_group() has ended" in text for text in said)
+
+
+def out_of_memory(*_: object) -> None:
+    raise MemoryError
+
+
+def failing_once_on_one_rank(rank: int) -> list[str]:
+    x, y = data()
+    x, y = x[rank::2], y[rank::2]
+    queue, said = FeatureQueue(12), []
+    for step in range(4):
+        with pytest.MonkeyPatch.context() as patch:
+            if rank == 1 and step == 2:
+                patch.setattr("isoreg._ranks.penalty._by_rows", out_of_memory)
+            try:
+                isometry_penalty(x + step, x, y, queue=queue, process_group="world")
+                said.append("")
+            except (MemoryError, RankError) as problem:
+                said.append(str(problem) or "out of memory")
+    return said
+
+
+def test_a_rank_that_lost_a_step_does_not_go_on_with_another_queue_than_the_others() -> None:
+    first, second = run_ranks(failing_once_on_one_rank, 2)
+    assert (first[:3], second[:3]) == (["", "", ""], ["", "", "out of memory"])
+    assert first[3] == second[3]
+    assert "got 'queue of 12, 12 held' on rank 0 and 'queue of 12, 12 held, whose" in first[3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import runpy
 import warnings
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def test_timm_finetune(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "fine-tuned, isometry: accuracy" in printed
     assert "Pearson r" in printed, "the penalty reports on its layer"
+
+
+def test_a_misspelt_option_does_not_train_what_was_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timm = pytest.importorskip("timm")
+    monkeypatch.setattr("sys.argv", ["timm_finetune", "--pretrainde"])
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("it trains"))
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(FOLDER / "timm_finetune.py"), run_name="__main__")
+    assert caught.value.code == 2
 
 
 def test_hierarchical_labels() -> None:

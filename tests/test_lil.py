@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -212,6 +214,18 @@ def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
             lambda: StackedLIL(3, [2]).features([[0.0, 1.0, 2.0]]),
             "StackedLIL: x must be points (N, 3), got list.",
         ),
+        (  # the labels are right
+            lambda: StackedLIL(3, [2]).loss(torch.rand(1, 4, 3), [torch.zeros(4).long()]),
+            "StackedLIL.loss: x must be points (N, 3), got shape (1, 4, 3).",
+        ),
+        (
+            lambda: StackedLIL(3, [2])(torch.rand(4, 3).double()),
+            "StackedLIL: x must be torch.float32 like the weights, got torch.float64. Try x.to(",
+        ),
+        (
+            lambda: StackedLIL(3, [2]).loss(torch.zeros(4, 3).long(), [torch.zeros(4).long()]),
+            "StackedLIL.loss: x must be torch.float32 like the weights, got torch.int64.",
+        ),
         (
             lambda: StackedLIL(3, [2]).loss(
                 torch.rand(4, 3), [torch.zeros(4).long()], beta=float("nan")
@@ -226,6 +240,16 @@ def test_bad_arguments_are_refused(call, message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
+def test_weights_may_be_any_real_numbers_and_points_as_narrow_as_autocast_makes_them() -> None:
+    model, (x, levels) = StackedLIL(3, CLASSES), torus(40)
+    expected = model.loss(x, levels, alpha=0.25, beta=0.5)
+    found = model.loss(x, levels, alpha=Fraction(1, 4), beta=np.float32(0.5))
+    torch.testing.assert_close(found, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = model.loss(x.bfloat16(), levels, alpha=0.25, beta=0.5)
+    torch.testing.assert_close(narrow.float(), expected, rtol=0.1, atol=0)
+
+
 def test_an_empty_batch_has_no_loss() -> None:
     model = StackedLIL(3, [2, 4])
     empty = torch.empty(0, dtype=torch.int64)
@@ -236,7 +260,12 @@ def test_an_empty_batch_has_no_loss() -> None:
 
 def test_what_is_no_activation_no_weight_and_no_labels_is_refused() -> None:
     x, y = torch.rand(6, 3), torch.arange(6) % 2
-    for activation, got in ((torch.nn.Tanh(), r"Tanh\(\)"), ("tanh", "'tanh'")):
+    for activation, got in (
+        (torch.nn.Tanh(), r"Tanh\(\)"),
+        ("tanh", "'tanh'"),
+        (torch.tanh, "<built-in"),
+        (lambda: torch.tanh, "<function"),
+    ):
         with pytest.raises(InputError, match=f"activation must make a module each.*got {got}"):
             LocallyIsometricLayer(3, activation=activation)  # type: ignore[arg-type]
     stack = StackedLIL(3, [2])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -419,3 +421,52 @@ def test_a_state_without_all_of_its_parts_is_refused(key: str) -> None:
     del state[key]
     with pytest.raises(InputError, match="the saved queue must be of this version of isoreg, got"):
         FeatureQueue(3).load_state_dict(state)
+
+
+def spoiled(**parts: object) -> dict[str, Any]:
+    """The state of a queue of 6 that holds 4 samples, with other parts."""
+    queue = FeatureQueue(6)
+    isometry_penalty(*samples(4, 0), queue=queue)
+    return queue.state_dict() | parts
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        [1],
+        {},
+        spoiled(rows=None),
+        spoiled(rows=[]),
+        spoiled(kind=""),
+        spoiled(kind=3),
+        spoiled(rows=spoiled()["rows"][:2]),
+        spoiled(rows=[x[:, None] for x in spoiled()["rows"]]),
+        spoiled(rows=[x.numpy() for x in spoiled()["rows"]]),
+        spoiled(rows=[x[: 4 - n] for n, x in enumerate(spoiled()["rows"])]),
+        spoiled(rows=[x[[0] * 7] for x in spoiled()["rows"]]),
+    ],
+)
+def test_a_damaged_state_is_refused_and_the_queue_stays_as_it_was(state: Any) -> None:
+    queue = FeatureQueue(6)
+    isometry_penalty(*samples(5, 1), queue=queue)
+    before = queue.state_dict()
+    with pytest.raises(InputError, match=r"the saved queue must .*Start with an empty queue"):
+        queue.load_state_dict(state)
+    torch.testing.assert_close(queue.state_dict()["rows"], before["rows"])
+    queue.load_state_dict(spoiled())
+    assert len(queue) == 4
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_a_copy_of_a_queue_and_the_queue_go_their_own_ways(
+    duplicate: Callable[[FeatureQueue], FeatureQueue],
+) -> None:
+    queue = FeatureQueue(20)
+    isometry_penalty(*samples(5, 0), queue=queue)
+    other = duplicate(queue)
+    isometry_penalty(*samples(5, 1), queue=queue)
+    held = queue.state_dict()["rows"]
+    isometry_penalty(*samples(5, 2), queue=other)
+    torch.testing.assert_close(queue.state_dict()["rows"], held, rtol=0, atol=0)
+    assert not torch.equal(other.state_dict()["rows"][0], held[0])

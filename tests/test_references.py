@@ -414,6 +414,19 @@ def test_references_go_into_the_regularizer_and_through_pickle() -> None:
             torch.testing.assert_close(iso(y), expected)
 
 
+def test_a_rank_without_samples_has_a_reference_too() -> None:
+    x = images(40)
+    patches = references.patches(x, size=3, filters=4)
+    for reference in (
+        references.blurred(1.0),
+        patches,
+        references.scaled(patches, x),
+        references.standardized(patches, x),
+        references.manifold(x, reference=patches, neighbors=5, dimensions=4),
+    ):
+        assert reference(x[:0]).shape == (0, *reference(x[:1]).shape[1:])
+
+
 NAMES = ["x", "images", "reference", "weights", "size", "grid", "patterns", "factor", "factors"]
 NAMES += ["known", "scales", "places", "neighbors", "function", "self", "mask"]
 
@@ -504,7 +517,7 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
         ),
         (
             lambda: references.patches(torch.rand(4, 12)),
-            "patches: images must be (n, c, h, w) floating points with n >= 1, got torch.float32 "
+            "patches: images must be (b, c, h, w) floating points with b >= 1, got torch.float32 "
             "of shape (4, 12).",
         ),
         (
@@ -590,11 +603,20 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
         ),
         (
             lambda: references.patches(torch.zeros(4, 1, 12, 12).byte()),
-            "patches: images must be (n, c, h, w) floating points with n >= 1, got torch.uint8",
+            "patches: images must be (b, c, h, w) floating points with b >= 1, got torch.uint8",
         ),
         (
-            lambda: references.patches(images(), filters=2, size=2)(torch.zeros(0, 1, 12, 12)),
-            "patches: images must be (n, c, h, w) floating points with n >= 1, got torch.float32",
+            lambda: references.patches(torch.zeros(0, 1, 12, 12)),
+            "patches: images must be (b, c, h, w) floating points with b >= 1, got torch.float32",
+        ),
+        (  # it was blurred along the channels
+            lambda: references.blurred(1.0)(torch.rand(2, 9, 8, 3)),
+            "blurred: images must be (b, c, h, w), got shape (2, 9, 8, 3), whose last axis seems "
+            "to be that of the channels. Try images.permute(0, 3, 1, 2).",
+        ),
+        (
+            lambda: references.patches(torch.rand(20, 9, 8, 3), size=2, grid=1, filters=2),
+            "patches: images must be (b, c, h, w), got shape (20, 9, 8, 3), whose last axis",
         ),
         (
             lambda: references.patches(torch.rand(4, 1, 8, 20), size=9),

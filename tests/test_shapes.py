@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -138,3 +139,12 @@ def test_bad_shapes_are_refused(call, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value).startswith(message)
+
+
+def test_every_seed_and_every_number_that_is_allowed_gives_points() -> None:
+    assert torus(9, seed=2**64 - 1)[0].isfinite().all()
+    third = Fraction(1, 3)
+    for shape in (torus, entangled_rings):
+        torch.testing.assert_close(shape(9, noise=third)[0], shape(9, noise=1 / 3)[0])
+    exact, rounded = torus(9, radius=2 * third, tube=third), torus(9, radius=2 / 3, tube=1 / 3)
+    torch.testing.assert_close(exact[0], rounded[0])

@@ -28,6 +28,8 @@ from benchmarks.studies import by_command
 from benchmarks.study import Lab, Lacking, Skip, Study, expected, new_lab, run
 from benchmarks.tables import Column, grouped, page, table
 from benchmarks.training import Batches, adam, descend
+from isoreg import InputError, isometry_penalty
+from isoreg.datasets import mnist
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,10 @@ EMPTY = {"study": "toy", "settings": {}, "environment": {}, "made": {}, "runs": 
         ("[1, 2]", "holds no results of a study, 'study' is missing"),
         ('{"settings": {}, "runs": []}', "holds no results of a study, 'study' is missing"),
         (json.dumps({**EMPTY, "runs": [1]}), "holds no results of a study, 'runs' is missing"),
+        (
+            json.dumps({**EMPTY, "runs": [{"key": {}, "figures": [], "made": "x"}]}),
+            "holds no results of a study, 'runs' is missing",
+        ),
         (json.dumps({**EMPTY, "study": "other"}), "holds results of 'other', not of 'toy'"),
     ],
 )
@@ -349,6 +355,24 @@ def test_where_a_command_runs_is_checked_before_it_does(tmp_path: Path) -> None:
         done = CliRunner().invoke(cli, [*where, option, value])
         assert (done.exit_code, type(done.exception)) == (2, SystemExit)
     assert CliRunner().invoke(cli, [*where, "--device", "auto"]).exit_code == 0
+
+
+def test_data_that_are_not_there_are_a_sentence_and_another_error_shows_its_place(
+    tmp_path: Path,
+) -> None:
+    def reads(key: dict[str, Any], lab: Lab[Settings]) -> dict[str, Any]:
+        return {"images": len(mnist("test", tmp_path)[0])}
+
+    def errs(key: dict[str, Any], lab: Lab[Settings]) -> dict[str, Any]:
+        return {"penalty": isometry_penalty(torch.ones(2, 1), torch.ones(3, 1))}
+
+    where = ["toy", "--out", str(tmp_path / "toy.json")]
+    done = CliRunner().invoke(toy_app(replace(TOY, measure=reads)), where)
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert str(done.exception).startswith("mnist: t10k-images-idx3-ubyte is not in")
+    done = CliRunner().invoke(toy_app(replace(TOY, measure=errs)), where)
+    assert isinstance(done.exception, InputError)
 
 
 def test_a_study_that_begins_anew_deletes_no_file_of_another(tmp_path: Path) -> None:

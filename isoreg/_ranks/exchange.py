@@ -49,10 +49,28 @@ def resolve_group(process_group: Group) -> ProcessGroup | None:
         if ready and dist.get_world_size() > 1:
             _warn_of_other_ranks(dist.get_world_size())
         return None
-    if not ready:
+    if isinstance(process_group, str):
+        group = dist.group.WORLD if ready else None
+    else:
+        group = process_group
+        if not torch.compiler.is_compiling():
+            _check_alive(group, ready=ready)
+    if group is None:
         return None
-    group = dist.group.WORLD if isinstance(process_group, str) else process_group
     return group if dist.get_world_size(group) > 1 else None
+
+
+def _check_alive(group: ProcessGroup, *, ready: bool) -> None:
+    try:
+        alive = ready and dist.get_rank(group) >= 0
+    except ValueError:  # torch knows it no more
+        alive = False
+    if not alive:
+        raise InputError(
+            "process_group must be a group that is still there, got one that "
+            "destroy_process_group() has ended. Give the new group to the regularizer "
+            "(iso.process_group = group), or 'world', which is looked up in each call."
+        )
 
 
 @functools.cache

@@ -54,7 +54,7 @@ def penalty_across(
     tables |= {} if pair_weights is None else {"pair_weights": pair_weights}
     local = [*features] if options.given else [reference, *features]
     sent = _rows(local, labels, {} if by_engine else tables, options, narrow)
-    batch = _gather(sent, options, labels, tables, group, queue)
+    batch = _gather(sent, options, reference, labels, tables, group, queue)
     gathered = dict(zip(sent, batch.tensors, strict=True))
     count = len(batch.tensors[0])
     _check_columns(tables, count, 0 if queue is None else len(queue))
@@ -76,7 +76,7 @@ def penalty_across(
     # a sample that is not finite makes the penalty so, but only on its own rank
     alone = group is None and can_look(penalties.device)
     finite = alone and bool(penalties.detach().isfinite().all())
-    queue.keep(points, all_labels, finite=finite)
+    queue.keep(points, all_labels, finite=finite, shared=group is not None)
     return penalties, first
 
 
@@ -103,6 +103,7 @@ def _rows(
 def _gather(
     sent: dict[str, Tensor],
     options: Options,
+    reference: Tensor,
     labels: Tensor | None,
     tables: dict[str, Tensor],
     group: ProcessGroup | None,
@@ -111,12 +112,14 @@ def _gather(
     if group is None:
         first = next(iter(sent.values()))
         return Gathered(list(sent.values()), slice(0, len(first)), 1)
-    learned = "with" if any(x.requires_grad for x in tables.values()) else "without"
+    # what needs a gradient decides whether a rank computes all pairs or its own
+    constants = [reference, *tables.values(), *([] if labels is None else [labels])]
+    learned = "with" if any(x.requires_grad for x in constants) else "without"
     widths = "; ".join(f"{name} {x.shape[1]} a sample" for name, x in tables.items())
     return gather_rows(
         sent,
         f"{options}; queue {queue}; labels {'None' if labels is None else 'given'}; "
-        f"tables {learned} gradient; {widths or 'no tables'}",
+        f"inputs, tables and labels {learned} gradient; {widths or 'no tables'}",
         group,
     )
 

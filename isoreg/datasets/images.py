@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import math
 import os
+import struct
+import zlib
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +15,7 @@ from torch import Tensor
 from isoreg.errors import InputError, error_prefix, import_extra
 
 DATA_VARIABLE = "ISOREG_DATA"
+_BYTES = 8  # the type of an IDX file whose numbers are bytes
 _DIGITS_SPLITS = ("train", "validation", "test")
 _MNIST_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -54,11 +58,11 @@ def digits(split: str) -> tuple[Tensor, Tensor]:
 
 
 def mnist(split: str, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
-    """MNIST, read through torchvision.
+    """MNIST, from its IDX files, plain or packed (.gz).
 
     Looked for below ``root``, else below the folder that the environment variable
     ``ISOREG_DATA`` names, else downloaded by torchvision into the folder of torch's hub. A folder
-    that is named must hold ``MNIST/raw/`` with the four IDX files, and nothing is then downloaded.
+    that is named must hold ``MNIST/raw/`` with the files of the split, and nothing is downloaded.
 
     Source: LeCun, Bottou, Bengio and Haffner (1998), Proceedings of the IEEE 86(11).
 
@@ -70,8 +74,8 @@ def mnist(split: str, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
         Images (n, 1, 28, 28), float32 from 0 to 1, and labels (n,), integers from 0 to 9.
 
     Raises:
-        InputError: If the split is unknown, or a file is missing and cannot be downloaded.
-        MissingExtraError: If torchvision is not installed (extra ``data``).
+        InputError: If the split is unknown, a file is damaged, or missing and cannot be downloaded.
+        MissingExtraError: If torchvision, which downloads, is not installed (extra ``data``).
 
     Example:
         >>> images, labels = mnist("train")  # doctest: +SKIP
@@ -80,21 +84,25 @@ def mnist(split: str, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
     """
     with error_prefix("mnist"):
         _check_split(split, tuple(_MNIST_FILES))
-        dataset_type = import_extra("torchvision.datasets", "data").MNIST
         named = os.environ.get(DATA_VARIABLE) or None if root is None else root
-        if named is not None:
-            folder = Path(named).expanduser()
-            _check_files(folder, split)
-            dataset = dataset_type(str(folder), train=split == "train")
-        else:
-            dataset = _downloaded(dataset_type, split)
-    return dataset.data.unsqueeze(1).float() / 255, dataset.targets
+        if not isinstance(named, str | os.PathLike | None):
+            raise InputError(f"root must be a folder or None, got {named!r}.")
+        raw = (_downloaded(split) if named is None else Path(named).expanduser()) / "MNIST" / "raw"
+        images, labels = [_read_idx(raw, name) for name in _MNIST_FILES[split]]
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise InputError(
+                f"the files of {split!r} in {raw} must hold images (n, h, w) and n labels, got "
+                f"{tuple(images.shape)} and {tuple(labels.shape)}. {_ADVICE}"
+            )
+    return images.unsqueeze(1).float() / 255, labels.long()
 
 
-def _downloaded(dataset_type: Any, split: str) -> Any:
+def _downloaded(split: str) -> Path:
+    dataset_type = import_extra("torchvision.datasets", "data").MNIST
     folder = Path(torch.hub.get_dir()).parent / "isoreg"
     try:
-        return dataset_type(str(folder), train=split == "train", download=True)
+        dataset_type(str(folder), train=split == "train", download=True)
+        return folder
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"{_MNIST_FILES[split][0]} is not in {folder / 'MNIST' / 'raw'} and could not be "
@@ -102,11 +110,25 @@ def _downloaded(dataset_type: Any, split: str) -> Any:
         ) from error
 
 
-def _check_files(folder: Path, split: str) -> None:
-    raw = folder / "MNIST" / "raw"
-    for name in _MNIST_FILES[split]:
-        if not (raw / name).is_file() and not (raw / f"{name}.gz").is_file():
-            raise InputError(f"{name} is not in {raw}. {_ADVICE}")
+def _read_idx(raw: Path, name: str) -> Tensor:
+    """Bytes of an IDX file: their type and number of axes, the length of each axis, the bytes."""
+    plain, packed = raw / name, raw / f"{name}.gz"
+    if not plain.is_file() and not packed.is_file():
+        raise InputError(f"{name} is not in {raw}. {_ADVICE}")
+    file = plain if plain.is_file() else packed
+    try:
+        held = file.read_bytes()
+        held = held if file is plain else gzip.decompress(held)
+        kind, axes = struct.unpack_from(">HBB", held)[1:]
+        shape = struct.unpack_from(f">{axes}I", held, 4)
+    except (OSError, EOFError, struct.error, zlib.error) as error:
+        raise InputError(f"{file} cannot be read ({error}). {_ADVICE}") from error
+    start = 4 + 4 * axes
+    if kind != _BYTES or not len(held) == start + math.prod(shape) > start:
+        raise InputError(
+            f"{file} must be a whole IDX file of bytes, got {len(held)} bytes. {_ADVICE}"
+        )
+    return torch.frombuffer(bytearray(held), dtype=torch.uint8, offset=start).view(shape)
 
 
 def _check_split(split: str, allowed: tuple[str, ...]) -> None:

@@ -107,11 +107,12 @@ def torus(
     generator = torch.Generator().manual_seed(int(seed))
     shares = torch.rand(2, n, generator=generator, dtype=torch.float32, device="cpu")
     around, along = shares * (2 * math.pi)
+    radius, tube = float(radius), float(tube)
     distance = radius + tube * along.cos()
     points = torch.stack([distance * around.cos(), distance * around.sin(), tube * along.sin()], 1)
     cut = shares[0] if regions == "cylinders" else shares[1]
     eight = (8 * cut).long()
-    return points + _normal(points, noise, seed + 1), [eight // 4, eight // 2, eight]
+    return points + _normal(points, noise, (seed + 1) % 2**64), [eight // 4, eight // 2, eight]
 
 
 def _check(n: int, least: int, noise: float, seed: int) -> None:
@@ -124,4 +125,4 @@ def _check(n: int, least: int, noise: float, seed: int) -> None:
 def _normal(like: Tensor, deviation: float, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(int(seed))
     noise = torch.randn(like.shape, generator=generator, dtype=like.dtype, device="cpu")
-    return deviation * noise
+    return float(deviation) * noise

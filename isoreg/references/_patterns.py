@@ -75,7 +75,7 @@ def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -
         for part in _parts(images, size, len(centres)):
             points_bpd = (_normalised_patches(part, size) - mean) @ white
             distances_bpf = torch.cdist(points_bpd.flatten(0, 1), centres)
-            distances_bpf = distances_bpf.unflatten(0, (len(part), -1))
+            distances_bpf = distances_bpf.unflatten(0, (len(part), height * width))
             shown_bpf = (distances_bpf.mean(2, keepdim=True) - distances_bpf).clamp_min(0)
             maps = shown_bpf.transpose(1, 2).unflatten(2, (height, width))
             answers.append(F.adaptive_avg_pool2d(maps, grid).flatten(1))

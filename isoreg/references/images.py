@@ -36,7 +36,7 @@ def blurred(sigma: float) -> Reference:
         A callable from images (b, c, h, w) to (b, c, h, w). It ignores further arguments.
 
     Raises:
-        InputError: If sigma is not a positive number.
+        InputError: If sigma is not a positive number; later, if images have their channels last.
 
     Example:
         >>> image = torch.zeros(1, 1, 5, 5)
@@ -83,7 +83,8 @@ def patches(
         arguments.
 
     Raises:
-        InputError: If the images are not (n, c, h, w), or an option does not fit them.
+        InputError: If the images are not (n, c, h, w), or an option does not fit them; images
+            with their channels last are refused here and later.
 
     Example:
         >>> images = torch.rand(50, 1, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -91,7 +92,10 @@ def patches(
         torch.Size([3, 32])
     """
     with error_prefix("patches"):
-        _check_images(images, size=size, grid=grid)
+        check_integer("size", size, 2)
+        check_integer("grid", grid, 1)
+        _check_images(images, least=1)
+        _check_room(images, size=size, grid=grid)
         check_integer("filters", filters, 2)
         check_integer("seed", seed, 0, 2**64 - 1)
         size, grid, filters = int(size), int(grid), int(filters)  # torch takes none of numpy's
@@ -102,12 +106,7 @@ def patches(
 
 def _blur(images: Tensor, *, weights: Tensor) -> Tensor:
     with error_prefix("blurred"):
-        check_dense(images, "images")
-        if images.ndim != 4 or not images.is_floating_point() or 0 in images.shape[1:]:
-            raise InputError(
-                f"images must be (b, c, h, w) floating points, got {images.dtype} of shape "
-                f"{tuple(images.shape)}."
-            )
+        _check_images(images)
     channels, reach = images.shape[1], len(weights) // 2
     kernel = weights.to(images).expand(channels, 1, 1, -1)
     with full_precision(images.device):
@@ -117,7 +116,8 @@ def _blur(images: Tensor, *, weights: Tensor) -> Tensor:
 
 def _shown(images: Tensor, *, size: int, grid: int, patterns: Patterns) -> Tensor:
     with error_prefix("patches"):
-        _check_images(images, size=size, grid=grid)
+        _check_images(images)
+        _check_room(images, size=size, grid=grid)
         channels = patterns.mean.numel() // size**2
         if images.shape[1] != channels:
             raise InputError(
@@ -128,15 +128,24 @@ def _shown(images: Tensor, *, size: int, grid: int, patterns: Patterns) -> Tenso
         return pattern_features(images, size, grid, patterns)
 
 
-def _check_images(images: Tensor, *, size: int, grid: int) -> None:
-    check_integer("size", size, 2)
-    check_integer("grid", grid, 1)
+def _check_images(images: Tensor, *, least: int = 0) -> None:
+    """Refuse what is no batch of images; a batch may be empty, as that of a rank may be."""
     check_dense(images, "images")
-    if images.ndim != 4 or not images.is_floating_point() or len(images) == 0:
+    shape = tuple(images.shape)
+    few = len(shape) == 4 and (shape[0] < least or 0 in shape[1:])
+    if len(shape) != 4 or few or not images.is_floating_point():
         raise InputError(
-            f"images must be (n, c, h, w) floating points with n >= 1, got {images.dtype} of shape "
-            f"{tuple(images.shape)}."
+            f"images must be (b, c, h, w) floating points{' with b >= 1' if least else ''}, got "
+            f"{images.dtype} of shape {shape}."
         )
+    if shape[3] <= 4 < min(shape[1:3]):
+        raise InputError(
+            f"images must be (b, c, h, w), got shape {shape}, whose last axis seems to be that of "
+            "the channels. Try images.permute(0, 3, 1, 2)."
+        )
+
+
+def _check_room(images: Tensor, *, size: int, grid: int) -> None:
     side = min(images.shape[2:])
     if size > side or grid > side - size + 1:
         raise InputError(
