@@ -141,7 +141,9 @@ def isometry_penalty(
                 f"features must be a tensor or a sequence of them, got {type(features).__name__}."
             )
         layers = [features] if isinstance(features, Tensor) else list(features)
-        points = _points(layers, single=isinstance(features, Tensor))
+        single = isinstance(features, Tensor)
+        names = ["features"] if single else [f"features[{i}]" for i in range(len(layers))]
+        points = _points(layers, names)
         if labels is not None:
             check_shape(labels, points[0].shape[0])
         penalties, _ = layer_penalties(
@@ -154,6 +156,7 @@ def isometry_penalty(
             process_group=process_group,
             queue=queue,
             narrow=[x.dtype for x in layers],
+            names=names,
         )
         # the gradient of a view of one number costs less than that of an index
         return penalties.reshape(()) if isinstance(features, Tensor) else penalties
@@ -170,6 +173,7 @@ def layer_penalties(
     process_group: Group = None,
     queue: FeatureQueue | None = None,
     narrow: Sequence[torch.dtype] = (),
+    names: Sequence[str] = (),
 ) -> tuple[Tensor, int]:
     """`isometry_penalty` of features, labels and options that are checked already.
 
@@ -183,6 +187,7 @@ def layer_penalties(
         process_group: The ranks whose batches are one batch.
         queue: Past samples to compare with too.
         narrow: Dtypes in which the features came.
+        names: What to call them, which must be the same on all ranks.
 
     Returns:
         (L,) penalties; and the first column of the own samples in given distances and weights.
@@ -215,6 +220,7 @@ def layer_penalties(
             pair_weights,
             by_engine=by_engine,
             narrow=[given.dtype, *narrow],
+            names=names,
             group=group,
             queue=queue,
         )
@@ -272,11 +278,10 @@ def _weights(values: Tensor, like: Tensor, *, square: bool) -> Tensor:
     return table
 
 
-def _points(layers: list[Tensor], *, single: bool) -> list[Tensor]:
+def _points(layers: list[Tensor], names: list[str]) -> list[Tensor]:
     """The flattened features of each layer, once they agree on the number of samples."""
     if not layers:
         raise InputError("features must hold at least one tensor, got an empty sequence.")
-    names = ["features"] if single else [f"features[{index}]" for index in range(len(layers))]
     points = [flatten_points(x, name) for x, name in zip(layers, names, strict=True)]
     for x, name in zip(points, names, strict=True):
         _check_length(name, x.shape[0], points[0].shape[0], names[0])

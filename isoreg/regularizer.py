@@ -246,6 +246,8 @@ class IsometryRegularizer(Watching):
                 check_classifier(self._attached_model(), self._recorded_layers())
                 check_private(self._attached_model())
                 check_parallel(self._attached_model(), record.features)
+            if self._queue is not None or self.process_group is not None:
+                record.order_by(self.layers)  # past samples and other ranks have this order too
             record.features = {name: whole_tensor(x) for name, x in record.features.items()}
             n = batch_size(record.features)
             self._shapes = {name: tuple(x.shape) for name, x in record.features.items()}
@@ -533,9 +535,10 @@ class IsometryRegularizer(Watching):
         labels: Tensor | None,
         given: Given,
     ) -> tuple[Tensor, int]:
+        names = [f"the features of layer {name!r}" for name in features]
         return layer_penalties(
             reference,
-            [flatten_points(x, f"the features of layer {n!r}") for n, x in features.items()],
+            [flatten_points(*pair) for pair in zip(features.values(), names, strict=True)],
             labels,
             self._options if reference is not None else self._options._replace(given=True),
             input_distances=given.distances,
@@ -543,6 +546,7 @@ class IsometryRegularizer(Watching):
             process_group=self.process_group,
             queue=self._queue,
             narrow=[x.dtype for x in features.values()],
+            names=names,
         )
 
     def _warn_of_frozen(self, record: Record) -> None:

@@ -946,3 +946,20 @@ def test_a_rank_that_lost_a_step_does_not_go_on_with_another_queue_than_the_othe
     assert (first[:3], second[:3]) == (["", "", ""], ["", "", "out of memory"])
     assert first[3] == second[3]
     assert "got 'queue of 12, 12 held' on rank 0 and 'queue of 12, 12 held, whose" in first[3]
+
+
+def watching_other_layers(rank: int) -> str:
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    iso = IsometryRegularizer(model, [["0", "1"], ["1", "0"]][rank], process_group="world")
+    model(torch.randn(6, 5))
+    try:
+        iso(None)
+    except RankError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_that_watch_equally_wide_layers_in_another_order_are_refused() -> None:
+    for said in run_ranks(watching_other_layers, 2):
+        assert "got \"the features of layer '0' torch.float32" in said
+        assert "and \"the features of layer '1' torch.float32" in said

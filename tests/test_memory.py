@@ -236,6 +236,27 @@ def test_without_a_queue_there_is_nothing_to_save() -> None:
         IsometryRegularizer(model, queue=4).load_state_dict(other.state_dict())
 
 
+def test_layers_that_run_in_another_order_meet_their_own_past() -> None:
+    class Either(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 3)
+            self.first = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = (self.a(x), self.b(x)) if self.first else (self.b(x), self.a(x))[::-1]
+            return self.head(a + b)
+
+    model, queue = Either(), FeatureQueue(20)
+    iso = IsometryRegularizer(model, ["b", "a"], queue=20)
+    for step in range(3):
+        model.first, x, y = step != 1, torch.randn(8, 6), torch.randint(2, (8,))
+        model(x)
+        expected = isometry_penalty(x, [model.b(x), model.a(x)], y, queue=queue)
+        torch.testing.assert_close(iso(y), expected.sum())
+        assert list(iso.penalties) == ["b", "a"]
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, "many"])
 def test_a_queue_of_no_size_is_refused(size: object) -> None:
     with pytest.raises(InputError, match="IsometryRegularizer: queue must be an integer of"):

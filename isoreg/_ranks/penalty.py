@@ -40,6 +40,7 @@ def penalty_across(
     *,
     by_engine: bool,
     narrow: Sequence[torch.dtype],
+    names: Sequence[str],
     group: ProcessGroup | None,
     queue: FeatureQueue | None,
 ) -> tuple[Tensor, int]:
@@ -53,7 +54,8 @@ def penalty_across(
     tables = {"input_distances": reference} if options.given else {}
     tables |= {} if pair_weights is None else {"pair_weights": pair_weights}
     local = [*features] if options.given else [reference, *features]
-    sent = _rows(local, labels, {} if by_engine else tables, options, narrow)
+    names = [*names] if options.given else ["inputs", *names]
+    sent = _rows(dict(zip(names, local, strict=True)), labels, {} if by_engine else tables, narrow)
     batch = _gather(sent, options, reference, labels, tables, group, queue)
     gathered = dict(zip(sent, batch.tensors, strict=True))
     count = len(batch.tensors[0])
@@ -81,20 +83,17 @@ def penalty_across(
 
 
 def _rows(
-    local: Sequence[Tensor],
+    local: dict[str, Tensor],
     labels: Tensor | None,
     tables: dict[str, Tensor],
-    options: Options,
     narrow: Sequence[torch.dtype],
 ) -> dict[str, Tensor]:
     """What is sent, in the types in which it was given, by what to call it in an error."""
-    names = [f"features[{index}]" for index in range(len(local))]
-    if not options.given:
-        names = ["inputs", *names[:-1]]
     kinds = narrow[len(narrow) - len(local) :]
-    sent = {name: x.detach().to(kind) for name, x, kind in zip(names, local, kinds, strict=True)}
+    pairs = zip(local.items(), kinds, strict=True)
+    sent = {name: x.detach().to(kind) for (name, x), kind in pairs}
     if labels is not None:
-        labels = labels.to(local[0].device)
+        labels = labels.to(next(iter(local.values())).device)
         # integers of any type are class numbers; one column, so that they travel as rows
         sent["labels"] = labels if labels.is_floating_point() else labels.long()[:, None]
     return sent | tables
