@@ -15,7 +15,7 @@ from isoreg.errors import InputError, check_integer, error_prefix
 
 Metric: TypeAlias = str | Callable[[Tensor], Tensor]
 
-_PAIRS_AT_ONCE = 1 << 16
+_NUMBERS_AT_ONCE = 1 << 22
 
 
 def sqeuclidean(points: Tensor) -> Tensor:
@@ -358,19 +358,23 @@ def _gaps(points: Tensor) -> Tensor:
 def _squares(points: Tensor) -> Tensor:
     """`sqeuclidean` in the precision that it is computed in."""
     _check_points(points)
-    exact = points.to(exact_dtype(points.device))
-    shifted_bd = exact - exact[:1]  # equal points become exact zeros, whatever the mean rounds to
-    centred_bd = shifted_bd - shifted_bd.mean(0)
-    gram_bb = centred_bd @ centred_bd.T
+    wide, (n, d) = exact_dtype(points.device), points.shape
+    gram_bb = points.new_zeros(n, n, dtype=wide)
+    for part in points.split(max(1, _NUMBERS_AT_ONCE // max(1, n)), 1):
+        exact = part.to(wide)
+        shifted = exact - exact[:1]  # equal points become exact zeros, whatever the mean rounds to
+        centred = shifted - shifted.mean(0)
+        gram_bb = gram_bb + centred @ centred.T
     norms_b = gram_bb.diagonal()
     sums_bb = norms_b[:, None] + norms_b[None, :]
     squares_bb = sums_bb - 2 * gram_bb
     with torch.no_grad():
-        cancelled = (squares_bb <= CANCELLED[exact.dtype] * sums_bb) & (sums_bb > 0)
+        cancelled = (squares_bb <= CANCELLED[wide] * sums_bb) & (sums_bb > 0)
         rows, columns = cancelled.triu(1).nonzero(as_tuple=True)
-    parts = [slice(k, k + _PAIRS_AT_ONCE) for k in range(0, max(len(rows), 1), _PAIRS_AT_ONCE)]
+    pairs = max(1, _NUMBERS_AT_ONCE // max(1, d))
     patch = torch.cat([
-        (exact[rows[part]] - exact[columns[part]]).square().sum(1) for part in parts
+        (points[i].to(wide) - points[j].to(wide)).square().sum(1)
+        for i, j in zip(rows.split(pairs), columns.split(pairs), strict=True)
     ])
     squares_bb = squares_bb.index_put((rows, columns), patch)
     squares_bb = squares_bb.index_put((columns, rows), patch)

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from isoreg import distances
 from isoreg._tables import check_pairs, pair_table
 from isoreg.distances import METRICS, euclidean, geodesic, pairwise_distances
 from isoreg.errors import InputError
@@ -130,6 +133,35 @@ def test_many_points_in_many_dimensions_equal_broadcast_differences(metric: str)
         "chebyshev": lambda: differences.amax(-1),
     }[metric]()
     torch.testing.assert_close(pairwise_distances(points, metric), expected, rtol=1e-9, atol=1e-12)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor held that was made in float64."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.dtype == torch.float64:
+            self.size = max(self.size, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("equal", [1, 20])
+def test_wide_points_are_taken_in_pieces_that_change_nothing(
+    equal: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = normal(20, 400, seed=5, dtype=torch.float32)
+    points[:equal] = points[0]
+    points.requires_grad_()
+    weights, found = normal(20, 20, seed=6, dtype=torch.float32), []
+    for most in (1 << 22, 1000):
+        monkeypatch.setattr(distances, "_NUMBERS_AT_ONCE", most)
+        with Largest() as largest:
+            table = euclidean(points)
+        found.append((table, *torch.autograd.grad((weights * table).sum(), points)))
+    torch.testing.assert_close(*found)
+    assert largest.size <= 1000
 
 
 @pytest.mark.parametrize("neighbors", [1, 2, 4])
