@@ -58,6 +58,16 @@ def anchors_of(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_row_of_a_table_stands_below_its_heading_and_has_as_many_cells(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for rows in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        heading, *below = [re.split(r"(?<!\\)\|", row.strip()) for row in rows.splitlines()]
+        assert below, heading
+        assert all(re.fullmatch(" *:?-+:? *", cell) for cell in below[0][1:-1]), heading
+        assert not [row for row in below if len(row) != len(heading)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_begins_with_whom_it_is_for(page: Path) -> None:
     if page.is_relative_to(ROOT / "docs") and "reference" not in page.parts:
         first = page.read_text().split("\n\n")[1]
