@@ -1,4 +1,4 @@
-"""Which device is meant."""
+"""Turns the device argument of a function into a device."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from isoreg.errors import InputError
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device that is meant.
+    """Return the device that an argument names.
 
     Args:
-        device: "auto" or what `torch.device` takes.
+        device: "auto" (CUDA if available, else the CPU) or what `torch.device` takes.
 
     Returns:
         The device.
 
     Raises:
-        InputError: If torch does not know it.
+        InputError: If this torch cannot use the device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
