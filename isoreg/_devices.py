@@ -22,7 +22,7 @@ def pick_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty((), device=device).item()  # the meta device holds no numbers
+        torch.empty((), device=device).item()  # .item() refuses the meta device
         return torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]  # torch may add a list of backends

@@ -173,7 +173,7 @@ class ReferenceHead(Watching, nn.Module):
         self.linear.zero_grad(set_to_none)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle holds: weights, but no hooks on a model."""
+        """Return what a copy or a pickle holds: weights, but no hooks on a model."""
         return {**vars(self), "_recorder": None}
 
     def _warn_of_untrained(self) -> None:

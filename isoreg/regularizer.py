@@ -285,17 +285,17 @@ class IsometryRegularizer(Watching):
 
     @property
     def distance(self) -> Metric:
-        """The metric of the features; fixed."""
+        """The metric of the features; it cannot be changed."""
         return self._distance
 
     @property
     def scale(self) -> Scale:
-        """The factor of the feature distances; fixed."""
+        """The factor of the feature distances; it cannot be changed."""
         return self._scale
 
     @property
     def reduction(self) -> Literal["batch", "pairs"]:
-        """What the sum over pairs is divided by; fixed."""
+        """What the sum over pairs is divided by; it cannot be changed."""
         return self._reduction
 
     @property
@@ -478,7 +478,7 @@ class IsometryRegularizer(Watching):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle holds: weights, averages and queue, but no hooks on a model."""
+        """Return what a copy or a pickle holds: weights, averages and queue, but no hooks."""
         self._read_gradients()
         kept = {"_beta", "_distance", "_input_distance", "_scale", "_reduction", "_exchange"}
         kept |= {"process_group", "_queue", "_shapes", "_warned"}

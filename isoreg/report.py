@@ -123,7 +123,7 @@ def _known(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _short(stress: float) -> str:
-    """Three decimals, or three digits where those would not fit the column."""
+    """Format with three decimals, or with three digits if those do not fit the column."""
     return f"{stress:.3f}" if stress < 1000 else f"{stress:.3g}"
 
 

@@ -14,7 +14,7 @@ from isoreg.errors import InputError, check_positive, error_prefix, is_number
 
 
 class Pull(NamedTuple):
-    """How hard loss and penalty pull at a layer's features: norms of their gradients.
+    """Norms of the gradients of loss and penalty at a layer's features, and their inner product.
 
     Attributes:
         loss: Norm of the gradient of everything but the layer's own penalty.

@@ -206,7 +206,7 @@ def _without_y(candidates: list[Candidate]) -> list[Candidate]:
 def _is_twin(candidate: Candidate, named: Candidate) -> bool:
     """Whether a candidate has the same shape under another name, like a second view."""
     alike = candidate.value.shape == named.value.shape
-    several = candidate.value.numel() > len(candidate.value)  # one is a time, as in choose_samples
+    several = candidate.value.numel() > len(candidate.value)  # one number a sample may be a time
     return alike and several and candidate.name not in {named.name, "y"}
 
 

@@ -153,7 +153,7 @@ def _are_among(batch: Sequence[Any], samples: Sequence[Any]) -> bool:
 
 
 def _follow(distances_bb: Tensor, before: list[Any], after: Sequence[Any]) -> Tensor:
-    """Distances in the order in which ``collate`` has left the samples."""
+    """Return the distances in the order in which ``collate`` has left the samples."""
     if [id(sample) for sample in after] == [id(sample) for sample in before]:
         return distances_bb  # returned early, since one object may stand for two samples
     place = {id(sample): at for at, sample in enumerate(before)}
