@@ -59,7 +59,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Rooms that need an extra are imported when they are asked for."""
+    """Import a package that needs an extra when it is first used."""
     if name in _WITH_EXTRAS:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

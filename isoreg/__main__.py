@@ -1,4 +1,4 @@
-"""``python -m isoreg``: versions, and which backend serves here and why, for a bug report."""
+"""``python -m isoreg`` prints versions, and which backend computes here and why."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _PACKAGES = (
 
 
 def main() -> None:
-    """Print what a bug report needs."""
+    """Print what a bug report should contain."""
     about = "Print versions, and which backend serves here and why, for a bug report."
     argparse.ArgumentParser("python -m isoreg", description=about).parse_args()
     print("\n".join([*versions(), "", *backends()]))
 
 
 def versions() -> list[str]:
-    """A line for isoreg, Python and torch, and one for each package that isoreg can work with."""
+    """Return lines for isoreg, Python, torch, and each package that isoreg can work with."""
     threads = f"{torch.get_num_threads()} threads"
     lines = [
         f"isoreg {isoreg.__version__}",
@@ -53,7 +53,7 @@ def versions() -> list[str]:
 
 
 def backends() -> list[str]:
-    """For two batches on each device: which backend computes, and why another does not."""
+    """Return which backend computes two batches on each device, and why another does not."""
     forced = os.environ.get(engine.FORCED)
     lines = [f"{engine.FORCED}={forced}"] if forced else []
     for device in _devices():
@@ -75,7 +75,7 @@ def _served_by(device: str, size: int) -> str:
 
 
 def _reasons(device: str, size: int) -> dict[str, str]:
-    """What each backend says when it is asked for such a batch."""
+    """Return for each backend whether it can compute such a batch, or why it cannot."""
     call, reasons = _call(device, size), dict[str, str]()
     for name in engine._BACKENDS:
         refused = engine._load(name).refuses(call)
@@ -102,7 +102,7 @@ def _precision() -> str:
 
 
 def _extra_of(package: str) -> str:
-    """Which extra of isoreg brings a package, as the distribution's metadata say it."""
+    """Return which extra of isoreg installs a package, read from the distribution's metadata."""
     try:
         lines = requires("isoreg") or []
     except PackageNotFoundError:

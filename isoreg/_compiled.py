@@ -1,4 +1,4 @@
-"""What must not be compiled, and how it gets along with `torch.compile`."""
+"""Keeps functions and passes that must not be compiled out of `torch.compile`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ R = TypeVar("R")
 
 
 def between_graphs(function: Callable[P, R], reason: str) -> Callable[P, R]:
-    """A function to be called while `torch.compile` traces: it runs between two graphs.
+    """Wrap a function so that it runs uncompiled, between two graphs of `torch.compile`.
 
     Args:
-        function: What runs as it is.
-        reason: Why, for those who ask for one graph.
+        function: The function that runs uncompiled.
+        reason: The reason, shown to users who ask for one graph.
 
     Returns:
         A function of the same arguments and result.
@@ -36,18 +36,18 @@ def break_graph(function: Callable[P, R], reason: str) -> Callable[P, R]:
 
     Args:
         function: The function, whose own calls may be compiled again.
-        reason: Why, for those who ask for one graph.
+        reason: The reason, shown to users who ask for one graph.
 
     Returns:
         The same function.
     """
-    # what torch.compiler.disable sets, which would import the compiler for everybody
+    # torch.compiler.disable sets these too, but it would import the compiler for everybody
     vars(function).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=reason)
     return function
 
 
 def as_written() -> AbstractContextManager[None]:
-    """A context in which compiled modules run as they were before.
+    """Return a context in which compiled modules run uncompiled.
 
     Returns:
         The context.
@@ -62,7 +62,7 @@ def was_used() -> bool:
     """Whether anything was compiled in this process.
 
     Returns:
-        That.
+        True if so, also while something is being compiled.
     """
     if torch.compiler.is_compiling():
         return True

@@ -1,4 +1,4 @@
-"""Which device is meant."""
+"""Turns the device argument of a function into a device."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from isoreg.errors import InputError
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device that is meant.
+    """Return the device that an argument names.
 
     Args:
-        device: "auto" or what `torch.device` takes.
+        device: "auto" (CUDA if available, else the CPU) or what `torch.device` takes.
 
     Returns:
         The device.
 
     Raises:
-        InputError: If torch does not know it.
+        InputError: If this torch cannot use the device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty((), device=device).item()  # the meta device holds no numbers
+        torch.empty((), device=device).item()  # .item() refuses the meta device
         return torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]  # torch may add a list of backends

@@ -1,4 +1,4 @@
-"""The graph that autograd keeps."""
+"""Walks through the graph of autograd."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def nodes_before(node: Any, ends: Container[Any] = ()) -> Iterator[Any]:
-    """A node of the graph and those that it was made from, each once.
+    """Yield a node of the graph and all nodes that it was computed from, each once.
 
     Args:
-        node: A `grad_fn`, or None, which was made from nothing.
-        ends: Nodes behind which the walk does not go.
+        node: A `grad_fn`; None has no nodes.
+        ends: Nodes at which the walk ends; they are yielded too.
 
     Yields:
         The nodes.

@@ -1,4 +1,4 @@
-"""Random numbers of whatever a model may draw from: torch, Python and, where it is used, numpy."""
+"""Seeds and restores the generators of random numbers that a model may use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 
 def seed_all(seed: int) -> None:
-    """Seed them.
+    """Seed the generators of torch, Python and, if it is imported, numpy.
 
     Args:
         seed: An integer.
     """
     torch.manual_seed(seed)
-    random.seed(seed % 2**64)  # of which Python drops the sign
+    random.seed(seed % 2**64)  # Python drops the sign of a seed
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(seed % 2**32)
@@ -25,7 +25,7 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def same_numbers() -> Iterator[None]:
-    """Put them back.
+    """Put the states of torch's, Python's and numpy's generators back after the block.
 
     Yields:
         Nothing.

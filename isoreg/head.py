@@ -21,7 +21,7 @@ from isoreg.distances import flatten_points
 from isoreg.errors import InputError, RecordError, check_integer, error_prefix, is_number
 
 _NAME = "ReferenceHead"
-_MANY = 1000  # calls without a change of the weights: more than an accumulation has
+_MANY = 1000  # no accumulation of gradients has as many calls between two changes of the weights
 
 
 class ReferenceHead(Watching, nn.Module):
@@ -30,14 +30,14 @@ class ReferenceHead(Watching, nn.Module):
     .. math::
         \mathrm{head}(r) = w\, \frac{1}{N} \sum_i | A \phi_i + b - r_i |^2
 
-    with phi the recorded features, A and b the head's own weights and w ``weight``. It is what
-    isometry should be compared with where labels are to be read from the features afterwards: it
-    often wins there. Its *answers* have the reference's distances, the features themselves less
-    than with isometry. It is computed in the dtype of its weights, which is the model's, whatever
-    autocast says.
+    where phi are the recorded features, A and b are the head's own weights and w is ``weight``. If
+    labels are to be read from the features afterwards, isometry should be compared with this head,
+    which often wins there. The head's *answers* keep the reference's distances; the features keep
+    them less well than with isometry. The head computes in the dtype of its weights, which is the
+    model's, also under autocast.
 
     Args:
-        model: The model; recorded as by `isoreg.IsometryRegularizer`.
+        model: The model; it is recorded as by `isoreg.IsometryRegularizer`.
         out_features: Coordinates of the reference.
         layer: One layer, as in `isoreg.IsometryRegularizer`; None: what enters the classifier.
         weight: Factor w of the loss, at least 0. It may be changed at any time.
@@ -90,7 +90,7 @@ class ReferenceHead(Watching, nn.Module):
         self._recorder = Recorder(model, layers, pooling, source=_no_reference)
 
     def forward(self, reference: Tensor) -> Tensor:
-        """The loss of the last recorded forward pass; the record is dropped.
+        """Return the loss of the last recorded forward pass, and drop the record.
 
         Args:
             reference: (N, ...) points of the batch that went through the model last; they get no
@@ -104,7 +104,7 @@ class ReferenceHead(Watching, nn.Module):
         """
         with error_prefix(_NAME):
             if not torch.compiler.is_compiling():
-                _check_weight(self.weight)  # which may have been changed
+                _check_weight(self.weight)  # the user may have changed it
             recorder = self._attached()
             record = recorder.take()
             if recorder.model is not None:
@@ -124,7 +124,7 @@ class ReferenceHead(Watching, nn.Module):
                     f"got {points.shape[1]}. Build the head with out_features={points.shape[1]}."
                 )
         if isinstance(self.linear, nn.LazyLinear) and self.linear.has_uninitialized_params():
-            if torch._C._are_functorch_transforms_active():  # torch would end the process
+            if torch._C._are_functorch_transforms_active():  # here torch would end the process
                 raise RecordError(
                     f"{_NAME}: the width of the features is not known yet, and torch.func makes no "
                     "weights. Call the model and the head once on a batch before."
@@ -165,15 +165,15 @@ class ReferenceHead(Watching, nn.Module):
         yield from super().parameters(recurse)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As in `torch.nn.Module`, also before the width of the features is known.
+        """As in `torch.nn.Module`; this works also before the width of the features is known.
 
         Args:
-            set_to_none: As there.
+            set_to_none: As in `torch.nn.Module`.
         """
         self.linear.zero_grad(set_to_none)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle holds: weights, but no hooks on a model."""
+        """Return what a copy or a pickle holds: weights, but no hooks on a model."""
         return {**vars(self), "_recorder": None}
 
     def _warn_of_untrained(self) -> None:
@@ -196,5 +196,5 @@ def _check_weight(weight: float) -> None:
 
 
 def _no_reference(*_: object, **__: object) -> Tensor:
-    """What the recorder asks for in each pass: here the reference comes with the call."""
+    """A source without content for the recorder: each call of the head gives the reference."""
     return torch.empty(0)

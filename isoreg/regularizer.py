@@ -50,14 +50,14 @@ _NAME = "IsometryRegularizer"
 
 
 class _Factors:
-    """Numbers as a tensor, which is made anew only where they or its kind changed."""
+    """Keeps numbers as a tensor, and makes a new one only if they or its kind have changed."""
 
     def __init__(self) -> None:
         self._kept: tuple[object, Tensor] | None = None
 
     def like(self, x: Tensor, numbers: list[float]) -> Tensor:
-        """The numbers in the dtype of a tensor, and where it is."""
-        # what is made in inference mode can never be part of a graph
+        """Return the numbers as a tensor with the dtype and the device of x."""
+        # a tensor made in inference mode can never be part of a graph
         kind = type(x), x.dtype, x.device, torch.is_inference_mode_enabled(), numbers
         if self._kept is None or self._kept[0] != kind:
             self._kept = kind, torch.tensor(numbers, dtype=x.dtype, device=x.device)
@@ -79,54 +79,55 @@ class IsometryRegularizer(Watching):
         \mathrm{iso}(y) = \sum_l \beta_l\, \frac{1}{N^2}
         \sum_{ij} G_{ij} (d(x_i, x_j) - s\, d(\phi^l_i, \phi^l_j))^2
 
-    with x the batch that the model was called with last, phi^l the output of layer l and G the
-    pairs of equal label in y (see `isoreg.isometry_penalty`). The model is watched through
-    forward hooks and left as it was: same outputs, state dict, class and pickles. Forward passes
-    in eval mode, without gradients or inside ``with iso.paused():`` are not recorded.
+    where x is the batch that the model was called with last, phi^l is the output of layer l, and G
+    marks the pairs of equal label in y (see `isoreg.isometry_penalty`). Forward hooks watch the
+    model, whose outputs, state dict, class and pickles stay the same. Forward passes in eval mode,
+    without gradients or inside ``with iso.paused():`` are not recorded.
 
     Source: "Isometric Representations in Neural Networks Improve Robustness" (Beshkov, Verhellen
     and Lepperød, 2022); the paper penalises the last hidden layer, which is the default here.
 
     Args:
         model: The model to regularise.
-        layers: None: what enters the classifier, the module whose result the model returns; it is
-            found in the first forward pass, unless timm or a chain of modules shows it before.
-            Where it is not certain, as in autoencoders, an error lists candidates. After dropout,
-            whose noise counts as distance, name the module before it. A name, a glob
-            within dotted parts (``"blocks.*"``), a module, a module type, a predicate on (name,
-            module), ``"stages"`` of a timm model, a list of these, or a dict name -> weight. Names
-            are those in the model, or those before it was compiled or put into
-            `DistributedDataParallel`.
-        beta: Weight of the penalty, finite and >= 0; beta_l is beta times the weight of l. "auto",
-            or an `isoreg.AutoBeta`: the weight that keeps the penalty's gradient at a share of the
-            loss's, 0.1 by default.
-        inputs: What the features are compared with. None: the tensor of the call that holds the
-            samples, detached; where two may, an error lists them. A layer, or its name: its
-            output, detached. Another network, a teacher: what it makes of the same call, in eval
-            mode and without gradients. A callable on the call's arguments, whose result is not
-            detached: ``inputs=lambda x: x`` lets the penalty reach an input that requires a
-            gradient, as a learned one does. Networks and callables get copies of the call's
-            tensors, so that what they do in place does not reach the model. For points or distances
-            of single batches see `__call__`.
+        layers: The layers whose features are compared. None means what enters the classifier, the
+            module whose result the model returns. It is found in the first forward pass, unless
+            timm or a chain of modules shows it before; if it is not certain, as in autoencoders, an
+            error lists candidates. If it follows a dropout, whose noise counts as distance, name
+            the module before the dropout. Layers are given as a name, a glob within dotted parts
+            (``"blocks.*"``), a module, a module type, a predicate on (name, module), ``"stages"``
+            of a timm model, a list of these, or a dict name -> weight. Names are those in the
+            model, or those before it was compiled or put into `DistributedDataParallel`.
+        beta: Weight of the penalty, finite and >= 0; beta_l is beta times the weight of l. "auto"
+            or an `isoreg.AutoBeta` keeps the penalty's gradient at a share of the loss's, 0.1 by
+            default.
+        inputs: What the features are compared with. None means the tensor of the call that holds
+            the samples, detached; if several may, an error lists them. A layer, or its name,
+            means its output, detached. Another network (a teacher) is called on the same arguments,
+            in eval mode and without gradients. A callable gets the call's arguments too, but its
+            result is not detached: ``inputs=lambda x: x`` lets the penalty reach an input that
+            requires a gradient, such as a learned one. Networks and callables get copies of the
+            call's tensors, so that changing them in place does not reach the model. For points or
+            distances of single batches see `__call__`.
         input_distance: The metric of the reference; by default the same as ``distance``.
-        control: Compare with the reference of another sample of the same class, drawn anew in each
-            call (given distances: rows and columns alike). What training gains over this control
-            is due to the geometry; what both gain, to features that are spread out at all.
+        control: Compare each sample with the reference of a random sample of its class, drawn anew
+            in each call (given distances are permuted in rows and columns alike). What training
+            gains over this control is due to the geometry; what both gain is due to features that
+            are spread out at all.
         pool: How a layer's output becomes one vector a sample: "flatten", "mean" (over tokens
             (N, tokens, width), or over the space of maps (N, channels, h, w)), "mean_last" (maps
             with channels last), "token" (the first one) or a callable on what the layer returns.
-            Where the model's layers say that channels lie on another axis, as those of a signal
-            (N, channels, length) or of Swin's maps, it is refused; a compiled pass does not ask.
+            A pooling is refused if the model's layers show that channels lie on another axis, as
+            in signals (N, channels, length) or in Swin's maps; a compiled pass does not check it.
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
-        scale: A positive number, a 0-dimensional tensor or "fit".
+        scale: Factor s: a positive number, a 0-dimensional tensor or "fit".
         reduction: "batch" (divide by N^2) or "pairs" (by the weight of the pairs).
         process_group: The ranks whose batches are one batch: None (this process alone), "world",
             or a `torch.distributed` group. The mean of the value over the ranks is the penalty of
             the whole batch, and averaging gradients, as `DistributedDataParallel` and FSDP do,
             gives its gradient. Every rank must call this in every step. `report` shows the pairs of
-            the own batch.
-        queue: How many past samples to compare with too; None for none. `isoreg.FeatureQueue`
-            says what is then minimised, and what it needs.
+            the local batch.
+        queue: How many past samples each batch is compared with too; None for none. See
+            `isoreg.FeatureQueue` for what is then minimised, and what it needs.
 
     Raises:
         IsoregError: If a layer is unknown, or an option has a wrong type or value.
@@ -163,7 +164,7 @@ class IsometryRegularizer(Watching):
     ) -> None:
         with error_prefix(_NAME):
             check_model(model)
-            if control not in (True, False):  # a text that says "no" is true
+            if control not in (True, False):  # a text such as "no" would count as true
                 raise InputError(f"control must be True or False, got {control!r}.")
             scale = check_scale(scale)
             check_reduction(reduction)
@@ -195,7 +196,7 @@ class IsometryRegularizer(Watching):
         self._set_watch(due=True)
 
     def _begin(self, options: Options, source: Source, recorder: Recorder | None) -> None:
-        """What a new regularizer and a copy of one begin with: no step was seen."""
+        """Set what a new regularizer, or a copy of one, begins with, before any step."""
         self._options, self._source, self._recorder = options, source, recorder
         self._penalties: tuple[list[str], Tensor] = ([], torch.zeros(0))
         self._total: Tensor | None = None
@@ -212,7 +213,7 @@ class IsometryRegularizer(Watching):
         distances: Tensor | None = None,
         pair_weights: Tensor | None = None,
     ) -> Tensor:
-        """Penalty of the last recorded forward pass; the record is dropped.
+        """Return the penalty of the last recorded forward pass, and drop the record.
 
         Args:
             labels: (N,) integers (-100 pairs with nobody) or (N, C) probabilities of the batch that
@@ -222,7 +223,7 @@ class IsometryRegularizer(Watching):
             distances: (N, N) distances of this batch to compare with, in place of points: the
                 diagonal is not read, NaN is a pair whose distance is not known. Across ranks and
                 with a queue they are wider, as ``input_distances`` of `isoreg.isometry_penalty`.
-            pair_weights: (N, N) factors of the pairs, at least 0; wider in the same cases.
+            pair_weights: (N, N) factors of the pairs, at least 0; they are wider in the same cases.
 
         Returns:
             Scalar ``sum_l beta_l * penalty_l``, to be added to the loss.
@@ -247,13 +248,13 @@ class IsometryRegularizer(Watching):
                 check_private(self._attached_model())
                 check_parallel(self._attached_model(), record.features)
             if self._queue is not None or self.process_group is not None:
-                record.order_by(self.layers)  # past samples and other ranks have this order too
+                record.order_by(self.layers)  # past samples and other ranks keep this order
             record.features = {name: whole_tensor(x) for name, x in record.features.items()}
             n = batch_size(record.features)
             self._shapes = {name: tuple(x.shape) for name, x in record.features.items()}
             check_batch_labels(labels, n)
             if labels is not None and self._monitor.due and not torch.compiler.is_compiling():
-                check_label_values(labels)  # on accelerators they are not looked at each time
+                check_label_values(labels)  # on accelerators not every step checks them
             check_watched(record, self._beta)
             self._warn_of_frozen(record)
             given = Given.of(record, self._source, labels, n, (reference, distances, pair_weights))
@@ -284,17 +285,17 @@ class IsometryRegularizer(Watching):
 
     @property
     def distance(self) -> Metric:
-        """The metric of the features; fixed."""
+        """The metric of the features; it cannot be changed."""
         return self._distance
 
     @property
     def scale(self) -> Scale:
-        """The factor of the feature distances; fixed."""
+        """The factor of the feature distances; it cannot be changed."""
         return self._scale
 
     @property
     def reduction(self) -> Literal["batch", "pairs"]:
-        """What the sum over pairs is divided by; fixed."""
+        """What the sum over pairs is divided by; it cannot be changed."""
         return self._reduction
 
     @property
@@ -305,7 +306,7 @@ class IsometryRegularizer(Watching):
 
     @property
     def beta(self) -> float:
-        """Weight of the penalty; with "auto" that of the last call (0 before). It can be set."""
+        """Weight of the penalty; with "auto" that of the last call, 0 before it. It can be set."""
         return float(self._beta.beta if isinstance(self._beta, AutoBeta) else self._beta)
 
     @beta.setter
@@ -321,8 +322,8 @@ class IsometryRegularizer(Watching):
 
         Returns:
             ``penalty`` (what the call returned, weights included), ``beta``, and ``penalty/NAME``
-            of each layer without its weight. Empty before the first call. Waits for the device
-            once; `penalties` does not.
+            of each layer without its weight. Empty before the first call. This waits for the
+            device once; `penalties` does not.
 
         Example:
             >>> model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
@@ -337,7 +338,7 @@ class IsometryRegularizer(Watching):
         return dict(zip(found, values, strict=True))
 
     def log_tensors(self, prefix: str = "isometry/") -> dict[str, Tensor]:
-        """As `log_dict`, without waiting for the device: for loggers that read tensors later.
+        """As `log_dict`, but without waiting for the device, for loggers that read tensors later.
 
         Args:
             prefix: In front of each name.
@@ -366,10 +367,10 @@ class IsometryRegularizer(Watching):
         return {prefix + name: value.to(self._total) for name, value in found.items()}
 
     def report(self) -> IsometryReport:
-        """How the layers fare, with warnings that say what to do. Print it.
+        """Report how the layers fare, with warnings that say what to do. Print the result.
 
-        Distances are those of the last step that was looked at closely, which is one in 32, from
-        the first on. The gradients are known after ``backward()``.
+        Distances are those of the last step that was looked at closely: one step in 32 is,
+        beginning with the first. The gradients are known after ``backward()``.
 
         Returns:
             By layer the pairs, Pearson's r, stress, contraction and expansion, scale, penalty and
@@ -389,10 +390,10 @@ class IsometryRegularizer(Watching):
         return self._monitor.report(self._last_beta)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: the weight, with "auto" its average, the queue, the shuffles.
+        """Return what a checkpoint needs: beta, with "auto" its averages, the queue, the shuffles.
 
         Returns:
-            Tensors, numbers and text. With "auto" each rank of a group has its own to be saved.
+            Tensors, numbers and text. With "auto", save the state of each rank of a group.
         """
         self._read_gradients()
         state: dict[str, Any] = {
@@ -403,14 +404,14 @@ class IsometryRegularizer(Watching):
         return state if self._queue is None else state | {"queue": self._queue.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the checkpoint was.
+        """Continue with the state of a checkpoint.
 
         Args:
             state: What `state_dict` returned.
 
         Raises:
-            InputError: If the checkpoint had a number for beta and this one has "auto", or a
-                queue and this one has none or another size, or the other way round.
+            InputError: If only one of the checkpoint and this regularizer has a beta of "auto", or
+                a queue, or if their queues differ in size.
         """
         with error_prefix(f"{_NAME}.load_state_dict"):
             self._check_state(state)
@@ -477,7 +478,7 @@ class IsometryRegularizer(Watching):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle holds: weights, averages and queue, but no hooks on a model."""
+        """Return what a copy or a pickle holds: weights, averages and queue, but no hooks."""
         self._read_gradients()
         kept = {"_beta", "_distance", "_input_distance", "_scale", "_reduction", "_exchange"}
         kept |= {"process_group", "_queue", "_shapes", "_warned"}
@@ -498,7 +499,7 @@ class IsometryRegularizer(Watching):
 
     @property
     def _last_beta(self) -> Tensor | float:
-        """The weight in the last call, a tensor if it was learned; that of now before the first."""
+        """The weight in the last call, a tensor if it was learned; before it the present weight."""
         return self.beta if self._called_with is None else self._called_with
 
     def _recorded_layers(self) -> list[Layer]:
@@ -509,7 +510,7 @@ class IsometryRegularizer(Watching):
         return f"{name} {shape}" if shape else name
 
     def _compare(self, record: Record, labels: Tensor | None, given: Given) -> tuple[Tensor, int]:
-        """The penalties of all layers, and the first column of the own samples in given tables."""
+        """Return all layers' penalties, and the column of the first local sample in the tables."""
         features, references = record.features, given.references
         if len(references) < 2:
             return self._penalise(references[0] if references else None, features, labels, given)
@@ -560,7 +561,7 @@ class IsometryRegularizer(Watching):
             )
 
     def _weights(self, record: Record) -> list[float]:
-        """beta_l of each recorded feature; with "auto" without beta, which is a tensor."""
+        """Return beta_l of each feature; with "auto" the layers' weights, as beta is a tensor."""
         beta = 1.0 if isinstance(self._beta, AutoBeta) else self._beta
         weights = {layer.name: beta * layer.weight for layer in self._recorded_layers()}
         return [
@@ -569,16 +570,16 @@ class IsometryRegularizer(Watching):
         ]
 
     def _weigh(self, beta: AutoBeta, penalty: Tensor) -> Tensor:
-        """Beta, the same on all ranks of the group."""
+        """Return beta, which is the same on all ranks of the group."""
         weight = beta.weigh(penalty)
         if group := resolve_group(self.process_group):
-            known = beta.is_measured.to(weight)  # not on a rank whose batches were empty so far
+            known = beta.is_measured.to(weight)  # 0 on a rank whose batches had no pairs so far
             sums = mean_over_ranks(torch.stack([weight, known * weight, known]), group)
             beta.beta = weight = torch.where(sums[2] > 0, sums[1] / sums[2], sums[0])
         return weight
 
     def _read_gradients(self) -> None:
-        """Take in what the last backward pass brought to the watched layers."""
+        """Collect the gradient norms of the last backward pass, for the report and for "auto"."""
         norms = self._gradients.take()
         self._monitor.record_gradients(norms, self._last_beta)
         if isinstance(self._beta, AutoBeta):
@@ -596,7 +597,7 @@ class IsometryRegularizer(Watching):
             seen = Seen(record.features, references, given.distances, given.pair_weights, first)
             monitor.look_closely(seen, labels, self._scale)
         if monitor.wants_to_warn:
-            if not torch._C._are_functorch_transforms_active():  # no number can be read in one
+            if not torch._C._are_functorch_transforms_active():  # values cannot be read inside one
                 monitor.warn(self.report(), stacklevel=4)
             if isinstance(self._beta, AutoBeta) and not self._beta.is_measured:
                 warnings.warn(

@@ -9,11 +9,11 @@ from typing import Any
 
 from isoreg.diagnostics import Distortion
 
-# A penalty drowns the loss if it pulls this many times harder, and the loss suffers: a step along
-# both gradients raises it, or it pulls as hard as at the start because nothing fits it. Below the
-# second share of the loss's pull the penalty is idle.
+# A penalty drowns the loss if its gradient is more than DROWNS times the loss's, and the loss
+# suffers: a step along both gradients raises it, or its gradient is as large as at the start,
+# because nothing fits it. A penalty whose gradient is below IDLE times the loss's is idle.
 DROWNS, IDLE = 3.0, 1e-3
-# Features whose distances are this small a part of the inputs' have collapsed
+# Features have collapsed if all their distances are below this part of the inputs' distances.
 COLLAPSED = 0.01
 _COLUMNS = "pairs  Pearson r   stress  contraction  expansion    scale   penalty  gradient"
 
@@ -29,13 +29,13 @@ class LayerReport:
             most 256 samples. Feature distances are multiplied by the regularizer's ``scale``;
             the distortion's own ``scale`` is the factor that would make the stress smallest.
         penalty: The layer's penalty in the last call, without its weight.
-        gradient: Norm of the penalty's gradient at the layer over that of the rest of the loss's:
-            the median over the sampled steps, NaN before the first backward pass.
+        gradient: Norm of the penalty's gradient at the layer divided by that of the rest of the
+            loss: the median over the sampled steps, NaN before the first backward pass.
         progress: How much a small step along both gradients lowers the loss, as a share of what a
             step along the loss's gradient alone does, to the first order in the layer's features:
-            1 where the penalty is in nobody's way, below 0 where the loss rises. The median too.
-        remaining: Norm of the loss's gradient at the layer in the last looks, as a share of that in
-            the first ones: below 1 where the loss is being fitted. NaN before the fourth look.
+            1 if the two gradients are orthogonal, below 0 if the loss rises. It is a median too.
+        remaining: Norm of the loss's gradient at the layer in the last sampled steps, as a share of
+            that in the first ones: below 1 if the loss is being fitted, NaN in the first three.
 
     Example:
         >>> import torch
@@ -53,14 +53,14 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class IsometryReport:
-    """How a regularizer fares: by layer, and what should be done about it.
+    """How a regularizer fares, layer by layer, and what should be done about it.
 
     Attributes:
         beta: Weight of the penalty in the last call.
         steps: Calls of the regularizer so far.
-        without_pairs: How many of them found no penalty, almost always for want of pairs.
+        without_pairs: How many of them had a penalty of 0, nearly always because no pair counted.
         layers: A `LayerReport` by name.
-        looked_at: The step whose distances they have; penalties are the last step's.
+        looked_at: The step whose distances are shown; the penalties are the last step's.
 
     Example:
         >>> print(IsometryReport(beta=0.1, steps=0, without_pairs=0))
@@ -76,7 +76,7 @@ class IsometryReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What goes wrong, each a sentence with what to do."""
+        """The problems that were found, each with what to do about it."""
         return [text for _, text in self.problems()]
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -92,7 +92,7 @@ class IsometryReport:
             yield from _problems(name, layer, self.beta)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON: what is not known, or not finite, is None."""
+        """Return all fields as a dict for JSON; unknown and infinite numbers are None."""
         return {**asdict(self, dict_factory=_known), "warnings": self.warnings}
 
     def __str__(self) -> str:
@@ -117,13 +117,13 @@ class IsometryReport:
 
 
 def _known(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Fields by name; JSON has no NaN and no infinite number."""
+    """Return fields by name, with None for NaN and infinity, which JSON does not have."""
     unknown = (isinstance(value, float) and not math.isfinite(value) for _, value in items)
     return {name: None if no else value for (name, value), no in zip(items, unknown, strict=True)}
 
 
 def _short(stress: float) -> str:
-    """Three decimals, or three digits where those would not fit the column."""
+    """Format with three decimals, or with three digits if those do not fit the column."""
     return f"{stress:.3f}" if stress < 1000 else f"{stress:.3g}"
 
 

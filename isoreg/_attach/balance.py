@@ -1,4 +1,4 @@
-"""How hard penalty and loss pull at recorded features, and the weight that balances them."""
+"""Measures the gradients of penalty and loss at recorded features, and balances the two."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from isoreg.errors import InputError, check_positive, error_prefix, is_number
 
 
 class Pull(NamedTuple):
-    """How hard loss and penalty pull at a layer's features: norms of their gradients.
+    """Norms of the gradients of loss and penalty at a layer's features, and their inner product.
 
     Attributes:
         loss: Norm of the gradient of everything but the layer's own penalty.
         penalty: Norm of the gradient of the layer's own penalty.
-        along: Inner product of the two.
+        along: Inner product of the two gradients.
     """
 
     loss: Tensor
@@ -28,20 +28,23 @@ class Pull(NamedTuple):
 
 
 Norms: TypeAlias = Mapping[str, Pull]
-"""By the name of a layer."""
+"""The `Pull` of each layer, by the name of the layer."""
 
 
-# what a checkpoint holds; those of an earlier version say of no penalty that it is far larger
+# Entries of a checkpoint with their defaults; None means required. Earlier versions saved no size:
+# with an infinite one, no penalty counts as far larger than usual.
 _STATE = {"log": None, "weight": None, "used": None, "size": math.inf}
-_TINY, _FAR = 1e-3, 4.0  # a penalty, and times as large as usual: batches differ by less
+# A penalty below _TINY is tiny. A penalty above _FAR times the usual one is far larger than usual,
+# because the batches of one training differ by less.
+_TINY, _FAR = 1e-3, 4.0
 
 
 class GradientNorms:
-    """Norms of the gradients that reach watched features in backward, without waiting for a device.
+    """Measures gradients that reach watched features in backward; it never waits for a device.
 
     A watched tensor goes two ways: on through the model, and as a copy into the penalty. The
-    gradient of the copy is the penalty's own, the rest of the tensor's gradient comes from
-    everything else: the loss, and the penalties of later layers.
+    gradient of the copy comes from the layer's own penalty; the rest of the tensor's gradient comes
+    from everything else, which is the loss and the penalties of later layers.
 
     Example:
         >>> features = torch.ones(2, 3, requires_grad=True) * 1
@@ -56,21 +59,21 @@ class GradientNorms:
         self._readings: dict[str, list[_Reading]] = {}
 
     def watch(self, name: str, features: Tensor, copy: Tensor) -> None:
-        """Measure what backward brings to features, and to the clone that only the penalty sees."""
+        """Measure the gradients that reach features, and their clone that only the penalty uses."""
         if features.requires_grad:
             reading, own = _Reading([], [], []), list[Tensor]()
             copy.register_hook(own.append)
             features.register_hook(lambda total: self._add(name, reading, total, own))
 
     def take(self) -> Norms:
-        """Norms by layer of passes whose penalty went backward; they are forgotten then."""
+        """Return the norms by layer of passes whose penalty went backward, and forget them."""
         readings, self._readings = self._readings, {}
         return {name: _Reading.together(found) for name, found in readings.items()}
 
     @torch.no_grad()
     def _add(self, name: str, reading: _Reading, total: Tensor, own: list[Tensor]) -> None:
         penalty = own.pop() if own else None
-        if total.requires_grad:  # create_graph=True: a gradient that a loss is made of, no step
+        if total.requires_grad:  # create_graph=True: this gradient is part of a loss
             return
         rest = total if penalty is None else total - penalty
         reading.rest.append(_norm(rest))
@@ -81,7 +84,7 @@ class GradientNorms:
 
 
 class _Reading(NamedTuple):
-    """Norms at one layer of one forward pass, over the backward passes through it."""
+    """Norms at one layer in one forward pass, an entry for each backward pass through it."""
 
     rest: list[Tensor]
     own: list[Tensor]
@@ -100,24 +103,24 @@ class AutoBeta:
         \beta = \text{share} \cdot \exp \text{EMA}\left[ \log
         \frac{\|\partial L / \partial \phi\|}{\|\partial P / \partial \phi\|} \right]
 
-    with phi the recorded features of all layers, L all of the loss but the layer's own penalty,
-    and P the penalty at weight 1. Both gradients are read off the backward pass that happens
-    anyway. The average starts with the first measurement (its bias is corrected); the very first
-    batch, of which no gradient is known, gets a beta with which beta P is a hundredth of the share
-    (less for P below a thousandth): enough to measure by, too little to matter. A batch whose P is
-    more than four times the usual one gets less. Only ratios enter: a loss scaled for float16 or
-    divided for accumulation changes nothing. Steps whose gradients are zero (no pairs) or not
-    finite do not count.
+    where phi are the recorded features of all layers, L is the whole loss except the layer's own
+    penalty, and P is the penalty at weight 1. Both gradients are measured in the backward pass of
+    the training step; no other pass is needed. The average starts with the first measurement (its
+    bias is corrected). No gradient is known for the first batch, so there beta P is a hundredth of
+    the share (less for P below a thousandth): enough to measure, and too little to matter. A batch
+    whose P is more than four times the usual P gets a smaller beta. Only ratios of gradients
+    count, so scaling the loss for float16 or dividing it for accumulation changes nothing. Steps
+    whose gradients are zero (no pairs) or not finite are left out.
 
-    The loss's gradient shrinks as a network fits its data, and beta with it. Gradients taken with
-    ``create_graph=True`` are not seen; others that `torch.autograd.grad` takes count as a part of
-    the step. Each process of a distributed run measures its own; with a
-    ``process_group`` all use the mean. It weighs the penalty of one regularizer: another one that
-    is given it too begins anew, with the same share.
+    The loss's gradient shrinks as a network fits its data, and beta shrinks with it. Gradients
+    taken with ``create_graph=True`` are not measured; others that `torch.autograd.grad` takes count
+    as a part of the step. Each process of a distributed run measures its own gradients; with a
+    ``process_group`` all processes use the mean weight. One `AutoBeta` serves one
+    regularizer: a second regularizer that gets it starts a new average with the same options.
 
     Args:
         share: The penalty's gradient norm as a share of the loss's, positive.
-        momentum: Of the average, from 0 (the last step alone) to below 1.
+        momentum: Momentum of the average, from 0 (only the last step counts) to below 1.
 
     Raises:
         InputError: If an argument is out of range.
@@ -135,7 +138,7 @@ class AutoBeta:
     """
 
     is_taken = False
-    """Whether a regularizer has it: the average is of that one's gradients."""
+    """Whether a regularizer uses this object, whose average is then of that one's gradients."""
 
     def __init__(self, share: float = 0.1, *, momentum: float = 0.95) -> None:
         with error_prefix("AutoBeta"):
@@ -145,10 +148,10 @@ class AutoBeta:
         self.share = float(share)
         self.momentum = float(momentum)
         zero = torch.zeros((), dtype=torch.float32, device="cpu")
-        self._log = zero  # average of the logarithm, before its bias is corrected
-        self._weight = zero  # total weight of what went into it
+        self._log = zero  # average of the ratio's logarithm, before its bias is corrected
+        self._weight = zero  # total weight of the measurements in the averages
         self._used = zero
-        self._size = zero  # average of the penalty's logarithm, as that of the ratio
+        self._size = zero  # average of the penalty's logarithm, also before the correction
         self._penalty = zero
 
     def __repr__(self) -> str:
@@ -165,20 +168,21 @@ class AutoBeta:
 
     @property
     def is_measured(self) -> Tensor:
-        """Whether a gradient was measured yet, 0-dimensional."""
+        """Whether any gradient has been measured, 0-dimensional."""
         return self._weight > 0
 
     @torch.no_grad()
     def weigh(self, penalty: Tensor) -> Tensor:
         """The weight, 0-dimensional, for a batch with this penalty at weight 1."""
         self._move_to(penalty.device)
-        # small: with several layers a large one would be part of what reaches the earlier layers.
-        # A penalty is a square: the gradient of a tiny one falls as its root does
+        # The first weight is small: with several layers, a large penalty's gradient would reach
+        # earlier layers and count as the loss's there. A penalty is a square, so the gradient of a
+        # tiny one falls only as its root does.
         first = 0.01 * self.share / torch.maximum(penalty, (_TINY * penalty).sqrt())
         first = torch.where(penalty > 0, first, 0.0)
         learned = self.share * (self._log / self._weight).exp()
-        # one that is far larger than all that were measured, as of a copy of its teacher that
-        # begins to move, has a larger gradient
+        # A penalty that is far larger than those measured has a larger gradient too. This happens
+        # to a model that starts as a copy of its teacher and begins to move.
         larger = penalty / (_FAR * (self._size / self._weight).exp())
         learned = learned / larger.clamp_min(1).sqrt()
         self._used = torch.where(self._weight > 0, learned, first)
@@ -187,7 +191,7 @@ class AutoBeta:
 
     @torch.no_grad()
     def update(self, norms: Norms) -> None:
-        """Take in what the last batch's backward pass measured."""
+        """Add the gradient norms of the last batch to the averages."""
         if not norms:
             return
         device = self._used.device
@@ -201,17 +205,17 @@ class AutoBeta:
         self._weight = torch.where(valid, m * self._weight + (1 - m), self._weight)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average, for a checkpoint."""
+        """The averages and the last weight, for a checkpoint."""
         return {name: getattr(self, f"_{name}") for name in _STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the checkpoint was.
+        """Continue with the averages of a checkpoint.
 
         Args:
             state: What `state_dict` returned.
 
         Raises:
-            InputError: If a part is missing or is no number.
+            InputError: If an entry is missing or is not a number.
         """
         self.check_state_dict(state)
         for name, default in _STATE.items():
@@ -221,7 +225,7 @@ class AutoBeta:
 
     @staticmethod
     def check_state_dict(state: Mapping[str, Any]) -> None:
-        """Refuse what `state_dict` did not return."""
+        """Refuse a state that `state_dict` cannot have returned."""
         for name, default in _STATE.items():
             value = state.get(name, default)
             if not isinstance(value, Tensor | float | int) or torch.as_tensor(value).ndim > 0:
@@ -235,7 +239,7 @@ class AutoBeta:
 
 
 def check_beta(beta: float | str | AutoBeta) -> float | AutoBeta:
-    """A number as it is, "auto" as `AutoBeta`; for one that weighs another penalty a fresh one."""
+    """Return a number unchanged; for "auto", or an `AutoBeta` that is in use, a new `AutoBeta`."""
     if isinstance(beta, AutoBeta):
         if beta.is_taken:
             return AutoBeta(beta.share, momentum=beta.momentum)

@@ -1,4 +1,4 @@
-"""What `IsometryRegularizer` refuses: when it is built, and of each recorded batch."""
+"""Checks of `IsometryRegularizer`: of the model when it is built, and of each recorded batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from isoreg.masks import check_shape
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse what is no model, and models whose features or gradients would be wrong."""
+    """Refuse objects that are no model, and models whose features or gradients would be wrong."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     if isinstance(model, nn.DataParallel):
@@ -33,7 +33,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_private(model: nn.Module) -> None:
-    """Refuse models that Opacus watches, also where it came after the regularizer."""
+    """Refuse models that Opacus watches, also if it was attached after the regularizer."""
     if any("autograd_grad_sample_hooks" in vars(module) for module in model.modules()):
         raise InputError(
             "a penalty on pairs cannot be trained with Opacus: one sample would change another's "
@@ -42,7 +42,7 @@ def check_private(model: nn.Module) -> None:
 
 
 def check_parallel(model: nn.Module, features: dict[str, Tensor]) -> None:
-    """Refuse features that may be one device's part of those of a tensor-parallel model."""
+    """Refuse plain features of a tensor-parallel model: they may be only one device's part."""
     plain = [name for name, x in features.items() if not _is_distributed(x)]
     if plain and _is_tensor_parallel(model):
         raise InputError(
@@ -53,7 +53,7 @@ def check_parallel(model: nn.Module, features: dict[str, Tensor]) -> None:
 
 
 def whole_tensor(x: Tensor) -> Tensor:
-    """Features or a reference as they are on all devices together, a plain tensor."""
+    """Return features or a reference as one plain tensor, gathered from all devices."""
     whole: Any = x
     return whole.full_tensor() if _is_distributed(x) else x
 
@@ -68,14 +68,14 @@ def _is_tensor_parallel(model: nn.Module) -> bool:
     for parameter in model.parameters():
         if _is_distributed(parameter):
             places: Any = parameter.placements  # type: ignore[attr-defined]
-            # FSDP2 shards along one axis of its mesh, and gathers before the forward pass
+            # one sharded axis is FSDP2's own, which it gathers before the forward pass
             if sum(not place.is_replicate() for place in places) > sharded:
                 return True
     return False
 
 
 def check_watched(record: Record, beta: float | AutoBeta) -> None:
-    """Refuse "auto" where a layer gave a structure to pick from, whose gradient cannot be seen."""
+    """Refuse "auto" if pool= picks from a structure that a layer gave: its gradient is unseen."""
     if isinstance(beta, AutoBeta) and record.unwatched:
         raise InputError(
             f"beta='auto' cannot see the gradient of layer {record.unwatched[0]!r}, which returns "
@@ -85,7 +85,7 @@ def check_watched(record: Record, beta: float | AutoBeta) -> None:
 
 
 def batch_size(features: dict[str, Tensor]) -> int:
-    """Number of samples, once the features of all layers agree on it and can have distances."""
+    """Return the number of samples; refuse features that disagree on it or have no distances."""
     first, x = next(iter(features.items()))
     for name, other in features.items():
         check_dense(other, f"the features of layer {name!r}")
@@ -139,11 +139,11 @@ def check_batch_labels(labels: Tensor | None, n: int) -> None:
             "`with iso.paused():`."
         )
     if labels is not None:
-        check_shape(labels, n)  # the penalty looks at their values
+        check_shape(labels, n)  # the penalty checks the values later
 
 
 def check_uses(record: Record, *, paired: bool) -> None:
-    """Refuse a layer that ran again on what may be another batch, unless it is paired by use."""
+    """Refuse a layer that may have run on several batches, unless each use has its reference."""
     if paired:
         _check_order(record)
     for name, number in record.uses.items():
@@ -160,7 +160,7 @@ def check_uses(record: Record, *, paired: bool) -> None:
             )
         earlier = record.nodes.get(before)
         if earlier is None and node is None:
-            continue  # frozen: no gradient comes of either
+            continue  # both uses are frozen, so neither gives a gradient
         if earlier not in nodes_before(node):
             unrelated = "on inputs that do not depend on each other"
             why = unrelated if earlier else "first without gradients and then with them"
@@ -173,7 +173,7 @@ def check_uses(record: Record, *, paired: bool) -> None:
 
 
 def _check_order(record: Record) -> None:
-    """Refuse a layer whose uses come in another order than what they are compared with."""
+    """Refuse a layer whose uses ran in another order than the references they are paired with."""
     for name, number in record.uses.items():
         node, sources = record.nodes.get(name), record.sources
         if node is None or number > len(sources) or any(source is None for source in sources):

@@ -1,8 +1,8 @@
-"""The default representation: what enters the classifier, found with certainty or not at all.
+"""Finds the default features, which enter the classifier; an uncertain classifier is refused.
 
-The classifier is the module whose result the model returns. timm names it, in a chain of modules
-it is the last one with weights; any other model shows it in its first recorded forward pass, where
-the graph of the returned tensor is followed back to the first modules with weights.
+The classifier is the module whose result the model returns. A timm model names it; in a chain of
+modules it is the last one with weights. In any other model the first recorded forward pass shows
+it: the graph of the returned tensor is followed back to the first modules with weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _IF_HIDDEN = (
     "A call of module.forward runs no hook, and layers that are no submodules have none. Call "
     "modules themselves, or hold them as attributes."
 )
-# names of autograd's nodes: sums of products with weights or prototypes, and distances from them
+# Autograd nodes that compute products with weights or prototypes, or distances from prototypes.
 _PRODUCTS = frozenset([
     *("Mm", "Addmm", "SparseAddmm", "Bmm", "Baddbmm", "Mv", "Addmv", "Dot", "Linear"),
     *("Convolution", "Trilinear", "Cdist", "EuclideanDist"),
@@ -40,7 +40,7 @@ _BROADCASTS = frozenset(["Mul", "Add", "Sub", "Div", "Expand"])
 
 
 def choose_layers(model: nn.Module, layers: Layers) -> list[Layer]:
-    """Return the chosen layers, or the classifier; none where the first pass is to show it.
+    """Return the chosen layers, or the classifier; an empty list if a pass has to show it.
 
     Example:
         >>> [layer.name for layer in choose_layers(nn.Sequential(nn.Linear(4, 3)), None)]
@@ -53,7 +53,7 @@ def choose_layers(model: nn.Module, layers: Layers) -> list[Layer]:
 
 
 def known_classifier(model: nn.Module) -> Layer | None:
-    """The classifier of a model that need not run to show it.
+    """Return the classifier of a model if it is known before the model runs.
 
     Returns:
         The module that timm's ``pretrained_cfg`` names (the first, if it names several), or the
@@ -84,12 +84,12 @@ def known_classifier(model: nn.Module) -> Layer | None:
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     least = min(m.out_features for m in linear)
     if module.out_features == linear[0].in_features and least < module.out_features:
-        return None  # an autoencoder has this form: its first pass decides
+        return None  # autoencoders have this form too: the first pass decides
     return Layer(name, module, at_input=True)
 
 
 def check_classifier(model: nn.Module, layers: Iterable[Layer]) -> None:
-    """Refuse a default layer that no longer classifies, because modules came behind it."""
+    """Refuse a default layer that is no longer the classifier, as modules were added after it."""
     if torch.compiler.is_compiling():
         return
     for layer in layers:
@@ -103,7 +103,7 @@ def check_classifier(model: nn.Module, layers: Iterable[Layer]) -> None:
 
 
 def _declared(module: nn.Module) -> str | None:
-    """The classifier's name in timm's ``pretrained_cfg``, the first of several."""
+    """Return the first classifier that timm's ``pretrained_cfg`` names, or None."""
     config = vars(module).get("pretrained_cfg") or getattr(type(module), "pretrained_cfg", None)
     named = config.get("classifier") if isinstance(config, Mapping) else None
     names = {name for name, _ in module.named_modules()}
@@ -113,7 +113,7 @@ def _declared(module: nn.Module) -> str | None:
 
 @dataclasses.dataclass
 class _Run:
-    """What a module with weights was called with, and one tensor that it made of it."""
+    """One tensor that a module with weights returned, and what that call got."""
 
     call: int
     name: str
@@ -126,16 +126,16 @@ class _Run:
 
 
 class ClassifierSearch:
-    """Watches all modules during one forward pass, and then says which one classifies."""
+    """Watches all modules during one forward pass, and then tells which one is the classifier."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {id(module): name for name, module in model.named_modules()}
         self._kind = type(model).__name__
-        # what a wrapper holds is the model itself, and classifies nothing for it
+        # the module inside a wrapper is the model itself, so it is never the model's classifier
         self._wrapped = {self._names[id(module)] for module in wrapped(model)}
         self._runs: list[_Run] = []
         self._seen: set[int] = set()
-        self._blind: set[nn.Module] = set()  # that ran without gradients
+        self._blind: set[nn.Module] = set()  # modules that ran without gradients
         self._begun: dict[int, tuple[Entering, dict[int, int]]] = {}
         self._calls = 0
 
@@ -149,13 +149,13 @@ class ClassifierSearch:
         return inside or weighs
 
     def sees(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Look at what enters a module, before the module may work in place on it."""
+        """Note the versions of what enters a module, before the module can change it in place."""
         entering = Entering(args, kwargs)
-        # the tensors are kept, so that their numbers are theirs alone
+        # the tensors are kept alive, so that no other tensor can get the same id
         self._begun[id(module)] = entering, {id(x): _version(x) for x in _floating(entering)}
 
     def saw(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """Take in one call of a module: what it was called with, and what it returned."""
+        """Note one call of a module: what it was called with, and what it returned."""
         _, versions = self._begun.pop(id(module), (None, {}))
         entering = Entering(args, kwargs)
         if next(tensors_in(entering), None) is None or not self._is_seen(module):
@@ -173,7 +173,7 @@ class ClassifierSearch:
                 self._runs.append(_Run(self._calls, name, module, entering, versions, *made))
 
     def finish(self, args: Any, kwargs: Any, output: Any) -> tuple[Layer, list[Entering]]:
-        """The classifier, as what the model took and returned shows it, and each call of it."""
+        """Return the classifier, as shown by the model's output, and the input of each call."""
         returned = _returned(output)
         if not self._runs:
             raise LayerError(_UNSEEN + (_IF_COMPILED if was_used() else _IF_HIDDEN))
@@ -184,7 +184,7 @@ class ClassifierSearch:
             self._refuse(f"returned shape {shape}, which is not one vector a sample")
         runs: dict[Any, _Run] = {}
         for run in self._runs:
-            runs.setdefault(run.node, run)  # the innermost of those with this result
+            runs.setdefault(run.node, run)  # keeps the innermost module with this result
         found: dict[str, _Run] = {}
         for x in returned:
             for run in self._sources(x.grad_fn, runs):
@@ -209,7 +209,7 @@ class ClassifierSearch:
         return layer, [call.entering for call in calls.values()]
 
     def _sources(self, result: Any, runs: Mapping[Any, _Run]) -> Iterator[_Run]:
-        """The modules with weights that are met first on the way back from a result."""
+        """Yield the modules with weights that come first on the way back from a result."""
         for node in nodes_before(result, runs):
             if node in runs:
                 yield runs[node]
@@ -248,7 +248,7 @@ class ClassifierSearch:
 
 
 def _returned(output: Any) -> list[Tensor]:
-    """The tensors that a model's result is judged by: its logits, where it names them."""
+    """Return the tensors in which the search starts: the output's logits if it names them."""
     logits = (
         output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     )
@@ -257,7 +257,7 @@ def _returned(output: Any) -> list[Tensor]:
 
 
 def _weighs_up(node: Any, result: Any) -> bool:
-    """Whether a node sums products or differences, or makes those that are summed behind it."""
+    """Whether a node computes products or distances, or broadcasts their terms for a later sum."""
     kind = node.name().partition("Backward")[0]
     if kind not in _BROADCASTS:
         return kind in _PRODUCTS
@@ -266,7 +266,7 @@ def _weighs_up(node: Any, result: Any) -> bool:
 
 
 def _size(node: Any) -> int:
-    """How many numbers a node made; none for one that is not there."""
+    """Return the size of the largest tensor that a node made, or 0 for None."""
     return 0 if node is None else max(math.prod(made.shape) for made in node._input_metadata)
 
 
@@ -275,12 +275,12 @@ def _floating(entering: Entering) -> Iterator[Tensor]:
 
 
 def _version(x: Tensor) -> int:
-    """How often a tensor was worked on in place, where torch counts it."""
+    """Return how often a tensor was changed in place, or 0 if torch does not count it."""
     return 0 if x.is_inference() else x._version
 
 
 def _weighs(module: nn.Module) -> bool:
-    """Whether a module has weights, and not only factors and biases as normalisation has."""
+    """Whether a module has weight matrices, not only factors and biases as normalisation does."""
     return any(_is_matrix(parameter) for _, parameter in module.named_parameters())
 
 
@@ -289,8 +289,8 @@ def _is_matrix(parameter: nn.Parameter) -> bool:
 
 
 def is_tracing() -> bool:
-    """Whether a forward pass is only traced, exported or scripted, and no step of training."""
-    # the flag behind torch.compiler.is_exporting(), which torch 2.9 compiles to True everywhere
+    """Whether a forward pass is only traced, exported or scripted, so that it trains nothing."""
+    # The flag is read because torch 2.9 compiles torch.compiler.is_exporting() to True everywhere.
     exporting = getattr(torch.compiler, "_is_exporting_flag", None)
     if exporting is None:
         exporting = torch.compiler.is_exporting()

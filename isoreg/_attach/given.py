@@ -1,4 +1,4 @@
-"""What the features of one batch are compared with: what a call names, else what was recorded."""
+"""Chooses what a batch's features are compared with: what the call gives, or what was recorded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Given(NamedTuple):
     """What the features of one batch are compared with.
 
     Attributes:
-        references: Points, for each time that the reference was made; none with distances.
-        distances: (N, N) distances in the place of points.
-        pair_weights: (N, N) factors of the pairs.
+        references: Points for each time that the reference was made; empty if distances are given.
+        distances: (N, N) distances in the place of points, or None.
+        pair_weights: (N, N) factors of the pairs, or None.
     """
 
     references: list[Tensor]
@@ -36,7 +36,7 @@ class Given(NamedTuple):
         n: int,
         named: tuple[Tensor | None, Tensor | None, Tensor | None],
     ) -> Given:
-        """What the call names as reference, distances and pair weights, else what was recorded."""
+        """Take the reference or distances that the call gives, or else what was recorded."""
         reference, distances, pair_weights = named
         if reference is not None and distances is not None:
             raise InputError(
@@ -50,7 +50,7 @@ class Given(NamedTuple):
         return cls(_recorded(record, source, labels, n), None, pair_weights)
 
     def exchanged(self, order: Tensor) -> Given:
-        """The control: each sample gets the reference of another one, of its class."""
+        """Return the control: ``order``, a permutation within each class, exchanges references."""
         distances, n = self.distances, len(order)
         if isinstance(distances, Tensor):
             if distances.shape != (n, n):

@@ -16,29 +16,29 @@ from isoreg.errors import LayerError
 
 
 class _CannotScriptError(LayerError, AttributeError):
-    """What `torch.jit.script` is told when it asks a hook for its name."""
+    """Raised when `torch.jit.script` asks a hook for its name."""
 
 
 class Owner(Protocol):
-    """Whose functions hooks call: a recorder."""
+    """The object whose functions hooks call, which is a recorder."""
 
     def ran_in_a_copy(self) -> None:
-        """Told when a hook was called for a replica of its module."""
+        """Hooks call this when they run for a replica of their module."""
 
 
 class Hook:
     """Calls a function of its owner without keeping the owner alive.
 
-    It acts only for the module that it was registered on: what copies a module with its hooks, as
-    replicas and quantisation do, must not write into the owner's record. In a backward pass it does
-    nothing: what runs there is computed once more, as checkpoints do, and is no pass of its own.
+    A hook acts only for the module that it was registered on. Replicas and quantisation copy a
+    module with its hooks, and such a copy must not write into the owner's record. In a backward
+    pass a hook does nothing, because a checkpoint only computes an earlier pass once more there.
 
-    A deep copy or a pickle of the model must neither write into that record nor need isoreg to
-    load, so what is copied in the place of this object is a callable of the standard library
-    that accepts anything and does nothing. It holds the handle, which reserves its number when
-    it is loaded: torch numbers hooks from 0 in every process, and a new hook would take the
-    place and the flags of the loaded one. Where the module is gone, as one that quantisation
-    replaced by another with the same hooks, torch cannot copy the handle.
+    A deep copy or a pickle of the model must not write into that record, and must load without
+    isoreg. It therefore holds, in the place of this object, a callable of the standard library
+    that accepts anything and does nothing. That callable holds the handle, which reserves its
+    number when it is loaded: torch numbers hooks from 0 in every process, and a new hook would
+    take the place and the flags of the loaded one. The handle is left out if its module is gone,
+    for example replaced by quantisation with its hooks kept, because torch cannot copy it then.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Hook:
         self.handle: RemovableHandle | None = None
 
     def register(self, register: Callable[..., RemovableHandle], **how: Any) -> RemovableHandle:
-        """Hand it to one of the module's ``register_`` methods, and keep the handle."""
+        """Register this hook by one of the module's ``register_`` methods, and keep the handle."""
         self.handle = register(self, **how)
         return self.handle
 
@@ -82,10 +82,10 @@ def _in_backward() -> bool:
 
 
 def _unseen_by_modes() -> contextlib.AbstractContextManager[object]:
-    """Return a context that leaves the dispatch modes of a pass, but for those that trace it.
+    """Return a context without the dispatch modes of a pass, unless one of them traces it.
 
-    A selective checkpoint keeps results by the order of operations. Those of a hook do not run in
-    the pass that computes the layer once more, which would then take them for the model's own.
+    A selective checkpoint finds saved results by the order of operations. A hook's operations do
+    not run when the layer is computed once more, so their results would pass for the layer's own.
     """
     if torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
         return contextlib.nullcontext()
@@ -94,6 +94,6 @@ def _unseen_by_modes() -> contextlib.AbstractContextManager[object]:
 
 
 def remove_all(handles: Sequence[RemovableHandle]) -> None:
-    """Take hooks off their modules; those that are off stay so."""
+    """Remove hooks from their modules; hooks that are already removed are ignored."""
     for handle in handles:
         handle.remove()

@@ -1,4 +1,4 @@
-"""Names, globs, types and predicates -> modules of a model."""
+"""Finds modules of a model by names, globs, types and predicates, and the axes of their outputs."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Layer:
 def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
     """Choose layers of a model, as `isoreg.IsometryRegularizer` says.
 
-    A wildcard stands within one dotted part, and in a mapping a full name goes before a glob. What
-    is compiled or in `DistributedDataParallel` goes by the names that it had before as well.
+    A wildcard matches within one dotted part, and in a mapping a full name has precedence over a
+    glob. Names from before compiling or `DistributedDataParallel` are understood as well.
 
     Returns:
-        The layers, each module once, in the order of the choices and of the model within one.
+        The layers, each module once: in the order of the choices, and for each in model order.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2), nn.Tanh())
@@ -95,7 +95,7 @@ def refuse_time_major(
 ) -> None:
     """Refuse layers whose first axis is time, which would be taken for samples.
 
-    Torch's own class of a layer says so, or of one that it stands in, or of the last in a chain.
+    The layer, a module around it, or the last module of a chain shows this by its torch class.
 
     Example:
         >>> model = nn.Sequential(nn.GRU(3, 2, batch_first=True))
@@ -138,7 +138,7 @@ class Axes:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._first: dict[int, set[int]] = {3: set(), 4: set(), 5: set()}  # by number of axes
+        self._first: dict[int, set[int]] = {3: set(), 4: set(), 5: set()}  # by x.ndim
         self._last: set[int] = set()
         for module in model.modules():
             if isinstance(module, _ConvNd):
@@ -146,7 +146,7 @@ class Axes:
                 self._first[axes] |= {module.in_channels, module.out_channels}
             else:
                 counts = {vars(module).get("num_features"), vars(module).get("num_channels")}
-                for axes in (4, 5):  # of BatchNorm and GroupNorm, which vectors may have too
+                for axes in (4, 5):  # not 3: BatchNorm and GroupNorm may act on vectors
                     self._first[axes] |= {count for count in counts if isinstance(count, int)}
                 sizes = map(vars(module).get, _WIDTHS)
                 self._last |= {size for size in sizes if isinstance(size, int)}
@@ -156,7 +156,7 @@ class Axes:
                     self._last.add(module.normalized_shape[-1])
 
     def channels(self, x: Tensor) -> str:
-        """Where they are: "first" (behind the samples), "last", or "" if nothing or both say so."""
+        """Return "first" (after the samples) or "last"; "" if the modules show neither or both."""
         if x.ndim not in self._first:
             return ""
         first = x.shape[1] in self._first[x.ndim] or (x.ndim > 3 and x.shape[1] in self._last)
@@ -164,7 +164,7 @@ class Axes:
         return "" if first == last else "first" if first else "last"
 
     def refuse_other(self, x: Tensor, pool: str) -> None:
-        """Refuse to average over channels, or over samples' places as if they were channels."""
+        """Refuse a pooling that takes channels on another axis than the model's modules show."""
         wanted = "first" if pool == "mean" and x.ndim > 3 else "last"
         found = self.channels(x)
         if found and found != wanted:
@@ -190,10 +190,10 @@ def module_at(model: nn.Module, name: str) -> nn.Module | None:
 
 
 def wrapped(model: nn.Module) -> Iterator[nn.Module]:
-    """What the wrappers of a model hold, from without.
+    """Yield the modules inside the wrappers of a model, from the outermost wrapper inwards.
 
     Yields:
-        What is compiled or in `DistributedDataParallel`, and so on inwards.
+        Each module that is compiled or in `DistributedDataParallel`.
 
     Example:
         >>> list(wrapped(nn.Linear(2, 2)))
@@ -212,7 +212,7 @@ def _inner_name(wrapper: nn.Module) -> str:
 
 
 def _unwrapped_names(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, str]:
-    """From the names of modules before anything was wrapped to those that they have now."""
+    """Map the names that modules had before anything was wrapped to their present names."""
     plain = {"": ""}
     before = {"": ""}
     for name in modules:
@@ -226,7 +226,7 @@ def _unwrapped_names(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict
 def _matches(
     modules: Mapping[str, nn.Module], plain: Mapping[str, str], selector: Selector, model: nn.Module
 ) -> list[str]:
-    """Names of the modules that one choice selects; never empty."""
+    """Return the names of the modules that one choice selects, at least one."""
     if isinstance(selector, str):
         matched = _stages(plain, model) if selector == "stages" else []
         if not matched and selector in modules:
@@ -258,7 +258,7 @@ def _matches(
 
 
 def _stages(plain: Mapping[str, str], model: nn.Module) -> list[str]:
-    """Modules of a timm model whose outputs are its stages; none if it does not name them."""
+    """Return the modules whose outputs are the stages of a timm model; empty if it names none."""
     info = getattr([model, *wrapped(model)][-1], "feature_info", None)
     entries = info if isinstance(info, list) else getattr(info, "info", [])
     names = [entry["module"] for entry in entries]

@@ -20,28 +20,28 @@ from isoreg.masks import pair_weights
 from isoreg.report import IsometryReport, LayerReport
 
 EVERY = 32
-"""A step in so many is looked at closely; the first one is."""
+"""One step in this many is looked at closely, beginning with the first."""
 WARN_AT = (129, 1025)
-"""Steps at which the warnings of the report are given unasked: later than the first, in which the
-penalty pulls several times harder than after a while."""
+"""Steps at which the report's warnings are shown unasked. These are late steps, because in the
+first ones the penalty's gradient is several times larger than later."""
 Beta: TypeAlias = Tensor | float
-"""A weight of the penalty: a number, or a tensor where it was learned, as by beta="auto"."""
+"""A weight of the penalty: a number, or a tensor if beta="auto" has set it."""
 _SAMPLES = 256
 _KEPT_NORMS = 16
 _EARLY = 3
-"""Of so many readings at the start the first is left out, since features have no spread yet."""
+"""How many readings are early. The first is left out, because features have no spread then."""
 
 
 class Seen(NamedTuple):
-    """What a step compared with what.
+    """The features of a step, and what they were compared with.
 
     Attributes:
         features: (n, d) by layer.
         references: (n, ...) points by layer; empty where distances were given.
         distances: (n, n) given distances, or None.
         pair_weights: (n, n) given weights of the pairs, or None.
-        first: The first column of the n samples in these two: across ranks and with a queue there
-            are more columns.
+        first: The column of the first of the n samples in given distances and weights, which have
+            more columns across ranks and with a queue.
     """
 
     features: Mapping[str, Tensor]
@@ -51,7 +51,7 @@ class Seen(NamedTuple):
     first: int
 
     def among_own(self, table: Tensor, shown: int) -> Tensor:
-        """The part of a table between the first own samples."""
+        """Return the part of a table for pairs of the first local samples."""
         return table[:shown, self.first : self.first + shown]
 
 
@@ -90,11 +90,11 @@ class Monitor:
 
     @property
     def due(self) -> bool:
-        """Whether the next step is one to be looked at closely."""
+        """Whether the next step is to be looked at closely."""
         return self._steps % EVERY == 0
 
     def record_step(self, layers: list[str], penalties: Tensor) -> None:
-        """Take in one step: the names of its layers, and the (L,) penalty of each, detached."""
+        """Count one step, with the names of its layers and their (L,) penalties, detached."""
         self._steps += 1
         self._layers, self._penalties = layers, _unwrapped(penalties)
         self._uncounted.append(self._penalties)
@@ -116,7 +116,7 @@ class Monitor:
         self._scale = scale if isinstance(scale, str) else float(scale)
 
     def _count(self) -> None:
-        """Count the steps since the last look that had pairs, in a few operations for all."""
+        """Count the steps with pairs since the last count, in a few operations for all of them."""
         by_kind: dict[tuple[torch.device, int], list[Tensor]] = {}
         for penalties in self._uncounted:
             by_kind.setdefault((penalties.device, penalties.numel()), []).append(penalties)
@@ -126,7 +126,7 @@ class Monitor:
         self._uncounted.clear()
 
     def _pairs(self, labels: Tensor | None, weights: Tensor | None, shown: int) -> Tensor:
-        """Which pairs of the first samples are compared; soft labels count as their largest."""
+        """Return which pairs of the first samples are compared, by the top class of soft labels."""
         if labels is not None:
             labels = (labels.argmax(1) if labels.is_floating_point() else labels)[:shown]
         device = next(iter(self._distances.values())).device
@@ -136,14 +136,14 @@ class Monitor:
         return compared.triu(1)
 
     def record_gradients(self, norms: Norms, beta: Beta) -> None:
-        """Take in the gradients of a step and its weight, for the median over the last ones."""
+        """Keep the gradient norms and the weight of a step, for medians over the last steps."""
         if norms:
             self._norms.append((norms, beta))
             if len(self._early) < _EARLY:
                 self._early.append(norms)
 
     def report(self, beta: Beta) -> IsometryReport:
-        """What came of it so far, for this weight of the penalty; waits for the device."""
+        """Report on the steps so far, for this weight of the penalty. This waits for the device."""
         self._count()
         penalties = dict(zip(self._layers, self._penalties.tolist(), strict=True))
         layers = {
@@ -183,7 +183,7 @@ class Monitor:
         )
 
     def _remaining(self, name: str) -> float:
-        """How hard the loss still pulls at a layer, as a share of how it did early."""
+        """Return the ratio of the loss's late gradient norm at a layer to its early one."""
         if len(self._norms) <= _EARLY:
             return math.nan
         early = _losses(name, self._early[1:])
@@ -191,8 +191,8 @@ class Monitor:
         return median(late) / median(early) if early and late and median(early) > 0 else math.nan
 
     def _shares(self, name: str, beta: Beta) -> list[tuple[float, float]]:
-        """The penalty's pull at a layer and its part along the loss's, as shares of the loss's."""
-        shares = []  # of the steps in which the loss pulled, and nothing overflowed
+        """Return a penalty's gradient norm, and its part along the loss's, over the loss's norm."""
+        shares = []  # only of steps in which the loss has a gradient and nothing overflowed
         for norms, then in self._norms:
             if name not in norms:
                 continue
@@ -204,9 +204,10 @@ class Monitor:
 
 
 def _unwrapped(x: Tensor) -> Tensor:
-    """The numbers of a tensor that a transform of torch.func has wrapped, which torch 2.9 reads."""
+    """Return a tensor without torch.func's wrappers: torch 2.9 cannot read values through them."""
     wrapped = torch._C._functorch
-    # behind a break of its graph a compiled step compiles this too, which knows no such question
+    # After a graph break a compiled step compiles this loop too; torch.compile cannot trace the
+    # second condition, so the first one comes before it.
     while not torch.compiler.is_compiling() and wrapped.is_functorch_wrapped_tensor(x):
         x = wrapped.get_unwrapped(x)
     return x
@@ -222,14 +223,14 @@ def _measured(
 
 
 def _losses(name: str, steps: Sequence[Norms]) -> list[float]:
-    """How hard the loss pulled at a layer, where it did not overflow."""
+    """Return the loss's gradient norms at a layer, without those that overflowed."""
     losses = [float(norms[name].loss) for norms in steps if name in norms]
     return [loss for loss in losses if math.isfinite(loss)]
 
 
 def _times(beta: Beta, then: Beta) -> float:
-    """How much harder a penalty pulls than it did; NaN where that cannot be told."""
-    learned = isinstance(beta, Tensor) and isinstance(then, Tensor)  # each fits its own step
+    """Return the ratio of a penalty's weight to its earlier weight; NaN if that was 0."""
+    learned = isinstance(beta, Tensor) and isinstance(then, Tensor)  # each weight fits its own step
     if learned or float(beta) == float(then):
         return 1.0
     return float(beta) / float(then) if float(then) > 0 else math.nan

@@ -1,4 +1,4 @@
-"""The watched layers of a model and their hooks, which follow modules wherever they go."""
+"""The watched layers of a model and their hooks, which follow modules that move in it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from isoreg._attach.layers import Layer, is_time_major, module_at
 from isoreg.errors import RecordError
 
 Watch: TypeAlias = Callable[[Layer, str | None], RemovableHandle]
-"""Hooks a layer, whose features get this name; None: what it gives is the reference."""
+"""Hooks a layer, whose features get this name. With None, the layer gives the reference."""
 
 
 @dataclasses.dataclass
 class _Place:
-    """A watched layer, what its features are called, and its hook."""
+    """A watched layer, the name of its features, and its hook."""
 
     layer: Layer
     name: str | None
@@ -28,10 +28,10 @@ class _Place:
 
 
 class Places:
-    """Where a model is watched.
+    """The places at which a model is watched.
 
     Attributes:
-        layers: Those whose features are recorded.
+        layers: The layers whose features are recorded.
         time_major: Whether modules of the model take time as the first axis.
     """
 
@@ -46,20 +46,20 @@ class Places:
         self._list_layers()
 
     def clear(self) -> None:
-        """Keep the names of the layers, and nothing of the model alive."""
+        """Forget all modules of the model, and keep only the names of the layers."""
         self._all.clear()
         self.layers = [dataclasses.replace(layer, module=nn.Module()) for layer in self.layers]
 
     def follow(self, model: nn.Module, watch: Watch, *, grown: bool) -> bool:
-        """Keep hooks last, on modules that moved, and on what took the place of those that left.
+        """Put each hook last, and let it follow a module that moved or the one that replaced it.
 
         Args:
             model: The model as it is now.
             watch: Hooks a layer.
-            grown: Whether modules came to it, so that another one may classify.
+            grown: Whether modules were added, so that another one may be the classifier.
 
         Returns:
-            Whether the classifier was watched, and a pass must show which one it is now.
+            Whether the watched classifier was lost, so that a pass must show the present one.
         """
         left = []
         for place in self._all:
@@ -79,7 +79,7 @@ class Places:
         moved = {id(place): _moved(place.layer, names, model) for place in left}
         for place in left:
             layer = moved[id(place)]
-            if place.layer.at_input and (layer is None or grown):  # another classifier, perhaps
+            if place.layer.at_input and (layer is None or grown):  # perhaps another classifier
                 layer = known_classifier(model)
                 if layer is None:
                     is_lost = True
@@ -87,10 +87,10 @@ class Places:
                     continue
             module = module_at(model, place.layer.name) if layer is None else layer.module
             if module is None:
-                continue  # it left, and nothing took its place: that it does not run is said later
+                continue  # nothing took its place; `Recorder.take` says later that it did not run
             watched = [moved.get(id(p)) or p.layer for p in self._all if p is not place]
             if place.name and any(module is other.module for other in watched):
-                self._drop(place)  # one module with another layer now, and each is watched once
+                self._drop(place)  # it is the module of another layer now, and is watched once
                 continue
             self._move(place, dataclasses.replace(layer or place.layer, module=module), watch)
         self._list_layers()
@@ -111,16 +111,16 @@ class Places:
 
 
 def _moved(layer: Layer, names: Mapping[nn.Module, str], model: nn.Module) -> Layer | None:
-    """A layer under the name that its module has now, unless that left, or is inside another."""
+    """Return a layer under its module's present name; None if the module left or was wrapped."""
     name, around = names.get(layer.module), module_at(model, layer.name)
     inside = around is not None and any(inner is layer.module for inner in around.modules())
     if name is None or inside:
-        return None  # what wraps it, as an adapter does, stands for it
+        return None  # a wrapper, such as an adapter, is watched in its stead
     return dataclasses.replace(layer, name=name)
 
 
 def _move_last(handle: RemovableHandle) -> None:
-    """Let a hook see what all others made of a layer's output, also those that came later."""
-    hooks = handle.hooks_dict_ref()  # None where the module is gone
+    """Run a hook after all others, also later ones, so that it sees the output as they left it."""
+    hooks = handle.hooks_dict_ref()  # None if the module is gone
     if hooks and handle.id in hooks:
         hooks.move_to_end(handle.id)

@@ -1,4 +1,4 @@
-"""What a layer returns -> one vector a sample."""
+"""Pools what a layer returns to one vector a sample."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tensors_in(value: object) -> Iterator[Tensor]:
         >>> [t.item() for t in tensors_in((None, {"logits": torch.tensor(1.0)}))]
         [1.0]
     """
-    found: list[Any] = []  # the oldest torch compiles no generator that is read to its end
+    found: list[Any] = []  # the oldest torch cannot compile a generator that is read to its end
     _collect(value, found, (Tensor,))
     return iter(found)
 
@@ -32,10 +32,10 @@ def first_tensor(value: object) -> Tensor | None:
     """Find the features in what a layer returns.
 
     Returns:
-        The first of `tensors_in`, None where there is none.
+        The first of `tensors_in`, or None if there is none.
 
     Raises:
-        LayerError: If it is the data of a PackedSequence, whose rows are no samples.
+        LayerError: If it belongs to a PackedSequence, whose rows are steps instead of samples.
 
     Example:
         >>> first_tensor({"maps": torch.ones(2, 3), "mask": None}).shape
@@ -66,17 +66,17 @@ def _collect(value: object, found: list[Any], kinds: tuple[type, ...]) -> None:
 
 
 class Entering(NamedTuple):
-    """What a module is called with, by position and by name."""
+    """The arguments of a module's call, by position and by name."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
 
 def features_entering(entering: Entering) -> Tensor | None:
-    """The only floating tensor that enters, or of several the only one that needs a gradient.
+    """Return the only floating tensor that enters, or the only one that requires a gradient.
 
     Returns:
-        The tensor; the first of any kind where none is floating, None where there is none.
+        The tensor; the first tensor of any kind if none is floating; None if there is none.
 
     Example:
         >>> import torch
@@ -99,24 +99,24 @@ def features_entering(entering: Entering) -> Tensor | None:
 
 
 def pool_flatten(features: Tensor) -> Tensor:
-    """(b, d) features of (b, ...) ones: everything behind the batch axis."""
+    """Flatten (b, ...) features to (b, d): all axes after the batch axis become one."""
     return features.flatten(1) if features.ndim > 1 else features
 
 
 def pool_mean(features: Tensor) -> Tensor:
-    """(b, channels) means of maps (b, channels, height, width, ...), (b, d) of tokens (b, n, d)."""
+    """Average maps (b, channels, height, width, ...) over space, and tokens (b, n, d) over n."""
     if features.ndim > 3:
         return features.flatten(2).mean(2)
     return features.mean(1) if features.ndim == 3 else features
 
 
 def pool_mean_last(features: Tensor) -> Tensor:
-    """(b, channels) means of maps (b, ..., channels), as those of Swin."""
+    """Average maps with channels last (b, ..., channels), such as Swin's, over space."""
     return features.flatten(1, -2).mean(1) if features.ndim > 2 else features
 
 
 def pool_token(features: Tensor) -> Tensor:
-    """The first of tokens (b, n, d), the class token of a transformer."""
+    """Take the first of tokens (b, n, d), which is the class token of a transformer."""
     if features.ndim != 3:
         raise LayerError(
             "pool='token' needs features of shape (batch, tokens, width), "
@@ -135,7 +135,7 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclasses.dataclass(frozen=True)
 class FirstTensor:
-    """Applies a pooling, by its name in `POOLS`, to the first tensor of what a layer returns.
+    """Applies a pooling of `POOLS`, which has a name, to the first tensor of what a layer returns.
 
     Example:
         >>> import torch
@@ -151,11 +151,11 @@ class FirstTensor:
         tensor = first_tensor(value)
         if tensor is None:
             return None
-        return tensor if tensor.is_nested else self.pool(tensor)  # refused when it is read
+        return tensor if tensor.is_nested else self.pool(tensor)  # refused later, by batch_size
 
 
 def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
-    """Return a function on whatever a layer returns: a callable, or that of a name in `POOLS`.
+    """Return the function that pools what a layer returns, given itself or a name in `POOLS`.
 
     Example:
         >>> import torch
@@ -173,7 +173,7 @@ def resolve_pool(pool: Pool) -> Callable[[Any], Tensor | None]:
 
 
 def pooled(pool: Callable[[Any], Tensor | None], value: Any) -> Tensor | None:
-    """Return what a pooling makes of what a layer returned, also inside a checkpoint.
+    """Return what a pooling makes of a layer's output, also inside a checkpoint.
 
     Example:
         >>> import torch
@@ -183,8 +183,8 @@ def pooled(pool: Callable[[Any], Tensor | None], value: Any) -> Tensor | None:
     transformed = torch._C._are_functorch_transforms_active()
     if isinstance(pool, FirstTensor) or torch.compiler.is_compiling() or transformed:
         return pool(value)
-    # what a callable keeps for its backward pass is none of a checkpoint's around the layer, which
-    # counts what it has to compute once more
+    # A checkpoint around the layer counts the tensors saved for backward, and expects as many when
+    # it computes the layer once more. The callable does not run then: its tensors must not count.
     with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
         return pool(value)
 

@@ -1,4 +1,4 @@
-"""From what a watched layer gives to features in the record of a pass."""
+"""Turns what a watched layer gives into features in the record of a pass."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from isoreg.errors import IsoregError, LayerError, RecordError
 
 
 class Reader:
-    """Reads features.
+    """Reads the features of watched layers into records.
 
     Args:
-        model: Whose modules tell which axis holds channels.
+        model: The model, whose modules tell which axis holds channels.
         pool: Maps what a layer gives to (b, d) features, or to None if there is no tensor.
 
     Attributes:
         watch: Unless it is None, it is called with a layer's name, the tensor that it gave and
             the clone of it that the features are made of.
-        watch_compiled: Whether ``watch`` is worth a break in a compiled graph.
+        watch_compiled: Whether ``watch`` is called in compiled passes too, where it breaks graphs.
     """
 
     def __init__(self, model: nn.Module, pool: Callable[[Any], Tensor | None]) -> None:
@@ -35,11 +35,11 @@ class Reader:
         self._axes = Axes(model)
 
     def read(self, record: Record, name: str, value: Any) -> None:
-        """Add one use of a layer to a record, or why it has no features."""
+        """Add the features of one use of a layer to a record, or the reason why it has none."""
         use = record.next_use(name)
         try:
             record.features[use] = self._features(value, use, record)
-        except IsoregError as error:  # raised when it is read: the user's forward pass goes on
+        except IsoregError as error:  # raised by `Recorder.take`: the user's forward pass goes on
             record.failure = type(error), f"layer {name!r}: {error.message}"
 
     def _features(self, value: Any, use: str, record: Record) -> Tensor:
@@ -64,7 +64,7 @@ class Reader:
         return features if is_tensor else features.clone()
 
     def _meant(self, value: Any, record: Record) -> Any:
-        """What is pooled: the tensor that holds features, or all that a callable asks for."""
+        """Return what is pooled: the tensor of features, or for a callable all that it may use."""
         entering = isinstance(value, Entering)
         if not isinstance(self._pool, FirstTensor):
             if not entering:
@@ -74,13 +74,13 @@ class Reader:
         if tensor is None:
             return value
         record.check_axes(tensor)
-        # compiled, it would make a graph for each size
+        # in a compiled pass, this check would make a new graph for each size
         if self._pool.name != "flatten" and not torch.compiler.is_compiling():
             self._axes.refuse_other(tensor, self._pool.name)
         return tensor
 
     def _copied(self, value: Tensor, use: str, record: Record) -> Tensor:
-        """A clone, because a following layer may work in place on it."""
+        """Return a clone, because a following layer may change the tensor in place."""
         copy = value.clone()
         if not torch.compiler.is_compiling():
             record.note_graph(use, value)

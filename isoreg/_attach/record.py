@@ -1,4 +1,4 @@
-"""What a forward pass leaves behind, and whether its backward pass is still to come."""
+"""The record of a forward pass, and whether its backward pass is still to come."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ class Pulse:
         self.spent = False
 
     def __call__(self, gradients: tuple[Tensor | None, ...]) -> None:
-        # gradients that are to be differentiated once more, as a gradient penalty does, are a part
-        # of the loss: its own backward pass is still to come
+        # Gradients that require gradients, as in a gradient penalty, are part of a loss, whose own
+        # backward pass is still to come.
         self.spent = not any(x is not None and x.requires_grad for x in gradients)
 
 
 @dataclasses.dataclass
 class Record:
-    """What one forward pass left behind.
+    """What was recorded in one forward pass.
 
     Attributes:
-        call: What may hold the samples; None if the reference is something else.
-        references: What the features are compared with, for each time that it was made.
-        sources: For each of them the node of the graph that made it, where there is one.
+        call: The tensors that may hold the samples; None if the reference is something else.
+        references: What the features are compared with, a tensor for each time that it was made.
+        sources: For each reference the node of the graph that made it, or None.
         time_major: Whether the model holds modules whose first axis is time.
         features: (b, d) features by layer name, in the order of the forward pass. A layer that
             ran more than once has ``name``, ``name:2``, ``name:3``, ...
-        uses: For each of them its number, from 1.
-        nodes: For each of them the node of the graph that made it.
-        unwatched: Layers whose gradient could not be watched, though it was wanted.
+        uses: By the same names, which use of the layer it is, from 1.
+        nodes: By the same names, the node of the graph that made the layer's tensor.
+        unwatched: Layers whose gradient should have been watched, and could not be.
         failure: Kind and text of the error that `Recorder.take` is to raise. (The error itself
             would keep the features alive through its traceback.)
         pulse: Whether the pass still waits for its backward pass; None if that cannot be told.
-        earlier: The same of passes that came before it and were not read.
+        earlier: The pulses of passes that came before this one and were not read.
+        replaced: Whether a compiled pass came before this one and was not read.
     """
 
     call: Call | None = None
@@ -94,12 +95,12 @@ class Record:
 
     @property
     def is_spent(self) -> bool:
-        """Whether its backward pass is done."""
+        """Whether the backward pass of this record is done."""
         pulse = None if self.pulse is None else self.pulse()
         return pulse is not None and pulse.spent
 
     def note_graph(self, use: str, value: Tensor) -> None:
-        """Remember the node of the graph that made it, and await its backward pass."""
+        """Remember the node of the graph that made a tensor, and wait for its backward pass."""
         transformed, node = torch._C._are_functorch_transforms_active(), value.grad_fn
         functorch = torch._C._functorch
         while node is None and functorch.is_functorch_wrapped_tensor(value):
@@ -114,7 +115,7 @@ class Record:
 
 
 def new_record(last: Record | None) -> Record:
-    """An empty record, which knows of the unread one that it replaces."""
+    """Return an empty record that knows of the unread records before it."""
     record = Record()
     if last is None:
         return record

@@ -1,4 +1,4 @@
-"""Hooks: record the features of a forward pass, read them once, pause, remove."""
+"""Records the features of forward passes with hooks; each record is read once."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ _FULL_GRAPH = (
 class Recorder:
     """Records chosen layers of a model during its forward passes.
 
-    It records when the model is in training mode, gradients are on and it is not paused; any other
-    forward pass leaves the last record alone, unless the backward pass of that one is done. Of the
-    model only the watched layers are kept alive by the recorder, until it is removed, and nothing
-    of the recorder by the model: dropping it removes the hooks.
+    A pass is recorded if the model is in training mode, gradients are on and recording is not
+    paused. Any other pass leaves the last record alone; but an unpaused one drops it if its
+    backward pass is done. The recorder keeps only the watched layers of the model alive, until it
+    is removed. The model does not keep the recorder alive: dropping the recorder removes the hooks.
 
     Args:
         model: The model to watch.
-        layers: Where to record; none: what enters the classifier, which the first pass shows.
+        layers: The layers to record; if empty, the classifier's input, which the first pass shows.
         pool: Maps what a layer returns to (b, d) features, or to None if there is no tensor.
         source: What to compare with: None (the tensor of the call that holds the samples,
             detached), a layer (its output, detached), or a callable on the call's arguments.
@@ -83,7 +83,7 @@ class Recorder:
     """
 
     _looking: ClassVar[dict[int, Recorder]] = {}
-    """Whose pass before a compiled one runs now, by thread: it is none of the others'."""
+    """For each thread, the recorder that runs a trial pass now; other recorders ignore the pass."""
 
     def __init__(
         self,
@@ -113,16 +113,16 @@ class Recorder:
 
     @property
     def model(self) -> nn.Module | None:
-        """The model, while it lives."""
+        """The model, or None if it is gone."""
         return self._model()
 
     @property
     def layers(self) -> list[Layer]:
-        """Where it records; none until a classifier is found."""
+        """The layers that are recorded; empty until a classifier is found."""
         return self._places.layers
 
     def take(self) -> Record:
-        """The record of the last forward pass, with every layer in it, which is then forgotten."""
+        """Return the record of the last forward pass, with every layer in it, and forget it."""
         states = self._states.readable
         records = [state.finished for state in states if state.finished is not None]
         why_missing = states[-1].why_missing
@@ -148,14 +148,14 @@ class Recorder:
                     f"{_remedy(layer)}{_if_used()}"
                 )
         if not torch.compiler.is_compiling():
-            # what a transform that has ended, as torch.func.jvp, left wrapped has no gradient
+            # a tensor that an ended transform, such as torch.func.jvp, left wrapped has no gradient
             alive = torch._C._functorch.unwrap_if_dead
             record.features = {name: alive(x) for name, x in record.features.items()}
             record.references = [alive(x) for x in record.references]
         return record
 
     def paused(self) -> AbstractContextManager[None]:
-        """Leave this thread's passes inside the block unrecorded, and the record as it is."""
+        """Record no pass of this thread inside the block, and keep the last record."""
         return self._states.paused()
 
     def remove(self) -> None:
@@ -166,7 +166,7 @@ class Recorder:
         self._states.clear("the recorder is detached from the model")
 
     def ran_in_a_copy(self) -> None:
-        """Say so in the next error; called by hooks."""
+        """Let the next error say that a copy of the model ran. Hooks call this."""
         self._states.current.why_missing = (
             "the last forward pass ran in a copy of the model. nn.DataParallel makes such "
             "copies: use DistributedDataParallel"
@@ -174,7 +174,7 @@ class Recorder:
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         if not torch.compiler.is_compiling() and not self._finalizer.alive:
-            return  # another hook has just detached this one
+            return  # another hook of this pass has just detached this recorder
         state = self._states.current
         skipped = (
             "recording was paused during the last forward pass"
@@ -191,7 +191,7 @@ class Recorder:
             state.why_missing = skipped
             if not state.pauses:
                 if not torch.compiler.is_compiling() and state.finished and state.finished.is_spent:
-                    state.finished = None  # of a step that is over: this pass may be meant
+                    state.finished = None  # that step is over: the penalty may mean this pass
                 state.running, state.search, state.begun = None, None, 0
             return
         self._follow(module)
@@ -208,13 +208,13 @@ class Recorder:
             record.call = read_call(args, kwargs or {}, self._parameters)
         elif not isinstance(self._source, Layer):
             self._ask(record, args, kwargs or {})
-        # said if no end comes: torch calls no hook after an interruption
+        # This text is shown if the pass never ends: torch calls no hook after an interruption.
         state.why_missing = "the last forward pass failed, or returned None"
         state.begun += 1
         state.running = record
 
     def _look(self, model: nn.Module, args: Any, kwargs: Any) -> None:
-        """Find the classifier of a pass that is to be compiled, by another one before it."""
+        """Find the classifier by an uncompiled trial pass before a compiled one."""
         state, watch = self._states.current, self.reader.watch
         state.running, self.reader.watch = Record(), None
         Recorder._looking[threading.get_ident()] = self
@@ -234,16 +234,16 @@ class Recorder:
             self._end_search(state)
 
     def _ask(self, record: Record, args: Any, kwargs: Any) -> None:
-        """Ask a teacher or a callable; both may use layers of the model, which are not recorded."""
+        """Call a teacher or a callable. Layers of the model that it uses are not recorded."""
         assert callable(self._source)
         with self.paused(), naming_the_source(self._source):
-            # copies, since what works in place on them would change what the model sees
+            # copies, because changing the arguments in place would change what the model sees
             answer = self._source(*copies(list(args)), **copies(kwargs))
         if isinstance(answer, Tensor):
-            record.references.append(answer.clone())  # the model may work in place on it
+            record.references.append(answer.clone())  # the model may change it in place
 
     def _end(self, module: nn.Module, args: Any, *rest: Any) -> None:
-        # torch leaves out the keywords if another hook has just detached this one
+        # torch leaves out the keywords if another hook has just detached this recorder
         kwargs, output = rest if len(rest) == 2 else ({}, *rest)
         state = self._states.current
         if state.pauses:
@@ -264,7 +264,7 @@ class Recorder:
             self._end_search(state)
 
     def _end_search(self, state: State) -> None:
-        """Take the hooks off with which passes searched, once the last of them has ended."""
+        """End a pass's search, and remove the hooks of the search once no other pass uses them."""
         state.search = None
         if not self._states.are_searching:
             self._seeking.tidy()
@@ -280,7 +280,7 @@ class Recorder:
         with self._seeking.lock:
             if (
                 self._seeking.is_on
-            ):  # else the pass of another thread, which ran meanwhile, ended it
+            ):  # otherwise a pass of another thread ran meanwhile and ended the search
                 self._seeking.is_on = False
                 self._places.add(layer, layer.name, self._watch)
         for value in entering:
@@ -295,14 +295,14 @@ class Recorder:
             look(state.search, module, *passed)
 
     def _follow(self, model: nn.Module) -> None:
-        """Watch the model as it is now."""
+        """Move the hooks to the modules that the model has now."""
         grown = self._seeking.has_grown(model)
         is_lost = self._places.follow(model, self._watch, grown=grown)
         if is_lost or (grown and self._seeking.is_on):
             self._seeking.begin(model, self._searching)
 
     def _watch(self, layer: Layer, name: str | None) -> RemovableHandle:
-        """Hook a layer; what it gives is recorded under a name, or as the reference for None."""
+        """Hook a layer. What it gives is recorded under the name; with None it is the reference."""
         module = layer.module
         if layer.at_input:
             hook = Hook(self, module, Recorder._entered, name)
@@ -320,7 +320,7 @@ class Recorder:
         self._see(name, output)
 
     def _running(self) -> State | None:
-        """The state of the pass that runs now, unless another recorder looks at its modules."""
+        """The state of the pass that runs now; None in a trial pass of another recorder."""
         if not torch.compiler.is_compiling():
             looking = Recorder._looking.get(threading.get_ident(), self)
             return self._states.recording if looking is self else None
@@ -332,7 +332,7 @@ class Recorder:
         if state is None or record is None:
             return
         if name is not None:
-            if state.search is None:  # else all uses are recorded at its end
+            if state.search is None:  # in a search, all uses are recorded at its end
                 self.reader.read(record, name, value)
             return
         tensor = next(tensors_in(value), None)
@@ -342,7 +342,7 @@ class Recorder:
 
 
 def _remedy(layer: Layer) -> str:
-    """What to do where a layer did not run itself."""
+    """Return advice for the error that a layer did not run."""
     if isinstance(layer.module, nn.Sequential) and len(layer.module):
         last = [*layer.module._modules][-1]
         return (
@@ -357,7 +357,7 @@ def _if_used() -> str:
 
 
 def _is_compiled(model: nn.Module) -> bool:
-    """Whether a pass, or a part of it, runs compiled, where a search sees no modules."""
+    """Whether a pass runs compiled, at least in part: no module is seen to run there."""
     if torch.compiler.is_compiling():
         return True
     return any("_orig_mod" in m._modules or m._compiled_call_impl for m in model.modules())

@@ -1,4 +1,4 @@
-"""What features are compared with: kinds of references, and the exchange that makes a control."""
+"""The references that features are compared with, and the exchange that makes a control."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from isoreg._attach.pooling import tensors_in
 from isoreg.errors import InputError, IsoregError
 
 Source: TypeAlias = "Layer | Teacher | Callable[..., Tensor] | None"
-"""A layer's output, a teacher's answer, a callable's result; None: the samples of the call."""
+"""A layer, teacher or callable that gives the reference; None means the samples of the call."""
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; the mode of each module is put back, also after an error."""
+    """Set eval mode inside the block; each module's mode is put back, also after an error."""
     # a frozen module of torch.jit has no mode
     modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
     try:
@@ -47,7 +47,7 @@ class Teacher:
         self.module = module
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The one tensor of what it answers."""
+        """Return the one floating tensor of the network's answer."""
         with evaluating(self.module), torch.no_grad():
             answer = self.module(*args, **kwargs)
         found = [x for x in tensors_in(answer) if x.is_floating_point()]
@@ -87,7 +87,7 @@ def find_source(model: nn.Module, inputs: object) -> Source:
 
 
 def named_source(source: Source) -> str | None:
-    """What a reference is called in a text; None: nothing, since it is the usual one."""
+    """Return the name of a reference for texts; None for the usual one, the samples."""
     if source is None:
         return None
     if isinstance(source, Layer):
@@ -97,10 +97,10 @@ def named_source(source: Source) -> str | None:
 
 
 class Exchange:
-    """Random permutations of a batch that leave each sample's class as it is.
+    """Draws random permutations of a batch that map each sample to one of the same class.
 
-    It draws from a generator of its own, so that a run with and one without have the same random
-    numbers, and it never waits for a device. Inside a compiled step it draws from torch's.
+    It has a generator of its own, so that a run with control and one without it draw the same
+    numbers elsewhere. It never waits for a device. A compiled step draws from torch's generator.
 
     Example:
         >>> labels = torch.tensor([0, 1, 0, 1])
@@ -112,15 +112,15 @@ class Exchange:
         self._generator = torch.Generator().manual_seed(0)
 
     def state(self) -> Tensor:
-        """Where its random numbers are, for a checkpoint."""
+        """The state of the generator, for a checkpoint."""
         return self._generator.get_state()
 
     def go_on(self, state: Tensor) -> None:
-        """Go on where a checkpoint was."""
+        """Continue with the generator's state of a checkpoint."""
         self._generator.set_state(state.cpu())
 
     def permutation(self, labels: Tensor | None, n: int) -> Tensor:
-        """(n,) positions, on the labels' device; of probabilities (n, C) the largest counts."""
+        """Draw (n,) positions on the labels' device; of probabilities (n, C) the largest counts."""
         # torch.compile cannot take a generator into a graph
         compiled = torch.compiler.is_compiling()
         generator = None if compiled else self._generator

@@ -1,8 +1,8 @@
-"""Which tensor of a call holds the samples: certain, or refused with the candidates.
+"""Finds the tensor of a call that holds the samples, or refuses to guess and lists candidates.
 
-A candidate is a floating tensor, or images in uint8, under no name that is a label's. Which of
-several it is shows once the labels are known, when the penalty is asked for. Integers may be token
-ids, which have no distances: they are never compared, but make a tensor beside them less certain.
+A candidate is a floating tensor, or images in uint8, whose name is not a label's. The choice is
+made when the penalty is computed, because the labels are known then. Integers may be token ids,
+which have no distances: they are never compared, but make a tensor beside them less certain.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _OF_ONE_TOWER = frozenset([
 SAMPLE_NAMES = _OF_ONE_TOWER | {
     *("x", "input", "inputs", "data", "sample", "samples", "inputs_embeds"),
 }
-"""Names under which a tensor holds the samples, where another floating tensor is given too."""
+"""Names under which a tensor holds the samples, even if another floating tensor is given too."""
 _REMEDY = "Say what to compare with: inputs=lambda *args, **kwargs: <a tensor>, or reference=."
 
 
 class Candidate(NamedTuple):
-    """A tensor of the call: its path there, its own name, a copy of it, and which tensor it was."""
+    """A tensor of the call: its path there, its own name, a copy of it, and a reference to it."""
 
     path: str
     name: str
@@ -55,11 +55,11 @@ class Listed(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What may hold the samples of a call, as the tensors were before the model ran.
+    """The tensors of a call that may hold the samples, as they were before the model ran.
 
     Attributes:
         candidates: Copies of the tensors that can be compared.
-        others: What the tensors that cannot are called, and their shapes; labels left out.
+        others: Names and shapes of the tensors that cannot be compared, without labels.
     """
 
     candidates: list[Candidate | Listed]
@@ -82,10 +82,10 @@ class Other(NamedTuple):
 
 
 def parameter_names(module: nn.Module) -> list[str]:
-    """Names of what a module's forward takes, looked up through wrappers that pass all on.
+    """Return the argument names of a module's forward; wrappers that pass all on are looked into.
 
     Returns:
-        The names; none where only ``*args`` and ``**kwargs`` are declared.
+        The names; empty if only ``*args`` and ``**kwargs`` are declared.
 
     Example:
         >>> parameter_names(nn.Linear(2, 2))
@@ -101,7 +101,7 @@ def parameter_names(module: nn.Module) -> list[str]:
 
 
 def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]) -> Call:
-    """Collect what may hold the samples, before the model can work in place on it.
+    """Collect the tensors that may hold the samples, before the model can change them in place.
 
     Returns:
         The candidates, detached and copied; ``names`` are what positional arguments are called.
@@ -130,10 +130,10 @@ def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[st
 
 
 def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
-    """The tensor that holds the n samples of a call.
+    """Return the tensor that holds the n samples of a call.
 
     Returns:
-        (n, ...) floating points; where the only candidate has another length, that one.
+        (n, ...) floating points; if the only candidate has another length, that one.
 
     Example:
         >>> call = read_call((torch.ones(3, 2), torch.ones(3, 4)), {}, ["x", "noise"])
@@ -150,11 +150,11 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
     named = [c for c in left if c.name in SAMPLE_NAMES]
     if len(named) == 1 and not any(_is_twin(c, named[0]) for c in left):
         left = named
-    elif len(left) > 1 or others:  # one number a sample is a weight, a time, a score
+    elif len(left) > 1 or others:  # one number a sample may be a weight, a time or a score
         left = [c for c in left if c.value.numel() > len(c.value)]
     if not left or (others and _looks_like(left[0].value, labels)):
         raise InputError(_nothing([x.text for x in others] + [*map(str, call.candidates)]))
-    # tokens beside images may be the samples of another tower
+    # tokens beside images may be the samples of a second encoder
     settled = any(c.name not in _OF_ONE_TOWER for c in named)
     rivals = [] if settled else [x.text for x in others if x.may_be_samples(n)]
     if len(left) + len(rivals) > 1:
@@ -174,7 +174,7 @@ def _floating(value: Tensor) -> Tensor:
 
 
 def _unfold(candidate: Candidate | Listed, n: int) -> list[Candidate]:
-    """A list of tensors as the batches that it holds, or as one batch of single samples."""
+    """Split a list of tensors into the batches that it holds, or stack its single samples."""
     if isinstance(candidate, Candidate):
         return [candidate]
     path, name, parts = candidate
@@ -197,16 +197,16 @@ def _unfold(candidate: Candidate | Listed, n: int) -> list[Candidate]:
 
 
 def _without_y(candidates: list[Candidate]) -> list[Candidate]:
-    """``y`` is what labels are called, unless it looks like the only other tensor."""
+    """Drop ``y``, which usually names labels, unless it looks like the only other tensor."""
     rest = [c for c in candidates if c.name != "y"]
     shapes = [c.value.shape for c in candidates if c.name == "y"]
     return candidates if len(rest) == 1 and rest[0].value.shape in shapes else rest or candidates
 
 
 def _is_twin(candidate: Candidate, named: Candidate) -> bool:
-    """Whether it is of the same shape under another name, as the other view of each sample."""
+    """Whether a candidate has the same shape under another name, like a second view."""
     alike = candidate.value.shape == named.value.shape
-    several = candidate.value.numel() > len(candidate.value)  # one is a time, as in choose_samples
+    several = candidate.value.numel() > len(candidate.value)  # one number a sample may be a time
     return alike and several and candidate.name not in {named.name, "y"}
 
 
@@ -215,7 +215,7 @@ def _looks_like(value: Tensor, labels: Tensor | None) -> bool:
 
 
 def _is_labels(candidate: Candidate, labels: Tensor | None) -> bool:
-    """Whether a tensor is the labels, or equals them where no device has to be waited for."""
+    """Whether a tensor is the labels, or equals them; only on the CPU are values compared."""
     if labels is None or torch.compiler.is_compiling():
         return False
     if candidate.original is not None and candidate.original() is labels:
@@ -240,7 +240,7 @@ def _nothing(held: list[str]) -> str:
 
 
 def _inside(path: str, name: str, value: Any) -> Iterator[tuple[str, str, Any]]:
-    """Path, last name, and tensor (or list of tensors) of everything in an argument of a call."""
+    """Yield path, last name and tensor (or list of tensors) of all that an argument holds."""
     if isinstance(value, Tensor):
         yield path, name, value
     elif isinstance(value, Mapping):
@@ -267,7 +267,7 @@ def _may_be_samples(value: Sequence[Any]) -> bool:
 
 def _comparable(x: Tensor) -> bool:
     """Whether distances between the rows of a tensor mean something."""
-    # a nested tensor does not answer what shape it has
+    # a nested tensor cannot be asked for its shape
     plain = not x.is_nested and x.layout is torch.strided and x.ndim > 0
     return plain and (x.is_floating_point() or (x.dtype == torch.uint8 and x.ndim > 2))
 
@@ -280,5 +280,5 @@ def _kind(x: Tensor) -> str:
 
 def _candidate(path: str, name: str, x: Tensor) -> Candidate:
     original = None if torch.compiler.is_compiling() else weakref.ref(x)
-    # an attack's or a margin loss's images need a gradient, the distances between them none
+    # images of an attack or a margin loss require a gradient; distances between them need none
     return Candidate(path, name, x.detach().clone(), original)

@@ -1,4 +1,4 @@
-"""The hooks with which a recorder looks for the classifier, for as long as it takes."""
+"""The hooks by which a recorder searches for the classifier, until a pass has shown it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from isoreg._attach.hook import Hook, remove_all
 from isoreg.errors import IsoregError
 
 MakeHook: TypeAlias = Callable[[nn.Module, Callable[..., None]], Hook]
-"""Makes the hook of a module that calls a function of the pass' `ClassifierSearch`."""
+"""Makes a module's hook, which calls a function of the pass's `ClassifierSearch`."""
 
 
 class Seeking:
-    """Whether the classifier of a model is looked for, and the hooks on all modules meanwhile.
+    """The search for the classifier of a model, and its hooks on all modules while it lasts.
 
     Args:
-        handles: Those of the recorder's hooks, which it takes off at its end.
+        handles: The handles that the recorder removes at its end; this adds its own to them.
 
     Attributes:
         is_on: Whether the next pass is to show the classifier.
         lock: Held by the pass that ends the search.
-        failure: Kind and text of what a pass before a compiled one found in its place.
+        failure: Kind and text of the error of the last trial pass before a compiled one, or None.
     """
 
     def __init__(self, handles: list[RemovableHandle]) -> None:
@@ -39,7 +39,7 @@ class Seeking:
         self._searched: weakref.WeakSet[nn.Module] | None = None
 
     def begin(self, model: nn.Module, make_hook: MakeHook) -> None:
-        """Let the next pass show the classifier."""
+        """Hook all modules, so that the next pass shows the classifier."""
         remove_all(self._handles)
         self.is_on, self._searched = True, weakref.WeakSet(model.modules())
         self._handles = [
@@ -54,12 +54,12 @@ class Seeking:
         self._all += self._handles
 
     def tidy(self) -> None:
-        """Take the hooks off, if the search is over."""
+        """Remove the hooks, if the search is over."""
         if not self.is_on:
             remove_all(self._handles)
 
     def has_grown(self, model: nn.Module) -> bool:
-        """Whether modules came to the model after this was asked last, or the search began."""
+        """Whether the model has new modules since the last call, or since the search began."""
         if torch.compiler.is_compiling() or self._searched is None:
             return False
         grown = any(module not in self._searched for module in model.modules())

@@ -1,4 +1,4 @@
-"""What forward passes left, by thread: threads share a model, not their records."""
+"""The states of forward passes, one for each thread: threads share a model, not records."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from isoreg._attach.classifier import ClassifierSearch
 from isoreg._attach.record import Record
 
 NEVER = "the model was not called since the recorder was attached"
-_TRACED = 0  # the number of compiled passes, in which torch.compile cannot ask for the thread
+_TRACED = 0  # the key of compiled passes: torch.compile cannot ask for the thread in them
 
 
 @dataclasses.dataclass
 class State:
-    """What a thread's forward passes left.
+    """The state of one thread's forward passes.
 
     Attributes:
         running: The record of the pass that runs now.
-        search: What looks for the classifier in that pass.
-        finished: That of the last one.
-        why_missing: Why there is none.
-        pauses: How many blocks forbid to record.
+        search: The search for the classifier in that pass, or None.
+        finished: The record of the last pass that ended, or None.
+        why_missing: Why there is no such record.
+        pauses: How many `paused` blocks the thread is in.
         begun: How many passes began and did not end.
-        thread: Whose it is.
+        thread: The thread; None for compiled passes.
     """
 
     running: Record | None = None
@@ -41,21 +41,21 @@ class State:
 
 
 class States:
-    """The states of all threads that call a model, and one of its compiled passes."""
+    """The states of all threads that call a model, and one state for compiled passes."""
 
     def __init__(self) -> None:
         self._by_thread = {_TRACED: State()}
 
     @property
     def current(self) -> State:
-        """That of this thread, or of compiled passes."""
+        """The state of this thread; in a compiled pass, that of compiled passes."""
         if torch.compiler.is_compiling():
             return self._by_thread[_TRACED]
         thread = threading.current_thread()
         number = id(thread)
         state = self._by_thread.get(number)
         if state is None or state.thread is None or state.thread() is not thread:
-            # of threads that ended nothing is kept, and numbers are given again
+            # States of ended threads are dropped: Python may give their numbers to new threads.
             for other, left in list(self._by_thread.items()):
                 if left.thread is not None and left.thread() is None:
                     self._by_thread.pop(other, None)
@@ -64,16 +64,16 @@ class States:
 
     @property
     def readable(self) -> list[State]:
-        """That of compiled passes, and behind it this thread's."""
+        """The states that may hold a record: that of compiled passes, then this thread's."""
         traced = self._by_thread[_TRACED]
         return [traced] if torch.compiler.is_compiling() else [traced, self.current]
 
     @property
     def recording(self) -> State | None:
-        """That whose forward pass is recorded now."""
+        """The state whose forward pass is recorded now, or None."""
         state = self.current
         if state.running is None:
-            # a part of a compiled pass that runs uncompiled, or a compiled part of another pass
+            # an uncompiled part of a compiled pass, or a compiled part of an uncompiled pass
             states = list(self._by_thread.values())
             others = states if torch.compiler.is_compiling() else [self._by_thread[_TRACED]]
             running = [other for other in others if other.running is not None]
@@ -87,7 +87,7 @@ class States:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave this thread's passes, and compiled ones, unrecorded, and the record as it is."""
+        """Record neither this thread's passes nor compiled ones, and keep the last record."""
         states = self.readable
         for state in states:
             state.pauses += 1
@@ -98,7 +98,7 @@ class States:
                 state.pauses -= 1
 
     def clear(self, why: str) -> None:
-        """Forget all records, and say why there is none from now on."""
+        """Forget all records, and note why there is none from now on."""
         self._by_thread.clear()
         self._by_thread[_TRACED] = State()
         self.current.why_missing = why

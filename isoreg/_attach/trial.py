@@ -20,15 +20,15 @@ _TORCHS = frozenset(vars(nn.Module()))  # attributes that every module has
 
 
 def trial_pass(model: nn.Module, args: Any, kwargs: Any) -> Any:
-    """Run a model uncompiled on copies; attributes, buffers and random numbers are put back."""
+    """Run a model uncompiled on copied arguments; restore attributes, buffers, random states."""
     with as_written(), same_numbers(), _same_attributes(model):
         return model.forward(*copies(list(args)), **copies(kwargs))
 
 
 @contextmanager
 def _same_attributes(model: nn.Module) -> Iterator[None]:
-    """Put back the buffers of a model, and what else its modules assign to themselves or keep."""
-    # torch's wrappers for several processes note there that they are set up, which they stay
+    """Put back a model's buffers, and its modules' attributes and the containers in them."""
+    # torch's wrappers for several processes note in attributes that they are set up: these stay
     theirs = ("torch.distributed", "torch.nn.parallel")
     own = (m for m in model.modules() if not type(m).__module__.startswith(theirs))
     kept = [(m, type(m), dict(vars(m)), dict(m._buffers)) for m in own]
@@ -55,7 +55,7 @@ def _same_attributes(model: nn.Module) -> Iterator[None]:
 
 
 def _hold(value: Any, held: dict[int, tuple[Any, Any]]) -> None:
-    """Note what a container holds, and what those in it hold."""
+    """Note the items of a container, and those of the containers in it."""
     if isinstance(value, list | dict | set | deque) and id(value) not in held:
         held[id(value)] = value, copy.copy(value)
         for item in _items(value):
@@ -67,7 +67,7 @@ def _items(container: Any) -> list[Any]:
 
 
 def copies(value: Any) -> Any:
-    """Return the same with all tensors copied in it, also in containers and attributes.
+    """Return a value with all its tensors copied, also those in containers and attributes.
 
     Example:
         >>> x = torch.ones(2)
@@ -91,7 +91,7 @@ def copies(value: Any) -> Any:
     if not held and not is_container:
         return value
     twin = copy.copy(value)
-    for name, x in held.items():  # first, since a container may keep its items in one of them
+    for name, x in held.items():  # attributes first, because one of them may hold the items
         object.__setattr__(twin, name, copies(x))
     if is_container:
         for key in list(value) if isinstance(value, MutableMapping) else range(len(value)):
@@ -100,7 +100,7 @@ def copies(value: Any) -> Any:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """Those of an object itself, which for a dataclass may be slots."""
+    """Return an object's own attributes, which a dataclass may keep in slots."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return getattr(value, "__dict__", {})

@@ -10,13 +10,13 @@ from isoreg.errors import RecordError, error_prefix
 
 
 class Watching:
-    """Something that watches a model; a copy of it watches none."""
+    """An object that watches a model; a copy of the object watches none."""
 
     _recorder: Recorder | None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave forward passes inside the block unrecorded, for attacks and evaluations.
+        """Record no forward pass inside the block, which is for attacks and evaluations.
 
         Yields:
             Nothing.

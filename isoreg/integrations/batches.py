@@ -1,4 +1,4 @@
-"""Where the labels of a batch are, when nobody says."""
+"""Finds the labels of a batch, and the other tensors in it that a penalty is computed with."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def find_labels(
     argument: str = "labels",
     advice: str = "",
 ) -> Tensor:
-    """The labels of a batch in one of the usual forms.
+    """Find the labels of a batch that has one of the usual forms.
 
     Args:
-        batch: A mapping with one of the names, or a tuple or list whose second entry they are.
+        batch: A mapping with one of the names, or a tuple or list with the labels as second entry.
         names: Keys of labels, in the order in which they are looked for.
-        argument: What the adapter calls the argument that says where they are.
-        advice: What else the user may do where they are not found.
+        argument: Name of the adapter's argument that says where the labels are, for the error.
+        advice: What else the user may do, for the error.
 
     Returns:
         The labels.
@@ -60,18 +60,18 @@ def find_labels(
 def labels_finder(
     labels: Finder, argument: str = "labels", advice: str = ""
 ) -> Callable[[Any], Tensor | None]:
-    """A callable that finds the labels of a batch.
+    """Return a callable that finds the labels of a batch.
 
     Args:
         labels: A key of the batch, a callable, or None for all pairs.
-        argument: What the adapter calls it.
-        advice: What else the user may do where they are not found.
+        argument: Name of the adapter's argument, for errors.
+        advice: What else the user may do, for errors.
 
     Returns:
-        From a batch to labels or None; it can be pickled where the callable can.
+        A callable from a batch to its labels or None. It can be pickled if a given callable can.
 
     Raises:
-        InputError: If it is none of these; later, if a batch lacks the key.
+        InputError: If ``labels`` is none of these; later, if a batch lacks the key.
 
     Example:
         >>> import torch
@@ -124,14 +124,14 @@ def _keys(batch: Any) -> str:
 
 
 class Named:
-    """The reference and the distances of a batch, where an adapter was told that they are in it.
+    """Finds the reference, distances and pair weights of a batch that an adapter was told of.
 
     Args:
         reference: Where the points are that the features are compared with.
         distances: Where the distances are.
         pair_weights: Where the weights of the pairs are.
-        prefix: In front of these names, where the adapter calls its arguments so.
-        advice: What else the user may do where one is not found.
+        prefix: What the adapter puts in front of these names, for errors.
+        advice: What else the user may do if one is not found, for errors.
 
     Example:
         >>> import torch
@@ -160,7 +160,7 @@ class Named:
         self._prefix, self._advice = prefix, advice
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
-        """What is found, as keywords of `isoreg.IsometryRegularizer`'s call."""
+        """Return what is found, as keywords of `isoreg.IsometryRegularizer`'s call."""
         return {
             name: _find(finder, self._prefix + name, self._advice, batch)
             for name, finder in self._finders.items()

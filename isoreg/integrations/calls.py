@@ -1,4 +1,4 @@
-"""What a model takes of a batch, and how the rest stays out of its call."""
+"""Tells which keywords a model takes, and keeps other ones out of its call."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The module whose layers are named as the user knows them, however often it is compiled.
+    """Return the module inside a compiled one, whose layers have the names that the user knows.
 
     Args:
-        model: The model, perhaps compiled.
+        model: The model, perhaps compiled, even several times.
 
     Returns:
-        What was compiled.
+        The module that was compiled, or the model itself.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -30,13 +30,13 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 
 def names_taken(model: nn.Module) -> tuple[set[str], bool]:
-    """What the forward pass of a model takes by keyword.
+    """Return the keywords that the forward pass of a model takes.
 
     Args:
         model: The model, perhaps with adapters of peft, or in a wrapper.
 
     Returns:
-        The names, and whether it takes any other one too.
+        The names, and whether any other keyword is taken too.
 
     Example:
         >>> names_taken(nn.Linear(2, 2))
@@ -50,19 +50,19 @@ def names_taken(model: nn.Module) -> tuple[set[str], bool]:
         children = list(model.children())
         if names or len(children) != 1:
             return names, any(p.kind is p.VAR_KEYWORD for p in kinds)
-        model = children[0]  # a wrapper passes all on
+        model = children[0]  # a wrapper passes all arguments on
 
 
 @contextlib.contextmanager
 def leaving_out(model: nn.Module, is_left_out: Callable[[str], bool]) -> Iterator[None]:
     """Keep keywords out of a model's calls inside the block.
 
-    A hook does it, and not a smaller batch: a loss of the user's own may need what the model does
-    not take.
+    A hook removes them from the call, because a loss of the user's own may need them: the batch
+    must keep what the model does not take.
 
     Args:
-        model: What is called, with all that it is wrapped in.
-        is_left_out: Says which keywords.
+        model: The model as it is called, with its wrappers.
+        is_left_out: Says whether a keyword is left out.
 
     Yields:
         Nothing.

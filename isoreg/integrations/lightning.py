@@ -23,25 +23,26 @@ _STATES = "of each process"
 class IsometryCallback(pl.Callback):  # type: ignore[misc]
     """Adds the isometry penalty to what ``training_step`` returns; the module stays as it is.
 
-    While it trains, the module's ``__dict__`` holds a wrapped ``training_step``, as Lightning does
-    for compiled steps: its hooks before ``backward`` cannot replace the loss. Afterwards, also
-    after an error, all is taken off. Accumulation and float16 are Lightning's as usual. Logged as
-    ``isometry/...``; ``callback.iso`` is the `isoreg.IsometryRegularizer`. Of several callbacks
-    ``isometry/penalty`` is the sum, and each one's beta is ``isometry/beta/LAYER``; what the
-    second one logs of a layer of the first ends in ``(2)``.
+    During training the module's ``__dict__`` holds a wrapped ``training_step``, because Lightning's
+    hooks before ``backward`` cannot replace the loss; Lightning wraps compiled steps in this way
+    too. The wrapper is removed after training, also after an error. Lightning handles accumulation
+    and float16 as usual. Values are logged as ``isometry/...``; ``callback.iso`` is the
+    `isoreg.IsometryRegularizer`. With several callbacks ``isometry/penalty`` is their sum and each
+    beta is ``isometry/beta/LAYER``. If two share a layer, other names of the second end in ``(2)``.
 
     Args:
         layers: As in `isoreg.IsometryRegularizer`; names are those in the LightningModule.
-        model: None: features are compared with the tensor of the batch that holds the samples. A
-            submodule's name: with what it is called with, and layers are named within it.
-        labels: The labels' key in the batch, or a callable on the batch; None, or a callable that
-            gives None: all pairs. By default they are its second entry, or under the key labels,
-            label, label_ids, targets, target or y.
+        model: None compares features with the tensor of the batch that holds the samples. A
+            submodule's name compares them with the input of that submodule, and layers are named
+            within it.
+        labels: The labels' key in the batch, or a callable on the batch. None, or a callable that
+            returns None, means all pairs. By default the labels are the batch's second entry, or
+            under the key labels, label, label_ids, targets, target or y.
         reference: Points to compare with: their key in the batch, or a callable on the batch.
         distances: Distances to compare with, found in the same way.
         pair_weights: Weights of the pairs, found in the same way.
-        options: Of `isoreg.IsometryRegularizer`. A callable ``inputs`` gets the arguments of
-            ``training_step``, or of the named model.
+        options: Options of `isoreg.IsometryRegularizer`. A callable ``inputs`` gets the arguments
+            of ``training_step``, or of the named model.
 
     Raises:
         InputError: If an option is unknown; when training starts, if optimization is manual or a
@@ -80,12 +81,12 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         self.iso: IsometryRegularizer | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle holds: nothing of a module that is trained now."""
+        """Return what a copy or a pickle holds, without the module that is trained now."""
         return vars(self) | {"_added": None, "_trained": None}
 
     @property
     def state_key(self) -> str:
-        """Tells the callbacks of one trainer apart, by what they were built with."""
+        """A key that tells the callbacks of one trainer apart, by what they were built with."""
         return f"{_NAME}{self._key}"
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -101,9 +102,9 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
             self.iso = self._build(
                 find_layers(pl_module, self._model)[0].module if self._model else wrapper.step
             )
-            if self._loaded is not None:  # once: a later fit goes on from where this one ends
+            if self._loaded is not None:  # only once: a later fit continues where this one ends
                 states = dict(enumerate(self._loaded.get(_STATES, [])))
-                # that of the first process, where there were fewer of them
+                # the first process's state, if the checkpoint is of fewer processes
                 self.iso.load_state_dict(states.get(trainer.global_rank, self._loaded))
             elif before is not None and self._trained and self._trained() is pl_module:
                 self.iso.load_state_dict(before.state_dict())
@@ -125,7 +126,7 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the regularizer needs to go on."""
+        """Return what the regularizer needs to continue."""
         if self._loaded is not None:
             return self._loaded
         return self.iso.state_dict() if self.iso is not None else {}
@@ -134,7 +135,7 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         """Save the state of each process, which has its own average, queue and shuffles."""
         state = self.state_dict()
         together = dist.is_available() and dist.is_initialized()
-        # where one has failed, the others do not come
+        # if one process has failed, the others never reach the gather, which would wait for them
         if not together or trainer.interrupted or not state or _STATES in state:
             return
         states: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
@@ -142,12 +143,12 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
         checkpoint["callbacks"][self.state_key] = state | {_STATES: states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep it until training starts."""
+        """Keep the state until training starts."""
         self._loaded = state_dict or None
 
 
 def _named(layers: Any) -> str:
-    """Layers by what is the same in every process: names, and the kinds of anything else."""
+    """Describe layers by what is the same in every process: names, or else types."""
     if isinstance(layers, list | tuple | Mapping):
         return str([_named(layer) for layer in layers])
     return repr(layers) if layers is None or isinstance(layers, str) else type(layers).__name__

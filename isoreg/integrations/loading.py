@@ -26,18 +26,18 @@ class PairwiseCollate:
     Hand them to `isoreg.isometry_penalty` as ``input_distances``.
 
     A mapping gets the distances under ``key``, a tuple or list of fields as its last entry (a named
-    tuple becomes a plain one); anything else becomes the pair (batch, distances), the samples
-    themselves as well, which strings remain, and all objects with ``collate=list``. A batch of one
-    sample is fine, and an empty one if ``collate`` takes it.
+    tuple becomes a plain one). Anything else becomes the pair (batch, distances); so does a list of
+    the samples themselves, as strings give it, and all objects with ``collate=list``. A batch of
+    one sample is fine, and an empty one if ``collate`` takes it.
 
     Args:
         pairwise: From the list of a batch's samples, as the data set returns them, to (N, N)
-            distances: a tensor, an array or nested lists. `each_pair` makes it of a distance
-            between two objects. NaN means that the distance of a pair is not known. It has to be
-            picklable if the workers are spawned.
-        collate: What makes a batch of the samples. It may sort their list in place or return the
-            samples themselves in another order, which the distances follow; fields in any other
-            order than the list's have wrong distances.
+            distances: a tensor, an array or nested lists. `each_pair` makes this function of a
+            distance between two objects. NaN means that the distance of a pair is not known. The
+            function has to be picklable if the workers are spawned.
+        collate: Makes a batch of the samples. It may sort their list in place or return the samples
+            themselves in another order: the distances follow. Fields in any other order than the
+            list's get wrong distances.
         key: Where the distances go if that batch is a mapping.
 
     Raises:
@@ -85,7 +85,7 @@ class PairwiseCollate:
                     )
                 if not isinstance(batch, MutableMapping):
                     return {**batch, self.key: distances_bb}
-                batch = copy.copy(batch)  # of its own type, which may have more, as .to(device)
+                batch = copy.copy(batch)  # a copy keeps its type, which may have .to(device)
                 batch[self.key] = distances_bb
                 return batch
             if isinstance(batch, tuple | list) and not listed:
@@ -153,9 +153,9 @@ def _are_among(batch: Sequence[Any], samples: Sequence[Any]) -> bool:
 
 
 def _follow(distances_bb: Tensor, before: list[Any], after: Sequence[Any]) -> Tensor:
-    """Distances in the order in which ``collate`` has left the samples."""
+    """Return the distances in the order in which ``collate`` has left the samples."""
     if [id(sample) for sample in after] == [id(sample) for sample in before]:
-        return distances_bb  # one object may stand for two samples
+        return distances_bb  # returned early, since one object may stand for two samples
     place = {id(sample): at for at, sample in enumerate(before)}
     order = [place.get(id(sample), -1) for sample in after]
     if -1 not in order:
@@ -166,11 +166,11 @@ def _follow(distances_bb: Tensor, before: list[Any], after: Sequence[Any]) -> Te
             f"replaced {order.count(-1)} of {len(order)} samples and moved or dropped others of "
             f"{len(before)}. Make the new samples in a list of its own, after the order is final."
         )
-    return distances_bb  # each is replaced in its place
+    return distances_bb  # each sample was replaced in its place
 
 
 def _plain(distances: Any) -> Any:
-    """An array as torch takes it: in order, of this machine's bytes, and of numbers."""
+    """Return an array as torch takes it: contiguous, in native byte order, and of numbers."""
     if isinstance(distances, Tensor) or not hasattr(distances, "__array__"):
         return distances
     array = distances.__array__()
@@ -179,7 +179,7 @@ def _plain(distances: Any) -> Any:
 
 
 def _checked(distances: Any, n: int) -> Tensor:
-    """The distances as a floating tensor of its own, once they can be distances."""
+    """Return the distances as a floating tensor of its own; refuse what cannot be distances."""
     refuse_masked(
         distances,
         "what pairwise returns",
@@ -187,7 +187,7 @@ def _checked(distances: Any, n: int) -> Tensor:
     )
     if isinstance(distances, Tensor):
         check_dense(distances, "what pairwise returns")
-    try:  # a copy: the callable may write each batch into the same table
+    try:  # cloned, because the callable may write each batch into the same table
         plain = _plain(distances)
         device = plain.device if isinstance(plain, Tensor) else "cpu"
         distances_bb = torch.as_tensor(plain, device=device).detach().clone()

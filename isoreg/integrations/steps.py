@@ -1,4 +1,4 @@
-"""A training step that is not a module's forward, with the penalty added to its loss."""
+"""Adds the penalty to the loss of a training step that is not a module's forward."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _STEP = "training_step"
 
 
 class Step(nn.Module):
-    """A method of a module as a module with the same submodules, so that its batch is the input.
+    """A module whose forward is a method of another module, so that the batch is its input.
 
-    It is in training mode, whatever the module is in: a step trains also what is in eval mode.
+    It has the submodules of that module, but is always in training mode, because a training step
+    trains modules in eval mode too.
 
     Args:
         module: The module.
@@ -39,7 +40,7 @@ class Step(nn.Module):
         super().__init__()
         self._modules = module._modules
         self.method = method
-        self.forward = method  # whose signature says what the batch is called
+        self.forward = method  # its signature names the batch
 
 
 class Term(NamedTuple):
@@ -63,23 +64,23 @@ class Term(NamedTuple):
             return self.labels(batch), self.named(batch)
 
     def penalty(self, labels: Tensor | None, given: dict[str, Tensor]) -> Tensor:
-        """What is added to the loss."""
+        """Return what is added to the loss."""
         with error_prefix(self.name):
             return self.iso(labels, **given)
 
 
 class Wrapper:
-    """A module's training step with penalties added to its loss, and the way back.
+    """Adds penalties to the loss of a module's training step, and can be removed again.
 
-    All adapters of a module share one, so that each of them sees the step as the module has it,
-    whatever their order. Wrappers of others may stand around it, and go before or after it.
+    All adapters of a module share one wrapper, so that each of them sees the module's own step,
+    whatever their order. Other libraries may wrap it, and remove theirs before or after it.
 
-    A deep copy or a pickle of the module holds the step alone in its place, and needs no isoreg to
-    load.
+    A deep copy or a pickle of the module holds the bare step in place of the wrapper, and needs no
+    isoreg to load.
 
     Args:
         step: Takes a batch; returns a loss, a mapping with "loss", or None to skip the batch.
-        log: Called with the penalties and betas by name.
+        log: A function that is called with the penalties and betas by name.
         is_training: Says whether a step is one of training; a validation may call it as well.
     """
 
@@ -102,23 +103,24 @@ class Wrapper:
         log: Callable[[dict[str, Tensor]], object],
         is_training: Callable[[], bool],
     ) -> Wrapper:
-        """The one that stands in front of a module's step, or one that may be put there."""
+        """Return the wrapper in front of a module's step, or a new one that may be put there."""
         front = vars(module).get(_STEP)
         method: Any = getattr(module, _STEP)
         return front if isinstance(front, cls) else cls(Step(module, method), log, is_training)
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        """The step's result, with the penalties of the terms that there are now."""
+        """Run the step and add the penalties of all present terms to its loss."""
         if not self._terms or not self._is_training() or not torch.is_grad_enabled():
             return self.step.method(batch, *args, **kwargs)
         terms = [(term, term.find(batch)) for term in self._terms]
-        # a compiled step hides its classifier, and another pass would log and count a batch twice
+        # The step runs uncompiled until the classifiers are known: a compiled step hides them, and
+        # a trial pass would log and count a batch twice.
         known = all(term.iso.layers for term in self._terms)
         with contextlib.nullcontext() if known else as_written():
             output = self.step(batch, *args, **kwargs)
         is_mapping = isinstance(output, Mapping)
         loss = output.get("loss") if is_mapping else output
-        if not isinstance(loss, Tensor):  # None skips the batch; of the rest the trainer tells
+        if not isinstance(loss, Tensor):  # None skips the batch; the trainer reports all else
             return output
         for term, found in terms:
             loss = loss + term.penalty(*found)
@@ -132,7 +134,7 @@ class Wrapper:
         return getattr, (contextlib.nullcontext(self.step.method), "enter_result")
 
     def add(self, term: Term, module: nn.Module) -> None:
-        """Add a penalty; the first one puts this into the module's ``__dict__`` before its step."""
+        """Add a penalty; the first one puts this wrapper into the module's ``__dict__``."""
         found = vars(module)
         if found.get(_STEP) is not self:
             self._before = {key: value for key, value in found.items() if key == _STEP}
@@ -140,7 +142,7 @@ class Wrapper:
         self._terms.append(term)
 
     def remove(self, term: Term, module: nn.Module) -> None:
-        """Leave a penalty out; where it was the last one, put back what stood there."""
+        """Remove a penalty; after the last one, put back what was in the wrapper's place."""
         self._terms = [other for other in self._terms if other is not term]
         found = vars(module)
         while isinstance(front := found.get(_STEP), Wrapper) and not front._terms:
@@ -149,7 +151,7 @@ class Wrapper:
 
 
 def _logged(isos: Sequence[IsometryRegularizer]) -> dict[str, Tensor]:
-    """What one regularizer logs; of several the sum, and each one's own by its layers."""
+    """Return what one regularizer logs; of several, their sum and each one's values by layer."""
     if len(isos) == 1:
         return isos[0].log_tensors()
     found: dict[str, Tensor] = {}
@@ -158,6 +160,6 @@ def _logged(isos: Sequence[IsometryRegularizer]) -> dict[str, Tensor]:
         penalty, beta = values.pop("isometry/penalty"), values.pop("isometry/beta")
         found["isometry/penalty"] = found.get("isometry/penalty", 0) + penalty
         values |= {f"isometry/beta/{layer}": beta for layer in iso.layers}
-        end = "" if found.keys().isdisjoint(values) else f" ({number})"  # of a layer of two
+        end = "" if found.keys().isdisjoint(values) else f" ({number})"  # of a shared layer
         found |= {name + end: value for name, value in values.items()}
     return found

@@ -30,32 +30,32 @@ _COLUMNS = "With remove_unused_columns=False a batch keeps what the model does n
 class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     """A Trainer that adds the isometry penalty to the loss; all else is as in transformers.
 
-    Beta weighs the penalty beside the loss under gradient accumulation too: the penalty of an
-    update is the mean over its batches where the loss is. Many models take
-    ``num_items_in_batch`` and do not divide by it, so that the Trainer adds up the losses of an
-    accumulation: then the penalties are added up as well. Two evaluations of the first
-    accumulated batch, in eval mode, tell which. The penalty is logged beside the loss as
-    ``isometry/...``; hooks are off again when ``train`` ends; ``trainer.iso`` is the
-    `isoreg.IsometryRegularizer`. For another Trainer class: ``class Mine(IsometryTrainer, Other)``.
+    Beta means the same under gradient accumulation: if the loss of an update is the mean over its
+    batches, the penalty is the mean as well. But many models take ``num_items_in_batch`` and do not
+    divide by it, so that the Trainer adds up the losses of an accumulation: then the penalties are
+    added up as well. Two evaluations of the first accumulated batch, in eval mode, show which case
+    it is. The penalty is logged beside the loss as ``isometry/...``; hooks are removed when
+    ``train`` ends; ``trainer.iso`` is the `isoreg.IsometryRegularizer`. For another Trainer class:
+    ``class Mine(IsometryTrainer, Other)``.
 
-    Columns that are named here stay in the batch; for those that a callable reads set
-    ``remove_unused_columns=False``. The model is called without those that it does not take.
+    Columns that are named here stay in the batch; for columns that a callable reads, set
+    ``remove_unused_columns=False``. The model is called without the columns that it does not take.
 
     Args:
-        args: Of the Trainer.
+        args: Arguments of the Trainer.
         isometry: Options of `isoreg.IsometryRegularizer`: ``layers``, ``beta``, ... Features are
-            compared with the model's main input, token ids with their embeddings, unless
+            compared with the model's main input (for token ids, with their embeddings) unless
             ``inputs`` says otherwise.
-        isometry_labels: The key of the labels (N,) in a batch, or a callable on it; None, or a
-            callable that gives None: all pairs. By default they are under the one name in the
-            Trainer's ``label_names``, or under labels, label, label_ids, targets, target or y.
+        isometry_labels: The key of the labels (N,) in a batch, or a callable on it. None, or a
+            callable that returns None, means all pairs. By default they are under the one name in
+            the Trainer's ``label_names``, or under labels, label, label_ids, targets, target or y.
         isometry_reference: Points to compare with: their key in the batch, or a callable on it.
         isometry_distances: Distances to compare with, found in the same way.
-        kwargs: Of the Trainer.
+        kwargs: Keyword arguments of the Trainer.
 
     Raises:
         InputError: If an option of ``isometry`` is unknown.
-        RecordError: In the first step, if a ``compute_loss`` of one's own has left the penalty out.
+        RecordError: In the first step, if an overridden ``compute_loss`` left the penalty out.
 
     Example:
         >>> class Mine(IsometryTrainer): ...
@@ -93,7 +93,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Train; the penalty is attached meanwhile, and resumed with the rest."""
+        """Train with the penalty attached; a checkpoint's state of the penalty is resumed too."""
         found = resume_from_checkpoint
         if found is True:
             found = transformers.trainer_utils.get_last_checkpoint(self.args.output_dir)
@@ -108,8 +108,8 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             self._trains = self._attached = False
 
     def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's step, once its loss is seen to hold the penalty."""
-        self._attach_once(model)  # before a compute_loss of one's own runs passes inside paused()
+        """Run the Trainer's step, and refuse a first step whose loss does not hold the penalty."""
+        self._attach_once(model)  # before an overridden compute_loss needs iso.paused()
         with leaving_out(model, self._left_out(model)):
             loss = super().training_step(model, *args, **kwargs)
         if self._trains and not self._added:
@@ -121,8 +121,8 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         return loss
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's step, in which the model gets what it takes."""
-        if getattr(self.args, "predict_with_generate", False):  # and generate takes less
+        """Run the Trainer's step, in which the model gets only what it takes."""
+        if getattr(self.args, "predict_with_generate", False):  # generate refuses other columns
             known, _ = names_taken(uncompiled(self.accelerator.unwrap_model(model)))
             known |= {"labels", *self.label_names}
             inputs = {k: x for k, x in inputs.items() if k in known or not self._is_ours(k)}
@@ -136,21 +136,21 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The Trainer's loss, while `train` runs and in training mode with the penalty."""
+        """Return the Trainer's loss; while `train` runs in training mode, with the penalty."""
         options: Any = {"num_items_in_batch": num_items_in_batch}
         if not self._trains or not model.training:
             return super().compute_loss(model, inputs, return_outputs, **options)
-        self._attach_once(model)  # where a training_step of one's own calls this
+        self._attach_once(model)  # in case an overridden training_step calls this
         with error_prefix("IsometryTrainer"):
             assert self.iso is not None
-            # the Trainer may take them out of the batch
+            # first, because the Trainer may take labels out of the batch
             labels, given = self._labels_of(inputs), self._named(inputs)
             if self._loss_is_mean is None and self.current_gradient_accumulation_steps > 1:
                 self._loss_is_mean = self._is_mean(model, inputs, num_items_in_batch)
             loss, outputs = super().compute_loss(model, inputs, True, **options)
             penalty = self.iso(labels, **given)
         self._added = True
-        if self._loss_is_mean:  # over an accumulation, and the Trainer does not divide it any more
+        if self._loss_is_mean:  # of an accumulation, which the Trainer then does not divide
             penalty = penalty / self.current_gradient_accumulation_steps
         return (loss + penalty, outputs) if return_outputs else loss + penalty
 
@@ -167,19 +167,19 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         return self._adds or (self._isometry_labels is find_labels and key in usual)
 
     def _left_out(self, model: Any) -> Callable[[str], bool]:
-        """Which keys the model is called without, as it does not take them."""
+        """Return a test for the keys that the model is called without, as it does not take them."""
         names, any_other = names_taken(uncompiled(self.accelerator.unwrap_model(model)))
         return lambda key: not any_other and key not in names and self._is_ours(key)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """The columns that the Trainer keeps, with those that the penalty needs."""
+        """Add the columns that the penalty needs to those that the Trainer keeps."""
         super()._set_signature_columns_if_needed()
         known = self._signature_columns
         more = [key for key in self._keys if key not in known]
-        self._signature_columns: list[str] = [*known, *more]  # others may hold the first list
+        self._signature_columns: list[str] = [*known, *more]  # new: others may hold the first list
 
     def _is_mean(self, model: Any, inputs: Any, items: Any) -> bool:
-        """Whether the loss comes divided by all that an accumulation holds."""
+        """Whether the loss is already divided by the number of items in the accumulation."""
         scaled = getattr(self, "loss_is_scaled_for_ga", None)
         if scaled is not None:
             return bool(scaled)
@@ -206,12 +206,12 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             torch.save(self.iso.state_dict(), Path(output_dir) / self._own_file())
 
     def _own_file(self) -> str:
-        """Each process has its own average, queue and shuffles."""
+        """Return the file of this process, which has its own average, queue and shuffles."""
         index = self.args.process_index
         return f"isometry_{index}.pt" if index else _FILE
 
     def _default(self) -> Callable[..., Tensor] | None:
-        """What to compare with, where the Trainer was told of more than the usual labels."""
+        """Return what to compare with if ``label_names`` has more than the usual names, or None."""
         names = [*self.label_names]
         if set(names) <= set(LABEL_NAMES):
             return None
@@ -233,7 +233,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     def _attach(self, model: Any) -> None:
         name = getattr(model, "main_input_name", "")
         if name == "input_ids":
-            # of an encoder with a decoder, both of which have copies of the model's own
+            # encoder and decoder hold copies of the model's embedding, which itself is not called
             pair = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
             default: Any = (model.get_encoder() if pair else model).get_input_embeddings()
         else:
@@ -241,7 +241,7 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         self.iso = IsometryRegularizer(model, **{"inputs": default, **self._isometry})
         self._attached = True
         if self._resumed is not None:
-            # the first process's, where there were fewer of them
+            # the first process's file, if the checkpoint is of fewer processes
             files = [self._resumed / name for name in (self._own_file(), _FILE)]
             found = next((file for file in files if file.exists()), None)
             if found is not None:
