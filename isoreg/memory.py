@@ -88,7 +88,7 @@ class FeatureQueue:
     def before(
         self, tensors: Sequence[Tensor], labels: Tensor | None
     ) -> tuple[list[Tensor], Tensor]:
-        """The held inputs and features, oldest first, and the held labels before those of a batch.
+        """The held inputs and features, oldest first, and the held labels followed by a batch's.
 
         Inputs and features of the batch are (n, d), without graph; labels are (n,) int64, (n, C)
         floating, or None for one class.
@@ -153,7 +153,7 @@ class FeatureQueue:
             return
         kept = [x[max(0, self._count + n - self.size) :] for x in self._held()]
         if not fits:
-            with torch.inference_mode(False):  # its tensors cannot be changed outside it
+            with torch.inference_mode(False):  # tensors of inference mode stay read-only
                 self._rows = [
                     x.new_empty(room, *x.shape[1:], dtype=kind)
                     for x, kind in zip(batch, kinds, strict=True)

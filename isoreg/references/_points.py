@@ -41,7 +41,7 @@ class Learnt:
 
 
 def as_reference(reference: Reference | None) -> Reference | None:
-    """The reference; a network as a `Teacher`: in eval mode, without gradients, its mode restored."""
+    """The reference; a network as a `Teacher`: eval mode, no gradients, its mode restored."""
     if isinstance(reference, nn.Module):
         return Teacher(reference)
     if reference is not None and not callable(reference):

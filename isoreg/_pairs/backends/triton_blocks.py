@@ -33,7 +33,7 @@ _TILE = 32
 _CHUNK, _LEAST = 64, 16
 _WARPS = 8
 _NARROW = 64
-"""Up to this width points are subtracted directly; it is `_CHUNK` at most, so one program holds it."""
+"""Up to this width points are subtracted directly; one program can hold this width."""
 _PAIRS_AT_ONCE = 1 << 24
 _PROGRAMS = 512
 _SHARE = 256
