@@ -56,7 +56,7 @@ def euclidean(points: Tensor) -> Tensor:
                 [5., 0.]])
     """
     _check_points(points)
-    if points.dtype != torch.float64 or not points.numel():  # float64 holds all other squares
+    if points.dtype != torch.float64 or not points.numel():  # float64 holds squares of the rest
         return _root(_squares(points)).to(points.dtype)
     size = _power_of_two(points)
     return _root(_squares(points / size)) * size
@@ -274,7 +274,7 @@ def flatten_points(points: Tensor, name: str) -> Tensor:
         )
     if points.ndim == 0:
         raise InputError(f"{name} must have a batch axis first, got a 0-dimensional tensor.")
-    is_wide = points.dtype in (torch.float32, torch.float64)  # first, because it is faster
+    is_wide = points.dtype in (torch.float32, torch.float64)  # this is tested first: it is fast
     wide = points if is_wide else points.to(torch.promote_types(points.dtype, torch.float32))
     return wide if wide.ndim == 2 else wide.reshape(len(wide), math.prod(wide.shape[1:]))
 

@@ -221,9 +221,11 @@ class StackedLIL(nn.Module):
                 against = references[index] if self.reference == "preceding" else x
                 logits = self._head(index)(h)[:, : self.classes[index]]
                 y = y.long()  # in uint8, class 156 equals IGNORED
-                kind = "mean" if bool((y != IGNORED).any()) else "sum"  # a mean of none is NaN
+                # without any label the sum is 0, but the mean would be NaN
+                kind = "mean" if bool((y != IGNORED).any()) else "sum"
                 total = total + alpha * F.cross_entropy(logits, y, reduction=kind)
-                if beta:  # skipped at beta=0, where collapsed features would make it slow
+                # the penalty is skipped at beta=0, because collapsed features make it slow
+                if beta:
                     total = total + beta * isometry_penalty(against, h, y)
         return total
 
@@ -273,7 +275,7 @@ class StackedLIL(nn.Module):
 def _make(activation: Callable[[], nn.Module]) -> nn.Module:
     try:
         made = None if isinstance(activation, nn.Module) else activation()
-    except TypeError:  # it is no callable, or it needs arguments
+    except TypeError:  # it is not callable, or it needs arguments
         made = None
     if not isinstance(made, nn.Module):
         raise InputError(

@@ -68,7 +68,7 @@ def shepard(
         axes = linear_axes(axes)
     longest = float(max(dx.max(), dphi.max())) or 1.0
     right, top = ((float(d.max()) or longest) * 1.05 for d in (dx, dphi))
-    cells = {"gridsize": 40, "extent": (0, right, 0, top)}  # the data's may be a point
+    cells = {"gridsize": 40, "extent": (0, right, 0, top)}  # the data may be one point
     axes.hexbin(dx, dphi, **cells, mincnt=1, bins="log", cmap="cividis", linewidths=0.1)
     axes.axline((0, 0), slope=1, color=COLOURS[1], linewidth=1, linestyle="--", label="kept")
     axes.legend(fontsize=_SMALL - 1, frameon=False, loc="upper left")

@@ -1,4 +1,4 @@
-"""Which backend computes a call: backends are asked in order, and the first that accepts does it.
+"""The choice of a backend: backends are asked in order, and the first that accepts computes.
 
 A backend is a module of `isoreg._pairs.backends` with the two functions of `Backend`. A new backend
 needs a file there and its name in `_BACKENDS`.

@@ -17,7 +17,7 @@ NUMBER = (int, float)  # a tuple, because torch.compile cannot trace a union of 
 
 
 class Options(NamedTuple):
-    """How `isoreg.isometry_penalty` compares distances; ``given``: a table has the inputs'."""
+    """How `isoreg.isometry_penalty` compares distances; ``given``: the inputs' are a table."""
 
     metric: Callable[[Tensor], Tensor]
     input_metric: Callable[[Tensor], Tensor]

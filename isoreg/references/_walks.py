@@ -35,7 +35,7 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
         InputError: If a distance is not finite.
     """
     n = len(points)
-    distances_nk, indices_nk = _nearest(points, points, neighbors + 1)  # with itself
+    distances_nk, indices_nk = _nearest(points, points, neighbors + 1)  # each sample finds itself
     if not distances_nk.isfinite().all():
         raise InputError(
             "distances between samples must be finite, got some that are not. Are there infinite "
@@ -44,7 +44,7 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
     scales = distances_nk[:, -1].clamp_min(_least(distances_nk))
     weights_nk = _exponents(distances_nk, scales, scales[indices_nk]).exp()
     rows_nk = torch.arange(n, device=points.device)[:, None].expand_as(indices_nk)
-    parts = _count_parts(indices_nk.where(weights_nk > 0, rows_nk))  # weight 0 does not join
+    parts = _count_parts(indices_nk.where(weights_nk > 0, rows_nk))  # weight 0 joins nothing
     if parts > 1:
         warnings.warn(
             f"isoreg.references.manifold: the graph of {neighbors} neighbours falls into {parts} "

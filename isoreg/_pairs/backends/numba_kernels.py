@@ -65,7 +65,7 @@ def _prefer_widest(_: Any) -> Any:
     """Tell LLVM to use vectors of 512 bits where there are any: on Intel it uses 256 bits."""
 
     def tell(context: Any, builder: Any, *_: Any) -> Any:
-        # set.add, because llvmlite's own add refuses attributes that are not in its list, as this
+        # llvmlite's own add refuses attributes that are not in its list, such as this one
         attributes = builder.function.attributes
         if isinstance(attributes, set):
             set.add(attributes, '"prefer-vector-width"="512"')

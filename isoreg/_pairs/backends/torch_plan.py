@@ -68,7 +68,7 @@ def take(x: Tensor, samples: Samples) -> Tensor:
 
 
 def add(x: Tensor, samples: Samples, terms: Tensor, start: int) -> None:
-    """Add (c, a, d) terms to the entries for some samples; the first entry is for sample start."""
+    """Add (c, a, d) terms to the entries of some samples; entry 0 is that of sample start."""
     if isinstance(samples, slice):
         x[samples.start - start : samples.stop - start].add_(terms[0])
     else:

@@ -33,7 +33,7 @@ _TILE = 32
 _CHUNK, _LEAST = 64, 16
 _WARPS = 8
 _NARROW = 64
-"""Up to this width points are subtracted directly; one program can hold this width."""
+"""Up to this width points are subtracted directly; not above `_CHUNK`, the most a program holds."""
 _PAIRS_AT_ONCE = 1 << 24
 _PROGRAMS = 512
 _SHARE = 256
@@ -65,7 +65,7 @@ def refuses(call: Call) -> str | None:
 
 @torch.no_grad()
 def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
-    """Sums over the pairs of a call, and gradients, without looking at a value."""
+    """Sums over the pairs of a call, and gradients; no value is read on the host."""
     ones = call.features[0].new_ones(len(call.features), dtype=torch.float64)
     if scale is None:
         return Answer(_compare(call, ones, ones, needs_grad=False)[0][1:], [])
