@@ -1,4 +1,4 @@
-"""What users hand over as numbers of pairs, and whether it can be that."""
+"""Checks of the tables that users give: distances or weights of pairs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from isoreg.errors import InputError
 
 
 def check_dense(values: Tensor, name: str) -> None:
-    """Refuse what is no tensor with a number in each place.
+    """Refuse values that are no dense tensor of numbers.
 
     Args:
-        values: What was given.
-        name: What to call it in an error.
+        values: The values as the user gave them.
+        name: Their name in errors.
 
     Raises:
-        InputError: If it is no tensor, a sparse or nested one, one in eight bits, or without data.
+        InputError: If they are no tensor, or a sparse or nested one, or one of floats in eight
+            bits, or one without data.
 
     Example:
         >>> check_dense([[0.0]], "input_distances")
@@ -46,20 +47,20 @@ def check_dense(values: Tensor, name: str) -> None:
 
 
 def pair_table(values: Tensor, name: str, rows: int, columns: int | None, like: Tensor) -> Tensor:
-    """A number for each pair, once its type and shape are right, in float32 or better.
+    """Check type and shape of a table with a number for each pair; return it in float32 or better.
 
     Args:
         values: (rows, columns) distances or weights of pairs, floating or integers.
-        name: What to call them in an error.
+        name: Their name in errors.
         rows: Number of samples.
-        columns: Number of samples that they are compared with; None if that is not known yet.
-        like: The device is that of this tensor; integers and booleans get its dtype.
+        columns: Number of samples that they are compared with; None if it is not known yet.
+        like: A tensor whose device the table gets, and whose dtype integers and booleans get.
 
     Returns:
         The table, which is copied only where its type or device changes.
 
     Raises:
-        InputError: If it is no dense real tensor of this shape.
+        InputError: If the values are no dense real tensor of this shape.
 
     Example:
         >>> pair_table(torch.eye(2).long(), "pair_weights", 2, 2, torch.zeros(1)).dtype
@@ -79,23 +80,23 @@ def pair_table(values: Tensor, name: str, rows: int, columns: int | None, like: 
 
 
 def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = None) -> Tensor:
-    """Refuse a table whose entries are not usable, or on an accelerator make them NaN.
+    """Refuse a table with wrong entries; on an accelerator, turn these entries into NaN.
 
-    Usable is what is finite, 0 or more, and within a thousandth of the largest entry equal to the
-    entry of the mirrored pair, if that is here.
+    An entry is right if it is finite, 0 or more, and differs by at most a thousandth of the largest
+    entry from the entry of the mirrored pair, where the table has that.
 
     Args:
         values: (r, n) distances or weights of pairs.
-        counted: (r, n) booleans, which pairs count; the others are not looked at.
-        name: What to call them in an error.
-        own: Which columns are those of the rows; None: all, in their order.
+        counted: (r, n) booleans, which pairs count; entries of other pairs are not checked.
+        name: Their name in errors.
+        own: The columns of the samples that are the rows; None: all columns are, in their order.
 
     Returns:
         The table.
 
     Raises:
-        InputError: If an entry that counts is not usable; on an accelerator, where looking would
-            wait for the device, such entries become NaN instead.
+        InputError: If an entry that counts is wrong; on an accelerator, where reading would wait
+            for the device, such entries become NaN instead.
 
     Example:
         >>> check_pairs(-torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool), "input_distances")
@@ -130,13 +131,14 @@ def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = 
 def check_distances(
     values: Tensor, name: str, *, mirrored: Tensor | None = None, own: int | None = None
 ) -> None:
-    """Refuse what cannot be distances: NaN, which says that one is not known, can.
+    """Refuse numbers that cannot be distances; NaN is allowed and means that one is not known.
 
     Args:
         values: (r, n) numbers, in float32 or better.
-        name: What to call them in an error.
-        mirrored: (r, n) those of the other direction, the same within a thousandth; None: not here.
-        own: The column of the first row's own sample, and so on; None: do not look at those.
+        name: Their name in errors.
+        mirrored: (r, n) distances in the other direction, equal within a thousandth; None: unknown.
+        own: The column in which the first row's own sample is, with those of the next rows behind
+            it; None: do not check distances of samples from themselves.
 
     Raises:
         InputError: If some are negative, infinite or not symmetric, or if samples are further from
@@ -153,7 +155,7 @@ def check_distances(
             f"{name} must be at least 0 and finite (NaN: not known), got {least:.4g} to {most:.4g}."
         )
     if mirrored is not None and values.numel():
-        # products of matrices, which many metrics are made of, leave a millionth of the largest
+        # many metrics multiply matrices, which leaves errors of a millionth of the largest entry
         rounding = 1e-6 * float(values.nan_to_num(0).amax())
         if not torch.allclose(values, mirrored, rtol=1e-3, atol=rounding, equal_nan=True):
             gap = (values - mirrored).abs().nan_to_num(math.inf)
@@ -167,7 +169,7 @@ def check_distances(
         itself = torch.zeros_like(values, dtype=torch.bool)
         itself.diagonal(own).fill_(True)
         at_home, between = values[itself].nanmean(), values[~itself].nanmean()
-        if at_home > between:  # not where one is NaN
+        if at_home > between:  # false if one of them is NaN
             raise InputError(
                 f"{name} must be 0 between a sample and itself, got {at_home:.4g} there and "
                 f"{between:.4g} between two samples. Is it a similarity? Turn it round: for "

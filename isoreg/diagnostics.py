@@ -16,7 +16,7 @@ from isoreg.distances import Metric, distances_by, exact_dtype, flatten_points, 
 from isoreg.errors import InputError, error_prefix
 from isoreg.masks import pair_weights
 
-_ALIKE = 1e-6  # distances that vary by less of their size are equal but for rounding
+_ALIKE = 1e-6  # distances whose relative variation is smaller are equal up to rounding
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class Distortion:
     Attributes:
         pairs: Number of pairs i < j that were compared.
         correlation: Pearson's r between input and feature distances; 1 for any scaled isometry,
-            NaN if either are equal but for rounding.
+            NaN if the distances on either side are all equal up to rounding.
         stress: Kruskal's stress :math:`\sqrt{\sum (d_x - d_\phi)^2 / \sum d_x^2}`, 0 for an
             isometry, 1 for features that all coincide.
         expansion: Largest :math:`d_\phi / d_x`, a lower bound on the Lipschitz constant.
         contraction: Smallest :math:`d_\phi / d_x`; 0 when two different inputs coincide.
-            Both are of the pairs with :math:`d_x > 0`: what becomes of equal inputs is not in them.
+            Both use only pairs with :math:`d_x > 0`, so they do not show what equal inputs become.
         scale: The factor on :math:`d_\phi` that makes the stress smallest.
 
-    ``scale`` belongs to the features as they were given, the other figures to the features times
-    the scale that was asked for. Values that the batch does not determine are NaN.
+    ``scale`` is that of the features as they were given; the other figures are those of the
+    features times the ``scale`` argument. Values that the batch does not determine are NaN.
 
     Example:
         >>> distortion(torch.eye(3), 2 * torch.eye(3)).pairs
@@ -80,7 +80,7 @@ def distortion(
             0 or more, NaN where a pair is not known and is left out. The diagonal is not read.
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
         input_distance: The same for the inputs; None: as ``distance``.
-        scale: What the feature distances are multiplied with; "fit": what makes the stress least.
+        scale: The factor on the feature distances; "fit": the factor with the smallest stress.
 
     Returns:
         The distortion over the selected pairs; without any, ``pairs`` is 0 and the rest NaN.
@@ -130,7 +130,7 @@ def distances_within(
         input_distances: As in `distortion`.
         distance: A name in `isoreg.distances.METRICS` or a callable (N, D) -> (N, N).
         input_distance: The same for the inputs; None: as ``distance``.
-        scale: What the feature distances are multiplied with; "fit": what makes the stress least.
+        scale: The factor on the feature distances; "fit": the factor with the smallest stress.
 
     Returns:
         (P,) distances between inputs and (P,) between features times the scale, float64 (float32
@@ -175,7 +175,7 @@ def distances_within(
 
 
 def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:
-    """The distortion of pairs whose distances are known.
+    """The distortion of pairs, from their distances before and after the map.
 
     Args:
         dx: (P,) distances between inputs.
@@ -185,7 +185,7 @@ def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:
         The distortion; without pairs, ``pairs`` is 0 and the rest NaN.
 
     Raises:
-        InputError: If they are not two vectors of real numbers, of one length.
+        InputError: If the distances are not two vectors of real numbers of equal length.
 
     Example:
         >>> distortion_of(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])).scale
@@ -206,7 +206,7 @@ def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:
 
 
 def best_factor(dx: Tensor, dphi: Tensor) -> float:
-    """What feature distances are multiplied with for the least stress; 1 where all are 0.
+    """The factor on feature distances with the smallest stress; 1 if all these distances are 0.
 
     Args:
         dx: (P,) distances between inputs.

@@ -21,15 +21,16 @@ _NUMBERS_AT_ONCE = 1 << 22
 def sqeuclidean(points: Tensor) -> Tensor:
     """Squared Euclidean distances ``|x_i - x_j|^2``.
 
-    The points are centred and multiplied out in float64 where the device has it, and pairs that
-    are close beside their distance from the mean are subtracted directly: points far from the
+    The square is expanded for centred points, in float64 where the device has it. Pairs that are
+    much closer to each other than to the mean are subtracted directly. Thus points far from the
     origin and nearly equal points keep their digits, which the usual expansion loses.
 
     Args:
-        points: (b, d) floating points; others are refused.
+        points: (b, d) points of a floating dtype; other types are refused.
 
     Returns:
-        (b, b), in the dtype of ``points``; the diagonal and duplicates are exactly 0.
+        (b, b) squared distances, in the dtype of ``points``; exactly 0 for duplicates and on the
+        diagonal.
 
     Example:
         >>> sqeuclidean(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
@@ -43,11 +44,11 @@ def euclidean(points: Tensor) -> Tensor:
     """Euclidean distances ``|x_i - x_j|``, the metric of the paper.
 
     Args:
-        points: (b, d) floating points; others are refused.
+        points: (b, d) points of a floating dtype; other types are refused.
 
     Returns:
-        (b, b), in the dtype of ``points``. Duplicates have distance 0 and gradient 0; no square
-        leaves the range of float64, but those of distances below 1e-154 of the largest entry.
+        (b, b) distances, in the dtype of ``points``. Duplicates have distance 0 and gradient 0.
+        Only squares of distances below 1e-154 of the largest entry leave the range of float64.
 
     Example:
         >>> euclidean(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
@@ -55,17 +56,17 @@ def euclidean(points: Tensor) -> Tensor:
                 [5., 0.]])
     """
     _check_points(points)
-    if points.dtype != torch.float64 or not points.numel():  # squares of others are in its range
+    if points.dtype != torch.float64 or not points.numel():  # float64 holds squares of the rest
         return _root(_squares(points)).to(points.dtype)
     size = _power_of_two(points)
     return _root(_squares(points / size)) * size
 
 
 def manhattan(points: Tensor) -> Tensor:
-    """City-block distances ``sum_k |x_ik - x_jk|``. Memory: (b, b, d).
+    """City-block distances ``sum_k |x_ik - x_jk|``, which need memory for (b, b, d).
 
     Args:
-        points: (b, d) floating points; others are refused.
+        points: (b, d) points of a floating dtype; other types are refused.
 
     Returns:
         (b, b) distances.
@@ -79,10 +80,10 @@ def manhattan(points: Tensor) -> Tensor:
 
 
 def chebyshev(points: Tensor) -> Tensor:
-    """Chebyshev (L-infinity) distances ``max_k |x_ik - x_jk|``. Memory: (b, b, d).
+    """Chebyshev (L-infinity) distances ``max_k |x_ik - x_jk|``, which need memory for (b, b, d).
 
     Args:
-        points: (b, d) floating points, d >= 1; others are refused.
+        points: (b, d) points of a floating dtype, d >= 1; other types are refused.
 
     Returns:
         (b, b) distances.
@@ -102,7 +103,7 @@ def cosine(points: Tensor) -> Tensor:
     A zero vector has no direction: its similarity with every other point counts as 0.
 
     Args:
-        points: (b, d) floating points, d >= 1; others are refused.
+        points: (b, d) points of a floating dtype, d >= 1; other types are refused.
 
     Returns:
         (b, b) distances with an exact zero diagonal.
@@ -123,11 +124,12 @@ def cosine(points: Tensor) -> Tensor:
 def angular(points: Tensor) -> Tensor:
     """Angles between points seen from the origin, in radians, from 0 to pi.
 
-    Computed as ``2 atan2(|u - v|, |u + v|)`` of the unit vectors, which is ``arccos <u, v>`` with
-    its digits kept near 0 and pi. A zero vector is at pi / 2 from every other point.
+    They are computed as ``2 atan2(|u - v|, |u + v|)`` of the unit vectors, which equals
+    ``arccos <u, v>`` but keeps its digits near 0 and pi. A zero vector is at pi / 2 from every
+    other point.
 
     Args:
-        points: (b, d) floating points, d >= 1; others are refused.
+        points: (b, d) points of a floating dtype, d >= 1; other types are refused.
 
     Returns:
         (b, b) angles in radians with an exact zero diagonal.
@@ -150,15 +152,15 @@ def geodesic(points: Tensor, *, neighbors: int = 10) -> Tensor:
 
     The graph joins every point with its ``neighbors`` nearest ones (Euclidean, symmetric) and
     adds a minimum spanning tree, so that all points are connected. Gradients are those of the
-    edges along each shortest path. Time O(b^3). For another number of neighbours give
+    edges along each shortest path. The time is O(b^3). For another number of neighbours, give
     ``functools.partial(geodesic, neighbors=5)`` as the metric.
 
     Source: Tenenbaum, de Silva and Langford (2000), Science 290. The spanning tree is ours; the
     original drops all but the largest component.
 
     Args:
-        points: (b, d) floating points; others are refused.
-        neighbors: Nearest neighbours of each point in the graph.
+        points: (b, d) points of a floating dtype; other types are refused.
+        neighbors: Number of nearest neighbours of each point in the graph.
 
     Returns:
         (b, b) path lengths, in the unit of ``points``.
@@ -181,7 +183,7 @@ def geodesic(points: Tensor, *, neighbors: int = 10) -> Tensor:
         predecessors_bb = _shortest_paths(edges_bb, _neighbor_graph(edges_bb, neighbors))
     at = torch.arange(len(points), device=points.device).expand_as(predecessors_bb)
     lengths_bb = 0 * edges_bb
-    for _ in range(len(points) - 1):  # walk back from every end to every start, an edge a step
+    for _ in range(len(points) - 1):  # each step walks back one edge, from all ends to all starts
         before = predecessors_bb.gather(1, at)
         if bool((before == at).all()):
             break
@@ -199,7 +201,7 @@ METRICS: dict[str, Callable[[Tensor], Tensor]] = {
 def pairwise_distances(points: Tensor, metric: Metric = "euclidean") -> Tensor:
     """Distances between all pairs of a batch: ``D_ij = d(x_i, x_j)``.
 
-    Computed in float32 or better whatever the dtype of the points and whatever autocast says.
+    They are computed in float32 or better, whatever the dtype of the points and the autocast mode.
 
     Args:
         points: (b, ...) floating points, flattened behind the batch axis.
@@ -207,7 +209,7 @@ def pairwise_distances(points: Tensor, metric: Metric = "euclidean") -> Tensor:
 
     Returns:
         (b, b) distances, float64 for float64 points and float32 otherwise. An empty batch gives
-        (0, 0), NaN points give NaN distances.
+        (0, 0), and NaN points give NaN distances.
 
     Raises:
         InputError: If the points are not floating, have no batch axis, or the metric is unknown
@@ -232,7 +234,7 @@ def resolve_metric(metric: Metric) -> Callable[[Tensor], Tensor]:
         A function from (b, d) points to (b, b) distances.
 
     Raises:
-        InputError: If the name is unknown or the argument is neither.
+        InputError: If the name is unknown, or the argument is neither a name nor a callable.
 
     Example:
         >>> resolve_metric("cosine") is cosine
@@ -252,10 +254,10 @@ def flatten_points(points: Tensor, name: str) -> Tensor:
 
     Args:
         points: (b, ...) floating points.
-        name: What to call them in an error.
+        name: Their name in errors.
 
     Returns:
-        (b, d) points, float64 if they were, else float32.
+        (b, d) points, in float64 if they were in float64, else in float32.
 
     Raises:
         InputError: If the points are no floating tensor or have no batch axis.
@@ -272,23 +274,23 @@ def flatten_points(points: Tensor, name: str) -> Tensor:
         )
     if points.ndim == 0:
         raise InputError(f"{name} must have a batch axis first, got a 0-dimensional tensor.")
-    is_wide = points.dtype in (torch.float32, torch.float64)  # asked first, since it is faster
+    is_wide = points.dtype in (torch.float32, torch.float64)  # this is tested first: it is fast
     wide = points if is_wide else points.to(torch.promote_types(points.dtype, torch.float32))
     return wide if wide.ndim == 2 else wide.reshape(len(wide), math.prod(wide.shape[1:]))
 
 
 def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
-    """Apply a metric with autocast off, and check what it returns, in the points' type or better.
+    """Apply a metric with autocast off, check the result, and return it in the points' precision.
 
     Args:
         metric: A function from (b, d) points to (b, b) distances.
         points: (b, d) points of float32 or better.
 
     Returns:
-        (b, b) distances.
+        (b, b) distances, in the dtype of the points or a wider one.
 
     Raises:
-        InputError: If the metric takes something else, or returns another shape or no tensor of
+        InputError: If the metric does not take one tensor, or does not return a tensor of (b, b)
             real numbers.
 
     Example:
@@ -332,7 +334,7 @@ def exact_dtype(device: torch.device) -> torch.dtype:
 
 
 def _check_points(points: Tensor, least: int = 0) -> None:
-    """Refuse what a metric would give other numbers for: of integers, rounded ones."""
+    """Refuse points that give wrong distances, such as integers, whose distances are rounded."""
     check_dense(points, "points")
     if points.ndim != 2 or not points.is_floating_point():
         raise InputError(
@@ -356,7 +358,7 @@ def _gaps(points: Tensor) -> Tensor:
 
 
 def _squares(points: Tensor) -> Tensor:
-    """`sqeuclidean` in the precision that it is computed in."""
+    """Squared distances of `sqeuclidean`, in the widest dtype of the device."""
     _check_points(points)
     wide, (n, d) = exact_dtype(points.device), points.shape
     gram_bb = points.new_zeros(n, n, dtype=wide)
@@ -388,7 +390,7 @@ def _root(squares: Tensor) -> Tensor:
 
 
 def _power_of_two(points: Tensor) -> Tensor:
-    """About the largest entry: to divide by it rounds nothing."""
+    """A power of two near the largest entry; division by it rounds nothing."""
     exponent = points.detach().abs().amax().frexp().exponent
     return torch.ldexp(points.new_ones(()), exponent.clamp(-1000, 1000))
 
@@ -396,7 +398,7 @@ def _power_of_two(points: Tensor) -> Tensor:
 def _unit(points: Tensor) -> Tensor:
     """Points scaled to length 1; zero vectors stay 0."""
     _check_points(points, 1)
-    largest = points.detach().abs().amax(1, keepdim=True)  # so that no square overflows or is lost
+    largest = points.detach().abs().amax(1, keepdim=True)  # so that no square over- or underflows
     points = points / largest.masked_fill(largest == 0, 1)
     squares = points.to(exact_dtype(points.device)).square().sum(1, keepdim=True)
     lengths = _root(squares).to(points.dtype)
@@ -404,7 +406,7 @@ def _unit(points: Tensor) -> Tensor:
 
 
 def _zero_diagonal(values_bb: Tensor) -> Tensor:
-    """Set the diagonal to 0, but where it is NaN."""
+    """Set the diagonal to 0, except where it is NaN."""
     diagonal = torch.eye(len(values_bb), dtype=torch.bool, device=values_bb.device)
     return values_bb.masked_fill(diagonal & ~values_bb.isnan(), 0)
 
@@ -428,7 +430,7 @@ def _neighbor_graph(edges_bb: Tensor, neighbors: int) -> Tensor:
 
 
 def _shortest_paths(edges_bb: Tensor, adjacent: Tensor) -> Tensor:
-    """Floyd and Warshall: ``predecessors[i, j]`` is the point before j on the way from i."""
+    """Floyd-Warshall algorithm: ``predecessors[i, j]`` is the point before j on the path from i."""
     n = len(edges_bb)
     lengths = edges_bb.masked_fill(~adjacent, math.inf)
     predecessors = torch.arange(n, device=edges_bb.device)[:, None]

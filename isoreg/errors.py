@@ -1,4 +1,4 @@
-"""The errors that isoreg raises, each with the name of what was called."""
+"""The errors that isoreg raises, each with the name of the function that the user called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class IsoregError(Exception):
     """Base of every error that isoreg raises on purpose.
 
     Its text reads ``<callable>: <rule>, got <values>. <what to do>``. The callable is the public
-    one that the user called: inner functions raise without a name, the boundary adds it.
+    one that the user called: inner functions raise without a name, and `error_prefix` adds it.
 
     Example:
         >>> try:
@@ -44,7 +44,7 @@ class InputError(IsoregError, ValueError):
 
 
 class LayerError(IsoregError, ValueError):
-    """A layer cannot be found, or gives nothing that distances can be measured in.
+    """A layer cannot be found, or no distances can be measured between its outputs.
 
     Example:
         >>> import torch, isoreg
@@ -89,7 +89,7 @@ class MissingExtraError(IsoregError, ImportError):
 class error_prefix:  # noqa: N801 - used like a function, and a class because that is faster
     """Put ``name`` in front of the message of an `IsoregError` that leaves this block.
 
-    Blocks nest; the outermost wins, because that is the function which the user called.
+    Blocks can be nested. The outermost wins, because it is the function that the user called.
 
     Args:
         name: The public callable, as the user wrote it.
@@ -119,16 +119,16 @@ class error_prefix:  # noqa: N801 - used like a function, and a class because th
 
 
 def check_integer(name: str, value: object, least: int, most: float = math.inf) -> None:
-    """Refuse what is no integer of a range.
+    """Refuse a value that is no integer of a range.
 
     Args:
-        name: What to call it in an error.
-        value: As the user gave it.
-        least: The least that is allowed.
-        most: The largest that is allowed.
+        name: Name of the value in errors.
+        value: The value as the user gave it.
+        least: The smallest integer that is allowed.
+        most: The largest integer that is allowed.
 
     Raises:
-        InputError: If it is none, or a boolean.
+        InputError: If the value is no such integer, or a boolean.
 
     Example:
         >>> check_integer("bins", 0, 1)
@@ -142,13 +142,13 @@ def check_integer(name: str, value: object, least: int, most: float = math.inf) 
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a real number, of Python's or numpy's, and no boolean.
+    """Whether a value is a real number of Python or numpy, and no boolean.
 
     Args:
-        value: As the user gave it.
+        value: The value as the user gave it.
 
     Returns:
-        That.
+        True or False.
 
     Example:
         >>> is_number(2), is_number("2"), is_number(True)
@@ -158,14 +158,14 @@ def is_number(value: object) -> bool:
 
 
 def check_positive(name: str, value: object) -> None:
-    """Refuse what is no finite number above 0.
+    """Refuse a value that is no finite number above 0.
 
     Args:
-        name: What to call it in an error.
-        value: As the user gave it.
+        name: Name of the value in errors.
+        value: The value as the user gave it.
 
     Raises:
-        InputError: If it is none, or a boolean.
+        InputError: If the value is no such number, or a boolean.
 
     Example:
         >>> check_positive("sigma", -1)
@@ -177,12 +177,12 @@ def check_positive(name: str, value: object) -> None:
 
 
 def refuse_masked(values: Any, name: str, fill: str) -> None:
-    """Refuse masked entries of a numpy array: the numbers beneath would be taken for known.
+    """Refuse a numpy array with masked entries: the numbers below the mask would be used as known.
 
     Args:
-        values: As the user gave them, of any type.
-        name: What to call them in an error.
-        fill: What to do about it.
+        values: The values as the user gave them, of any type.
+        name: Their name in errors.
+        fill: The advice at the end of the error.
 
     Raises:
         InputError: If some of them are masked.
@@ -194,7 +194,7 @@ def refuse_masked(values: Any, name: str, fill: str) -> None:
         isoreg.errors.InputError: y must not be masked, got 1 masked of 2 entries. Write -1.
     """
     if not any(kind.__module__.startswith("numpy.ma") for kind in type(values).__mro__):
-        return  # numpy itself may not be installed
+        return  # the test is by name, because numpy may not be installed
     masked = values.size - values.count()
     if masked:
         raise InputError(
@@ -203,7 +203,7 @@ def refuse_masked(values: Any, name: str, fill: str) -> None:
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
-    """Import ``module``, or say which extra brings it.
+    """Import ``module``, or say which extra of isoreg installs it.
 
     Args:
         module: Dotted name of the module to import.

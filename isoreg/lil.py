@@ -13,7 +13,7 @@ from isoreg.errors import InputError, check_integer, error_prefix, is_number
 from isoreg.masks import IGNORED
 from isoreg.penalty import isometry_penalty
 
-# how many LILs a level's loss reaches; None: all before it
+# The number of LILs that the loss of a level reaches, its own included; None: all up to its own.
 GRADIENTS: dict[str, int | None] = {"own": 1, "preceding": 2, "full": None}
 REFERENCES = ("inputs", "preceding")
 HEADS = ("shared", "own")
@@ -34,7 +34,7 @@ class LocallyIsometricLayer(nn.Sequential):
         in_features: Dimensions of a point.
         width: Units of each layer, and dimensions of a feature.
         depth: Number of linear layers.
-        activation: Makes the module behind each of them.
+        activation: Called without arguments, makes the module behind each linear layer.
 
     Raises:
         InputError: If a number is below 1, or ``activation`` does not make modules.
@@ -66,11 +66,11 @@ class LocallyIsometricLayer(nn.Sequential):
         super().__init__(*modules)
 
     def isometry(self, reference: Tensor, features: Tensor, labels: Tensor | None) -> Tensor:
-        """The penalty of features against what they should keep the distances of.
+        """The penalty of features against the points whose distances they should keep.
 
         Args:
             reference: (N, ...) points.
-            features: (N, width) what this layer made of them.
+            features: (N, width) output of this layer for the same samples.
             labels: As in `isoreg.isometry_penalty`.
 
         Returns:
@@ -91,8 +91,8 @@ class StackedLIL(nn.Module):
     A shared head has one output for each class of the largest level; a level uses the first of
     them. With ``heads="own"`` each level has a linear head of its own.
 
-    Source: section 2.3 and figure 4 of the paper: 4 layers of 20 tanh units, one shared head,
-    each level's loss kept from the levels before it.
+    Source: section 2.3 and figure 4 of the paper: 4 layers of 20 tanh units, one shared head, and
+    a loss of each level that does not reach the levels before it.
 
     Args:
         in_features: Dimensions of a point.
@@ -149,7 +149,7 @@ class StackedLIL(nn.Module):
         self.reference = reference
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Representations after each LIL; their graphs reach as far as ``gradients`` says.
+        """Features after each LIL; their graphs reach as far back as ``gradients`` says.
 
         Args:
             x: (N, in_features) points.
@@ -166,7 +166,7 @@ class StackedLIL(nn.Module):
         outputs: list[Tensor] = []
         entering = [x]
         for level in range(len(self.lils)):
-            # a level that reaches further than itself goes through the LILs before it once more
+            # if a loss reaches further than its own LIL, the LILs before that run once more
             first = level if reach is None else max(0, level + 1 - reach)
             h = entering[first]
             for lil in self.lils[first : level + 1]:
@@ -196,7 +196,8 @@ class StackedLIL(nn.Module):
 
         Args:
             x: (N, in_features) points.
-            levels: Labels (N,) of each level; -100 (`isoreg.masks.IGNORED`) for no class in it.
+            levels: Labels (N,) of each level, -100 (`isoreg.masks.IGNORED`) for samples without a
+                class in it.
             alpha: Weight of the cross-entropy.
             beta: Weight of the penalty.
 
@@ -220,9 +221,11 @@ class StackedLIL(nn.Module):
                 against = references[index] if self.reference == "preceding" else x
                 logits = self._head(index)(h)[:, : self.classes[index]]
                 y = y.long()  # in uint8, class 156 equals IGNORED
-                kind = "mean" if bool((y != IGNORED).any()) else "sum"  # the mean of none is NaN
+                # without any label the sum is 0, but the mean would be NaN
+                kind = "mean" if bool((y != IGNORED).any()) else "sum"
                 total = total + alpha * F.cross_entropy(logits, y, reduction=kind)
-                if beta:  # of collapsed features it is slow, and for nothing
+                # the penalty is skipped at beta=0, because collapsed features make it slow
+                if beta:
                     total = total + beta * isometry_penalty(against, h, y)
         return total
 
@@ -272,7 +275,7 @@ class StackedLIL(nn.Module):
 def _make(activation: Callable[[], nn.Module]) -> nn.Module:
     try:
         made = None if isinstance(activation, nn.Module) else activation()
-    except TypeError:  # no function, or one of tensors
+    except TypeError:  # it is not callable, or it needs arguments
         made = None
     if not isinstance(made, nn.Module):
         raise InputError(

@@ -36,7 +36,7 @@ def pair_weights(
       ``G = Y Y^T``, the probability that both samples show the same class. A row of zeros pairs
       with nobody. One-hot rows give the same G as integers.
 
-    Values are checked where the labels are on a CPU.
+    Values of labels are checked only on a CPU.
 
     Source: equation 2 of the paper has the integer case; the soft one is its expectation.
 
@@ -50,7 +50,7 @@ def pair_weights(
         (n, n) symmetric weights from 0 to 1.
 
     Raises:
-        InputError: If n is no number of samples, there are not n labels, or they are neither
+        InputError: If n is no integer of at least 0, or there are not n labels, or they are neither
             integers nor probabilities.
 
     Example:
@@ -74,7 +74,7 @@ def pair_weights(
 
 
 def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights G of the pairs of some samples with others; see `pair_weights`.
+    """Weights G of the pairs of left with right samples; see `pair_weights`.
 
     Args:
         left: (..., a) integers or (..., a, c) probabilities.
@@ -89,22 +89,22 @@ def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
         tensor([[1., 0.]])
     """
     if left.is_floating_point():
-        # float32 at least and not under autocast: bf16 would round a Mixup weight to 3 digits
+        # in float32 at least, without autocast, because bf16 rounds a Mixup weight to 3 digits
         wide = torch.promote_types(left.dtype, dtype)
         if wide == torch.float32 and rounds_products(left.device):
             wide = torch.float64
         with full_precision(left.device):
             return (left.to(wide) @ right.to(wide).mT).to(dtype)
     left, right = left.long(), right.long()  # in uint8, class 156 equals IGNORED
-    left = left.masked_fill(left == IGNORED, IGNORED - 1)  # no label, so no pair
+    left = left.masked_fill(left == IGNORED, IGNORED - 1)  # equals no label, so it has no pair
     return (left[..., None] == right[..., None, :]).to(dtype)
 
 
 def check_labels(labels: Tensor, n: int) -> None:
     """Refuse labels that `pair_weights` cannot use.
 
-    Type and shape are checked always. Values are checked too, but on an accelerator, where looking
-    at them would wait for the device: `check_label_values` does that there, when it is called.
+    Type and shape are always checked, values only on a CPU. On an accelerator, reading values would
+    wait for the device, so they are checked there only by a call of `check_label_values`.
 
     Args:
         labels: The labels to check.
@@ -124,7 +124,7 @@ def check_labels(labels: Tensor, n: int) -> None:
 
 
 def check_shape(labels: Tensor, n: int) -> None:
-    """Refuse labels whose type or shape says that they are none; their values are not looked at.
+    """Refuse labels of a wrong type or shape; values are read only for the advice in the error.
 
     Args:
         labels: The labels to check.
@@ -157,7 +157,7 @@ def check_shape(labels: Tensor, n: int) -> None:
 
 
 def check_label_values(labels: Tensor) -> None:
-    """Refuse labels of the right shape whose values are no labels; waits for the device.
+    """Refuse labels of the right shape whose values are wrong; this waits for the device.
 
     Args:
         labels: (n,) integers or (n, c) floats.
@@ -172,7 +172,7 @@ def check_label_values(labels: Tensor) -> None:
         isoreg.errors.InputError: integer labels must be 0 or more, ... got -1 at position 1. ...
     """
     if not labels.is_floating_point():
-        labels = labels.long()  # torch does not compare all unsigned types
+        labels = labels.long()  # torch cannot compare all unsigned types
         if labels.numel() == 0 or labels.min().item() >= 0:
             return
     valid = valid_labels(labels)
@@ -200,7 +200,7 @@ def check_label_values(labels: Tensor) -> None:
 
 @torch.no_grad()
 def valid_labels(labels: Tensor) -> Tensor:
-    """Which labels have values that `pair_weights` can use; does not wait for the device.
+    """Which labels have values that `pair_weights` can use; this does not wait for the device.
 
     Args:
         labels: (n,) integers or (n, c) floats.
@@ -272,7 +272,7 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         (`IGNORED`) for labels that no group holds.
 
     Raises:
-        InputError: If labels or classes are not integers, or a class stands in two groups.
+        InputError: If labels or classes are not integers, or a class is in two groups.
 
     Example:
         >>> partition(torch.tensor([0, 1, 2, 3, 9]), [[0, 2], [1, 3]]).tolist()

@@ -15,30 +15,32 @@ from isoreg.masks import IGNORED
 
 
 class FeatureQueue:
-    r"""The last samples that were compared: what their features were, without gradient.
+    r"""The last samples that were compared: their inputs, features and labels, without gradient.
 
-    A batch B is compared with itself and with the queue Q. What is then minimised is
+    A batch B is compared with itself and with the queue Q. Training then minimises
 
     .. math::
         F = \frac{1}{T} \Bigl( \sum_{i, j \in B} + 2 \sum_{i \in B, j \in Q} \Bigr)
             G_{ij} (d(x_i, x_j) - s\, d(\phi_i, \phi_j))^2
 
-    by the features of B alone; those of Q are constants, as they were when their sample was last
-    seen, by older weights. T = \|B\| (\|B\| + \|Q\|), or with ``reduction="pairs"`` the sum of
-    G_ij over i in B, j in B and Q, i != j. The returned value counts each pair of B and Q once,
-    so it estimates the penalty of a batch of \|B\| + \|Q\| samples, and the gradient estimates
-    that of such a batch. Then B takes the place of the oldest samples, but for samples that are
-    not finite (on an accelerator, where looking would wait, they stay and pair with nobody). Across
-    ranks B is the batch of all ranks: all ranks hold the queue that a single process would hold,
-    and ranks that would go on with other samples (each filled its own, or one lost a step) are
-    refused; a loaded state must be the same on all of them.
+    by the features of B only. The features of Q are constants: older weights computed them when
+    their samples were last seen. T = \|B\| (\|B\| + \|Q\|), or with ``reduction="pairs"`` the sum
+    of G_ij over i in B, j in B and Q, i != j. The returned value counts each pair of B and Q once,
+    so it estimates the penalty of a batch of \|B\| + \|Q\| samples, and the gradient estimates the
+    gradient of such a batch. Afterwards B takes the place of the oldest samples. Samples that are
+    not finite are left out; on an accelerator, where finding them would wait for the device, they
+    are kept but pair with nobody.
 
-    It needs the Euclidean distance on both sides, a number as scale, and inputs, given distances
-    and labels without gradient; there are no second derivatives. Pairs with past samples whose
-    distance or weight is not given, where distances or weights of pairs are, count for nothing.
+    Across ranks, B is the batch of all ranks, and each rank holds the queue that a single process
+    would hold. Ranks whose queues differ (each filled its own, or one lost a step) are refused. A
+    loaded state must be the same on all ranks.
 
-    The queue is as wide as inputs and features together, and old features lag behind the
-    weights: keep it to the last few hundred steps, or shorter while the learning rate is high.
+    A queue needs the Euclidean distance on both sides, a number as scale, and inputs, given
+    distances and labels without gradient. There are no second derivatives. If distances or weights
+    of pairs are given, pairs with past samples for which they are not given do not count.
+
+    The queue stores inputs and features of each sample, and old features lag behind the weights:
+    keep it to the last few hundred steps, or fewer while the learning rate is high.
 
     Source: the idea is the cross-batch memory of Wang, Zhang, Huang and Scott (2020).
 
@@ -60,7 +62,7 @@ class FeatureQueue:
 
     def __init__(self, size: int) -> None:
         check_integer("queue", size, 1)
-        self.size = int(size)  # torch.load refuses numbers of numpy
+        self.size = int(size)  # torch.load refuses numpy's numbers
         self.clear()
 
     def __len__(self) -> int:
@@ -74,25 +76,25 @@ class FeatureQueue:
         return f"of {self.size}, {self._count} held{alone}"
 
     def __copy__(self) -> FeatureQueue:
-        return copy.deepcopy(self)  # two queues would write into the same memory
+        return copy.deepcopy(self)  # a shallow copy would write into the same memory
 
     def clear(self) -> None:
         """Forget all samples."""
         self._first = self._count = 0
         self._rows: list[Tensor] = []
         self._kind = ""
-        self._shared = True  # all ranks are known to hold the same
+        self._shared = True  # whether all ranks are known to hold the same samples
 
     def before(
         self, tensors: Sequence[Tensor], labels: Tensor | None
     ) -> tuple[list[Tensor], Tensor]:
-        """What is held, the oldest first, and its labels with those of a batch behind them.
+        """The held inputs and features, oldest first, and the held labels followed by a batch's.
 
-        Inputs and features of the batch are (n, d), without graph; labels (n,) int64, (n, C)
+        Inputs and features of the batch are (n, d), without graph; labels are (n,) int64, (n, C)
         floating, or None for one class.
 
         Returns:
-            Inputs and features that are held, and labels of both.
+            Held inputs and features, and the labels of queue and batch.
         """
         kind = _describe(tensors, labels)
         if kind != (self._kind or kind):
@@ -105,7 +107,7 @@ class FeatureQueue:
         batch = _with_labels(tensors, labels)
         held = self._held() or [x[:0] for x in batch]
         *points, old_labels = [old.to(x.device) for old, x in zip(held, batch, strict=True)]
-        self._shared = False  # until `keep`: a rank may fail before it
+        self._shared = False  # until `keep` sets it, because a rank may fail before that
         return points, torch.cat([old_labels, batch[-1]])
 
     def keep(
@@ -116,14 +118,15 @@ class FeatureQueue:
         finite: bool,
         shared: bool = False,
     ) -> None:
-        """Let a batch, as in `before`, take the oldest ones' place.
+        """Let a batch, as in `before`, take the place of the oldest samples.
 
-        ``finite``: all of it is so. ``shared``: all ranks do the same, and held the same before.
+        ``finite``: all its samples are known to be finite. ``shared``: all ranks keep the same
+        batch, and held the same samples before.
         """
         self._shared = shared
         self._kind, batch = _describe(tensors, labels), _with_labels(tensors, labels)
-        if not finite:  # a step that overflowed must not spoil those after it
-            # a sum is finite if all its terms are, and takes a tenth of the time of each
+        if not finite:  # a step that overflowed must not spoil the steps after it
+            # a finite sum has only finite terms, and is checked in a tenth of the time of its terms
             wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
             usable = torch.stack([x.sum(1).isfinite() for x in wide]).all(0)
             may_look = can_look(usable.device)
@@ -141,7 +144,7 @@ class FeatureQueue:
         return [x[self._first : self._first + self._count] for x in self._rows]
 
     def _make_room(self, batch: Sequence[Tensor]) -> None:
-        """Behind what is held; it moves once in several steps."""
+        """Make room for a batch behind the held samples, which move only once in several steps."""
         n, room, held = len(batch[0]), 2 * self.size, self._rows or [x[:0] for x in batch]
         kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(held, batch, strict=True)]
         wanted = [(room, batch[0].device, kind) for kind in kinds]
@@ -150,17 +153,17 @@ class FeatureQueue:
             return
         kept = [x[max(0, self._count + n - self.size) :] for x in self._held()]
         if not fits:
-            with torch.inference_mode(False):  # what is made in it cannot be written to after it
+            with torch.inference_mode(False):  # tensors of inference mode stay read-only
                 self._rows = [
                     x.new_empty(room, *x.shape[1:], dtype=kind)
                     for x, kind in zip(batch, kinds, strict=True)
                 ]
-        for rows, old in zip(self._rows, kept, strict=False):  # nothing is held at first
+        for rows, old in zip(self._rows, kept, strict=False):  # ``kept`` is empty at first
             rows[: len(old)] = old
         self._first, self._count = 0, len(kept[0]) if kept else 0
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of what is held, for `torch.save`.
+        """A copy of the held samples, for `torch.save`.
 
         Returns:
             Tensors, numbers and text.
@@ -169,13 +172,14 @@ class FeatureQueue:
         return {"size": self.size, "kind": self._kind, "rows": rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what another queue held.
+        """Replace the held samples by those that another queue held.
 
         Args:
-            state: What `state_dict` returned.
+            state: What `state_dict` of that queue returned.
 
         Raises:
-            InputError: If that queue was of another size, or saved by an older version.
+            InputError: If that queue was of another size or saved by an older version, or if the
+                state is damaged.
         """
         self.check_state_dict(state)
         self.clear()
@@ -186,7 +190,7 @@ class FeatureQueue:
         self._shared = False
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse what cannot be loaded."""
+        """Refuse a state that cannot be loaded."""
         parts = [*state] if isinstance(state, Mapping) else [type(state).__name__]
         if not {"size", "kind", "rows"} <= {*parts}:
             raise InputError(
@@ -204,7 +208,7 @@ class FeatureQueue:
             )
 
     def _sum(self) -> int:
-        """Of the bytes of what is held, exact and so the same on every machine."""
+        """Sum of the held numbers, read as integers: exact, and so the same on every machine."""
         kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
         return sum(int(x.view(kinds[x.element_size()]).sum()) for x in self._held())
 
@@ -226,7 +230,7 @@ def _is_whole(size: int, kind: object, rows: object) -> bool:
 
 
 def _hide(batch: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
-    """What pairs with nobody in the place of samples that are not finite, without looking."""
+    """The batch, where samples that are not finite become 0 without pairs; no value is read."""
     *tensors, labels = batch
     nobody = 0 if labels.is_floating_point() else IGNORED
     labels = labels.masked_fill(~finite.view(-1, *[1] * (labels.ndim - 1)), nobody)
@@ -234,7 +238,7 @@ def _hide(batch: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
 
 
 def _with_labels(tensors: Sequence[Tensor], labels: Tensor | None) -> list[Tensor]:
-    """A batch; without labels all its samples are of class 0."""
+    """The tensors and labels of a batch; without labels, all samples are of class 0."""
     first = tensors[0]
     if labels is None:
         labels = torch.zeros(len(first), dtype=torch.int64, device=first.device)

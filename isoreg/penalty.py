@@ -1,4 +1,4 @@
-"""The isometry penalty: the numbers, nothing about models. Axes: b = batch, d = dimensions."""
+"""The isometry penalty of tensors; models play no part. Axes: b = batch, d = dimensions."""
 
 from __future__ import annotations
 
@@ -56,36 +56,37 @@ def isometry_penalty(
         \frac{1}{N^2} \sum_{ij} G_{ij} (d'(x_i, x_j) - s\, d(\phi_i, \phi_j))^2
 
     with x the inputs, phi the features, G the pair weights of the labels
-    (`isoreg.masks.pair_weights`) times those that are given, d' and d the metrics, which are the
-    same unless ``input_distance`` says otherwise, and s the scale. ``reduction="pairs"`` divides by
+    (`isoreg.masks.pair_weights`) times the given ``pair_weights``, d' and d the metrics, which are
+    the same unless ``input_distance`` is given, and s the scale. ``reduction="pairs"`` divides by
     the sum of G_ij over i != j instead of N^2, so that the value does not shrink with the number
     of classes. ``scale="fit"`` uses the s that makes the penalty smallest for each layer and
     batch, sum(G d_x d_phi) / sum(G d_phi^2): any multiple of an isometry then costs nothing.
 
-    Computed in float32 or better whatever autocast says; twice differentiable. Pairs at distance
-    0 have gradient 0. A batch without pairs, or without samples, gives 0, still attached to the
-    graph. A NaN or infinite feature anywhere gives NaN. Values of labels, given distances and pair
-    weights that are not allowed raise an error on a CPU; on an accelerator, where looking
-    at them would wait for the device, they make the penalty NaN.
+    The penalty is computed in float32 or better, whatever autocast says, and can be differentiated
+    twice. Pairs at distance 0 have gradient 0. A batch without pairs, or without samples, gives 0,
+    still attached to the graph. A NaN or infinite feature anywhere gives NaN. Wrong values of
+    labels, given distances and pair weights raise an error on a CPU. On an accelerator, where
+    reading them would wait for the device, they make the penalty NaN.
 
-    Pairs whose given distance is NaN are not known: they count for nothing, in the value, the
-    gradient, the sum that "pairs" divides by, and the fitted scale. ``reduction="batch"`` divides
-    by N^2 all the same. The diagonal of given distances and pair weights is not read, nor is what
-    belongs to pairs that do not count.
+    A pair whose given distance is NaN is not known: it has no effect on the value, the gradient,
+    the sum that "pairs" divides by, and the fitted scale. ``reduction="batch"`` still divides by
+    N^2. The diagonal of given distances and pair weights is not read, and neither are the entries
+    of pairs that do not count.
 
-    With a ``process_group`` of R ranks the batch is that of all ranks, of any sizes, also 0, and
-    every rank must call this in every step. Rank r returns V_r, whose **mean over the ranks is the
-    penalty** of the whole batch, with R times its gradient by the own features: averaging
-    gradients over the ranks, as `DistributedDataParallel` and FSDP do, then gives what one
-    process would have had. V_r is R times the sum over i in the own batch and all j; with another
-    distance of the features, or inputs, given distances or labels that need a gradient, every rank
-    computes all pairs and V_r is the penalty itself. Features are gathered once; nothing is
-    communicated in the backward pass. There are no second derivatives. A scale in a tensor must be
-    the same on all ranks; it is not compared.
+    With a ``process_group`` of R ranks, the batch is that of all ranks. The ranks' parts may have
+    different sizes, also 0, and every rank must call this in every step. Rank r returns V_r, whose
+    **mean over the ranks is the penalty** of the whole batch, with R times the gradient of the
+    penalty by its own features. The average of these gradients over the ranks, as
+    `DistributedDataParallel` and FSDP compute it, is what one process would get. V_r is R times the
+    part of the sum with i in the rank's own batch. With a distance other than the Euclidean, or
+    with inputs, given distances or labels that need a gradient, every rank computes all pairs and
+    V_r is the penalty itself. Features are gathered once; the backward pass communicates nothing.
+    There are no second derivatives. A scale in a tensor must be the same on all ranks, which is not
+    checked.
 
-    Pairs are computed by the first backend that can: Triton on CUDA where it is installed, numba
-    on a CPU (extra ``fast``), else torch. The environment variable ``ISOREG_BACKEND``
-    (triton, numba or torch) forces one. Inside `torch.compile` the penalty is one operator.
+    The first backend that can computes the pairs: Triton on CUDA where it is installed, numba on a
+    CPU (extra ``fast``), else torch. The environment variable ``ISOREG_BACKEND`` (triton, numba or
+    torch) forces one backend. Inside `torch.compile` the penalty is one operator.
 
     Source: equation 2 of "Isometric Representations in Neural Networks Improve Robustness"
     (Beshkov, Verhellen and Lepperød, 2022), which has Euclidean distances, the class mask and
@@ -102,11 +103,11 @@ def isometry_penalty(
         scale: A positive number or 0-dimensional tensor, or "fit".
         reduction: "batch" (divide by N^2, the paper's) or "pairs" (by the weight of the pairs).
         input_distances: (N, N) distances to use in place of those between ``inputs``, symmetric,
-            0 or more, NaN where a pair is not known; across ranks (n, N), of the own samples to
-            those of all ranks in their order, and with a queue (n, N + held) if distances to the
-            samples that it holds are known, which come behind, the oldest first.
-        pair_weights: (N, N) weights that those of the labels are multiplied with, symmetric, 0
-            or more; across ranks and with a queue as ``input_distances``.
+            0 or more, NaN where a pair is not known. Across ranks they are (n, N), from the own
+            samples to those of all ranks in rank order. With a queue they may be (n, N + held),
+            with the distances to the held samples in the last columns, the oldest first.
+        pair_weights: (N, N) weights by which those of the labels are multiplied, symmetric, 0 or
+            more; across ranks and with a queue they have the shape of ``input_distances``.
         process_group: None (this process alone), a `torch.distributed` group, or "world" (the
             default group when this is called; alone if there is none).
         queue: Past samples to compare with too (`isoreg.FeatureQueue`); the batch is added to it.
@@ -126,7 +127,7 @@ def isometry_penalty(
         tensor(0.)
     """
     with error_prefix("isometry_penalty"):
-        _refuse_vmap(labels, scale)  # before their values are looked at
+        _refuse_vmap(labels, scale)  # before their values are read
         metric = resolve_metric(distance)
         input_metric = metric if input_distance is None else resolve_metric(input_distance)
         scale = check_scale(scale)
@@ -135,7 +136,7 @@ def isometry_penalty(
             raise InputError(
                 f"queue must be an isoreg.FeatureQueue or None, got {type(queue).__name__}."
             )
-        # torch 2.9 compiles no union of types
+        # two tests, because torch 2.9 cannot compile a union of types
         if not isinstance(features, Tensor) and not isinstance(features, Iterable):
             raise InputError(
                 f"features must be a tensor or a sequence of them, got {type(features).__name__}."
@@ -158,7 +159,7 @@ def isometry_penalty(
             narrow=[x.dtype for x in layers],
             names=names,
         )
-        # the gradient of a view of one number costs less than that of an index
+        # reshape, because its gradient costs less than that of an index
         return penalties.reshape(()) if isinstance(features, Tensor) else penalties
 
 
@@ -175,7 +176,7 @@ def layer_penalties(
     narrow: Sequence[torch.dtype] = (),
     names: Sequence[str] = (),
 ) -> tuple[Tensor, int]:
-    """`isometry_penalty` of features, labels and options that are checked already.
+    """`isometry_penalty` of features, labels and options that have been checked.
 
     Args:
         inputs: (N, ...) what the features are compared with, or None.
@@ -186,11 +187,11 @@ def layer_penalties(
         pair_weights: (N, N) weights of the pairs, or None.
         process_group: The ranks whose batches are one batch.
         queue: Past samples to compare with too.
-        narrow: Dtypes in which the features came.
-        names: What to call them, which must be the same on all ranks.
+        narrow: Dtypes in which the features were given.
+        names: Names of the features in errors, the same on all ranks.
 
     Returns:
-        (L,) penalties; and the first column of the own samples in given distances and weights.
+        (L,) penalties, and the column of the first own sample in given distances and weights.
 
     Raises:
         InputError: If the reference or the weights cannot be used.
@@ -236,11 +237,11 @@ def layer_penalties(
 
 
 def spoil(penalties: Tensor, valid: Tensor) -> Tensor:
-    """Penalties that are NaN, with all their gradients, unless a flag on the device is set.
+    """Make penalties and their gradients NaN unless a flag is true, without waiting for the device.
 
     Args:
         penalties: (L,) penalties.
-        valid: A 0-dimensional boolean, which is not looked at.
+        valid: The flag, a 0-dimensional boolean.
 
     Returns:
         (L,) penalties.
@@ -253,10 +254,10 @@ def spoil(penalties: Tensor, valid: Tensor) -> Tensor:
 
 
 def _by_engine(options: Options, labels: Tensor | None, reference: Tensor) -> bool:
-    """Whether the engine covers these options: all that most users ever call."""
+    """Whether the engine covers these options, which it does for most users."""
     compiling = torch.compiler.is_compiling()
     transformed = not compiling and torch._C._are_functorch_transforms_active()
-    # of torch.autograd.forward_ad, whose tangents the engine does not carry
+    # also within torch.autograd.forward_ad, because the engine does not carry its tangents
     transformed = transformed or (not compiling and forward_ad._current_level >= 0)
     return (
         options.metric is euclidean
@@ -268,7 +269,7 @@ def _by_engine(options: Options, labels: Tensor | None, reference: Tensor) -> bo
 
 
 def _weights(values: Tensor, like: Tensor, *, square: bool) -> Tensor:
-    n = like.shape[0]  # len() asks whether it is traced, which takes longer
+    n = like.shape[0]  # len() is slower: it asks whether torch traces
     table = pair_table(values, "pair_weights", n, n if square else None, like)
     if table.requires_grad:
         raise InputError(
@@ -279,7 +280,7 @@ def _weights(values: Tensor, like: Tensor, *, square: bool) -> Tensor:
 
 
 def _points(layers: list[Tensor], names: list[str]) -> list[Tensor]:
-    """The flattened features of each layer, once they agree on the number of samples."""
+    """The flattened features of each layer, checked to have the same number of samples."""
     if not layers:
         raise InputError("features must hold at least one tensor, got an empty sequence.")
     points = [flatten_points(x, name) for x, name in zip(layers, names, strict=True)]
@@ -289,7 +290,7 @@ def _points(layers: list[Tensor], names: list[str]) -> list[Tensor]:
 
 
 def _refuse_vmap(*values: object) -> None:
-    """Refuse tensors of `torch.vmap`, also those that another transform has wrapped once more."""
+    """Refuse tensors of `torch.vmap`, also those that another transform has wrapped again."""
     if torch.compiler.is_compiling():
         return
     wrapped = torch._C._functorch

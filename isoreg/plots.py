@@ -1,6 +1,6 @@
 """Figures that fit a column (3.4 inches): distances kept, and robust accuracy (extra ``plots``).
 
-Each draws on the matplotlib axes that it is given, else on those of a new figure, and returns them:
+Each function draws on the given matplotlib axes, or on those of a new figure, and returns them:
 ``shepard(x, phi, y).figure.savefig("shepard.png", dpi=200)``. The colours are those of Okabe and
 Ito, which colour-blind readers can tell apart; lines differ in dash and marker as well.
 """
@@ -25,10 +25,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _SIZE = (3.4, 2.6)
-_LAYER = 0.3  # what a layer's number is wide, in inches
-_LETTER = 0.055  # and a letter of its name
-_LONG = 20  # letters, more of which leave no room beside the axes
-_LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue are
+_LAYER = 0.3  # width of a layer's number, in inches
+_LETTER = 0.055  # width of a letter of a layer's name, in inches
+_LONG = 20  # slanted names with more letters leave no room beside the axes
+_LUMA = (0.299, 0.587, 0.114)  # brightness of red, green and blue
 _SMALL = 8
 
 
@@ -40,7 +40,7 @@ def shepard(
     distance: Metric = "euclidean",
     axes: Any = None,
 ) -> Any:
-    """Distances of pairs before and after the map: along the diagonal if they are kept.
+    """Draw the distances of pairs before and after the map; kept distances are on the diagonal.
 
     Args:
         inputs: (N, ...) inputs.
@@ -63,12 +63,12 @@ def shepard(
     """
     with error_prefix("shepard"):
         found = distances_within(inputs, features, labels, distance=distance)
-        dx, dphi = (d.cpu() for d in found)  # matplotlib reads no other
+        dx, dphi = (d.cpu() for d in found)  # matplotlib reads only CPU tensors
         _check_pairs(dx, dphi)
         axes = linear_axes(axes)
     longest = float(max(dx.max(), dphi.max())) or 1.0
     right, top = ((float(d.max()) or longest) * 1.05 for d in (dx, dphi))
-    cells = {"gridsize": 40, "extent": (0, right, 0, top)}  # not the data's, which may be a point
+    cells = {"gridsize": 40, "extent": (0, right, 0, top)}  # the data may be one point
     axes.hexbin(dx, dphi, **cells, mincnt=1, bins="log", cmap="cividis", linewidths=0.1)
     axes.axline((0, 0), slope=1, color=COLOURS[1], linewidth=1, linestyle="--", label="kept")
     axes.legend(fontsize=_SMALL - 1, frameon=False, loc="upper left")
@@ -90,7 +90,7 @@ def distance_histograms(
     bins: int = 40,
     axes: Any = None,
 ) -> Any:
-    """How the distances within classes are spread, of the inputs and of one or more features.
+    """Draw histograms of the distances within classes, of the inputs and of one or more features.
 
     Args:
         inputs: (N, ...) inputs.
@@ -142,7 +142,7 @@ def distance_histograms(
 def robust_accuracy(
     reports: RobustnessReport | Mapping[str, RobustnessReport], *, axes: Any = None
 ) -> Any:
-    """Accuracy in the worst case over all attacks, against their radius, of one or more models.
+    """Draw worst-case accuracy over all attacks against their radius, for one or more models.
 
     Args:
         reports: A report of `isoreg.robustness.evaluate`, or several by name.
@@ -194,11 +194,11 @@ def robust_accuracy(
 
 
 def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes: Any = None) -> Any:
-    """By layer, how far distances are shrunk and stretched: a bar from the least to the most.
+    """Draw for each layer how far distances are shrunk and stretched: a bar from least to most.
 
-    The dot is the typical factor (1 / scale), the number above Pearson's r, and an isometry a dot
-    on the dashed line. Layers without pairs, or whose features are all equal, are left out. A
-    figure of its own is as large as many layers and long names need.
+    The dot is the typical factor (1 / scale), and the number above is Pearson's r. An isometry is a
+    dot on the dashed line. Layers without pairs, or whose features are all equal, are left out. A
+    new figure grows with the number of layers and the length of their names.
 
     Args:
         layers: What ``iso.report()`` returned, or distortions by name, in the order of the model.
@@ -247,7 +247,7 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
     axes.axhline(1, color=COLOURS[1], linewidth=1, linestyle="--")
     least = min(d.contraction or d.expansion / 1000 for d in shown.values())
     for place, d in enumerate(shown.values()):
-        low = d.contraction or least  # 0 has no place on this axis
+        low = d.contraction or least  # a logarithmic axis has no 0
         axes.plot([place, place], [low, d.expansion], color=COLOURS[0], linewidth=5, alpha=0.4)
         axes.plot([place], [1 / d.scale], "o", color=COLOURS[0], markersize=4)
         axes.annotate(
@@ -270,7 +270,7 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
 
 
 def _plain_log(axis: Any, *, narrow: bool) -> None:
-    """A logarithmic axis whose numbers are not written as powers of ten."""
+    """Write the numbers of a logarithmic axis without powers of ten."""
     ticker = import_extra("matplotlib.ticker", "plots")
     shown = ticker.FuncFormatter(lambda value, _: f"{value:g}")
     axis.set_major_formatter(shown)
@@ -279,7 +279,7 @@ def _plain_log(axis: Any, *, narrow: bool) -> None:
 
 
 def _named(given: Any, name: str, what: str, kind: type) -> dict[str, Any]:
-    """What is drawn by name: several as they are, one under a name of its own."""
+    """The objects to draw, by name; a single object gets the name ``name``."""
     named = {name: given} if isinstance(given, kind) else given
     if not isinstance(named, Mapping) or not all(isinstance(v, kind) for v in named.values()):
         raise InputError(
@@ -292,7 +292,7 @@ def _named(given: Any, name: str, what: str, kind: type) -> dict[str, Any]:
 
 
 def _straight(axes: Any, size: tuple[float, float]) -> Any:
-    """The given axes, if they are two straight ones, or those of a new figure."""
+    """The given axes, if they are rectilinear, or those of a new figure."""
     if axes is None:
         new = import_extra("matplotlib.figure", "plots").Figure(figsize=size, layout="constrained")
         return new.subplots()
@@ -305,17 +305,19 @@ def _straight(axes: Any, size: tuple[float, float]) -> Any:
 
 
 def linear_axes(axes: Any, size: tuple[float, float] = _SIZE) -> Any:
-    """The same for what begins at 0, or has one unit: a logarithmic scale has no place there.
+    """The given axes, if they are rectilinear and linear, or those of a new figure.
+
+    Plots that show 0, or that compare lengths along both axes, need linear scales.
 
     Args:
-        axes: As the user gave them.
-        size: Of the figure, in inches.
+        axes: The axes as the user gave them.
+        size: Size of a new figure, in inches.
 
     Returns:
         The axes.
 
     Raises:
-        InputError: If they are something else.
+        InputError: If the axes are of another kind, or have other scales.
 
     Example:
         >>> linear_axes(None).get_xscale()
@@ -329,13 +331,13 @@ def linear_axes(axes: Any, size: tuple[float, float] = _SIZE) -> Any:
 
 
 def as_written(name: object) -> str:
-    r"""A name as matplotlib shows it unchanged: no formula, and not left out of the legend.
+    r"""Escape a name, so that matplotlib shows it unchanged: not as a formula, and in the legend.
 
     Args:
         name: The name.
 
     Returns:
-        What to hand to matplotlib.
+        The text to give to matplotlib.
 
     Example:
         >>> print(as_written("a_$b$"))
@@ -346,13 +348,13 @@ def as_written(name: object) -> str:
 
 
 def ink_on(axes: Any) -> tuple[Any, Any]:
-    """What can be read on the axes' ground, and that ground; None: there is none, but a page's.
+    """A colour that can be read on the background of axes, and the colour of that background.
 
     Args:
         axes: matplotlib axes.
 
     Returns:
-        Two colours.
+        Two colours; the second is None if axes and figure are transparent, as on a web page.
 
     Example:
         >>> axes = linear_axes(None)

@@ -1,6 +1,6 @@
 """The penalty by all N^2 distances and autograd: any metric, any weights, second derivatives.
 
-Slower than the backends, which it is the reference for. Axes: b = batch.
+It is slower than the backends, whose results are tested against it. Axes: b = batch.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ def dense_by_options(
     targets_bb = reference if o.given else distances_by(o.input_metric, reference)
     if o.given or given_weights is not None:
         counted = None
-        if labels is not None and not labels.requires_grad:  # a gradient reaches weights of 0 too
+        # if labels need a gradient, pairs of weight 0 get one too, so all pairs count
+        if labels is not None and not labels.requires_grad:
             counted = pair_weights(labels, len(reference), device=reference.device) > 0
         targets = reference if o.given else None
         call = Call(None, list(features), None, targets, given_weights)
         known, given_weights = known_pairs(call, counted)
-        given_weights.fill_diagonal_(1)  # a sample with itself weighs what its label says
+        given_weights.fill_diagonal_(1)  # the diagonal keeps the weights of the labels
         targets_bb = targets_bb if known is None else known
     return dense_penalty(
         targets_bb, features, labels, o.metric, o.scale, o.reduction, given_weights
@@ -50,13 +51,13 @@ def dense_penalty(
     reduction: str,
     given: Tensor | None = None,
 ) -> Tensor:
-    """The same from input distances that are known and weights that are clean."""
+    """The same penalties from known input distances and checked weights."""
     device, n = targets_bb.device, len(targets_bb)
     weights_bb = pair_weights(labels, n, dtype=targets_bb.dtype, device=device)
     if given is not None:
         weights_bb = weights_bb * given
-    # the square of a pair that does not count may be infinite in float32, and 0 times that is NaN;
-    # and those of small numbers would be rounded to 0
+    # In float64, because in float32 the square of a pair that does not count may be infinite, and
+    # 0 times infinity is NaN; squares of small numbers would be rounded to 0.
     exact, dtype = exact_dtype(device), targets_bb.dtype
     targets_bb, weights_bb = targets_bb.to(exact), weights_bb.to(exact)
     tables = (_feature_distances(metric, x).to(exact) for x in features)
@@ -78,7 +79,7 @@ def _feature_distances(metric: Callable[[Tensor], Tensor], features: Tensor) -> 
 def mean_stress(
     targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor, scale: Scale
 ) -> Tensor:
-    """The penalty of distances that are known too, with the reduction "pairs"."""
+    """The penalty from known input and feature distances, with the reduction "pairs"."""
     stress = _stress(targets_bb, distances_bb, weights_bb, scale)
     return stress / _total_weight(weights_bb, "pairs")
 
@@ -90,7 +91,7 @@ def fitted_scale(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor) -
 
 
 def _stress(targets_bb: Tensor, distances_bb: Tensor, weights_bb: Tensor, scale: Scale) -> Tensor:
-    """Weighted sum of the squared differences between distances: raw stress, in MDS's words."""
+    """Weighted sum of squared differences of distances: raw stress in multidimensional scaling."""
     if isinstance(scale, str):
         scale = fitted_scale(targets_bb, distances_bb, weights_bb)
     if isinstance(scale, Tensor):
@@ -108,4 +109,4 @@ def _total_weight(weights_bb: Tensor, reduction: str) -> Tensor:
     if reduction == "batch":
         return weights_bb.new_tensor(max(1, weights_bb.numel()))
     total = weights_bb.sum() - weights_bb.diagonal().sum()
-    return total.masked_fill(total <= 0, 1)  # no pair: the stress is 0 as well
+    return total.masked_fill(total <= 0, 1)  # without pairs the stress is 0 too

@@ -1,7 +1,7 @@
-"""Which backend computes a call: they are asked in order, and the first that does not refuse does.
+"""The choice of a backend: backends are asked in order, and the first that accepts computes.
 
-A backend is a module of `isoreg._pairs.backends` with the two functions of `Backend`. A new one
-needs its file there and its name in `_BACKENDS`.
+A backend is a module of `isoreg._pairs.backends` with the two functions of `Backend`. A new backend
+needs a file there and its name in `_BACKENDS`.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ _BACKENDS = ("triton", "numba", "torch")
 
 
 class Backend(Protocol):
-    """What a backend answers. All tensors of a call are on one device and have one dtype.
+    """The functions of a backend. All tensors of a call are on one device and have one dtype.
 
     A backend may raise `LostDigitsError` where products in float32 have lost too many digits: the
-    next one is asked, and then all are asked again in float64. One that does not say
-    ``READS_PAST = True`` compares calls whose points are in one tensor.
+    next backend is asked, and then all are asked again in float64. A backend that does not set
+    ``READS_PAST = True`` gets calls in which `Call.past` is joined with the other points.
     """
 
     def refuses(self, call: Call) -> str | None:
-        """Why it cannot or should not compute this call, as half a sentence; None: it can."""
+        """Why this backend should not compute the call, as half a sentence; None if it can."""
 
     def compare(self, call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
-        """Sums over the pairs of a call, divided by a number; without a scale its moments.
+        """Sums over the pairs of a call, divided by ``total``; without a scale, the moments.
 
-        A sample of the rows that is not finite must make the sum NaN, also without a pair.
+        A row with a NaN or infinite entry must make the sum NaN, even if it has no pair.
         """
 
 
 class Choice(NamedTuple):
-    """Which backend computed, and for each that was asked before it why it refused."""
+    """The backend that computed a call, and why each backend asked before it refused."""
 
     name: str
     refused: dict[str, str]
@@ -61,13 +61,13 @@ _failed: dict[str, str] = {}
 
 
 def last_choice() -> Choice | None:
-    """What the last call of this thread was computed by; None before the first."""
+    """The backend that computed the last call of this thread; None before the first call."""
     return getattr(_last, "choice", None)
 
 
 def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
-    """What the first backend answers that does not refuse, in float64 if digits were lost."""
-    # autograd is off already, because only the node calls this
+    """The answer of the first backend that accepts the call, in float64 if digits were lost."""
+    # the node calls this with autograd off, so it is not switched off again
     names, refused = _names(), dict[str, str]()
     with full_precision(call.device):
         for given in _precisions(call):
@@ -109,7 +109,7 @@ def _names() -> tuple[str, ...]:
 
 
 def _precisions(call: Call) -> Iterator[Call]:
-    """The call, and the same in float64."""
+    """The call as it is, and then in float64 if it is in float32 and the device has float64."""
     yield call
     if call.features[0].dtype == torch.float32 and call.device.type != "mps":
         yield call.to(torch.float64)
@@ -122,7 +122,7 @@ def _load(name: str) -> Backend:
     except ImportError as error:
         reason = f"{error} (the extra 'fast')" if name == "numba" else str(error)
     except Exception as error:
-        # numba's, for one, where the only folders for its cache are ones that may not be written to
+        # for example, numba fails here if it may not write to any folder for its cache
         if name == "torch":
             raise
         reason = _give_up(name, error)
@@ -130,7 +130,7 @@ def _load(name: str) -> Backend:
 
 
 def _give_up(name: str, error: Exception) -> str:
-    """Never ask a backend again that failed, and say so once."""
+    """Note that a backend failed, so that it is not asked again, and warn once."""
     first = str(error).partition("\n")[0]
     hint = " (NUMBA_CACHE_DIR names a folder for it)" if first.startswith("cannot cache") else ""
     reason = _failed[name] = f"it failed with {type(error).__name__}: {first}{hint}"

@@ -1,7 +1,7 @@
-"""One autograd node for all layers: their gradients are computed beside their values.
+"""One autograd node for all layers, which computes the gradients together with the values.
 
-Eagerly it is an `autograd.Function`; while `torch.compile` traces it is the custom operator
-``isoreg::penalty``, which does the same and costs 100 microseconds more a call.
+In eager mode the node is an `autograd.Function`. While `torch.compile` traces, it is the custom
+operator ``isoreg::penalty``, which does the same and costs 100 microseconds more a call.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from isoreg.masks import check_label_values
 
 
 class Terms(NamedTuple):
-    """What is made of the sums of a call.
+    """How the sums of a call become penalties.
 
     Attributes:
         scale: A number, a 0-dimensional tensor or "fit".
         reduction: "batch" or "pairs".
-        ranks: R; values and gradients are multiplied with it.
-        mean: What averages a tensor over the ranks; None: this process is alone.
-        rows: Rows of all ranks together; None: those of the call.
+        ranks: Number R of ranks, by which values and gradients are multiplied.
+        mean: A function that averages a tensor over the ranks; None: this process is alone.
+        rows: Number of rows of all ranks together; None: the number of rows of the call.
     """
 
     scale: Scale
@@ -41,7 +41,7 @@ class Terms(NamedTuple):
 
 
 def engine_penalty(call: Call, terms: Terms, leaves: Sequence[Tensor] | None = None) -> Tensor:
-    """(L,) penalties of a call. Gradients go to the leaves (r, d); without any, to the features."""
+    """(L,) penalties of a call. Gradients go to ``leaves`` (r, d), or if None to the features."""
     scale = terms.scale if isinstance(terms.scale, Tensor) else None
     if torch.compiler.is_compiling():
         if call.rows is not None:
@@ -62,7 +62,7 @@ _between_graphs = between_graphs(
 
 
 def _needs_grad(leaves: Sequence[Tensor]) -> bool:
-    # inside the node, autograd no longer says whether it is on
+    # this is asked before the node runs, because inside the node gradients are always off
     return torch.is_grad_enabled() and any(x.requires_grad for x in leaves)
 
 
@@ -75,17 +75,19 @@ def _compute(
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
     """Penalties, their gradients by the features, and their derivatives by the scale."""
     device, scale = call.device, terms.scale
-    if call.labels is not None and call.rows is None and device.type == "cpu":  # else they were
+    # `penalty_across`, which sets rows, has checked labels; on accelerators `layer_penalties` does
+    if call.labels is not None and call.rows is None and device.type == "cpu":
         check_label_values(call.labels)
     if learned or isinstance(scale, str):
         moments = engine.compare(call, None, 1.0, needs_grad=False).sums
     if isinstance(scale, str):
-        # the derivative with respect to the best scale is 0: from here on it is a number
+        # at the best scale, the derivative by the scale is 0, so the scale is treated as a constant
         scale = best_scale(*(terms.mean(moments) if terms.mean else moments))
     elif isinstance(scale, Tensor):
         check_scale(scale)
         scale = scale.to(device, exact_dtype(device)).expand(len(call.features))
-    # backends that read tables find their weight on the way: until then, that of all pairs
+    # A backend that reads tables may find their total weight as it goes. Until then the sums are
+    # divided as with the reduction "batch"; they are corrected below.
     is_known = terms.reduction == "batch" or not call.has_tables
     total = _total(call, terms if is_known else terms._replace(reduction="batch"))
     penalties, gradients, weight = engine.compare(call, scale, total, needs_grad=needs_grad)
@@ -94,12 +96,12 @@ def _compute(
         penalties *= guess / total
         gradients = [x * (guess / total) for x in gradients]
     slopes = 2 * (scale * moments[1] - moments[0]) / total if learned else None
-    dtype = call.features[0].dtype  # backends may have been asked in float64
+    dtype = call.features[0].dtype  # a backend may have computed in float64
     return penalties.to(dtype), [x.to(dtype) for x in gradients], slopes
 
 
 def _total(call: Call, terms: Terms, weight: Total | None = None) -> Total:
-    """What sums are divided by."""
+    """The number by which sums are divided."""
     local = call.local
     rows = local.stop - local.start if terms.rows is None else terms.rows
     if terms.reduction == "batch":
@@ -110,7 +112,7 @@ def _total(call: Call, terms: Terms, weight: Total | None = None) -> Total:
             exact = torch.as_tensor(weight, dtype=exact_dtype(call.device), device=call.device)
             weight = terms.mean(exact[None])[0] * terms.ranks
     else:
-        batch = slice(call.size - rows, call.size)  # behind what a queue holds
+        batch = slice(call.size - rows, call.size)  # the queue's samples come before it
         weight = total_weight(Call(None, call.features, call.labels, rows=batch, past=call.past))
     if isinstance(weight, Tensor) and weight.device.type != "cpu":
         return weight.masked_fill(weight <= 0, 1) / terms.ranks
@@ -128,12 +130,12 @@ class _Node(torch.autograd.Function):
         *features: Tensor,
     ) -> Tensor:
         learned = _is_learned(terms.scale)
-        # not the penalties themselves: an output that its own node holds is never freed
+        # the penalties are not stored in ctx, because a node that holds its own output is not freed
         penalties, *ctx.result = _compute(call, terms, needs_grad=needs_grad, learned=learned)
         ctx.terms, ctx.has_rows = terms, call.rows is not None
         tables = call.inputs, call.labels, call.targets, call.weights
         saved = [scale, *tables, *features]
-        if needs_grad or learned:  # else nothing is kept
+        if needs_grad or learned:  # without a gradient, autograd saves nothing
             saved = [x if x is None else savable(x) for x in saved]
         ctx.save_for_backward(*saved)
         return penalties
@@ -153,7 +155,7 @@ class _Node(torch.autograd.Function):
 def _weigh(
     gradients: list[Tensor], slopes: Tensor | None, shares: Tensor, scale: Any
 ) -> list[Tensor | None]:
-    """Gradients by the scale and the features, from those that are at hand."""
+    """Gradients by the scale and the features, from those that the forward pass has stored."""
     slope = None if slopes is None else (slopes * shares).sum().to(scale)
     if not gradients:
         return [slope] + [None] * len(shares)
@@ -163,10 +165,10 @@ def _weigh(
 def _densely(
     scale: Tensor | None, saved: list[Any], terms: Terms, shares: Tensor
 ) -> list[Tensor | None]:
-    """The same with a graph: stored gradients are constants, so by all distances."""
+    """The same gradients with a graph, by the dense path: stored gradients are constants."""
     inputs, labels, targets, weights, *features = saved
-    # views, since layers of one network are made of each other: what a gradient by one of them is
-    # must not hold what it does through the next, which autograd adds itself
+    # Views, because one layer of a network is computed from another: the gradient by a layer must
+    # not contain its effect through the next layer, which autograd adds itself.
     scale = None if scale is None else scale.view_as(scale)
     features = [x.view_as(x) for x in features]
     reference = inputs if targets is None else targets
@@ -196,7 +198,7 @@ def refuse_second_derivatives() -> None:
     "-> (Tensor, Tensor[], Tensor)",
 )
 def _operator(*arguments: Any) -> tuple[Tensor, list[Tensor], Tensor]:
-    """The same as `_Node`, in what `torch.compile` can put into a graph; 0 stands for "fit"."""
+    """`_Node` as an operator that `torch.compile` can put into a graph; number 0 means "fit"."""
     *tables, scale, number, reduction, needs_grad, learned = arguments
     terms = Terms(scale if scale is not None else number or "fit", reduction)
     penalties, gradients, slopes = _compute(

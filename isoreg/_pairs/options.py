@@ -1,4 +1,4 @@
-"""How distances are compared: what a user chooses, checked."""
+"""How distances are compared: the options that a user chooses, and their checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUMBER = (int, float)  # a tuple, because torch.compile cannot trace a union of 
 
 
 class Options(NamedTuple):
-    """How `isoreg.isometry_penalty` compares distances, those of the inputs ``given`` or not."""
+    """How `isoreg.isometry_penalty` compares distances; ``given``: the inputs' are a table."""
 
     metric: Callable[[Tensor], Tensor]
     input_metric: Callable[[Tensor], Tensor]
@@ -37,8 +37,8 @@ class Options(NamedTuple):
 
 
 def check_scale(scale: Scale) -> Scale:
-    """The scale, if it is a positive number, which numpy's become here, or "fit"."""
-    if isinstance(scale, Tensor):  # its value is seen where that does not wait for a device
+    """Return a positive number (one of numpy as a float) or "fit"; refuse any other scale."""
+    if isinstance(scale, Tensor):  # its value is read only where that does not wait for a device
         unseen = scale.device.type != "cpu" or torch.compiler.is_compiling()
         is_real = not (scale.is_complex() or scale.is_meta or scale.dtype == torch.bool)
         usable = scale.ndim == 0 and is_real and (unseen or 0 < scale.detach().item() <= _LARGEST)
@@ -60,7 +60,7 @@ def check_scale(scale: Scale) -> Scale:
 
 
 def savable(x: Tensor) -> Tensor:
-    """What autograd may keep: of a tensor from inference mode, as a teacher's output is, a copy."""
+    """A tensor that autograd may save: a copy if it comes from inference mode (a teacher's may)."""
     return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
@@ -72,7 +72,7 @@ def check_reduction(reduction: str) -> None:
 
 
 def refuse_queue(options: Options) -> None:
-    """Say what pairs with past samples need."""
+    """Raise the error that says which options a queue needs."""
     raise InputError(
         "queue needs the Euclidean distance, a number as scale, and inputs, distances and "
         f"labels without gradient, got {options}. Leave the queue or the option out."

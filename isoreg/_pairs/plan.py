@@ -19,26 +19,26 @@ from isoreg.masks import IGNORED, weights_between
 
 Total: TypeAlias = Tensor | float
 Scales: TypeAlias = Tensor | float | None
-"""(L,) scales, one for all layers, or none, where the moments are asked for."""
+"""(L,) scales, one scale for all layers, or None to ask for the moments."""
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
     """One call of the engine: r rows against the n columns of a batch.
 
-    The sums run over i in ``rows`` and all j, i != j. Gradients are those by the features of the
-    rows, of sums in which each pair counts for both orders: 4 sum_j W_ij (phi_i - phi_j).
+    The sums run over i in ``rows`` and all j, i != j. The gradient by the features of row i takes
+    both orders of a pair: 4 sum_j W_ij (phi_j - phi_i) with W_ij = s G_ij (D_ij - s d_ij) / d_ij.
 
     Attributes:
         inputs: (n, p) points; None if distances are given.
         features: L tensors (n, d), of the dtype of the inputs.
         labels: (n,) integers, (n, C) probabilities, or None for one class that holds everything.
         targets: (r, n) given distances, NaN where a pair is not known; None if points are given.
-        weights: (r, n) weights that those of the labels are multiplied with, or None.
-        rows: Which rows of the batch are compared with all; None: all of them.
-        past: Points of the first columns, for each of `points`, which hold those behind them; None:
-            they hold all. A queue is large, so that a copy beside the batch would cost.
-        plans: What backends keep of this call between two questions, by their name.
+        weights: (r, n) weights by which those of the labels are multiplied, or None.
+        rows: Which samples are the rows, which are compared with all columns; None: all samples.
+        past: For each tensor of `points`, the points of the first columns, those of a queue; None:
+            `points` holds all columns. They stay apart, because joining them copies a large queue.
+        plans: What backends store about this call until they are asked again, by name.
     """
 
     inputs: Tensor | None
@@ -54,11 +54,11 @@ class Call:
     def size(self) -> int:
         """The number n of columns."""
         held = 0 if self.past is None else self.past[0].shape[0]
-        return held + self.features[0].shape[0]  # len() asks if it is traced, which takes longer
+        return held + self.features[0].shape[0]  # len() is slower: it asks whether torch traces
 
     @property
     def device(self) -> torch.device:
-        """Where it is computed."""
+        """The device of the features."""
         return self.features[0].device
 
     @property
@@ -83,7 +83,7 @@ class Call:
 
     @functools.cached_property
     def known(self) -> tuple[Tensor | None, Tensor]:
-        """(r, n) given distances, if any, and weights of pairs times those of labels, checked."""
+        """(r, n) checked distances, if any are given, and given weights times those of labels."""
         dtype = self.features[0].dtype if self.is_soft else torch.bool
         if self.labels is None:
             return known_pairs(self)
@@ -111,13 +111,13 @@ class Call:
 
 
 class Answer(NamedTuple):
-    """What a backend found of a call.
+    """The result of a backend for a call.
 
     Attributes:
-        sums: With scales (L,) sums of G (D - s d)^2 divided by a number; else, in the widest
-            dtype of the device, (2, L) moments: sums of G D d and of G d^2.
-        gradients: For each layer that of its sum (r, d); empty if none is needed.
-        weight: The sum of G, if it was found on the way.
+        sums: With a scale, (L,) sums of G (D - s d)^2, divided by ``total``; without a scale,
+            (2, L) moments in the widest dtype of the device: sums of G D d and of G d^2.
+        gradients: For each layer the gradient (r, d) of its sum; empty if none is needed.
+        weight: The sum of G, if the backend has computed it; else None.
     """
 
     sums: Tensor
@@ -135,7 +135,7 @@ def make_call(
     past: list[Tensor] | None = None,
 ) -> Call:
     """A call of the engine, in one dtype and on one device; reference: inputs or distances."""
-    if labels is not None:  # in small integer types a class may be equal to the ignored label
+    if labels is not None:  # int64, because in uint8 class 156 equals the ignored label -100
         labels = labels.to(reference.device, None if labels.is_floating_point() else torch.int64)
     inputs, targets = (None, reference) if options.given else (reference, None)
     call = Call(inputs, [*features], labels, targets, weights, rows, past)
@@ -145,8 +145,8 @@ def make_call(
 
 
 def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
-    """(r, n) given distances and weights, those of labels left out, 0 where no pair counts."""
-    # counted (r, n): the pairs whose labels let them count, to be changed here; None: all
+    """(r, n) given distances and weights (without those of labels), 0 if a pair does not count."""
+    # counted (r, n): the pairs that count by their labels, overwritten here; None: all pairs
     targets, weights, local = call.targets, call.weights, call.local
     if counted is None:
         shape, device = (local.stop - local.start, call.size), call.device
@@ -154,7 +154,7 @@ def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | Non
     counted.diagonal(local.start).fill_(False)
     if weights is not None:
         weights = check_pairs(weights, counted, "pair_weights", local).masked_fill(~counted, 0)
-        counted = weights != 0  # NaN counts
+        counted = weights != 0  # NaN counts, so that it reaches the penalty
     if targets is not None:
         counted = counted & (targets == targets)  # not NaN
         targets = check_pairs(targets, counted, "input_distances", local)
@@ -165,7 +165,7 @@ def known_pairs(call: Call, counted: Tensor | None = None) -> tuple[Tensor | Non
 
 
 def total_weight(call: Call) -> Tensor | int:
-    """Sum of G_ij over i in the rows and all j, i != j; does not look at any value."""
+    """Sum of G_ij over i in the rows and all j, i != j; this never waits for an accelerator."""
     exact = exact_dtype(call.device)
     if call.has_tables:
         total: Tensor = call.known[1].sum(dtype=exact)

@@ -10,13 +10,13 @@ import torch
 CANCELLED = {torch.float32: 1e-2, torch.float64: 1e-8}
 """Below this share of |a|^2 + |b|^2, the expansion of |a - b|^2 has lost digits that matter."""
 SMALLEST = {torch.float32: 1e-30, torch.float64: 1e-290}
-"""Below this a squared distance, or the terms that it is a sum of, may be rounded to 0."""
+"""Below this, a squared distance or some of the terms of its sum may have been rounded to 0."""
 
 
 def full_precision(device: torch.device) -> Any:
     """A context that keeps this thread's autocast out of the products on a device."""
     if not torch.is_autocast_enabled(device.type):
-        return nullcontext()  # autocast's own costs 10 microseconds
+        return nullcontext()  # a context of autocast costs 10 microseconds
     return torch.autocast(device.type, enabled=False)
 
 
@@ -29,7 +29,7 @@ def rounds_products(device: torch.device) -> bool:
 
 
 def can_look(device: torch.device) -> bool:
-    """Whether values can be looked at without waiting for a device."""
+    """Whether values can be read without waiting for an accelerator."""
     return device.type == "cpu"
 
 

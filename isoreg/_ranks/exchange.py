@@ -1,6 +1,6 @@
 """Ranks of a process group: which one to use, and the rows of every rank brought to all of them.
 
-Communication only; what is computed from the rows stands in `isoreg._ranks.penalty`.
+This file only communicates; `isoreg._ranks.penalty` computes the penalty from the rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Group: TypeAlias = "ProcessGroup | Literal['world'] | None"
 
 
 def check_group(process_group: Group) -> None:
-    """Refuse what is no process group."""
+    """Refuse a value that is no process group."""
     given: object = process_group
     if given is None or given == "world":
         return
@@ -42,7 +42,7 @@ def check_group(process_group: Group) -> None:
 
 def resolve_group(process_group: Group) -> ProcessGroup | None:
     """The group to gather over, looked up when it is used; None where this process is alone."""
-    # "world" is the default group, which launchers often start after the model is built
+    # "world" is looked up in each call: launchers may start the group after the model is built
     check_group(process_group)
     ready = dist.is_available() and dist.is_initialized()
     if process_group is None:
@@ -63,7 +63,7 @@ def resolve_group(process_group: Group) -> ProcessGroup | None:
 def _check_alive(group: ProcessGroup, *, ready: bool) -> None:
     try:
         alive = ready and dist.get_rank(group) >= 0
-    except ValueError:  # torch knows it no more
+    except ValueError:  # torch no longer knows the group
         alive = False
     if not alive:
         raise InputError(
@@ -83,7 +83,7 @@ def _warn_of_other_ranks(count: int) -> None:
 
 
 class Gathered(NamedTuple):
-    """The rows (N, d) of all ranks in their order, where this rank's stand, and how many ranks."""
+    """The rows (N, d) of all ranks in rank order, the place of this rank's, and the rank count."""
 
     tensors: list[Tensor]
     local: slice
@@ -91,9 +91,9 @@ class Gathered(NamedTuple):
 
 
 def gather_rows(tensors: Mapping[str, Tensor], options: str, group: ProcessGroup) -> Gathered:
-    """Bring the rows (n, d) of every rank to all, without gradient; errors call them by name."""
-    # Two collectives: one of 16 bytes a rank, to know the batch sizes, and one for all the rows,
-    # whatever their types. Ranks may hold different numbers of rows, also none.
+    """Bring the rows (n, d) of every rank to all ranks, without gradient; errors use the names."""
+    # There are two collectives: one of 16 bytes a rank, for batch sizes and a hash of the options,
+    # and one for all rows, whatever their types. Ranks may have different numbers of rows, also 0.
     device = next(iter(tensors.values())).device
     check_device(dist.get_backend_config(group), device)
     description, local, rank = describe(tensors, options), [*tensors.values()], dist.get_rank(group)
@@ -114,7 +114,7 @@ def mean_over_ranks(x: Tensor, group: ProcessGroup) -> Tensor:
 
 
 def describe(tensors: Mapping[str, Tensor], options: str) -> str:
-    """What must be the same on every rank, as text."""
+    """Text of everything that must be the same on every rank."""
     parts = [f"{name} {x.dtype}, {x.shape[1]} a sample" for name, x in tensors.items()]
     return "; ".join([options, *parts])
 
@@ -143,7 +143,7 @@ def check_device(backends: str, device: torch.device) -> None:
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:
     """Rows of several tensors side by side, as bytes."""
-    # copies have strides, also without rows, by which their bytes can be viewed
+    # bytes can be viewed only of contiguous tensors, which these copies are, even without rows
     copies = [x.detach().clone(memory_format=torch.contiguous_format) for x in tensors]
     return torch.cat([x.view(-1).view(torch.uint8).view(len(x), _width(x)) for x in copies], dim=1)
 
@@ -151,7 +151,7 @@ def pack(tensors: Sequence[Tensor]) -> Tensor:
 def unpack(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Undo `pack`."""
     parts = rows.split([_width(x) for x in like], dim=1)
-    # a copy each: a part starts at any byte, and a type wants its own alignment
+    # each part is copied, because it may start at any byte, and its type needs an aligned start
     copies = [part.clone(memory_format=torch.contiguous_format) for part in parts]
     return [
         copy.view(-1).view(x.dtype).view(len(rows), x.shape[1])
@@ -160,12 +160,12 @@ def unpack(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _width(x: Tensor) -> int:
-    """Bytes of a row."""
+    """Number of bytes in a row."""
     return x.shape[1] * x.element_size()
 
 
 def _rows_of_all(rows: Tensor, sizes: list[int], group: ProcessGroup) -> Tensor:
-    """Gather different numbers of rows: the fewer are padded to the most."""
+    """Gather different numbers of rows: each rank pads its rows to the largest number."""
     most = max(sizes)
     if most == 0 or rows.shape[1] == 0:
         return rows.new_empty(sum(sizes), rows.shape[1])
@@ -180,7 +180,7 @@ def _rows_of_all(rows: Tensor, sizes: list[int], group: ProcessGroup) -> Tensor:
 def _all_gather(x: Tensor, group: ProcessGroup) -> Tensor:
     count = dist.get_world_size(group)
     gathered = x.new_empty(count * len(x), *x.shape[1:])
-    # the newer name of the same, where PyTorch has it
+    # newer versions of PyTorch have a new name for the same function
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     try:
         gather(gathered, x, group=group)

@@ -3,8 +3,8 @@
 B are the samples of all R ranks in this step, B_r those of rank r, and U those of B and the queue.
 Rank r gets V_r: R / T times the sum of G_ij (D_ij - s d_ij)^2 over i in B_r and j in U. T is
 |B| |U|, or the sum of G_ij over i in B and j in U. The gradient of V_r by the local features is R
-times that of F, which `isoreg.FeatureQueue` defines; without a queue, F is the penalty of B in one
-process, and the mean of V_r over the ranks is its value.
+times that of F, which `isoreg.FeatureQueue` defines. Without a queue, F is the penalty that one
+process would compute for B, and the mean of V_r over the ranks is F.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def penalty_across(
     group: ProcessGroup | None,
     queue: FeatureQueue | None,
 ) -> tuple[Tensor, int]:
-    """The penalties V_r of this rank, and its first column in a table."""
-    # Points are gathered once. By the engine this rank computes the pairs of its own rows, else
-    # those of the whole batch. ``narrow``: types of reference and features, in which they are sent.
+    """The penalties V_r of this rank, and the column of its first sample in a table."""
+    # Points are gathered once. With the engine a rank computes the pairs of its own rows, without
+    # it all pairs. ``narrow``: the dtypes of reference and features before the cast to float32.
     if torch._C._are_functorch_transforms_active():
         raise InputError("torch.func transforms cannot be used with process_group or queue.")
     if queue is not None and not (by_engine and isinstance(options.scale, NUMBER)):
@@ -75,7 +75,7 @@ def penalty_across(
         return _by_rows(local, points, all_labels, options, tables, batch, None, group), first
     past, whole = queue.before(points, all_labels)
     penalties = _by_rows(local, points, whole, options, tables, batch, past, group)
-    # a sample that is not finite makes the penalty so, but only on its own rank
+    # a finite penalty means that all samples are finite, but only those of this rank
     alone = group is None and can_look(penalties.device)
     finite = alone and bool(penalties.detach().isfinite().all())
     queue.keep(points, all_labels, finite=finite, shared=group is not None)
@@ -88,13 +88,13 @@ def _rows(
     tables: dict[str, Tensor],
     narrow: Sequence[torch.dtype],
 ) -> dict[str, Tensor]:
-    """What is sent, in the types in which it was given, by what to call it in an error."""
+    """The tensors to send, by their names in errors, in the dtypes in which they were given."""
     kinds = narrow[len(narrow) - len(local) :]
     pairs = zip(local.items(), kinds, strict=True)
     sent = {name: x.detach().to(kind) for (name, x), kind in pairs}
     if labels is not None:
         labels = labels.to(next(iter(local.values())).device)
-        # integers of any type are class numbers; one column, so that they travel as rows
+        # class numbers of any integer type, as one column, so that they are sent as rows
         sent["labels"] = labels if labels.is_floating_point() else labels.long()[:, None]
     return sent | tables
 
@@ -111,7 +111,7 @@ def _gather(
     if group is None:
         first = next(iter(sent.values()))
         return Gathered(list(sent.values()), slice(0, len(first)), 1)
-    # what needs a gradient decides whether a rank computes all pairs or its own
+    # compared, because it decides whether a rank computes all pairs or the pairs of its own rows
     constants = [reference, *tables.values(), *([] if labels is None else [labels])]
     learned = "with" if any(x.requires_grad for x in constants) else "without"
     widths = "; ".join(f"{name} {x.shape[1]} a sample" for name, x in tables.items())
@@ -145,10 +145,10 @@ def _by_rows(
     past: list[Tensor] | None,
     group: ProcessGroup | None,
 ) -> Tensor:
-    """The pairs of the local rows with all: past samples, and behind them the batch."""
+    """The penalties over pairs of the local rows with past samples and, behind these, the batch."""
     held, rows = len(past[0]) if past else 0, len(gathered[0])
     place = slice(held + batch.local.start, held + batch.local.stop)
-    # pairs with past samples of which nothing is said are not known, and weigh nothing
+    # without columns for past samples, distances to these are not known, and their weights are 0
     fills = {"input_distances": math.nan, "pair_weights": 0.0}
     filled = {}
     for name, x in tables.items():
@@ -172,16 +172,16 @@ def _by_all_pairs(
     batch: Gathered,
     options: Options,
 ) -> Tensor:
-    """The penalty of the whole batch on every rank, R times its gradient by the local rows."""
+    """The penalty of the whole batch, with R times its gradient by the local rows."""
     named = [x for name, x in gathered.items() if name not in {"labels", "pair_weights"}]
-    if options.given:  # first among the points, as the local ones are
+    if options.given:  # the distances become the first of the points, as in ``local``
         named = [named.pop(), *named]
     reference, *features = [_attached(*pair, batch) for pair in zip(local, named, strict=True)]
     return dense_by_options(reference, features, labels, options, gathered.get("pair_weights"))
 
 
 def _attached(local: Tensor, gathered: Tensor, batch: Gathered) -> Tensor:
-    """All rows as constants, but for the local ones, whose gradient is multiplied by R."""
+    """Rows of all ranks: constants, except the local rows, whose gradient is multiplied by R."""
 
     def multiplied(gradient: Tensor) -> Tensor:
         refuse_second_derivatives()

@@ -1,4 +1,4 @@
-"""Real images of digits: scikit-learn's own and MNIST."""
+"""Real images of digits: those of scikit-learn, and MNIST."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ def digits(split: str) -> tuple[Tensor, Tensor]:
 def mnist(split: str, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
     """MNIST, from its IDX files, plain or packed (.gz).
 
-    Looked for below ``root``, else below the folder that the environment variable
-    ``ISOREG_DATA`` names, else downloaded by torchvision into the folder of torch's hub. A folder
-    that is named must hold ``MNIST/raw/`` with the files of the split, and nothing is downloaded.
+    The files are looked for below ``root``, else below the folder that the environment variable
+    ``ISOREG_DATA`` names. A named folder must hold ``MNIST/raw/`` with the files of the split, and
+    nothing is downloaded. If no folder is named, torchvision downloads the files into the folder
+    ``isoreg`` beside that of torch's hub.
 
     Source: LeCun, Bottou, Bengio and Haffner (1998), Proceedings of the IEEE 86(11).
 
@@ -111,7 +112,7 @@ def _downloaded(split: str) -> Path:
 
 
 def _read_idx(raw: Path, name: str) -> Tensor:
-    """Bytes of an IDX file: their type and number of axes, the length of each axis, the bytes."""
+    """The bytes of an IDX file. Before them it has their type, and number and length of axes."""
     plain, packed = raw / name, raw / f"{name}.gz"
     if not plain.is_file() and not packed.is_file():
         raise InputError(f"{name} is not in {raw}. {_ADVICE}")

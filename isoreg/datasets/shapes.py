@@ -15,21 +15,21 @@ REGIONS = ("cylinders", "bands")
 def entangled_rings(n: int, *, noise: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Two linked circles of radius 1, each through the centre of the other.
 
-    No continuous map of space separates them without a cut, and a classifier has to. Their
-    linking number is 1 in absolute value. The points of each ring lie at equal angles.
+    No continuous deformation of space separates the circles, but a classifier has to. Their linking
+    number is 1 in absolute value. The points of each ring lie at equal angles.
 
     Source: the entangled rings of section 3.1 of the paper.
 
     Args:
         n: Number of points of both rings together; the first has one more if n is odd.
         noise: Standard deviation of normal noise on each coordinate, in radii.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Returns:
-        Points (n, 3), float32, and labels (n,), 0 and 1, one a ring.
+        Points (n, 3), float32, and labels (n,), 0 for the first ring and 1 for the second.
 
     Raises:
-        InputError: If n is below 2, or the noise or the seed negative.
+        InputError: If n is below 2, or the noise or the seed is negative.
 
     Example:
         >>> points, labels = entangled_rings(400)
@@ -61,31 +61,31 @@ def torus(
     regions: str = "cylinders",
     seed: int = 0,
 ) -> tuple[Tensor, list[Tensor]]:
-    r"""Points of a torus with a hierarchy of 2, 4 and 8 classes, each inside one above it.
+    r"""Points of a torus in a hierarchy of 2, 4 and 8 classes, each within one of the level before.
 
     .. math::
         ((R + r \cos v) \cos u,\ (R + r \cos v) \sin u,\ r \sin v)
 
     with both angles uniform, so that points are a little denser on the inside. Cylinders are
-    sectors of the angle u around the axis (pieces of the tube, cut across), bands are sectors of
+    sectors of the angle u around the axis (pieces of the tube, cut across); bands are sectors of
     the angle v around the tube.
 
     Source: the torus of section 3.3 of the paper, R = .67, r = .33.
 
     Args:
         n: Number of points.
-        radius: R, from the centre to the middle of the tube.
-        tube: r, of the tube.
+        radius: R, the distance from the centre to the middle of the tube.
+        tube: r, the radius of the tube.
         noise: Standard deviation of normal noise on each coordinate.
         regions: "cylinders" (the paper's text) or "bands".
-        seed: Of the points and their noise.
+        seed: Seed of the points and their noise.
 
     Returns:
         Points (n, 3), float32, and a list of labels (n,) of 2, of 4 and of 8 classes.
 
     Raises:
-        InputError: If n is below 1, the tube not between 0 and the radius, the noise or the seed
-            negative, or the regions unknown.
+        InputError: If n is below 1, the tube is not between 0 and the radius, the noise or the seed
+            is negative, or the regions are unknown.
 
     Example:
         >>> points, (two, four, eight) = torus(1600)

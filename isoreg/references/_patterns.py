@@ -1,4 +1,4 @@
-"""Small patterns that images are made of, learnt by k-means, and where images show them.
+"""Small patterns of images, learnt by k-means, and where images show them.
 
 Axes: n = images, b = batch, p = patches of an image, d = pixels of a patch, f = patterns.
 """
@@ -16,13 +16,13 @@ from isoreg.distances import exact_dtype
 from isoreg.errors import InputError
 
 _AT_ONCE = 1 << 25
-"""Numbers that the patches of the images hold that are unfolded together."""
+"""As many images are unfolded together as have patches of this many numbers in all."""
 _PATCHES = 100_000
 _KMEANS_STEPS = 10
 
 
 class Patterns(NamedTuple):
-    """Centres (f, d) of whitened patches, and how patches are whitened: (x - mean) @ white."""
+    """Centres (f, d) of whitened patches, and the whitening of a patch x: (x - mean) @ white."""
 
     mean: Tensor
     white: Tensor
@@ -30,19 +30,19 @@ class Patterns(NamedTuple):
 
 
 def learn_patterns(images: Tensor, size: int, filters: int, seed: int) -> Patterns:
-    """Learns patterns from patches of images, see `isoreg.references.patches`.
+    """Learn patterns from patches of images; see `isoreg.references.patches`.
 
     Args:
         images: (n, c, h, w).
         size: Side of a patch.
         filters: Number of patterns.
-        seed: Of the choice of patches and of the first centres.
+        seed: Seed of the choice of patches and of the first centres.
 
     Returns:
         The patterns.
 
     Raises:
-        InputError: If fewer patches than patterns show anything.
+        InputError: If there are fewer patches with contrast than patterns.
     """
     generator = torch.Generator().manual_seed(int(seed))
     chosen = _sample_patches(images, size, generator)
@@ -57,13 +57,13 @@ def learn_patterns(images: Tensor, size: int, filters: int, seed: int) -> Patter
 
 
 def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -> Tensor:
-    """How much each cell of an image shows of each pattern.
+    """How much each cell of an image shows each pattern.
 
     Args:
         images: (b, c, h, w).
         size: Side of a patch.
-        grid: Cells in each direction.
-        patterns: Learnt from images with as many channels.
+        grid: Number of cells in each direction.
+        patterns: Patterns of images with the same number of channels.
 
     Returns:
         Activations (b, f * grid * grid).
@@ -83,37 +83,37 @@ def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -
 
 
 def _parts(images: Tensor, size: int, filters: int = 0) -> tuple[Tensor, ...]:
-    """As many images at once as their patches, and distances from the patterns, leave room for."""
+    """Parts of the images; patches of a part, and their distances from patterns, fit in memory."""
     channels, *sides = images.shape[1:]
-    places = math.prod([side - size + 1 for side in sides])  # torch compiles no generator here
+    places = math.prod([side - size + 1 for side in sides])  # torch cannot compile a generator here
     many: int = _AT_ONCE // (places * (channels * size**2 + filters))
     parts: tuple[Tensor, ...] = images.split(max(1, many))
     return parts
 
 
 def _normalised_patches(images: Tensor, size: int) -> Tensor:
-    """(b, p, d) patches without their mean, divided by their standard deviation."""
+    """(b, p, d) patches less their mean, divided by the root of their variance plus 0.01."""
     patches = F.unfold(images, size).transpose(1, 2)
     centred = patches - patches.mean(2, keepdim=True)
     return centred / (centred.square().mean(2, keepdim=True) + 0.01).sqrt()
 
 
 def _sample_patches(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Up to 100,000 patches that show something, of random images."""
+    """Up to 100,000 patches with contrast, from random images."""
     each = (images.shape[2] - size + 1) * (images.shape[3] - size + 1)
     order = torch.randperm(len(images), generator=generator, device="cpu")
     order = order[: max(1, 20 * _PATCHES // each)]
     kept = []
     for part in _parts(images[order.to(images.device)], size):
         patches = _normalised_patches(part, size).flatten(0, 1)
-        patches = patches[patches.square().mean(1) > 0.2]  # 1 but for patches with little contrast
+        patches = patches[patches.square().mean(1) > 0.2]  # near 1 for patches with contrast
         share = torch.rand(len(patches), generator=generator, dtype=torch.float32, device="cpu")
         kept.append(patches[share.to(patches.device) < 2 * _PATCHES / (each * len(order))])
     return torch.cat(kept)[:_PATCHES]
 
 
 def _whitening(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean, and the symmetric matrix that takes the correlations off (ZCA), floored at 0.1."""
+    """The mean, and the symmetric matrix that removes correlations (ZCA with variances + 0.1)."""
     mean = chosen.mean(0)
     centred = (chosen - mean).to(exact_dtype(chosen.device))
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(chosen))
@@ -122,7 +122,7 @@ def _whitening(chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _kmeans(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Centres (count, d) after a few of Lloyd's steps; an empty cluster keeps its centre."""
+    """Centres (count, d) after some steps of Lloyd's algorithm; empty clusters keep theirs."""
     order = torch.randperm(len(points), generator=generator, device="cpu")[:count]
     centres = points[order.to(points.device)]
     for _ in range(_KMEANS_STEPS):

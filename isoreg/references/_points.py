@@ -1,4 +1,4 @@
-"""What every reference needs: its type, what it has learnt, and a set of samples as points."""
+"""What every reference needs: its type, its learnt values, and samples as points."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Reference: TypeAlias = Callable[..., Tensor]
 
 
 class Learnt:
-    """A function of samples and of what was learnt, called on all that a model is called on.
+    """A function of samples and learnt values, called with all arguments of a model's call.
 
-    The samples are the first argument, or the only one. No other argument of the call, whatever its
-    name, takes the place of what was learnt.
+    The samples are the first positional argument, or the only argument. Other arguments of the call
+    are ignored, so that none can replace a learnt value of the same name.
 
     Args:
-        function: Takes the samples, and what was learnt by its names.
-        learnt: By name.
+        function: Takes the samples, and the learnt values by name.
+        learnt: The learnt values by name.
     """
 
     def __init__(self, function: Callable[..., Tensor], /, **learnt: Any) -> None:
         self.function, self.learnt = function, learnt
 
     def __call__(self, /, *args: Any, **named: Any) -> Tensor:
-        """What the function makes of the samples."""
+        """The result of the function for the samples."""
         first = args or (tuple(named.values()) if len(named) == 1 else ())
         if not first:
             names = ", ".join(named) or "no argument"
@@ -41,7 +41,7 @@ class Learnt:
 
 
 def as_reference(reference: Reference | None) -> Reference | None:
-    """What was given, a network as a teacher: in eval mode, without gradients, left as it was."""
+    """The reference; a network as a `Teacher`: eval mode, no gradients, its mode restored."""
     if isinstance(reference, nn.Module):
         return Teacher(reference)
     if reference is not None and not callable(reference):
@@ -53,6 +53,6 @@ def as_reference(reference: Reference | None) -> Reference | None:
 
 
 def as_points(samples: Tensor, reference: Reference | None) -> Tensor:
-    """Samples, or what a reference makes of them, as (n, d) constants."""
+    """The samples, or the result of a reference for them, as (n, d) constants."""
     points = samples if reference is None else reference(samples)
     return flatten_points(points, "samples").detach()

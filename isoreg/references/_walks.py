@@ -1,4 +1,4 @@
-"""Random walks over samples: where they place them, and new points among them.
+"""Random walks over samples: the places of the samples, and of new points among them.
 
 Axes: n = samples, b = batch, k = neighbours, d = dimensions.
 """
@@ -15,18 +15,18 @@ from isoreg.errors import InputError
 
 _AT_ONCE, _AMONG = 500, 100
 _EIGEN_STEPS, _EIGEN_ROUNDS = 200, 5
-_FEWEST_MODES = 31  # sought at least: those of a long thin set are found in company
+_FEWEST_MODES = 31  # the least number to seek: a long thin set's modes are found only among more
 _SETTLED = 0.01
 _JUMP = 1e-3
 
 
 def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Tensor, Tensor]:
-    """Places samples by the commute times of a walk, see `isoreg.references.manifold`.
+    """Place samples by the commute times of a walk; see `isoreg.references.manifold`.
 
     Args:
         points: (n, d) samples.
-        neighbors: Of each sample in the graph.
-        dimensions: Of the places.
+        neighbors: Number of neighbours of each sample in the graph.
+        dimensions: Number of dimensions of the places.
 
     Returns:
         Places (n, dimensions), and the distance of each sample to its last neighbour, (n,).
@@ -35,7 +35,7 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
         InputError: If a distance is not finite.
     """
     n = len(points)
-    distances_nk, indices_nk = _nearest(points, points, neighbors + 1)  # itself among them
+    distances_nk, indices_nk = _nearest(points, points, neighbors + 1)  # each sample finds itself
     if not distances_nk.isfinite().all():
         raise InputError(
             "distances between samples must be finite, got some that are not. Are there infinite "
@@ -44,7 +44,7 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
     scales = distances_nk[:, -1].clamp_min(_least(distances_nk))
     weights_nk = _exponents(distances_nk, scales, scales[indices_nk]).exp()
     rows_nk = torch.arange(n, device=points.device)[:, None].expand_as(indices_nk)
-    parts = _count_parts(indices_nk.where(weights_nk > 0, rows_nk))  # too far is not joined
+    parts = _count_parts(indices_nk.where(weights_nk > 0, rows_nk))  # weight 0 joins nothing
     if parts > 1:
         warnings.warn(
             f"isoreg.references.manifold: the graph of {neighbors} neighbours falls into {parts} "
@@ -75,7 +75,7 @@ def place_among(
         points: (b, d) new points.
         known: (n, d) samples.
         scales: (n,) distance of each sample to its last neighbour.
-        places: (n, dimensions) of the samples.
+        places: (n, dimensions) places of the samples.
         neighbors: Number of samples in each mean, less one.
 
     Returns:
@@ -89,7 +89,7 @@ def place_among(
 
 def _nearest(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Distances and indices (b, count) of the nearest known points, nearest first."""
-    # seen from amid the data and in the exact type: cdist loses what lies far from 0
+    # relative to a median of the data and in the exact dtype, because cdist loses digits far from 0
     some = known[:: -(-len(known) // _AMONG)].to(exact_dtype(points.device))
     origin = some.median(0).values
     near, parts = known - origin, points.split(_AT_ONCE)
@@ -99,15 +99,15 @@ def _nearest(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]
 
 
 def _least(distances: Tensor) -> float:
-    """A distance that stands for 0: the least whose square is none, whatever the data's unit."""
+    """A distance to use instead of 0: about the smallest whose square is a normal number."""
     return float(torch.finfo(distances.dtype).tiny ** 0.5)
 
 
 def _count_parts(indices_nk: Tensor) -> int:
-    """Into how many parts the graph of nearest neighbours falls."""
+    """Number of connected parts of the graph of nearest neighbours."""
     n = len(indices_nk)
     part = torch.arange(n, device=indices_nk.device)
-    while True:  # each sample takes the least number among its neighbours, both ways
+    while True:  # each sample takes the least number of its neighbours, in both directions
         least = part[indices_nk].amin(1)
         least = least.scatter_reduce(
             0, indices_nk.flatten(), part[:, None].expand_as(indices_nk).flatten(), "amin"
@@ -124,7 +124,7 @@ def _exponents(distances_bk: Tensor, own_b: Tensor, theirs_bk: Tensor) -> Tensor
 
 
 def _slowest_modes(walk: Tensor, constant: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalues (count) and eigenvectors (n, count), without the constant one."""
+    """The largest eigenvalues (count,) and their eigenvectors (n, count), without the constant."""
     n, constant = len(constant), constant / constant.norm()
     sought = min(max(count + 1, _FEWEST_MODES), n // 3)
     generator = torch.Generator().manual_seed(0)

@@ -21,25 +21,25 @@ def manifold(
     dimensions: int = 30,
     spread: float = 10.0,
 ) -> Reference:
-    r"""Distances along the data: how long a random walk over near samples takes to get there.
+    r"""Distances along the data: how long a random walk over near samples takes between two points.
 
     The walk steps from a sample to one of its nearest neighbours, with weights
-    ``w_ij = exp(-d_ij^2 / (s_i s_j))``, s_i the distance of i to its k-th neighbour, made
-    symmetric. With D the row sums of w and (l_m, v_m) the largest eigenpairs of
-    ``D^{-1/2} w D^{-1/2}`` but the constant one, a sample is placed at
+    ``w_ij = exp(-d_ij^2 / (s_i s_j))`` that are made symmetric; s_i is the distance of i to its
+    k-th neighbour. With D the row sums of w and (l_m, v_m) the largest eigenpairs of
+    ``D^{-1/2} w D^{-1/2}`` except the constant one, a sample is placed at
 
     .. math::
         r(x_i)_m = \frac{v_m(i)}{\sqrt{D_i}\,\sqrt{1 - (1 - \epsilon)\, l_m}}
 
-    so that squared distances are commute times of the walk, as far as its ``dimensions`` slowest
-    modes tell. A walk jumps to any sample with the small chance epsilon = 0.001, which keeps
-    unconnected parts at a finite distance. A new point lies at the mean of its nearest samples,
-    weighted by w, and so does a sample, itself among them. Everything is multiplied so that the
-    places r(x_i) of the walk have root mean squared distance ``spread``, the scale for which
-    ``beta=0.1`` is made; the means, which the callable gives for samples too, lie nearer to each
-    other.
+    so that squared distances are commute times of the walk, computed from its ``dimensions``
+    slowest modes. In each step the walk jumps to any sample with the small probability
+    epsilon = 0.001, which keeps unconnected parts at a finite distance. All places are multiplied
+    by one number, so that the r(x_i) have root mean squared distance ``spread``, the scale for
+    which ``beta=0.1`` was chosen. The callable places a point at the mean of its nearest samples,
+    weighted by w. It does so for samples too, each among its own nearest samples. Such means lie
+    nearer to each other than the r(x_i).
 
-    Calling it compares with all samples. For a training set compute it once and look it up::
+    Each call compares its points with all samples. Call it once for a training set and look it up::
 
         table = manifold(images)(images)
         for batch in torch.randperm(len(images)).split(100):
@@ -55,19 +55,19 @@ def manifold(
             memory of the graph grow as n^2 and n.
         reference: What to measure distances between samples in, for example `patches`, or a
             network in eval mode; None: the samples as they are.
-        neighbors: Of each sample in the graph, k.
-        dimensions: Of the result.
+        neighbors: Number k of neighbours of each sample in the graph.
+        dimensions: Number of dimensions of the result.
         spread: Root mean squared distance between the places of two samples, drawn with
-            replacement, before means are taken. `scaled` of the result, on the samples, gives the
-            means this distance.
+            replacement, before means are taken. To give the means this distance, pass the result
+            and the samples to `scaled`.
 
     Returns:
         A callable from points (b, ...) to (b, dimensions). It ignores further arguments.
 
     Raises:
         InputError: If there are too few samples, all of them coincide, a distance between them is
-            not finite, or an option is out of range; later, if points are of another size than the
-            samples.
+            not finite, or an option is out of range. The callable raises it if points are of
+            another size than the samples.
 
     Example:
         >>> turn = torch.linspace(0, 6, 60)  # a spiral: its ends are near in the plane

@@ -1,4 +1,4 @@
-"""References for images: without their fine detail, or the small patterns that they show.
+"""References for images: images without fine detail, or the small patterns that images show.
 
 Axes: n = samples, b = batch.
 """
@@ -26,8 +26,8 @@ def blurred(sigma: float) -> Reference:
         g(a) \propto e^{-a^2 / 2 \sigma^2}
 
     with zeros outside the image and g cut off at 3 sigma, rounded up to a whole pixel. Strokes
-    that are shifted by a pixel come closer to each other than they are in raw pixels. Computed in
-    the dtype of the images, whatever autocast says.
+    that are shifted by a pixel come closer to each other than they are in raw pixels. The result
+    is computed in the dtype of the images, whatever autocast says.
 
     Args:
         sigma: Width of the Gaussian, in pixels.
@@ -36,7 +36,8 @@ def blurred(sigma: float) -> Reference:
         A callable from images (b, c, h, w) to (b, c, h, w). It ignores further arguments.
 
     Raises:
-        InputError: If sigma is not a positive number; later, if images have their channels last.
+        InputError: If sigma is not a positive number. The callable raises it if images have their
+            channels last.
 
     Example:
         >>> image = torch.zeros(1, 1, 5, 5)
@@ -57,34 +58,35 @@ def patches(
 ) -> Reference:
     r"""Which small patterns an image shows, and roughly where: convolutional features, no labels.
 
-    Every patch of ``size`` by ``size`` pixels has its mean taken off, is divided by the root of
-    its variance plus 0.01, which fits images from 0 to 1, and whitened; k-means of such patches
-    gives the ``filters`` patterns c_f. With ``z_f = |patch - c_f|`` a patch shows pattern f by
+    The mean of every patch of ``size`` by ``size`` pixels is subtracted; then the patch is divided
+    by the root of its variance plus 0.01, which suits images from 0 to 1, and whitened. k-means of
+    such patches gives the ``filters`` patterns c_f. With ``z_f = |patch - c_f|`` a patch shows
+    pattern f by
 
     .. math::
         a_f = \max(0,\ \mathrm{mean}_g\, z_g - z_f)
 
-    and a_f is averaged over the cells of a ``grid`` by ``grid`` division of the image. Takes about
-    a millisecond an image: compute it once for the training set rather than in each step (see
-    `manifold`). Learnt and computed in the dtype of the images, whatever autocast says.
+    and a_f is averaged over each cell of a ``grid`` by ``grid`` division of the image. This takes
+    about a millisecond an image: compute it once for the training set rather than in each step
+    (see `manifold`). Everything is computed in the dtype of the images, whatever autocast says.
 
     Source: Coates, Lee and Ng (2011), "An Analysis of Single-Layer Networks in Unsupervised
     Feature Learning".
 
     Args:
-        images: (n, c, h, w) floating points to learn the patterns from; some thousands do.
+        images: (n, c, h, w) floating points to learn the patterns from; some thousands are enough.
         size: Side of a patch, in pixels.
         filters: Number of patterns.
-        grid: Cells in each direction.
-        seed: Of the choice of patches and of the first centres.
+        grid: Number of cells in each direction.
+        seed: Seed of the choice of patches and of the first centres.
 
     Returns:
         A callable from images (b, c, h, w) to (b, filters * grid * grid). It ignores further
         arguments.
 
     Raises:
-        InputError: If the images are not (n, c, h, w), or an option does not fit them; images
-            with their channels last are refused here and later.
+        InputError: If the images are not (n, c, h, w), have their channels last, or do not fit an
+            option. The callable raises it for its images too.
 
     Example:
         >>> images = torch.rand(50, 1, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -98,7 +100,7 @@ def patches(
         _check_room(images, size=size, grid=grid)
         check_integer("filters", filters, 2)
         check_integer("seed", seed, 0, 2**64 - 1)
-        size, grid, filters = int(size), int(grid), int(filters)  # torch takes none of numpy's
+        size, grid, filters = int(size), int(grid), int(filters)  # torch refuses numpy's integers
         with torch.no_grad(), full_precision(images.device):
             patterns = learn_patterns(images, size, filters, seed)
     return Learnt(_shown, size=size, grid=grid, patterns=patterns)
@@ -129,7 +131,7 @@ def _shown(images: Tensor, *, size: int, grid: int, patterns: Patterns) -> Tenso
 
 
 def _check_images(images: Tensor, *, least: int = 0) -> None:
-    """Refuse what is no batch of images; a batch may be empty, as that of a rank may be."""
+    """Refuse values that are no batch of images; with least=0 it may be empty (a rank's may)."""
     check_dense(images, "images")
     shape = tuple(images.shape)
     few = len(shape) == 4 and (shape[0] < least or 0 in shape[1:])

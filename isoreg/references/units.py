@@ -1,4 +1,4 @@
-"""References in another unit: multiplied as a whole, or each of their numbers by itself."""
+"""References in another unit: multiplied as a whole, or each of their numbers separately."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def scaled(reference: Reference | None, samples: Tensor, *, spread: float = 10.0
     """A reference times a number, so that samples have root mean squared distance ``spread``.
 
     Isometry compares distances, so their unit decides what ``beta`` means: 10 is the scale of
-    MNIST's pixels, for which ``beta=0.1`` is made.
+    MNIST's pixels, for which ``beta=0.1`` was chosen.
 
     Args:
-        reference: What to multiply, a network in eval mode and without gradients; None: the points
-            as they are.
+        reference: The reference to multiply, or a network, which runs in eval mode and without
+            gradients; None: the points as they are.
         samples: (n, ...) floating points to measure on, not all equal.
         spread: The root mean squared distance of two samples, drawn with replacement.
 
@@ -46,19 +46,19 @@ def scaled(reference: Reference | None, samples: Tensor, *, spread: float = 10.0
 def standardized(
     reference: Reference | None, samples: Tensor, *, spread: float = 10.0
 ) -> Reference:
-    r"""A reference whose numbers count about alike: each divided by its standard deviation.
+    r"""A reference with each number divided by its standard deviation, so that all count alike.
 
     .. math::
         r'(x)_m = c\, \frac{r(x)_m}{\sqrt{\sigma_m^2 + 0.1\, \overline{\sigma^2}}}
 
     with sigma_m the standard deviation of number m over the samples, the bar a mean over numbers,
     and c such that samples have root mean squared distance ``spread``. The second term keeps
-    numbers that hardly vary from being blown up. Without the division those that vary most decide
-    which samples are near, as brightness does in photographs.
+    numbers that hardly vary from becoming large. Without the division, the numbers that vary most
+    decide which samples are near, as brightness does in photographs.
 
     Args:
-        reference: What to divide, a network in eval mode and without gradients; None: the points
-            as they are.
+        reference: The reference to divide, or a network, which runs in eval mode and without
+            gradients; None: the points as they are.
         samples: (n, ...) floating points to measure on, not all equal.
         spread: The root mean squared distance of two samples, drawn with replacement.
 
@@ -66,8 +66,8 @@ def standardized(
         A callable from points (b, ...) to what the reference gives for them, (b, m), divided.
 
     Raises:
-        InputError: If the samples have no spread or ``spread`` is not positive; later, if points
-            are of another size than the samples, or no floating points.
+        InputError: If the samples have no spread or ``spread`` is not positive. The callable raises
+            it if points are of another size than the samples, or no floating points.
 
     Example:
         >>> import torch
@@ -84,10 +84,10 @@ def standardized(
 
 
 def _variances(samples: Tensor, reference: Reference | None, spread: float) -> Tensor:
-    """Of each number of a reference over samples; some are positive."""
+    """Variances of each number of a reference over samples; at least one is positive."""
     check_positive("spread", spread)
     points = as_points(samples, reference)
-    exact = points.to(exact_dtype(points.device))  # squares of small float32 would be rounded to 0
+    exact = points.to(exact_dtype(points.device))  # small squares would be rounded to 0 in float32
     variances = exact.var(0, correction=0)
     if not 0 < variances.sum() < math.inf:
         raise InputError(
@@ -109,5 +109,5 @@ def _each_times(x: Tensor, *, reference: Reference | None, factors: Tensor) -> T
             raise InputError(
                 f"points must be of {len(factors)} numbers like the samples, got {points.shape[1]}."
             )
-    # half numbers may be as small as 1e-7 and a factor as large, which is infinite in half
+    # in float32: float16 points may be as small as 1e-7, with factors that float16 cannot hold
     return (points * factors.to(points)).to(given.dtype)

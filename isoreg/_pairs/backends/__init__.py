@@ -1,1 +1,1 @@
-"""What computes a call; `isoreg._pairs.engine` says what each backend answers."""
+"""The backends that compute calls; `isoreg._pairs.engine` says which functions each must have."""

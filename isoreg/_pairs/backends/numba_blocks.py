@@ -1,6 +1,6 @@
-"""The backend of numba, on a processor: what the compiled loops of `numba_kernels` need, prepared.
+"""The numba backend for processors, which prepares what the compiled loops of `numba_kernels` need.
 
-Needs numba (the extra ``fast``): without it this file cannot be imported, and torch serves.
+Needs numba (the extra ``fast``): without it this file cannot be imported, and torch is used.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from isoreg.masks import IGNORED
 READS_PAST = True
 kernels: Any = numba_kernels  # numba checks the types of what it compiles
 _TILE_NUMBERS = 1 << 17
-"""Points of a block are as many as hold this many numbers, so that two blocks stay in the cache."""
-_TILES = (32, 256)
+"""The points of a side of a tile hold about this many numbers, so that two sides stay in cache."""
+_TILES = (32, 256)  # the fewest and the most points of a side
 _CANCELLED: dict[Any, float] = {numpy.float32: 0.1, numpy.float64: 1e-8}
-"""As `isoreg._pairs.precision.CANCELLED`; here pairs that are subtracted directly cost little."""
+"""Like `isoreg._pairs.precision.CANCELLED`; direct subtraction is cheap here, so 0.1 in float32."""
 _PAIRS_AT_ONCE = 1 << 18
 _ONE_THREAD = 1 << 26
-"""A batch of more multiplications goes to the matrix products of several threads, if there are."""
+"""With more multiplications, torch's matrix products are faster if there are several threads."""
 
 
 class Blocks(NamedTuple):
-    """Every pair of the rows with samples of equal label, as `numba_kernels` takes them.
+    """All pairs of the rows with samples of equal label, in the form that `numba_kernels` takes.
 
     Attributes:
-        order: (n,) positions in the batch, those of a class together, its rows first.
-        blocks: (k, 4) from and to where in ``order`` both sides of a block reach.
-        ends: (k,) how many distances a block and those before it hold.
+        order: (n,) positions in the batch, class by class, in each class its rows first.
+        blocks: (k, 4) start and stop in ``order`` of side a of a block, and of its side b.
+        ends: (k,) number of distances in a block and in all blocks before it.
     """
 
     order: Any
@@ -43,7 +43,7 @@ class Blocks(NamedTuple):
     ends: Any
 
     def chunks(self) -> Iterator[tuple[Any, int]]:
-        """As many blocks at once as have distances that stay in the cache, and how many."""
+        """Runs of blocks whose distances stay in the cache, each with its number of distances."""
         begin = done = 0
         while begin < len(self.ends):
             stop = max(begin + 1, int(self.ends.searchsorted(done + _PAIRS_AT_ONCE, "right")))
@@ -53,7 +53,7 @@ class Blocks(NamedTuple):
 
 
 def refuses(call: Call) -> str | None:
-    """What is not on a processor, what numba may not compile, and what many threads do faster."""
+    """Why numba cannot or should not compute this call; None if it can."""
     if not kernels.AVAILABLE:
         return "NUMBA_DISABLE_JIT is set"
     points = call.points
@@ -118,7 +118,7 @@ def _are_too_small(layers: list[Any], sums: Any, plan: Blocks) -> bool:
 
 
 def _targets(call: Call, inputs: Any, plan: Blocks, limit: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """Chunks of blocks, their inputs' distances, and weights."""
+    """Runs of blocks, with the input distances and the weights of their pairs."""
     weighed, number = call.has_tables or call.is_soft, type(limit)
     for part, pairs in plan.chunks():
         targets, shares = numpy.empty(pairs, number), numpy.ones(pairs * weighed, number)
@@ -133,14 +133,14 @@ def _targets(call: Call, inputs: Any, plan: Blocks, limit: Any) -> Iterator[tupl
                 numbers, plan.order, part, call.local.start, shares, into
             )
             if least < 0 or not largest < float("inf") or difference > 1e-3 * largest:
-                _ = call.known  # says which entry it is
+                _ = call.known  # raises the error that names the wrong entry
         if call.inputs is not None:
             kernels.input_distances(inputs, plan.order, part, limit, targets)
         yield part, targets, shares
 
 
 def _points(call: Call) -> list[Any]:
-    """Inputs, if points, and features; with a queue in pairs, of this batch and before it."""
+    """Inputs (if they are points) and features; with a queue, pairs of batch and queue."""
     own = _arrays(call.points)
     return own if call.past is None else [*zip(own, _arrays(call.past), strict=True)]
 

@@ -1,19 +1,20 @@
 """The compiled loops behind `numba_blocks`: distances, penalty and gradient of blocks of pairs.
 
-A block compares rows, called a, with samples of their class, called b: a few rows with all of
-them, a itself first, or a tile with itself or another. If b is a, or another tile of rows, each
-pair stands in one block only and counts for both of its orders. Points are gathered into
-small arrays that stay in the cache, wide ones in pieces, and seen from the mean of a. Behind the
-last point the arrays are filled with 0 up to a multiple of four, so that products go four by four.
+A block compares rows (side a) with samples of their class (side b). If a class has few rows, a are
+these rows and b is the whole class, a first. Else the class is cut into tiles, and a block is a
+tile of rows with itself or with another tile. If b is a, or another tile of rows, a pair stands in
+one block only and counts for both of its orders. Points are copied into small arrays that stay in
+the cache, relative to the mean of a; wide points are copied in pieces. Behind the last point the
+arrays hold 0 up to a multiple of four, because products go four by four.
 
-Legend: x (n, d) are points, or two arrays: (m, d) of this batch, and (n - m, d) of what was before
-it, which are counted first. The order (n,) holds the samples class by class, the rows of each
-first. Blocks (k, 4) are from and to where in the order a and b reach; what is computed of their
-pairs stands one block behind the other. The rows are those from ``first`` to ``last``. Pairs whose
-squared distance is below the share ``cancelled`` of |a|^2 + |b|^2 are subtracted directly, and so
-are all pairs of a block of few points, which are not gathered then.
-Targets are the distances D of the inputs, shares the weights G, empty if every pair counts once.
-A gradient (rows, d) is added to; (0, d) if none is needed.
+Legend: x (n, d) are points, or two arrays: (m, d) of this batch and (n - m, d) of a queue, whose
+points are numbered first. The order (n,) holds the samples class by class, the rows of each class
+first. Blocks (k, 4) hold start and stop in the order of a, then of b; the numbers of their pairs
+stand one block behind the other. The rows are the samples from ``first`` to ``last``. Pairs whose
+squared distance is below the share ``cancelled`` of |a|^2 + |b|^2 are subtracted directly. So are
+all pairs of a block of few points, which are then not copied.
+Targets are the distances D of the inputs; shares are the weights G, empty if every pair counts
+once. Terms are added to the gradient (rows, d), which is (0, d) if no gradient is needed.
 
 Needs numba, which only this file imports.
 """
@@ -26,7 +27,7 @@ import numba
 import numpy as np
 from numba.extending import intrinsic
 
-# Sums may be reordered, as vectorising them does; NaN and infinity keep their meaning.
+# Sums may be reordered, because vectorising needs that; NaN and infinity keep their meaning.
 _compiled = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
 )
@@ -35,13 +36,17 @@ Points: TypeAlias = Array | tuple[Array, Array]
 _PIECE = 1024
 """Dimensions that are multiplied at a time, so that eight rows stay in the nearest cache."""
 _FEW = 6
-"""Rows and columns of a block whose pairs are subtracted directly: batches of many classes."""
+"""Pairs of blocks up to this side are subtracted directly, as in batches of many classes."""
 _LINE = 64
-"""Bytes of a line of the cache, and of the widest vectors."""
+"""Bytes of a cache line, and of the widest vectors."""
 
 
 class _Space(NamedTuple):
-    """Points a and b from the centre, (pieces, rows, dimensions), squared lengths, distances."""
+    """Memory for one block.
+
+    Points a and b relative to the centre are (pieces, rows, dimensions), with ``each`` dimensions
+    in a piece. ``norms`` are their squared lengths, ``table`` the products, distances or weights.
+    """
 
     points: Array
     others: Array
@@ -53,14 +58,14 @@ class _Space(NamedTuple):
 
 
 AVAILABLE = not getattr(numba.config, "DISABLE_JIT", False)
-"""False where numba is told to interpret: that would be slower than all else."""
+"""False if numba is told to interpret, which would be slower than every other backend."""
 
 
 def _prefer_widest(_: Any) -> Any:
-    """Tell LLVM to take vectors of 512 bits where there are any: on Intel it takes 256."""
+    """Tell LLVM to use vectors of 512 bits where there are any: on Intel it uses 256 bits."""
 
     def tell(context: Any, builder: Any, *_: Any) -> Any:
-        # llvmlite has a list of attributes that may be added, and this one is missing there
+        # llvmlite's own add refuses attributes that are not in its list, such as this one
         attributes = builder.function.attributes
         if isinstance(attributes, set):
             set.add(attributes, '"prefer-vector-width"="512"')
@@ -108,7 +113,7 @@ def blocks_of(
 
 @_compiled
 def input_distances(x: Points, order: Array, blocks: Array, cancelled: float, out: Array) -> None:
-    """Distances between the inputs of each block; below 0 is cancelled: products."""
+    """Distances between the inputs of each block; inner products if ``cancelled`` is below 0."""
     space, begin, seen = _workspace(x, blocks), 0, -1
     for start, stop, other, end in blocks:
         a, b = order[start:stop], order[other:end]
@@ -125,8 +130,9 @@ def input_distances(x: Points, order: Array, blocks: Array, cancelled: float, ou
 def read_table(
     table: Array, order: Array, blocks: Array, first: int, shares: Array, out: Array
 ) -> tuple[float, float, float]:
-    """Given distances of pairs that count; without an output, weights, into the shares."""
-    # what does not count has the share 0 then; if a is b, each pair counts for j < i alone
+    """Read given distances into ``out``; if that is empty, multiply the shares by given weights."""
+    # Pairs that do not count get the share 0; if a is b, only pairs with j < i count. The result is
+    # the least entry, the largest, and the largest difference between the two orders of a pair.
     least, largest, difference, begin = 0.0, 0.0, 0.0, 0
     for start, stop, other, end in blocks:
         same = _is_same(order[start:stop], order[other:end])
@@ -195,8 +201,8 @@ def compare(
 
 @_compiled
 def _point(x: Points, i: int) -> Array:
-    """A point by its number, where there are two arrays among those of both."""
-    if isinstance(x, tuple):  # decided when it is compiled
+    """Point number i; of two arrays, the points of the queue come first."""
+    if isinstance(x, tuple):  # numba decides this while it compiles
         own, past = x
         return past[i] if i < len(past) else own[i - len(past)]
     return x[i]
@@ -209,19 +215,19 @@ def _own(x: Points) -> Array:
 
 @_compiled
 def _is_same(a: Array, b: Array) -> bool:
-    """Whether a is b, so that pairs are computed for j < i alone."""
+    """Whether a is b, so that pairs are computed for j < i only."""
     return a[0] == b[0] and len(a) == len(b)
 
 
 @_compiled
 def _are_few(a: Array, b: Array) -> bool:
-    """Whether all pairs are subtracted directly, so that nothing need be gathered."""
+    """Whether all pairs are subtracted directly, so that no point needs to be copied."""
     return len(a) <= _FEW and len(b) <= _FEW
 
 
 @_compiled
 def _workspace(x: Points, blocks: Array) -> _Space:
-    """Arrays for the points a and b of the longest block and for what is between them."""
+    """Arrays for the points a and b of the longest block and for the numbers of their pairs."""
     longest, own = 0, _own(x)
     width = own.shape[1]
     for start, stop, other, end in blocks:
@@ -238,7 +244,7 @@ def _workspace(x: Points, blocks: Array) -> _Space:
 
 @_compiled
 def _lines(rows: int, width: int, like: Array) -> Array:
-    """Rows of zeros. Wide ones fill lines of the cache, an odd number: few compete for a place."""
+    """Rows of zeros. A wide row fills an odd number of cache lines, so few share a cache place."""
     numbers = _LINE // like.itemsize
     stride = width if 2 * width < numbers else ((width + numbers - 1) // numbers | 1) * numbers
     flat = np.zeros(rows * stride + numbers, like.dtype)
@@ -253,7 +259,7 @@ def _padded(count: int) -> int:
 
 @_compiled
 def _distances(x: Points, a: Array, b: Array, cancelled: float, fresh: bool, space: _Space) -> int:
-    """Fill in the distances, for j <= i alone if a is b; return how many pairs are cancelled."""
+    """Fill in the distances, only for j <= i if a is b; return the number of cancelled pairs."""
     out, is_cancelled, centre = space.table, space.is_cancelled, space.centre
     zero, same, own, few = out.dtype.type(0), _is_same(a, b), a[0] == b[0], _are_few(a, b)
     if fresh and not few:
@@ -293,13 +299,13 @@ def _distances(x: Points, a: Array, b: Array, cancelled: float, fresh: bool, spa
         for j in range(i if same else len(b)):
             out[i, j] = np.sqrt(out[i, j])
         if own:
-            out[i, i] = norms[i] * zero  # NaN if the point is not finite
+            out[i, i] = norms[i] * zero  # 0, or NaN if the point is not finite
     return count
 
 
 @_compiled
 def _products(x: Points, a: Array, b: Array, fresh: bool, space: _Space) -> None:
-    """Fill in inner products and squared lengths, seen from the centre."""
+    """Fill in inner products and squared lengths of points relative to the centre."""
     points, others = space.points, space.others
     if a[0] == b[0]:
         others = points
@@ -315,7 +321,7 @@ def _products(x: Points, a: Array, b: Array, fresh: bool, space: _Space) -> None
 
 @_compiled
 def _gather(x: Points, rows: Array, space: _Space, points: Array, norms: Array) -> None:
-    """Copy rows, seen from the centre, and their squared lengths."""
+    """Copy rows relative to the centre, and compute their squared lengths."""
     for i in range(len(rows)):
         norms[i], whole = 0, _point(x, rows[i])
         for piece in range(len(points)):
@@ -332,7 +338,7 @@ def _gather(x: Points, rows: Array, space: _Space, points: Array, norms: Array) 
 
 @_compiled
 def _multiply(x: Array, y: Array, a: int, b: int, same: bool, out: Array) -> None:
-    """Inner products of rows of x with rows of y, sixteen at a time, for the registers' sake."""
+    """Add inner products of rows of x with rows of y, sixteen at a time, which fit in registers."""
     _use_widest_vectors()
     for i in range(0, a, 4):
         for j in range(0, i + 4 if same else b, 4):
@@ -394,7 +400,7 @@ def _weigh(
 def _add_cancelled(
     x: Points, a: Array, b: Array, both: bool, first: int, space: _Space, gradient: Array
 ) -> None:
-    """Move cancelled pairs from the weights to the gradient, their differences as they are."""
+    """Add differences of cancelled pairs directly to the gradient, and set their weights to 0."""
     nobody = np.zeros(gradient.shape[1], gradient.dtype)
     for i in range(len(a)):
         for j in range(i if _is_same(a, b) else len(b)):

@@ -1,7 +1,7 @@
 """The backend of torch: blocks of pairs by batched products of matrices, on any device.
 
-On a processor a block holds classes of similar size, or a tile of a large one. On an accelerator
-it holds all pairs, and labels are weights: no value is looked at, and no shape depends on one.
+On a processor a block holds classes of similar size, or a tile of a large class. On an accelerator
+blocks hold all pairs, and labels act as weights, because reading a value would wait for the device.
 
 Axes: l = inputs and layers, c = class or a piece of one, a = row, b = column, d = dimension.
 
@@ -10,7 +10,7 @@ S = sum_ij G_ij (D_ij - s d_ij)^2, and its gradient is
 
     dS / dphi_i = 4 sum_j W_ij (phi_j - phi_i),    W_ij = s G_ij (D_ij - s d_ij) / d_ij,
 
-with W_ij = 0 where d_ij = 0: one more matrix product, and no graph through the distances.
+with W_ij = 0 where d_ij = 0. It takes one more matrix product, and no graph through the distances.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from isoreg.distances import exact_dtype
 from isoreg.masks import weights_between
 
 _PAIRS_AT_ONCE = 1 << 16
-"""Pairs of the layers that are computed together on a processor."""
+"""Pairs, counted once for each layer, that are computed together on a processor."""
 _NEAR_SHARE = 0.01
-"""With a larger share of cancelled pairs float64 is faster: there, few are."""
+"""If a larger share of pairs is cancelled, float64 is faster, because few pairs cancel in it."""
 _DIRECT_AT_ONCE = 1 << 20
-# On an accelerator, a square below this share of |a|^2 + |b|^2 is that of equal points.
+# On an accelerator, points whose square is below this share of |a|^2 + |b|^2 count as equal.
 _EQUAL = {torch.float32: 1e-5, torch.float64: 1e-13}
 
 
 class Part(NamedTuple):
-    """What is known of the pairs of a block, of some layers."""
+    """Distances and weights of the pairs of a block, for some of the layers."""
 
     block: Block
     layers: range
-    targets: Tensor  # (1, c, a, b) of the inputs
-    distances: Tensor  # (l, c, a, b) of the layers
-    cancelled: Tensor | None  # (l, c, a, b) which of them have no digits in a product, if any
-    weights: Tensor | None  # (c, a, b); None if all weigh 1
-    sides: list[tuple[Tensor, Tensor]]  # (c, a, d) rows and (c, b, d) columns from their origins
+    targets: Tensor  # (1, c, a, b) distances of the inputs
+    distances: Tensor  # (l, c, a, b) distances of the layers
+    cancelled: Tensor | None  # (l, c, a, b) pairs that lose digits in a product; None: no pair
+    weights: Tensor | None  # (c, a, b); None if all pairs weigh 1
+    sides: list[tuple[Tensor, Tensor]]  # (c, a, d) rows, (c, b, d) columns, less their origins
 
 
 def refuses(call: Call) -> str | None:
-    """Where PyTorch is told to round the factors of products, float64 is to be used."""
+    """Why this call must be computed in float64 instead; None if it need not be."""
     first = call.features[0]
     if can_look(call.device) and first.dtype == torch.float32 and rounds_products(first.device):
         return "PyTorch is told to round the factors of products in float32"
@@ -105,7 +105,7 @@ def _moments(call: Call) -> Tensor:
     sums = torch.zeros(2, layers, dtype=exact_dtype(device), device=device)
     parts: Iterable[Part] = _parts(call)
     if (call.local.stop - call.local.start) * call.size * (layers + 1) <= AT_ONCE:
-        parts = call.plans["parts"] = list(parts)  # the next question is for the values
+        parts = call.plans["parts"] = list(parts)  # kept for the call that asks for the values next
     for part in parts:
         chosen, d = slice(part.layers.start, part.layers.stop), part.distances
         weighed = d if part.weights is None else d * part.weights
@@ -115,17 +115,17 @@ def _moments(call: Call) -> Tensor:
 
 
 def _wide(call: Call) -> torch.dtype:
-    """In what it is computed: in float64 where nobody may look which digits are lost."""
+    """The dtype to compute in: float64 where no value may be read to see which digits are lost."""
     return call.features[0].dtype if can_look(call.device) else exact_dtype(call.device)
 
 
 def _parts(call: Call) -> Iterator[Part]:
-    """The blocks of a call, as many layers at once as fit in the cache."""
+    """The blocks of a call, each with as many layers at once as fit in the cache."""
     may_look, wide = can_look(call.device), _wide(call)
     points, skip = [x.to(wide) for x in call.points], 0 if call.inputs is None else 1
     if not may_look and call.labels is not None and not call.is_soft:
         ordered, order = call.labels.sort()
-        firsts = order[torch.searchsorted(ordered, call.labels)]  # of each the first of its class
+        firsts = order[torch.searchsorted(ordered, call.labels)]  # the first of each sample's class
         points = [x - x[firsts] for x in points]
     known = call.known if call.has_tables else (None, None)
     for block in plan_blocks(call):
@@ -137,7 +137,7 @@ def _parts(call: Call) -> Iterator[Part]:
             chunk = points[start : start + step]
             sides = [_sides(x, block) for x in chunk]
             distances, cancelled = _distances(sides, chunk, block, may_look=may_look)
-            first = max(0, skip - start)  # of the chunk that is a layer
+            first = max(0, skip - start)  # the first of the chunk that is a layer, not the inputs
             if first:
                 targets = distances[:1]
             assert targets is not None
@@ -159,22 +159,22 @@ def _entries(table: Tensor, call: Call, block: Block) -> Tensor:
 
 
 def _weights(call: Call, block: Block, table: Tensor | None) -> Tensor | None:
-    """(c, a, b) how much each pair weighs; what a sample with itself weighs is of no account."""
+    """(c, a, b) weights of the pairs; the weight of a sample with itself has no effect."""
     if table is not None:
         known = _entries(table, call, block).to(_wide(call))
         return known if block.inside is None else known * block.inside
     if call.labels is None or block.inside is not None or not isinstance(block.rows, slice):
-        return block.inside  # all are of one class
+        return block.inside  # all pairs are within one class
     rows, columns = (take(call.labels, samples) for samples in (block.rows, block.columns))
     return weights_between(rows, columns, _wide(call))
 
 
 def _sides(x: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-    """Rows and columns of a block, seen from within their class."""
-    # Distances do not change, but products of points seen from within their class keep their
-    # digits when the points are far from the origin, or a class has collapsed far from the others.
+    """Rows and columns of a block, relative to a point in their class."""
+    # Distances do not change by this, but products keep their digits when the points are far from
+    # the origin, or when a class has collapsed far from the others.
     columns = take(x, block.columns)
-    if block.origin is None:  # one class: from the mean, which is nearer to most
+    if block.origin is None:  # one class: relative to the mean, which is nearer to most points
         origin = columns.mean(1, keepdim=True)
         columns = columns - origin
     else:
@@ -188,23 +188,24 @@ def _sides(x: Tensor, block: Block) -> tuple[Tensor, Tensor]:
 def _distances(
     sides: list[tuple[Tensor, Tensor]], points: list[Tensor], block: Block, *, may_look: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """(l, c, a, b) distances, and which of them belong to points that are as good as equal."""
+    """(l, c, a, b) distances, and which pairs are cancelled because their points almost agree."""
     squares = sides[0][0].new_empty(len(sides), *block.shape)
     for square, (rows, columns) in zip(squares.unbind(), sides, strict=True):
         torch.bmm(rows, columns.mT, out=square)
     if squares.shape[2] == squares.shape[3] and block.offset == 0:
-        norms = others = squares.diagonal(dim1=2, dim2=3)  # equal points cancel exactly
+        norms = others = squares.diagonal(dim1=2, dim2=3)  # so that equal points cancel exactly
     else:
         norms, others = (torch.stack([x[k].square().sum(2) for x in sides]) for k in (0, 1))
     if block.inside is not None:
-        # padding stands at the origin; here it is far from all, so that nobody looks at it again
-        # (where the first row or column of a class is padding, none of its pairs here counts)
+        # Padding equals the origin. A larger norm makes it look far from all points, so that its
+        # pairs are not recomputed. (Where the first row or column of a class is padding, none of
+        # the pairs of this class in this block counts.)
         norms = norms + (1 - block.inside[:, :, 0])
         others = others + (1 - block.inside[:, 0])
     sums = norms[..., :, None] + others[..., None, :]
     torch.sub(sums, squares, alpha=2, out=squares)
     if block.offset is not None and norms is not others:
-        squares.diagonal(block.offset, 2, 3).mul_(0)  # NaN stays
+        squares.diagonal(block.offset, 2, 3).mul_(0)  # not zero_(), so that NaN stays
     cancelled: Tensor | None
     if may_look:
         cancelled = _recompute_cancelled(squares, sums, points, block)
@@ -217,7 +218,7 @@ def _distances(
 def _recompute_cancelled(
     squares: Tensor, sums: Tensor, points: list[Tensor], block: Block
 ) -> Tensor | None:
-    """Subtract the points of pairs directly whose squares have lost digits; say which they are."""
+    """Recompute pairs whose squares have lost digits, by subtraction; return which they are."""
     excess = torch.sub(squares, sums, alpha=CANCELLED[squares.dtype], out=sums)
     if block.offset is not None:  # a point has distance 0 from itself
         excess.diagonal(block.offset, 2, 3).fill_(1)
@@ -228,7 +229,7 @@ def _recompute_cancelled(
     if share > _NEAR_SHARE and squares.dtype != exact_dtype(squares.device):
         raise LostDigitsError("many pairs are so close that products in float32 lose their digits")
     for square, where, x in zip(squares, cancelled, points, strict=True):
-        # the points as they came: what is seen from an origin was rounded
+        # from the original points, because those relative to an origin were rounded
         for place, rows, columns in _places(where, block, x):
             square[place] = (x[rows] - x[columns]).square_().sum(-1)
     return cancelled
@@ -237,7 +238,7 @@ def _recompute_cancelled(
 def _places(
     where: Tensor, block: Block, x: Tensor
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
-    """Pairs of a block, a few at a time: indices into it, positions of rows and of columns."""
+    """Marked pairs of a block, a few at a time: indices in it, and positions of their samples."""
     every = torch.arange(len(x), device="cpu")
     rows, columns = (take(every, some) for some in (block.rows, block.columns))
     for part in where.nonzero().split(1 + _DIRECT_AT_ONCE // max(1, x.shape[1])):
@@ -246,7 +247,8 @@ def _places(
 
 
 def _pull_cancelled(gradients: list[Tensor], pulls: Tensor, part: Part, call: Call) -> None:
-    """Move cancelled pairs from the weights to the gradients: a product would lose them again."""
+    """Add cancelled pairs directly to the gradients, without a product, which would lose digits."""
+    # on an accelerator the points of such pairs count as equal, and their gradient is 0
     assert part.cancelled is not None
     block, start = part.block, call.local.start
     for pull, layer, where in zip(pulls.unbind(), part.layers, part.cancelled, strict=True):
@@ -265,7 +267,7 @@ def _pull(
     """Add sum_j W_ij (phi_j - phi_i) of a block to the rows of the gradient of a layer."""
     rows, columns = sides
     pulled = torch.bmm(pulls, columns)
-    if block.offset is None:  # else the sum of W stands on the diagonal
+    if block.offset is None:  # with an offset, the diagonal of W holds minus the sum of W
         pulled.addcmul_(pulls.sum(2)[..., None], rows, value=-1)
     add(gradient, block.rows, pulled, start)
     if block.times == 2:

@@ -1,4 +1,4 @@
-"""Which pairs the backend of torch computes together: rows of some classes with their members.
+"""Which pairs the torch backend computes together: rows of some classes with their members.
 
 Axes: c = class, m = its members, a = row, b = column.
 """
@@ -19,14 +19,14 @@ from isoreg.masks import IGNORED
 TILE = 512
 """Classes with more members are cut into tiles of this side, so that temporaries stay in cache."""
 _NUMBERS = 1 << 19
-"""Tiles of wide points are shorter: they hold this many numbers."""
+"""Tiles of wide points are shorter: a side holds this many numbers, but 128 points at least."""
 _PADDING = 1.3
 _FREE_PADDING = 2048
 AT_ONCE = 1 << 24
-"""On an accelerator, a tile has as many pairs as make this many distances of inputs and layers."""
+"""On an accelerator, a tile has at most this many distances, of inputs and all layers together."""
 
 Samples: TypeAlias = slice | Tensor
-"""Some samples of the batch; as a tensor (c, a), some of each class."""
+"""Some samples of the batch: a slice, or a tensor (c, a) of some samples of each class."""
 _Class: TypeAlias = tuple[list[int], int]  # its members, rows first, and how many of them are rows
 
 
@@ -36,10 +36,10 @@ class Block(NamedTuple):
     Attributes:
         rows: (c, a) samples; padding repeats the first of its class.
         columns: (c, b) samples.
-        offset: At which column the rows begin, if they are columns; else none of them is one.
+        offset: The column at which the rows begin; None: no row is among the columns.
         times: How often a pair counts: 2 if it stands for both of its orders, else 1.
-        origin: (c, 1) the sample from which those of a class are seen; None: from their mean.
-        inside: (c, a, b) 0 for padding, else 1; None if there is none. The first rows are none.
+        origin: (c, 1) the sample of each class from which points are measured; None: their mean.
+        inside: (c, a, b) 1, but 0 for padding (never the first row of a class); None without any.
     """
 
     rows: Samples
@@ -61,14 +61,14 @@ class Block(NamedTuple):
 
 
 def take(x: Tensor, samples: Samples) -> Tensor:
-    """(c, a, ...) what a tensor holds for samples."""
+    """(c, a, ...) entries of a tensor for some samples."""
     if isinstance(samples, slice):
         return x[None, samples]
     return x.index_select(0, samples.flatten()).view(*samples.shape, *x.shape[1:])
 
 
 def add(x: Tensor, samples: Samples, terms: Tensor, start: int) -> None:
-    """Add (c, a, d) terms to what a tensor holds for samples, the first of which is the start."""
+    """Add (c, a, d) terms to the entries of some samples; entry 0 is that of sample start."""
     if isinstance(samples, slice):
         x[samples.start - start : samples.stop - start].add_(terms[0])
     else:
@@ -77,8 +77,8 @@ def add(x: Tensor, samples: Samples, terms: Tensor, start: int) -> None:
 
 def plan_blocks(call: Call) -> list[Block]:
     """Cut the pairs of the rows with all samples of their class into blocks."""
-    # A row that pairs with nobody is compared with itself: if it is not finite, it is seen there.
-    # Where labels cannot be looked at, blocks hold all samples, and labels are weights.
+    # A row that pairs with nobody is compared with itself, so that NaN in it reaches the penalty.
+    # Where labels cannot be read without waiting, blocks hold all samples, and labels are weights.
     blocks: list[Block] | None = call.plans.get("torch")
     if blocks is None:
         widths = [x.shape[1] for x in call.points]
@@ -113,7 +113,7 @@ def _padded(run: list[_Class], side: int, dtype: torch.dtype) -> Iterator[Block]
 
 
 def _tiles(rows: slice, members: int, side: int) -> Iterator[tuple[slice, slice, int | None, int]]:
-    """Rows and columns among members, where rows are columns, and how often their pairs count."""
+    """Rows and columns among members, the column of the first row, and how often a pair counts."""
     if rows.start < rows.stop and members <= side:
         yield rows, slice(0, members), rows.start, 1
         return
@@ -146,7 +146,8 @@ def _classes(call: Call) -> list[_Class]:
 
 def _similar(classes: list[_Class], side: int) -> Iterator[list[_Class]]:
     """Cut classes, sorted by size, into runs that are cheap to pad and small enough to cache."""
-    # cheap: at most 30 % more pairs, or so few that another round of small operations costs more
+    # Cheap means at most 30 % more pairs, or so few more that another round of small operations
+    # would cost more.
     run: list[_Class] = []
     pairs = most = 0
     for members, count in classes:

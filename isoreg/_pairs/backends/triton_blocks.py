@@ -1,18 +1,18 @@
 """Value and gradient of the Euclidean penalty by Triton, without ever waiting for the GPU.
 
-The samples are sorted by label on the device, which makes the columns that a row pairs with a
-range. A program takes a tile of rows from the least start of their ranges to the largest end and
-reads both on the device, so that no shape and no launch depends on data. It alone writes its rows
-of the gradient and its sums: results are the same bits in every run.
+The samples are sorted by label on the device, so that the columns with which a row has pairs are a
+range. A program compares a tile of rows with the columns from the least start of their ranges to
+the largest end. It reads both on the device, so that no shape and no launch depends on data. No
+other program writes its part of the gradient and its sums: every run gives the same bits.
 
-Squared input distances are computed once for all layers, those of a narrow layer within the
-kernel that compares them, those of a wide one before, so that the gradient's dimensions can be
-shared out among programs. Rows go in slabs: memory beside the results is that of a few matrices
-of at most `_PAIRS_AT_ONCE` numbers, and of one centred copy of a wide layer.
+Squared input distances are computed once for all layers. Squared distances of a narrow layer are
+computed in the kernel that compares them; those of a wide layer are computed before, so that
+programs can share the dimensions of its gradient. Rows are taken in slabs: beside the results,
+memory holds a few matrices of at most `_PAIRS_AT_ONCE` numbers and a centred copy of a wide layer.
 
-Narrow layers, and all float64 ones, subtract points directly. Wide ones multiply points that are
-seen from a member of their class, in full float32, and subtract directly the pairs that are so
-near each other that products lose digits.
+Narrow layers, and all layers in float64, subtract points directly. Wide layers multiply points,
+relative to a member of their class, in full float32; pairs that are so near each other that
+products lose digits are subtracted directly.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _TILE = 32
 _CHUNK, _LEAST = 64, 16
 _WARPS = 8
 _NARROW = 64
-"""Up to this width points are subtracted directly; at most `_CHUNK`, which one program holds."""
+"""Up to this width points are subtracted directly; not above `_CHUNK`, the most a program holds."""
 _PAIRS_AT_ONCE = 1 << 24
 _PROGRAMS = 512
 _SHARE = 256
-"""The dimensions are cut into shares of at least this many where tiles are fewer than programs."""
+"""If there are fewer tiles than programs, dimensions are cut into shares of at least this many."""
 _PRECISION = "ieee"
-"""Of products; three TF32 parts ("tf32x3") keep two bits less."""
+"""The precision of products; three TF32 parts ("tf32x3") would keep two bits less."""
 _CAPABILITY = (8, 0)
 _MODES = {"differences": 0, "products": 1, "labels": 2}
 
@@ -65,7 +65,7 @@ def refuses(call: Call) -> str | None:
 
 @torch.no_grad()
 def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Answer:
-    """Sums over the pairs of a call, and gradients, without looking at a value."""
+    """Sums over the pairs of a call, and gradients; no value is read on the host."""
     ones = call.features[0].new_ones(len(call.features), dtype=torch.float64)
     if scale is None:
         return Answer(_compare(call, ones, ones, needs_grad=False)[0][1:], [])
@@ -83,7 +83,7 @@ class _Order:
     starts: Tensor
     ends: Tensor
     origins: Tensor | None
-    """(n,) for each sample the first of its class; None if all are one class."""
+    """(n,) for each sample the first of its class; None if all samples are one class."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -94,7 +94,7 @@ class _Order:
         return len(self.columns)
 
     def slabs(self) -> Iterator[tuple[int, _Order]]:
-        """As many rows at once as have few enough pairs, and the number of their first tile."""
+        """Slabs of rows that have few enough pairs, each with the number of its first tile."""
         step = max(1, _PAIRS_AT_ONCE // (_TILE * max(1, self.n))) * _TILE
         for begin in range(0, len(self.rows), step):
             slab = slice(begin, begin + step)
@@ -115,7 +115,7 @@ def _order(call: Call, n: int) -> _Order:
     labels, columns = classes.sort(stable=True)
     mine, rows = classes[local].sort(stable=True)
     rows = rows + local.start
-    # a sample that pairs with nobody has a range of its own, in which it is seen if not finite
+    # the range of a sample that pairs with nobody is the sample itself, so that NaN in it is found
     alone = mine == IGNORED
     places = torch.empty_like(columns).scatter_(0, columns, everything)[rows]
     starts = torch.where(alone, places, torch.searchsorted(labels, mine))
@@ -148,7 +148,7 @@ def _compare(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """What all layers are compared with."""
+    """The targets and weights that all layers share, for the rows of one slab."""
 
     order: _Order
     targets: Tensor
@@ -160,7 +160,7 @@ class _Pairs:
 def _compare_layer(
     x: Tensor, pairs: _Pairs, scale: Tensor, factor: Tensor, sums: Tensor, gradient: Tensor | None
 ) -> None:
-    """Write the sums of the slab's tiles and the gradient by its rows."""
+    """Write a layer's sums for the tiles of the slab, and its gradient by the rows of the slab."""
     order, mode, width = pairs.order, _mode(x), x.shape[1]
     stored, centred = width > _NARROW, _centred(x, order)
     squares = _squares(x, centred, order, mode) if stored else x
@@ -200,7 +200,7 @@ def _squares(x: Tensor, centred: Tensor, order: _Order, mode: int) -> Tensor:
 
 
 def _weights(call: Call, order: _Order) -> Tensor | None:
-    """(rows, n) what the pairs weigh beside being of one class; None if all weigh 1."""
+    """(rows, n) weights from soft labels and given weights; None if all pairs weigh 1."""
     weights = None
     if call.labels is not None and call.labels.is_floating_point():
         labels = call.labels.to(call.features[0].dtype).contiguous()
@@ -217,7 +217,7 @@ def _mode(x: Tensor) -> int:
 
 
 def _centred(x: Tensor, order: _Order) -> Tensor:
-    """Points whose products are taken, seen from a member of their class; else as they are."""
+    """Points relative to a member of their class if products are taken, else the given points."""
     if _mode(x) != _MODES["products"]:
         return x
     return x - (x[:1] if order.origins is None else x[order.origins])
@@ -226,7 +226,7 @@ def _centred(x: Tensor, order: _Order) -> Tensor:
 def _launch(
     kernel: str, programs: int, *arguments: tuple[Tensor | int, ...], **constants: int
 ) -> None:
-    """Run a kernel; the only place that a device is asked for anything."""
+    """Run a kernel on the device of its tensors; no other function here runs one."""
     if programs == 0:
         return
     flat = [x for part in arguments for x in part]

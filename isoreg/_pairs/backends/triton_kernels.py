@@ -1,15 +1,15 @@
 """The Triton kernels of `isoreg._pairs.backends.triton_blocks`, which says what they are for.
 
-Rows are those of a slab of local samples, columns all samples, both in the order of their labels:
-``rows`` and ``columns`` hold their positions in the batch, ``starts`` and ``ends`` between which
-columns a row has its pairs. A sample is a column of its own row even if it pairs with nobody:
-that pair has distance 0, or NaN if the sample is not finite, which so reaches every sum.
+Rows are a slab of local samples and columns are all samples, both in the order of their labels.
+``rows`` and ``columns`` hold their positions in the batch; a row has its pairs with the columns
+from ``starts`` to ``ends``. These include the sample itself, even if it pairs with nobody. That
+pair has distance 0, or NaN if the sample is not finite, so that the NaN reaches every sum.
 
 Axes: m = row of a tile, n = column of a tile, d = dimension of a chunk.
 """
 # mypy: ignore-errors
 # ruff: noqa: N803
-# Triton compiles this file: its annotations and its constants in capitals are the language's own.
+# Triton compiles this file, so annotations and capital constants follow the rules of Triton.
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DIFFERENCES, PRODUCTS, LABELS = (tl.constexpr(mode) for mode in range(3))
 
 _NEAR = tl.constexpr(1e-2)  # below this share of |a|^2 + |b|^2 the expansion has lost digits
 _SIZES = ["n", "count", "across", "splits", "share", "slab", "local", "chunks"]
-"""What a last, smaller batch changes; Triton must not compile a kernel anew for it."""
+"""Arguments that change in a last, smaller batch; Triton must not compile a kernel again for it."""
 
 
 @triton.jit
 def _kahan(total, lost, part):
-    """Add to a long sum; `lost` holds the digits that earlier additions have rounded away."""
+    """Add to a long sum by Kahan's method; `lost` holds the rounding error of earlier additions."""
     part -= lost
     longer = total + part
     return longer, (longer - total) - part
@@ -44,7 +44,7 @@ def _ratio(x, y):
 
 @triton.jit
 def _rows_of(rows, starts, ends, tile, n, count, M: tl.constexpr):
-    """Places, positions and bounds of the rows of a tile; no columns for those behind the last."""
+    """Indices, positions and bounds of the rows of a tile; rows behind the last have no columns."""
     r = tile * M + tl.arange(0, M)
     real = r < count
     i = tl.load(rows + r, mask=real, other=-1)
@@ -83,7 +83,7 @@ def _expanded(
     x, centred, i_m, j_n, pair_mn, begin, stop, width, M: tl.constexpr, N: tl.constexpr,
     D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """|a|^2 + |b|^2 - 2 a b; pairs that are so near that it loses digits are subtracted."""
+    """|a|^2 + |b|^2 - 2 a b; pairs so near that this loses digits are subtracted directly."""
     total_mn = tl.zeros((M, N), x.dtype.element_ty)
     lost_mn = tl.zeros((M, N), x.dtype.element_ty)
     both_mn = tl.zeros((M, N), x.dtype.element_ty)
@@ -109,7 +109,7 @@ def _expanded(
     square_mn = tl.where(same_mn, 0 * both_mn, both_mn - 2 * total_mn)
     near_mn = pair_mn & (square_mn < both_mn * _NEAR) & ~same_mn
     if tl.max(near_mn.to(tl.int32)) > 0:
-        # the points as they came: centred ones were rounded
+        # from the original points, because centred points were rounded
         exact_mn = _direct(x, i_m, j_n, begin, stop, width, M, N, D, DIFFERENCES)
         square_mn = tl.where(near_mn, exact_mn, square_mn)
     return square_mn
@@ -124,12 +124,12 @@ def square_kernel(
     """Squared distances, or products of labels, of one tile of pairs and one share of dimensions.
 
     Args:
-        x: (samples, width) points as they came, or labels.
-        centred: The same, seen from a member of the class of each; x where no products are used.
+        x: (samples, width) points as they were given, or labels.
+        centred: Points relative to a member of their class; x where no products are used.
         rows: (count,) positions of the rows in x.
         columns: (n,) positions of the columns in x.
         starts: (count,) first column of each row.
-        ends: (count,) the column behind its last.
+        ends: (count,) column behind the last of each row.
         out: (splits, count, n) takes the sums over each share of the dimensions.
         width: Number of dimensions.
         n: Number of columns.
@@ -140,8 +140,8 @@ def square_kernel(
         M: Rows of a tile.
         N: Columns of a tile.
         D: Dimensions of a chunk.
-        MODE: How to compute.
-        PRECISION: That of products, of `tl.dot`.
+        MODE: DIFFERENCES, PRODUCTS or LABELS.
+        PRECISION: Precision of the products of `tl.dot`.
     """
     program = tl.program_id(0)
     split, tile = program % splits, program // splits
@@ -183,7 +183,7 @@ def _pull_expanded(
     w_mn, squares_mn, x, centred, i_m, j_n, a_md, begin, width, M: tl.constexpr,
     D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The same as (sum of w) x_m - w x_n; near pairs, which that would cancel, are subtracted."""
+    """The same sum as (sum of w) x_m - w x_n; pairs too near for its digits are subtracted."""
     k_d = begin + tl.arange(0, D)
     b_nd = tl.load(
         centred + j_n[:, None] * width + k_d[None, :],
@@ -204,7 +204,7 @@ def _pull_expanded(
 def _pairs_of(
     targets, weights, at_mn, pair_mn, same_mn, GIVEN: tl.constexpr, WEIGHTED: tl.constexpr
 ):
-    """Input distances of pairs, and what the pairs weigh; both 0 where a pair does not count."""
+    """Input distances and weights of pairs; both are 0 where a pair does not count."""
     target_mn = tl.load(targets + at_mn, mask=pair_mn, other=0)
     g_mn = pair_mn.to(target_mn.dtype)
     if WEIGHTED:
@@ -215,7 +215,8 @@ def _pairs_of(
         target_mn = tl.where(unknown_mn | same_mn, 0, target_mn)
     else:
         target_mn = _root(target_mn)
-    # a sample and itself: 0, or NaN; what does not count may be infinite
+    # A sample counts with itself, so that its NaN is found. Targets of pairs without weight become
+    # 0, because they may be infinite.
     g_mn = tl.where(same_mn & pair_mn, 1, g_mn)
     return tl.where(g_mn != 0, target_mn, 0), g_mn
 
@@ -230,21 +231,21 @@ def compare_kernel(
 ):  # fmt: skip
     """Sums over all pairs of a tile of rows, and a chunk of the gradient by these rows.
 
-    Each program alone writes its sums and its part of the gradient, in a fixed order: no atomics.
-    Beside what `square_kernel` takes:
+    No other program writes the sums and the part of the gradient of a program, so there are no
+    atomics and the order of additions is fixed. Arguments that `square_kernel` does not have:
 
     - targets: (count, n) squared input distances, or given distances, NaN where not known.
     - squares: (count, n) squared feature distances, if `STORED`.
-    - weights: (count, n) what the pairs weigh, if `WEIGHTED`; else each pair counts once.
+    - weights: (count, n) weights of the pairs, if `WEIGHTED`; else each pair counts once.
     - scale, factor: point to s and to 4 s / total.
     - sums: (tiles, 3) float64; takes the sums of G (D - s d)^2, of G D d and of G d^2.
-    - gradient: (local rows, width) takes sum_j factor G (s d - D) / d (x_i - x_j), 0 where d is.
-    - slab: first of the tiles in sums.
+    - gradient: (local rows, width) takes sum_j factor G (s d - D) / d (x_i - x_j), 0 where d is 0.
+    - slab: number of the slab's first tile in sums.
     - local: position in the batch of the first local sample.
     - chunks: number of chunks that hold the gradient's dimensions.
     - GIVEN: whether the targets are distances and not squares.
-    - STORED: whether squares are read and not computed, which takes that D holds the width.
-    - GRADIENT: whether the gradient is wanted.
+    - STORED: whether squares are read; else they are computed here, and D is at least the width.
+    - GRADIENT: whether the gradient is computed.
     """
     program = tl.program_id(0)
     tile, begin = program // chunks, (program % chunks) * D
@@ -294,4 +295,4 @@ def compare_kernel(
 
 
 INTERPRETED = not isinstance(compare_kernel, triton.JITFunction)
-"""Whether Triton interprets (``TRITON_INTERPRET=1``), so that tensors on a processor will do."""
+"""Whether Triton interprets (``TRITON_INTERPRET=1``), so that it takes tensors on a processor."""
