@@ -30,7 +30,7 @@ from torch import nn
 from isoreg import InputError
 from isoreg.diagnostics import distortion
 from isoreg.embedding import IsometricEmbedding, estimator, fitting, training
-from isoreg.embedding.fitting import _from_each_class, _within
+from isoreg.embedding.fitting import _class_radius, _from_each_class
 from isoreg.embedding.network import MapNetwork, Optimizer, batches, mlp
 from isoreg.embedding.picture import draw, drawn_classes
 from isoreg.embedding.rules import check_settings
@@ -447,7 +447,7 @@ def test_noise_is_measured_in_radii_of_the_classes_and_what_is_held_out_is_not_l
     assert not np.array_equal(other[2], held)
     learned = np.setdiff1d(np.arange(150), held)
     spread = np.sqrt(((X[learned] - X[learned].mean(0)) ** 2).mean())
-    assert noise == pytest.approx(0.5 * _within(X[learned], Y[learned]) / spread)
+    assert noise == pytest.approx(0.5 * _class_radius(X[learned], Y[learned]) / spread)
     brief(batch_size=40).fit(X, Y)
     assert len(seen[-1][2]) == 40, "a batch is looked at where none are held out"
 
@@ -823,9 +823,11 @@ def test_the_map_is_drawn_with_a_bar_whose_length_is_what_it_says() -> None:
 
 def test_the_radius_within_classes_is_a_mean_over_classes_of_two_or_more() -> None:
     rows = np.array([[0.0, 0.0], [2.0, 0.0], [5.0, 5.0], [9.0, 1.0], [9.0, 7.0]])
-    assert _within(rows, np.array([0, 0, 1, 2, 2])) == pytest.approx((0.5**0.5 + 4.5**0.5) / 2)
-    assert _within(rows, np.array([0, 1, 2, 3, -1])) == 0.0
-    assert _within(rows, np.full(5, -1)) == 0.0
+    assert _class_radius(rows, np.array([0, 0, 1, 2, 2])) == pytest.approx(
+        (0.5**0.5 + 4.5**0.5) / 2
+    )
+    assert _class_radius(rows, np.array([0, 1, 2, 3, -1])) == 0.0
+    assert _class_radius(rows, np.full(5, -1)) == 0.0
 
 
 @pytest.mark.parametrize("names", [[3, 7, 9], ["ab", "c", "def"]])

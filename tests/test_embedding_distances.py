@@ -31,7 +31,7 @@ from isoreg.embedding.targets import read_targets
 from isoreg.embedding.training import (
     Pairs,
     Recipe,
-    drawn_distances,
+    distances_on_map,
     near_weights,
 )
 from isoreg.penalty import isometry_penalty
@@ -314,7 +314,7 @@ def test_distances_on_the_map_keep_their_digits_however_many_there_are() -> None
     points = torch.tensor(DRAWS.normal(size=(40, 2))).float()
     points[1] = points[0] + torch.tensor([3e-4, 4e-4])
     expected = cdist(points.double(), points.double())
-    np.testing.assert_allclose(drawn_distances(points).numpy(), expected, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(distances_on_map(points).numpy(), expected, rtol=1e-3, atol=1e-7)
     pairs = Pairs(lambda at: torch.zeros(len(at), len(at)), 1.0, None, torch.empty(0))
     _, drawn = pairs.compared(points, np.arange(40))
     np.testing.assert_allclose(drawn, expected[np.triu_indices(40, 1)], rtol=1e-12)
@@ -892,5 +892,5 @@ def test_distances_of_samples_that_nearly_coincide_are_measured_exactly() -> Non
     places = np.arange(80)
     measured, _ = pairs.compared(torch.zeros(80, 2), places)
     assert measured.min().item() == pytest.approx(1e-6 * 20**0.5, rel=1e-3)
-    trained = pairs.descended_to(torch.as_tensor(places)).double()
+    trained = pairs.training_distances(torch.as_tensor(places)).double()
     torch.testing.assert_close(trained, torch.cdist(*[known.double()] * 2), atol=1e-2, rtol=1e-3)

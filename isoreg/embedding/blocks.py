@@ -71,9 +71,9 @@ def resolve_blocks(
     if cache is not None and not callable(metric):
         raise InputError(f"cache is for a metric that is a callable, got metric={metric!r}.")
     if distances is not None:
-        return _precomputed(distances, len(rows))
+        return _table_blocks(distances, len(rows))
     if callable(metric):
-        return _called(rows, metric, takes, cache)
+        return _callable_blocks(rows, metric, takes, cache)
     if not isinstance(metric, str) or metric not in (*NAMES, "geodesic"):
         allowed = ", ".join(map(repr, (*NAMES, "precomputed")))
         got = repr(metric) if isinstance(metric, str) else type(metric).__name__
@@ -96,24 +96,24 @@ def as_array(values: Any, name: str) -> Array:
         return np.asarray(values)
     check_dense(values, name)
     narrow = values.is_floating_point() and values.dtype.itemsize < 4
-    found: Array = (values.float() if narrow else values).detach().cpu().numpy()
-    return found
+    array: Array = (values.float() if narrow else values).detach().cpu().numpy()
+    return array
 
 
-def _precomputed(distances: Any, n: int) -> Blocks:
+def _table_blocks(distances: Any, n: int) -> Blocks:
     table = as_array(distances, "distances")
     if table.shape != (n, n) or table.dtype.kind not in "iuf":
         raise InputError(
             f"distances must be real numbers of shape ({n}, {n}) for {n} samples, got "
-            f"{_described(distances, table)}."
+            f"{_description(distances, table)}."
         )
     for start in range(0, n, 256):  # a part at a time: the table may be larger than the memory
-        part, mirrored = table[start : start + 256], table[:, start : start + 256].T
-        check_distances(_wide(part), "distances", mirrored=_wide(mirrored), own=start)
+        rows, columns = table[start : start + 256], table[:, start : start + 256].T
+        check_distances(_wide(rows), "distances", mirrored=_wide(columns), own=start)
     return lambda places: torch.as_tensor(np.array(table[np.ix_(places, places)], dtype=np.float64))
 
 
-def _described(values: Any, table: Array) -> str:
+def _description(values: Any, table: Array) -> str:
     return f"{table.dtype} of shape {table.shape}" if table.ndim else type(values).__name__
 
 
@@ -122,7 +122,7 @@ def _wide(values: Array) -> Tensor:
         return torch.from_numpy(np.array(values, np.float64, order="C"))
 
 
-def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Blocks:
+def _callable_blocks(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Blocks:
     n = len(rows)
     try:
         inspect.signature(metric).bind(rows, rows)
@@ -140,39 +140,39 @@ def _called(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Bloc
         if block.shape != (len(a), len(b)) or block.dtype.kind not in "iuf":
             raise InputError(
                 f"metric must map {len(a)} and {len(b)} samples to ({len(a)}, {len(b)}) real "
-                f"distances, got {_described(got, block)}. {_OF_TWO_ROWS}"
+                f"distances, got {_description(got, block)}. {_OF_TWO_ROWS}"
             )
         distances = _wide(block)
         check_distances(distances, "metric")
         return distances.numpy()
 
-    tried = np.unique(np.linspace(0, n - 1, min(n, _TRIED)).astype(np.int64))
+    sample = np.unique(np.linspace(0, n - 1, min(n, _TRIED)).astype(np.int64))
     try:
-        there = ask(tried, tried[:-1])
+        table = ask(sample, sample[:-1])
     except InputError:
         raise
     except (TypeError, ValueError) as error:  # what a distance between two rows says of many
         raise InputError(
-            f"metric must take {len(tried)} and {len(tried) - 1} samples at once, got its error: "
+            f"metric must take {len(sample)} and {len(sample) - 1} samples at once, got its error: "
             f"{error}. {_OF_TWO_ROWS}"
         ) from error
-    back = ask(tried[:-1], tried)
-    check_distances(torch.from_numpy(there), "metric", mirrored=torch.from_numpy(back.T), own=0)
-    _check_alone(ask(tried[-_FEW:], tried[:-1][:_FEW]), there[-_FEW:, :_FEW])
+    mirrored = ask(sample[:-1], sample)
+    check_distances(torch.from_numpy(table), "metric", mirrored=torch.from_numpy(mirrored.T), own=0)
+    _check_independence(ask(sample[-_FEW:], sample[:-1][:_FEW]), table[-_FEW:, :_FEW])
     if cache is None:
         return lambda places: torch.as_tensor(_symmetric(ask, places))
     name = getattr(metric, "__qualname__", type(metric).__qualname__)
-    return _cached(ask, PairCache(cache, name), sample_keys(rows, places=takes == "indices"))
+    return _cached_blocks(ask, PairCache(cache, name), sample_keys(rows, places=takes == "indices"))
 
 
-def _check_alone(alone: Array, among: Array) -> None:
+def _check_independence(among_few: Array, among_more: Array) -> None:
     """Refuse a metric for which samples lie elsewhere when they are asked for with fewer others."""
-    gaps = np.nan_to_num(np.abs(alone - among))
-    if gaps.max(initial=0) > 0.01 * np.nan_to_num(among).max(initial=0):
-        one, other = alone.flat[gaps.argmax()], among.flat[gaps.argmax()]
+    gaps = np.nan_to_num(np.abs(among_few - among_more))
+    if gaps.max(initial=0) > 0.01 * np.nan_to_num(among_more).max(initial=0):
+        few, more = among_few.flat[gaps.argmax()], among_more.flat[gaps.argmax()]
         raise InputError(
             "metric must give two samples one distance, whichever others it is asked for, got "
-            f"{one:.4g} among few and {other:.4g} among more. Compute beforehand what depends on "
+            f"{few:.4g} among few and {more:.4g} among more. Compute beforehand what depends on "
             "all samples, as V of scipy's 'seuclidean'."
         )
 
@@ -186,28 +186,30 @@ def _symmetric(ask: Callable[[Places, Places], Array], places: Places) -> Array:
         return block
     first, second = places[: size // 2], places[size // 2 :]
     cross = ask(first, second)
-    parts = [[_symmetric(ask, first), cross], [cross.T, _symmetric(ask, second)]]
-    whole: Array = np.block(parts)
-    return whole
+    quarters = [[_symmetric(ask, first), cross], [cross.T, _symmetric(ask, second)]]
+    distances: Array = np.block(quarters)
+    return distances
 
 
-def _cached(ask: Callable[[Places, Places], Array], store: PairCache, keys: list[int]) -> Blocks:
+def _cached_blocks(
+    ask: Callable[[Places, Places], Array], store: PairCache, keys: list[int]
+) -> Blocks:
     def block(places: Places) -> Tensor:
         table = np.zeros((len(places), len(places)))
         for i in reversed(range(1, len(places))):  # the longest first: the cache tries what it has
-            one, others = places[i : i + 1], [keys[other] for other in places[:i]]
+            sample, other_keys = places[i : i + 1], [keys[other] for other in places[:i]]
 
-            def compute(missing: Places, turned: bool, one: Places = one) -> Array:
-                return ask(places[missing], one).T if turned else ask(one, places[missing])
+            def compute(missing: Places, reverse: bool, sample: Places = sample) -> Array:
+                return ask(places[missing], sample).T if reverse else ask(sample, places[missing])
 
-            def in_both(missing: Places, turned: bool, compute: Compute = compute) -> Array:
-                there, back = compute(missing, turned), compute(missing, not turned)
-                check_distances(torch.from_numpy(there), "metric", mirrored=torch.from_numpy(back))
-                return there
+            def compute_both(missing: Places, reverse: bool, compute: Compute = compute) -> Array:
+                row, column = compute(missing, reverse), compute(missing, not reverse)
+                check_distances(torch.from_numpy(row), "metric", mirrored=torch.from_numpy(column))
+                return row
 
             # one sample a batch: to ask for all in both orders would cost twice as much
-            asked = in_both if i == len(places) - 1 else compute
-            table[i, :i] = table[:i, i] = store.row(keys[one[0]], others, asked)
+            compute_row = compute_both if i == len(places) - 1 else compute
+            table[i, :i] = table[:i, i] = store.row(keys[sample[0]], other_keys, compute_row)
         return torch.as_tensor(table)
 
     return block

@@ -41,10 +41,10 @@ class PairCache:
             raise InputError("cache must be a file, got ':memory:', which is gone at once.")
         with self._open() as base:
             tables = base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            if others := {name for (name,) in tables} - {"metric", "pairs"}:
+            if foreign := {name for (name,) in tables} - {"metric", "pairs"}:
                 raise InputError(
                     "cache must be a file that this class made, or a new one, got "
-                    f"{str(path)!r} with the table {min(others)!r}."
+                    f"{str(path)!r} with the table {min(foreign)!r}."
                 )
             base.execute("CREATE TABLE IF NOT EXISTS metric (name TEXT)")
             base.execute(
@@ -62,13 +62,13 @@ class PairCache:
                 f"{str(path)!r}. Use one file a metric."
             )
 
-    def row(self, key: int, others: list[int], compute: Compute) -> Array:
+    def row(self, key: int, other_keys: list[int], compute: Compute) -> Array:
         """Distances from one sample to others, computed only where they are not known yet.
 
         Args:
             key: The sample's key, of `sample_keys`.
-            others: The keys of the others.
-            compute: From the places in ``others`` that are missing to the distances from the
+            other_keys: The keys of the others.
+            compute: From the places in ``other_keys`` that are missing to the distances from the
                 sample to them, or from them to the sample for True.
 
         Returns:
@@ -77,22 +77,22 @@ class PairCache:
         Raises:
             InputError: If the file holds another distance of a pair than the metric gives.
         """
-        pairs = [(min(key, other), max(key, other)) for other in others]
+        pairs = [(min(key, other), max(key, other)) for other in other_keys]
         with self._open() as base:
             known: dict[Pair, float] = {}
             for start in range(0, len(pairs), _AT_ONCE):
-                asked = pairs[start : start + _AT_ONCE]
-                marks = ",".join(["(?,?)"] * len(asked))
+                batch = pairs[start : start + _AT_ONCE]
+                marks = ",".join(["(?,?)"] * len(batch))
                 rows = base.execute(
                     f"SELECT a, b, distance FROM pairs WHERE (a, b) IN (VALUES {marks})",
-                    [value for pair in asked for value in pair],
+                    [value for pair in batch for value in pair],
                 )
                 known.update({(a, b): np.nan if d is None else d for a, b, d in rows})
             self._try(pairs, known, compute)
             missing = [place for place, pair in enumerate(pairs) if pair not in known]
             if missing:
-                asked = [pairs[place] for place in missing]
-                new = list(zip(asked, compute(np.array(missing), False).flat, strict=True))
+                new_pairs = [pairs[place] for place in missing]
+                new = list(zip(new_pairs, compute(np.array(missing), False).flat, strict=True))
                 stored = [(*pair, None if np.isnan(d) else float(d)) for pair, d in new]
                 base.executemany("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", stored)
                 base.commit()
@@ -108,18 +108,18 @@ class PairCache:
         self._left_to_try -= count
         # spread over the pairs: metrics may agree on near ones alone, or be capped for far ones
         tried = np.array(places)[np.linspace(0, len(places) - 1, count).round().astype(np.int64)]
-        there = np.array([known[pairs[place]] for place in tried])
-        now = compute(tried, False).ravel()
-        rounding = 1e-6 * float(np.nanmax(there, initial=0))
-        same = np.isclose(there, now, atol=rounding, equal_nan=True)
+        stored = np.array([known[pairs[place]] for place in tried])
+        computed = compute(tried, False).ravel()
+        rounding = 1e-6 * float(np.nanmax(stored, initial=0))
+        same = np.isclose(stored, computed, atol=rounding, equal_nan=True)
         if not same.all():  # the two directions of a metric may lie further apart than rounding
-            turned = compute(tried, True).ravel()
-            same |= np.isclose(there, turned, atol=rounding, equal_nan=True)
+            mirrored = compute(tried, True).ravel()
+            same |= np.isclose(stored, mirrored, atol=rounding, equal_nan=True)
         if not same.all():
             first = int(np.flatnonzero(~same)[0])
             raise InputError(
-                f"cache must hold distances of this metric, got {there[first]:.6g} in "
-                f"{str(self.path)!r} where it gives {now[first]:.6g}. Use one file a metric."
+                f"cache must hold distances of this metric, got {stored[first]:.6g} in "
+                f"{str(self.path)!r} where it gives {computed[first]:.6g}. Use one file a metric."
             )
 
     @contextmanager

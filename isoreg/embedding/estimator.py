@@ -191,8 +191,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             >>> IsometricEmbedding(max_epochs=5, random_state=0).fit(X).network_.training
             False
         """
-        prefix, kept = error_prefix(f"{_NAME}.fit"), columns_unless_raised(self)
-        with prefix, kept, _on_cpu(), torch.inference_mode(False), torch.enable_grad():
+        prefix, columns = error_prefix(f"{_NAME}.fit"), columns_unless_raised(self)
+        with prefix, columns, _on_cpu(), torch.inference_mode(False), torch.enable_grad():
             check_settings(self)
             refuse_other_order(X, y=y, distances=distances)
             rows = read_rows(self, X, ensure_min_samples=2)
@@ -203,8 +203,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             )
             device = pick_device(self.device)
             # all of it: layers that are lazy draw their numbers when they are first called
-            drawing = nullcontext() if self.network is None else seeded(seed, device)
-            with full_precision(device), drawing:
+            seeding = nullcontext() if self.network is None else seeded(seed, device)
+            with full_precision(device), seeding:
                 fitted = fit_map(self, rows, blocks, targets, seed)
         self._fitted_components, self._fitted_own = self.n_components, self.network is not None
         self.network_, self.stress_ = fitted.network, fitted.stress
@@ -313,9 +313,9 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 raise InputError(f"unit must be a text or None, got {unit!r}. Write unit='mm'.")
             refuse_other_order(X, y=y)
             points = self.transform(X)
-            drawn = None if y is None else drawn_classes(y, len(points), self.classes_)
+            classes = None if y is None else drawn_classes(y, len(points), self.classes_)
             within = "within a class" if self.classes_ is not None else ""
-            return draw(np.asarray(points), drawn, f"{unit or ''} {within}".strip(), axes)
+            return draw(np.asarray(points), classes, f"{unit or ''} {within}".strip(), axes)
 
     @property
     def _n_features_out(self) -> int:
@@ -357,8 +357,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return tags
 
     def _points(self, rows: NDArray[Any]) -> Tensor:
-        parts = torch.tensor(rows, device="cpu").split(_ROWS_AT_ONCE)
+        batches = torch.tensor(rows, device="cpu").split(_ROWS_AT_ONCE)
         network, device = self.network_, self.network_.mean.device
         with torch.no_grad(), evaluating(network), full_precision(device):
             # a network that squeezes gives one row without its first axis
-            return torch.cat([network(part).cpu().reshape(len(part), -1) for part in parts])
+            return torch.cat([network(batch).cpu().reshape(len(batch), -1) for batch in batches])

@@ -55,14 +55,15 @@ def fit_map(
             network does not fit.
     """
     generator, size = torch.Generator().manual_seed(seed), int(settings.batch_size)
-    drawn = torch.randperm(len(rows), generator=generator).numpy()
-    held, classes = _held_out(settings, len(rows)), None if targets is None else targets.classes
-    if held and classes is not None:
-        drawn = _with_classmates(drawn, held, classes)
-    learned = drawn[held:]
-    known = classmates_first(learned, classes)[:MEASURED]
-    measured = classmates_first(drawn[:held], classes)[:MEASURED] if held else known
-    pairs = _scaled(settings, rows, blocks, targets, learned)
+    shuffled = torch.randperm(len(rows), generator=generator).numpy()
+    n_held = _n_held_out(settings, len(rows))
+    classes = None if targets is None else targets.classes
+    if n_held and classes is not None:
+        shuffled = _with_classmates(shuffled, n_held, classes)
+    learned = shuffled[n_held:]
+    learned_sample = classmates_first(learned, classes)[:MEASURED]
+    measured = classmates_first(shuffled[:n_held], classes)[:MEASURED] if n_held else learned_sample
+    pairs = _scaled_pairs(settings, rows, blocks, targets, learned)
     network, noise = _network(settings, rows, pairs, learned, seed)
     inputs = network.standard(torch.tensor(rows))
     if isinstance(settings.metric, str) and settings.metric == "euclidean":
@@ -85,7 +86,7 @@ def fit_map(
     order = (places[batch] for batch in batches(len(places), size, generator))
     progress = train(network.body, inputs, order, pairs, recipe, generator, measured[:size])
     refuse_one_point(network.body, inputs[torch.as_tensor(measured, device=inputs.device)])
-    stress = _rescale(network, inputs, pairs, known, measured, size)
+    stress = _rescale(network, inputs, pairs, learned_sample, measured, size)
     if settings.network is None:  # so that a point's place does not depend on those beside it
         network.body.to(network.mean.dtype)
     prototypes = None if targets is None else (network.unit * pairs.prototypes).cpu().numpy()
@@ -110,31 +111,31 @@ def default_epochs(n: int, per_epoch: int) -> int:
     return max(EPOCHS, math.ceil(steps / per_epoch))
 
 
-def _held_out(settings: Any, n: int) -> int:
+def _n_held_out(settings: Any, n: int) -> int:
     if not settings.early_stopping:
         return 0
-    held: int = max(2, math.ceil(n * settings.validation_fraction))
-    if n - held < 2:
+    n_held: int = max(2, math.ceil(n * settings.validation_fraction))
+    if n - n_held < 2:
         raise InputError(
-            f"early_stopping must leave at least 2 samples to learn from, got {n - held} of {n} "
+            f"early_stopping must leave at least 2 samples to learn from, got {n - n_held} of {n} "
             f"with validation_fraction={settings.validation_fraction}."
         )
-    return held
+    return n_held
 
 
-def _with_classmates(drawn: Places, held: int, classes: Places) -> Places:
+def _with_classmates(shuffled: Places, n_held: int, classes: Places) -> Places:
     """The same draw, with two of the largest class in front where chance holds out no such two."""
-    counts = np.bincount(classes[drawn[:held]] + 1)[1:]  # UNKNOWN is -1
+    counts = np.bincount(classes[shuffled[:n_held]] + 1)[1:]  # UNKNOWN is -1
     if counts.max(initial=0) > 1:
-        return drawn
+        return shuffled
     largest = np.bincount(classes + 1)[1:].argmax()
-    mates = drawn[classes[drawn] == largest][:2]
-    return np.concatenate([mates, drawn[~np.isin(drawn, mates)]])
+    mates = shuffled[classes[shuffled] == largest][:2]
+    return np.concatenate([mates, shuffled[~np.isin(shuffled, mates)]])
 
 
 def _check_held_out(pairs: Pairs, measured: Places, components: int) -> None:
-    known, _ = pairs.compared(torch.zeros(len(measured), components), measured)
-    if not (known > 0).any():  # without one there is no stress that could fall
+    distances, _ = pairs.compared(torch.zeros(len(measured), components), measured)
+    if not (distances > 0).any():  # without one there is no stress that could fall
         raise InputError(
             "early_stopping must hold out two samples whose distance is known and above 0, of one "
             f"class if there are classes, got none among {len(measured)}. Hold out more: "
@@ -142,21 +143,19 @@ def _check_held_out(pairs: Pairs, measured: Places, components: int) -> None:
         )
 
 
-def _scaled(
+def _scaled_pairs(
     settings: Any, rows: NDArray[Any], blocks: Blocks, targets: Targets | None, learned: Places
 ) -> Pairs:
     """The pairs in radii of the classes, and the classes' places, from a batch of samples."""
     k = 0 if targets is None else len(targets.names)
-    of_learned = np.full(len(learned), UNKNOWN) if targets is None else targets.classes[learned]
-    chosen = _from_each_class(of_learned, max(settings.batch_size, 2 * k))
+    classes = np.full(len(learned), UNKNOWN) if targets is None else targets.classes[learned]
+    chosen = _from_each_class(classes, max(settings.batch_size, 2 * k))
     table = blocks(learned[chosen]).numpy()
     if not (table > 0).any():  # copies of one sample, by chance: take samples that differ
         distinct = np.unique(rows[learned], axis=0, return_index=True)[1]
         chosen = distinct[: settings.batch_size] if len(distinct) > 1 else chosen
         table = blocks(learned[chosen]).numpy()
-    layout = lay_out(
-        table, of_learned[chosen], k, settings.n_components, apart=APART, closest=CLOSEST
-    )
+    layout = lay_out(table, classes[chosen], k, settings.n_components, apart=APART, closest=CLOSEST)
     _warn_of_few(settings, rows, blocks, learned[chosen], table)
     device = pick_device(settings.device)
     prototypes = torch.as_tensor(layout.prototypes, dtype=torch.float32, device=device)
@@ -199,11 +198,11 @@ def _network(
     settings: Any, rows: NDArray[Any], pairs: Pairs, learned: Places, seed: int
 ) -> tuple[MapNetwork, float]:
     """The network before training, and the deviation of the noise on what its body takes."""
-    known = rows[learned].astype(np.float64)
-    mean = known.mean(0)
+    learned_rows = rows[learned].astype(np.float64)
+    mean = learned_rows.mean(0)
     # a power of two, which rounds nothing, so that no square leaves the range of float64
-    size = 2.0 ** int(np.frexp(np.abs(known - mean).max())[1] - 1)
-    spread = size * float(np.sqrt((((known - mean) / size) ** 2).mean())) or 1.0
+    size = 2.0 ** int(np.frexp(np.abs(learned_rows - mean).max())[1] - 1)
+    spread = size * float(np.sqrt((((learned_rows - mean) / size) ** 2).mean())) or 1.0
     if settings.network is None:
         body: nn.Module = mlp(rows.shape[1], settings.n_components, seed)
     else:
@@ -216,10 +215,10 @@ def _network(
         return network, NOISE_WITHOUT_CLASSES if settings.noise is None else settings.noise
     classes = pairs.targets.classes[learned]
     share = NOISE if settings.noise is None else settings.noise
-    return network, share * _within((known - mean) / size, classes) * (size / spread)
+    return network, share * _class_radius((learned_rows - mean) / size, classes) * (size / spread)
 
 
-def _within(rows: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
+def _class_radius(rows: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
     """Mean over the classes of their root mean square radius a column; 0 without two of a class."""
     squares = [
         float(((rows[classes == k] - rows[classes == k].mean(0)) ** 2).mean())
@@ -237,20 +236,20 @@ def _rescale(
     body: nn.Module = network.body
 
     def compared(places: Places, *, within: bool = True) -> list[Tensor]:
-        found = []
+        results = []
         for start in range(0, len(places) - 1, size):  # a metric is asked for a batch at a time
-            part = places[start : start + size]
-            points = body(inputs[torch.as_tensor(part, device=inputs.device)])
-            found.append(pairs.compared(points, part, within=within))
-        return [torch.cat(each) for each in zip(*found, strict=True)]
+            batch = places[start : start + size]
+            points = body(inputs[torch.as_tensor(batch, device=inputs.device)])
+            results.append(pairs.compared(points, batch, within=within))
+        return [torch.cat(tensors) for tensors in zip(*results, strict=True)]
 
-    scale, of_measured = 1.0, compared(measured)
+    scale, measured_pairs = 1.0, compared(measured)
     if pairs.targets:
-        known, drawn = of_measured if measured is learned else compared(learned)
-        if not (known > NOTHING).any():  # no class has two of them that differ
-            known, drawn = compared(learned, within=False)
-        scale = distortion_of(known, drawn).scale
+        distances, map_distances = measured_pairs if measured is learned else compared(learned)
+        if not (distances > NOTHING).any():  # no class has two of them that differ
+            distances, map_distances = compared(learned, within=False)
+        scale = distortion_of(distances, map_distances).scale
     scale = scale if math.isfinite(scale) else 1.0
     network.unit.mul_(scale)
-    known, drawn = of_measured
-    return distortion_of(known, scale * drawn).stress
+    distances, map_distances = measured_pairs
+    return distortion_of(distances, scale * map_distances).stress

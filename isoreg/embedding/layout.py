@@ -129,8 +129,8 @@ def _class_means(squares: Array, classes: NDArray[np.int64], k: int) -> Array:
     member = csr_array((classes[:, None] == np.arange(k)).astype(float))
     known = ~np.isnan(squares)
     with np.errstate(invalid="ignore"):
-        found: Array = (member.T @ np.nan_to_num(squares) @ member) / (member.T @ known @ member)
-    return found
+        means: Array = (member.T @ np.nan_to_num(squares) @ member) / (member.T @ known @ member)
+    return means
 
 
 def smacof(distances: Array, components: int, *, rounds: int = 300) -> Array:
@@ -152,8 +152,8 @@ def smacof(distances: Array, components: int, *, rounds: int = 300) -> Array:
     points = np.zeros((k, components))
     centre = np.eye(k) - 1 / k
     values, vectors = np.linalg.eigh(-centre @ (distances**2) @ centre / 2)
-    used = np.argsort(-values)[: min(k, components)]
-    points[:, : len(used)] = vectors[:, used] * np.sqrt(np.clip(values[used], 0, None))
+    leading = np.argsort(-values)[: min(k, components)]
+    points[:, : len(leading)] = vectors[:, leading] * np.sqrt(np.clip(values[leading], 0, None))
     jitter: Any = np.random.default_rng(0)  # equal points would never come apart
     points += 1e-3 * distances.mean() * jitter.normal(size=points.shape)
     for _ in range(rounds):

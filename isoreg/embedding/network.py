@@ -87,10 +87,10 @@ class Optimizer:
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, steps: int) -> None:
-        trained = list(network.parameters())
+        parameters = list(network.parameters())
         options: dict[str, Any] = {"lr": learning_rate, "weight_decay": 0.01}
-        matrices = [p for p in trained if p.ndim == 2]
-        rest = [p for p in trained if p.ndim != 2]
+        matrices = [p for p in parameters if p.ndim == 2]
+        rest = [p for p in parameters if p.ndim != 2]
         self._optimizers: list[torch.optim.Optimizer] = []
         if matrices:
             muon = torch.optim.Muon(

@@ -59,7 +59,7 @@ def check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> No
     Raises:
         InputError: If it is none.
     """
-    inputs, asked = network.eval().standard(torch.tensor(rows)), (len(rows), components)
+    inputs, shape = network.eval().standard(torch.tensor(rows)), (len(rows), components)
     try:
         points = network.body(inputs)
     except RuntimeError as error:
@@ -67,7 +67,7 @@ def check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> No
     got = str(points) if isinstance(points, str) else type(points).__name__
     if isinstance(points, Tensor):
         got = f"{points.dtype} of shape {tuple(points.shape)}"
-        if points.is_floating_point() and points.shape == asked:
+        if points.is_floating_point() and points.shape == shape:
             if not points.isfinite().all():
                 got = "points that are not finite"
             elif not points.requires_grad:
@@ -76,7 +76,7 @@ def check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> No
                 got = "a point that depends on the row beside it, or on chance, in eval mode"
             else:
                 return
-    raise InputError(f"network must map {tuple(inputs.shape)} rows to {asked} points, got {got}.")
+    raise InputError(f"network must map {tuple(inputs.shape)} rows to {shape} points, got {got}.")
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ _DIRECT = 24  # more classes than this are not named on the map
 _GREY = "#999999"
 
 
-class Drawn(NamedTuple):
+class MapClasses(NamedTuple):
     """Which samples are of which class, and what the classes are called.
 
     Attributes:
@@ -31,7 +31,7 @@ class Drawn(NamedTuple):
     names: list[str]
 
 
-def drawn_classes(y: Any, n: int, known: NDArray[Any] | None) -> Drawn:
+def drawn_classes(y: Any, n: int, known: NDArray[Any] | None) -> MapClasses:
     """The classes of samples, numbered as those that the map was learned from.
 
     Args:
@@ -48,22 +48,22 @@ def drawn_classes(y: Any, n: int, known: NDArray[Any] | None) -> Drawn:
     """
     targets = read_targets(y, n, to_learn=False)
     rows = [tuple(row) for row in targets.names]
-    every = [] if known is None else [tuple(row) for row in known.reshape(len(known), -1).tolist()]
-    new = [row for row in rows if row not in every]
-    order = rows if len(new) == len(rows) else every + new
+    old = [] if known is None else [tuple(row) for row in known.reshape(len(known), -1).tolist()]
+    new = [row for row in rows if row not in old]
+    order = rows if len(new) == len(rows) else old + new
     number = {row: code for code, row in enumerate(order)}
     codes = np.array([*(number[row] for row in rows), UNKNOWN])[targets.classes]
     last = Counter(row[-1] for row in order)
     names = [str(row[-1]) if last[row[-1]] == 1 else ", ".join(map(str, row)) for row in order]
-    return Drawn(codes, names)
+    return MapClasses(codes, names)
 
 
-def draw(points: NDArray[Any], drawn: Drawn | None, unit: str, axes: Any) -> Any:
+def draw(points: NDArray[Any], classes: MapClasses | None, unit: str, axes: Any) -> Any:
     """Draw a map: equal axes without ticks, classes named where they are, a scale bar.
 
     Args:
         points: (n, 2) points.
-        drawn: Their classes, or None.
+        classes: Their classes, or None.
         unit: What is written behind the length of the bar.
         axes: matplotlib axes, or None for those of a new figure.
 
@@ -79,10 +79,10 @@ def draw(points: NDArray[Any], drawn: Drawn | None, unit: str, axes: Any) -> Any
     ink, ground = ink_on(axes)
     size = float(np.clip(8000 / len(points), 4, 20))
     style = {"s": size, "alpha": 0.75, "linewidths": 0}
-    if drawn is None:
+    if classes is None:
         axes.scatter(*points.T, color=COLOURS[0], **style)
     else:
-        _scatter_classes(axes, points, drawn, style, ink, ground)
+        _scatter_classes(axes, points, classes, style, ink, ground)
     shared = len(axes.get_shared_x_axes().get_siblings(axes)) > 1
     shared = shared or len(axes.get_shared_y_axes().get_siblings(axes)) > 1
     axes.set_aspect("equal", adjustable="box" if shared else "datalim")
@@ -96,7 +96,7 @@ def draw(points: NDArray[Any], drawn: Drawn | None, unit: str, axes: Any) -> Any
 def _scatter_classes(
     axes: Any,
     points: NDArray[Any],
-    drawn: Drawn,
+    classes: MapClasses,
     style: dict[str, Any],
     ink: Any,
     ground: Any,
@@ -104,18 +104,18 @@ def _scatter_classes(
     effects = import_extra("matplotlib.patheffects", "plots")
     colormaps = import_extra("matplotlib", "plots").colormaps
     halo = [] if ground is None else [effects.withStroke(linewidth=2.5, foreground=ground)]
-    codes, names = drawn
-    many = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
-    colours = COLOURS if len(names) <= len(COLOURS) else many
+    codes, names = classes
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
+    colours = COLOURS if len(names) <= len(COLOURS) else palette
     axes.scatter(*points[codes == UNKNOWN].T, color=_GREY, **style)
     for code, (name, colour) in enumerate(zip(names, cycle(colours), strict=False)):
-        own = points[codes == code]
-        if not len(own):
+        members = points[codes == code]
+        if not len(members):
             continue
-        axes.scatter(*own.T, color=[colour], label=as_written(name), **style)
+        axes.scatter(*members.T, color=[colour], label=as_written(name), **style)
         if len(names) <= _DIRECT:
             axes.text(
-                *np.median(own, axis=0),
+                *np.median(members, axis=0),
                 as_written(name).lstrip(),
                 color=ink,
                 fontsize=_SMALL,
@@ -133,7 +133,7 @@ def _scale_bar(axes: Any, points: NDArray[Any], unit: str, ink: Any) -> None:
         return
     power = 10.0 ** math.floor(math.log10(width / 4))
     length = max(step * power for step in (1, 2, 5) if step * power <= width / 4)
-    at = low[1] - 0.06 * width
-    axes.plot([low[0], low[0] + length], [at, at], color=ink, linewidth=2, gid="scale bar")
+    height = low[1] - 0.06 * width
+    axes.plot([low[0], low[0] + length], [height, height], color=ink, linewidth=2, gid="scale bar")
     style = {"color": ink, "fontsize": _SMALL, "va": "top"}
-    axes.text(low[0], at - 0.02 * width, f"{length:g} {as_written(unit)}".strip(), **style)
+    axes.text(low[0], height - 0.02 * width, f"{length:g} {as_written(unit)}".strip(), **style)

@@ -65,7 +65,7 @@ def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
     return np.ascontiguousarray(rows)  # torch takes no rows in reversed order
 
 
-def refuse_other_order(X: Any, **others: Any) -> None:
+def refuse_other_order(X: Any, **tables: Any) -> None:
     """Refuse what pandas indexes by the samples of X in another order: samples go by place.
 
     An index that only counts rows names no samples, and is not compared. Where that of X names
@@ -75,26 +75,26 @@ def refuse_other_order(X: Any, **others: Any) -> None:
     if pandas is None:
         return
     named = {
-        name: each
-        for name, each in {"X": X, **others}.items()
-        if isinstance(each, pandas.DataFrame | pandas.Series)
-        and not isinstance(each.index, pandas.RangeIndex)
+        name: table
+        for name, table in {"X": X, **tables}.items()
+        if isinstance(table, pandas.DataFrame | pandas.Series)
+        and not isinstance(table.index, pandas.RangeIndex)
     }
     first = next(iter(named), "")
-    for name, other in [*named.items()][1:]:
-        ours, both = named[first].index, f"{first}.index"
-        indexes = [other.index]
-        if name == "distances" and hasattr(other, "columns"):
-            indexes, both = [other.index, other.columns], f"{both}, {both}"
+    for name, table in [*named.items()][1:]:
+        ours, keys = named[first].index, f"{first}.index"
+        indexes = [table.index]
+        if name == "distances" and hasattr(table, "columns"):
+            indexes, keys = [table.index, table.columns], f"{keys}, {keys}"
         for theirs in indexes:
             if isinstance(theirs, pandas.RangeIndex) or not _is_in_other_order(ours, theirs):
                 continue
             place = int(_moved(ours, theirs).argmax())
-            of_same = set(ours) == set(theirs)
+            same_samples = set(ours) == set(theirs)
             raise InputError(
                 f"{name} must have the samples in the order of {first}, got {theirs[place]!r} in "
                 f"place {place} where {first} has {ours[place]!r}. "
-                f"{f'{name}.loc[{both}] has it' if of_same else _MISSING}."
+                f"{f'{name}.loc[{keys}] has it' if same_samples else _MISSING}."
             )
 
 
@@ -132,8 +132,8 @@ def check_settings(estimator: Any) -> None:
         value = getattr(estimator, name)
         if value is None and name in _MAY_BE_NONE:
             continue
-        number = isinstance(value, kind) and not isinstance(value, bool)
-        if not number or not (least <= value < most if closed else least < value < most):
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        if not is_number or not (least <= value < most if closed else least < value < most):
             what = "an integer" if kind is numbers.Integral else "a number"
             bound = f"{'at least' if closed else 'above'} {least:g}"
             below = "" if most == float("inf") else f" and below {most:g}"

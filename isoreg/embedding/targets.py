@@ -62,9 +62,9 @@ class Targets:
             The mean.
         """
         allowed = self.allowed[self.group[places]].to(logits.device)
-        kept = F.log_softmax(logits, 1).masked_fill(~allowed, -torch.inf)
+        log_p = F.log_softmax(logits, 1).masked_fill(~allowed, -torch.inf)
         labelled = (~allowed.all(1)).sum().clamp_min(1)
-        return -kept.logsumexp(1).sum() / labelled
+        return -log_p.logsumexp(1).sum() / labelled
 
 
 def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
@@ -114,7 +114,7 @@ def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
         [[values[code] for code, (_, values) in zip(row, coded, strict=True)] for row in fine],
         dtype=object,
     )
-    allowed, group = _allowed(members, np.stack(levels), fine)
+    allowed, group = _allowed_sets(members, np.stack(levels), fine)
     empty = (~allowed.any(1))[group].nonzero()
     if to_learn and len(empty):
         place = int(empty[0])
@@ -130,9 +130,9 @@ def _columns(y: Any, n: int) -> NDArray[Any]:
     """(n, l) labels, a column for each level."""
     refuse_masked(y, "y", "Fill them with -1, which says that a label is not known.")
     if isinstance(y, Tensor):
-        given, y = y, as_array(y, "y")
-        if given.is_floating_point():  # numpy has no bfloat16
-            _refuse_rounded(np.abs(y).max(initial=0), torch.finfo(given.dtype).eps, given.dtype)
+        tensor, y = y, as_array(y, "y")
+        if tensor.is_floating_point():  # numpy has no bfloat16
+            _refuse_rounded(np.abs(y).max(initial=0), torch.finfo(tensor.dtype).eps, tensor.dtype)
     try:
         table = np.asarray(y)
     except ValueError:  # rows of several lengths
@@ -208,13 +208,13 @@ def classmates_first(
     """
     if classes is None:
         return places
-    own = classes[places]
-    order = np.argsort(own, kind="stable")
-    rank = np.arange(len(own)) - np.searchsorted(own[order], own[order])
-    first = order[np.arange(len(own)) - rank % 2]
-    single = (np.bincount(first)[first] == 1) | (own[order] == UNKNOWN)
-    found: NDArray[np.int64] = places[order[np.lexsort((rank, first, single))]]
-    return found
+    labels = classes[places]
+    order = np.argsort(labels, kind="stable")
+    rank = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
+    first = order[np.arange(len(labels)) - rank % 2]
+    single = (np.bincount(first)[first] == 1) | (labels[order] == UNKNOWN)
+    ordered: NDArray[np.int64] = places[order[np.lexsort((rank, first, single))]]
+    return ordered
 
 
 def _is_one_hot(table: NDArray[Any]) -> bool:
@@ -251,7 +251,7 @@ def _is_missing(label: Any) -> bool:
         return True
 
 
-def _allowed(
+def _allowed_sets(
     members: list[NDArray[np.int64]], levels: NDArray[np.int64], fine: NDArray[np.int64]
 ) -> tuple[Tensor, Tensor]:
     """The sets of classes of `Targets`: all of them, then those below each label of each level."""

@@ -60,7 +60,7 @@ class Pairs:
         """(b, b) distances of a batch, in radii, as exact as the metric."""
         return self.blocks(np.asarray(places)) / self.radius
 
-    def descended_to(self, places: Tensor) -> Tensor:
+    def training_distances(self, places: Tensor) -> Tensor:
         """(b, b) what a batch is trained towards: with rows right to a thousandth radius."""
         # products of matrices lose the digits of samples that nearly coincide; a map needs none
         if self.rows is None:
@@ -77,25 +77,25 @@ class Pairs:
         Returns:
             The loss of the batch at these points, (b, components) in radii.
         """
-        distances_bb = self.descended_to(places).to(points.device)
-        drawn_bb = drawn_distances(points)
+        distances_bb = self.training_distances(places).to(points.device)
+        map_bb = distances_on_map(points)
         known_bb = (~distances_bb.isnan()).to(points.dtype).fill_diagonal_(0)
         weights_bb = known_bb * near_weights(distances_bb, recipe.near) if recipe.near else known_bb
         distances_bb = distances_bb.nan_to_num()
         if self.targets is None:
-            return mean_stress(distances_bb, drawn_bb, weights_bb, 1.0)
+            return mean_stress(distances_bb, map_bb, weights_bb, 1.0)
 
         def stress(weights_bb: Tensor) -> Tensor:
             # a constant, because the gradient by the best scale is 0
-            scale = fitted_scale(distances_bb, drawn_bb.detach(), weights_bb)
-            return mean_stress(distances_bb, drawn_bb, weights_bb, scale)
+            scale = fitted_scale(distances_bb, map_bb.detach(), weights_bb)
+            return mean_stress(distances_bb, map_bb, weights_bb, scale)
 
         levels = self.targets.levels[:, places].to(points.device)
         same = ((level[:, None] == level) & (level != IGNORED) for level in levels)
         within = torch.stack([stress(weights_bb * same_bb) for same_bb in same]).mean()
         logits = -torch.cdist(points, self.prototypes.to(points)).square() * _SHARPNESS**2 / 2
-        told_apart = self.targets.cross_entropy(logits, places)
-        return told_apart + recipe.beta * within + recipe.beta_all * stress(weights_bb)
+        cross_entropy = self.targets.cross_entropy(logits, places)
+        return cross_entropy + recipe.beta * within + recipe.beta_all * stress(weights_bb)
 
     def compared(
         self, points: Tensor, places: Places, *, within: bool = True
@@ -112,10 +112,10 @@ class Pairs:
         if self.targets is not None and within:
             finest = self.targets.levels[-1][places]
             pairs_bb &= (finest[:, None] == finest) & (finest != IGNORED)
-        return distances_bb[pairs_bb], drawn_distances(points.double().cpu())[pairs_bb]
+        return distances_bb[pairs_bb], distances_on_map(points.double().cpu())[pairs_bb]
 
 
-def drawn_distances(points: Tensor) -> Tensor:
+def distances_on_map(points: Tensor) -> Tensor:
     """(b, b) distances on the map, where few columns make differences cheap, and exact."""
     return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
 
@@ -174,14 +174,14 @@ def train(
     Raises:
         InputError: If the loss does not stay finite.
     """
-    optimizer, seen = Optimizer(body, recipe.learning_rate, recipe.steps), Progress()
+    optimizer, progress = Optimizer(body, recipe.learning_rate, recipe.steps), Progress()
     every = math.ceil(recipe.steps / _CHECKS)
-    best, kept, since = float("inf"), None, 0
+    best, best_state, since = float("inf"), None, 0
     for step, batch in zip(range(1, recipe.steps + 1), order, strict=False):
         body.train()
         x = inputs[batch.to(inputs.device)]
-        drawn = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x.device)
-        points, shape = body(x + recipe.noise * drawn), (len(batch), pairs.prototypes.shape[1])
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x.device)
+        points, shape = body(x + recipe.noise * noise), (len(batch), pairs.prototypes.shape[1])
         if not isinstance(points, Tensor) or points.shape != shape:
             is_tensor = isinstance(points, Tensor)
             got = f"shape {tuple(points.shape)}" if is_tensor else type(points).__name__
@@ -200,23 +200,23 @@ def train(
                 "beyond the others, or does the network return NaN?"
             )
         stress = held_out_stress(body, inputs, pairs, held_out[:_LOOKED_AT])
-        seen.step.append(step)
-        seen.loss.append(loss.item())
-        seen.stress.append(stress)
+        progress.step.append(step)
+        progress.loss.append(loss.item())
+        progress.stress.append(stress)
         if recipe.verbose:
-            seen_now = f"loss {loss.item():.3f}, stress {stress:.3f}"
-            print(f"\rstep {step}/{recipe.steps}, {seen_now}", end="")
+            status = f"loss {loss.item():.3f}, stress {stress:.3f}"
+            print(f"\rstep {step}/{recipe.steps}, {status}", end="")
         if recipe.patience is not None:
             since += 1
             if stress < best:
-                best, kept, since = stress, copy.deepcopy(body.state_dict()), 0
+                best, best_state, since = stress, copy.deepcopy(body.state_dict()), 0
             if since >= recipe.patience:
                 break
     if recipe.verbose:
         print()
-    if kept is not None:
-        body.load_state_dict(kept)
-    return seen
+    if best_state is not None:
+        body.load_state_dict(best_state)
+    return progress
 
 
 @torch.no_grad()
@@ -227,8 +227,8 @@ def held_out_stress(body: nn.Module, inputs: Tensor, pairs: Pairs, places: Place
         The stress; NaN without pairs.
     """
     body.eval()
-    wide, drawn = pairs.compared(
+    distances, map_distances = pairs.compared(
         body(inputs[torch.as_tensor(places, device=inputs.device)]), places
     )
-    scale = distortion_of(wide, drawn).scale if pairs.targets else 1.0
-    return distortion_of(wide, scale * drawn).stress
+    scale = distortion_of(distances, map_distances).scale if pairs.targets else 1.0
+    return distortion_of(distances, scale * map_distances).stress
