@@ -29,11 +29,11 @@ class Sums(nn.Module):
 
 
 def signs(
-    model: nn.Module, x: Tensor, eps: float = 0.2, norm: str = "Linf", ways=(StraightThrough,)
+    model: nn.Module, x: Tensor, eps: float = 0.2, norm: str = "Linf", contexts=(StraightThrough,)
 ):
     classifier = PixelClassifier(model, bounds=(0, 1), mean=None, std=None)
     return check_hidden_pixels(
-        classifier, x, torch.zeros(len(x)).long(), eps=eps, norm=norm, ways=ways
+        classifier, x, torch.zeros(len(x)).long(), eps=eps, norm=norm, contexts=contexts
     )
 
 
@@ -89,7 +89,7 @@ def test_what_one_way_of_climbing_shows_is_not_hidden() -> None:
         return torch.cat([(10 * x[:, :2]).round() / 10, x[:, 2:]], 1)
 
     assert signs(Sums(ONES, rounds), BLACK_AND_GREY) == []
-    assert signs(Sums(ONES, rounds), BLACK_AND_GREY, ways=(nullcontext,)) != []
+    assert signs(Sums(ONES, rounds), BLACK_AND_GREY, contexts=(nullcontext,)) != []
 
 
 def test_a_clamp_between_black_and_white_is_called_out_and_a_student_goes_round_it() -> None:

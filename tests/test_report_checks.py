@@ -287,13 +287,13 @@ def test_few_images_are_asked_about_from_all_over_and_the_model_itself_is_not(
     monkeypatch.setattr(consistency, "_neighbours", near)
     found = check_consistency(classifier_of(model), x, y, 0.1, "Linf")
     assert (found.signs, found.stateful, found.beside) == ([], False, False)
-    assert found.asked is not None
-    torch.testing.assert_close(found.asked[0], evenly(x, 64))
-    torch.testing.assert_close(found.asked[1], linear(evenly(x, 64)))
+    assert found.baseline is not None
+    torch.testing.assert_close(found.baseline[0], evenly(x, 64))
+    torch.testing.assert_close(found.baseline[1], linear(evenly(x, 64)))
     assert torch.equal(labels[0], evenly(y, 64))
     assert model.shown == [], "its copies were"
     assert not x.requires_grad
-    few = check_consistency(classifier_of(model), x[:10], y[:10], 0.1, "Linf").asked
+    few = check_consistency(classifier_of(model), x[:10], y[:10], 0.1, "Linf").baseline
     assert few is not None
     assert len(few[0]) == 10
     one = check_consistency(classifier_of(model), x[:1], y[:1], 0.1, "Linf")
@@ -324,7 +324,7 @@ def test_a_random_model_is_called_random_however_it_answers(kind: type[nn.Module
     found = check_consistency(classifier_of(kind()), *images_of(12), 0.1, "Linf")
     assert len(found.signs) == 1
     assert "the output is random" in found.signs[0]
-    assert found.asked is None
+    assert found.baseline is None
 
 
 class Seldom(nn.Module):

@@ -483,7 +483,7 @@ def test_what_torchattacks_is_told(monkeypatch: pytest.MonkeyPatch, name: str, n
         told.update(options, name=name, classes=model.classes, padding=model.padding)
         return lambda images, _: images + 9
 
-    monkeypatch.setattr(adapter, "_made", made)
+    monkeypatch.setattr(adapter, "_torchattack", made)
     found, _ = ATTACKS[name](task_of(Sure(12), norm))
     classes, padding = 4 if name == "apgd-t" else 2, [0] * (4 if name == "square" else 2)
     expected = {**OPTIONS[name], "norm": norm, "eps": EPS, "seed": 5}
@@ -514,7 +514,7 @@ def test_deepfool_and_cw_are_told_their_steps_and_cw_keeps_the_nearest_success(
             first = x.flatten(1)[:, :1]
             return torch.cat([0.505 - first, first - 0.505], 1)
 
-    monkeypatch.setattr(adapter, "_made", made)
+    monkeypatch.setattr(adapter, "_torchattack", made)
     task = task_of(Threshold(), "L2", n=4)
     found = (ATTACKS["cw"](task)[0] - 0.5).flatten(1)
     assert told == [("CW", {"c": c, "steps": 100, "lr": 0.05}) for c in (1.0, 10.0, 100.0)]

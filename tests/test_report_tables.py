@@ -259,7 +259,7 @@ def run_of(n: int = 6, sizes: tuple[float, ...] = (0.1, 0.3), batch_size: int = 
     labels = (images[:, 0, 0, 0] > 0.25).long()
     labels[-1] = 0  # wrong when clean
     task = Task(classifier, images, labels, 0.0, "L2", seed=3)
-    return Run.begun(task, {2 * size: size for size in sizes}, batch_size, whole=False)
+    return Run.begun(task, {2 * size: size for size in sizes}, batch_size, whole_batches=False)
 
 
 def test_seconds_of_a_row_are_summed_over_its_radii(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +292,7 @@ def test_batches_are_of_their_size_and_attacks_see_what_is_correct_alone(
     made.attack("spy", 0.6)
     assert [len(task.images) for task in shown] == [4, 4, 2]
     assert [task.eps for task in shown] == [0.3] * 3
-    assert torch.equal(torch.cat([task.labels for task in shown]), made.inside()[1])
+    assert torch.equal(torch.cat([task.labels for task in shown]), made.correctly_classified()[1])
     assert made.survived["spy"][0.6] == (made.correct & (made.task.labels == 0)).tolist()
     assert made.history["spy at eps 0.6"] == [3, 6]
 

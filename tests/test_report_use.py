@@ -550,7 +550,7 @@ def test_square_alone_is_given_square_images(monkeypatch: pytest.MonkeyPatch, na
 
         return attacker
 
-    monkeypatch.setattr(adapter, "_made", made)
+    monkeypatch.setattr(adapter, "_torchattack", made)
     x, y = torch.rand(4, 3, 4, 9), torch.zeros(4).long()
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 3))
     found, _ = ATTACKS[name](Task(classifier_of(model), x, y, EPS, "Linf", 0))
@@ -621,7 +621,7 @@ def test_noise_lies_at_the_end_of_the_ball_in_random_directions(norm: str) -> No
 
 def test_another_model_behind_the_same_units_is_in_eval_mode() -> None:
     first = PixelClassifier(nn.Identity(), bounds=(0, 4), mean=1.0, std=2.0)
-    other = first.of(nn.Sequential(nn.Dropout(), nn.Flatten()).train())
+    other = first.with_model(nn.Sequential(nn.Dropout(), nn.Flatten()).train())
     assert not any(module.training for module in other.modules())
     x = torch.rand(3, 2)
     torch.testing.assert_close(other(x), (4 * x - 1) / 2)
@@ -698,7 +698,7 @@ def test_fab_goes_for_the_likeliest_nine_where_there_are_more(
         given.update(options)
         return lambda images, labels: images
 
-    monkeypatch.setattr(adapter, "_made", made)
+    monkeypatch.setattr(adapter, "_torchattack", made)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, classes))
     images = torch.rand(2, 1, 6, 6)
     ATTACKS["fab"](Task(classifier_of(model), images, torch.zeros(2).long(), EPS, "Linf", 0))
@@ -813,7 +813,7 @@ def test_noise_that_a_student_learns_from_is_about_as_long_as_the_radius(shape) 
 def test_counts_of_restarts_are_summed_over_batches(norm: str) -> None:
     model, (x, y) = honest("plain"), images_of("test", 40)
     task = Task(classifier_of(model), x, y, EPS, norm, 0)
-    run = Run.begun(task, {EPS: EPS}, 15, whole=False)
+    run = Run.begun(task, {EPS: EPS}, 15, whole_batches=False)
     run.attack("pgd-margin", EPS)
     (counts,) = run.history.values()
     left = run.survived["pgd-margin"][EPS]

@@ -164,20 +164,20 @@ def from_torchattacks(name: str, *, targeted: bool = False, **options: Any) -> A
     """
 
     def attack(task: Task) -> tuple[Tensor, list[int]]:
-        chosen = dict(options)
+        settings = dict(options)
         if targeted:
-            chosen["n_classes"] = min(_classes(task), _TARGETS + 1)
+            settings["n_classes"] = min(_n_classes(task), _TARGETS + 1)
         if name == "FAB":
-            chosen["multi_targeted"] = _classes(task) > _TARGETS + 1
+            settings["multi_targeted"] = _n_classes(task) > _TARGETS + 1
         model = Adapted(
             task.classifier,
             task.images,
             square=name == "Square",
             classes=4 if name == "APGDT" else 2,
         )
-        chosen |= {"norm": task.norm, "eps": task.eps, "seed": task.seed}
-        found = _attacked(name, model, model.fold(task.images), task.labels, **chosen)
-        return project(found, task.images, task.eps, task.norm), []
+        settings |= {"norm": task.norm, "eps": task.eps, "seed": task.seed}
+        adversarial = _adversarial(name, model, model.fold(task.images), task.labels, **settings)
+        return project(adversarial, task.images, task.eps, task.norm), []
 
     return attack
 
@@ -195,8 +195,8 @@ def deepfool(task: Task) -> tuple[Tensor, list[int]]:
         Images within the ball, and no history.
     """
     model = Adapted(task.classifier, task.images)
-    found = _attacked("DeepFool", model, model.fold(task.images), task.labels, steps=10)
-    stretched = task.images + (1 + _OVERSHOOT) * (found - task.images)
+    adversarial = _adversarial("DeepFool", model, model.fold(task.images), task.labels, steps=10)
+    stretched = task.images + (1 + _OVERSHOOT) * (adversarial - task.images)
     return project(stretched, task.images, task.eps, task.norm), []
 
 
@@ -213,30 +213,30 @@ def cw(task: Task) -> tuple[Tensor, list[int]]:
         Images within the ball, and no history.
     """
     model = Adapted(task.classifier, task.images)
-    inside = model.fold(task.images).clamp(_CW_INSIDE, 1 - _CW_INSIDE)
+    start = model.fold(task.images).clamp(_CW_INSIDE, 1 - _CW_INSIDE)
     best = task.images.clone()
     fooled = torch.zeros(len(best), dtype=torch.bool, device=best.device)
     for constant in _CW_CONSTANTS:
-        found = _attacked("CW", model, inside, task.labels, c=constant, steps=100, lr=0.05)
-        found = project(found, task.images, task.eps, task.norm)
+        adversarial = _adversarial("CW", model, start, task.labels, c=constant, steps=100, lr=0.05)
+        adversarial = project(adversarial, task.images, task.eps, task.norm)
         with torch.no_grad():
-            new = (answers(task.classifier(found)) != task.labels) & ~fooled
-        best[new] = found[new]
+            new = (answers(task.classifier(adversarial)) != task.labels) & ~fooled
+        best[new] = adversarial[new]
         fooled |= new
     return best, []
 
 
-def _attacked(name: str, model: Adapted, x: Tensor, labels: Tensor, **options: Any) -> Tensor:
+def _adversarial(name: str, model: Adapted, x: Tensor, labels: Tensor, **options: Any) -> Tensor:
     """Images (n, ...) that an attack makes of folded ones."""
-    attack = _made(name, model, **options)
+    attack = _torchattack(name, model, **options)
     with _default_dtype(torch.float32):  # some make tensors of the default dtype
         return model.unfold(attack(x, labels))
 
 
-def _made(name: str, model: Adapted, **options: Any) -> Any:
+def _torchattack(name: str, model: Adapted, **options: Any) -> Any:
     return getattr(import_extra("torchattacks", "attacks"), name)(model, **options)
 
 
 @torch.no_grad()
-def _classes(task: Task) -> int:
+def _n_classes(task: Task) -> int:
     return int(task.classifier(task.images[:2]).shape[1])

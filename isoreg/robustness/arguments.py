@@ -21,9 +21,9 @@ def device_of(model: nn.Module, images: Tensor) -> torch.device:
 
 def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
     """The radii as numbers, at least one and all different; refused if they are anything else."""
-    given = eps if isinstance(eps, Sequence) and not isinstance(eps, str | bytes) else [eps]
+    values = eps if isinstance(eps, Sequence) and not isinstance(eps, str | bytes) else [eps]
     try:
-        radii = [number for each in given for number in _decimals(each)]
+        radii = [number for value in values for number in _decimals(value)]
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"eps must be one or more numbers >= 0, got {eps!r}.") from error
     if not radii or not all(math.isfinite(e) and e >= 0 for e in radii):
@@ -33,14 +33,14 @@ def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
     return radii
 
 
-def _decimals(given: object) -> list[float]:
+def _decimals(value: object) -> list[float]:
     """Numbers of Python as they are, those of a dtype as the shortest decimals that they are."""
-    values = torch.as_tensor(given)
+    values = torch.as_tensor(value)
     if values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{values.dtype} is no number")
-    if hasattr(given, "dtype") and values.is_floating_point():
+    if hasattr(value, "dtype") and values.is_floating_point():
         return [_shortest(number, values.dtype) for number in values.flatten().tolist()]
-    return torch.as_tensor(given, dtype=torch.float64).flatten().tolist()
+    return torch.as_tensor(value, dtype=torch.float64).flatten().tolist()
 
 
 def _shortest(number: float, dtype: torch.dtype) -> float:
@@ -52,14 +52,14 @@ def _shortest(number: float, dtype: torch.dtype) -> float:
 def check_tensors(images: Tensor, labels: Tensor) -> None:
     """Refuse what are no tensors with numbers in each place."""
     for name, given in (("images", images), ("labels", labels)):
-        found: object = given
-        if not isinstance(found, Tensor):
+        value: object = given
+        if not isinstance(value, Tensor):
             raise InputError(
-                f"{name} must be a tensor, got {type(found).__name__}. Of a DataLoader join the "
+                f"{name} must be a tensor, got {type(value).__name__}. Of a DataLoader join the "
                 "batches with torch.cat; torch.as_tensor converts an array."
             )
-        if found.layout != torch.strided or found.is_nested or found.device.type == "meta":
-            kind = "nested" if found.is_nested else f"{found.layout} on {found.device}"
+        if value.layout != torch.strided or value.is_nested or value.device.type == "meta":
+            kind = "nested" if value.is_nested else f"{value.layout} on {value.device}"
             raise InputError(f"{name} must be a dense tensor that holds numbers, got {kind}.")
 
 
@@ -129,10 +129,10 @@ def _explained(error: RuntimeError, classifier: PixelClassifier) -> Exception:
             "one that trains itself while it answers (adaptation at test time). Evaluate it as it "
             "is before or after that."
         )
-    of_model = {p.dtype for p in classifier.model.parameters() if p.is_floating_point()}
-    if classifier.dtype is None or not of_model or classifier.dtype in of_model:
+    parameter_dtypes = {p.dtype for p in classifier.model.parameters() if p.is_floating_point()}
+    if classifier.dtype is None or not parameter_dtypes or classifier.dtype in parameter_dtypes:
         return error
-    names = ", ".join(sorted(map(str, of_model)))
+    names = ", ".join(sorted(map(str, parameter_dtypes)))
     return InputError(
         f"images must have the type that the model takes, got images of {classifier.dtype} and "
         f"parameters of {names}. Convert them with images.to({names.split(', ')[-1]})."
@@ -141,9 +141,9 @@ def _explained(error: RuntimeError, classifier: PixelClassifier) -> Exception:
 
 @torch.no_grad()
 def check_classes(
-    classifier: PixelClassifier, pixels: Tensor, labels: Tensor, *, of: str = ""
+    classifier: PixelClassifier, pixels: Tensor, labels: Tensor, *, owner: str = ""
 ) -> None:
-    """Refuse labels that are no classes of a model; ``of`` says in the error of which."""
+    """Refuse labels that are no classes of a model; ``owner`` says in the error of which."""
     try:
         classes = classifier(pixels[:2]).shape[1]
     except RuntimeError as error:
@@ -151,4 +151,4 @@ def check_classes(
     smallest, largest = int(labels.min()), int(labels.max())
     if smallest < 0 or largest >= classes:
         wrong = smallest if smallest < 0 else largest
-        raise InputError(f"labels must be classes{of} from 0 to {classes - 1}, got {wrong}.")
+        raise InputError(f"labels must be classes{owner} from 0 to {classes - 1}, got {wrong}.")

@@ -39,13 +39,13 @@ def _pgd(**options: Any) -> Attack:
     return attack
 
 
-def _pgd_on(other: Callable[[Task], Any], **options: Any) -> Attack:
+def _pgd_on(surrogate: Callable[[Task], Any], **options: Any) -> Attack:
     """PGD on another model; each of its steps is tried on this one."""
 
     def attack(task: Task) -> tuple[Tensor, list[int]]:
-        tried_on_this = _pgd(judge=task.classifier, random_start=False, steps=40, **options)
-        found, _ = tried_on_this(replace(task, classifier=other(task)))
-        return found, []
+        pgd_attack = _pgd(judge=task.classifier, random_start=False, steps=40, **options)
+        adversarial, _ = pgd_attack(replace(task, classifier=surrogate(task)))
+        return adversarial, []
 
     return attack
 
@@ -57,14 +57,14 @@ def _fgsm(task: Task) -> tuple[Tensor, list[int]]:
 
 def _noise(task: Task) -> tuple[Tensor, list[int]]:
     """The worst of 20 random points at the ball's end; for scale, it is hardly an attack."""
-    found = task.images.clone()
+    worst = task.images.clone()
     for _ in range(_NOISES):
         step = torch.randn_like(task.images) if task.norm == "L2" else random_signs(task.images)
         x = project(task.images + 1e3 * task.eps * step, task.images, task.eps, task.norm)
         with torch.no_grad():
             new = answers(task.classifier(x)) != task.labels
-        found[new] = x[new]
-    return found, []
+        worst[new] = x[new]
+    return worst, []
 
 
 def _on_training_loss(steps: int) -> Attack:
@@ -75,14 +75,14 @@ def _on_training_loss(steps: int) -> Attack:
         x = task.images
         for _ in range(steps):
             leaf = x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(_trained_on(task, leaf), leaf)
+            (gradient,) = torch.autograd.grad(_training_loss(task, leaf), leaf)
             x = project(x + size * steepest(gradient, task.norm), task.images, task.eps, task.norm)
         return x, []
 
     return attack
 
 
-def _trained_on(task: Task, x: Tensor) -> Tensor:
+def _training_loss(task: Task, x: Tensor) -> Tensor:
     assert task.training_loss is not None
     as_given = task.classifier.as_given
     return task.training_loss(as_given(x), as_given(task.images), task.labels)
@@ -92,7 +92,7 @@ def check_training_loss(task: Task) -> None:
     """Refuse a training loss that gives no scalar with a gradient, tried on two of the images."""
     few = replace(task, images=task.images[:2], labels=task.labels[:2])
     leaf = few.images.detach().requires_grad_()
-    loss = _trained_on(few, leaf)
+    loss = _training_loss(few, leaf)
     got = type(loss).__name__
     if isinstance(loss, Tensor):
         got = f"{loss.dtype} of shape {tuple(loss.shape)}"
@@ -173,8 +173,8 @@ def chosen(
     )
     for name in names:
         if name not in ATTACKS:
-            near = get_close_matches(str(name), [*PRESETS, *ATTACKS])
-            advice = f" Close matches: {', '.join(map(repr, near))}." if near else ""
+            matches = get_close_matches(str(name), [*PRESETS, *ATTACKS])
+            advice = f" Close matches: {', '.join(map(repr, matches))}." if matches else ""
             raise InputError(
                 f"attacks must be one of {', '.join(map(repr, PRESETS))} or a list of "
                 f"{', '.join(map(repr, ATTACKS))}, got {name!r}.{advice}"

@@ -80,43 +80,43 @@ def certified(
     """
     layers = layers_of(classifier.model)
     widest = max([pixels[0].numel(), *(len(x.bias) for x in layers if isinstance(x, Affine))])
-    found: list[bool] = []
+    verdicts: list[bool] = []
     at_once = max(1, _NUMBERS_AT_ONCE // widest**2)
     for x, y in zip(pixels.split(at_once), labels.split(at_once), strict=True):
         ends = [(x + change).clamp(0, 1).double() for change in (-size, size)]
         low, high = (classifier.normalisation(classifier.in_units(end)).flatten(1) for end in ends)
-        found += (least_margin(layers, low, high, y) > 0).tolist()
-    return found
+        verdicts += (least_margin(layers, low, high, y) > 0).tolist()
+    return verdicts
 
 
 @torch.no_grad()
 def least_margin(layers: list[Layer], low: Tensor, high: Tensor, labels: Tensor) -> Tensor:
     """Numbers (n) that the margin of no point of the boxes from low to high, (n, d), is below."""
     lines: list[Lines | None] = []
-    at = low, high
+    bounds = low, high
     for index, layer in enumerate(layers):
         if isinstance(layer, Affine):
             lines.append(None)
-            middle, radius = (at[0] + at[1]) / 2, (at[1] - at[0]) / 2
+            middle, radius = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
             middle = middle @ layer.weight.T + layer.bias
             radius = radius @ layer.weight.abs().T
-            at = middle - radius, middle + radius
+            bounds = middle - radius, middle + radius
             if index:  # the first layer's interval is exact
                 rows = torch.eye(len(layer.bias)).to(low).expand(len(low), -1, -1)
-                least = _substituted(rows, layers[: index + 1], lines, low, high)
-                most = -_substituted(-rows, layers[: index + 1], lines, low, high)
-                at = torch.maximum(at[0], least), torch.minimum(at[1], most)
+                least = _lower_bounds(rows, layers[: index + 1], lines, low, high)
+                most = -_lower_bounds(-rows, layers[: index + 1], lines, low, high)
+                bounds = torch.maximum(bounds[0], least), torch.minimum(bounds[1], most)
         else:
-            lines.append(_lines(layer, *at))
-            at = _value(layer, at[0]), _value(layer, at[1])
-    classes = at[0].shape[1]
-    own = torch.eye(classes).to(low)[labels]
-    rows = own[:, None] - torch.eye(classes).to(low)
-    margins = _substituted(rows, layers, lines, low, high)
-    return margins.masked_fill(own.bool(), torch.inf).amin(1)
+            lines.append(_lines(layer, *bounds))
+            bounds = _value(layer, bounds[0]), _value(layer, bounds[1])
+    classes = bounds[0].shape[1]
+    one_hot = torch.eye(classes).to(low)[labels]
+    rows = one_hot[:, None] - torch.eye(classes).to(low)
+    margins = _lower_bounds(rows, layers, lines, low, high)
+    return margins.masked_fill(one_hot.bool(), torch.inf).amin(1)
 
 
-def _substituted(
+def _lower_bounds(
     rows: Tensor, layers: list[Layer], lines: list[Lines | None], low: Tensor, high: Tensor
 ) -> Tensor:
     """Lower bounds (n, m) of rows (n, m, outputs) times what the layers return."""
@@ -129,7 +129,9 @@ def _substituted(
             assert around is not None
             above, below = rows.clamp(min=0), rows.clamp(max=0)
             ends = (above, around.low_at), (below, around.high_at)
-            total = total + sum((part * at[:, None]).sum(2) for part, at in ends)
+            total = total + sum(
+                (weights * intercepts[:, None]).sum(2) for weights, intercepts in ends
+            )
             rows = above * around.low[:, None] + below * around.high[:, None]
     above, below = rows.clamp(min=0), rows.clamp(max=0)
     return total + (above @ low[..., None] + below @ high[..., None])[..., 0]
@@ -156,12 +158,12 @@ def _above_tanh(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Slope and intercept of a line above tanh: a tangent at a point above 0, or the chord."""
     at_low = low.tanh()
     # from 0 on the tangent is above the curve where it is above its lower end
-    near, touch = torch.zeros_like(low), high.clamp(min=0)
+    lower, touch = torch.zeros_like(low), high.clamp(min=0)
     for _ in range(_HALVINGS):
-        middle = (near + touch) / 2
+        middle = (lower + touch) / 2
         value = middle.tanh()
         over = value + (1 - value.square()) * (low - middle) >= at_low
-        near, touch = torch.where(over, near, middle), torch.where(over, middle, touch)
+        lower, touch = torch.where(over, lower, middle), torch.where(over, middle, touch)
     touch = torch.where(low >= 0, (low + high) / 2, touch)
     value = touch.tanh()
     slope = 1 - value.square()

@@ -28,7 +28,7 @@ from isoreg.robustness.pgd import (
     random_signs,
     steepest,
 )
-from isoreg.robustness.straight_through import StraightThrough, Ways
+from isoreg.robustness.straight_through import Contexts, StraightThrough
 from isoreg.robustness.task import evenly
 
 _SMALL_L2 = 0.05  # an L2 radius below it is one of L-inf by its size
@@ -171,23 +171,23 @@ def check_gradients(classifier: PixelClassifier, images: Tensor, labels: Tensor)
     Returns:
         A sentence, or none.
     """
-    some, of = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
+    images, labels = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
     # steps of that size are lost in half precision
     exact = (classifier.dtype or images.dtype) in (torch.float32, torch.float64)
-    if not len(some) or not exact:
+    if not len(images) or not exact:
         return []
-    gap, gradient = _gap(classifier, some, of)
-    sizes = _LARGE_STEPS if _is_coarse(classifier, some, of) else _SMALL_STEPS
+    gap, gradient = _gap(classifier, images, labels)
+    sizes = _LARGE_STEPS if _is_coarse(classifier, images, labels) else _SMALL_STEPS
     for size, least in sizes.items():
-        moved = project(some + size * steepest(gradient, "Linf"), some, size, "Linf")
+        moved = project(images + size * steepest(gradient, "Linf"), images, size, "Linf")
         with torch.no_grad():
-            gained = margin(classifier(moved), of) - gap
-        promised = (gradient * (moved - some)).flatten(1).sum(1)
-        kept = (gained / promised)[(promised > 0) & gained.isfinite()]
-        if len(kept) and kept.median() < least:
+            gained = margin(classifier(moved), labels) - gap
+        promised = (gradient * (moved - images)).flatten(1).sum(1)
+        ratios = (gained / promised)[(promised > 0) & gained.isfinite()]
+        if len(ratios) and ratios.median() < least:
             return [
                 f"a step of {size:.2g} along the gradient raises the margin's loss by "
-                f"{100 * kept.median():.0f} % of what the gradient promises (median): the "
+                f"{100 * ratios.median():.0f} % of what the gradient promises (median): the "
                 "gradient is wrong, or the surface has waves that hide where it rises."
             ]
     return []
@@ -213,19 +213,19 @@ def check_directions(classifier: PixelClassifier, images: Tensor, labels: Tensor
     Returns:
         A sentence, or none.
     """
-    some, of = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
-    if not len(some) or classifier.stand_in is not None:
+    images, labels = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
+    if not len(images) or classifier.stand_in is not None:
         return []
     if (classifier.dtype or images.dtype) not in (torch.float32, torch.float64):
-        return _check_in_float32(classifier, some, of)
-    _, gradient = _gap(classifier, some, of)
+        return _check_in_float32(classifier, images, labels)
+    _, gradient = _gap(classifier, images, labels)
     worst = 0.0
     for size in _RANDOM_STEPS:
-        away = _away(classifier, some, of, gradient, size)
-        if not away > _OTHERWISE:
+        deviation = _deviation(classifier, images, labels, gradient, size)
+        if not deviation > _OTHERWISE:
             return []
-        worst = max(worst, away)
-    if _is_half_inside(classifier, some):
+        worst = max(worst, deviation)
+    if _is_half_inside(classifier, images):
         return []
     return [
         "small steps in random directions change the margin otherwise than the gradient says, by "
@@ -247,7 +247,7 @@ def _check_in_float32(classifier: PixelClassifier, images: Tensor, labels: Tenso
 
 
 @torch.no_grad()
-def _away(
+def _deviation(
     classifier: PixelClassifier, images: Tensor, labels: Tensor, gradient: Tensor, size: float
 ) -> float:
     """How far changes are from what the gradient says, over all; nan where nothing changes."""
@@ -258,8 +258,8 @@ def _away(
         change = margin(classifier(high), labels) - margin(classifier(low), labels)
         missed += (change - (gradient * (high - low)).flatten(1).sum(1)).abs()
         changed += change.abs()
-    told = missed.isfinite()
-    return float(missed[told].sum() / changed[told].sum())
+    finite = missed.isfinite()
+    return float(missed[finite].sum() / changed[finite].sum())
 
 
 @torch.no_grad()
@@ -273,30 +273,30 @@ def _is_coarse(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> b
     return not bool(0 < tiny <= 0.1 * small)
 
 
-class _HalfSeen(TorchDispatchMode):
+class _HalfPrecision(TorchDispatchMode):
     """Notes whether anything is computed in half precision."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.seen = False
+        self.used = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.seen |= isinstance(result, Tensor) and result.dtype in _HALF
+        self.used |= isinstance(result, Tensor) and result.dtype in _HALF
         return result
 
 
 @torch.no_grad()
 def _is_half_inside(classifier: PixelClassifier, images: Tensor) -> bool:
-    mode = _HalfSeen()
+    mode = _HalfPrecision()
     with mode:
         classifier(images)
-    return mode.seen
+    return mode.used
 
 
-def ways_to_climb(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> Ways:
+def gradient_contexts(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> Contexts:
     """Whether gradients pass rounding straight through; both, where it may be right or wrong.
 
     With t - floor(t), as in a table between whose entries a model interpolates, the gradient is
@@ -307,35 +307,38 @@ def ways_to_climb(classifier: PixelClassifier, images: Tensor, labels: Tensor) -
     """
     if not len(images):
         return [StraightThrough]
-    some, of = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
+    images, labels = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
     with StraightThrough() as mode:
-        _, straight = _gap(classifier, some, of)
+        _, straight = _gap(classifier, images, labels)
     if not mode.used:
         return [StraightThrough]
-    _, plain = _gap(classifier, some, of)
-    some_left = (plain.flatten(1).abs().amax(1) > 0).float().mean() > _MANY
-    both = some_left and not torch.allclose(plain, straight)
+    _, plain = _gap(classifier, images, labels)
+    is_sloped = (plain.flatten(1).abs().amax(1) > 0).float().mean() > _MANY
+    both = is_sloped and not torch.allclose(plain, straight)
     return [StraightThrough, nullcontext] if both else [StraightThrough]
 
 
 def check_unbounded(
-    classifier: PixelClassifier, images: Tensor, labels: Tensor, ways: Ways = (StraightThrough,)
+    classifier: PixelClassifier,
+    images: Tensor,
+    labels: Tensor,
+    contexts: Contexts = (StraightThrough,),
 ) -> list[str]:
     """Whether images survive an attack that may change every pixel to anything."""
     if not len(images):
         return []
-    some, of = evenly(images, _UNBOUNDED_IMAGES), evenly(labels, _UNBOUNDED_IMAGES)
-    survived = torch.ones_like(of, dtype=torch.bool)
-    for way in ways:
-        with way():
-            x, _ = pgd(classifier, some, of, eps=1.0)
+    images, labels = evenly(images, _UNBOUNDED_IMAGES), evenly(labels, _UNBOUNDED_IMAGES)
+    survived = torch.ones_like(labels, dtype=torch.bool)
+    for context in contexts:
+        with context():
+            x, _ = pgd(classifier, images, labels, eps=1.0)
         with torch.no_grad():
-            survived &= answers(classifier(x)) == of
-    left = survived.float().mean()
-    if left <= _NOISE:
+            survived &= answers(classifier(x)) == labels
+    share = survived.float().mean()
+    if share <= _NOISE:
         return []
     return [
-        f"{100 * left:.0f} % of the images survive although every pixel may be changed to "
+        f"{100 * share:.0f} % of the images survive although every pixel may be changed to "
         "anything: the attack does not work on this model."
     ]
 

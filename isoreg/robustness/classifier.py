@@ -54,27 +54,29 @@ class PixelClassifier(nn.Module):
         self.shares = False  # whether a copy may share the parameters: they do not change
         self.seeds = False  # whether the model seeds the numbers that attacks draw too
 
-    def of(self, model: nn.Module) -> PixelClassifier:
+    def with_model(self, model: nn.Module) -> PixelClassifier:
         """Another model behind the same units, in eval mode."""
-        other = PixelClassifier(model, bounds=self.bounds, mean=None, std=None, dtype=self.dtype)
-        other.normalisation, other.seeds = self.normalisation, self.seeds
+        classifier = PixelClassifier(
+            model, bounds=self.bounds, mean=None, std=None, dtype=self.dtype
+        )
+        classifier.normalisation, classifier.seeds = self.normalisation, self.seeds
         with suppress(NotImplementedError, AttributeError):  # of one that has no other mode
-            other.eval()
-        return other
+            classifier.eval()
+        return classifier
 
     def copied(self) -> PixelClassifier:
         """A copy with a state of its own; itself, if the model cannot be copied."""
         copy = copied(self.model, share=self.shares)
-        return self if copy is None else self.of(copy)
+        return self if copy is None else self.with_model(copy)
 
     def in_float32(self) -> PixelClassifier | None:
         """A copy that computes in float32; None, if the model cannot be copied."""
         copy = copied(self.model, share=False)
         if copy is None:
             return None
-        other = self.of(copy.float())
-        other.dtype = torch.float32
-        return other
+        classifier = self.with_model(copy.float())
+        classifier.dtype = torch.float32
+        return classifier
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (n, classes) of pixels (n, ...) from 0 to 1; refused if there are none."""

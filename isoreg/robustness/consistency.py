@@ -37,20 +37,20 @@ class Consistency:
         remarks: What could not be looked for.
         stateful: Whether answers depend on what was shown before.
         beside: Whether they depend on the other images of the batch.
-        asked: The images that were asked about, and their logits; None if they are random.
+        baseline: The images that were asked about, and their logits; None if they are random.
     """
 
     signs: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     stateful: bool = False
     beside: bool = False
-    asked: tuple[Tensor, Tensor] | None = None
+    baseline: tuple[Tensor, Tensor] | None = None
 
     def afterwards(self, classifier: PixelClassifier) -> list[str]:
         """A sentence, or none: whether the attacks have changed how clean images are answered."""
-        if self.asked is None or self.stateful:
+        if self.baseline is None or self.stateful:
             return []
-        images, logits = self.asked
+        images, logits = self.baseline
         changed = _changed(logits, _answer(classifier, images), _tolerance(logits))
         return [_stateful(changed, fresh=False)] if changed else []
 
@@ -67,40 +67,40 @@ def check_consistency(
     Returns:
         What was found.
     """
-    some, of = evenly(images, _IMAGES), evenly(labels, _IMAGES)
+    images, labels = evenly(images, _IMAGES), evenly(labels, _IMAGES)
     result = Consistency()
     subject = classifier.copied()
-    first = _answer(subject, some)
+    first = _answer(subject, images)
     classifier.shares = _equal(classifier, subject)
-    classifier.seeds = _seeds(classifier.copied(), some)
+    classifier.seeds = _seeds(classifier.copied(), images)
     result.remarks = _uncopied(classifier, subject)
-    otherwise = _asked_again(subject, some, first)
-    if otherwise is not None:
+    other_seed = _differing_seed(subject, images, first)
+    if other_seed is not None:
         # another copy tells chance from a state; the model itself, asked with the same numbers
-        alone = subject is classifier
-        again = _answer(classifier.copied(), some, seed=0 if alone else otherwise)
-        result.stateful = (_changed(first, again, _RANDOM) > 0) is alone
+        is_uncopied = subject is classifier
+        again = _answer(classifier.copied(), images, seed=0 if is_uncopied else other_seed)
+        result.stateful = (_changed(first, again, _RANDOM) > 0) is is_uncopied
         if not result.stateful:
             result.signs.append(
                 "the output is random: two passes of the same images differ, so attacks see noise. "
                 "Average over the randomness before you believe these figures."
             )
             return result
-    tolerance, result.asked = _tolerance(first), (some, first)
-    near = _neighbours(classifier.copied(), some, of, eps, norm)
+    tolerance, result.baseline = _tolerance(first), (images, first)
+    neighbours = _neighbours(classifier.copied(), images, labels, eps, norm)
     unaware = classifier.copied()
-    pairs = [(_answer(unaware, x), _answer(subject, x)) for x in near]
-    pairs.append((first, _answer(subject, some)))
+    pairs = [(_answer(unaware, x), _answer(subject, x)) for x in neighbours]
+    pairs.append((first, _answer(subject, images)))
     changed = max(_changed(a, b, tolerance) for a, b in pairs)
     if changed or result.stateful:
         result.stateful = True
         result.signs.append(_stateful(changed, fresh=subject is not classifier))
         return result
-    backwards = _answer(classifier.copied(), some.flip(0)).flip(0)
+    backwards = _answer(classifier.copied(), images.flip(0)).flip(0)
     apart = torch.empty_like(first)
-    for start in range(min(2, len(some))):
-        apart[start::2] = _answer(classifier.copied(), some[start::2])
-    changed = max(_changed(first, other, tolerance) for other in (backwards, apart))
+    for start in range(min(2, len(images))):
+        apart[start::2] = _answer(classifier.copied(), images[start::2])
+    changed = max(_changed(first, logits, tolerance) for logits in (backwards, apart))
     if changed:
         result.beside = True
         result.signs.append(
@@ -119,11 +119,11 @@ def _equal(a: nn.Module, b: nn.Module) -> bool:
 
 def _seeds(classifier: PixelClassifier, images: Tensor) -> bool:
     """Whether the model seeds torch itself: what is drawn next is the same whatever was before."""
-    device, drawn = images.device, []
+    device, numbers = images.device, []
     for seed in range(2):
         _answer(classifier, images, seed=seed)
-        drawn.append(torch.randint(2**62, (4,), device=device))
-    return torch.equal(*drawn)
+        numbers.append(torch.randint(2**62, (4,), device=device))
+    return torch.equal(*numbers)
 
 
 def _uncopied(classifier: PixelClassifier, subject: PixelClassifier) -> list[str]:
@@ -141,7 +141,7 @@ def _uncopied(classifier: PixelClassifier, subject: PixelClassifier) -> list[str
     ]
 
 
-def _asked_again(subject: PixelClassifier, images: Tensor, first: Tensor) -> int | None:
+def _differing_seed(subject: PixelClassifier, images: Tensor, first: Tensor) -> int | None:
     """The first seed with which the answer is another; None if there is none."""
     for seed in range(1, _SEEDS + 1):
         if _changed(first, _answer(subject, images, seed=seed), _RANDOM):
@@ -179,8 +179,10 @@ def _neighbours(
         gradient = gradient_of(cross_entropy(classifier(x), labels), x)
     steps = [torch.randn_like(images), *([] if gradient is None else [gradient])]
     size = eps or 0.01
-    near = [project(images + size * steepest(step, norm), images, size, norm) for step in steps]
-    return [*near, (images + images.roll(1, 0)) / 2]
+    neighbours = [
+        project(images + size * steepest(step, norm), images, size, norm) for step in steps
+    ]
+    return [*neighbours, (images + images.roll(1, 0)) / 2]
 
 
 def _changed(a: Tensor, b: Tensor, tolerance: float) -> float:

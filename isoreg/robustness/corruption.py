@@ -36,22 +36,22 @@ def corruption(task: Task) -> tuple[Tensor, list[int]]:
 
 
 def _brightness(x: Tensor) -> Tensor:
-    return _sign_each(x).expand_as(x)
+    return _image_signs(x).expand_as(x)
 
 
 def _contrast(x: Tensor) -> Tensor:
     means = x.flatten(1).mean(1).view(-1, *[1] * (x.ndim - 1))
-    return _sign_each(x) * (x - means)
+    return _image_signs(x) * (x - means)
 
 
 def _pixels(x: Tensor) -> Tensor:
-    some = torch.rand_like(x) < 0.1
-    return torch.where(some, (torch.rand_like(x) < 0.5).to(x) - x, 0.0)
+    is_hit = torch.rand_like(x) < 0.1
+    return torch.where(is_hit, (torch.rand_like(x) < 0.5).to(x) - x, 0.0)
 
 
 def _blur(x: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(x, [1] * 4, mode="replicate"), 3, stride=1) - x
 
 
-def _sign_each(x: Tensor) -> Tensor:
+def _image_signs(x: Tensor) -> Tensor:
     return torch.randint(0, 2, (len(x), *[1] * (x.ndim - 1)), device=x.device) * 2 - 1

@@ -28,7 +28,7 @@ from isoreg.robustness.checks import (
     check_model,
     check_radii,
     check_unbounded,
-    ways_to_climb,
+    gradient_contexts,
 )
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.consistency import check_consistency
@@ -134,10 +134,10 @@ def evaluate(
         model = unwrapped(model)
         if certified:
             check_certifiable(model, norm)
-        other = nn.Identity() if transfer_from is None else unwrapped(transfer_from)
+        transfer_model = nn.Identity() if transfer_from is None else unwrapped(transfer_from)
         low, high = map(float, bounds)
         device = device_of(model, images)
-        with left_as_it_was(model), left_as_it_was(other):
+        with left_as_it_was(model), left_as_it_was(transfer_model):
             # a ball is smaller than the digits of half precision, which the model alone computes in
             wide = images.detach().to(device, torch.promote_types(images.dtype, torch.float32))
             pixels = (wide - low) / (high - low)
@@ -151,7 +151,7 @@ def evaluate(
                 eps=0.0,
                 norm=norm,
                 seed=seed,
-                transfer=None if transfer_from is None else classifier.of(other),
+                transfer=None if transfer_from is None else classifier.with_model(transfer_model),
                 training_loss=training_loss,
             )
             sizes = {radius: radius / (high - low) for radius in radii}
@@ -161,8 +161,8 @@ def evaluate(
             report = _evaluated(task, sizes, names, preset, int(batch_size), progress)
             if not certified:
                 return report
-            held = {e: proven(classifier, task.images, task.labels, s) for e, s in sizes.items()}
-            return _with_proofs(report, held)
+            proofs = {e: proven(classifier, task.images, task.labels, s) for e, s in sizes.items()}
+            return _with_proofs(report, proofs)
 
 
 def _evaluated(
@@ -178,7 +178,7 @@ def _evaluated(
     # asked of a copy, as all that is asked before a model is known to keep no state
     check_classes(task.classifier.copied(), task.images, task.labels)
     if task.transfer is not None:
-        check_classes(task.transfer.copied(), task.images, task.labels, of=" of transfer_from")
+        check_classes(task.transfer.copied(), task.images, task.labels, owner=" of transfer_from")
     if task.training_loss is not None:
         check_training_loss(task)
     largest = max(sizes.values())
@@ -187,23 +187,23 @@ def _evaluated(
     if consistency.stateful:
         task, fresh = _copies(task)
     seed_all(task.seed)
-    run = Run.begun(task, sizes, batch_size, whole=consistency.beside)
+    run = Run.begun(task, sizes, batch_size, whole_batches=consistency.beside)
     signs = check_model(task.classifier, *run.sample()) + consistency.signs
-    inside = task.classifier, *run.inside()
-    distances = boundary_distances(*inside, task.norm)
-    signs += check_gradients(*inside) or check_directions(*inside)
-    run.ways = ways_to_climb(*inside)
-    signs += check_hidden_pixels(*inside, eps=largest, norm=task.norm, ways=run.ways)
+    subject = task.classifier, *run.correctly_classified()
+    distances = boundary_distances(*subject, task.norm)
+    signs += check_gradients(*subject) or check_directions(*subject)
+    run.contexts = gradient_contexts(*subject)
+    signs += check_hidden_pixels(*subject, eps=largest, norm=task.norm, contexts=run.contexts)
     for name, radius in shown([(name, radius) for name in names for radius in sizes], progress):
         run.attack(name, radius)
     for radius in sizes if fresh else ():
         run.attack("pgd-margin", radius, row="fresh-copy", task=fresh)
     signs += check_other_classes(run)
-    signs += check_unbounded(*inside, run.ways)
+    signs += check_unbounded(*subject, run.contexts)
     signs += consistency.afterwards(task.classifier)
     results = _check(run, distances)
-    taught = preset in WITH_STUDENT or (bool(signs or results) and preset != "paper")
-    if taught and "student" not in names and bool(run.correct.any()):
+    needs_student = preset in WITH_STUDENT or (bool(signs or results) and preset != "paper")
+    if needs_student and "student" not in names and bool(run.correct.any()):
         for radius in sizes:
             run.attack("student", radius)
         results = _check(run, distances)
@@ -217,10 +217,13 @@ def _copies(task: Task) -> tuple[Task, Task | None]:
     """Instead of a model that keeps a state a copy, and one that forgets; the model, if need be."""
     model = task.classifier.model
     share = task.classifier.shares
-    own = copied(model, share=share)
-    if own is None:
+    model_copy = copied(model, share=share)
+    if model_copy is None:
         return task, None
-    classifiers = task.classifier.of(own), task.classifier.of(Forgetful(model, share=share))
+    classifiers = (
+        task.classifier.with_model(model_copy),
+        task.classifier.with_model(Forgetful(model, share=share)),
+    )
     return replace(task, classifier=classifiers[0]), replace(task, classifier=classifiers[1])
 
 
@@ -235,20 +238,20 @@ def _check(run: Run, distances: Tensor) -> list[str]:
         worst_case=report.worst_case,
     )
     for radius, size in run.sizes.items():
-        survived = run.left(radius)[run.correct].cpu()
+        survived = run.survivors(radius)[run.correct].cpu()
         signs += check_distances(distances.cpu(), survived, radius, size, report.clean)
     return signs
 
 
-def _with_proofs(report: RobustnessReport, held: dict[float, list[bool]]) -> RobustnessReport:
+def _with_proofs(report: RobustnessReport, proofs: dict[float, list[bool]]) -> RobustnessReport:
     """The report with its lower bound; a warning in its place where an attack contradicts it."""
     # what changes a function of torch itself, say, cannot be looked for
     refuted = {
         eps: sum(a and not b for a, b in zip(proven, report.survivors(eps), strict=True))
-        for eps, proven in held.items()
+        for eps, proven in proofs.items()
     }
     if not any(refuted.values()):
-        return replace(report, certified=held)
+        return replace(report, certified=proofs)
     where = ", ".join(f"{count} at eps {eps:g}" for eps, count in refuted.items() if count)
     sign = (
         f"NO LOWER BOUND: attacks fool images that certified=True has proven ({where}), so the "

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import gradient_of, margin, project, random_point, random_signs
-from isoreg.robustness.straight_through import Ways
+from isoreg.robustness.straight_through import Contexts
 from isoreg.robustness.task import evenly
 
 _IMAGES = 100
@@ -25,7 +25,7 @@ def check_hidden_pixels(
     *,
     eps: float,
     norm: str,
-    ways: Ways,
+    contexts: Contexts,
 ) -> list[str]:
     """Whether pixels whose gradient is exactly zero change the margin within the ball.
 
@@ -38,26 +38,26 @@ def check_hidden_pixels(
     """
     if not len(images):
         return []
-    some, of = evenly(images, _IMAGES), evenly(labels, _IMAGES)
-    start = random_point(some, eps, norm)
+    images, labels = evenly(images, _IMAGES), evenly(labels, _IMAGES)
+    start = random_point(images, eps, norm)
     hidden = torch.ones_like(start, dtype=torch.bool)
-    for way in ways:
-        with way():
-            hidden &= _without_gradient(classifier, start, of)
-    part = hidden.flatten(1).any(1) & ~hidden.flatten(1).all(1)
-    if part.float().mean() <= _MANY:
+    for context in contexts:
+        with context():
+            hidden &= _without_gradient(classifier, start, labels)
+    is_mixed = hidden.flatten(1).any(1) & ~hidden.flatten(1).all(1)
+    if is_mixed.float().mean() <= _MANY:
         return []
-    total = {which: start.new_zeros(len(start)) for which in (True, False)}
+    total = {is_hidden: start.new_zeros(len(start)) for is_hidden in (True, False)}
     with torch.no_grad():
-        before = margin(classifier(start), of)
+        before = margin(classifier(start), labels)
         for _ in range(_DRAWS):
-            signs = random_signs(some)
-            for which in total:
-                chosen = hidden == which
-                end = project(some + _FAR * eps * signs * chosen, some, eps, norm)
-                moved = margin(classifier(torch.where(chosen, end, start)), of)
-                total[which] += (moved - before).square()
-    ratio = (total[True] / total[False]).sqrt()[part].nanmedian()
+            signs = random_signs(images)
+            for is_hidden in total:
+                chosen = hidden == is_hidden
+                end = project(images + _FAR * eps * signs * chosen, images, eps, norm)
+                moved = margin(classifier(torch.where(chosen, end, start)), labels)
+                total[is_hidden] += (moved - before).square()
+    ratio = (total[True] / total[False]).sqrt()[is_mixed].nanmedian()
     if not ratio > _AS_MUCH:
         return []
     return [

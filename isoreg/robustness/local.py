@@ -192,15 +192,15 @@ def _loss(
         else:
             x = (images.clone() if images.is_inference() else images.detach()).requires_grad_()
         labels = labels.clone() if labels.is_inference() else labels
-        shown = normalisation(x)
-        shown = shown.clone() if shown is x else shown  # a model may normalise in place
+        inputs = normalisation(x)
+        inputs = inputs.clone() if inputs is x else inputs  # a model may normalise in place
         with _twice_differentiable() if needs_grad else nullcontext():
-            logits = _float32_or_better(logits_of(model(shown), len(x)))
+            logits = _float32_or_better(logits_of(model(inputs), len(x)))
         labels = _classes(labels, logits)
         counted = labels != IGNORED
-        own = labels.where(counted, 0)[:, None]
-        rival = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
-        margins = (logits.gather(1, rival) - logits.gather(1, own))[:, 0].where(counted, 0)
+        label = labels.where(counted, 0)[:, None]
+        rival = logits.scatter(1, label, -torch.inf).argmax(1, keepdim=True)
+        margins = (logits.gather(1, rival) - logits.gather(1, label))[:, 0].where(counted, 0)
         cut = watch_second_derivatives(logits) if needs_grad else []
         gradient = gradient_of(margins, x, create_graph=needs_grad)
         if cut:
@@ -274,12 +274,12 @@ def _classes(labels: Tensor, logits: Tensor) -> Tensor:
 
 def _radius_of(eps: float | Tensor) -> float:
     """The radius as a number; a tensor that asks for a gradient would never get one."""
-    given: object = eps
+    number: object = eps
     if isinstance(eps, Tensor) and eps.ndim == 0 and not (eps.requires_grad or eps.is_meta):
-        given = eps.item()
-    if not is_number(given) or not 0 <= float(given) < math.inf:  # type: ignore[arg-type]
+        number = eps.item()
+    if not is_number(number) or not 0 <= float(number) < math.inf:  # type: ignore[arg-type]
         raise InputError(f"eps must be a number, finite and >= 0, got {eps!r}.")
-    return float(given)  # type: ignore[arg-type]
+    return float(number)  # type: ignore[arg-type]
 
 
 def _float32_or_better(x: Tensor) -> Tensor:

@@ -53,18 +53,18 @@ def layers_of(model: nn.Module) -> list[Layer]:
         >>> [type(layer).__name__ for layer in layers_of(nn.Sequential(nn.Linear(2, 3)))]
         ['Affine']
     """
-    found: list[Layer] = []
+    layers: list[Layer] = []
     for module in _leaves(model):
         if _is_linear(module):
-            found.append(_affine(module))
+            layers.append(_affine(module))
         elif type(module) is nn.ReLU or type(module) in CURVES:
-            found.append(type(module))
-        elif type(module) not in _PASSIVE and (found or type(module) is not nn.Flatten):
+            layers.append(type(module))
+        elif type(module) not in _PASSIVE and (layers or type(module) is not nn.Flatten):
             raise InputError(
                 "certified=True bounds MLPs alone, a Sequential of Flatten, Linear, ReLU, Tanh, "
                 f"Sigmoid, Dropout and Identity, got {type(module).__name__}. {_INSTEAD}"
             )
-    return found
+    return layers
 
 
 def check_certifiable(model: nn.Module, norm: str) -> None:
@@ -118,8 +118,8 @@ def _affine(module: nn.Module) -> Affine:
             f"weights each time. {_INSTEAD}"
         )
     wide = weight.double()
-    none = wide.new_zeros(len(wide))
-    return Affine(wide, none if bias is None else bias.double())
+    no_bias = wide.new_zeros(len(wide))
+    return Affine(wide, no_bias if bias is None else bias.double())
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:

@@ -27,34 +27,34 @@ def check_other_classes(run: Run) -> list[str]:
     Returns:
         A sentence for each radius at which it is so.
     """
-    if "pgd-margin" not in run.survived or _TARGETED & {*run.survived} or run.whole:
+    if "pgd-margin" not in run.survived or _TARGETED & {*run.survived} or run.whole_batches:
         return []
     signs = []
     for radius, size in run.sizes.items():
-        left = run.left(radius)
-        images = evenly(run.task.images[left], _IMAGES)
-        fooled = _towards_others(run, images, evenly(run.task.labels[left], _IMAGES), size)
-        part = float(left.float().mean()) * fooled / max(1, len(images))
-        if fooled >= _FEW and part >= _MASKED_SHARE:
+        survivors = run.survivors(radius)
+        images = evenly(run.task.images[survivors], _IMAGES)
+        fooled = _n_fooled(run, images, evenly(run.task.labels[survivors], _IMAGES), size)
+        share = float(survivors.float().mean()) * fooled / max(1, len(images))
+        if fooled >= _FEW and share >= _MASKED_SHARE:
             signs.append(
-                f"at eps {radius:g} about {100 * part:.0f} % of the images survive although a few "
+                f"at eps {radius:g} about {100 * share:.0f} % of the images survive although a few "
                 "steps towards another class than the next one fool them: the attacks climb "
                 "towards the wrong class. Use attacks='standard', which tries the others."
             )
     return signs
 
 
-def _towards_others(run: Run, images: Tensor, labels: Tensor, size: float) -> int:
+def _n_fooled(run: Run, images: Tensor, labels: Tensor, size: float) -> int:
     """How many images are fooled on the way to one of the classes that are likeliest when clean."""
     if len(images) < _FEW:
         return 0
     classifier, fooled = run.task.classifier, torch.zeros_like(labels, dtype=torch.bool)
     with torch.no_grad():
-        others = classifier(images).scatter(1, labels[:, None], -torch.inf)
-    for targets in others.topk(min(_CLASSES, others.shape[1] - 1)).indices.split(1, 1):
-        for way in run.ways:
-            with way():
-                found, _ = pgd(
+        other_logits = classifier(images).scatter(1, labels[:, None], -torch.inf)
+    for targets in other_logits.topk(min(_CLASSES, other_logits.shape[1] - 1)).indices.split(1, 1):
+        for context in run.contexts:
+            with context():
+                adversarial, _ = pgd(
                     *(classifier, images, labels),
                     eps=size,
                     norm=run.task.norm,
@@ -63,7 +63,7 @@ def _towards_others(run: Run, images: Tensor, labels: Tensor, size: float) -> in
                     random_start=False,
                 )
             with torch.no_grad():
-                fooled |= answers(classifier(found)) != labels
+                fooled |= answers(classifier(adversarial)) != labels
     return int(fooled.sum())
 
 

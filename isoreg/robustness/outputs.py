@@ -39,24 +39,24 @@ def logits_of(output: Any, images: int) -> Tensor:
     """
     in_mapping = isinstance(output, Mapping) and "logits" in output
     named = output["logits"] if in_mapping else getattr(output, "logits", None)
-    parts = output if named is None else {"logits": named}
-    logits = {path: x for path, x in _tensors_at(parts) if _may_be_logits(x, images)}
+    container = output if named is None else {"logits": named}
+    logits = {path: x for path, x in _tensors_at(container) if _may_be_logits(x, images)}
     if len(logits) == 1:
-        ((path, found),) = logits.items()
-        if found.ndim == 2 and len(path) < 2:
-            return found
+        ((path, tensor),) = logits.items()
+        if tensor.ndim == 2 and len(path) < 2:
+            return tensor
     if len(logits) > 1:
         places = ", ".join("".join(f"[{key!r}]" for key in path) for path in logits)
-        given = f"{len(logits)} tensors that may be them, at {places}"
+        got = f"{len(logits)} tensors that may be them, at {places}"
     elif isinstance(output, Tensor):
         kind = "" if output.is_floating_point() else f" of {output.dtype}, which is not floating"
-        given = f"{tuple(output.shape)}{kind}"
+        got = f"{tuple(output.shape)}{kind}"
     else:
-        given = type(output).__name__
+        got = type(output).__name__
     remedy = "Wrap it in a module that returns them alone."
     if isinstance(output, Tensor) and output.numel() == images:
         remedy = "For two classes with one logit z return those of both: torch.cat([0 * z, z], 1)."
-    raise InputError(f"the model must return logits of shape (n, classes), got {given}. {remedy}")
+    raise InputError(f"the model must return logits of shape (n, classes), got {got}. {remedy}")
 
 
 def _tensors_at(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
@@ -112,6 +112,6 @@ def usual_range(logits: Tensor) -> Tensor:
     ordered = torch.where(logits.isfinite(), logits, -torch.inf).sort(descending=True).values
     below = torch.nan_to_num(ordered[:, :1] - ordered, posinf=torch.inf)
     before = below.roll(1, 1)
-    alone = (below > RULED_OUT * before) & (before > _TIE * ordered[:, :1].abs())
-    counts = (alone.cumsum(1) == 0) & below.isfinite()
+    is_ruled_out = (below > RULED_OUT * before) & (before > _TIE * ordered[:, :1].abs())
+    counts = (is_ruled_out.cumsum(1) == 0) & below.isfinite()
     return below.where(counts, 0).amax(1).median()

@@ -38,9 +38,9 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
         >>> margin(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1]))
         tensor([-1.])
     """
-    own = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return others.amax(1) - own
+    label_logits = logits.gather(1, labels[:, None])[:, 0]
+    other_logits = logits.scatter(1, labels[:, None], -torch.inf)
+    return other_logits.amax(1) - label_logits
 
 
 def project(x: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
@@ -108,7 +108,7 @@ def pgd(
     """
     size = 2.5 * eps / steps if step_size is None else step_size
     images = images.detach()
-    found = images.clone()
+    adversarial = images.clone()
     fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     history = []
     for restart in range(restarts):
@@ -121,14 +121,14 @@ def pgd(
             with torch.no_grad():
                 judged = logits if judge is None else judge(x)
             new = (answers(judged) != labels) & ~fooled
-            found[new] = x[new]
+            adversarial[new] = x[new]
             fooled |= new
             gradient = gradient_of(loss(logits, labels), leaf)
             if gradient is None:  # there is nothing to climb
                 break
             x = project(x + size * steepest(gradient, norm), images, eps, norm)
         history.append(int(fooled.sum()))
-    return found, history
+    return adversarial, history
 
 
 def gradient_of(values: Tensor, x: Tensor, *, create_graph: bool = False) -> Tensor | None:

@@ -74,7 +74,7 @@ class RobustnessReport:
     def accuracy(self) -> dict[str, dict[float, float]]:
         """Share of all images that are correct before and after each attack, by radius."""
         return {
-            attack: {eps: _share(found) for eps, found in by_eps.items()}
+            attack: {eps: _share(images) for eps, images in by_eps.items()}
             for attack, by_eps in self.survived.items()
         }
 
@@ -123,13 +123,13 @@ class RobustnessReport:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON; `from_dict` reads it back."""
-        found = asdict(self)
-        found["survived"] = {
+        report = asdict(self)
+        report["survived"] = {
             attack: [[eps, images] for eps, images in by_eps.items()]
             for attack, by_eps in self.survived.items()
         }
-        found["certified"] = list(map(list, self.certified.items()))
-        return {**found, "clean": self.clean, "worst case": list(self.worst_case.items())}
+        report["certified"] = list(map(list, self.certified.items()))
+        return {**report, "clean": self.clean, "worst case": list(self.worst_case.items())}
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> RobustnessReport:
@@ -244,28 +244,28 @@ class RobustnessReport:
                 "compare: reports must be on the same images in the same order, got other labels "
                 f"at {differing} of {len(self.labels)}."
             )
-        if self._asked != other._asked:
+        if self._attacks_run != other._attacks_run:
             raise InputError(
                 "compare: reports must be of the same attacks, or the model with fewer seems the "
-                f"better one, got {self._asked} and {other._asked}."
+                f"better one, got {self._attacks_run} and {other._attacks_run}."
             )
-        both = [eps for eps in self.eps if eps in other.eps]
-        if not both:
+        common = [eps for eps in self.eps if eps in other.eps]
+        if not common:
             raise InputError(
                 "compare: reports must have a radius in common, got "
                 f"{', '.join(map(repr, self.eps))} and {', '.join(map(repr, other.eps))}."
             )
         binomtest = import_extra("scipy.stats", "attacks").binomtest
-        found = {}
-        for eps in both:
-            within = [radius for radius in both if radius <= eps]
+        p_values = {}
+        for eps in common:
+            within = [radius for radius in common if radius <= eps]
             pairs = list(zip(self._surviving(within), other._surviving(within), strict=True))
             b, c = pairs.count((True, False)), pairs.count((False, True))
-            found[eps] = float(binomtest(b, b + c).pvalue) if b + c else 1.0
-        return found
+            p_values[eps] = float(binomtest(b, b + c).pvalue) if b + c else 1.0
+        return p_values
 
     @property
-    def _asked(self) -> str:
+    def _attacks_run(self) -> str:
         """The preset, or the attacks of a list but the student, which signs bring by themselves."""
         names = ", ".join(sorted({*self.survived} - {"student"}))
         return names if self.preset == "list" else repr(self.preset)
@@ -304,7 +304,7 @@ class RobustnessReport:
     def _is_of_the_paper(self, name: str) -> bool:
         """Whether a row measures no robustness; the worst case, if only such attacks ran."""
         names = list(self.survived) if name == _WORST else [name]
-        return self.preset == "paper" or all(each in OF_THE_PAPER for each in names)
+        return self.preset == "paper" or all(attack in OF_THE_PAPER for attack in names)
 
 
 def _share(images: list[bool]) -> float:

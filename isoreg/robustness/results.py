@@ -87,12 +87,16 @@ def check_distances(
             f"{fooled.median() / size:.3g} times the radius (median): the gradient at the images "
             "does not see what fools the model, so other attacks may fool more."
         ]
-    near = distances < _NEARBY * size
-    left, of = int((near & survived).sum()), len(distances)
-    if left < _FEW or clean * left < _MASKED_SHARE * of or left < _STILL_THERE * int(near.sum()):
+    is_near = distances < _NEARBY * size
+    survivors, n = int((is_near & survived).sum()), len(distances)
+    if (
+        survivors < _FEW
+        or clean * survivors < _MASKED_SHARE * n
+        or survivors < _STILL_THERE * int(is_near.sum())
+    ):
         return []
     return [
-        f"at eps {radius:g} {100 * clean * left / of:.0f} % of the images survive although by "
+        f"at eps {radius:g} {100 * clean * survivors / n:.0f} % of the images survive although by "
         "their gradients a quarter of it is enough to fool them: the gradient does not lead where "
         "it says."
     ]
@@ -161,7 +165,7 @@ def _idle_step(accuracy: Accuracy, radius: float, clean: float, images: int) -> 
     rows = [by_eps[radius] for name, by_eps in accuracy.items() if name in ITERATED]
     if "fgsm" not in accuracy or not rows:
         return []
-    one, many = (clean - left for left in (accuracy["fgsm"][radius], min(rows)))
+    one, many = (clean - share for share in (accuracy["fgsm"][radius], min(rows)))
     if many * images < _FEW or many < _FOOLED or one >= _IDLE * many:
         return []
     return [

@@ -13,7 +13,7 @@ from isoreg.robustness.attacks import ATTACKS, WITHOUT_GRADIENT
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.outputs import answers
 from isoreg.robustness.report import RobustnessReport
-from isoreg.robustness.straight_through import StraightThrough, Ways
+from isoreg.robustness.straight_through import Contexts, StraightThrough
 from isoreg.robustness.student import taught
 from isoreg.robustness.task import Task, evenly
 
@@ -28,10 +28,11 @@ class Run:
         task: All images; its radius does not count.
         sizes: Radii in the user's units, and in pixels from 0 to 1.
         batch_size: Images attacked at once.
-        whole: Whether images are attacked beside those beside which they were classified when
-            clean, be they correct or not.
+        whole_batches: Whether images are attacked beside those beside which they were classified
+            when clean, be they correct or not.
         correct: (n) whether each clean image is classified correctly.
-        ways: Contexts for gradients, of `ways_to_climb`: an image survives all that is tried.
+        contexts: Contexts for gradients, of `gradient_contexts`: an image survives all that is
+            tried.
         survived: For each row and radius, whether each image is still classified correctly.
         seconds: Time of each row.
         history: How many images were fooled after each restart of an attack.
@@ -40,29 +41,31 @@ class Run:
     task: Task
     sizes: dict[float, float]
     batch_size: int
-    whole: bool
+    whole_batches: bool
     correct: Tensor
-    ways: Ways = (StraightThrough,)
+    contexts: Contexts = (StraightThrough,)
     survived: dict[str, dict[float, list[bool]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[int]] = field(default_factory=dict)
 
     @classmethod
-    def begun(cls, task: Task, sizes: dict[float, float], batch_size: int, *, whole: bool) -> Run:
+    def begun(
+        cls, task: Task, sizes: dict[float, float], batch_size: int, *, whole_batches: bool
+    ) -> Run:
         """Classify the clean images: a run without rows."""
         correct = _predictions(task.classifier, task.images, task.labels, batch_size)
-        return cls(task, sizes, batch_size, whole, correct)
+        return cls(task, sizes, batch_size, whole_batches, correct)
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """As many images as a batch has, or 100, evenly from all, and their labels."""
         count = max(self.batch_size, _SAMPLE)
         return evenly(self.task.images, count), evenly(self.task.labels, count)
 
-    def inside(self) -> tuple[Tensor, Tensor]:
+    def correctly_classified(self) -> tuple[Tensor, Tensor]:
         """Images that are classified correctly when clean, and their labels."""
         return self.task.images[self.correct], self.task.labels[self.correct]
 
-    def left(self, radius: float) -> Tensor:
+    def survivors(self, radius: float) -> Tensor:
         """(n) whether each image survives every row so far within a radius in the user's units."""
         return torch.tensor(self.report([], "").survivors(radius), device=self.correct.device)
 
@@ -80,12 +83,14 @@ class Run:
         begin = time.perf_counter()
         if name == "student" and self.task.student is None:
             size = max(self.sizes.values())
-            student = taught(self.task.classifier, self.inside()[0], eps=size, norm=self.task.norm)
+            student = taught(
+                self.task.classifier, self.correctly_classified()[0], eps=size, norm=self.task.norm
+            )
             self.task = replace(self.task, student=student)
         row = row or name
         task = replace(task or self.task, eps=self.sizes[radius])
-        left, counts = self._left(name, task)
-        self.survived.setdefault(row, {})[radius] = left.tolist()
+        survivors, counts = self._survivors(name, task)
+        self.survived.setdefault(row, {})[radius] = survivors.tolist()
         self.history[f"{row} at eps {radius:g}"] = counts
         self.seconds[row] = self.seconds.get(row, 0.0) + time.perf_counter() - begin
 
@@ -98,26 +103,28 @@ class Run:
             labels=self.task.labels.tolist(),
         )
 
-    def _left(self, name: str, task: Task) -> tuple[Tensor, list[int]]:
+    def _survivors(self, name: str, task: Task) -> tuple[Tensor, list[int]]:
         """Which images stay correct, and how many were fooled after each restart."""
-        left = self.correct.clone()
+        survivors = self.correct.clone()
         counts: list[int] = []
-        attacked = torch.ones_like(self.correct) if self.whole else self.correct
+        attacked = torch.ones_like(self.correct) if self.whole_batches else self.correct
         batches = attacked.nonzero()[:, 0].split(self.batch_size)
         for batch in filter(len, batches):  # one of no images, if there are none
-            part = replace(task, images=task.images[batch], labels=task.labels[batch])
-            for way in self.ways if name not in WITHOUT_GRADIENT else self.ways[:1]:
+            batch_task = replace(task, images=task.images[batch], labels=task.labels[batch])
+            for context in self.contexts if name not in WITHOUT_GRADIENT else self.contexts[:1]:
                 seed_all(task.seed)
-                with way():
-                    found, fooled = ATTACKS[name](part)
-                left[batch] &= _predictions(task.classifier, found, part.labels, self.batch_size)
+                with context():
+                    adversarial, fooled = ATTACKS[name](batch_task)
+                survivors[batch] &= _predictions(
+                    task.classifier, adversarial, batch_task.labels, self.batch_size
+                )
             counts = [a + b for a, b in zip(counts or [0] * len(fooled), fooled, strict=True)]
-        return left, counts
+        return survivors, counts
 
 
 @torch.no_grad()
 def _predictions(
     classifier: PixelClassifier, pixels: Tensor, labels: Tensor, batch_size: int
 ) -> Tensor:
-    parts = zip(pixels.split(batch_size), labels.split(batch_size), strict=True)
-    return torch.cat([answers(classifier(x)) == y for x, y in parts])
+    batches = zip(pixels.split(batch_size), labels.split(batch_size), strict=True)
+    return torch.cat([answers(classifier(x)) == y for x, y in batches])

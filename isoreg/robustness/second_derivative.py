@@ -25,11 +25,13 @@ def watch_second_derivatives(result: Tensor) -> list[str]:
     cut: list[str] = []
     for node in nodes_before(result.grad_fn):
         if isinstance(node, BackwardCFunction):
-            node.register_hook(partial(_look, cut, type(node).__name__.removesuffix("Backward")))
+            node.register_hook(
+                partial(_record_cut, cut, type(node).__name__.removesuffix("Backward"))
+            )
     return cut
 
 
-def _look(cut: list[str], name: str, passed_on: Gradients, arrived: Gradients) -> None:
+def _record_cut(cut: list[str], name: str, passed_on: Gradients, arrived: Gradients) -> None:
     ends = [gradient for gradient in passed_on if gradient is not None]
     begins = [gradient for gradient in arrived if gradient is not None]
     lost = any(g.requires_grad for g in begins) and not any(g.requires_grad for g in ends)

@@ -28,20 +28,21 @@ def stand_in_for(model: nn.Module) -> nn.Module | None:
     if not quantised:
         return None
     linear = {name: layer for name, layer in quantised.items() if _is_dynamic_linear(layer)}
-    within = tuple(f"{name}." for name in linear)
-    others = [
-        name for name in quantised if name not in linear and not f"{name}.".startswith(within)
+    prefixes = tuple(f"{name}." for name in linear)
+    unsupported = [
+        name for name in quantised if name not in linear and not f"{name}.".startswith(prefixes)
     ]
-    if others:
-        kinds = sorted({type(quantised[name]).__name__ for name in others})
+    if unsupported:
+        kinds = sorted({type(quantised[name]).__name__ for name in unsupported})
         raise InputError(
             "a quantised model must have no other quantised layers than dynamic linear ones, got "
-            f"{', '.join(kinds)} (first of them {others[0]!r}). They have no gradient: evaluate "
-            "the model before quantisation, or train it with fake quantisation and evaluate that."
+            f"{', '.join(kinds)} (first of them {unsupported[0]!r}). They have no gradient: "
+            "evaluate the model before quantisation, or train it with fake quantisation and "
+            "evaluate that."
         )
     twins = {id(layer): _in_floats(layer) for layer in linear.values()}
-    kept = {id(p): p for p in model.parameters()}
-    return copy.deepcopy(model, {**kept, **twins})
+    shared = {id(p): p for p in model.parameters()}
+    return copy.deepcopy(model, {**shared, **twins})
 
 
 def _is_quantised(layer: nn.Module) -> bool:

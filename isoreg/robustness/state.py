@@ -95,7 +95,7 @@ def in_common(model: nn.Module) -> dict[str, object]:
     """Attributes by name that cannot be copied, and that a copy has in common with the model."""
     source = getattr(model, "_orig_mod", model)
     memo = {**_cut_off(source), **{id(p): p for p in source.parameters()}}
-    found = {}
+    uncopied = {}
     for place, module in source.named_modules():
         # of one that says how it is copied, as TorchScript does, that counts
         attributes = {} if hasattr(type(module), "__deepcopy__") else vars(module)
@@ -104,13 +104,13 @@ def in_common(model: nn.Module) -> dict[str, object]:
                 try:
                     copy.deepcopy(value, dict(memo))
                 except Exception:
-                    found[f"{place}.{name}".lstrip(".")] = value
-    return found
+                    uncopied[f"{place}.{name}".lstrip(".")] = value
+    return uncopied
 
 
 def _cut_off(model: nn.Module) -> dict[int, object]:
     """For each kept result of another pass, which cannot be copied with its graph, one without."""
-    places = [each for m in model.modules() for each in (*vars(m).values(), *m._buffers.values())]
+    places = [value for m in model.modules() for value in (*vars(m).values(), *m._buffers.values())]
     tensors = [x for place in places for x in _tensors_in(place)]
     return {id(x): x.detach().clone() for x in tensors if not x.is_leaf}
 
@@ -119,8 +119,8 @@ def _tensors_in(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple | dict):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _tensors_in(each)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(item)
 
 
 class Forgetful(nn.Module):

@@ -52,15 +52,15 @@ class StraightThrough(TorchFunctionMode):
         other = options[0] if options else kwargs.get("other")
         if not (torch.is_grad_enabled() and (_has_gradient(x) or _has_gradient(other))):
             return func(x, *options, **kwargs)
-        apart = {name: _apart(value) for name, value in kwargs.items()}
-        rounded = func(_apart(x), *map(_apart, options), **apart)
+        detached = {name: _detached(value) for name, value in kwargs.items()}
+        rounded = func(_detached(x), *map(_detached, options), **detached)
         self.used = True
         smooth = smooth_of(x, other, rounded)
         return smooth if func in _SMOOTH else x.copy_(smooth)
 
 
 # contexts that gradients are computed in, one after another
-Ways: TypeAlias = Sequence[Callable[[], AbstractContextManager[object]]]
+Contexts: TypeAlias = Sequence[Callable[[], AbstractContextManager[object]]]
 
 
 class _Identity(torch.autograd.Function):
@@ -79,7 +79,7 @@ def _has_gradient(x: object) -> bool:
     return isinstance(x, Tensor) and x.requires_grad
 
 
-def _apart(x: Any) -> Any:
+def _detached(x: Any) -> Any:
     return x.detach().clone() if isinstance(x, Tensor) else x
 
 
@@ -98,7 +98,7 @@ def _quotient(x: Any, other: Any, rounded: Tensor) -> Tensor:
 
 def _remainder(x: Any, other: Any, rounded: Tensor) -> Tensor:
     """What a rounded quotient leaves of x: x - other * quotient, and nothing of its gradient."""
-    quotient = ((_apart(x) - rounded) / _apart(other)).round()
+    quotient = ((_detached(x) - rounded) / _detached(other)).round()
     return _guided(rounded, x - other * _guided(quotient, x / other))
 
 

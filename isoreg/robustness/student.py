@@ -43,7 +43,7 @@ def taught(classifier: Classifier, images: Tensor, *, eps: float, norm: str) -> 
     at_once = min(_BATCH, len(images))
     images = images.repeat(-(-_POINTS // len(images)), *[1] * (images.ndim - 1))
     eps = _WIDER * eps
-    classes = _asked(classifier, images, at_once)
+    classes = _answers(classifier, images, at_once)
     student = _network(images, int(classifier(images[:2]).shape[1]))
     optimizer = torch.optim.Adam(student.parameters())
     x, answers = images, classes
@@ -54,8 +54,9 @@ def taught(classifier: Classifier, images: Tensor, *, eps: float, norm: str) -> 
             *(images, eps, norm),
         )
         worst, _ = pgd(student, images, classes, eps=eps, norm=norm, loss=cross_entropy, steps=10)
-        asked = torch.cat([noisy, worst])
-        x, answers = torch.cat([x, asked]), torch.cat([answers, _asked(classifier, asked, at_once)])
+        queries = torch.cat([noisy, worst])
+        x = torch.cat([x, queries])
+        answers = torch.cat([answers, _answers(classifier, queries, at_once)])
         _learn(student, optimizer, x, answers)
     return student.requires_grad_(False)
 
@@ -66,7 +67,7 @@ def _scale(images: Tensor, norm: str) -> float:
 
 
 @torch.no_grad()
-def _asked(classifier: Classifier, images: Tensor, at_once: int) -> Tensor:
+def _answers(classifier: Classifier, images: Tensor, at_once: int) -> Tensor:
     return torch.cat([classifier(x).argmax(1) for x in images.split(at_once)])
 
 

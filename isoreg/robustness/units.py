@@ -36,8 +36,8 @@ class Normalisation:
     def __call__(self, images: Tensor) -> Tensor:
         """What the model takes of images (n, channels, ...) as their user has them."""
         if self._mean is not None:
-            images = images - _along("mean", self._mean, images)
-        return images if self._std is None else images / _along("std", self._std, images)
+            images = images - _broadcast("mean", self._mean, images)
+        return images if self._std is None else images / _broadcast("std", self._std, images)
 
 
 def _values(name: str, given: PerChannel | None) -> Tensor | None:
@@ -52,7 +52,7 @@ def _values(name: str, given: PerChannel | None) -> Tensor | None:
     return values
 
 
-def _along(name: str, values: Tensor, images: Tensor) -> Tensor:
+def _broadcast(name: str, values: Tensor, images: Tensor) -> Tensor:
     if len(values) not in (1, images.shape[1]):
         raise InputError(
             f"{name} must be one number, or one for each of {images.shape[1]} channels of images "
