@@ -38,7 +38,7 @@ _MANY = 0.1  # share of images with a zero, or a nonzero, gradient that is too l
 _LARGE_MARGIN = 50.0  # of logits; beyond it the gradient of cross-entropy is lost in rounding
 _NOISE = 0.01  # share of images that may survive an attack without limits
 _UNBOUNDED_IMAGES = _GRADIENT_IMAGES = 100  # most images that a check looks at
-# Length of a step: least share of the promised rise that is reached (deep networks are curved).
+# Length of a step: the least share of the promised rise to reach, since deep networks are curved.
 _SMALL_STEPS = {1e-3: 0.3, 1 / 255: 0.1}
 _LARGE_STEPS = {8 / 255: 0.1}  # the same for models that round inside, to eight bits or nearly so
 # Lengths of random steps, steps of each length, and the error of the gradient's prediction that is

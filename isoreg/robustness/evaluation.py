@@ -95,7 +95,7 @@ def evaluate(
         certified: Whether to bound the accuracy from below too: the report then says between which
             two numbers the truth lies. For MLPs and ``norm="Linf"``; others are refused. An image
             costs about as many forward passes as the MLP has units.
-        batch_size: Images attacked at once. If it is smaller, checks still take up to 100 at once.
+        batch_size: Images attacked at once. Checks take up to 100 at once even if it is less.
         seed: Seed of every random number.
         progress: Whether to show a bar (tqdm) on standard error; None shows it if that is a
             terminal and tqdm is installed.

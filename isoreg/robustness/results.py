@@ -9,7 +9,7 @@ from torch import Tensor
 from isoreg.robustness.attacks import ITERATED, WITHIN_THE_BALL, WITHOUT_GRADIENT
 
 _NOISE = 0.01  # accuracies that differ by less are taken for the same
-_OVERSTATES = 0.03  # on sound models too, attacks on cross-entropy may leave this much more
+_OVERSTATES = 0.03  # accuracy that attacks on cross-entropy may leave beyond others on sound models
 _WELL_BELOW = 0.05  # a worst case so far below the best attack: each attack fools other images
 _FEW = 5  # images: fewer may be chance
 _MANY = 0.1  # accuracy: below it a larger radius has few images left to fool
