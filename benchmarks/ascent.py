@@ -13,7 +13,7 @@ Loss = Callable[[Tensor], Tensor]
 
 
 def climb(loss: Loss, clean: Tensor, **how: Any) -> Tensor:
-    """The last point of `ascent`, which has the options."""
+    """The last point of `ascent`, which takes the same options."""
     *_, last = ascent(loss, clean, **how)
     return last
 
@@ -30,8 +30,8 @@ def ascent(
 ) -> Iterator[Tensor]:
     """The points of gradient ascent within the ball around clean images, pixels from 0 to 1.
 
-    A step goes along the signs of the gradient, or in L2 along its direction; one with ``step=eps``
-    is FGSM.
+    A step follows the signs of the gradient, or for L2 its direction. One step with ``step=eps`` is
+    FGSM.
     """
     point = into_ball(clean if start is None else start, clean, eps, norm)
     yield point
@@ -58,12 +58,12 @@ def random_start(clean: Tensor, eps: float) -> Tensor:
 
 
 def cross_entropy(model: nn.Module, labels: Tensor) -> Loss:
-    """Summed over images, so that the batch does not scale a gradient."""
+    """Cross-entropy, summed over images, so that the size of a batch does not scale gradients."""
     return lambda x: F.cross_entropy(model(x), labels, reduction="sum")
 
 
 def margin(model: nn.Module, labels: Tensor) -> Loss:
-    """Largest other logit minus that of the label, summed; above 0 an image is misclassified."""
+    """Largest other logit minus the label's, above 0 if misclassified; summed over images."""
 
     def loss(x: Tensor) -> Tensor:
         logits = model(x)

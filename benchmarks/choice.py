@@ -16,13 +16,13 @@ def best_of(
     accuracy: str = "clean",
     floor: float,
 ) -> Run:
-    """The run with the best score among those that are accurate enough; else the most accurate.
+    """The run with the best score among the accurate enough; if none is, the most accurate.
 
     Args:
-        tried: Of one method.
-        score: Where it stands in the figures, or a function of them.
-        accuracy: Where the accuracy stands.
-        floor: Of the accuracy.
+        tried: Runs of one method.
+        score: The score's path in the figures, or a function of the figures.
+        accuracy: The accuracy's path in the figures.
+        floor: The accuracy that is enough.
 
     Raises:
         Lacking: If nothing was tried yet.

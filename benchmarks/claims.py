@@ -1,8 +1,8 @@
-"""The rule of what a table may publish: no method without a control that had the same chances.
+"""The rule for published tables: no method without a control that had the same chances.
 
-A method of ours stands in a table only if its control does, and if the control was tried, on the
-same validation images and by the same rule, at every strength that the method was chosen from. A
-choice at an end of what was tried is named below the table.
+A method of ours stands in a table only if its control does too. The control must have been tried at
+every strength from which the method was chosen, on the same validation images and by the same rule.
+A choice at the smallest or largest strength that was tried is named below the table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Grid = tuple[float, ...]
 
 
 class Unfair(ValueError):  # noqa: N818 (it says what the table would be)
-    """Raised instead of a table whose rows had not the same chances."""
+    """Raised instead of a table whose rows did not have the same chances."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Entry:
     """How a row of a table came about.
 
     Attributes:
-        tried: Strengths on validation data that took part in the choice; (): there was none.
-        chosen: The one that was taken; None: the method has none.
-        control: The row that is its control; "": it needs none, as a rival or a control itself.
-        without: Why it has no control, a sentence that the page then prints.
+        tried: Strengths that took part in a choice on validation data; () if there was no choice.
+        chosen: The strength that was taken; None if the method has none.
+        control: The row that is its control; "" for a rival or a control, which need none.
+        without: The reason why it has no control, which the page then prints.
     """
 
     tried: Grid = ()
@@ -38,10 +38,10 @@ class Entry:
 
 
 def demand_controls(entries: Mapping[str, Entry]) -> None:
-    """Refuse rows without a control of equal grid.
+    """Refuse rows without a control that was tried at the same strengths.
 
     Raises:
-        Unfair: With the row, its control, and the strengths that the control lacks.
+        Unfair: If there is such a row; it names its control, and the strengths that this lacks.
     """
     for name, entry in entries.items():
         if entry.chosen is not None and entry.tried and entry.chosen not in entry.tried:
@@ -72,7 +72,7 @@ _PROBED = ("few-shot", "kNN", "unseen digits, recall at 1")
 
 
 def demand_raw_inputs(runs: Iterable[Run]) -> None:
-    """Refuse a table of what can be read from features without the inputs beside them.
+    """Refuse a table of probed features that has no row for the raw inputs.
 
     Raises:
         Unfair: If features are probed in some run, and the inputs in none.
@@ -88,7 +88,7 @@ def demand_raw_inputs(runs: Iterable[Run]) -> None:
 
 
 def _names(figures: Mapping[str, Any]) -> set[str]:
-    """Of the figures, also of those of the parts that they have."""
+    """The names of the figures, and of the figures in their parts."""
     parts = [figures, *(part for part in figures.values() if isinstance(part, dict))]
     return {name for part in parts for name in part}
 
@@ -96,7 +96,7 @@ def _names(figures: Mapping[str, Any]) -> set[str]:
 def comparable(tried: Iterable[float], of_control: Iterable[float] | None) -> Grid:
     """The strengths that may take part in the choice: those that the control was tried at too.
 
-    All, where there is no control.
+    All strengths may, if there is no control.
     """
     allowed = set(tried) if of_control is None else set(tried) & set(of_control)
     return tuple(sorted(allowed))
@@ -129,7 +129,7 @@ def without_control(entries: Mapping[str, Entry]) -> str:
 
 
 def below(entries: Mapping[str, Entry]) -> str:
-    """What a page says of its rows, after they were found to be fair.
+    """The sentences on a page about its rows, after these were found to be fair.
 
     Raises:
         Unfair: As `demand_controls`.
@@ -139,5 +139,5 @@ def below(entries: Mapping[str, Entry]) -> str:
 
 
 def said(grid: Iterable[float]) -> str:
-    """Strengths for readers."""
+    """Strengths as text, in rising order."""
     return ", ".join(f"{strength:g}" for strength in sorted(grid))

@@ -33,7 +33,7 @@ _COMMON: dict[str, Any] = {
 
 
 def options_of(study: Study[Any]) -> dict[str, inspect.Parameter]:
-    """What a study takes beside the common options: the parameters of its settings."""
+    """The options of a study besides the common ones: the parameters of its settings."""
     parameters = inspect.signature(study.settings, eval_str=True).parameters
     return {name: found for name, found in parameters.items() if name != "quick"}
 
@@ -77,7 +77,7 @@ def command_of(studies: Sequence[Study[Any]]) -> Callable[..., None]:
         except IsoregError as error:
             if error.caller not in _DATA:
                 raise
-            raise SystemExit(str(error)) from error  # data that are not there: no fault of ours
+            raise SystemExit(str(error)) from error  # missing data need no traceback
 
     command.__name__ = studies[0].command
     command.__doc__ = f"Measure: {'; '.join(study.shows for study in studies)}."
@@ -87,7 +87,7 @@ def command_of(studies: Sequence[Study[Any]]) -> Callable[..., None]:
 
 
 def _check_out(out: Path) -> None:
-    """Refuse a file whose runs would be lost: not after the first of them, which may take hours."""
+    """Refuse an unusable file before the first run, which may take hours and would be lost."""
     if out.suffix != ".json":
         raise ValueError(
             f"--out must end in .json, got {out.name}: table and figure are saved beside it, in "

@@ -1,4 +1,4 @@
-"""What a step of training costs, in time and memory, beside one by cross-entropy."""
+"""The time and memory of a training step, to compare with a step on cross-entropy alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Make = Callable[..., Callable[[], object]]
 def times(
     make: Make, recipe: Recipe, *, device: str, seconds: float, **options: Any
 ) -> dict[str, float]:
-    """Median seconds of steps taken in turn: by cross-entropy, "plain", and by the "method"."""
+    """Median seconds of a step on cross-entropy, "plain", and of the "method", taken in turn."""
     with ExitStack() as stack:
         recipes = {"plain": {}, "method": recipe}
         steps = {n: make(r, stack, device=device, **options) for n, r in recipes.items()}
@@ -30,10 +30,10 @@ def times(
 def memory(
     make: Make, recipe: Recipe, *, steps: int, device: str = "cpu", **options: Any
 ) -> int | None:
-    """Bytes by which the peak grows in so many steps; None where nothing tells it.
+    """Bytes by which the peak grows in ``steps`` steps; None where it cannot be measured.
 
-    torch tells it on a GPU. On a processor Linux does, of a fresh process, without numba: where it
-    is installed, the isometry penalty loads some 125 MB of it, once, which are no part of training.
+    On a GPU torch measures it. On a CPU Linux does, in a fresh process without numba: if it were
+    installed, the isometry penalty would load some 125 MB of it once, which are no training.
     """
     options["device"] = device
     if device.startswith("cuda"):

@@ -1,4 +1,4 @@
-"""Where a figure was measured."""
+"""The machine, the versions and the commit with which a figure was measured."""
 
 from __future__ import annotations
 

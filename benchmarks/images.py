@@ -1,9 +1,9 @@
-"""Which images a study uses for what, and whether a choice had seen those that it is measured on.
+"""What a study uses its images for, and whether a choice has seen those that it measures on.
 
-A study trains, chooses and measures on *parts* of data sets. Nothing may be measured on what was
-trained or chosen on. What is measured on images that some choice has seen says so below its table;
-of some data sets none is left. `SET_ASIDE` names what no study has read: a new claim is measured
-there, once, after all choices, and its part is then moved to `SEEN`.
+A study trains, chooses and measures on *parts* of data sets. It may not measure on images that it
+trains or chooses on. If any earlier choice has seen the images of a measurement, the text below its
+table says so; some data sets have no unseen images left. `SET_ASIDE` names images that no study has
+read: a new claim is measured there, once, after all choices, and its part is then moved to `SEEN`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Part:
     Attributes:
         of: A name of `SIZES`, or what is drawn.
         rows: As in a slice: first, last + 1, step; None: the whole split.
-        shuffled: Whether of the split's random permutation from seed 0 rather than of its order.
-        but: What is left out of them.
-        seeds: Of points that are drawn: from which generator seeds.
+        shuffled: Whether rows count in the split's random permutation from seed 0, not its order.
+        but: A part that is left out.
+        seeds: For points that are drawn: the seeds of their generators.
     """
 
     of: str
@@ -56,7 +56,7 @@ class Part:
         return f"{whole}, but {self.but}" if self.but else whole
 
     def members(self) -> frozenset[int]:
-        """Which ones, by their place in the split or by seed."""
+        """The images by their place in the split, or the drawn points by their seeds."""
         return _members(self)
 
 
@@ -79,7 +79,7 @@ def overlap(one: Part, other: Part) -> int:
 
 @dataclass(frozen=True)
 class Uses:
-    """What a study uses for what.
+    """The images that a study uses, by purpose.
 
     Attributes:
         trained: Networks are trained on it; probes and neighbours know its labels.
@@ -93,7 +93,7 @@ class Uses:
 
 
 def rows(of: str, first: int, last: int, *, step: int = 1, shuffled: bool = False) -> Part:
-    """Some of a split."""
+    """A part of a split."""
     return Part(of, (first, last, step), shuffled)
 
 
@@ -116,7 +116,7 @@ SEEN = (Part("MNIST test"), Part("CIFAR-10 test"), Part("digits test"))
 
 
 def faults(uses: Uses) -> list[str]:
-    """What is measured on images that the same study trains or chooses on, or that are kept."""
+    """Sentences on images that are measured on and also trained or chosen on, or are set aside."""
     found = []
     for part in uses.measured:
         for role, others in (("trained", uses.trained), ("chosen", uses.chosen)):
@@ -132,7 +132,7 @@ def faults(uses: Uses) -> list[str]:
 
 
 def sentence(uses: Uses) -> str:
-    """What a table says of its images; "" if it has none.
+    """The sentence below a table on the images that it is measured on; "" if there are none.
 
     Raises:
         ValueError: If the study's own uses overlap.
@@ -156,6 +156,6 @@ def _listed(parts: tuple[Part, ...]) -> str:
 
 
 def as_field(uses: Uses) -> dict[str, Any]:
-    """The field of the results."""
+    """The field ``images`` of a file of results."""
     said = {role: [str(part) for part in parts] for role, parts in vars(uses).items()}
     return {**said, "unseen": not any(overlap(p, s) for p in uses.measured for s in SEEN)}

@@ -1,4 +1,4 @@
-"""All that the benchmarks take from isoreg beside its public names, in one place."""
+"""All that the benchmarks take from isoreg besides its public names, in one place."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ __all__ = [
 
 
 def last_features(model: nn.Module) -> Recorder:
-    """A recorder of what enters the classifier."""
+    """A recorder of the input of the classifier."""
     return Recorder(model, choose_layers(model, None), resolve_pool("flatten"))
 
 
 @torch.no_grad()
 def compute_rows(points: list[Tensor], labels: Tensor | None, rows: int) -> None:
-    """Value and gradients of the first rows of a batch, inputs first, with all its rows."""
+    """Compare the first ``rows`` samples with all; ``points`` are the inputs, then the features."""
     inputs, *features = points
     call = Call(inputs, features, labels, rows=slice(0, rows))
     ones = torch.ones(len(features), dtype=torch.float64)
@@ -51,7 +51,7 @@ def compute_rows(points: list[Tensor], labels: Tensor | None, rows: int) -> None
 
 @contextmanager
 def without_numba() -> Iterator[None]:
-    """As if numba were not installed."""
+    """Compute as if numba were not installed."""
     before = os.environ.get("ISOREG_BACKEND")
     os.environ["ISOREG_BACKEND"] = "torch"
     try:

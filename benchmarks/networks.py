@@ -14,7 +14,7 @@ def mlp(
     depth: int = 4,
     activation: type[nn.Module] = nn.Tanh,
 ) -> nn.Sequential:
-    """An MLP on flattened inputs with so many hidden layers; the defaults are the paper's."""
+    """An MLP on flattened inputs with ``depth`` hidden layers; the defaults are the paper's."""
     layers: list[nn.Module] = [nn.Flatten()]
     for index in range(depth):
         layers += [nn.Linear(width if index else inputs, width), activation()]
@@ -28,7 +28,7 @@ def in_parts(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def features_in(model: nn.Sequential, x: Tensor) -> Tensor:
-    """What enters the classifier."""
+    """The input of the classifier, (n, d)."""
     return in_parts(model[:-1], x)
 
 

@@ -1,8 +1,8 @@
-"""The numbers on pages that runs bear, held against the tables that the runs' JSON gives.
+"""Compare the numbers on pages that come from runs with the tables that the runs' JSON gives.
 
-A mark is a comment in the page's source. In front of a table it names for each of its columns and
-rows those of a committed table, "-" for what no run bears ("-*3" for three in a row), several
-columns for a cell such as "36.4 / 3.0"::
+A mark is a comment in the page's source. In front of a table, it names for each column and row of
+that table the one of a committed table. It has "-" where no run gives the numbers ("-*3" for three
+in a row), and several columns for a cell such as "36.4 / 3.0"::
 
     <!-- figures: mnist | Accuracy and geometry (the paper's table 1)
     columns: - | test accuracy % | -
@@ -15,10 +15,10 @@ Behind a number in a sentence it names file, heading, row and column::
 Where a cell holds several numbers ("0.3 (0.2)", "0.9 to 1.1", "5, 16") the columns are joined by
 " + ".
 
-The heading is the last one above the table, or the last ones, joined by " / "; the second table
-below the same one has " #2" behind it. A row is named by
-its first cell, or where that is not enough by the first two, joined by " / ". A table on a page may
-have several marks, each with the rows and columns that one committed table bears.
+The heading is the last one above the table, or the last ones, joined by " / "; for the second table
+below the same heading it ends in " #2". A row is named by its first cell or, if another row has the
+same one, by the first two, joined by " / ". A table on a page may have several marks, each with the
+rows and columns of one committed table.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Table:
     rows: list[list[str]]
 
     def names(self) -> list[str]:
-        """Of the rows: the first cell where it is the only one of its kind, else the first two.
+        """The names of the rows: the first cell if no other row has it, else the first two.
 
         An empty first cell stands for the one above.
         """
@@ -63,10 +63,10 @@ class Mark:
     """A marked number: what the page says, and where a committed table says it.
 
     Attributes:
-        shown: On the page.
-        file: Of results, without a suffix.
-        heading: Above the table.
-        row: First cell of its row.
+        shown: The number on the page.
+        file: Name of the file of results, without a suffix.
+        heading: Heading above the committed table.
+        row: Name of its row, as in `Table.names`.
         column: Title of its column.
     """
 
@@ -77,7 +77,7 @@ class Mark:
     column: str
 
     def borne(self) -> str:
-        """The cell that bears the number."""
+        """The committed cell that holds the number."""
         return find(self.file, self.heading, self.row, self.column)
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ def marks(text: str) -> Iterator[Mark]:
 
 
 def _names(line: str) -> list[str]:
-    """The names between the bars; ``-*3`` stands for three that no run bears."""
+    """The names between the bars; ``-*3`` stands for three that no run gives."""
     parts = re.split(r"\s*\|\s*", line.strip())
     counts = [re.fullmatch(r"-\*(\d+)", part) for part in parts]
     return [
@@ -137,7 +137,7 @@ def _split(where: str, count: int) -> list[str]:
 
 
 def agrees(shown: str, borne: str) -> bool:
-    """Whether a page says what a cell says: the same numbers, or fewer of them, perhaps rounded."""
+    """Whether a page has the numbers of a cell, or only the first of them, perhaps rounded."""
     page, cell = (_numbers(text) for text in (shown, borne))
     return 0 < len(page) <= len(cell) and all(map(_same, page, cell))
 
@@ -148,7 +148,7 @@ def _numbers(text: str) -> list[str]:
 
 def _same(shown: str, borne: str) -> bool:
     digits, most = (len(text.partition(".")[2]) for text in (shown, borne))
-    # a rounded cell is rounded again: the half of a unit may have gone either way
+    # The page rounds a cell that was rounded before, so half a unit may have gone either way.
     off = 0.5 * 10**-digits + 0.5 * 10**-most if digits < most else 0
     return digits <= most and abs(float(shown) - float(borne)) <= off + 1e-9
 

@@ -22,11 +22,11 @@ def read(
 ) -> tuple[Tensor, Tensor]:
     """The images of a split and their classes.
 
-    Looked for in ``data_dir``, or in the folder that ``ISOREG_DATA`` names, directly or in its
-    ``cifar10-jpeg``: a tar or a folder called after the split, "train" or "test", with one folder a
-    class. If no folder is named, torchvision downloads CIFAR-10. Images of another size are scaled
-    and cropped in the middle; a cache keeps them decoded. Bytes (n, 3, size, size), in the order of
-    the classes' and files' names where they are files, and labels (n).
+    They are looked for in ``data_dir``, or in the folder that ``ISOREG_DATA`` names, directly or in
+    its ``cifar10-jpeg``: a tar or a folder called "train" or "test" (or "val", "validation") with
+    one folder a class. If no folder is named, torchvision downloads CIFAR-10. Images of another
+    size are scaled and cropped in the middle; a cache keeps them decoded. The result is bytes
+    (n, 3, size, size), for files in the order of the classes' and files' names, and labels (n).
 
     Raises:
         SystemExit: If the images are not there, or cannot be downloaded.

@@ -1,4 +1,4 @@
-"""What can be read from frozen features: neighbours, linear probes, clusters."""
+"""Measures of what frozen features tell: neighbours, linear probes and clusters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NEIGHBORS = 5
 def standardized(known: Tensor, features: Tensor) -> Tensor:
     """Features centred and divided by one number, so that a probe's penalty means the same.
 
-    Both are those of the known ones: their mean, and their root mean squared distance from it.
-    Distances keep their ratios.
+    The centre is the mean of the known features, and the number their root mean squared distance
+    from it. Distances keep their ratios.
     """
     mean = known.mean(0)
     size = (known - mean).square().sum(1).mean().sqrt().clamp_min(1e-12)
@@ -25,7 +25,7 @@ def standardized(known: Tensor, features: Tensor) -> Tensor:
 
 
 def knn_accuracy(known: Tensor, known_labels: Tensor, features: Tensor, labels: Tensor) -> float:
-    """Accuracy of a vote of the five nearest neighbours; the nearest decides between equals."""
+    """Accuracy of a vote of the five nearest neighbours; the nearest decides a tie."""
     nearest = [
         torch.cdist(x, known).topk(NEIGHBORS, largest=False).indices for x in features.split(1000)
     ]
@@ -71,7 +71,7 @@ def chosen_strength(
 ) -> float:
     """The probe's inverse penalty that does best on validation samples, in draws of its own.
 
-    A fixed one would favour features by their size alone.
+    A fixed penalty would favour features by their size alone.
     """
     draws = range(1000, 1001 if examples >= 100 else 1004)
 
@@ -83,14 +83,14 @@ def chosen_strength(
 
 
 def examples_of_each(labels: Tensor, examples: int, *, seed: int) -> Tensor:
-    """Indices of as many random samples of every class."""
+    """Indices of ``examples`` random samples of each class."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     return torch.cat([order[labels[order] == c][:examples] for c in labels.unique()])
 
 
 def cluster_information(features: Tensor, labels: Tensor, *, seed: int) -> float:
-    """Normalised mutual information of the labels and of as many clusters (k-means)."""
+    """Normalised mutual information of the labels and k-means with as many clusters as classes."""
     means = KMeans(len(labels.unique()), n_init=3, random_state=seed)
     return float(normalized_mutual_info_score(labels.numpy(), means.fit_predict(features.numpy())))
 

@@ -1,4 +1,4 @@
-"""From which commit runs are, and what their table says where nobody can look that commit up."""
+"""The commits of runs, and what is said below a table if a commit cannot be looked up."""
 
 from __future__ import annotations
 

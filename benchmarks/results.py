@@ -1,10 +1,10 @@
 """Results of a study: saved after every run, each with the fingerprint of what determines it.
 
 A file holds the name of its ``study``, the ``settings`` and the ``environment`` of the command that
-began it, which ``images`` are used for what, ``made``: by fingerprint what determines a run beside
-its key, and the ``runs``. A run has a flat ``key``, its ``figures``, the ``commit`` and its
-fingerprint, ``made``. Two runs are the same if key and fingerprint are: so a wider grid or other
-settings add runs, and no run is ever replaced.
+began it, the use of its ``images``, its ``runs``, and in ``made``, by fingerprint, what determines
+a run besides its key. A run has a flat ``key``, its ``figures``, the ``commit`` and its
+fingerprint, ``made``. Two runs are the same if both key and fingerprint are equal. So a wider grid
+or other settings add runs, and no run is ever replaced.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def as_json(value: Any) -> Any:
 
 
 def fingerprint(determinants: dict[str, Any]) -> str:
-    """Ten digits that stand for all that determines a run beside its key."""
+    """Ten hexadecimal digits that stand for all that determines a run besides its key."""
     text = json.dumps(as_json(determinants), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def identity(run: Run) -> tuple[str, str]:
-    """What makes two runs the same one."""
+    """Key and fingerprint: two runs are the same if both are equal."""
     return json.dumps(as_json(run["key"]), sort_keys=True), run.get("made", "")
 
 
@@ -50,11 +50,11 @@ class Results:
     Args:
         path: The JSON file; an existing one is continued.
         study: Name of the study.
-        settings: For the introductions of tables.
+        settings: Settings for the introductions of tables.
         images: Which images are used for what.
 
     Raises:
-        SystemExit: If the file is none of this study.
+        SystemExit: If the file does not belong to this study.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Results:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take over what the file holds now, perhaps written by another process."""
+        """Take over the runs that the file holds now, which another process may have written."""
         if self.path.exists():
             held = read(self.path, self.study)
             self._held = held
@@ -88,9 +88,9 @@ class Results:
         return next((run for run in self.runs if identity(run) == wanted), None)
 
     def add(self, key: Key, determinants: dict[str, Any], figures: Figures) -> Run:
-        """Add a run to whatever the file holds by now, and save; the run that is kept.
+        """Add a run to those that the file holds by now, save, and return the run that is kept.
 
-        That is another process's if it was faster.
+        If another process has added this run already, its run is kept.
         """
         here, made = environment(), fingerprint(determinants)
         commit = here.pop("commit")
@@ -105,7 +105,7 @@ class Results:
         return self.get(key, made) or run
 
     def to_dict(self) -> Found:
-        """What the file holds: also what somebody noted in it, and the settings it began with."""
+        """The file's content, with entries that somebody added and the settings it began with."""
         begun = self._held or {"study": self.study, "settings": self.settings}
         now = {
             "images": self.images,
@@ -126,10 +126,10 @@ def read(path: Path, study: str | None = None) -> Found:
 
     Args:
         path: The file.
-        study: Whose it must be; None: any study's.
+        study: The study that it must belong to; None: any study.
 
     Raises:
-        SystemExit: If it is broken, or another study's, or no results file; it is left as it is.
+        SystemExit: If it is broken, of another study, or no results file; it is left as it is.
     """
     advice = "It is left as it is: move it away, or give another --out."
     try:
@@ -159,9 +159,9 @@ def _entry(held: Any, name: str) -> Any:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time in this block, for a file; the lock ends with the process.
+    """Let only one process at a time into this block, for a file; a lock ends with its process.
 
-    Where the system has no ``flock`` (Windows), only one process may write.
+    Where the system has no ``flock`` (Windows), there is no lock, and only one process may write.
     """
     try:
         import fcntl
@@ -182,7 +182,7 @@ def as_text(found: Found) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one step: a reader sees the old one or the new one."""
+    """Replace a text file in one step, so that a reader sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(text)

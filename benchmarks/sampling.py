@@ -1,4 +1,4 @@
-"""Even samples: files come class by class, and MNIST's test images by difficulty."""
+"""Even samples, because files come class by class, and MNIST's test images by difficulty."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from isoreg.datasets import mnist
 
 
 def even_rows(length: int, count: int | None, *, both_ends: bool = False) -> Tensor:
-    """Indices of so many rows, evenly spread over all; all of them if there are no more, or None.
+    """Indices of ``count`` rows, evenly spread over all; all rows for None or if there are fewer.
 
-    ``both_ends``: the last row belongs to the sample, as the first does.
+    With ``both_ends`` the last row belongs to the sample, as the first does.
     """
     count = length if count is None else min(count, length)
     if both_ends:
@@ -22,7 +22,7 @@ def even_rows(length: int, count: int | None, *, both_ends: bool = False) -> Ten
 
 
 def evenly(x: Tensor, count: int | None) -> Tensor:
-    """So many rows of a tensor, evenly spread over all."""
+    """``count`` rows of a tensor, evenly spread over all."""
     return x[even_rows(len(x), count)]
 
 
@@ -38,6 +38,6 @@ def mnist_part(
 def even_split(
     images: Tensor, labels: Tensor, count: int | None, device: str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """The same rows of images and labels, on a device."""
+    """The same evenly spread rows of images and labels, on a device."""
     rows = even_rows(len(images), count)
     return images[rows].to(device), labels[rows].to(device)

@@ -32,41 +32,41 @@ Made = TypeVar("Made")
 
 
 class Skip(Exception):  # noqa: N818 (it is no error)
-    """Raised by what cannot be measured here, with the reason; the study goes on without it."""
+    """Raised if a run cannot be measured here, with the reason; the study goes on without it."""
 
 
 class Lacking(Exception):  # noqa: N818
-    """Raised by keys that depend on runs which are not there yet."""
+    """Raised if keys or a choice depend on runs that do not exist yet."""
 
 
 @dataclass(frozen=True)
 class Study(Generic[S]):
-    """A study: what is particular to it.
+    """A study: all that differs between studies.
 
     Attributes:
-        name: Of its file of results; before a dash the command, behind it the part.
-        settings: Makes the settings, a frozen dataclass, from ``quick`` and from what else the
-            command line may say: the other parameters of this function are its options.
-        keys: The runs in their order. Keys may depend on the runs so far, which the `Lab` has.
+        name: Name of its file of results: the command, and after a dash the part of the command.
+        settings: Makes the settings, a frozen dataclass, from ``quick`` and the options of the
+            command line, which are the other parameters of this function.
+        keys: The keys of the runs in their order. They may depend on the runs so far, in the `Lab`.
         measure: The figures of a run.
         tables: Settings and runs to Markdown.
-        draw: Settings and runs to a figure; None: it has none.
+        draw: Settings and runs to a figure; None if the study has no figure.
         shows: What it shows, in a line.
         time: How long it takes.
         data: What it reads.
-        seeds: How many there are if the command does not say; 0: it has none.
-        device: Whether it can run on another device than the processor.
-        determines: What determines a run beside its key; None: all settings.
-        verdict: Sentences that say what falls short, after which the command fails.
-        fresh: Whether to begin anew rather than to go on.
+        seeds: Default number of seeds; 0 if the study has none.
+        device: Whether it can run on another device than the CPU.
+        determines: What determines a run besides its key; None: all settings.
+        verdict: Sentences on what falls short; if there are any, the command fails.
+        fresh: Whether to begin a new file instead of continuing the old one.
         committed: Files in ``results/`` that it made, with the options they were made with; None:
             the one of its name, without options; {}: it was not run yet.
         uses: Which images it trains, chooses and measures on.
-        entries: Of the rows that its tables have, from what each was chosen.
-        frozen: Whether a run of the file, by its key, is kept and shown though nothing makes it any
-            more: what it answers is answered. None: no run is.
-        without_control: Why no row of a method of ours has a control; "": they have.
-        without_raw: Where the raw inputs stand, if features are probed and those are not.
+        entries: For each row of its tables, the strengths from which it was chosen.
+        frozen: Whether a run of the file, by its key, is kept and shown although no code makes it
+            any more, because its question is answered. None: no run is.
+        without_control: Why no row of a method of ours has a control; "" if they have one.
+        without_raw: Where to find the raw inputs, if features are probed here and they are not.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Study(Generic[S]):
         """The tables, and below them what the rules of `claims`, `images` and `provenance` ask for.
 
         Raises:
-            Unfair: If a row had not the chances of its control, or says nothing of a control.
+            Unfair: If a row had chances that its control had not, or a method of ours no control.
         """
         if self.entries is None and not self.without_control and _names_ours(found["runs"]):
             raise Unfair(f"{self.name}: a method of ours without `entries` or `without_control`")
@@ -108,16 +108,16 @@ class Study(Generic[S]):
 
     @property
     def command(self) -> str:
-        """Its command."""
+        """The command that runs it."""
         return self.name.partition("-")[0]
 
     @property
     def part(self) -> str:
-        """Its part of the command; "" if the command has one."""
+        """Its part of the command; "" for the only or the main part."""
         return self.name.partition("-")[2]
 
     def determinants(self, key: Key, settings: S) -> dict[str, Any]:
-        """What determines a run beside its key, as in JSON."""
+        """What determines a run besides its key, as in JSON."""
         found = self.determines(key, settings) if self.determines else _asdict(settings)
         plain: dict[str, Any] = as_json(found)
         return plain
@@ -125,17 +125,17 @@ class Study(Generic[S]):
 
 @dataclass
 class Lab(Generic[S]):
-    """Where a study runs, and what it has found so far.
+    """The surroundings in which a study runs, and the runs that it has so far.
 
     Attributes:
         settings: What determines the figures.
-        results: The file.
-        seeds: How many.
-        quick: Whether it is only to be seen that it works.
+        results: The file of results.
+        seeds: Number of seeds.
+        quick: Whether the study is only tried out, so that its figures mean nothing.
         data_dir: Folder with the data, or None.
         device: A torch device.
         workers: Processes that prepare data.
-        runs: Those that belong to the keys so far, in the order of the file.
+        runs: The runs of the keys so far, in the order of the keys.
         tick: Called after each step of a training.
     """
 
@@ -152,18 +152,18 @@ class Lab(Generic[S]):
 
     @property
     def cache(self) -> Path:
-        """Folder of what is computed once for several runs."""
+        """Folder for files that are computed once for several runs."""
         return self.results.path.parent / "cache"
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
-        """What was made under this name before, or is now."""
+        """The object of this name, which the first call makes."""
         if name not in self._kept:
             self._kept[name] = make()
         found: Made = self._kept[name]
         return found
 
     def found(self) -> Found:
-        """What tables and figures are made of: the runs of these settings alone."""
+        """The content of tables and figures, with the runs of these settings only."""
         order = {id(run): place for place, run in enumerate(self.results.runs)}
         runs = sorted(self.runs, key=lambda run: order[id(run)])
         return {
@@ -174,7 +174,7 @@ class Lab(Generic[S]):
 
 
 def quickly(settings: S, **changes: Any) -> Callable[[bool], S]:
-    """The ``settings`` of a study without options: these, or with changes if it is to be quick."""
+    """The ``settings`` of a study without options: if it is quick, these with the changes."""
 
     def make(quick: bool) -> S:
         return replace(settings, **changes) if quick else settings  # type: ignore[type-var]
@@ -183,7 +183,7 @@ def quickly(settings: S, **changes: Any) -> Callable[[bool], S]:
 
 
 def run(study: Study[S], lab: Lab[S]) -> Found:
-    """Measure what the file does not hold yet, saving each run as it comes."""
+    """Measure the runs that the file does not hold yet, and save each of them at once."""
     with _progress_bar() as progress:
         bar = progress.add_task("", total=None)
         for key in study.keys(lab):
@@ -227,7 +227,7 @@ def expected(study: Study[S], lab: Lab[S]) -> Iterator[tuple[Key, str]]:
 
 
 def frozen(study: Study[S], lab: Lab[S]) -> list[Run]:
-    """The runs of the file that nothing makes any more, but that are kept and shown."""
+    """The runs of the file that are kept and shown although no code makes them any more."""
     return [run for run in lab.results.runs if study.frozen and study.frozen(run["key"])]
 
 
@@ -235,7 +235,7 @@ def execute(study: Study[S], lab: Lab[S], console: Console) -> None:
     """Run, print the tables, and save them (.md) and the figure (.png) beside the results.
 
     Raises:
-        SystemExit: If something falls short.
+        SystemExit: If the study's verdict says that something falls short.
     """
     found, path = run(study, lab), lab.results.path
     text = study.tables(found) if lab.quick else study.page(found)
@@ -261,7 +261,7 @@ def new_lab(
     """The lab of a study with options for its settings; ``where`` goes to `Lab`."""
     settings = study.settings(quick=quick, **(options or {}))
     if study.fresh(settings) and out.exists():
-        read(out, study.name)  # another's is left as it is
+        read(out, study.name)  # refuses another study's file, which must stay
         out.unlink()
     results = Results(out, study.name, _asdict(settings), as_field(study.uses))
     return Lab(settings, results, quick=quick, **where)

@@ -11,7 +11,7 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# what is written on a figure is read on a light page and on a dark one, so the ground is left out
+# Figures are shown on light and on dark pages, so their background is transparent.
 INK = "#767676"
 rcParams.update({"text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK})
 rcParams.update({"axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "grid.color": INK})
@@ -62,7 +62,7 @@ def line_of(
 def umap_of(
     axis: Axes, points: Sequence[Sequence[float]], colours: Any, title: str, size: int, **look: Any
 ) -> None:
-    """A point a sample, in a panel without ticks; ``size`` is the title's."""
+    """A point for each sample, in a panel without ticks; ``size`` is that of the title."""
     first, second = zip(*points, strict=True)
     axis.scatter(first, second, c=colours, **look)
     axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")

@@ -28,13 +28,13 @@ class Column:
     """One column: a figure of each run of a row, and how it is written.
 
     Attributes:
-        title: Of the column.
-        figure: Where the figure stands in the figures of a run, as "distortion/stress", or a
-            function of these figures; None: the runs have none. A text is written as it is.
-        digits: Behind the point; None: a share, in percent with one digit.
-        form: In place of digits: how the mean is written, without the spread, such as ".2g".
-        text: In place of all these: a function of the figures of all runs.
-        empty: Written where no run has the figure.
+        title: Title of the column.
+        figure: Path of the figure in the figures of a run, such as "distortion/stress", or a
+            function of these figures. Runs that give None are left out; a text is written as it is.
+        digits: Digits behind the point; None: the figure is a share, in percent with one digit.
+        form: Instead of digits: the format of the mean, such as ".2g", without the spread.
+        text: Instead of all these: a function of the figures of all runs.
+        empty: Text for rows in which no run has the figure.
     """
 
     title: str
@@ -94,7 +94,7 @@ def runs_by(
 def grouped(
     runs: Iterable[Run], by: str | tuple[str, ...] | Callable[[Run], Any]
 ) -> dict[Any, list[Figures]]:
-    """The same with the figures of the runs."""
+    """The groups of `runs_by`, with the figures of the runs instead of the runs."""
     return {name: [run["figures"] for run in of] for name, of in runs_by(runs, by).items()}
 
 
@@ -108,7 +108,7 @@ def table(
     groups: Mapping[Any, Sequence[Figures]] | Iterable[tuple[Any, Sequence[Figures]]],
     columns: Sequence[Column],
 ) -> str:
-    """A Markdown table with a row a group: its name, or names, then its cells."""
+    """A Markdown table with a row for each group: its name, or names, then its cells."""
     heads = [head] if isinstance(head, str) else list(head)
     rows = []
     for name, runs in groups.items() if isinstance(groups, Mapping) else groups:

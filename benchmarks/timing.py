@@ -14,16 +14,17 @@ import torch
 def interleaved(
     functions: Mapping[str, Callable[[], object]], *, device: str = "cpu", seconds: float = 1.0
 ) -> dict[str, float]:
-    """Median seconds of each function; they are called in turn, at least three times.
+    """Median seconds of each function; they are called in turn, in rounds, after one to warm up.
 
-    Where a round takes more than ten times the given seconds, one is enough. On a processor with
-    one thread it is the processor's time that counts, so that waiting for others does not.
+    There are at least three rounds, unless they take more than ten times ``seconds``; if the first
+    does, it is the only one. On a CPU with one thread the process's own time is measured, so that
+    waiting for other processes does not count.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     start = time.perf_counter()
     for name, function in functions.items():
         times[name].append(_seconds(function, device))
-    if time.perf_counter() - start < 10 * seconds:  # then it was to warm up
+    if time.perf_counter() - start < 10 * seconds:  # the first round was to warm up
         times = {name: [] for name in functions}
         start = time.perf_counter()
     rounds = 0
@@ -56,9 +57,9 @@ def _wait(device: str) -> None:
 def peak_memory(code: str) -> int:
     """Bytes by which the peak of a fresh process grows while ``measured()`` of this code runs.
 
-    The code defines ``measured`` and prepares its arguments before. Linux only.
+    The code must define ``measured`` and prepare what it needs. This works on Linux only.
     """
-    # not getrusage: on Linux a child inherits the peak of the process that started it
+    # Not by getrusage: on Linux a child inherits the peak of the process that started it.
     program = (
         "def peak():\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"

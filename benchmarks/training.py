@@ -17,7 +17,7 @@ Optimizers = Sequence[torch.optim.Optimizer]
 class Batches:
     """Random batches of the indices of samples, epoch by epoch.
 
-    ``whole``: a last batch that is not full is left out. ``generator``: of the orders.
+    With ``whole``, a last batch that is not full is left out. ``generator`` draws the orders.
     """
 
     samples: int
@@ -49,10 +49,10 @@ def descend(
     rate: Callable[[float], float] | None = None,
     after: Callable[[], None] | None = None,
 ) -> None:
-    """Take a step for each batch, with all optimizers, and call ``after``.
+    """Take a step of all optimizers for each batch, and then call ``after``.
 
-    Loss and rate are functions of the share of training that is done, the loss of the batch's rows
-    too. ``steps``: how many batches there are, where they do not say.
+    The loss is a function of the batch's rows and the share of training that is done, the rate of
+    that share only. ``steps`` is the number of batches, if they are not `Batches`.
     """
     steps = len(batches) if isinstance(batches, Batches) else steps or 1
     for number, rows in enumerate(batches):
@@ -72,13 +72,13 @@ def descend_whole(
     rate: Callable[[float], float] | None = None,
     after: Callable[[], None] | None = None,
 ) -> None:
-    """Take so many steps on all samples at once."""
+    """Take ``steps`` steps, each on all samples at once."""
     every = repeat(torch.empty(0), steps)
     descend(lambda *_: loss(), optimizers, every, steps=steps, rate=rate, after=after)
 
 
 def take_step(loss: Tensor, optimizers: Optimizers) -> None:
-    """Gradients of the parameters alone, then one step."""
+    """Compute gradients of the optimizers' parameters only, then take one step."""
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     for optimizer in optimizers:
         optimizer.zero_grad()
@@ -88,18 +88,18 @@ def take_step(loss: Tensor, optimizers: Optimizers) -> None:
 
 
 def adam(model: nn.Module | Iterable[nn.Parameter], rate: float = 1e-3) -> Optimizers:
-    """Adam for everything."""
+    """Adam for all parameters."""
     parameters = model.parameters() if isinstance(model, nn.Module) else model
     return [torch.optim.Adam(parameters, lr=rate)]
 
 
 def fused_adam(model: nn.Module) -> Optimizers:
-    """Adam for everything, in one operation a step."""
+    """Adam for all parameters, in one operation a step."""
     return [torch.optim.Adam(model.parameters(), fused=True)]
 
 
 def muon(model: nn.Module) -> Optimizers:
-    """Muon for the matrices before the classifier's; Adam for that and for what is no matrix.
+    """Muon for all matrices but the classifier's; Adam for that one and all other parameters.
 
     Muon makes all singular values of a step about equal. Its steps are scaled to the size of
     Adam's, so that one rate serves both.
@@ -120,7 +120,7 @@ OPTIMIZERS: Mapping[str, Callable[[nn.Module], Optimizers]] = {"adam": fused_ada
 
 
 def set_rate(optimizers: Optimizers, rate: float) -> None:
-    """One learning rate for all."""
+    """Give all optimizers one learning rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -83,7 +83,7 @@ def main(picture: Path = Path("words.png"), steps: int = 1_000) -> dict[str, flo
         best = near[edit_distances(letters([word]), x[near])[0].topk(3, largest=False).indices]
         print(f"{word}: {', '.join(words[place] for place in best)}")
     pairs = torch.ones_like(wanted, dtype=torch.bool).triu(1)
-    axes = (figure := Figure(figsize=(5, 4), layout="constrained")).subplots()
+    axes = (figure := Figure(figsize=(9, 4), layout="constrained")).subplots()
     found = torch.cdist(points[known:], points[known:])[pairs]
     by_edits = {n: found[wanted[pairs] == n] for n in wanted[pairs].unique().int().tolist()}
     axes.violinplot(list(by_edits.values()), list(by_edits), showextrema=False, widths=0.9)

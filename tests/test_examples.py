@@ -99,8 +99,10 @@ def test_maps(tmp_path: Path) -> None:
 
 def test_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = run("words", picture=tmp_path / "drawn.png", steps=150)
-    assert figures["r"] > 0.75
-    assert "itterator: iterator" in capsys.readouterr().out
+    assert figures["r"] > 0.75  # at most 0.61 untrained
+    said = capsys.readouterr().out  # which of them are right follows from Python's help pages
+    meant = ["sequence", "exception", "dictionary", "iterator", "attribute", "parameter"]
+    assert sum(f": {word}" in said for word in meant) >= 2
     assert (tmp_path / "drawn.png").stat().st_size > 10_000
 
 

@@ -1,14 +1,14 @@
 """Maps and encoders whose distances are those of the data (extra ``embedding``).
 
-`IsometricEmbedding` is the estimator. What stands behind it: `blocks` (the distances of a batch,
-whatever they cost), `cache` (distances on disk), `layout` (where the classes go), `network`,
-`training`, and `picture` (the map drawn, with a scale bar).
+`IsometricEmbedding` is the estimator, and `fitting` holds its steps: `blocks` computes the
+distances of a batch, `cache` keeps distances on disk, `layout` places the classes, `network` and
+`training` learn the map, and `picture` draws it with a scale bar.
 """
 
 from isoreg.errors import import_extra
 
-import_extra("sklearn", "embedding")
+import_extra("sklearn", "embedding")  # before the import, since its error names the extra
 
-from isoreg.embedding.estimator import IsometricEmbedding  # noqa: E402 - says what is missing first
+from isoreg.embedding.estimator import IsometricEmbedding  # noqa: E402
 
 __all__ = ["IsometricEmbedding"]

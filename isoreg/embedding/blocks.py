@@ -1,6 +1,7 @@
-"""The distances of a batch, whatever they come from: never those of all samples at once.
+"""The distances of one batch, from any metric: those of all samples are never computed at once.
 
-A block function maps the places of b samples to their (b, b) distances; NaN: not known.
+A block function maps the places (row numbers) of b samples to their (b, b) distances, in which NaN
+marks a pair whose distance is not known.
 Axes: b = batch, n = samples, d = columns.
 """
 
@@ -28,9 +29,10 @@ CallableMetric: TypeAlias = Callable[[Array, Array], Any]
 
 TAKES = ("rows", "indices")
 NAMES = tuple(name for name in METRICS if name != "geodesic")
-_LEAN = {"manhattan": 1.0, "chebyshev": torch.inf}  # as torch has them: in (b, b) of memory
-_LEAF = 32  # a block of a callable is not split below this size
-_TRIED, _FEW = 16, 5  # samples on which a callable is tried before anything is trained
+# The p of these metrics in torch.cdist, which needs no more memory than the (b, b) result.
+_LEAN = {"manhattan": 1.0, "chebyshev": torch.inf}
+_LEAF = 32  # a callable gets a batch of at most this size in one call
+_TRIED, _FEW = 16, 5  # before training, a callable is tried on many samples, then on few of them
 
 _OF_TWO_ROWS = (
     "A distance d between two rows: metric=lambda a, b: scipy.spatial.distance.cdist(a, b, d)."
@@ -45,21 +47,21 @@ def resolve_blocks(
     distances: Any = None,
     cache: str | Path | None = None,
 ) -> Blocks:
-    """The block function of a metric, tried out on a few samples.
+    """The block function of a metric. A callable metric is first tried on a few samples.
 
     Args:
         rows: (n, d) samples.
-        metric: A name in `NAMES`, "precomputed", or a callable from two sets of a and b samples
-            to their (a, b) distances.
+        metric: A name in `NAMES`, "precomputed", or a callable that takes two sets of a and b
+            samples and returns their (a, b) distances.
         takes: What a callable takes: "rows" (a, d) and (b, d), or "indices" (a,) and (b,).
         distances: (n, n) distances, for "precomputed".
-        cache: A file for the distances of a callable.
+        cache: A file that keeps the distances of a callable.
 
     Returns:
         The block function.
 
     Raises:
-        InputError: If these do not fit together, or what comes back cannot be distances.
+        InputError: If the arguments contradict each other, or the values cannot be distances.
     """
     precomputed = isinstance(metric, str) and metric == "precomputed"
     if precomputed and distances is None:
@@ -90,7 +92,7 @@ def resolve_blocks(
 
 
 def as_array(values: Any, name: str) -> Array:
-    """What numpy holds, of a tensor in a precision that numpy has; refused where it is masked."""
+    """The values in numpy; a tensor narrower than float32 is widened, a masked array refused."""
     if not isinstance(values, Tensor):
         refuse_masked(values, name, "Fill them with NaN, which says that a distance is not known.")
         return np.asarray(values)
@@ -107,7 +109,7 @@ def _table_blocks(distances: Any, n: int) -> Blocks:
             f"distances must be real numbers of shape ({n}, {n}) for {n} samples, got "
             f"{_description(distances, table)}."
         )
-    for start in range(0, n, 256):  # a part at a time: the table may be larger than the memory
+    for start in range(0, n, 256):  # in parts, since the table may be larger than the memory
         rows, columns = table[start : start + 256], table[:, start : start + 256].T
         check_distances(_wide(rows), "distances", mirrored=_wide(columns), own=start)
     return lambda places: torch.as_tensor(np.array(table[np.ix_(places, places)], dtype=np.float64))
@@ -118,7 +120,7 @@ def _description(values: Any, table: Array) -> str:
 
 
 def _wide(values: Array) -> Tensor:
-    with np.errstate(over="ignore"):  # of what is wider than float64
+    with np.errstate(over="ignore"):  # a longdouble may exceed the range of float64
         return torch.from_numpy(np.array(values, np.float64, order="C"))
 
 
@@ -130,11 +132,11 @@ def _callable_blocks(rows: Array, metric: CallableMetric, takes: str, cache: Any
         raise InputError(
             f"metric must take two sets of samples, got a callable for which {error}."
         ) from error
-    except ValueError:  # some callables of compiled modules say nothing of what they take
+    except ValueError:  # some callables of compiled modules have no signature
         pass
 
     def ask(a: Places, b: Places) -> Array:
-        # copies, since a metric may compute in place
+        # The places are copied, because a metric may change its arguments in place.
         got = metric(a.copy(), b.copy()) if takes == "indices" else metric(rows[a], rows[b])
         block = as_array(got, "metric's result")
         if block.shape != (len(a), len(b)) or block.dtype.kind not in "iuf":
@@ -151,7 +153,7 @@ def _callable_blocks(rows: Array, metric: CallableMetric, takes: str, cache: Any
         table = ask(sample, sample[:-1])
     except InputError:
         raise
-    except (TypeError, ValueError) as error:  # what a distance between two rows says of many
+    except (TypeError, ValueError) as error:  # a distance between two single rows raises these
         raise InputError(
             f"metric must take {len(sample)} and {len(sample) - 1} samples at once, got its error: "
             f"{error}. {_OF_TWO_ROWS}"
@@ -166,7 +168,7 @@ def _callable_blocks(rows: Array, metric: CallableMetric, takes: str, cache: Any
 
 
 def _check_independence(among_few: Array, among_more: Array) -> None:
-    """Refuse a metric for which samples lie elsewhere when they are asked for with fewer others."""
+    """Refuse a metric whose distance of two samples changes with the other samples of the call."""
     gaps = np.nan_to_num(np.abs(among_few - among_more))
     if gaps.max(initial=0) > 0.01 * np.nan_to_num(among_more).max(initial=0):
         few, more = among_few.flat[gaps.argmax()], among_more.flat[gaps.argmax()]
@@ -178,7 +180,7 @@ def _check_independence(among_few: Array, among_more: Array) -> None:
 
 
 def _symmetric(ask: Callable[[Places, Places], Array], places: Places) -> Array:
-    """All distances of a batch, of which a callable computes little more than half."""
+    """All distances of a batch; the callable computes little more than half of the table."""
     size = len(places)
     if size <= _LEAF:
         block = ask(places, places)
@@ -196,7 +198,8 @@ def _cached_blocks(
 ) -> Blocks:
     def block(places: Places) -> Tensor:
         table = np.zeros((len(places), len(places)))
-        for i in reversed(range(1, len(places))):  # the longest first: the cache tries what it has
+        # The longest row comes first: the cache checks known pairs in the first rows it is given.
+        for i in reversed(range(1, len(places))):
             sample, other_keys = places[i : i + 1], [keys[other] for other in places[:i]]
 
             def compute(missing: Places, reverse: bool, sample: Places = sample) -> Array:
@@ -207,7 +210,7 @@ def _cached_blocks(
                 check_distances(torch.from_numpy(row), "metric", mirrored=torch.from_numpy(column))
                 return row
 
-            # one sample a batch: to ask for all in both orders would cost twice as much
+            # Symmetry is checked for one sample a batch: checking all would double the cost.
             compute_row = compute_both if i == len(places) - 1 else compute
             table[i, :i] = table[:i, i] = store.row(keys[sample[0]], other_keys, compute_row)
         return torch.as_tensor(table)

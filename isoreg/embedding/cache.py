@@ -1,4 +1,4 @@
-"""Distances on disk, one a pair of samples, so that no pair is ever computed twice."""
+"""Distances on disk, one for each pair of samples, so that later epochs and fits reuse them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from isoreg.errors import InputError
 Array = NDArray[np.float64]
 Pair = tuple[int, int]
 Compute = Callable[[NDArray[np.int64], bool], Array]
-_TRIED, _TRIED_A_ROW = 32, 8  # known pairs that are computed once more, to tell metrics apart
-_AT_ONCE = 400  # SQLite takes at most 999 values a statement in its older versions
+_TRIED, _TRIED_A_ROW = 32, 8  # known pairs that are recomputed, to detect another metric
+_AT_ONCE = 400  # pairs a query: older versions of SQLite take at most 999 values in one
 
 
 class PairCache:
     """A SQLite file of distances, keyed by what the two samples contain.
 
-    It holds the distances of one metric; a second fit, also on other samples, uses what is there.
+    A file holds the distances of one metric. A later fit, also on other samples, reuses them.
 
     Args:
-        path: The file; made if it does not exist.
-        metric: A name of the metric. A file that was made for another name is refused, and one
-            whose distances are not those of the metric: 32 of them are computed once more, of the
-            first that are asked for.
+        path: The file; it is created if it does not exist.
+        metric: A name of the metric. A file that was made for another name is refused at once.
+            `row` refuses a file whose distances differ from those of the metric: it computes 32
+            known ones again, among the first that are asked for.
 
     Raises:
-        InputError: If the file belongs to another metric, or is no such file.
+        InputError: If the file was made for another name, or not by this class.
     """
 
     def __init__(self, path: str | Path, metric: str) -> None:
@@ -63,19 +63,19 @@ class PairCache:
             )
 
     def row(self, key: int, other_keys: list[int], compute: Compute) -> Array:
-        """Distances from one sample to others, computed only where they are not known yet.
+        """Distances from one sample to others; those that the file holds are not computed again.
 
         Args:
-            key: The sample's key, of `sample_keys`.
+            key: The sample's key, from `sample_keys`.
             other_keys: The keys of the others.
-            compute: From the places in ``other_keys`` that are missing to the distances from the
-                sample to them, or from them to the sample for True.
+            compute: A function of some places in ``other_keys`` and a truth value. It returns the
+                distances from the sample to those others or, for True, from them to the sample.
 
         Returns:
             One distance for each of the others.
 
         Raises:
-            InputError: If the file holds another distance of a pair than the metric gives.
+            InputError: If the file and the metric give different distances of a pair.
         """
         pairs = [(min(key, other), max(key, other)) for other in other_keys]
         with self._open() as base:
@@ -100,19 +100,19 @@ class PairCache:
         return np.array([known[pair] for pair in pairs])
 
     def _try(self, pairs: list[Pair], known: dict[Pair, float], compute: Compute) -> None:
-        """Compute some known pairs once more: names do not tell all metrics apart."""
+        """Compute some known pairs once more, because two metrics may have the same name."""
         places = [place for place, pair in enumerate(pairs) if pair in known]
         count = min(len(places), self._left_to_try, _TRIED_A_ROW)
         if not count:
             return
         self._left_to_try -= count
-        # spread over the pairs: metrics may agree on near ones alone, or be capped for far ones
+        # The tried pairs are spread: metrics may agree on near pairs only, or cap far ones alike.
         tried = np.array(places)[np.linspace(0, len(places) - 1, count).round().astype(np.int64)]
         stored = np.array([known[pairs[place]] for place in tried])
         computed = compute(tried, False).ravel()
         rounding = 1e-6 * float(np.nanmax(stored, initial=0))
         same = np.isclose(stored, computed, atol=rounding, equal_nan=True)
-        if not same.all():  # the two directions of a metric may lie further apart than rounding
+        if not same.all():  # d(a, b) and d(b, a) may differ by more than this rounding
             mirrored = compute(tried, True).ravel()
             same |= np.isclose(stored, mirrored, atol=rounding, equal_nan=True)
         if not same.all():

@@ -38,8 +38,8 @@ _NAME = "IsometricEmbedding"
 
 
 def _on_cpu() -> AbstractContextManager[Any]:
-    """What names no device is made on the CPU, also where torch's default is another."""
-    usual = torch.get_default_device().type == "cpu"  # the context would slow each operation
+    """Tensors without a device are made on the CPU, even if torch's default device is another."""
+    usual = torch.get_default_device().type == "cpu"  # a needless context slows each operation
     return nullcontext() if usual else torch.device("cpu")
 
 
@@ -47,8 +47,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     r"""A map of the data whose distances are those of the data, as a scikit-learn transformer.
 
     A network f is trained so that :math:`|f(x_i) - f(x_j)| \approx d(x_i, x_j)`. Without labels
-    for all pairs: metric MDS with a `transform` for new samples. With labels for the pairs within
-    each class, while the classes are kept apart:
+    this holds for all pairs: it is metric MDS with a `transform` for new samples. With labels it
+    holds for the pairs within each class, while the classes are kept apart. The loss is then
 
     .. math::
         \mathrm{CE} + \beta\, \frac{\sum_{ij} G_{ij} (d_{ij} - s |f_i - f_j|)^2}
@@ -61,9 +61,9 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     **a length within a class is a distance in the data's unit**; between classes it is longer by
     the factor that keeps them apart. Without labels every length is in the data's unit.
 
-    Columns are used as they are, as every distance does: standardise them (`StandardScaler`) if
-    their units differ. Nothing of size n^2 is ever made; memory grows with n d, batch_size^2 and
-    the square of the number of classes, whose places are found together.
+    Distances use the columns as they are: standardise them (`StandardScaler`) if their units
+    differ. No (n, n) array is ever made: memory grows with n d, with batch_size^2, and with the
+    square of the number of classes, since the places of all classes are found together.
 
     Source: Beshkov, Verhellen and Lepperød (2022), section 4.1, names maps and other metrics as
     uses of its penalty, which is the term of beta; the rest is this package's.
@@ -71,49 +71,51 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     Args:
         n_components: Dimensions of the map.
         metric: A name in `isoreg.distances.METRICS` except "geodesic"; "precomputed", together
-            with ``fit(X, distances=...)``, where the network still takes X; or a callable from two
-            sets of a and b samples to their (a, b) distances, which other samples must not change.
-            `fit` asks it for one batch at a time, the first with two samples of each class.
+            with ``fit(X, distances=...)``, where the network still takes X; or a callable that
+            takes two sets of a and b samples and returns their (a, b) distances. A distance must
+            not depend on the other samples of the call. `fit` calls it for one batch at a time; the
+            first batch holds two samples of each class.
         metric_takes: What a callable takes: "rows" of X, or "indices", the places of the samples in
-            the X of this fit, for objects that are no rows. Cross-validation fits parts of X, in
-            which the places are others.
+            the X of this fit, for objects that are not rows of numbers. Cross-validation fits parts
+            of X, in which a sample has another place.
         beta: Weight of the distances within classes. Not used without labels.
         beta_all: Weight of the distances between all pairs. Not used without labels.
-        near: Near pairs count more: weights d^-near. 0: all the same, 1: as in Sammon's mapping,
-            2: elastic scaling; below 10.
-        clusterer: A scikit-learn clusterer whose clusters of X are the classes if there is no y
-            (-1, its outliers, have none).
+        near: Pairs have the weights d^-near, so that near ones count more; below 10. With 0 all
+            pairs count the same, 1 is Sammon's mapping, 2 is elastic scaling.
+        clusterer: A scikit-learn clusterer whose clusters of X are the classes if there is no y.
+            Its outliers (-1) have no class.
         network: A `torch.nn.Module` from (b, d) rows to (b, n_components), which is copied before
             it is trained; its input is centred and divided by one number. By default three hidden
             layers of 160 ReLU units.
         max_epochs: Passes over the data; by default 10, or what 100 + n/2 steps (at most 1,200)
             take if that is more.
-        batch_size: Samples a step; all of them if they are fewer.
-        learning_rate: The largest of its one cycle, below 1000.
-        noise: Gaussian noise on the training inputs, in radii of the classes (in the data's
-            Euclidean distance). By default 1 with labels, and 0 without.
-        early_stopping: Stop when the stress of held-out samples has not fallen for
-            n_iter_no_change of the at most 40 looks at it, and keep the best network.
+        batch_size: Samples a step; all samples if there are fewer.
+        learning_rate: The largest learning rate of the one-cycle schedule, below 1000.
+        noise: Standard deviation of Gaussian noise on the training inputs, in radii of the classes
+            (in the data's Euclidean distance), or in the radius of all samples if there are no
+            labels. By default 1 with labels, and 0 without.
+        early_stopping: Stop when the stress of held-out samples has reached no new low at
+            n_iter_no_change checks in a row, of at most 40, and keep the best network.
         validation_fraction: Share of the samples that is held out for that.
         n_iter_no_change: See early_stopping.
-        cache: A file in which the distances of a callable are kept, one a pair of samples, for
-            further epochs and fits. One file a metric; where it takes indices, one a list of
-            objects, since a place does not say what stands there.
+        cache: A file that keeps the distance of each pair from a callable metric, for later epochs
+            and fits. Use one file for each metric. If the metric takes indices, use one for each
+            list of objects, since an index does not say which object it stands for.
         device: "auto" (CUDA if there is one, else the CPU), or a device of torch.
-        random_state: Seed of the network, the batches and the noise. On one machine, with as many
-            threads of torch, the same seed gives the same map; not if a network of your own draws,
-            as dropout does, while another Python thread does.
+        random_state: Seed of the network, the batches and the noise. On one machine, with the same
+            number of torch threads, the same seed gives the same map, unless your own network draws
+            random numbers, as dropout does, while another Python thread draws some too.
         verbose: Show progress.
 
     Attributes:
         network_: The trained module, from rows of X to points of the map.
         stress_: Kruskal's stress of at most 1,000 training samples (held-out ones with
-            early_stopping), batch_size at a time, within classes if there are any:
-            sqrt(sum (d - d_map)^2 / sum d^2). NaN if no two of them are of one class.
-        history_: Lists by name: "step", "loss" and "stress" at each look.
+            early_stopping), over pairs in parts of batch_size, within classes if there are any:
+            sqrt(sum (d - d_map)^2 / sum d^2). NaN if no two of these samples are of one class.
+        history_: A dictionary of lists: "step", "loss" and "stress" at each check of the stress.
         classes_: Labels of the classes, (k,), or (k, levels) for several columns; None without.
         prototypes_: (k, n_components) places of the classes on the map; None without.
-        n_iter_: Steps that were taken.
+        n_iter_: Number of training steps that were taken.
         n_features_in_: As in scikit-learn.
         feature_names_in_: As in scikit-learn.
 
@@ -171,20 +173,21 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None, *, distances: Any = None) -> IsometricEmbedding:
-        """Learn the map, with a warning if distances to a few samples drown all others.
+        """Learn the map; warn if a few samples lie so far out that they drown all other distances.
 
         Args:
-            X: (n, d) samples: an array or a data frame of numbers. What belongs to a sample
-                stands in the same place, and is refused where pandas names it otherwise.
-            y: None; (n,) classes, -1 for unknown; or (n, levels), a column each, coarse to fine.
-            distances: (n, n) for ``metric="precomputed"``; NaN: this pair is not known.
+            X: (n, d) samples: an array or a data frame of numbers. Row i of y and of distances
+                belongs to row i of X; a pandas index that contradicts this is refused.
+            y: None; (n,) classes, -1 for unknown; or (n, levels), a column for each level of
+                classes from coarse to fine.
+            distances: (n, n) for ``metric="precomputed"``; NaN marks a pair that is not known.
 
         Returns:
             The estimator.
 
         Raises:
             ValueError: If X, y or a setting is not usable: an `isoreg.InputError`, or
-                scikit-learn's own.
+                scikit-learn's own error.
 
         Example:
             >>> X = np.random.default_rng(0).normal(size=(30, 4))
@@ -202,7 +205,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 rows, self.metric, takes=self.metric_takes, distances=distances, cache=self.cache
             )
             device = pick_device(self.device)
-            # all of it: layers that are lazy draw their numbers when they are first called
+            # The whole fit is seeded: lazy layers draw their weights when they are first called.
             seeding = nullcontext() if self.network is None else seeded(seed, device)
             with full_precision(device), seeding:
                 fitted = fit_map(self, rows, blocks, targets, seed)
@@ -223,7 +226,8 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             (n, n_components) points, float32 if X is, else float64.
 
         Raises:
-            ValueError: scikit-learn's own, if X does not fit to what was learned from.
+            ValueError: If X does not match the X of `fit`: scikit-learn's own error, or an
+                `isoreg.InputError`.
 
         Example:
             >>> X = np.random.default_rng(0).normal(size=(30, 4))
@@ -240,11 +244,11 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
         Args:
             X: (n, d) samples.
-            y: As in `fit`, with any labels.
+            y: As in `fit`; it may hold labels that `fit` did not see.
             distances: (n, n) distances of these samples, if ``metric="precomputed"``.
 
         Returns:
-            From -1 or less to 0, which is an isometry; NaN without pairs.
+            0 for an isometry, -1 if all samples lie in one point, or less; NaN without pairs.
 
         Raises:
             ValueError: If X or y is not usable, ``metric="precomputed"`` gets no distances, or the
@@ -268,7 +272,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             blocks = resolve_blocks(rows, self.metric, distances=distances, cache=self.cache)
             targets = None if y is None else read_targets(y, len(rows), to_learn=False)
             pairs = Pairs(blocks, 1.0, targets, torch.empty(0))
-            # at random: each so-many-th of sorted rows could be of another class
+            # Places are drawn at random: evenly spaced ones of sorted rows may share no class.
             places = np.random.default_rng(0).permutation(len(rows))
             classes = None if targets is None else targets.classes
             places = classmates_first(places, classes)[:MEASURED]
@@ -282,13 +286,13 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         unit: str | None = "",
         axes: Any = None,
     ) -> Any:
-        """Draw samples on the map, with a scale bar: a length here is a distance.
+        """Draw samples on the map, with a scale bar, since a length on the map is a distance.
 
         Args:
             X: (n, d) samples.
-            y: (n,) their classes, or several columns, as in `fit`: for colours and names. A class
-                of `fit` has the same colour in every picture of the map, unless it needs more
-                colours for classes that are new.
+            y: (n,) classes of the samples, or several columns, as in `fit`, for colours and names.
+                A class of `fit` has the same colour in every picture of the map, unless a picture
+                needs more colours for new classes.
             unit: The unit of the distances, written beside the scale bar; None or "": no unit.
             axes: matplotlib axes to draw on, with linear scales; None: new ones.
 
@@ -296,7 +300,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             The axes; ``plot(X, y).figure.savefig("map.png", dpi=200)`` saves them.
 
         Raises:
-            InputError: If the map has not two dimensions, or the unit is no text.
+            InputError: If the map does not have two dimensions, or the unit is not a text.
             MissingExtraError: If matplotlib is not installed.
 
         Example:
@@ -319,18 +323,18 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     @property
     def _n_features_out(self) -> int:
-        # of the fit: a parameter may have been set since; a pickle of earlier versions has none
+        # n_components may have been set since the fit; pickles of earlier versions lack the other.
         return int(getattr(self, "_fitted_components", self.n_components))
 
     def _targets(self, rows: NDArray[Any], y: Any) -> Targets | None:
-        """The labels, given or found by the clusterer."""
+        """The labels that the user gave, or that the clusterer found; None without both."""
         if y is not None and self.clusterer is not None:
             raise InputError("a clusterer is for a fit without labels, got y as well. Drop one.")
         if y is not None:
             return read_targets(y, len(rows))
         if self.clusterer is None:
             return None
-        clusters = clone(self.clusterer).fit_predict(rows.copy())  # some compute in place
+        clusters = clone(self.clusterer).fit_predict(rows.copy())  # some clusterers change X
         try:
             return read_targets(clusters, len(rows))
         except InputError as error:
@@ -340,16 +344,16 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: networks on the processor, the default one as arrays (for skops)."""
+        """The state to pickle: networks go to the CPU, the default one as arrays (for skops)."""
         return pack(dict(super().__getstate__()))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """The reverse of `__getstate__`, with the defaults of what an earlier version had not."""
+        """Reverse `__getstate__`; settings that an earlier version lacked get their defaults."""
         with _on_cpu():
             super().__setstate__({**vars(IsometricEmbedding()), **unpack(dict(state))})
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn (1.6 and later) asks."""
+        """Tell scikit-learn (1.6 and later) which dtypes stay and which y is allowed."""
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.target_tags.two_d_labels = True
@@ -360,5 +364,5 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         batches = torch.tensor(rows, device="cpu").split(_ROWS_AT_ONCE)
         network, device = self.network_, self.network_.mean.device
         with torch.no_grad(), evaluating(network), full_precision(device):
-            # a network that squeezes gives one row without its first axis
+            # A network that squeezes its output returns a single row without its first axis.
             return torch.cat([network(batch).cpu().reshape(len(batch), -1) for batch in batches])

@@ -1,4 +1,4 @@
-"""From checked data to a trained map: the steps of `IsometricEmbedding.fit`, in their order."""
+"""The steps of `IsometricEmbedding.fit` in their order, from checked data to a trained map."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from isoreg.embedding.targets import UNKNOWN, Targets, classmates_first
 from isoreg.embedding.training import Pairs, Progress, Recipe, train
 from isoreg.errors import InputError
 
-MEASURED = 1000  # samples that the unit of a map and its stress are measured on
+MEASURED = 1000  # most samples on which the unit of a map and its stress are measured
 APART, CLOSEST = 4.0, 2.0  # median and least distance of two prototypes, in radii of the classes
 STEPS, STEPS_A_SAMPLE, MOST_STEPS, EPOCHS = 100, 0.5, 1200, 10  # see `default_epochs`
-# Half of the noise in the shape of the class instead (differences of two of its samples): on
-# validation folds kNN gains 0.9 to 1.5 points on oils, -0.2 to 0.5 on tissues and tumours, and
+# Rejected: half of the noise in the shape of the class (differences of two of its samples). On
+# validation folds kNN gains 0.9 to 1.5 points on oils and -0.2 to 0.5 on tissues and tumours, but
 # loses 0.3 on digits and 0.8 to 1.9 on cells; r falls by 0.01 to 0.02.
 NOISE, NOISE_WITHOUT_CLASSES = 1.0, 0.0
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training gives."""
+    """The trained map, its stress, the course of its training and the places of the classes."""
 
     network: MapNetwork
     stress: float
@@ -48,7 +48,7 @@ def fit_map(
     """Train a map with the checked settings of an `isoreg.embedding.IsometricEmbedding`.
 
     Returns:
-        The map, and what was seen.
+        The trained map and its measurements.
 
     Raises:
         InputError: If too few samples are left to learn from, no distance is above 0, or the
@@ -87,17 +87,17 @@ def fit_map(
     progress = train(network.body, inputs, order, pairs, recipe, generator, measured[:size])
     refuse_one_point(network.body, inputs[torch.as_tensor(measured, device=inputs.device)])
     stress = _rescale(network, inputs, pairs, learned_sample, measured, size)
-    if settings.network is None:  # so that a point's place does not depend on those beside it
+    if settings.network is None:  # so that a point does not depend on the rows beside it
         network.body.to(network.mean.dtype)
     prototypes = None if targets is None else (network.unit * pairs.prototypes).cpu().numpy()
     return Fitted(network, stress, progress, prototypes)
 
 
 def default_epochs(n: int, per_epoch: int) -> int:
-    """Epochs of a training: at least 10, and at least 100 + n/2 steps, or 1,200 if that is less.
+    """Epochs of a training: at least 10, and enough for the lesser of 100 + n/2 and 1,200 steps.
 
     Args:
-        n: Number of samples that are learned from.
+        n: Number of training samples.
         per_epoch: Steps an epoch.
 
     Returns:
@@ -124,7 +124,7 @@ def _n_held_out(settings: Any, n: int) -> int:
 
 
 def _with_classmates(shuffled: Places, n_held: int, classes: Places) -> Places:
-    """The same draw, with two of the largest class in front where chance holds out no such two."""
+    """The same draw; two of the largest class come first if no two held-out ones share a class."""
     counts = np.bincount(classes[shuffled[:n_held]] + 1)[1:]  # UNKNOWN is -1
     if counts.max(initial=0) > 1:
         return shuffled
@@ -135,7 +135,7 @@ def _with_classmates(shuffled: Places, n_held: int, classes: Places) -> Places:
 
 def _check_held_out(pairs: Pairs, measured: Places, components: int) -> None:
     distances, _ = pairs.compared(torch.zeros(len(measured), components), measured)
-    if not (distances > 0).any():  # without one there is no stress that could fall
+    if not (distances > 0).any():  # without such a pair there is no stress that could fall
         raise InputError(
             "early_stopping must hold out two samples whose distance is known and above 0, of one "
             f"class if there are classes, got none among {len(measured)}. Hold out more: "
@@ -146,12 +146,12 @@ def _check_held_out(pairs: Pairs, measured: Places, components: int) -> None:
 def _scaled_pairs(
     settings: Any, rows: NDArray[Any], blocks: Blocks, targets: Targets | None, learned: Places
 ) -> Pairs:
-    """The pairs in radii of the classes, and the classes' places, from a batch of samples."""
+    """The pairs; one batch of samples gives the radius and the places of the classes."""
     k = 0 if targets is None else len(targets.names)
     classes = np.full(len(learned), UNKNOWN) if targets is None else targets.classes[learned]
     chosen = _from_each_class(classes, max(settings.batch_size, 2 * k))
     table = blocks(learned[chosen]).numpy()
-    if not (table > 0).any():  # copies of one sample, by chance: take samples that differ
+    if not (table > 0).any():  # by chance all are copies of one sample: take distinct ones
         distinct = np.unique(rows[learned], axis=0, return_index=True)[1]
         chosen = distinct[: settings.batch_size] if len(distinct) > 1 else chosen
         table = blocks(learned[chosen]).numpy()
@@ -165,9 +165,9 @@ def _scaled_pairs(
 def _warn_of_few(
     settings: Any, rows: NDArray[Any], blocks: Blocks, places: Places, table: NDArray[Any]
 ) -> None:
-    """Warn where distances to a few samples drown all others.
+    """Warn if distances to a few samples are so large that they drown all others.
 
-    A metric by name is asked about the samples that lie furthest out as well.
+    With a metric by name, the samples furthest from the mean in any column are looked at as well.
     """
     if isinstance(settings.metric, str) and settings.metric in NAMES:
         gaps = np.abs(rows - rows.mean(0, dtype=np.float64)).max(1)
@@ -187,7 +187,7 @@ def _warn_of_few(
 
 
 def _from_each_class(classes: NDArray[np.int64], most: int) -> Places:
-    """At most so many places, as many of each class as there are."""
+    """At most ``most`` places, from the classes in turn; unlabelled ones only if all are."""
     order = np.argsort(classes, kind="stable")
     order = order[classes[order] != UNKNOWN] if (classes != UNKNOWN).any() else order
     starts = np.searchsorted(classes[order], classes[order])
@@ -197,10 +197,10 @@ def _from_each_class(classes: NDArray[np.int64], most: int) -> Places:
 def _network(
     settings: Any, rows: NDArray[Any], pairs: Pairs, learned: Places, seed: int
 ) -> tuple[MapNetwork, float]:
-    """The network before training, and the deviation of the noise on what its body takes."""
+    """The network before training, and the standard deviation of the noise on its body's input."""
     learned_rows = rows[learned].astype(np.float64)
     mean = learned_rows.mean(0)
-    # a power of two, which rounds nothing, so that no square leaves the range of float64
+    # Division by a power of two rounds nothing, and keeps all squares in the range of float64.
     size = 2.0 ** int(np.frexp(np.abs(learned_rows - mean).max())[1] - 1)
     spread = size * float(np.sqrt((((learned_rows - mean) / size) ** 2).mean())) or 1.0
     if settings.network is None:
@@ -219,7 +219,7 @@ def _network(
 
 
 def _class_radius(rows: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
-    """Mean over the classes of their root mean square radius a column; 0 without two of a class."""
+    """Mean over the classes of their root mean square deviation a column; 0 if all are single."""
     squares = [
         float(((rows[classes == k] - rows[classes == k].mean(0)) ** 2).mean())
         for k in np.unique(classes[classes != UNKNOWN])
@@ -232,12 +232,12 @@ def _class_radius(rows: NDArray[np.float64], classes: NDArray[np.int64]) -> floa
 def _rescale(
     network: MapNetwork, inputs: Tensor, pairs: Pairs, learned: Places, measured: Places, size: int
 ) -> float:
-    """Make lengths of the map distances in the data's unit; the stress of the measured samples."""
+    """Scale the map to the data's unit, and return the stress of the measured samples."""
     body: nn.Module = network.body
 
     def compared(places: Places, *, within: bool = True) -> list[Tensor]:
         results = []
-        for start in range(0, len(places) - 1, size):  # a metric is asked for a batch at a time
+        for start in range(0, len(places) - 1, size):  # a metric is called for one batch at a time
             batch = places[start : start + size]
             points = body(inputs[torch.as_tensor(batch, device=inputs.device)])
             results.append(pairs.compared(points, batch, within=within))
@@ -246,7 +246,7 @@ def _rescale(
     scale, measured_pairs = 1.0, compared(measured)
     if pairs.targets:
         distances, map_distances = measured_pairs if measured is learned else compared(learned)
-        if not (distances > NOTHING).any():  # no class has two of them that differ
+        if not (distances > NOTHING).any():  # no class has two samples that differ
             distances, map_distances = compared(learned, within=False)
         scale = distortion_of(distances, map_distances).scale
     scale = scale if math.isfinite(scale) else 1.0

@@ -1,4 +1,4 @@
-"""The network of a map, what it takes and gives, and what trains it. Axes: b = batch."""
+"""The network of a map, its scaling, optimizer and batches, and its pickles. Axes: b = batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 WIDTH, HIDDEN = 160, 3
-ROUNDS = 3  # of Muon's orthogonalisation: with its five, maps are the same and take longer
+ROUNDS = 3  # steps of Muon's orthogonalisation: its default of 5 gives the same maps more slowly
 
 
 def mlp(columns: int, components: int, seed: int = 0) -> nn.Sequential:
@@ -21,7 +21,8 @@ def mlp(columns: int, components: int, seed: int = 0) -> nn.Sequential:
     Args:
         columns: Columns of the data.
         components: Dimensions of the map.
-        seed: Of its weights, torch's own; torch's random numbers, which threads share, stay.
+        seed: Seed of the weights, which have torch's own distribution. The global random numbers,
+            which all threads share, are not drawn from.
 
     Returns:
         The network.
@@ -46,9 +47,9 @@ class MapNetwork(nn.Module):
 
     Args:
         body: The network that is trained.
-        mean: (d,) taken off the rows.
+        mean: (d,) numbers that are subtracted from the rows.
         spread: The one number that all columns are divided by, so that distances keep their ratios.
-        unit: What the body's output is multiplied by.
+        unit: The number that the body's output is multiplied by.
     """
 
     mean: Tensor
@@ -63,7 +64,7 @@ class MapNetwork(nn.Module):
         self.register_buffer("unit", torch.tensor(unit, dtype=mean.dtype))
 
     def standard(self, rows: Tensor) -> Tensor:
-        """What the body takes: centred in the widest precision, so that an offset costs nothing."""
+        """The body's input: rows centred in the widest precision, so that an offset is harmless."""
         exact = rows.to(self.mean.device, self.mean.dtype)
         return ((exact - self.mean) / self.spread).to(self._dtype)
 
@@ -81,8 +82,8 @@ class Optimizer:
     """Muon on the matrices and AdamW on the rest, through one cycle of the learning rate.
 
     Args:
-        network: What is trained.
-        learning_rate: Its largest value.
+        network: The network to train.
+        learning_rate: The largest learning rate of the cycle.
         steps: Number of steps of the cycle.
     """
 
@@ -105,7 +106,7 @@ class Optimizer:
         ]
 
     def step(self, loss: Tensor) -> None:
-        """Descend the loss, and go on in the cycle."""
+        """Take one step down the loss, and one step of the learning rate's cycle."""
         for optimizer in self._optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -116,9 +117,9 @@ class Optimizer:
 
 
 def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Places of the samples of batch after batch, without end: each epoch in a new order.
+    """Places of the samples of one batch after another, without end; each epoch has a new order.
 
-    What is left of an epoch is dropped.
+    Samples that would not fill a last batch are left out of an epoch.
 
     Yields:
         (size,) places.
@@ -130,12 +131,12 @@ def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
 
 
 def pack(state: dict[str, Any]) -> dict[str, Any]:
-    """An estimator's state without what other machines, or skops, cannot read.
+    """An estimator's state without parts that other machines, or skops, cannot read.
 
-    The default network becomes arrays; one of the user's own is copied to the processor.
+    The default network becomes arrays; a network of the user is copied to the CPU.
 
     Returns:
-        The same, with another ``network_``.
+        The same state with another ``network_``.
     """
     network = state.get("network_")
     if network is None:

@@ -1,4 +1,4 @@
-"""What a network of the user's must be, so that a map can be learned by it."""
+"""Checks that a map can be learned by the network that the user gives."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from isoreg.errors import InputError
 
 
 def copied(network: nn.Module) -> nn.Module:
-    """A copy to be trained.
+    """A copy of the user's network, to be trained.
 
     Args:
-        network: The user's.
+        network: The user's network.
 
     Returns:
         The copy.
 
     Raises:
-        InputError: If it cannot be copied, or holds other numbers than float32 and float64.
+        InputError: If it cannot be copied, or has parameters that are not float32 or float64.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
-        raise InputError(  # torch's copies of it cannot be trained
+        raise InputError(  # torch's copy of a ScriptModule cannot be trained
             "network must be a module of Python, got one of TorchScript. Give the module that it "
             "was made of."
         )
@@ -49,15 +49,15 @@ def copied(network: nn.Module) -> nn.Module:
 
 
 def check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> None:
-    """Refuse what is no map from these rows, or cannot be trained.
+    """Refuse a network whose output is not a map of these rows, or cannot be trained.
 
     Args:
-        network: With the user's network as its body.
+        network: The map, with the user's network as its body.
         rows: Two rows of the data.
         components: Dimensions of the map.
 
     Raises:
-        InputError: If it is none.
+        InputError: If the network is one of these.
     """
     inputs, shape = network.eval().standard(torch.tensor(rows)), (len(rows), components)
     try:
@@ -81,14 +81,14 @@ def check_output(network: MapNetwork, rows: NDArray[Any], components: int) -> No
 
 @torch.no_grad()
 def refuse_one_point(body: nn.Module, inputs: Tensor) -> None:
-    """Refuse a map on which samples that differ all lie in one place, where nothing pulls them.
+    """Refuse a map on which different samples all lie in one point, where no gradient moves them.
 
     Args:
         body: The trained network.
-        inputs: (n, d) what it takes.
+        inputs: (n, d) standardised rows.
 
     Raises:
-        InputError: If they do.
+        InputError: If all points are equal, but not all inputs.
     """
     points = body(inputs)
     if bool((inputs != inputs[0]).any()) and bool((points == points[0]).all()):
@@ -101,7 +101,7 @@ def refuse_one_point(body: nn.Module, inputs: Tensor) -> None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Let what a network draws, as dropout does, follow from a seed, and torch's numbers after.
+    """Seed the random numbers that a network draws, as dropout does, and restore torch's after.
 
     Yields:
         Nothing.

@@ -24,7 +24,7 @@ class MapClasses(NamedTuple):
 
     Attributes:
         codes: (n,) numbers, -1 for samples that are drawn in grey.
-        names: What stands on the map for each number.
+        names: The text on the map for each number.
     """
 
     codes: NDArray[np.int64]
@@ -32,19 +32,19 @@ class MapClasses(NamedTuple):
 
 
 def drawn_classes(y: Any, n: int, known: NDArray[Any] | None) -> MapClasses:
-    """The classes of samples, numbered as those that the map was learned from.
+    """The classes of samples; those of the map's fit come first and keep their numbers.
 
     Args:
-        y: As in `isoreg.embedding.IsometricEmbedding.fit`, with any labels.
+        y: As in `isoreg.embedding.IsometricEmbedding.fit`; it may hold labels that are new.
         n: Number of samples.
         known: ``classes_`` of the map.
 
     Returns:
-        The classes. Names are those of the last column, with the columns before it where these
-        tell two classes of one name apart.
+        The classes. A name is the label in the last column; the labels before it are added where
+        two classes share that name.
 
     Raises:
-        InputError: If y does not hold n labels, or no classes.
+        InputError: If y does not hold n labels of classes.
     """
     targets = read_targets(y, n, to_learn=False)
     rows = [tuple(row) for row in targets.names]
@@ -64,14 +64,14 @@ def draw(points: NDArray[Any], classes: MapClasses | None, unit: str, axes: Any)
     Args:
         points: (n, 2) points.
         classes: Their classes, or None.
-        unit: What is written behind the length of the bar.
+        unit: The text behind the length of the bar.
         axes: matplotlib axes, or None for those of a new figure.
 
     Returns:
         The axes.
 
     Raises:
-        InputError: If there is no point, or the axes are no two linear ones.
+        InputError: If there is no point, or the axes are not two linear ones.
     """
     if not len(points):
         raise InputError("there must be a point to draw, got none.")

@@ -30,7 +30,7 @@ _NUMBERS: dict[str, tuple[type, float, bool, float]] = {
     "n_components": (numbers.Integral, 1, True, float("inf")),
     "beta": (numbers.Real, 0, True, float("inf")),
     "beta_all": (numbers.Real, 0, True, float("inf")),
-    "near": (numbers.Real, 0, True, 10),  # a weight of 20^10 beside 1 is all that float32 holds
+    "near": (numbers.Real, 0, True, 10),  # weights reach 20^near: more is too much for float32
     "max_epochs": (numbers.Integral, 1, True, float("inf")),
     "batch_size": (numbers.Integral, 2, True, float("inf")),
     "learning_rate": (numbers.Real, 0, False, 1000),
@@ -49,7 +49,7 @@ def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
         The samples, checked by scikit-learn's `validate_data`, to which options are given.
 
     Raises:
-        InputError: If they are strings, or some entries are masked.
+        InputError: If X holds strings, or some of its entries are masked.
         ValueError: scikit-learn's own, if X is no table of finite numbers.
     """
     given = as_array(X, "X") if isinstance(X, torch.Tensor) else X
@@ -62,14 +62,14 @@ def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
         )
     refuse_masked(given, "X", "Fill them with numbers, as an imputer does: a map knows no NaN.")
     rows = validate_data(estimator, given, dtype=[np.float64, np.float32], **options)
-    return np.ascontiguousarray(rows)  # torch takes no rows in reversed order
+    return np.ascontiguousarray(rows)  # torch takes no arrays with negative strides
 
 
 def refuse_other_order(X: Any, **tables: Any) -> None:
-    """Refuse what pandas indexes by the samples of X in another order: samples go by place.
+    """Refuse pandas objects whose index has X's samples in another order: a fit goes by place.
 
-    An index that only counts rows names no samples, and is not compared. Where that of X names
-    none, y and the distances are compared.
+    An index that only counts rows names no samples, and is not compared. If the index of X names
+    none, y and the distances are compared with each other.
     """
     pandas: Any = sys.modules.get("pandas")
     if pandas is None:
@@ -99,22 +99,22 @@ def refuse_other_order(X: Any, **tables: Any) -> None:
 
 
 def _is_in_other_order(ours: Any, theirs: Any) -> bool:
-    """Whether an index names samples of ours in other places."""
+    """Whether ``theirs`` names the samples of ``ours``, but in other places."""
     if len(ours) != len(theirs) or not _moved(ours, theirs).any():
         return False
     counts = [*range(len(ours))]
     names = all(index.is_unique and [*index] != counts for index in (ours, theirs))
-    return names or set(ours) == set(theirs)  # what stands twice may only count
+    return names or set(ours) == set(theirs)  # an index with repeats may only count rows
 
 
 def _moved(ours: Any, theirs: Any) -> Any:
-    """(n,) whether a place holds a sample that stands elsewhere in ours."""
+    """(n,) whether ``theirs`` has at a place a sample that has another place in ``ours``."""
     return theirs.isin(ours) & (ours.to_numpy(dtype=object) != theirs.to_numpy(dtype=object))
 
 
 @contextmanager
 def columns_unless_raised(estimator: Any) -> Iterator[None]:
-    """Put back what is known of the columns where a fit raises: all else is of the last fit too."""
+    """If a fit raises, restore the columns of the last fit: all other attributes are of it too."""
     names = ("n_features_in_", "feature_names_in_")
     before = {name: vars(estimator)[name] for name in names if name in vars(estimator)}
     try:
@@ -139,7 +139,7 @@ def check_settings(estimator: Any) -> None:
             below = "" if most == float("inf") else f" and below {most:g}"
             none = " or None" if name in _MAY_BE_NONE else ""
             raise InputError(f"{name} must be {what} {bound}{below}{none}, got {value!r}.")
-    if estimator.early_stopping not in (True, False):  # a text that says "no" is true
+    if estimator.early_stopping not in (True, False):  # the text "no" would count as true
         got = repr(estimator.early_stopping)
         raise InputError(f"early_stopping must be True or False, got {got}.")
     if not isinstance(estimator.cache, str | os.PathLike | None):

@@ -52,7 +52,7 @@ class Targets:
     def cross_entropy(self, logits: Tensor, places: Tensor) -> Tensor:
         """Mean over the labelled samples of -log p(the classes that a sample may belong to).
 
-        With one level that is the cross-entropy. A batch without labels gives 0.
+        With one level this is the usual cross-entropy. A batch without labels gives 0.
 
         Args:
             logits: (b, k) of the classes.
@@ -76,16 +76,16 @@ def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
     Args:
         y: (n,) or (n, l) labels: integers, or strings.
         n: Number of samples.
-        to_learn: Whether a map is learned from them, which needs two classes, and for each label
-            one of them.
+        to_learn: Whether a map is learned from the labels. There must then be two classes, and at
+            least one class under each label.
 
     Returns:
         The targets.
 
     Raises:
-        InputError: If they are not n labels, no classes, masked, one-hot, strings beside numbers,
-            or a known label stands under an unknown one; to learn from, if they are fewer than
-            two classes, or a label has unknown ones alone under it.
+        InputError: If y does not hold n labels of classes, if it is masked, one-hot, or mixes
+            strings and numbers, or if a known label stands under an unknown one. With to_learn
+            also if there are fewer than two classes, or only unknown labels under a label.
     """
     table = _columns(y, n)
     coded = [class_codes(column) for column in table.T]
@@ -131,14 +131,14 @@ def _columns(y: Any, n: int) -> NDArray[Any]:
     refuse_masked(y, "y", "Fill them with -1, which says that a label is not known.")
     if isinstance(y, Tensor):
         tensor, y = y, as_array(y, "y")
-        if tensor.is_floating_point():  # numpy has no bfloat16
+        if tensor.is_floating_point():  # as_array may have widened y: the eps is the tensor's
             _refuse_rounded(np.abs(y).max(initial=0), torch.finfo(tensor.dtype).eps, tensor.dtype)
     try:
         table = np.asarray(y)
     except ValueError:  # rows of several lengths
         table = np.asarray(y, dtype=object)
     if table.dtype.kind in "US" and not isinstance(y, np.ndarray):
-        table = np.asarray(y, dtype=object)  # a list: numpy wrote NaN as 'nan', and 1 as '1'
+        table = np.asarray(y, dtype=object)  # of a list numpy wrote NaN as 'nan', and 1 as '1'
     if table.dtype == object and table.ndim == 1:  # tuples, as pandas' MultiIndex has them
         table = np.array(table.tolist(), dtype=object)
     is_ragged = table.ndim == 1 and any(isinstance(row, list | tuple) for row in table.tolist())
@@ -167,7 +167,7 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
         raise InputError("y must not hold NaN or infinity. Write -1 where a label is not known.")
     if any(map(_is_missing, column.tolist())):
         raise InputError("y must not hold None or NaN. Write -1 where a label is not known.")
-    # numpy writes numbers among strings as strings
+    # Among strings, numpy turns the number -1 into a string.
     unknown = np.array([v in (UNKNOWN, "-1", "-1.0") for v in column.tolist()])
     labels = column[~unknown]
     codes = np.full(len(column), UNKNOWN)
@@ -179,10 +179,10 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
     if labels.dtype.kind == "f":
         _refuse_rounded(np.abs(labels).max(), np.finfo(labels.dtype).eps, labels.dtype)
     try:
-        if labels.dtype.kind == "S":  # an old scikit-learn takes them
+        if labels.dtype.kind == "S":  # older versions of scikit-learn accept bytes
             raise TypeError("Unknown label type: bytes")
         check_classification_targets(labels)
-    except (ValueError, TypeError) as error:  # scikit-learn speaks of classifiers there
+    except (ValueError, TypeError) as error:  # its text speaks of classifiers
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise InputError(
             f"y must hold classes, as integers or strings, got {labels[0]!r} ({reason}). Leave y "
@@ -195,16 +195,16 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
 def classmates_first(
     places: NDArray[np.int64], classes: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
-    """The same places in couples of one class, so that any part holds pairs within classes.
+    """The same places, ordered in couples of one class, so that any part holds pairs of a class.
 
-    A few samples at random hold hardly a pair where classes are many and small.
+    If classes are many and small, a few random samples hold hardly any such pair.
 
     Args:
         places: (m,) samples, in any order.
         classes: (n,) the class of each sample, or -1; None: without classes.
 
     Returns:
-        (m,) places: couples in the order of their first members, then those without a mate.
+        (m,) places: couples in the order of their first members, then samples without a mate.
     """
     if classes is None:
         return places
@@ -224,7 +224,7 @@ def _is_one_hot(table: NDArray[Any]) -> bool:
 
 
 def _refuse_rounded(largest: Any, eps: Any, dtype: Any) -> None:
-    """Refuse floating labels that are no longer one apart."""
+    """Refuse floating labels so large that their dtype skips integers."""
     if largest * eps >= 2:
         raise InputError(
             f"y must hold whole numbers that {dtype} tells apart, got {largest:.17g}, which may be "
@@ -245,16 +245,16 @@ def _refuse_mixed(labels: list[Any]) -> None:
 
 
 def _is_missing(label: Any) -> bool:
-    try:  # numpy writes NaN among strings as the string
+    try:  # among strings, numpy writes NaN as "nan"
         return label is None or label == "nan" or bool(label != label)
-    except TypeError:  # pandas' NA, which is neither equal nor unequal
+    except TypeError:  # a comparison with pandas' NA has no truth value
         return True
 
 
 def _allowed_sets(
     members: list[NDArray[np.int64]], levels: NDArray[np.int64], fine: NDArray[np.int64]
 ) -> tuple[Tensor, Tensor]:
-    """The sets of classes of `Targets`: all of them, then those below each label of each level."""
+    """``allowed`` and ``group`` of `Targets`: a set of all classes, then one set for each label."""
     sets = [np.ones((1, len(fine)), dtype=bool)]
     group = np.zeros(levels.shape[1], dtype=np.int64)
     for depth, (labels, level) in enumerate(zip(members, levels, strict=True), start=1):

@@ -1,4 +1,4 @@
-"""How a map is learned. Distances are in radii of the classes here. Axes: b = batch."""
+"""The training of a map, in which distances are in radii of the classes. Axes: b = batch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from isoreg.embedding.targets import Targets
 from isoreg.errors import InputError
 from isoreg.masks import IGNORED
 
-_CHECKS = 40  # looks at the stress in a training
-_LOOKED_AT = 300  # samples that they take
-_SHARPNESS = 2.0  # prototypes answer with -(d / (radius / 2))^2 / 2
+_CHECKS = 40  # how often the stress is measured in a training, at most
+_LOOKED_AT = 300  # samples on which it is measured, at most
+_SHARPNESS = 2.0  # logits are -(d / (radius / 2))^2 / 2, with d the distance to a prototype
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Pairs:
 
     Attributes:
         blocks: From places to distances, in the data's unit.
-        radius: What they are divided by.
+        radius: The number that these distances are divided by.
         targets: The labels, or None.
         prototypes: (k, components) places of the classes, in radii.
-        rows: (n, d) the samples, in radii, if the distances are Euclidean, which is faster.
+        rows: (n, d) the samples in radii, if the distances are Euclidean: they are then faster.
     """
 
     blocks: Blocks
@@ -61,18 +61,18 @@ class Pairs:
         return self.blocks(np.asarray(places)) / self.radius
 
     def training_distances(self, places: Tensor) -> Tensor:
-        """(b, b) what a batch is trained towards: with rows right to a thousandth radius."""
-        # products of matrices lose the digits of samples that nearly coincide; a map needs none
+        """(b, b) target distances of a batch; with ``rows`` right to a thousandth of a radius."""
+        # cdist multiplies matrices: near copies lose digits in their distances, harmless for a map.
         if self.rows is None:
             return self.distances(places).float()
         rows_bd = self.rows[places.to(self.rows.device)]
         return torch.cdist(rows_bd, rows_bd)
 
     def loss(self, points: Tensor, places: Tensor, recipe: Recipe) -> Tensor:
-        """What is descended: cross-entropy, stress within each level of classes, and over all.
+        """The training loss: cross-entropy, stress within the classes of each level, and over all.
 
-        The stresses are penalties of one table of distances: to compute it for each of them costs
-        more in batches of a few hundred samples.
+        All stresses share one table of distances: to compute it for each of them would cost more
+        in batches of a few hundred samples.
 
         Returns:
             The loss of the batch at these points, (b, components) in radii.
@@ -86,7 +86,7 @@ class Pairs:
             return mean_stress(distances_bb, map_bb, weights_bb, 1.0)
 
         def stress(weights_bb: Tensor) -> Tensor:
-            # a constant, because the gradient by the best scale is 0
+            # The scale is a constant, because the gradient with respect to the best one is 0.
             scale = fitted_scale(distances_bb, map_bb.detach(), weights_bb)
             return mean_stress(distances_bb, map_bb, weights_bb, scale)
 
@@ -102,7 +102,7 @@ class Pairs:
     ) -> tuple[Tensor, Tensor]:
         """Distances and map distances of the pairs that count, in radii.
 
-        Those are the pairs within the classes of the finest level, or all of them without classes.
+        They are the pairs within the classes of the finest level; without classes, all pairs.
 
         Returns:
             (p,) distances and (p,) distances on the map.
@@ -116,21 +116,21 @@ class Pairs:
 
 
 def distances_on_map(points: Tensor) -> Tensor:
-    """(b, b) distances on the map, where few columns make differences cheap, and exact."""
+    """(b, b) distances on the map, by differences: exact, and cheap since it has few columns."""
     return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def near_weights(distances_bb: Tensor, power: float) -> Tensor:
-    """Weights ``d^-power``, level below a twentieth of the median of those above 0.
+    """Weights ``d^-power``, constant where d is below a twentieth of the median of those above 0.
 
     Near pairs count more: power 1 is Sammon's mapping, 2 elastic scaling.
 
     Args:
-        distances_bb: (b, b) distances; NaN: not known.
+        distances_bb: (b, b) distances; NaN marks one that is not known.
         power: How fast the weight falls.
 
     Returns:
-        (b, b) weights of mean 1 or so; 0 for a pair that is not known.
+        (b, b) weights, 1 at the median distance; 0 for a pair that is not known.
     """
     median = distances_bb.where(distances_bb > 0, torch.nan).nanmedian().nan_to_num(1.0)
     relative_bb = (distances_bb / median).clamp_min(0.05)
@@ -139,7 +139,7 @@ def near_weights(distances_bb: Tensor, power: float) -> Tensor:
 
 @dataclass
 class Progress:
-    """What was seen of a training: at each look the step, the loss and the held-out stress."""
+    """The course of a training: step, loss and held-out stress each time it was measured."""
 
     step: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
@@ -166,10 +166,10 @@ def train(
         pairs: Distances and labels.
         recipe: The numbers.
         generator: Draws the noise of the inputs.
-        held_out: Places whose stress is looked at; with a patience not in ``order``.
+        held_out: Places whose stress is measured; with a patience they are not in ``order``.
 
     Returns:
-        What was seen.
+        The course of the training.
 
     Raises:
         InputError: If the loss does not stay finite.
@@ -221,7 +221,7 @@ def train(
 
 @torch.no_grad()
 def held_out_stress(body: nn.Module, inputs: Tensor, pairs: Pairs, places: Places) -> float:
-    """Kruskal's stress of some samples; with classes at the best scale, as the map is scaled later.
+    """Kruskal's stress of some samples; with classes at the best scale, as a map is scaled later.
 
     Returns:
         The stress; NaN without pairs.

@@ -1,4 +1,4 @@
-"""Is the model robust? An answer that stands, and a warning where it should not be believed."""
+"""Is the model robust? `evaluate` answers, and warns where its figure should not be believed."""
 
 from isoreg.robustness.attacks import ATTACKS, PRESETS
 from isoreg.robustness.evaluation import evaluate

@@ -1,6 +1,6 @@
-"""torchattacks behind our signature, and what it takes for granted put right.
+"""Attacks of torchattacks behind our signature, with what they wrongly assume put right.
 
-Each of these was found by comparing its attacks with plain PGD (benchmarks/README.md has figures).
+Each fault was found by comparing its attacks with plain PGD (benchmarks/README.md has figures).
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _CW_INSIDE = 0.01
 class Adapted(nn.Module):
     """A classifier of (n, c, h, w) images in float32, as torchattacks needs it.
 
-    - Images of another shape are folded into one, square where the attack is Square.
-    - Another dtype than float32 is restored.
-    - Images and gradients of another memory format, channels_last say, are made contiguous.
-    - The smallest logit is moved to 0: CW takes every logit to be positive. Classes that are ruled
-      out by -1e9 or -inf are moved up before, else the others would lose all digits.
-    - Classes are added up to ``classes``, constants below all logits: the targeted loss of APGD
-      wants four.
-    - A model that cuts the graph, or holds a function without a derivative, gets gradients of 0 in
-      place of an error.
-    - torchattacks looks for a parameter to learn the device, and writes on the logits.
-    - torchattacks needs float32 as torch's default dtype; the classifier gets its own.
+    - Images of another shape are folded into this one, into squares if the attack is Square.
+    - The classifier gets the images in their own dtype, not in float32.
+    - Images and gradients in another memory format, such as channels_last, are made contiguous.
+    - The smallest logit is moved to 0, because CW assumes that every logit is positive. Classes
+      that are ruled out by -1e9 or -inf are first raised; else the others would lose all digits.
+    - If there are fewer than ``classes`` classes, constant logits below all others are added,
+      because the targeted loss of APGD needs four.
+    - A model that cuts the graph, or holds a function without a derivative, gets gradients of 0
+      instead of an error.
+    - A parameter shows torchattacks the device. The logits are new, since it writes on them.
+    - torchattacks needs float32 as torch's default dtype; the classifier runs under the user's.
 
     Args:
         classifier: Pixels from 0 to 1 to logits.
@@ -63,7 +63,7 @@ class Adapted(nn.Module):
         self.image_dtype = images.dtype
         self.classes = classes
         self.device_of = nn.Parameter(images.new_zeros(()), requires_grad=False)
-        # an image keeps its rows; a vector is wrapped into rows where the attack is Square
+        # An image keeps its rows. A vector is one row, or is cut into rows if the attack is Square.
         if images.ndim == 4:
             channels, height, width = images.shape[1:]
             side = max(height, width, _SMALLEST_SIDE)
@@ -80,7 +80,7 @@ class Adapted(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Adapted:  # noqa: ARG002 (torch's signature)
-        """Nothing: the model is in eval mode, and one that was exported allows no other."""
+        """Do nothing: the model is in eval mode, and an exported model allows no other."""
         self.training = False
         return self
 
@@ -91,7 +91,7 @@ class Adapted(nn.Module):
         return F.pad(x, self.padding).reshape(len(x), *self.folded)
 
     def unfold(self, x: Tensor) -> Tensor:
-        """Images (n, ...) of those (n, c, h, w) that the attack returns: the reverse of `fold`."""
+        """The reverse of `fold`: images (n, ...) from the (n, c, h, w) that the attack returns."""
         x = x if len(self.shape) == 3 else x.flatten(1)
         x = F.pad(x, [-size for size in self.padding])
         return x.reshape(len(x), *self.shape).to(self.image_dtype)
@@ -110,8 +110,8 @@ class Adapted(nn.Module):
         return F.pad(logits, (0, max(0, self.classes - logits.shape[1])), value=-1.0)
 
     def _floor(self, logits: Tensor) -> Tensor:
-        """What becomes 0, (n, 1): the smallest logit that says anything."""
-        if self.range is None:  # once, since a batch of one image may be close to a tie
+        """The logit of each image that becomes 0, (n, 1): the smallest that is not ruled out."""
+        if self.range is None:  # once, since a later batch of one image may be nearly tied
             self.range = usual_range(logits)
         finite = logits.isfinite()
         smallest = logits.where(finite, torch.inf).amin(1, keepdim=True)
@@ -141,9 +141,9 @@ def _has_no_derivative(logits: Tensor, x: Tensor) -> bool:
 
 
 def _contiguous(x: Tensor) -> Tensor:
-    """The images, whose gradient will be contiguous: torchattacks takes views of it."""
+    """The images, with a hook that makes their gradient contiguous: torchattacks views it."""
     if x.requires_grad:
-        x = x.view_as(x)  # another tensor, whose hook goes with this pass
+        x = x.view_as(x)  # a tensor of this pass alone, so that the hook ends with it
         x.register_hook(Tensor.contiguous)
     return x
 
@@ -151,13 +151,13 @@ def _contiguous(x: Tensor) -> Tensor:
 def from_torchattacks(name: str, *, targeted: bool = False, **options: Any) -> Attack:
     """An attack of torchattacks within a ball.
 
-    What it returns is projected onto the ball: it is checked, not believed.
+    Its images are projected onto the ball, because torchattacks is not trusted to stay inside.
 
     Args:
-        name: Its class there.
-        targeted: Whether it goes for one class after another: then it is told how many there are,
-            and tries the nine likeliest if there are more.
-        **options: Of the class.
+        name: The name of its class in torchattacks.
+        targeted: Whether it aims at one wrong class after another. It is then told the number of
+            classes, and tries at most the nine likeliest wrong ones.
+        **options: Options of that class.
 
     Returns:
         The attack.
@@ -183,11 +183,11 @@ def from_torchattacks(name: str, *, targeted: bool = False, **options: Any) -> A
 
 
 def deepfool(task: Task) -> tuple[Tensor, list[int]]:
-    """The nearest boundary by repeated linearisation; L2, and no radius until it is projected.
+    """The nearest decision boundary in L2, by repeated linearisation; then projected to the radius.
 
-    torchattacks overshoots each step by a share of that step, which shrinks with the distance, so
-    that most images stop a rounding error before the boundary; here the whole change is stretched
-    by the usual 2 % at the end.
+    torchattacks overshoots each step by a share of that step. Steps shrink near the boundary, so
+    that most images stop a rounding error before it. Here the whole change is stretched by the
+    usual 2 % at the end.
 
     Source: Moosavi-Dezfooli, Fawzi and Frossard (2016), "DeepFool".
 
@@ -204,8 +204,9 @@ def cw(task: Task) -> tuple[Tensor, list[int]]:
     """The smallest L2 change that Carlini and Wagner's attack finds over several constants.
 
     torchattacks computes with atanh(2 x - 1), which is infinite at black and white pixels, so that
-    they never change; it starts from images moved inside by a hundredth. It does not search for the
-    constant; three are tried, and for each image the nearest success in the ball is kept.
+    they never change. It is therefore given pixels from 0.01 to 0.99. It does not search for the
+    constant either: three are tried in rising order, and an image keeps its first success in the
+    ball, which is usually the nearest.
 
     Source: Carlini and Wagner (2017), "Towards Evaluating the Robustness of Neural Networks".
 
@@ -229,7 +230,7 @@ def cw(task: Task) -> tuple[Tensor, list[int]]:
 def _adversarial(name: str, model: Adapted, x: Tensor, labels: Tensor, **options: Any) -> Tensor:
     """Images (n, ...) that an attack makes of folded ones."""
     attack = _torchattack(name, model, **options)
-    with _default_dtype(torch.float32):  # some make tensors of the default dtype
+    with _default_dtype(torch.float32):  # some attacks make tensors of the default dtype
         return model.unfold(attack(x, labels))
 
 

@@ -14,7 +14,7 @@ from isoreg.robustness.pgd import NORMS
 
 
 def device_of(model: nn.Module, images: Tensor) -> torch.device:
-    """Where the model is; where the images are, if it has no tensors."""
+    """The device of the model; that of the images, if the model has no tensors."""
     tensors = [*model.parameters(), *model.buffers(), images]
     return tensors[0].device
 
@@ -34,7 +34,7 @@ def radii_of(eps: float | Sequence[float] | Tensor) -> list[float]:
 
 
 def _decimals(value: object) -> list[float]:
-    """Numbers of Python as they are, those of a dtype as the shortest decimals that they are."""
+    """Python's numbers unchanged; those of a tensor or array as their shortest decimals."""
     values = torch.as_tensor(value)
     if values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{values.dtype} is no number")
@@ -50,7 +50,7 @@ def _shortest(number: float, dtype: torch.dtype) -> float:
 
 
 def check_tensors(images: Tensor, labels: Tensor) -> None:
-    """Refuse what are no tensors with numbers in each place."""
+    """Refuse images or labels that are not dense tensors of numbers."""
     for name, given in (("images", images), ("labels", labels)):
         value: object = given
         if not isinstance(value, Tensor):
@@ -108,7 +108,7 @@ def check_arguments(
 
 
 def _check_bounds(bounds: object) -> None:
-    """Two finite numbers: attacks work on pixels from 0 to 1, to which they are scaled."""
+    """Refuse bounds that are not two finite numbers: pixels between them are scaled to 0 to 1."""
     wrong = InputError(
         f"bounds must be (smallest, largest), two finite numbers, got {bounds!r}. For inputs "
         "without bounds give the least and the largest value that they have."
@@ -122,7 +122,7 @@ def _check_bounds(bounds: object) -> None:
 
 
 def _explained(error: RuntimeError, classifier: PixelClassifier) -> Exception:
-    """What an error of the model means for whom evaluates it; itself, if that is not known."""
+    """The model's error in the terms of an evaluation; unchanged, if its cause is not known."""
     if "does not require grad" in str(error):
         return InputError(
             "the model must answer without gradients of its parameters, which are frozen here, got "
@@ -143,7 +143,7 @@ def _explained(error: RuntimeError, classifier: PixelClassifier) -> Exception:
 def check_classes(
     classifier: PixelClassifier, pixels: Tensor, labels: Tensor, *, owner: str = ""
 ) -> None:
-    """Refuse labels that are no classes of a model; ``owner`` says in the error of which."""
+    """Refuse labels that are not classes of a model; ``owner`` names that model in the error."""
     try:
         classes = classifier(pixels[:2]).shape[1]
     except RuntimeError as error:

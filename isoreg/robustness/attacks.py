@@ -1,4 +1,4 @@
-"""The attacks by name: ours, and torchattacks' behind the same signature."""
+"""The attacks by name: our own and those of torchattacks, all with the same signature."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _pgd(**options: Any) -> Attack:
 
 
 def _pgd_on(surrogate: Callable[[Task], Any], **options: Any) -> Attack:
-    """PGD on another model; each of its steps is tried on this one."""
+    """PGD that climbs another model, and tries each of its steps on the evaluated model."""
 
     def attack(task: Task) -> tuple[Tensor, list[int]]:
         pgd_attack = _pgd(judge=task.classifier, random_start=False, steps=40, **options)
@@ -56,7 +56,7 @@ def _fgsm(task: Task) -> tuple[Tensor, list[int]]:
 
 
 def _noise(task: Task) -> tuple[Tensor, list[int]]:
-    """The worst of 20 random points at the ball's end; for scale, it is hardly an attack."""
+    """The worst of 20 random points on the ball's surface: a yardstick rather than an attack."""
     worst = task.images.clone()
     for _ in range(_NOISES):
         step = torch.randn_like(task.images) if task.norm == "L2" else random_signs(task.images)
@@ -68,7 +68,7 @@ def _noise(task: Task) -> tuple[Tensor, list[int]]:
 
 
 def _on_training_loss(steps: int) -> Attack:
-    """The paper's attack: up the loss of the training; where it ends counts, fooled or not."""
+    """The paper's attack: it climbs the training loss, and only its last image counts."""
 
     def attack(task: Task) -> tuple[Tensor, list[int]]:
         size = task.eps if steps == 1 else 2.5 * task.eps / steps
@@ -89,7 +89,7 @@ def _training_loss(task: Task, x: Tensor) -> Tensor:
 
 
 def check_training_loss(task: Task) -> None:
-    """Refuse a training loss that gives no scalar with a gradient, tried on two of the images."""
+    """Refuse a training loss that returns no scalar with a gradient, tried on two images."""
     few = replace(task, images=task.images[:2], labels=task.labels[:2])
     leaf = few.images.detach().requires_grad_()
     loss = _training_loss(few, leaf)
@@ -130,7 +130,7 @@ ITERATED = (*WITHIN_THE_BALL, "fab", "deepfool", "cw")
 OF_THE_PAPER = ("paper-pgd", "paper-fgsm-training-loss", "paper-pgd-training-loss")
 _ON_TRAINING_LOSS = OF_THE_PAPER[1:]
 _L2_ALONE = ("deepfool", "cw")
-WITH_STUDENT = ("standard", "full")  # as their last row
+WITH_STUDENT = ("standard", "full")  # these presets end with a student
 PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("fgsm", "pgd-ce", "pgd-margin"),
     "standard": ("fgsm", "pgd-ce", "pgd-margin", "apgd-ce", "apgd-t", "square", "noise"),
@@ -147,19 +147,21 @@ def chosen(
 ) -> list[str]:
     """Names of the attacks of a preset or list, with "transfer" if there is a model for it.
 
-    A preset leaves out what its norm or a missing argument does not allow; a name is refused.
+    A preset leaves out attacks that the norm or a missing argument does not allow. Such an attack
+    is refused if it is asked for by name.
 
     Args:
         attacks: A preset of `PRESETS`, a name in `ATTACKS`, or several.
         norm: "Linf" or "L2".
-        transfer: Whether there is another model.
+        transfer: Whether there is another model to transfer from.
         training_loss: Whether there is a training loss.
 
     Returns:
         Names in `ATTACKS`.
 
     Raises:
-        InputError: If a name is unknown or cannot be used, or none is given.
+        InputError: If a name is unknown or cannot be used, no attack is left, or none of them
+            climbs the training loss that is given.
 
     Example:
         >>> chosen("quick", norm="Linf", transfer=True)

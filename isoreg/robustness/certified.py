@@ -1,11 +1,11 @@
-"""Accuracy that no attack in the L-inf ball can fall below, for MLPs: bounds by linear relaxation.
+"""Lower bounds of an MLP's accuracy under every attack in the L-inf ball, by linear relaxation.
 
-Each activation is enclosed between two lines over the range of what enters it; the margin between
-two logits is then enclosed between two linear functions of the image, whose least value over a box
-is known. Arithmetic is in float64, not in intervals: a bound holds up to its rounding.
+Each activation is enclosed between two lines over the range of its input. The margin between two
+logits then lies between two linear functions of the image, whose least value over a box is known.
+The arithmetic is plain float64, not interval arithmetic, so a bound holds up to rounding.
 
 Source: Zhang et al. (2018), "Efficient Neural Network Robustness Certification with General
-Activation Functions" (CROWN), met with interval bounds.
+Activation Functions" (CROWN), intersected with interval bounds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Lines:
 
 @torch.no_grad()
 def check_same(classifier: PixelClassifier, pixels: Tensor) -> None:
-    """Refuse a model that makes something else of its layers, compared on some of the pixels."""
+    """Refuse a model whose logits, at some of the images, are not what its layers compute."""
     pixels = evenly(pixels, _COMPARED)
     x = classifier.normalisation(classifier.in_units(pixels.double())).flatten(1)
     for layer in layers_of(classifier.model):
@@ -91,7 +91,7 @@ def certified(
 
 @torch.no_grad()
 def least_margin(layers: list[Layer], low: Tensor, high: Tensor, labels: Tensor) -> Tensor:
-    """Numbers (n) that the margin of no point of the boxes from low to high, (n, d), is below."""
+    """Lower bounds (n) of the margin over all points of the boxes from low to high, (n, d)."""
     lines: list[Lines | None] = []
     bounds = low, high
     for index, layer in enumerate(layers):
@@ -119,7 +119,7 @@ def least_margin(layers: list[Layer], low: Tensor, high: Tensor, labels: Tensor)
 def _lower_bounds(
     rows: Tensor, layers: list[Layer], lines: list[Lines | None], low: Tensor, high: Tensor
 ) -> Tensor:
-    """Lower bounds (n, m) of rows (n, m, outputs) times what the layers return."""
+    """Lower bounds (n, m) of rows (n, m, outputs) times the output of the layers."""
     total = rows.new_zeros(rows.shape[:2])
     for layer, around in zip(reversed(layers), reversed(lines), strict=True):
         if isinstance(layer, Affine):
@@ -129,9 +129,7 @@ def _lower_bounds(
             assert around is not None
             above, below = rows.clamp(min=0), rows.clamp(max=0)
             ends = (above, around.low_at), (below, around.high_at)
-            total = total + sum(
-                (weights * intercepts[:, None]).sum(2) for weights, intercepts in ends
-            )
+            total = total + sum((half * intercepts[:, None]).sum(2) for half, intercepts in ends)
             rows = above * around.low[:, None] + below * around.high[:, None]
     above, below = rows.clamp(min=0), rows.clamp(max=0)
     return total + (above @ low[..., None] + below @ high[..., None])[..., 0]
@@ -157,7 +155,7 @@ def _lines(kind: type[nn.Module], low: Tensor, high: Tensor) -> Lines:
 def _above_tanh(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Slope and intercept of a line above tanh: a tangent at a point above 0, or the chord."""
     at_low = low.tanh()
-    # from 0 on the tangent is above the curve where it is above its lower end
+    # A tangent at a point >= 0 is above the whole curve if it is above the curve's lower end.
     lower, touch = torch.zeros_like(low), high.clamp(min=0)
     for _ in range(_HALVINGS):
         middle = (lower + touch) / 2

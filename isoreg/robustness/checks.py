@@ -1,7 +1,7 @@
 """Signs, in the model itself, that an attack would fail for a reason other than robustness.
 
-A check takes the classifier, (n, ...) pixels from 0 to 1 and (n) labels, and returns a sentence for
-each sign. All but that of the logits take images that are classified correctly, perhaps none.
+A check of the model takes the classifier, (n, ...) pixels from 0 to 1 and (n) labels, and returns a
+sentence for each sign. All but `check_model` get only correctly classified images, perhaps none.
 
 Source: Carlini et al. (2019), "On Evaluating Adversarial Robustness", and Athalye, Carlini and
 Wagner (2018), "Obfuscated Gradients Give a False Sense of Security".
@@ -31,25 +31,25 @@ from isoreg.robustness.pgd import (
 from isoreg.robustness.straight_through import Contexts, StraightThrough
 from isoreg.robustness.task import evenly
 
-_SMALL_L2 = 0.05  # an L2 radius below it is one of L-inf by its size
-_ENOUGH = 20  # images: of fewer an accuracy below chance may be chance
-_NARROW = 0.05  # of the bounds: images that take up less are in other units
-_MANY = 0.1  # of the images: their gradients are zero, or are not
-_LARGE_MARGIN = 50.0  # between logits, where the gradient of cross-entropy is lost in rounding
-_NOISE = 0.01  # of the images may survive an attack that may do anything
-_UNBOUNDED_IMAGES = _GRADIENT_IMAGES = 100  # at most so many are looked at
-# length of a step, and the least share of what the gradient promises: deep networks bend
+_SMALL_L2 = 0.05  # a smaller L2 radius was probably meant for L-inf
+_ENOUGH = 20  # images; with fewer, an accuracy below chance may be an accident
+_NARROW = 0.05  # share of the bounds; images that take up less are probably in other units
+_MANY = 0.1  # share of images with a zero, or a nonzero, gradient that is too large to be chance
+_LARGE_MARGIN = 50.0  # of logits; beyond it the gradient of cross-entropy is lost in rounding
+_NOISE = 0.01  # share of images that may survive an attack without limits
+_UNBOUNDED_IMAGES = _GRADIENT_IMAGES = 100  # most images that a check looks at
+# Length of a step: the least share of the promised rise to reach, since deep networks are curved.
 _SMALL_STEPS = {1e-3: 0.3, 1 / 255: 0.1}
-_LARGE_STEPS = {8 / 255: 0.1}  # the same where pixels are rounded to eight bits, or nearly so
-# lengths of steps in random directions, and how far changes may be from what the gradient says at
-# each of them; honest networks were at most 0.06 away at the first two
+_LARGE_STEPS = {8 / 255: 0.1}  # the same for models that round inside, to eight bits or nearly so
+# Lengths of random steps, steps of each length, and the error of the gradient's prediction that is
+# too large if all lengths exceed it. Sound networks had at most 0.06 at the first two lengths.
 _RANDOM_STEPS, _DIRECTIONS, _OTHERWISE = (1e-3, 1 / 255, 8 / 255), 2, 0.4
-_ROUNDING = 1e-6  # a step that coarse numbers do not see
+_ROUNDING = 1e-6  # a step too small to change coarsely rounded numbers
 _HALF = (torch.float16, torch.bfloat16)
 
 
 def check_radii(radii: list[float], norm: str) -> list[str]:
-    """Whether a radius looks like one of other units, or of another norm.
+    """Whether a radius seems to be in other units, or meant for another norm.
 
     Args:
         radii: In pixels from 0 to 1.
@@ -83,13 +83,13 @@ def check_radii(radii: list[float], norm: str) -> list[str]:
 def check_clean(
     correct: Tensor, labels: Tensor, images: Tensor, bounds: tuple[float, float]
 ) -> list[str]:
-    """Whether labels, normalisation or bounds look like another model's.
+    """Whether labels, normalisation or bounds seem to belong to another model.
 
     Args:
         correct: (n) whether each clean image is classified correctly.
         labels: (n).
         images: (n, ...) in pixels from 0 to 1.
-        bounds: As the user has them.
+        bounds: Smallest and largest pixel in the user's units.
 
     Returns:
         A sentence for each sign.
@@ -118,7 +118,7 @@ def check_clean(
 
 
 def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
-    """What is suspicious about the logits of clean images."""
+    """Signs in the logits of clean images, and in the gradient of their cross-entropy."""
     signs = []
     x = images.detach().requires_grad_()
     logits = classifier(x)
@@ -151,7 +151,7 @@ def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> 
 def boundary_distances(
     classifier: PixelClassifier, images: Tensor, labels: Tensor, norm: str
 ) -> Tensor:
-    """How far the boundary is by the gradient of the margin, (n); infinite where that is zero."""
+    """Distances (n) to the decision boundary by the margin's gradient; infinite where it is 0."""
     if not len(images):
         return images.new_zeros(0)
     distances = []
@@ -165,14 +165,14 @@ def boundary_distances(
 def check_gradients(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
     """Whether a small step along the gradient of the margin raises it as the gradient promises.
 
-    A wrong backward pass does not, nor does a surface with waves of that size. Where numbers are
-    coarse, as in a model that was trained to be quantised, the step is larger.
+    It does not if the backward pass is wrong, or if the surface has waves of that size. For a model
+    that rounds inside, such as one that was trained to be quantised, the step is larger.
 
     Returns:
         A sentence, or none.
     """
     images, labels = evenly(images, _GRADIENT_IMAGES), evenly(labels, _GRADIENT_IMAGES)
-    # steps of that size are lost in half precision
+    # Half precision loses steps of this size.
     exact = (classifier.dtype or images.dtype) in (torch.float32, torch.float64)
     if not len(images) or not exact:
         return []
@@ -196,19 +196,20 @@ def check_gradients(classifier: PixelClassifier, images: Tensor, labels: Tensor)
 def check_directions(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
     r"""Whether the margin changes in random directions as its gradient says.
 
-    The gradient of a model that is cut in part keeps what it promises, and tells nothing of the
-    rest; that of one with many jumps, as between winners that take all, nothing of the jumps. For
-    random signs s the change over both ends of a step is compared with the gradient,
+    If a part of a model is cut from the graph, the gradient still keeps what it promises, but says
+    nothing of that part. If a model has many jumps, as with winner-take-all layers, the gradient
+    says nothing of the jumps. So for random signs s, the change of the margin between both ends of
+    a step is compared with the gradient,
 
     .. math:: \frac{\sum_{x, s} |m(x + hs) - m(x - hs) - 2h\, s \cdot \nabla m|}
         {\sum_{x, s} |m(x + hs) - m(x - hs)|}
 
-    over all images at once: few of them meet a jump in a small step, and each jump counts.
-    Networks with activations of four bits or fewer, trained straight through, are told too: a
-    stronger attack fooled at most 2 % more of the images than ours, but no rule that was tried
-    tells their jumps from those behind which a gradient is cut.
+    summed over all images, because few of them meet a jump in a small step, and each jump counts.
+    Networks with activations of four bits or fewer, trained straight through, get this sign too,
+    although a stronger attack fooled at most 2 % more of their images than ours: no rule that was
+    tried tells their jumps from those behind which a gradient is cut.
 
-    Of a model in half precision its copy in float32 is asked, about steps along the gradient too.
+    For a model in half precision, a copy in float32 gets this check and `check_gradients`.
 
     Returns:
         A sentence, or none.
@@ -235,10 +236,10 @@ def check_directions(classifier: PixelClassifier, images: Tensor, labels: Tensor
 
 
 def _check_in_float32(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> list[str]:
-    """The same of a copy in float32: in half precision small steps are lost."""
+    """Both checks on a copy in float32, because half precision loses small steps."""
     wide = classifier.in_float32()
     if wide is not None:
-        with suppress(Exception):  # whatever a model raises that converts its images itself
+        with suppress(Exception):  # a model that converts its images itself may raise anything
             return check_gradients(wide, images, labels) or check_directions(wide, images, labels)
     return [
         "the model computes in half precision alone, where small steps are lost, so whether its "
@@ -250,7 +251,7 @@ def _check_in_float32(classifier: PixelClassifier, images: Tensor, labels: Tenso
 def _deviation(
     classifier: PixelClassifier, images: Tensor, labels: Tensor, gradient: Tensor, size: float
 ) -> float:
-    """How far changes are from what the gradient says, over all; nan where nothing changes."""
+    """Error of the gradient's prediction as a share of all changes; NaN if nothing changes."""
     missed, changed = images.new_zeros(len(images)), images.new_zeros(len(images))
     for _ in range(_DIRECTIONS):
         step = size * random_signs(images)
@@ -264,7 +265,7 @@ def _deviation(
 
 @torch.no_grad()
 def _is_coarse(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> bool:
-    """Whether it rounds within: tiny changes are none, or as large as any."""
+    """Whether the model rounds inside: a tiny step has no effect, or as much as a larger one."""
     signs, before = random_signs(images), margin(classifier(images), labels)
     tiny, small = (
         (margin(classifier((images + size * signs).clamp(0, 1)), labels) - before).abs().nanmedian()
@@ -297,10 +298,10 @@ def _is_half_inside(classifier: PixelClassifier, images: Tensor) -> bool:
 
 
 def gradient_contexts(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> Contexts:
-    """Whether gradients pass rounding straight through; both, where it may be right or wrong.
+    """Contexts for gradients: straight through rounding, and also torch's own if they may be right.
 
-    With t - floor(t), as in a table between whose entries a model interpolates, the gradient is
-    right as it is, and 0 straight through.
+    For t - floor(t), as in a model that interpolates between the entries of a table, torch's own
+    gradient is right, and the one straight through is 0.
 
     Returns:
         Contexts to compute gradients in.
@@ -324,7 +325,7 @@ def check_unbounded(
     labels: Tensor,
     contexts: Contexts = (StraightThrough,),
 ) -> list[str]:
-    """Whether images survive an attack that may change every pixel to anything."""
+    """Whether images survive an attack that may change every pixel to any value."""
     if not len(images):
         return []
     images, labels = evenly(images, _UNBOUNDED_IMAGES), evenly(labels, _UNBOUNDED_IMAGES)
@@ -351,6 +352,6 @@ def _gap(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> tuple[T
 
 
 def _gradient(values: Tensor, x: Tensor) -> Tensor:
-    """Zero where the model cuts the graph."""
+    """The gradient of the sum of values; zero if the model cuts the graph."""
     gradient = gradient_of(values, x)
     return torch.zeros_like(x) if gradient is None else gradient

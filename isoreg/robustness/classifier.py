@@ -1,4 +1,4 @@
-"""The model as attacks see it: pixels from 0 to 1 in, logits out, nothing else touched."""
+"""The model as attacks see it: a function from pixels between 0 and 1 to logits."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from isoreg.robustness.units import Normalisation, PerChannel
 
 
 class PixelClassifier(nn.Module):
-    """Images with pixels from 0 to 1 to logits: moved to the model's bounds and normalised.
+    """Logits of pixels from 0 to 1, which are scaled to the bounds and normalised for the model.
 
-    Where the model is quantised, gradients are those of its twin in floating point.
+    If the model is quantised, gradients are those of its twin in floating point.
 
     Args:
         model: Images to logits.
-        bounds: Smallest and largest pixel that the model's user has.
-        mean: A number, a number a channel, in those units, or None.
-        std: A number, a number a channel, or None.
-        dtype: What the model takes, where pixels have more digits; None: what the pixels are.
+        bounds: Smallest and largest pixel in the user's units.
+        mean: A number, or one for each channel, in those units; or None.
+        std: A number, or one for each channel; or None.
+        dtype: The dtype that the model takes, if pixels have more digits; None: that of the pixels.
 
     Raises:
         InputError: If an argument or the model is unusable.
@@ -51,8 +51,8 @@ class PixelClassifier(nn.Module):
         self.normalisation = Normalisation(mean, std)
         self.model = model
         self.stand_in = stand_in_for(model)
-        self.shares = False  # whether a copy may share the parameters: they do not change
-        self.seeds = False  # whether the model seeds the numbers that attacks draw too
+        self.shares = False  # whether copies may share the parameters, as calls do not change them
+        self.seeds = False  # whether the model seeds the generators that attacks draw from too
 
     def with_model(self, model: nn.Module) -> PixelClassifier:
         """Another model behind the same units, in eval mode."""
@@ -60,7 +60,7 @@ class PixelClassifier(nn.Module):
             model, bounds=self.bounds, mean=None, std=None, dtype=self.dtype
         )
         classifier.normalisation, classifier.seeds = self.normalisation, self.seeds
-        with suppress(NotImplementedError, AttributeError):  # of one that has no other mode
+        with suppress(NotImplementedError, AttributeError):  # some models have no other mode
             classifier.eval()
         return classifier
 
@@ -79,7 +79,7 @@ class PixelClassifier(nn.Module):
         return classifier
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (n, classes) of pixels (n, ...) from 0 to 1; refused if there are none."""
+        """Logits (n, classes) of pixels (n, ...) from 0 to 1; an output without any is refused."""
         x = self.normalisation(self.as_given(pixels))
         with same_numbers() if self.seeds else nullcontext():
             if self.stand_in is None:
@@ -88,25 +88,25 @@ class PixelClassifier(nn.Module):
             return guided(logits, _logits(self.stand_in, x)) if x.requires_grad else logits
 
     def as_given(self, pixels: Tensor) -> Tensor:
-        """Pixels from 0 to 1 as the user has the images, and of their type."""
+        """Pixels from 0 to 1 in the units and the dtype of the user's images."""
         return self.in_units(pixels).to(self.dtype or pixels.dtype)
 
     def in_units(self, pixels: Tensor) -> Tensor:
-        """Pixels from 0 to 1 as the user has the images, within the bounds."""
+        """Pixels from 0 to 1 in the user's units, between the bounds."""
         low, high = self.bounds
         return low + pixels * (high - low)
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    """The logits; of one image twice where the model takes none alone."""
+    """The logits; a single image is passed twice if the model does not take it alone."""
     try:
         return logits_of(model(x), len(x))
-    except Exception as error:  # statistics of a batch, or a graph exported for two or more
+    except Exception as error:  # batch statistics, or a graph that was exported for two or more
         if len(x) == 1:
             with suppress(Exception):
                 return logits_of(model(torch.cat([x, x])), 2)[:1]
         guard = re.search(r"Guard failed: .*\.size\(\)\[0\] (.+)", str(error))
-        if guard:  # of torch.export, which has no class of errors for it
+        if guard:  # torch.export has no class of its own for this error
             raise InputError(
                 "the model must take batches of every size, got one that was exported for a batch "
                 f"size {guard[1]}, and {len(x)} images. Export it with dynamic_shapes, of which "

@@ -1,8 +1,8 @@
-"""Whether the model answers the same image in the same way, whatever it is shown before or beside.
+"""Whether the answer to an image depends on earlier images, or on the others in its batch.
 
 An attack asks about thousands of images, one after another and many at once. A model that
-remembers, or whose answer to an image depends on its neighbours, is not the function that the
-clean accuracy was measured on.
+remembers, or whose answer to an image depends on the others in the batch, is then not the function
+whose clean accuracy was measured.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from isoreg.robustness.straight_through import StraightThrough
 from isoreg.robustness.task import evenly
 
 _IMAGES = 64
-_SEEDS = 32  # a model may be random in some calls alone
-_RANDOM = 1e-5  # of the range of an image's logits
-_OTHERWISE = 1e-3  # another size of batch may round otherwise
-_COARSELY = 3e-2  # in half precision
+_SEEDS = 32  # seeds to try, because a model may be random in some calls only
+_RANDOM = 1e-5  # a larger change, as a share of the range of an image's logits, is no rounding
+_OTHERWISE = 1e-3  # the same if the size of the batch differs, which may change the rounding
+_COARSELY = 3e-2  # the same in half precision
 
 
 @dataclass
@@ -34,10 +34,11 @@ class Consistency:
 
     Attributes:
         signs: A sentence for each fault.
-        remarks: What could not be looked for.
-        stateful: Whether answers depend on what was shown before.
-        beside: Whether they depend on the other images of the batch.
-        baseline: The images that were asked about, and their logits; None if they are random.
+        remarks: Sentences on faults that could not be looked for.
+        stateful: Whether answers depend on the images of earlier calls.
+        beside: Whether answers depend on the other images of the batch.
+        baseline: The images that were asked about, and their logits; None if the logits are
+            random.
     """
 
     signs: list[str] = field(default_factory=list)
@@ -47,7 +48,7 @@ class Consistency:
     baseline: tuple[Tensor, Tensor] | None = None
 
     def afterwards(self, classifier: PixelClassifier) -> list[str]:
-        """A sentence, or none: whether the attacks have changed how clean images are answered."""
+        """A sentence if the attacks have changed the answers to clean images, or none."""
         if self.baseline is None or self.stateful:
             return []
         images, logits = self.baseline
@@ -60,12 +61,12 @@ def check_consistency(
 ) -> Consistency:
     """Ask about some images twice, in other batches, and after other images.
 
-    Each question goes to a copy of its own, where the model can be copied, so that its own state
-    stays untouched; random numbers start from the same seed. The first copy has parameters of its
-    own too: if they change, none shares them.
+    Copies answer, if the model can be copied, so that its own state stays untouched. Random numbers
+    start from a given seed. The first copy has its own parameters: if a call changes them, no later
+    copy shares the model's parameters.
 
     Returns:
-        What was found.
+        The dependences that were found.
     """
     images, labels = evenly(images, _IMAGES), evenly(labels, _IMAGES)
     result = Consistency()
@@ -76,7 +77,7 @@ def check_consistency(
     result.remarks = _uncopied(classifier, subject)
     other_seed = _differing_seed(subject, images, first)
     if other_seed is not None:
-        # another copy tells chance from a state; the model itself, asked with the same numbers
+        # Chance or state? A new copy gets the other seed; without copies, the first seed again.
         is_uncopied = subject is classifier
         again = _answer(classifier.copied(), images, seed=0 if is_uncopied else other_seed)
         result.stateful = (_changed(first, again, _RANDOM) > 0) is is_uncopied
@@ -118,7 +119,7 @@ def _equal(a: nn.Module, b: nn.Module) -> bool:
 
 
 def _seeds(classifier: PixelClassifier, images: Tensor) -> bool:
-    """Whether the model seeds torch itself: what is drawn next is the same whatever was before."""
+    """Whether the model seeds torch itself, so that numbers drawn after it are always the same."""
     device, numbers = images.device, []
     for seed in range(2):
         _answer(classifier, images, seed=seed)
@@ -127,7 +128,7 @@ def _seeds(classifier: PixelClassifier, images: Tensor) -> bool:
 
 
 def _uncopied(classifier: PixelClassifier, subject: PixelClassifier) -> list[str]:
-    """That a state is not looked for where it cannot be copied."""
+    """A remark that a state may go unnoticed where the model cannot be copied, or none."""
     names = ", ".join(map(repr, in_common(classifier.model)))
     if subject is classifier:
         what = "the model cannot be copied (copy.deepcopy), so it was asked itself, and a state"
@@ -142,7 +143,7 @@ def _uncopied(classifier: PixelClassifier, subject: PixelClassifier) -> list[str
 
 
 def _differing_seed(subject: PixelClassifier, images: Tensor, first: Tensor) -> int | None:
-    """The first seed with which the answer is another; None if there is none."""
+    """The first seed that changes the answer; None if no seed does."""
     for seed in range(1, _SEEDS + 1):
         if _changed(first, _answer(subject, images, seed=seed), _RANDOM):
             return seed
@@ -150,7 +151,7 @@ def _differing_seed(subject: PixelClassifier, images: Tensor, first: Tensor) -> 
 
 
 def _stateful(changed: float, *, fresh: bool) -> str:
-    """That there is a state; ``fresh`` is whether copies that have seen nothing are attacked."""
+    """The sign of a state; ``fresh``: whether copies that have seen nothing are attacked."""
     share = f"of {100 * changed:.0f} % of the images" if changed else "to the same images"
     return (
         f"the answer {share} changes with what the model was shown before: it keeps a state, and "
@@ -167,13 +168,13 @@ def _stateful(changed: float, *, fresh: bool) -> str:
 @torch.no_grad()
 def _answer(classifier: Callable[[Tensor], Tensor], images: Tensor, *, seed: int = 0) -> Tensor:
     seed_all(seed)
-    return classifier(images).clone()  # of a model that answers into one tensor, call after call
+    return classifier(images).clone()  # a model may write each answer into the same tensor
 
 
 def _neighbours(
     classifier: PixelClassifier, images: Tensor, labels: Tensor, eps: float, norm: str
 ) -> list[Tensor]:
-    """Points where a model that remembers the images would rather repeat itself than look."""
+    """Points near the images, for which a model with a memory would repeat stored answers."""
     x = images.detach().requires_grad_()
     with StraightThrough():
         gradient = gradient_of(cross_entropy(classifier(x), labels), x)
@@ -186,14 +187,14 @@ def _neighbours(
 
 
 def _changed(a: Tensor, b: Tensor, tolerance: float) -> float:
-    """The share of images whose logits differ by more than that share of their range."""
+    """The share of images whose logits differ by more than ``tolerance`` times their range."""
     span = usual_range(a)
     counts = (_likely(a, span) | _likely(b, span)) & a.isfinite() & b.isfinite()
     return float(((a - b).abs().where(counts, 0).amax(1) > tolerance * span).double().mean())
 
 
 def _likely(logits: Tensor, span: Tensor) -> Tensor:
-    """Which classes are not ruled out: a logit of -1e9 has other digits than the rest."""
+    """Which classes are not ruled out: a logit of -1e9 rounds more coarsely than the others."""
     top = logits.where(logits.isfinite(), -torch.inf).amax(1, keepdim=True)
     return logits >= top - RULED_OUT * span
 

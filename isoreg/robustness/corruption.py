@@ -1,4 +1,4 @@
-"""Corruptions without an adversary, of the same length as the attack: for scale."""
+"""Corruptions without an adversary, scaled to the radius of the attacks, as a yardstick."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from isoreg.robustness.task import Task
 def corruption(task: Task) -> tuple[Tensor, list[int]]:
     """Each image under one of five corruptions at random, stretched to the radius.
 
-    Gaussian noise, brighter or darker, more or less contrast, blur (of (n, c, h, w) with h and w of
-    at least 3), and pixels turned black or white. The change is scaled to length eps, so that it
-    stands beside an attack of the same length; one draw, not the worst of several.
+    They are Gaussian noise, more or less brightness, more or less contrast, blur (only if images
+    are (n, c, h, w) with h and w of at least 3), and pixels turned black or white. The change is
+    scaled to length eps, to compare with an attack of that length. It is one draw, not the worst of
+    several.
 
     Returns:
         Images within the ball, and no history.
@@ -31,7 +32,7 @@ def corruption(task: Task) -> tuple[Tensor, list[int]]:
     order = float("inf") if task.norm == "Linf" else 2
     lengths = torch.linalg.vector_norm(changes.flatten(1), order, dim=1)
     scaled = task.eps * changes / lengths.view(-1, *[1] * (x.ndim - 1))
-    # where there is no change it is 0 / 0, which is taken for none
+    # Without a change this is 0 / 0, and `project` takes NaN for no change.
     return project(x + scaled, x, task.eps, task.norm), []
 
 

@@ -68,37 +68,37 @@ def evaluate(
         \frac{1}{N} \sum_i \min_{\text{attacks}}
             1[\text{argmax}\, f(x_i') = y_i], \qquad \|x_i' - x_i\| \le \epsilon
 
-    What an attack finds at one radius counts at each larger one too, in whose ball it lies.
+    An adversarial image at one radius counts at each larger radius too, whose ball contains it.
     Attacks see the classifier alone, in eval mode: no penalty is in the attacked loss, and
-    recorders of `isoreg` do not record. They get every image that is correct when clean; rounding
-    inside the model passes gradients straight through. Afterwards parameters, their gradients,
-    the mode of every module and the state of the random generators are what they were, also after
-    an error. A report is an upper bound: a stronger attack can only lower it.
+    recorders of `isoreg` do not record. They get every image that is correct when clean; gradients
+    pass rounding inside the model straight through. Afterwards parameters, their gradients, the
+    mode of every module and the state of the random generators are what they were, also after an
+    error. A report is an upper bound: a stronger attack can only lower it.
 
     Args:
-        model: Images to logits (n, classes), alone, as the entry "logits" of a mapping, or as the
-            only tensor of that shape in a mapping or tuple.
-        images: (n, ...) within the bounds, as the user has them, not normalised.
+        model: A module from images to logits (n, classes). It returns them alone, as the entry
+            "logits" of a mapping, or as the only tensor of that shape in a mapping or tuple.
+        images: (n, ...) within the bounds, in the user's units, not normalised.
         labels: (n,) integers.
         eps: Radius or radii, in the units of the images.
         norm: "Linf" or "L2".
-        attacks: "quick" (for development: bumps in the logits may hide there what "standard"
-            finds), "standard", "full", "paper" (the seed paper's, no measure of robustness), a name
-            in `ATTACKS` or a list of them.
+        attacks: "quick" (for development: bumps in the logits may hide from it what "standard"
+            finds), "standard", "full", "paper" (the seed paper's, not a measure of robustness), a
+            name in `ATTACKS`, or a list of such names.
         bounds: Smallest and largest value of a pixel.
-        mean: What the model wants subtracted, a number or one a channel; None if nothing.
-        std: What the model wants to be divided by then, in the same way.
+        mean: A number, or one for each channel, to subtract from the images for the model; or None.
+        std: A number, or one for each channel, to divide the result by; or None.
         transfer_from: An independently trained model whose adversarial images are tried as well.
         training_loss: For ``attacks="paper"``, whose attacks climb it: adversarial images, clean
             images (both in the user's units) and labels to the scalar that the model was trained
             on.
         certified: Whether to bound the accuracy from below too: the report then says between which
-            two numbers the truth lies. For MLPs and ``norm="Linf"``; others are refused. Costs for
-            each image about as many forward passes as the MLP has units.
-        batch_size: Images attacked at once. Checks ask about up to 100 at once, whatever it is.
-        seed: Of every random number.
-        progress: Whether to show a bar (tqdm) on standard error; None: if that is a terminal and
-            tqdm is installed.
+            two numbers the truth lies. For MLPs and ``norm="Linf"``; others are refused. An image
+            costs about as many forward passes as the MLP has units.
+        batch_size: Images attacked at once. Checks take up to 100 at once even if it is less.
+        seed: Seed of every random number.
+        progress: Whether to show a bar (tqdm) on standard error; None shows it if that is a
+            terminal and tqdm is installed.
 
     Returns:
         The report.
@@ -138,7 +138,7 @@ def evaluate(
         low, high = map(float, bounds)
         device = device_of(model, images)
         with left_as_it_was(model), left_as_it_was(transfer_model):
-            # a ball is smaller than the digits of half precision, which the model alone computes in
+            # Half precision is too coarse for a ball, so only the model itself computes in it.
             wide = images.detach().to(device, torch.promote_types(images.dtype, torch.float32))
             pixels = (wide - low) / (high - low)
             classifier = PixelClassifier(
@@ -173,9 +173,9 @@ def _evaluated(
     batch_size: int,
     progress: bool | None,
 ) -> RobustnessReport:
-    """Check the model, attack it, and look at what came out; perhaps once more with a student."""
+    """Check the model, attack it, and check the results; attack with a student too if need be."""
     seed_all(task.seed)
-    # asked of a copy, as all that is asked before a model is known to keep no state
+    # Only copies are asked until it is known whether the model keeps a state.
     check_classes(task.classifier.copied(), task.images, task.labels)
     if task.transfer is not None:
         check_classes(task.transfer.copied(), task.images, task.labels, owner=" of transfer_from")
@@ -214,7 +214,7 @@ def _evaluated(
 
 
 def _copies(task: Task) -> tuple[Task, Task | None]:
-    """Instead of a model that keeps a state a copy, and one that forgets; the model, if need be."""
+    """The task on a copy of a stateful model, and on one that forgets; unchanged without copies."""
     model = task.classifier.model
     share = task.classifier.shares
     model_copy = copied(model, share=share)
@@ -228,7 +228,7 @@ def _copies(task: Task) -> tuple[Task, Task | None]:
 
 
 def _check(run: Run, distances: Tensor) -> list[str]:
-    """What the rows say, and what they say beside the gradients at clean images."""
+    """Signs in the accuracies, on their own and beside the gradients at the clean images."""
     report = run.report([], "")
     signs = check_results(
         report.accuracy,
@@ -244,8 +244,8 @@ def _check(run: Run, distances: Tensor) -> list[str]:
 
 
 def _with_proofs(report: RobustnessReport, proofs: dict[float, list[bool]]) -> RobustnessReport:
-    """The report with its lower bound; a warning in its place where an attack contradicts it."""
-    # what changes a function of torch itself, say, cannot be looked for
+    """The report with its lower bound, or with a warning instead if an attack contradicts it."""
+    # This can happen, for example, if a function of torch was replaced, which no check sees.
     refuted = {
         eps: sum(a and not b for a, b in zip(proven, report.survivors(eps), strict=True))
         for eps, proven in proofs.items()

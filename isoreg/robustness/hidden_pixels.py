@@ -1,4 +1,4 @@
-"""Whether pixels without a gradient matter all the same, as where a clamp cuts black and white."""
+"""Whether pixels with a zero gradient still matter, as where a clamp cuts black and white."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IMAGES = 100
 _DRAWS = 4
 _MANY = 0.1
 _FAR = 1e3
-# of honest networks that pool the maximum of patches it was at most 0.15
+# The ratio was at most 0.15 on sound networks with max pooling of patches.
 _AS_MUCH = 0.3
 
 
@@ -29,9 +29,10 @@ def check_hidden_pixels(
 ) -> list[str]:
     """Whether pixels whose gradient is exactly zero change the margin within the ball.
 
-    They are looked for where attacks start, at a random point: at the image itself a layer that is
-    idle where all is black hides nothing. Where no pixel has a gradient, other checks tell.
-    All images, (n, ...) pixels from 0 to 1, are classified correctly; perhaps there are none.
+    They are looked for at a random point, where attacks start. At the image itself, a layer that is
+    idle on black pixels has no gradient there but hides nothing. If no pixel has a gradient, other
+    checks warn. All images, (n, ...) pixels from 0 to 1, are classified correctly; perhaps there
+    are none.
 
     Returns:
         A sentence, or none.

@@ -1,4 +1,4 @@
-"""Terms that act at the attack's scale: the first-order margin. Axes: n = images."""
+"""A training loss for robustness at a radius: the first-order margin. Axes: n = images."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def first_order_margin_loss(
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
 ) -> Tensor:
-    """`RobustLoss` at one radius; a function of a model and a batch.
+    """`RobustLoss` at one radius, as a function of a model and a batch.
 
     Args:
         model: As in `RobustLoss`; called once.
         images: (n, ...) floating, as `mean` and `std` expect them.
-        labels: (n,) integers; an image with -100 counts for nothing.
+        labels: (n,) integers; an image with label -100 does not count.
         eps: Radius in the units of the images; 0 gives cross-entropy.
         norm: "Linf" or "L2".
         mean: As in `RobustLoss`.
@@ -64,23 +64,23 @@ def first_order_margin_loss(
 
 
 class RobustLoss:
-    r"""Two lines for robustness at a radius: this in place of the criterion.
+    r"""A criterion that trains for robustness at a radius, in place of cross-entropy.
 
     .. math::
         \text{CE}(z + \epsilon \|\nabla_x (z_r - z_y)\|_*\, e_r,\ y)
 
-    with z the logits, r the largest of the other classes and :math:`\|\cdot\|_*` the dual norm (L1
-    for L-inf, L2 for L2). The radius grows linearly from 0 over the first ``warmup_steps`` training
-    calls, since a large one from the start can keep a network from learning at all. This linearises
-    the inner problem of FGSM adversarial training: it needs no adversarial image, one forward pass
-    and one double backward, and is exact for linear models of two classes. It says nothing about
-    attacks beyond eps: measure with `isoreg.robustness.evaluate`.
+    with z the logits, r the other class of the largest logit and :math:`\|\cdot\|_*` the dual norm
+    (L1 for L-inf, L2 for L2). The radius grows linearly from 0 over the first ``warmup_steps``
+    training calls, since a large one from the start can keep a network from learning at all. The
+    loss linearises the inner problem of FGSM adversarial training. It needs one forward pass, one
+    double backward and no adversarial image, and is exact for linear models of two classes. It says
+    nothing about attacks beyond eps: measure them with `isoreg.robustness.evaluate`.
 
     With batch normalisation in training mode the logits of one image depend on the others, and the
     gradient is that of the sum of all margins; statistics are updated once. Dropout draws one mask
-    for the loss and its gradient. Attention takes torch's plain way, since its fused ones cannot be
-    differentiated twice, and a compiled model runs as it was written. Images that have a graph get
-    their gradient. In `torch.inference_mode` the value is computed without a graph.
+    for the loss and its gradient. Attention uses torch's math backend, since the fused ones cannot
+    be differentiated twice, and a compiled model runs uncompiled. Images that require a gradient
+    get one. In `torch.inference_mode` the value is computed without a graph.
 
     Source: first-order robust optimisation, as in Simon-Gabriel et al. (2019), "First-Order
     Adversarial Vulnerability of Neural Networks and Input Dimension", on the margin.
@@ -90,10 +90,10 @@ class RobustLoss:
         eps: Radius in the units of the images.
         norm: "Linf" or "L2".
         warmup_steps: Training calls until the radius is eps.
-        mean: What the model wants subtracted, a number or one a channel: images are then pixels
-            before normalisation. None where they are normalised already; then divide eps by their
-            std.
-        std: What the model wants to be divided by then, in the same way.
+        mean: A number, or one for each channel, to subtract from the images for the model: images
+            are then pixels before normalisation. None if they are normalised already; then divide
+            eps by their std.
+        std: A number, or one for each channel, to divide the result by; or None.
 
     Raises:
         InputError: If eps is negative, the norm unknown, or FSDP or a static graph of DDP does not
@@ -132,7 +132,7 @@ class RobustLoss:
 
         Args:
             images: (n, ...) floating, in the units of eps.
-            labels: (n,) integers; an image with -100 counts for nothing.
+            labels: (n,) integers; an image with label -100 does not count.
 
         Returns:
             A scalar, the mean over the images that count; 0 if there is none.
@@ -155,13 +155,13 @@ class RobustLoss:
         return {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the checkpoint was.
+        """Continue the warm-up from a checkpoint.
 
         Args:
             state: What `state_dict` returned.
 
         Raises:
-            InputError: If it holds no number of steps, 0 or more.
+            InputError: If its "steps" is not an integer of 0 or more.
         """
         with error_prefix("RobustLoss.load_state_dict"):
             check_integer("steps", state.get("steps"), 0)
@@ -187,7 +187,7 @@ def _loss(
         return _mean_cross_entropy(logits, _classes(labels, logits))
     with torch.inference_mode(False), torch.enable_grad():
         if needs_grad and images.requires_grad:
-            # another tensor than the user's, whose hooks are not for the inner gradient
+            # A view, because hooks on the user's tensor must not see the inner gradient.
             x = images.view_as(images)
         else:
             x = (images.clone() if images.is_inference() else images.detach()).requires_grad_()
@@ -214,7 +214,7 @@ def _loss(
                 "the model must be differentiable by its images, got logits whose graph does not "
                 "reach them. Is there a detach, no_grad or an integer on the way?"
             )
-        # of an exact 0 its gradient is 0, not that of a root
+        # vector_norm has gradient 0 at an exact 0, unlike the root of a sum of squares.
         gains = torch.linalg.vector_norm(
             _float32_or_better(gradient).flatten(1), 1 if norm == "Linf" else 2, dim=1
         )
@@ -224,7 +224,7 @@ def _loss(
 
 @contextmanager
 def _twice_differentiable() -> Iterator[None]:
-    """Neither fused attention nor compiled code has second derivatives."""
+    """Use no fused attention and no compiled code, because they have no second derivatives."""
     with sdpa_kernel(SDPBackend.MATH), as_written():
         yield
 
@@ -237,7 +237,7 @@ _between_graphs = between_graphs(
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    total = F.cross_entropy(logits, labels, reduction="sum")  # which ignores the same label
+    total = F.cross_entropy(logits, labels, reduction="sum")  # ignores -100 too
     return total / (labels != IGNORED).sum().clamp_min(1)
 
 
@@ -260,7 +260,7 @@ def _check_batch(images: Tensor, labels: Tensor) -> None:
 
 
 def _classes(labels: Tensor, logits: Tensor) -> Tensor:
-    """Labels as int64 where the logits are; wrong ones refused where looking costs nothing."""
+    """Labels as int64 beside the logits; wrong ones are refused on the CPU, where it is cheap."""
     labels = labels.to(logits.device).long()
     if labels.device.type == "cpu":
         wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= logits.shape[1]))]
@@ -273,7 +273,7 @@ def _classes(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 def _radius_of(eps: float | Tensor) -> float:
-    """The radius as a number; a tensor that asks for a gradient would never get one."""
+    """The radius as a number; a tensor that needs a gradient is refused, as it would get none."""
     number: object = eps
     if isinstance(eps, Tensor) and eps.ndim == 0 and not (eps.requires_grad or eps.is_meta):
         number = eps.item()

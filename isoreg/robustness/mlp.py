@@ -20,7 +20,7 @@ CURVES: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.Sigmoid: torch.sigmoid,
 }
 _PASSIVE = (nn.Identity, nn.Dropout)
-# what a call of a layer goes through, but for its parameters
+# The methods that a call of a layer goes through, besides the reading of its parameters.
 _CALL = ("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__")
 _FORWARD = ("forward", *_CALL)
 _GLOBAL_HOOKS = ("_global_forward_pre_hooks", "_global_forward_hooks")
@@ -46,8 +46,8 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
     Raises:
         InputError: If it is anything else than a Sequential of `Flatten`, `Linear`, `ReLU`,
-            `Tanh`, `Sigmoid`, `Dropout` and `Identity`, or a hook or a replaced method may make
-            something else of them.
+            `Tanh`, `Sigmoid`, `Dropout` and `Identity`, or if a weight is a subclass of tensor or
+            differs from one reading to the next.
 
     Example:
         >>> [type(layer).__name__ for layer in layers_of(nn.Sequential(nn.Linear(2, 3)))]
@@ -68,11 +68,11 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
 
 def check_certifiable(model: nn.Module, norm: str) -> None:
-    """Refuse what cannot be bounded, before anything is attacked.
+    """Refuse a model or norm that cannot be bounded, before anything is attacked.
 
     Raises:
-        InputError: If it is no MLP, something may change what its layers compute, it computes in
-            half precision, or the norm is another than L-inf.
+        InputError: If the model is no MLP, a hook, say, may change what its layers compute, it
+            computes in half precision, or the norm is not L-inf.
     """
     for parameter in model.parameters():
         kind, got = parameter.device.type, ""
@@ -99,7 +99,7 @@ def check_certifiable(model: nn.Module, norm: str) -> None:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Whether a call of it multiplies with its weight and adds its bias, whatever its class."""
+    """Whether a call of the module multiplies by its weight and adds its bias, as Linear does."""
     return isinstance(module, nn.Linear) and all(
         getattr_static(type(module), name) is getattr_static(nn.Linear, name) for name in _FORWARD
     )
@@ -147,6 +147,6 @@ def _changes(module: nn.Module) -> str:
 
 
 def _is_silent(hook: object) -> bool:
-    """Whether a hook is our recorder's, or what stands for one in a copy: both return None."""
+    """Whether a hook is our recorder's, or its placeholder in a copy: both return None."""
     in_a_copy = isinstance(getattr(hook, "__self__", None), nullcontext)
     return in_a_copy or type(hook).__module__ == "isoreg._attach.hook"

@@ -21,11 +21,12 @@ _TARGETED = {"apgd-t", "fab"}
 def check_other_classes(run: Run) -> list[str]:
     """Whether images that survive are fooled by a few steps towards one of the likeliest others.
 
-    The margin is that to the next class. One that is always a close second, and never first, draws
-    every attack on the margin to itself, and those on cross-entropy too where logits are large.
+    The margin is taken to the likeliest other class. A class that is always a close second, and
+    never first, draws every attack on the margin to itself. If logits are large, it draws attacks
+    on cross-entropy too.
 
     Returns:
-        A sentence for each radius at which it is so.
+        A sentence for each radius at which many images survive for this reason.
     """
     if "pgd-margin" not in run.survived or _TARGETED & {*run.survived} or run.whole_batches:
         return []

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from isoreg.errors import InputError
 
-RULED_OUT = 100.0  # ranges below the largest logit
+RULED_OUT = 100.0  # a class so many ranges below the largest logit is ruled out
 _TIE = 1e-5
 
 
 def logits_of(output: Any, images: int) -> Tensor:
-    """The logits, be they all that a model returns or a part of it that cannot be mistaken.
+    """The logits: all that a model returns, or the one part of it that must be them.
 
-    A mapping, as of transformers, has them under "logits", a dataclass or named tuple as its
-    attribute; in another mapping, or in a tuple, they are its only tensor of shape (n, classes). A
-    second one is refused, not guessed among, also where it stands deeper or has axes of length 1
-    besides.
+    In a mapping, as of transformers, they are the entry "logits"; in a dataclass or named tuple
+    the attribute of that name. In any other mapping or tuple they are the only tensor of shape
+    (n, classes). If a second tensor may be the logits, none is guessed and the output is refused,
+    even if that tensor is nested deeper or has extra axes of length 1.
 
     Args:
         output: What the model returned.
@@ -30,7 +30,7 @@ def logits_of(output: Any, images: int) -> Tensor:
         (n, classes) logits.
 
     Raises:
-        InputError: If they cannot be told.
+        InputError: If the logits cannot be told from the rest.
 
     Example:
         >>> import torch
@@ -96,8 +96,8 @@ def answers(logits: Tensor) -> Tensor:
 def usual_range(logits: Tensor) -> Tensor:
     """How far an image's smallest logit lies below its largest, the median over images.
 
-    A class that is ruled out by -1e9 or -inf does not count: one from which the largest logit is a
-    hundred times as far away as from the class before it.
+    A class that is ruled out by -1e9 or -inf does not count: it lies more than a hundred times as
+    far below the largest logit as the class above it.
 
     Args:
         logits: (n, classes).

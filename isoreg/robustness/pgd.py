@@ -44,9 +44,10 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def project(x: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
-    """The point of the ball around each image, and of the pixels' range, that is next to x.
+    """The point x moved into the ball around each image, and into the range of pixels.
 
-    For L2 the ball comes first and the range second, which stays inside the ball.
+    For L-inf it is the nearest such point. For L2 the ball comes first and the range second: the
+    point stays in the ball, but a nearer one may exist.
 
     Args:
         x: (n, ...) candidates.
@@ -132,9 +133,9 @@ def pgd(
 
 
 def gradient_of(values: Tensor, x: Tensor, *, create_graph: bool = False) -> Tensor | None:
-    """The gradient of the sum of values; None where the model cuts the graph, or has none.
+    """The gradient of the sum of values; None if the model cuts the graph or has no derivative.
 
-    They may have a graph all the same: of parameters that the model does not list, say.
+    Values may then still have a graph, for example of parameters that the model does not list.
 
     Returns:
         (n, ...), or None.
@@ -172,7 +173,7 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
     gradient = torch.nan_to_num(gradient)
     if norm == "Linf":
         return gradient.sign()
-    # scaled first, since squares of small numbers vanish
+    # The gradient is scaled first, because squares of small numbers become 0.
     largest = gradient.flatten(1).abs().amax(1).view(-1, *[1] * (gradient.ndim - 1))
     scaled = gradient / torch.where(largest > 0, largest, 1)
     return scaled / _lengths(scaled).clamp_min(1)

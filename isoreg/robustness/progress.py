@@ -1,4 +1,4 @@
-"""A bar over the attacks, where somebody looks at it."""
+"""A progress bar over the attacks of an evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Item = tuple[str, float]
 def shown(items: Sequence[Item], progress: bool | None) -> Iterator[Item]:
     """Go through names of attacks and radii, with a bar on standard error if that is asked for.
 
-    With None it is on a terminal, if tqdm is installed.
+    With None there is a bar if standard error is a terminal and tqdm is installed.
 
     Yields:
         The items.

@@ -1,4 +1,4 @@
-"""What came out of an evaluation, image by image."""
+"""The report: the results of an evaluation, image by image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from isoreg.robustness.attacks import OF_THE_PAPER
 PAPER_NOTE = "the protocol of the paper, not a measure of robustness"
 _WORST = "worst case"
 _PROVEN = "proven"
-# Okabe and Ito's colours, which do not depend on colour vision, without black
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without black
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = "osv^D<>ph"
@@ -27,12 +27,12 @@ class RobustnessReport:
         eps: Radii, in the units of the images.
         correct: Whether each clean image is classified correctly.
         survived: For each attack and radius, whether each image is still classified correctly.
-        warnings: Why the figures may be better than the model.
+        warnings: Reasons why the figures may be better than the model is.
         seconds: Time of each attack over all radii.
-        preset: What was asked for.
+        preset: The preset or the attack that was asked for, or "list".
         certified: For each radius, whether each image is proven to survive every attack; empty if
             that was not asked for.
-        labels: Of the images; empty in reports that were saved without them.
+        labels: Labels of the images; empty in reports that were saved without them.
 
     Example:
         >>> report = RobustnessReport("Linf", [0.1], [True, True], {"fgsm": {0.1: [True, False]}})
@@ -94,8 +94,8 @@ class RobustnessReport:
     def survivors(self, eps: float) -> list[bool]:
         """Whether each image is correct when clean and after every attack within a radius.
 
-        What an attack found at a smaller radius of the report lies within this one too, and counts,
-        also where the same attack fails at this one.
+        An adversarial image at a smaller radius of the report lies within this one too, so it
+        counts here even if the same attack fails at this radius.
 
         Args:
             eps: One of the radii.
@@ -104,7 +104,7 @@ class RobustnessReport:
             A truth value an image.
 
         Raises:
-            InputError: If the radius is none of the report's.
+            InputError: If the report does not hold this radius.
         """
         if eps not in self.eps:
             radii = ", ".join(map(repr, self.eps))
@@ -118,11 +118,11 @@ class RobustnessReport:
 
     @property
     def note(self) -> str:
-        """That the worst case measures no robustness, if only the paper's protocol ran; else ""."""
+        """The note that the worst case measures no robustness, if only the paper's attacks ran."""
         return PAPER_NOTE if self._is_of_the_paper(_WORST) else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON; `from_dict` reads it back."""
+        """The whole report as a dictionary for JSON; `from_dict` reads it back."""
         report = asdict(self)
         report["survived"] = {
             attack: [[eps, images] for eps, images in by_eps.items()]
@@ -136,13 +136,13 @@ class RobustnessReport:
         """The report that `to_dict` wrote.
 
         Args:
-            found: What it returned, also after a round trip through JSON.
+            found: The dictionary that `to_dict` returned, also after a round trip through JSON.
 
         Returns:
             An equal report.
 
         Raises:
-            InputError: If it is something else, or a part is missing.
+            InputError: If it is not such a dictionary, or a part is missing.
         """
         if not isinstance(found, Mapping):
             got = type(found).__name__
@@ -160,7 +160,8 @@ class RobustnessReport:
     def to_frame(self) -> Any:
         """A pandas frame with a row for each attack and a column for each radius.
 
-        The columns are called by the note on the paper's protocol, if that ran.
+        If attacks of the paper's protocol ran, the name of the columns says that these rows are no
+        measure of robustness.
 
         Returns:
             The frame.
@@ -214,10 +215,10 @@ class RobustnessReport:
     def compare(self, other: RobustnessReport) -> dict[float, float]:
         """Whether two models differ: p values of the exact McNemar test, by radius.
 
-        Both must be reports on the same images in the same order, of which the labels are compared.
-        An image survives if no attack fools it at this radius or a smaller one, of those that both
-        have. With b images that only the one survives and c that only the other does, b is
-        Binomial(b + c, 1/2) if they are equal.
+        Both reports must be on the same images in the same order; only their labels are checked. An
+        image survives if no attack fools it at this radius or at a smaller one that both reports
+        have. If b images survive in this report only, and c in the other only, then b is
+        Binomial(b + c, 1/2) for two equally robust models.
 
         Args:
             other: The other model's report.
@@ -266,7 +267,7 @@ class RobustnessReport:
 
     @property
     def _attacks_run(self) -> str:
-        """The preset, or the attacks of a list but the student, which signs bring by themselves."""
+        """The preset, or the listed attacks without the student, which signs may have added."""
         names = ", ".join(sorted({*self.survived} - {"student"}))
         return names if self.preset == "list" else repr(self.preset)
 
@@ -302,7 +303,7 @@ class RobustnessReport:
         return f"{name} *" if self._is_of_the_paper(name) else name
 
     def _is_of_the_paper(self, name: str) -> bool:
-        """Whether a row measures no robustness; the worst case, if only such attacks ran."""
+        """Whether a row is of the paper's protocol; the worst case is if all attacks are."""
         names = list(self.survived) if name == _WORST else [name]
         return self.preset == "paper" or all(attack in OF_THE_PAPER for attack in names)
 

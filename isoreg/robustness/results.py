@@ -1,4 +1,4 @@
-"""Signs, in the accuracies under attack, that they say more about the attacks than the model."""
+"""Signs that accuracies under attack say more about the attacks than about the model."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 from isoreg.robustness.attacks import ITERATED, WITHIN_THE_BALL, WITHOUT_GRADIENT
 
 _NOISE = 0.01  # accuracies that differ by less are taken for the same
-_OVERSTATES = 0.03  # by this much attacks on cross-entropy honestly see less than others
-_WELL_BELOW = 0.05  # of the best attack lies a worst case to which each attack adds others
+_OVERSTATES = 0.03  # accuracy that attacks on cross-entropy may leave beyond others on sound models
+_WELL_BELOW = 0.05  # a worst case so far below the best attack: each attack fools other images
 _FEW = 5  # images: fewer may be chance
 _MANY = 0.1  # accuracy: below it a larger radius has few images left to fool
 _LARGER = 1.5  # from this ratio of radii on the larger one must fool more
-_NEARBY = 0.25  # of the radius: by the gradient it is enough to fool
-_FAR_AWAY = 10  # radii: of honest networks what fools lies within one, by the gradient
-_MASKED_SHARE = 0.05  # of all images, and
-_STILL_THERE = 0.2  # of those nearby, survive all the same
-_FOOLED = 0.2  # of the images by many steps: so many that a single step should fool some
-_IDLE = 0.1  # of what many steps fool: a single step that fools less does nothing
+_NEARBY = 0.25  # share of the radius: by the gradient, an image with a boundary so near is fooled
+_FAR_AWAY = 10  # radii: on sound networks, what fools an image lies within one by the gradient
+_MASKED_SHARE = 0.05  # it is a sign if so many of all images survive with a boundary so near,
+_STILL_THERE = 0.2  # and also so many of the images with a boundary so near
+_FOOLED = 0.2  # share of images; if many steps fool so many, a single step should fool some
+_IDLE = 0.1  # a single step that fools less than this share of what many steps fool is idle
 _ON_CROSS_ENTROPY = ("pgd-ce", "apgd-ce")
 _ON_THE_MARGIN = ("square", "student")
 _WEAK = ("fgsm", *WITHOUT_GRADIENT)
@@ -37,7 +37,7 @@ def check_results(
 ) -> list[str]:
     """What is suspicious about the accuracies under the attacks.
 
-    Differences count from 1 % and two images on, disagreement from 5 % and five images on.
+    A difference counts from 1 % and two images on, a disagreement from 5 % and five images on.
 
     Args:
         accuracy: By attack and radius.
@@ -65,10 +65,11 @@ def check_results(
 def check_distances(
     distances: Tensor, survived: Tensor, radius: float, size: float, clean: float
 ) -> list[str]:
-    """Whether what fools images lies where their gradients say.
+    """Whether the images are fooled at the distances that their gradients say.
 
-    Too many survive to which a quarter of the radius should be enough, or those that are fooled
-    should be far from it, as where logits are nearly flat and jump from class to class.
+    It is a sign if too many images survive although by their gradients a quarter of the radius
+    fools them. It is another if the images that are fooled should need far more than the radius,
+    as where logits are nearly flat and jump from class to class.
 
     Args:
         distances: (n) to the boundary by the gradient, of the images that are correct when clean.
@@ -125,14 +126,14 @@ def check_restarts(history: dict[str, list[int]], images: int) -> list[str]:
 
 
 def _beaten(accuracy: Accuracy, radius: float, noise: float) -> list[str]:
-    """A single step, noise or an attack without gradients below one that climbs."""
+    """Signs that a single step, noise or an attack without gradients beats one that climbs."""
     signs = []
     rows = {name: by_eps[radius] for name, by_eps in accuracy.items()}
     iterated = [name for name in rows if name in ITERATED]
     for weak in (name for name in rows if name in _WEAK):
         beaten = []
         for name in iterated:
-            # cross-entropy alone overstates honestly, beside an attack on the margin by a lot
+            # On sound models too, cross-entropy fools fewer images, and far fewer than the margin.
             fair = weak not in _ON_THE_MARGIN or name not in _ON_CROSS_ENTROPY
             gap = max(noise, _OVERSTATES) if name in _ON_CROSS_ENTROPY else noise
             if fair and name in WITHIN_THE_BALL and rows[weak] < rows[name] - gap:
@@ -148,7 +149,7 @@ def _beaten(accuracy: Accuracy, radius: float, noise: float) -> list[str]:
 
 
 def _disagreeing(accuracy: Accuracy, radius: float, worst: float, images: int) -> list[str]:
-    """Each attack leaves images that another takes."""
+    """A sign that each attack leaves images that another one fools."""
     lowest = min(by_eps[radius] for by_eps in accuracy.values())
     iterated = [name for name in accuracy if name in ITERATED]
     if len(iterated) < 2 or worst >= lowest - max(_WELL_BELOW, 4.5 / images):
@@ -161,7 +162,7 @@ def _disagreeing(accuracy: Accuracy, radius: float, worst: float, images: int) -
 
 
 def _idle_step(accuracy: Accuracy, radius: float, clean: float, images: int) -> list[str]:
-    """One step along the gradient does nothing, and many do a lot."""
+    """A sign that one step along the gradient fools almost nothing, while many fool a lot."""
     rows = [by_eps[radius] for name, by_eps in accuracy.items() if name in ITERATED]
     if "fgsm" not in accuracy or not rows:
         return []
@@ -178,7 +179,7 @@ def _idle_step(accuracy: Accuracy, radius: float, clean: float, images: int) -> 
 def _not_falling(
     accuracy: Accuracy, eps: list[float], clean: float, noise: float, images: int
 ) -> list[str]:
-    """A larger ball holds what fools the model in a smaller one, and more."""
+    """Signs that accuracy does not fall with the radius, though a larger ball holds the smaller."""
     signs = []
     for name, by_eps in accuracy.items():
         for small, large in itertools.pairwise(sorted(eps)):

@@ -1,4 +1,4 @@
-"""Attacks on a model, one row after another, and what they left."""
+"""The attacks of an evaluation, one row of the report after another."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _SAMPLE = 100
 
 @dataclass
 class Run:
-    """The rows of a report as they are made.
+    """The rows of a report while they are being made.
 
     Attributes:
-        task: All images; its radius does not count.
+        task: The task with all images; its radius is not used.
         sizes: Radii in the user's units, and in pixels from 0 to 1.
         batch_size: Images attacked at once.
-        whole_batches: Whether images are attacked beside those beside which they were classified
-            when clean, be they correct or not.
+        whole_batches: Whether misclassified images are attacked too, so that each batch holds the
+            same images as when the clean accuracy was measured.
         correct: (n) whether each clean image is classified correctly.
-        contexts: Contexts for gradients, of `gradient_contexts`: an image survives all that is
-            tried.
+        contexts: Contexts for gradients, from `gradient_contexts`; an image must survive in each
+            of them.
         survived: For each row and radius, whether each image is still classified correctly.
         seconds: Time of each row.
         history: How many images were fooled after each restart of an attack.
@@ -52,12 +52,12 @@ class Run:
     def begun(
         cls, task: Task, sizes: dict[float, float], batch_size: int, *, whole_batches: bool
     ) -> Run:
-        """Classify the clean images: a run without rows."""
+        """A run without rows, for which the clean images are classified."""
         correct = _predictions(task.classifier, task.images, task.labels, batch_size)
         return cls(task, sizes, batch_size, whole_batches, correct)
 
     def sample(self) -> tuple[Tensor, Tensor]:
-        """As many images as a batch has, or 100, evenly from all, and their labels."""
+        """A batch of images, or 100 if that is more, evenly from all, and their labels."""
         count = max(self.batch_size, _SAMPLE)
         return evenly(self.task.images, count), evenly(self.task.labels, count)
 
@@ -75,10 +75,10 @@ class Run:
         """Attack at one radius, and judge what comes back by our own forward pass.
 
         Args:
-            name: Of the attack.
-            radius: In the user's units.
-            row: Its name in the report, if it is another.
-            task: Another classifier's.
+            name: Name of the attack.
+            radius: Radius in the user's units.
+            row: Name of the row in the report, if it differs from the attack's.
+            task: A task with another classifier, if that is attacked instead.
         """
         begin = time.perf_counter()
         if name == "student" and self.task.student is None:
@@ -95,7 +95,7 @@ class Run:
         self.seconds[row] = self.seconds.get(row, 0.0) + time.perf_counter() - begin
 
     def report(self, warnings: list[str], preset: str) -> RobustnessReport:
-        """The rows so far, with warnings and the name of what was asked for."""
+        """The report of the rows so far, with warnings and the name of the preset."""
         radii, correct = list(self.sizes), self.correct.tolist()
         norm, seconds = self.task.norm, dict(self.seconds)
         return RobustnessReport(
@@ -109,7 +109,7 @@ class Run:
         counts: list[int] = []
         attacked = torch.ones_like(self.correct) if self.whole_batches else self.correct
         batches = attacked.nonzero()[:, 0].split(self.batch_size)
-        for batch in filter(len, batches):  # one of no images, if there are none
+        for batch in filter(len, batches):  # split gives an empty batch if there are none
             batch_task = replace(task, images=task.images[batch], labels=task.labels[batch])
             for context in self.contexts if name not in WITHOUT_GRADIENT else self.contexts[:1]:
                 seed_all(task.seed)

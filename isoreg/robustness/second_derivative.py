@@ -1,4 +1,4 @@
-"""Functions of users whose gradient cannot be differentiated again, and that do not say so."""
+"""Custom autograd functions whose gradient silently cannot be differentiated again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Gradients: TypeAlias = "tuple[Tensor | None, ...]"
 def watch_second_derivatives(result: Tensor) -> list[str]:
     """A list into which the next backward pass writes the functions that cut a gradient's graph.
 
-    Torch raises for its own, and for those that are marked by `once_differentiable`. A gradient of
-    zero has no graph and needs none.
+    Torch itself raises for its own functions, and for those marked by `once_differentiable`. A
+    gradient of zero does not count, because it needs no graph.
 
     Returns:
         The list, empty as yet.

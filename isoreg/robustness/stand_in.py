@@ -1,4 +1,4 @@
-"""Models whose arithmetic has no gradient, and smooth ones for attacks to climb."""
+"""Twins in floating point of quantised models, whose own arithmetic has no gradient to climb."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _QUANTISED = "torch.ao.nn.quantized"
 def stand_in_for(model: nn.Module) -> nn.Module | None:
     """The model in floating point, if some of its layers compute with integers.
 
-    Of torch's own quantisation the linear layers of dynamic int8 have such a twin: the same
-    weights, as they are after rounding, and no rounding of what enters.
+    Of torch's own quantised layers, the linear ones of dynamic int8 have such a twin: it has the
+    weights as they are after rounding, and does not round its input.
 
     Returns:
-        A model with the same parameters in its other layers, or None if nothing of it is quantised.
+        A model that shares the parameters of all other layers; None if no layer is quantised.
 
     Raises:
-        InputError: If it has quantised layers of another kind.
+        InputError: If the model has quantised layers of another kind.
     """
     quantised = {name: m for name, m in model.named_modules() if _is_quantised(m)}
     if not quantised:
@@ -65,5 +65,5 @@ def _in_floats(layer: nn.Module) -> nn.Linear:
 
 
 def guided(values: Tensor, smooth: Tensor) -> Tensor:
-    """Values (n, classes) of the first, with the gradient of the second."""
+    """The numbers of ``values`` (n, classes), with the gradient of ``smooth``."""
     return values + (smooth - smooth.detach())

@@ -18,7 +18,7 @@ _SHARDED = ("FSDPModule", "FullyShardedDataParallel")
 
 
 def refuse_sharded(model: nn.Module) -> None:
-    """Say so of what is no model, or one whose parameters are spread over ranks by FSDP."""
+    """Refuse what is not a model, or a model whose parameters FSDP spreads over ranks."""
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(
@@ -37,7 +37,7 @@ def refuse_sharded(model: nn.Module) -> None:
 
 
 def refuse_static_graph(model: nn.Module) -> None:
-    """Say so of a model whose gradients DistributedDataParallel would average too early."""
+    """Refuse a model whose gradients DistributedDataParallel would average too early."""
     if isinstance(model, nn.parallel.DistributedDataParallel) and model.static_graph:
         raise InputError(
             "model must be wrapped by DistributedDataParallel without static_graph=True: it takes "
@@ -74,16 +74,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def copied(model: nn.Module, *, share: bool = True) -> nn.Module | None:
-    """A copy with a state of its own; to ``share`` is to give it the model's own parameters.
+    """A copy with a state of its own; with ``share`` it has the model's own parameters.
 
-    What alone cannot be copied, a lock or an open file, the copy has in common with the model.
+    An attribute that cannot be copied, such as a lock or an open file, belongs to both.
 
     Returns:
         The copy; None if the model cannot be copied.
     """
-    source = getattr(model, "_orig_mod", model)  # a compiled copy would be compiled anew
+    source = getattr(model, "_orig_mod", model)  # the copy would be compiled again
     memo = {id(p): p for p in source.parameters()} if share else {}
-    with suppress(Exception):  # whatever the user's attributes raise
+    with suppress(Exception):  # the user's attributes may raise anything
         return copy.deepcopy(source, dict(memo))
     common = {id(value): value for value in in_common(source).values()}
     with suppress(Exception):
@@ -97,7 +97,7 @@ def in_common(model: nn.Module) -> dict[str, object]:
     memo = {**_cut_off(source), **{id(p): p for p in source.parameters()}}
     uncopied = {}
     for place, module in source.named_modules():
-        # of one that says how it is copied, as TorchScript does, that counts
+        # A module that defines its own copy, as TorchScript's do, is trusted to copy all.
         attributes = {} if hasattr(type(module), "__deepcopy__") else vars(module)
         for name, value in attributes.items():
             if name not in ("_modules", "_parameters", "_buffers"):
@@ -109,7 +109,7 @@ def in_common(model: nn.Module) -> dict[str, object]:
 
 
 def _cut_off(model: nn.Module) -> dict[int, object]:
-    """For each kept result of another pass, which cannot be copied with its graph, one without."""
+    """By id, stored results of earlier passes without their graphs, which cannot be copied."""
     places = [value for m in model.modules() for value in (*vars(m).values(), *m._buffers.values())]
     tensors = [x for place in places for x in _tensors_in(place)]
     return {id(x): x.detach().clone() for x in tensors if not x.is_leaf}
@@ -128,7 +128,7 @@ class Forgetful(nn.Module):
 
     Args:
         model: A model that can be copied.
-        share: Whether its parameters are none of its state.
+        share: Whether copies may share its parameters, because calls do not change them.
     """
 
     def __init__(self, model: nn.Module, *, share: bool = True) -> None:
@@ -144,16 +144,16 @@ class Forgetful(nn.Module):
 
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Evaluate in eval mode, with gradients also where the caller has switched them off.
+    """Put the model in eval mode, with gradients on even if the caller has switched them off.
 
     Afterwards modes, parameters, gradients, buffers and random numbers are what they were.
 
     Yields:
         Nothing.
     """
-    # of a model that was frozen or exported there is one mode alone
+    # A module that was frozen or exported may lack this attribute, as it has one mode only.
     modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
-    # their train() may do more than set the mode, as that of layers that merge weights does
+    # Their own train() may do more than set the mode: that of LoRA layers may merge weights.
     acting = [m for m in model.modules() if type(m).train is not nn.Module.train]
     tables = [(m, kind) for m in model.modules() for kind in ("_parameters", "_buffers")]
     places = [(m, kind, name, x) for m, kind in tables for name, x in getattr(m, kind).items()]
@@ -175,7 +175,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
                 module.training = mode
             for module, kind, name, x in places:
                 table = getattr(module, kind)
-                if dict(table.items()).get(name) is not x:  # TorchScript's has no get
+                if dict(table.items()).get(name) is not x:  # TorchScript's table has no get
                     table[name] = x
             with torch.no_grad():
                 for x, before in values:
@@ -187,8 +187,8 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same shape, numbers and gaps; no, if they cannot be compared."""
+    """Whether two tensors have the same shape, numbers and NaN; False if torch cannot compare."""
     try:
         return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
-    except (RuntimeError, NotImplementedError):  # a type that cannot be compared, of eight bits say
+    except (RuntimeError, NotImplementedError):  # torch cannot compare some dtypes of eight bits
         return False

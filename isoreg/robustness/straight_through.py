@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 class StraightThrough(TorchFunctionMode):
     """Let gradients pass rounding unchanged, so that a quantised model can be attacked.
 
-    Values are those of the rounding function to the bit, also where it works in place. Division
-    that rounds has the gradient of division, and what it leaves of a number, a remainder or a
-    fraction, has none by that number.
+    Values are those of the rounding function to the bit, also if it works in place. A division that
+    rounds has the gradient of the exact division. A remainder or a fractional part has gradient 0
+    by the number that it is taken from.
 
     Source: the backward pass differentiable approximation of Athalye, Carlini and Wagner (2018),
     "Obfuscated Gradients Give a False Sense of Security", with the identity.
@@ -64,7 +64,7 @@ Contexts: TypeAlias = Sequence[Callable[[], AbstractContextManager[object]]]
 
 
 class _Identity(torch.autograd.Function):
-    """The second argument, with the first one's gradient."""
+    """Return the second argument, and pass the gradient to the first."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004 (torch's signature)
@@ -97,7 +97,7 @@ def _quotient(x: Any, other: Any, rounded: Tensor) -> Tensor:
 
 
 def _remainder(x: Any, other: Any, rounded: Tensor) -> Tensor:
-    """What a rounded quotient leaves of x: x - other * quotient, and nothing of its gradient."""
+    """The remainder x - other * quotient; straight through the quotient, its gradient by x is 0."""
     quotient = ((_detached(x) - rounded) / _detached(other)).round()
     return _guided(rounded, x - other * _guided(quotient, x / other))
 

@@ -1,7 +1,7 @@
 """A small network that learns the model's own answers, to be attacked in its place.
 
 Source: Papernot et al. (2017), "Practical Black-Box Attacks against Machine Learning", with
-adversarial images of the student among what it asks the model about.
+adversarial images of the student among the images that the model is asked about.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ _WIDER = 1.5
 def taught(classifier: Classifier, images: Tensor, *, eps: float, norm: str) -> nn.Module:
     """A student of the model's answers at the images and in the balls around them.
 
-    Each round adds a random point of each ball and what fools the student there, asks the
-    model about them, and trains on all answers so far: at most 9 questions an image and 500 steps
-    on 128 of them. The class that is answered counts, not the logits, which a mask distorts.
+    Each round asks the model about a random point of each ball and about the student's own
+    adversarial image there, and trains on all answers so far. That makes 9 questions an image (more
+    for fewer than 300 images) and 500 steps on batches of 128. Only the answered classes are
+    learned, not the logits, which gradient masking distorts.
 
     Args:
         classifier: Pixels to logits; it is asked, and no gradient of it is taken.
-        images: (n, ...) from 0 to 1, of which at most 1,000 serve, evenly from all.
-        eps: The largest radius.
+        images: (n, ...) from 0 to 1; at most 1,000 of them are used, evenly from all.
+        eps: The largest radius of the evaluation; the balls here are 1.5 times as large.
         norm: "Linf" or "L2".
 
     Returns:
@@ -62,7 +63,7 @@ def taught(classifier: Classifier, images: Tensor, *, eps: float, norm: str) -> 
 
 
 def _scale(images: Tensor, norm: str) -> float:
-    """Uniform noise of this size has length eps or more in L2."""
+    """The factor that gives uniform noise from -1 to 1 a length of about 1 in the norm."""
     return 1.0 if norm == "Linf" else (3 / images[0].numel()) ** 0.5
 
 
@@ -82,7 +83,7 @@ def _learn(
 
 
 def _network(images: Tensor, classes: int) -> nn.Module:
-    """Two layers of convolutions for images of some size, two dense layers otherwise."""
+    """Three dense layers, after two convolutions if images are at least 16 by 16 pixels."""
     body: list[nn.Module] = []
     size = images[0].numel()
     if images.ndim == 4 and min(images.shape[2:]) >= _LARGE_SIDE:

@@ -25,7 +25,7 @@ class Task:
         labels: (n).
         eps: Radius of the ball, in those pixels.
         norm: "Linf" or "L2".
-        seed: Of the attack.
+        seed: Seed of the attack.
         transfer: Another classifier, for the attack by transfer.
         student: A network that was taught this classifier's answers.
         training_loss: What the model was trained on, for the paper's attack.
@@ -46,7 +46,7 @@ Attack: TypeAlias = Callable[[Task], tuple[Tensor, list[int]]]
 
 
 def evenly(values: Tensor, count: int) -> Tensor:
-    """At most so many rows, evenly from all of them: images often stand sorted by class.
+    """At most ``count`` rows, evenly from all of them, because images are often sorted by class.
 
     Args:
         values: (n, ...).

@@ -1,4 +1,4 @@
-"""What the images' user calls a pixel, and what the model does: mean and std of each channel."""
+"""From pixels in the user's units to the model's input: mean and std of each channel."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Normalisation:
     """Subtract the mean of each channel and divide by its std, each of them optional.
 
     Args:
-        mean: A number, a number a channel, or None.
-        std: A number above 0, a number a channel, or None.
+        mean: A number, or one for each channel; or None.
+        std: A number above 0, or one for each channel; or None.
 
     Raises:
         InputError: If one of them is not finite, or a std is not above 0.
@@ -34,7 +34,7 @@ class Normalisation:
             raise InputError(f"std must be above 0, got {self._std.tolist()}.")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """What the model takes of images (n, channels, ...) as their user has them."""
+        """The model's input, from images (n, channels, ...) in the user's units."""
         if self._mean is not None:
             images = images - _broadcast("mean", self._mean, images)
         return images if self._std is None else images / _broadcast("std", self._std, images)
