@@ -416,10 +416,10 @@ def test_a_model_that_seeds_torch_leaves_the_attacks_their_random_numbers(
 def test_afterwards_the_same_images_are_asked_about_again(factor: float, said: str) -> None:
     x, _ = images_of(12)
     classifier = classifier_of(lambda images: factor * linear(images))
-    found = " ".join(Consistency(asked=(x, linear(x))).afterwards(classifier))
+    found = " ".join(Consistency(baseline=(x, linear(x))).afterwards(classifier))
     assert (found == "") is (said == "")
     assert said in found
-    assert Consistency(asked=(x, linear(x)), stateful=True).afterwards(classifier) == []
+    assert Consistency(baseline=(x, linear(x)), stateful=True).afterwards(classifier) == []
     assert Consistency().afterwards(classifier) == []
 
 
