@@ -16,16 +16,16 @@ def best_of(
     accuracy: str = "clean",
     floor: float,
 ) -> Run:
-    """The run with the best score among those that are accurate enough; else the most accurate.
+    """The run with the best score among the accurate ones; if none is, the most accurate run.
 
     Args:
-        tried: Of one method.
-        score: Where it stands in the figures, or a function of them.
-        accuracy: Where the accuracy stands.
-        floor: Of the accuracy.
+        tried: Runs of one method.
+        score: Path of the score in a run's figures, or a function of the figures.
+        accuracy: Path of the accuracy in a run's figures.
+        floor: Least accuracy at which a run counts as accurate.
 
     Raises:
-        Lacking: If nothing was tried yet.
+        Lacking: If there are no runs yet.
     """
     if not tried:
         raise Lacking

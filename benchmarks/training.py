@@ -1,4 +1,4 @@
-"""Gradient descent: batches, optimizers, schedules and the loop, for all studies but timm's."""
+"""Gradient descent: batches, optimizers, schedules and the loop of all studies but timm's."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Optimizers = Sequence[torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Batches:
-    """Random batches of the indices of samples, epoch by epoch.
+    """Batches of sample indices in random order, epoch by epoch.
 
-    ``whole``: a last batch that is not full is left out. ``generator``: of the orders.
+    ``whole`` leaves out a last batch that is not full. ``generator`` draws the random orders.
     """
 
     samples: int
@@ -49,10 +49,10 @@ def descend(
     rate: Callable[[float], float] | None = None,
     after: Callable[[], None] | None = None,
 ) -> None:
-    """Take a step for each batch, with all optimizers, and call ``after``.
+    """Take one step with all optimizers for each batch, and call ``after`` after each step.
 
-    Loss and rate are functions of the share of training that is done, the loss of the batch's rows
-    too. ``steps``: how many batches there are, where they do not say.
+    ``loss`` is called with the batch's rows and the share of training that is done, ``rate`` with
+    that share alone. ``steps`` is the number of batches, needed if ``batches`` is no `Batches`.
     """
     steps = len(batches) if isinstance(batches, Batches) else steps or 1
     for number, rows in enumerate(batches):
@@ -72,13 +72,13 @@ def descend_whole(
     rate: Callable[[float], float] | None = None,
     after: Callable[[], None] | None = None,
 ) -> None:
-    """Take so many steps on all samples at once."""
+    """Take ``steps`` steps on all samples at once."""
     every = repeat(torch.empty(0), steps)
     descend(lambda *_: loss(), optimizers, every, steps=steps, rate=rate, after=after)
 
 
 def take_step(loss: Tensor, optimizers: Optimizers) -> None:
-    """Gradients of the parameters alone, then one step."""
+    """Compute gradients of the optimizers' parameters only, then take one step."""
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     for optimizer in optimizers:
         optimizer.zero_grad()
@@ -88,21 +88,21 @@ def take_step(loss: Tensor, optimizers: Optimizers) -> None:
 
 
 def adam(model: nn.Module | Iterable[nn.Parameter], rate: float = 1e-3) -> Optimizers:
-    """Adam for everything."""
+    """Adam for all parameters."""
     parameters = model.parameters() if isinstance(model, nn.Module) else model
     return [torch.optim.Adam(parameters, lr=rate)]
 
 
 def fused_adam(model: nn.Module) -> Optimizers:
-    """Adam for everything, in one operation a step."""
+    """Adam for all parameters, fused into one operation per step."""
     return [torch.optim.Adam(model.parameters(), fused=True)]
 
 
 def muon(model: nn.Module) -> Optimizers:
-    """Muon for the matrices before the classifier's; Adam for that and for what is no matrix.
+    """Muon for all weight matrices but the last, the classifier's; Adam for all other parameters.
 
     Muon makes all singular values of a step about equal. Its steps are scaled to the size of
-    Adam's, so that one rate serves both.
+    Adam's, so that one learning rate serves both.
 
     Source: Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks"; the
     scale from Liu et al. (2025), "Muon is Scalable for LLM Training".
@@ -120,14 +120,14 @@ OPTIMIZERS: Mapping[str, Callable[[nn.Module], Optimizers]] = {"adam": fused_ada
 
 
 def set_rate(optimizers: Optimizers, rate: float) -> None:
-    """One learning rate for all."""
+    """Set one learning rate for all optimizers."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
 
 
 def cosine(highest: float, warmup: float = 0.0) -> Callable[[float], float]:
-    """The rate by the share of training that is done: it rises linearly, then falls to 0."""
+    """A rate that rises linearly during the share ``warmup``, then falls to 0 along a cosine."""
 
     def rate(progress: float) -> float:
         if progress < warmup:
