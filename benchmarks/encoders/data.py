@@ -160,7 +160,7 @@ def _needed(package: str) -> Any:
 
 
 def _with_table(path: Path, x: Tensor, compute: Block) -> Objects:
-    """Objects with a table, computed once and kept in a file; a fifth each validates and tests."""
+    """Objects with a table that is kept in a file; validation and test have a fifth each."""
 
     def all_pairs() -> Tensor:
         found = torch.zeros(len(x), len(x))
