@@ -29,9 +29,9 @@ class Samples:
     """Samples with classes.
 
     Attributes:
-        x: (n, d) columns.
-        y: (n,) names of the classes.
-        standardise: Whether the columns have units of their own.
+        x: (n, d) samples, one in each row.
+        y: (n,) class names of the samples.
+        standardise: Whether columns are standardised, because they have units of their own.
     """
 
     x: Array

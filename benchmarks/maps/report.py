@@ -1,4 +1,4 @@
-"""The tables of maps."""
+"""Tables of the study of maps."""
 
 from __future__ import annotations
 

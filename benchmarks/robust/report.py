@@ -1,4 +1,4 @@
-"""Tables of the study, from its results."""
+"""Tables of the robustness study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances of features beside those of what they were compared with, on digits not trained on."""
+"""How distances of features follow those of their reference, on digits that are not trained on."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 NETWORKS = ("resnet10t", "convnext_atto", "vit_tiny_patch16_224")
 
-# the same architectures, small enough for a processor
+# the same architectures, small enough for a CPU
 NARROW: dict[str, dict[str, Any]] = {
     "resnet10t": {"channels": (16, 32, 64, 128), "stem_width": 16},
     "convnext_atto": {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 192)},

@@ -1,4 +1,4 @@
-"""Training as timm does it."""
+"""Training in the way in which timm's own scripts do it."""
 
 from __future__ import annotations
 
