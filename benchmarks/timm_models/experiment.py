@@ -71,7 +71,7 @@ _OF_PHASE = {
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """The choice, the costs, then seed 0 before other seeds: stopped there it is a smaller study."""
+    """The choice, the costs, seed 0, other seeds: a run stopped after seed 0 is a smaller study."""
     s = lab.settings
     for name in s.networks:
         for method, row in ROWS.items():
