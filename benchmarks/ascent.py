@@ -1,4 +1,4 @@
-"""Gradient ascent in a ball, and what it climbs."""
+"""Gradient ascent in a ball around clean images, and the losses that it raises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Loss = Callable[[Tensor], Tensor]
 
 
 def climb(loss: Loss, clean: Tensor, **how: Any) -> Tensor:
-    """The last point of `ascent`, which takes the same options."""
+    """The last point of `ascent`; the keyword arguments are those of `ascent`."""
     *_, last = ascent(loss, clean, **how)
     return last
 
@@ -28,10 +28,10 @@ def ascent(
     start: Tensor | None = None,
     norm: str = "Linf",
 ) -> Iterator[Tensor]:
-    """The points of gradient ascent within the ball around clean images, pixels from 0 to 1.
+    """Yield the start and then each point of gradient ascent in the ball around clean images.
 
-    A step follows the signs of the gradient, or for L2 its direction. One step with ``step=eps`` is
-    FGSM.
+    Pixels lie between 0 and 1. In Linf a step follows the signs of the gradient, in L2 its
+    direction. A single step with ``step=eps`` is FGSM.
     """
     point = into_ball(clean if start is None else start, clean, eps, norm)
     yield point
@@ -44,7 +44,7 @@ def ascent(
 
 
 def into_ball(at: Tensor, clean: Tensor, eps: float, norm: str = "Linf") -> Tensor:
-    """The nearest point in the ball, then in the range of pixels."""
+    """Project a point into the ball around the clean images, then clip it to pixels from 0 to 1."""
     if norm == "Linf":
         change = (at - clean).clamp(-eps, eps)
     else:
@@ -53,17 +53,17 @@ def into_ball(at: Tensor, clean: Tensor, eps: float, norm: str = "Linf") -> Tens
 
 
 def random_start(clean: Tensor, eps: float) -> Tensor:
-    """A uniform point of the L-inf ball."""
+    """A point that is drawn uniformly from the L-inf ball; it is not clipped to the pixel range."""
     return clean + torch.empty_like(clean).uniform_(-eps, eps)
 
 
 def cross_entropy(model: nn.Module, labels: Tensor) -> Loss:
-    """Cross-entropy, summed over images, so that the size of a batch does not scale gradients."""
+    """Cross-entropy is summed over images, so that batch size does not scale a gradient."""
     return lambda x: F.cross_entropy(model(x), labels, reduction="sum")
 
 
 def margin(model: nn.Module, labels: Tensor) -> Loss:
-    """Largest other logit minus the label's, above 0 if misclassified; summed over images."""
+    """Largest other logit minus the label's logit, summed; an image above 0 is misclassified."""
 
     def loss(x: Tensor) -> Tensor:
         logits = model(x)

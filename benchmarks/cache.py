@@ -1,4 +1,4 @@
-"""Tensors that are computed once and kept in a file."""
+"""Results that are computed once and then read from a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Kept = TypeVar("Kept")
 
 
 def computed_once(path: Path, compute: Callable[[], Kept]) -> Kept:
-    """Tensors, alone or in tuples, from a file; it is computed and written if it does not exist."""
+    """Read tensors, or tuples of them, from a file; if it is missing, compute and write them."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")

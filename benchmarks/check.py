@@ -1,4 +1,4 @@
-"""Which runs the committed results lack by the present settings, and which runs are stale."""
+"""Compare committed results with the present settings: which runs are missing, which are stale."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ FROZEN = {
     "structure-neighbours": "three seeds: nothing is clearly better than the control",
     "scaling-model": "predictions for hardware that was never measured: the model is gone",
 }
-"""Committed files that nothing regenerates, with the reason."""
+"""Committed files that no study regenerates, each with the reason."""
 _UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
-"""What a study raises at runs whose keys or figures are not those that it makes now."""
+"""Errors that a study raises when it reads runs with other keys or figures than it makes now."""
 
 
 @dataclass
 class Findings:
-    """The findings about one file of results.
+    """The findings on one results file.
 
     Attributes:
-        file: Its name.
+        file: Name of the file.
         runs: How many of its runs the present settings ask for.
-        lacking: Keys of runs that the present settings ask for and the file lacks.
-        stale: Runs that the present settings do not ask for, each with the reason.
-        error: Why the file could not be read, or its table not be made.
-        table: Whether the committed table equals the one that the runs give.
-        uncertain: How many runs name no commit, or one "with changes".
-        images: Whether the file names the same images as its study.
+        lacking: Keys of runs that the present settings ask for and that the file does not hold.
+        stale: Keys of runs that the present settings do not ask for, each with the reason.
+        error: Why the file could not be read, or why its table could not be made.
+        table: Whether the committed table equals the one that is made from the runs.
+        uncertain: How many runs name no commit, or a commit "with changes".
+        images: Whether the file and its study name the same images.
     """
 
     file: str
@@ -53,7 +53,7 @@ class Findings:
 
 
 def committed(studies: Iterable[Study[Any]]) -> dict[str, tuple[Study[Any], dict[str, Any]]]:
-    """The study of each file, and the options with which the file was made."""
+    """Map each committed file to its study and to the options that the file was made with."""
     found: dict[str, tuple[Study[Any], dict[str, Any]]] = {}
     for study in studies:
         files = {study.name: {}} if study.committed is None else study.committed
@@ -62,12 +62,12 @@ def committed(studies: Iterable[Study[Any]]) -> dict[str, tuple[Study[Any], dict
 
 
 def lab_of(study: Study[Any], options: dict[str, Any], path: Path) -> Lab[Any]:
-    """A lab for a committed file, in which nothing is measured."""
+    """The lab of a committed file; it is used to read runs, not to measure."""
     return new_lab(study, path, options=options, seeds=study.seeds or 1)
 
 
 def check(studies: Iterable[Study[Any]], folder: Path = RESULTS) -> Iterator[Findings]:
-    """Compare every JSON file of a folder with the present settings."""
+    """Compare every JSON file of a folder with the present settings; frozen files are skipped."""
     known = committed(studies)
     for path in sorted(folder.glob("*.json")):
         if path.stem in FROZEN:
@@ -86,7 +86,7 @@ def check(studies: Iterable[Study[Any]], folder: Path = RESULTS) -> Iterator[Fin
         found.images = read(path).get("images") == lab.results.images
         try:
             found.table = not page.exists() or study.page(lab.found()) == page.read_text()
-        except Lacking:  # the runs by which the table chooses are missing
+        except Lacking:  # the table chooses settings by runs that are missing
             found.table = False
         except _UNREADABLE as error:
             found.error = _sentence(error)
@@ -94,7 +94,7 @@ def check(studies: Iterable[Study[Any]], folder: Path = RESULTS) -> Iterator[Fin
 
 
 def _sentence(error: BaseException) -> str:
-    """The error of a file that its study cannot read, or refuses to make a table of."""
+    """The sentence on a file that its study cannot read, or refuses to make a table of."""
     if isinstance(error, SystemExit | Unfair):
         return str(error)
     return f"holds runs that its study cannot read ({type(error).__name__}: {error})"
@@ -116,7 +116,7 @@ def compare(file: str, study: Study[Any], lab: Lab[Any]) -> Findings:
 
 
 def _difference(study: Study[Any], lab: Lab[Any], run: Run) -> str:
-    """The determinants of a run that have changed, then and now."""
+    """Name the determinants of a run that have changed, with the old and the present value."""
     now = study.determinants(run["key"], lab.settings)
     then = lab.results.made.get(run["made"], {})
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]

@@ -16,16 +16,16 @@ def best_of(
     accuracy: str = "clean",
     floor: float,
 ) -> Run:
-    """The run with the best score among the accurate enough; if none is, the most accurate.
+    """The run with the best score among the accurate ones; if none is, the most accurate run.
 
     Args:
         tried: Runs of one method.
-        score: The score's path in the figures, or a function of the figures.
-        accuracy: The accuracy's path in the figures.
-        floor: The accuracy that is enough.
+        score: Path of the score in a run's figures, or a function of the figures.
+        accuracy: Path of the accuracy in a run's figures.
+        floor: Least accuracy at which a run counts as accurate.
 
     Raises:
-        Lacking: If nothing was tried yet.
+        Lacking: If there are no runs yet.
     """
     if not tried:
         raise Lacking

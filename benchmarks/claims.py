@@ -1,8 +1,8 @@
-"""The rule for published tables: no method without a control that had the same chances.
+"""The rule of what a table may publish: no method without a control that had the same chances.
 
-A method of ours stands in a table only if its control does too. The control must have been tried at
-every strength from which the method was chosen, on the same validation images and by the same rule.
-A choice at the smallest or largest strength that was tried is named below the table.
+A method of ours stands in a table only with its control, or with the reason why it has none. The
+control must have been tried, on the same validation images and by the same rule, at every strength
+from which the method was chosen. If the smallest or largest strength was chosen, the page says so.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ Grid = tuple[float, ...]
 
 
 class Unfair(ValueError):  # noqa: N818 (it says what the table would be)
-    """Raised instead of a table whose rows did not have the same chances."""
+    """Raised in place of a table whose rows did not have the same chances."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """How a row of a table came about.
+    """How the strength of a table's row was chosen, and which row is its control.
 
     Attributes:
-        tried: Strengths that took part in a choice on validation data; () if there was no choice.
-        chosen: The strength that was taken; None if the method has none.
-        control: The row that is its control; "" for a rival or a control, which need none.
-        without: The reason why it has no control, which the page then prints.
+        tried: Strengths that were compared on validation data; empty if nothing was chosen.
+        chosen: The strength of the row; None if the method has none.
+        control: Name of the row that is its control; empty for a rival or a control.
+        without: Why the method has no control; the page prints this sentence.
     """
 
     tried: Grid = ()
@@ -38,10 +38,11 @@ class Entry:
 
 
 def demand_controls(entries: Mapping[str, Entry]) -> None:
-    """Refuse rows without a control that was tried at the same strengths.
+    """Refuse a row whose control is missing, or was not tried at every strength of the row.
 
     Raises:
-        Unfair: If there is such a row; it names its control, and the strengths that this lacks.
+        Unfair: If that is so, or if a row's strength is not among those that were tried; if nothing
+            was tried, row and control must have the same strength.
     """
     for name, entry in entries.items():
         if entry.chosen is not None and entry.tried and entry.chosen not in entry.tried:
@@ -67,15 +68,15 @@ def demand_controls(entries: Mapping[str, Entry]) -> None:
 
 
 RAW = ("raw pixels", "the points", "pixels, no network", "the data, no map")
-"""What the inputs themselves are called where no network is trained."""
+"""Names of the rows in which the raw inputs are probed and no network is trained."""
 _PROBED = ("few-shot", "kNN", "unseen digits, recall at 1")
 
 
 def demand_raw_inputs(runs: Iterable[Run]) -> None:
-    """Refuse a table of probed features that has no row for the raw inputs.
+    """Refuse a table of probed features that has no row of the probed raw inputs.
 
     Raises:
-        Unfair: If features are probed in some run, and the inputs in none.
+        Unfair: If some run probes features and no run probes the inputs.
     """
     runs = list(runs)
     probed = [run for run in runs if _names(run["figures"]) & set(_PROBED)]
@@ -88,22 +89,22 @@ def demand_raw_inputs(runs: Iterable[Run]) -> None:
 
 
 def _names(figures: Mapping[str, Any]) -> set[str]:
-    """The names of the figures, and of the figures in their parts."""
+    """Names of the figures, also of those that are nested one level deeper."""
     parts = [figures, *(part for part in figures.values() if isinstance(part, dict))]
     return {name for part in parts for name in part}
 
 
 def comparable(tried: Iterable[float], of_control: Iterable[float] | None) -> Grid:
-    """The strengths that may take part in the choice: those that the control was tried at too.
+    """The strengths that may take part in the choice, sorted.
 
-    All strengths may, if there is no control.
+    With a control these are the strengths that the control was tried at too; without one, all.
     """
     allowed = set(tried) if of_control is None else set(tried) & set(of_control)
     return tuple(sorted(allowed))
 
 
 def ends(entries: Mapping[str, Entry]) -> str:
-    """The sentences that name choices at an end of what was tried; "" if there is none."""
+    """Sentences that name the rows whose smallest or largest strength was chosen; "" if none."""
     named: dict[str, list[str]] = {"largest": [], "smallest": []}
     for name, entry in entries.items():
         if len(entry.tried) < 2:
@@ -123,21 +124,21 @@ def ends(entries: Mapping[str, Entry]) -> str:
 
 
 def without_control(entries: Mapping[str, Entry]) -> str:
-    """The sentence that names rows without a control, with the reason; "" if there is none."""
+    """The sentence that names the rows without a control, each with its reason; "" if none."""
     reasons = [f"{name} ({entry.without})" for name, entry in entries.items() if entry.without]
     return f"Without a control: {'; '.join(reasons)}." if reasons else ""
 
 
 def below(entries: Mapping[str, Entry]) -> str:
-    """The sentences on a page about its rows, after these were found to be fair.
+    """The sentences that stand below a table, once its rows have passed `demand_controls`.
 
     Raises:
-        Unfair: As `demand_controls`.
+        Unfair: If `demand_controls` refuses the rows.
     """
     demand_controls(entries)
     return " ".join(part for part in (without_control(entries), ends(entries)) if part)
 
 
 def said(grid: Iterable[float]) -> str:
-    """Strengths as text, in rising order."""
+    """Strengths as text, sorted."""
     return ", ".join(f"{strength:g}" for strength in sorted(grid))

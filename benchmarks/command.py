@@ -1,4 +1,4 @@
-"""Command lines of the studies, made from what they declare."""
+"""Command lines of the studies, made from the options that each study declares."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _COMMON: dict[str, Any] = {
 
 
 def options_of(study: Study[Any]) -> dict[str, inspect.Parameter]:
-    """The options of a study besides the common ones: the parameters of its settings."""
+    """The options of one study beside the common ones: the parameters of its ``settings``."""
     parameters = inspect.signature(study.settings, eval_str=True).parameters
     return {name: found for name, found in parameters.items() if name != "quick"}
 
 
 def takes(study: Study[Any]) -> list[str]:
-    """The names of a study's options."""
+    """The names of all options of a study, the common ones first."""
     common = ["quick", *["seeds"] * (study.seeds > 0), *["data_dir"] * (study.data != "none")]
     return [*common, *["device"] * study.device, "out", *options_of(study)]
 
 
 def command_of(studies: Sequence[Study[Any]]) -> Callable[..., None]:
-    """A function with the options of all parts of a command, for typer."""
+    """A function for typer; its signature has the options of all parts of the command."""
     parameters = _parameters(studies)
     names = [study.part or "training" for study in studies]
 
@@ -77,7 +77,7 @@ def command_of(studies: Sequence[Study[Any]]) -> Callable[..., None]:
         except IsoregError as error:
             if error.caller not in _DATA:
                 raise
-            raise SystemExit(str(error)) from error  # missing data need no traceback
+            raise SystemExit(str(error)) from error  # missing data are no bug of ours
 
     command.__name__ = studies[0].command
     command.__doc__ = f"Measure: {'; '.join(study.shows for study in studies)}."
@@ -87,7 +87,7 @@ def command_of(studies: Sequence[Study[Any]]) -> Callable[..., None]:
 
 
 def _check_out(out: Path) -> None:
-    """Refuse an unusable file before the first run, which may take hours and would be lost."""
+    """Refuse an unusable output file at once, because the first run may take hours."""
     if out.suffix != ".json":
         raise ValueError(
             f"--out must end in .json, got {out.name}: table and figure are saved beside it, in "

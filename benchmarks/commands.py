@@ -19,7 +19,7 @@ _LINES = 5
 
 @app.command("list")
 def list_studies() -> None:
-    """Say what each study shows, needs and takes, and how long that is."""
+    """List the studies: what each shows, its data, its duration and its options."""
     table = Table("name", "data", "time", "shows", "takes")
     for study in STUDIES:
         name = f"{study.command} --part {study.part}" if study.part else study.name
@@ -34,7 +34,7 @@ def check_results(
         Path, typer.Option(exists=True, file_okay=False, help="Folder with results.")
     ] = RESULTS,
 ) -> None:
-    """Say which runs the committed results lack by the present settings, and which are stale."""
+    """Say which runs the committed results lack under the present settings, and which are stale."""
     console, wrong = Console(), 0
     for found in check(STUDIES, folder):
         wrong += bool(

@@ -1,4 +1,4 @@
-"""The time and memory of a training step, to compare with a step on cross-entropy alone."""
+"""Time and memory of a training step, beside a step on cross-entropy alone."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from benchmarks.methods import Recipe
 from benchmarks.timing import interleaved, peak_memory
 
 Make = Callable[..., Callable[[], object]]
-"""From a recipe, a stack that ends its method, a device and options: takes a step of training."""
+"""Called with a recipe, a stack whose end detaches the method, a device and options.
+
+It returns a function that takes one training step."""
 
 
 def times(
     make: Make, recipe: Recipe, *, device: str, seconds: float, **options: Any
 ) -> dict[str, float]:
-    """Median seconds of a step on cross-entropy, "plain", and of the "method", taken in turn."""
+    """Median seconds of two interleaved steps: cross-entropy alone ("plain"), and "method"."""
     with ExitStack() as stack:
         recipes = {"plain": {}, "method": recipe}
         steps = {n: make(r, stack, device=device, **options) for n, r in recipes.items()}
@@ -30,10 +32,10 @@ def times(
 def memory(
     make: Make, recipe: Recipe, *, steps: int, device: str = "cpu", **options: Any
 ) -> int | None:
-    """Bytes by which the peak grows in ``steps`` steps; None where it cannot be measured.
+    """Bytes by which peak memory grows in so many steps; None where it cannot be measured.
 
-    On a GPU torch measures it. On a CPU Linux does, in a fresh process without numba: if it were
-    installed, the isometry penalty would load some 125 MB of it once, which are no training.
+    On a GPU, torch counts it. On a processor, Linux reports the peak of a fresh process, which runs
+    without numba: numba loads some 125 MB once, and that is not a cost of a training step.
     """
     options["device"] = device
     if device.startswith("cuda"):

@@ -1,4 +1,4 @@
-"""The machine, the versions and the commit with which a figure was measured."""
+"""The machine and the software with which a figure was measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "torchvision", "torchattacks", "timm", "scikit-learn", "nu
 
 
 def environment() -> dict[str, object]:
-    """Versions, processor, threads and commit."""
+    """Versions, processor, cores, threads, accelerator and commit."""
     return {
         "python": platform.python_version(),
         "packages": {"isoreg": isoreg.__version__} | {name: _version(name) for name in _PACKAGES},
@@ -29,7 +29,7 @@ def environment() -> dict[str, object]:
 
 
 def _processor() -> str:
-    """Model of the processor, where Linux tells it."""
+    """Architecture and model of the processor; Linux names the model in ``/proc/cpuinfo``."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -46,7 +46,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The checked-out commit, marked if tracked source files differ from it."""
+    """The checked-out commit, marked if tracked Python files differ from it; None without git."""
     here = Path(__file__).parent
     try:
         commit = _git(here, "rev-parse", "--short", "HEAD")

@@ -1,9 +1,9 @@
-"""What a study uses its images for, and whether a choice has seen those that it measures on.
+"""Which images a study trains, chooses and measures on, and whether an earlier choice saw them.
 
 A study trains, chooses and measures on *parts* of data sets. It may not measure on images that it
-trains or chooses on. If any earlier choice has seen the images of a measurement, the text below its
-table says so; some data sets have no unseen images left. `SET_ASIDE` names images that no study has
-read: a new claim is measured there, once, after all choices, and its part is then moved to `SEEN`.
+trains or chooses on. If an earlier choice has seen the measured images, the page says so below its
+table; some data sets have no unseen images left. `SET_ASIDE` names parts that no study has read: a
+new claim is measured there, once, after all choices, and the part is then moved to `SEEN`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ SIZES = {
     "digits validation": 360,
     "digits test": 360,
 }
-"""Images of each split. The bundled digits are scikit-learn's."""
+"""Number of images of each split. The bundled digits are scikit-learn's."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some images of a split, or points that are drawn.
+    """Some images of a split, or random points.
 
     Attributes:
-        of: A name of `SIZES`, or what is drawn.
-        rows: As in a slice: first, last + 1, step; None: the whole split.
-        shuffled: Whether rows count in the split's random permutation from seed 0, not its order.
-        but: A part that is left out.
-        seeds: For points that are drawn: the seeds of their generators.
+        of: Name of a split in `SIZES`, or of the random points.
+        rows: Slice (start, stop, step) of the split, in which stop is left out; None: all of it.
+        shuffled: Whether the slice is taken after the split was permuted with seed 0.
+        but: Part that is left out.
+        seeds: Generator seeds of random points; empty for images.
     """
 
     of: str
@@ -56,7 +56,7 @@ class Part:
         return f"{whole}, but {self.but}" if self.but else whole
 
     def members(self) -> frozenset[int]:
-        """The images by their place in the split, or the drawn points by their seeds."""
+        """Places of the images in the split, or the seeds of random points."""
         return _members(self)
 
 
@@ -79,12 +79,12 @@ def overlap(one: Part, other: Part) -> int:
 
 @dataclass(frozen=True)
 class Uses:
-    """The images that a study uses, by purpose.
+    """The parts that a study trains, chooses and measures on.
 
     Attributes:
-        trained: Networks are trained on it; probes and neighbours know its labels.
-        chosen: Settings are chosen on it.
-        measured: Published figures are measured on it.
+        trained: Parts on which networks are trained, or whose labels probes and neighbours know.
+        chosen: Parts on which settings are chosen.
+        measured: Parts on which published figures are measured.
     """
 
     trained: tuple[Part, ...] = ()
@@ -93,7 +93,7 @@ class Uses:
 
 
 def rows(of: str, first: int, last: int, *, step: int = 1, shuffled: bool = False) -> Part:
-    """A part of a split."""
+    """The slice of a split from ``first`` up to, but without, ``last``."""
     return Part(of, (first, last, step), shuffled)
 
 
@@ -109,14 +109,14 @@ SET_ASIDE = (
     ),
     Part("torus", seeds=(10_000, 10_001, 10_002)),
 )
-"""What no study trains on, chooses on or has measured on."""
+"""Parts that no study has trained, chosen or measured on."""
 
 SEEN = (Part("MNIST test"), Part("CIFAR-10 test"), Part("digits test"))
-"""Measured on before some choice was made: of these splits nothing is left."""
+"""Splits that were measured on before some choice was made, so no unseen image of them is left."""
 
 
 def faults(uses: Uses) -> list[str]:
-    """Sentences on images that are measured on and also trained or chosen on, or are set aside."""
+    """Sentences on measured parts that are also trained or chosen on, and on use of `SET_ASIDE`."""
     found = []
     for part in uses.measured:
         for role, others in (("trained", uses.trained), ("chosen", uses.chosen)):
@@ -132,10 +132,10 @@ def faults(uses: Uses) -> list[str]:
 
 
 def sentence(uses: Uses) -> str:
-    """The sentence below a table on the images that it is measured on; "" if there are none.
+    """The sentence below a table that names its images; "" if the study measures on none.
 
     Raises:
-        ValueError: If the study's own uses overlap.
+        ValueError: If the study's own uses overlap, or if it uses images that are set aside.
     """
     if wrong := faults(uses):
         raise ValueError("; ".join(wrong))
@@ -156,6 +156,6 @@ def _listed(parts: tuple[Part, ...]) -> str:
 
 
 def as_field(uses: Uses) -> dict[str, Any]:
-    """The field ``images`` of a file of results."""
+    """The ``images`` field of a results file: the parts by role, and whether they are unseen."""
     said = {role: [str(part) for part in parts] for role, parts in vars(uses).items()}
     return {**said, "unseen": not any(overlap(p, s) for p in uses.measured for s in SEEN)}

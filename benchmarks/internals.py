@@ -1,4 +1,4 @@
-"""All that the benchmarks take from isoreg besides its public names, in one place."""
+"""The one place where the benchmarks import from isoreg what is not public."""
 
 from __future__ import annotations
 
@@ -36,13 +36,16 @@ __all__ = [
 
 
 def last_features(model: nn.Module) -> Recorder:
-    """A recorder of the input of the classifier."""
+    """A recorder of the features that enter the classifier."""
     return Recorder(model, choose_layers(model, None), resolve_pool("flatten"))
 
 
 @torch.no_grad()
 def compute_rows(points: list[Tensor], labels: Tensor | None, rows: int) -> None:
-    """Compare the first ``rows`` samples with all; ``points`` are the inputs, then the features."""
+    """Compute value and gradients for the pairs of the first ``rows`` samples with the whole batch.
+
+    ``points`` holds the inputs, then the features of each layer.
+    """
     inputs, *features = points
     call = Call(inputs, features, labels, rows=slice(0, rows))
     ones = torch.ones(len(features), dtype=torch.float64)
@@ -51,7 +54,7 @@ def compute_rows(points: list[Tensor], labels: Tensor | None, rows: int) -> None
 
 @contextmanager
 def without_numba() -> Iterator[None]:
-    """Compute as if numba were not installed."""
+    """Select the torch backend within the block, as if numba were not installed."""
     before = os.environ.get("ISOREG_BACKEND")
     os.environ["ISOREG_BACKEND"] = "torch"
     try:

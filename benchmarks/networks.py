@@ -1,4 +1,4 @@
-"""The networks of more than one study; the classifier is always the last module."""
+"""Networks that several studies share; the classifier is always the last module."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def mlp(
 
 @torch.no_grad()
 def in_parts(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's outputs as (n, d), computed in parts."""
+    """The model's outputs as (n, d), computed in parts of 1,000 samples."""
     return torch.cat([model(part).flatten(1) for part in x.split(1000)])
 
 
 def features_in(model: nn.Sequential, x: Tensor) -> Tensor:
-    """The input of the classifier, (n, d)."""
+    """The features (n, d) that enter the classifier."""
     return in_parts(model[:-1], x)
 
 
 def accuracy_of(model: nn.Module, x: Tensor, labels: Tensor) -> float:
-    """Share of samples that the model gets right."""
+    """Share of samples that the model classifies correctly."""
     right = in_parts(model, x).argmax(1) == labels
     return right.double().mean().item()

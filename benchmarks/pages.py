@@ -1,24 +1,24 @@
-"""Compare the numbers on pages that come from runs with the tables that the runs' JSON gives.
+"""Compare numbers on documentation pages with the committed tables, which are made from runs.
 
-A mark is a comment in the page's source. In front of a table, it names for each column and row of
-that table the one of a committed table. It has "-" where no run gives the numbers ("-*3" for three
-in a row), and several columns for a cell such as "36.4 / 3.0"::
+A mark is a comment in the page's source. A mark in front of a table names, for each of its columns
+and rows, the column or row of a committed table that holds the same numbers. "-" stands for a
+column or row without such numbers, "-*3" for three of them in a row::
 
     <!-- figures: mnist | Accuracy and geometry (the paper's table 1)
     columns: - | test accuracy % | -
     rows: 0 | 0.1 | 10 -->
 
-Behind a number in a sentence it names file, heading, row and column::
+A mark behind a number in a sentence names file, heading, row and column::
 
     40 % <!-- figure: structure-cifar | Animal or vehicle | isometry, contrastive | 10 a class -->
 
-Where a cell holds several numbers ("0.3 (0.2)", "0.9 to 1.1", "5, 16") the columns are joined by
-" + ".
+If a cell holds several numbers ("36.4 / 3.0", "0.3 (0.2)", "0.9 to 1.1", "5, 16"), their columns
+are joined by " + ".
 
-The heading is the last one above the table, or the last ones, joined by " / "; for the second table
-below the same heading it ends in " #2". A row is named by its first cell or, if another row has the
-same one, by the first two, joined by " / ". A table on a page may have several marks, each with the
-rows and columns of one committed table.
+The heading is the last one above the committed table, or the last ones, joined by " / "; a second
+table below the same heading has " #2" behind it. A row is named by its first cell, or by its first
+two, joined by " / ", if the first cell is not unique. A table on a page may have several marks,
+each for the rows and columns that come from one committed table.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Table:
     rows: list[list[str]]
 
     def names(self) -> list[str]:
-        """The names of the rows: the first cell if no other row has it, else the first two.
+        """Names of the rows: the first cell if it is unique, else the first two, joined by " / ".
 
-        An empty first cell stands for the one above.
+        An empty first cell repeats the one above it.
         """
         firsts: list[str] = []
         for cells in self.rows:
@@ -60,14 +60,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Mark:
-    """A marked number: what the page says, and where a committed table says it.
+    """A marked number: its text on the page, and its place in a committed table.
 
     Attributes:
-        shown: The number on the page.
-        file: Name of the file of results, without a suffix.
+        shown: Text of the number on the page.
+        file: Name of the results file, without a suffix.
         heading: Heading above the committed table.
-        row: Name of its row, as in `Table.names`.
-        column: Title of its column.
+        row: Name of the row, as `Table.names` gives it.
+        column: Title of the column.
     """
 
     shown: str
@@ -85,7 +85,7 @@ class Mark:
 
 
 def marks(text: str) -> Iterator[Mark]:
-    """The marks of a page.
+    """Yield one `Mark` for each marked number of a page.
 
     Raises:
         ValueError: If a mark does not fit its table.
@@ -114,7 +114,7 @@ def marks(text: str) -> Iterator[Mark]:
 
 
 def _names(line: str) -> list[str]:
-    """The names between the bars; ``-*3`` stands for three that no run gives."""
+    """The names between the bars; ``-*3`` is read as three names ``-``."""
     parts = re.split(r"\s*\|\s*", line.strip())
     counts = [re.fullmatch(r"-\*(\d+)", part) for part in parts]
     return [
@@ -137,7 +137,7 @@ def _split(where: str, count: int) -> list[str]:
 
 
 def agrees(shown: str, borne: str) -> bool:
-    """Whether a page has the numbers of a cell, or only the first of them, perhaps rounded."""
+    """Whether a page shows the numbers of a cell, or the first of them, equal or rounded."""
     page, cell = (_numbers(text) for text in (shown, borne))
     return 0 < len(page) <= len(cell) and all(map(_same, page, cell))
 
@@ -148,7 +148,7 @@ def _numbers(text: str) -> list[str]:
 
 def _same(shown: str, borne: str) -> bool:
     digits, most = (len(text.partition(".")[2]) for text in (shown, borne))
-    # The page rounds a cell that was rounded before, so half a unit may have gone either way.
+    # The cell is rounded already, so each of the two roundings may be off by half a unit.
     off = 0.5 * 10**-digits + 0.5 * 10**-most if digits < most else 0
     return digits <= most and abs(float(shown) - float(borne)) <= off + 1e-9
 
@@ -176,12 +176,12 @@ def find(file: str, heading: str, row: str, column: str) -> str:
 
 @cache
 def committed_tables(file: str) -> Sequence[Table]:
-    """The tables of a committed file."""
+    """The tables of a committed Markdown file."""
     return tables_of((RESULTS / f"{file}.md").read_text())
 
 
 def tables_of(text: str) -> list[Table]:
-    """All tables of a Markdown text."""
+    """All tables of a Markdown text, each with the headings above it."""
     found: list[Table] = []
     headings: list[str] = []
     lines: list[list[str]] = []

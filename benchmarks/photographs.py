@@ -1,4 +1,4 @@
-"""CIFAR-10, or images of one's own in class folders: read through timm, decoded once."""
+"""Read CIFAR-10, or other images in class folders, through timm, and decode them once."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _NAMES = {"train": ("train",), "test": ("test", "val", "validation")}
 def read(
     split: str, data_dir: Path | None, cache: Path | None = None, *, size: int = 32
 ) -> tuple[Tensor, Tensor]:
-    """The images of a split and their classes.
+    """The images of a split as bytes (n, 3, size, size), and their labels (n).
 
-    They are looked for in ``data_dir``, or in the folder that ``ISOREG_DATA`` names, directly or in
-    its ``cifar10-jpeg``: a tar or a folder called "train" or "test" (or "val", "validation") with
-    one folder a class. If no folder is named, torchvision downloads CIFAR-10. Images of another
-    size are scaled and cropped in the middle; a cache keeps them decoded. The result is bytes
-    (n, 3, size, size), for files in the order of the classes' and files' names, and labels (n).
+    The images are one folder a class, in a tar or a folder named "train", or "test" (also "val" or
+    "validation"). It lies in ``data_dir``, or in the folder that ``ISOREG_DATA`` names, or in
+    ``cifar10-jpeg`` there; files are read in the order of their classes' and own names. If neither
+    is named, torchvision downloads CIFAR-10. Images of another size are scaled and cropped in the
+    middle. If a ``cache`` folder is given, it keeps the decoded images.
 
     Raises:
         SystemExit: If the images are not there, or cannot be downloaded.
@@ -41,7 +41,7 @@ def read(
 
 
 def _root(split: str, data_dir: Path | None) -> Path | None:
-    """The tar or folder of a split; None if it is to be downloaded."""
+    """The tar or folder of a split; None if CIFAR-10 is to be downloaded."""
     named = data_dir or os.environ.get(DATA_VARIABLE)
     if named is None:
         return None

@@ -1,4 +1,4 @@
-"""Measures of what frozen features tell: neighbours, linear probes and clusters."""
+"""Measure what frozen features contain: nearest neighbours, linear probes, clusters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ NEIGHBORS = 5
 
 
 def standardized(known: Tensor, features: Tensor) -> Tensor:
-    """Features centred and divided by one number, so that a probe's penalty means the same.
+    """Centre features and divide them by one number, so that a probe's penalty means the same.
 
-    The centre is the mean of the known features, and the number their root mean squared distance
-    from it. Distances keep their ratios.
+    The centre is the mean of the known features, the number their root mean squared distance from
+    it. Distances keep their ratios.
     """
     mean = known.mean(0)
     size = (known - mean).square().sum(1).mean().sqrt().clamp_min(1e-12)
@@ -25,7 +25,7 @@ def standardized(known: Tensor, features: Tensor) -> Tensor:
 
 
 def knn_accuracy(known: Tensor, known_labels: Tensor, features: Tensor, labels: Tensor) -> float:
-    """Accuracy of a vote of the five nearest neighbours; the nearest decides a tie."""
+    """Accuracy of a vote of the five nearest neighbours; in a tie the nearest of them decides."""
     nearest = [
         torch.cdist(x, known).topk(NEIGHBORS, largest=False).indices for x in features.split(1000)
     ]
@@ -54,7 +54,7 @@ def few_shot_accuracy(
     draws: Iterable[int],
     strength: float,
 ) -> list[float]:
-    """Accuracy of the probe that saw ``examples`` known features of each class, one per draw."""
+    """One accuracy per draw, of a probe trained on ``examples`` known features of each class."""
     found = []
     for draw in draws:
         chosen = examples_of_each(known_labels, examples, seed=draw)
@@ -69,9 +69,10 @@ def chosen_strength(
     examples: int,
     strengths: Iterable[float],
 ) -> float:
-    """The probe's inverse penalty that does best on validation samples, in draws of its own.
+    """The inverse penalty with which the probe does best on validation samples.
 
-    A fixed penalty would favour features by their size alone.
+    A fixed penalty would suit some features better than others, even after standardisation. The
+    draws are others than those on which probes are measured.
     """
     draws = range(1000, 1001 if examples >= 100 else 1004)
 
@@ -83,14 +84,14 @@ def chosen_strength(
 
 
 def examples_of_each(labels: Tensor, examples: int, *, seed: int) -> Tensor:
-    """Indices of ``examples`` random samples of each class."""
+    """Indices of ``examples`` random samples of every class, or of all if a class has fewer."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     return torch.cat([order[labels[order] == c][:examples] for c in labels.unique()])
 
 
 def cluster_information(features: Tensor, labels: Tensor, *, seed: int) -> float:
-    """Normalised mutual information of the labels and k-means with as many clusters as classes."""
+    """Normalised mutual information of labels and k-means clusters, one cluster a class."""
     means = KMeans(len(labels.unique()), n_init=3, random_state=seed)
     return float(normalized_mutual_info_score(labels.numpy(), means.fit_predict(features.numpy())))
 

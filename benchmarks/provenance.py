@@ -1,4 +1,4 @@
-"""The commits of runs, and what is said below a table if a commit cannot be looked up."""
+"""The commits that runs come from, and a sentence for tables if a commit cannot be looked up."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ LOST = frozenset([
     *("64b47d9", "7045502", "7d5ce45", "82b8a9e", "92ea113", "9db321c", "a710c97", "ca93c7b"),
     *("cce997d", "d0ff07a", "d3f7f70", "e6f95c3", "f3e4deb", "f7ed043"),
 ])
-"""Commits that runs name and that the history does not have; a test looks every other one up."""
+"""Commits that runs name but the history does not have. A test looks up every other commit."""
 _CHANGED = " with changes"
 
 
 def doubts(runs: Iterable[Run]) -> str:
-    """The sentence on runs whose source cannot be looked up; "" if all can be."""
+    """The sentence on runs whose source code cannot be looked up; "" if all can be."""
     runs = list(runs)
     commits = [run.get("commit") for run in runs]
     unnamed = sum(commit is None for commit in commits)

@@ -19,11 +19,11 @@ _SECONDS = 120
 def run_ranks(
     function: Callable[..., Any], count: int, *arguments: Any, timeout: float = 60
 ) -> list[Any]:
-    """``function(rank, *arguments)`` in each of ``count`` processes; its results by rank.
+    """Call ``function(rank, *arguments)`` in ``count`` processes; return its results by rank.
 
-    A process that fails gives its error, one that dies or hangs gives None.
+    The result of a process that raises is its error; that of one that dies or hangs is None.
     """
-    # one process imports torch and is forked for every rank
+    # To save time, torch is imported by one process, which is then forked for every rank.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch.distributed.fsdp", "isoreg"])
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,10 @@
 """Results of a study: saved after every run, each with the fingerprint of what determines it.
 
 A file holds the name of its ``study``, the ``settings`` and the ``environment`` of the command that
-began it, the use of its ``images``, its ``runs``, and in ``made``, by fingerprint, what determines
-a run besides its key. A run has a flat ``key``, its ``figures``, the ``commit`` and its
-fingerprint, ``made``. Two runs are the same if both key and fingerprint are equal. So a wider grid
-or other settings add runs, and no run is ever replaced.
+began it, the ``images`` that are trained, chosen and measured on, ``made``, which maps fingerprints
+to what determines a run beside its key, and the ``runs``. A run has a flat ``key``, its
+``figures``, the ``commit`` and its fingerprint, ``made``. Two runs are the same if key and
+fingerprint are equal: a wider grid or other settings add runs, and no run is ever replaced.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ Run = dict[str, Any]
 Key = dict[str, Any]
 Figures = dict[str, Any]
 Found = dict[str, Any]
-"""What tables and figures are made of: settings, environment and runs."""
+"""The data that tables and figures are made from: settings, environment and runs."""
 _NUMBERS = re.compile(r"\[\n[-+.\w,\s]*\]")
 
 
 def as_json(value: Any) -> Any:
-    """The value as it comes back from a JSON file; callables are named."""
+    """The value as it is read back from a JSON file; a callable becomes its name."""
     return json.loads(json.dumps(value, default=lambda thing: thing.__name__))
 
 
 def fingerprint(determinants: dict[str, Any]) -> str:
-    """Ten hexadecimal digits that stand for all that determines a run besides its key."""
+    """Ten hexadecimal digits of a hash of everything that determines a run beside its key."""
     text = json.dumps(as_json(determinants), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def identity(run: Run) -> tuple[str, str]:
-    """Key and fingerprint: two runs are the same if both are equal."""
+    """Key and fingerprint of a run: two runs with the same identity are the same run."""
     return json.dumps(as_json(run["key"]), sort_keys=True), run.get("made", "")
 
 
@@ -50,11 +50,11 @@ class Results:
     Args:
         path: The JSON file; an existing one is continued.
         study: Name of the study.
-        settings: Settings for the introductions of tables.
-        images: Which images are used for what.
+        settings: Settings of the study; a file keeps those that it began with.
+        images: The parts of data sets that are trained, chosen and measured on.
 
     Raises:
-        SystemExit: If the file does not belong to this study.
+        SystemExit: If the file cannot be read, or holds no results of this study.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Results:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take over the runs that the file holds now, which another process may have written."""
+        """Take over what the file holds now, because another process may have added runs."""
         if self.path.exists():
             held = read(self.path, self.study)
             self._held = held
@@ -83,14 +83,14 @@ class Results:
                 self._take(run)
 
     def get(self, key: Key, made: str) -> Run | None:
-        """The run of this key and fingerprint, if it is done."""
+        """The run with this key and fingerprint; None if it is not done yet."""
         wanted = identity({"key": key, "made": made})
         return next((run for run in self.runs if identity(run) == wanted), None)
 
     def add(self, key: Key, determinants: dict[str, Any], figures: Figures) -> Run:
-        """Add a run to those that the file holds by now, save, and return the run that is kept.
+        """Add a run to those that the file holds by now, save the file and return the kept run.
 
-        If another process has added this run already, its run is kept.
+        If another process has saved the same run before, that one is kept and returned.
         """
         here, made = environment(), fingerprint(determinants)
         commit = here.pop("commit")
@@ -105,7 +105,7 @@ class Results:
         return self.get(key, made) or run
 
     def to_dict(self) -> Found:
-        """The file's content, with entries that somebody added and the settings it began with."""
+        """The content of the file, with any other entries it had and the settings it began with."""
         begun = self._held or {"study": self.study, "settings": self.settings}
         now = {
             "images": self.images,
@@ -122,14 +122,15 @@ class Results:
 
 
 def read(path: Path, study: str | None = None) -> Found:
-    """What a results file holds.
+    """Read a results file.
 
     Args:
         path: The file.
-        study: The study that it must belong to; None: any study.
+        study: Name of the study that it must belong to; None: any study.
 
     Raises:
-        SystemExit: If it is broken, of another study, or no results file; it is left as it is.
+        SystemExit: If the file is broken, belongs to another study, or is no results file. The file
+            is not changed.
     """
     advice = "It is left as it is: move it away, or give another --out."
     try:
@@ -159,9 +160,9 @@ def _entry(held: Any, name: str) -> Any:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let only one process at a time into this block, for a file; a lock ends with its process.
+    """Let one process at a time into this block, for a file; the lock ends with the process.
 
-    Where the system has no ``flock`` (Windows), there is no lock, and only one process may write.
+    Windows has no ``flock``, so nothing is locked there: only one process may write a file.
     """
     try:
         import fcntl
@@ -176,13 +177,13 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def as_text(found: Found) -> str:
-    """JSON with a list of numbers on one line, as the rows of points on a map are."""
+    """JSON text in which a list of numbers, such as the coordinates of a point, is one line."""
     text = json.dumps(found, indent=1) + "\n"
     return _NUMBERS.sub(lambda numbers: " ".join(numbers[0].split()), text)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one step, so that a reader sees the old one or the new one."""
+    """Replace a text file in one step, so that a reader sees the old text or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(text)

@@ -1,4 +1,4 @@
-"""Even samples, because files come class by class, and MNIST's test images by difficulty."""
+"""Evenly spread samples, since files are sorted by class and MNIST's test images by difficulty."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from isoreg.datasets import mnist
 
 
 def even_rows(length: int, count: int | None, *, both_ends: bool = False) -> Tensor:
-    """Indices of ``count`` rows, evenly spread over all; all rows for None or if there are fewer.
+    """Indices of ``count`` evenly spread rows; all rows if ``count`` is None or too large.
 
-    With ``both_ends`` the last row belongs to the sample, as the first does.
+    The first row always belongs to the sample; with ``both_ends`` the last one does too.
     """
     count = length if count is None else min(count, length)
     if both_ends:
@@ -22,14 +22,14 @@ def even_rows(length: int, count: int | None, *, both_ends: bool = False) -> Ten
 
 
 def evenly(x: Tensor, count: int | None) -> Tensor:
-    """``count`` rows of a tensor, evenly spread over all."""
+    """The ``count`` evenly spread rows of a tensor; all rows if ``count`` is None or too large."""
     return x[even_rows(len(x), count)]
 
 
 def mnist_part(
     part: str, data_dir: Path | None, count: int | None = None, device: str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """MNIST: "fit" (the first 50,000), "validation" (10,000), "train" (both) or "test"."""
+    """An even MNIST sample: "fit" (first 50,000), "validation" (10,000), "train" (both), "test"."""
     images, labels = mnist("test" if part == "test" else "train", data_dir)
     rows = {"fit": slice(-10_000), "validation": slice(-10_000, None)}.get(part, slice(None))
     return even_split(images[rows], labels[rows], count, device)

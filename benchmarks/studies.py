@@ -1,4 +1,4 @@
-"""All studies there are."""
+"""The list of all studies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STUDIES: tuple[Study[Any], ...] = (
 
 
 def by_command() -> dict[str, list[Study[Any]]]:
-    """The parts of each command."""
+    """The studies of each command, which are its parts."""
     found: dict[str, list[Study[Any]]] = {}
     for study in STUDIES:
         found.setdefault(study.command, []).append(study)

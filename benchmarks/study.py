@@ -1,4 +1,4 @@
-"""What a study is, and the one runner of all of them."""
+"""The description of a study, and the code that runs every study."""
 
 from __future__ import annotations
 
@@ -32,41 +32,41 @@ Made = TypeVar("Made")
 
 
 class Skip(Exception):  # noqa: N818 (it is no error)
-    """Raised if a run cannot be measured here, with the reason; the study goes on without it."""
+    """Raised, with the reason, if a run cannot be measured here; the study goes on without it."""
 
 
 class Lacking(Exception):  # noqa: N818
-    """Raised if keys or a choice depend on runs that do not exist yet."""
+    """Raised when a choice, and so the next key, depends on runs that are not measured yet."""
 
 
 @dataclass(frozen=True)
 class Study(Generic[S]):
-    """A study: all that differs between studies.
+    """The description of one study: what it measures and how it is shown.
 
     Attributes:
-        name: Name of its file of results: the command, and after a dash the part of the command.
-        settings: Makes the settings, a frozen dataclass, from ``quick`` and the options of the
-            command line, which are the other parameters of this function.
-        keys: The keys of the runs in their order. They may depend on the runs so far, in the `Lab`.
-        measure: The figures of a run.
-        tables: Settings and runs to Markdown.
-        draw: Settings and runs to a figure; None if the study has no figure.
-        shows: What it shows, in a line.
-        time: How long it takes.
-        data: What it reads.
-        seeds: Default number of seeds; 0 if the study has none.
-        device: Whether it can run on another device than the CPU.
-        determines: What determines a run besides its key; None: all settings.
-        verdict: Sentences on what falls short; if there are any, the command fails.
-        fresh: Whether to begin a new file instead of continuing the old one.
-        committed: Files in ``results/`` that it made, with the options they were made with; None:
-            the one of its name, without options; {}: it was not run yet.
-        uses: Which images it trains, chooses and measures on.
-        entries: For each row of its tables, the strengths from which it was chosen.
-        frozen: Whether a run of the file, by its key, is kept and shown although no code makes it
-            any more, because its question is answered. None: no run is.
-        without_control: Why no row of a method of ours has a control; "" if they have one.
-        without_raw: Where to find the raw inputs, if features are probed here and they are not.
+        name: Name of the results file: the command, and after a dash the part of the command.
+        settings: Function that makes the settings, a frozen dataclass, from ``quick`` and from the
+            study's command-line options, which are its other parameters.
+        keys: Yields the keys of the runs in order. A key may depend on earlier runs in the `Lab`.
+        measure: Measures one run and returns its figures.
+        tables: Turns settings and runs into Markdown.
+        draw: Draws settings and runs into a file; None: the study has no figure.
+        shows: What the study shows, in one line.
+        time: How long the study takes.
+        data: Which data the study reads.
+        seeds: Default number of seeds; 0: the study has none.
+        device: Whether the study can run on another device than the processor.
+        determines: What determines a run beside its key; None: all settings.
+        verdict: Returns sentences on what falls short of the limits; if any, the command fails.
+        fresh: Whether these settings delete the old results file instead of continuing it.
+        committed: Files in ``results/`` that the study made, each with its options; None: one file
+            of the study's name, made without options; {}: no file yet.
+        uses: The images that the study trains, chooses and measures on.
+        entries: For each row of the tables, how its strength was chosen.
+        frozen: Whether the run of a key is kept and shown although no code makes it any more, as
+            its question is answered; None: no run is kept so.
+        without_control: Why no method of ours in the tables has a control; "": all have one.
+        without_raw: Where raw inputs are shown, if the tables probe features without them.
     """
 
     name: str
@@ -91,10 +91,11 @@ class Study(Generic[S]):
     without_raw: str = ""
 
     def page(self, found: Found) -> str:
-        """The tables, and below them what the rules of `claims`, `images` and `provenance` ask for.
+        """The tables, and below them the sentences of `claims`, `images` and `provenance`.
 
         Raises:
-            Unfair: If a row had chances that its control had not, or a method of ours no control.
+            Unfair: If a row and its control did not have the same chances, if a method of ours has
+                no control and no reason for that, or if the probed raw inputs are missing.
         """
         if self.entries is None and not self.without_control and _names_ours(found["runs"]):
             raise Unfair(f"{self.name}: a method of ours without `entries` or `without_control`")
@@ -108,16 +109,16 @@ class Study(Generic[S]):
 
     @property
     def command(self) -> str:
-        """The command that runs it."""
+        """The command that runs the study: its name up to the first dash."""
         return self.name.partition("-")[0]
 
     @property
     def part(self) -> str:
-        """Its part of the command; "" for the only or the main part."""
+        """The value of ``--part`` that selects the study; "" if its name has no dash."""
         return self.name.partition("-")[2]
 
     def determinants(self, key: Key, settings: S) -> dict[str, Any]:
-        """What determines a run besides its key, as in JSON."""
+        """Everything that determines a run beside its key, as it is read back from JSON."""
         found = self.determines(key, settings) if self.determines else _asdict(settings)
         plain: dict[str, Any] = as_json(found)
         return plain
@@ -125,18 +126,18 @@ class Study(Generic[S]):
 
 @dataclass
 class Lab(Generic[S]):
-    """The surroundings in which a study runs, and the runs that it has so far.
+    """One execution of a study: its settings, its surroundings and its runs so far.
 
     Attributes:
-        settings: What determines the figures.
-        results: The file of results.
+        settings: Settings that determine the figures.
+        results: The results file.
         seeds: Number of seeds.
-        quick: Whether the study is only tried out, so that its figures mean nothing.
-        data_dir: Folder with the data, or None.
-        device: A torch device.
-        workers: Processes that prepare data.
-        runs: The runs of the keys so far, in the order of the keys.
-        tick: Called after each step of a training.
+        quick: Whether this is a short trial whose figures mean nothing.
+        data_dir: Folder with the data; None: ``ISOREG_DATA``, or a download.
+        device: Name of a torch device.
+        workers: Number of processes that prepare data.
+        runs: Runs of the keys so far, in the order of the keys.
+        tick: Called after each step of a measurement, to move the progress bar.
     """
 
     settings: S
@@ -156,14 +157,14 @@ class Lab(Generic[S]):
         return self.results.path.parent / "cache"
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
-        """The object of this name, which the first call makes."""
+        """Call ``make`` once for each name, keep its result and return it from then on."""
         if name not in self._kept:
             self._kept[name] = make()
         found: Made = self._kept[name]
         return found
 
     def found(self) -> Found:
-        """The content of tables and figures, with the runs of these settings only."""
+        """The data for tables and figures, with the runs of these settings in the file's order."""
         order = {id(run): place for place, run in enumerate(self.results.runs)}
         runs = sorted(self.runs, key=lambda run: order[id(run)])
         return {
@@ -174,7 +175,7 @@ class Lab(Generic[S]):
 
 
 def quickly(settings: S, **changes: Any) -> Callable[[bool], S]:
-    """The ``settings`` of a study without options: if it is quick, these with the changes."""
+    """A ``settings`` function for a study without options; a quick run has ``changes``."""
 
     def make(quick: bool) -> S:
         return replace(settings, **changes) if quick else settings  # type: ignore[type-var]
@@ -183,7 +184,7 @@ def quickly(settings: S, **changes: Any) -> Callable[[bool], S]:
 
 
 def run(study: Study[S], lab: Lab[S]) -> Found:
-    """Measure the runs that the file does not hold yet, and save each of them at once."""
+    """Measure the runs that the file does not hold yet, and save each one when it is done."""
     with _progress_bar() as progress:
         bar = progress.add_task("", total=None)
         for key in study.keys(lab):
@@ -211,7 +212,10 @@ def run(study: Study[S], lab: Lab[S]) -> Found:
 
 
 def expected(study: Study[S], lab: Lab[S]) -> Iterator[tuple[Key, str]]:
-    """Keys and fingerprints of a study's runs, as far as they follow from the runs that it has."""
+    """Yield keys and fingerprints of a study's runs, up to a key that needs a missing run.
+
+    Runs that the file holds are added to the lab.
+    """
     try:
         for key in study.keys(lab):
             made = fingerprint(study.determinants(key, lab.settings))
@@ -227,7 +231,7 @@ def expected(study: Study[S], lab: Lab[S]) -> Iterator[tuple[Key, str]]:
 
 
 def frozen(study: Study[S], lab: Lab[S]) -> list[Run]:
-    """The runs of the file that are kept and shown although no code makes them any more."""
+    """The runs of the file that no code makes any more, but that are kept and shown."""
     return [run for run in lab.results.runs if study.frozen and study.frozen(run["key"])]
 
 
@@ -235,7 +239,7 @@ def execute(study: Study[S], lab: Lab[S], console: Console) -> None:
     """Run, print the tables, and save them (.md) and the figure (.png) beside the results.
 
     Raises:
-        SystemExit: If the study's verdict says that something falls short.
+        SystemExit: If the study's verdict names something that falls short.
     """
     found, path = run(study, lab), lab.results.path
     text = study.tables(found) if lab.quick else study.page(found)
@@ -258,17 +262,17 @@ def new_lab(
     options: dict[str, Any] | None = None,
     **where: Any,
 ) -> Lab[S]:
-    """The lab of a study with options for its settings; ``where`` goes to `Lab`."""
+    """Make the lab of a study; ``options`` are for its settings, ``where`` for `Lab`."""
     settings = study.settings(quick=quick, **(options or {}))
     if study.fresh(settings) and out.exists():
-        read(out, study.name)  # refuses another study's file, which must stay
+        read(out, study.name)  # this raises if the file is another study's
         out.unlink()
     results = Results(out, study.name, _asdict(settings), as_field(study.uses))
     return Lab(settings, results, quick=quick, **where)
 
 
 def _progress_bar() -> Progress:
-    """Description, bar, count and time, on standard error."""
+    """A bar on standard error that shows description, count and elapsed time."""
     return Progress(
         TextColumn("[bold]{task.description:<60}"),
         BarColumn(),
@@ -279,7 +283,7 @@ def _progress_bar() -> Progress:
 
 
 def _names_ours(runs: Iterable[Run]) -> bool:
-    """Whether a key names the method of this library, as a method, a choice or a recipe."""
+    """Whether a value of some key contains "isometry", as the method of this library does."""
     keys = (run["key"] for run in runs)
     return any("isometry" in str(value) for key in keys for value in key.values())
 

@@ -1,4 +1,4 @@
-"""Markdown tables of means and spreads over seeds, their columns declared."""
+"""Markdown tables of means and spreads over seeds, made from declared columns."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ Values = Sequence[float]
 
 
 def percent(shares: Values) -> str:
-    """Mean of shares in percent, with the sample standard deviation over seeds if there are any."""
+    """Mean of shares in percent, with the sample standard deviation if there are several."""
     return spread([100 * share for share in shares], digits=1)
 
 
 def spread(values: Values, digits: int) -> str:
-    """Mean, and the sample standard deviation if there are several values."""
+    """Mean as text, with the sample standard deviation if there are several values."""
     text = f"{mean(values):.{digits}f}"
     return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: a figure of each run of a row, and how it is written.
+    """One column: which figure of a row's runs it shows, and how the figure is written.
 
     Attributes:
         title: Title of the column.
-        figure: Path of the figure in the figures of a run, such as "distortion/stress", or a
-            function of these figures. Runs that give None are left out; a text is written as it is.
+        figure: Path in the figures of a run, such as "distortion/stress", or a function of these
+            figures. Runs for which it gives None are left out; a string is written unchanged.
         digits: Digits behind the point; None: the figure is a share, in percent with one digit.
-        form: Instead of digits: the format of the mean, such as ".2g", without the spread.
-        text: Instead of all these: a function of the figures of all runs.
-        empty: Text for rows in which no run has the figure.
+        form: Format of the mean, such as ".2g", written without the spread; replaces ``digits``.
+        text: Function from the figures of all runs of the row to the cell; replaces all above.
+        empty: Text of the cell if no run has the figure.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Column:
     empty: str = ""
 
     def cell(self, found: Sequence[Figures]) -> str:
-        """The cell of a row."""
+        """The text of the cell in the row of these runs."""
         if self.text:
             return self.text(found)
         values = [value for figures in found if (value := self.value(figures)) is not None]
@@ -58,7 +58,7 @@ class Column:
         return percent(values) if self.digits is None else spread(values, self.digits)
 
     def value(self, figures: Figures) -> Any:
-        """The figure of one run."""
+        """The figure of one run; None if the run does not have it."""
         return self.figure(figures) if callable(self.figure) else lookup(figures, self.figure)
 
 
@@ -66,7 +66,10 @@ SEEDS = Column("seeds", text=lambda found: str(len(found)))
 
 
 def lookup(figures: Figures, path: str) -> Any:
-    """The entry at a path such as "distortion/stress"; None if there is none."""
+    """The entry at a path such as "distortion/stress"; None if a name is missing.
+
+    A name is the place in a list; a place behind the list's end raises an IndexError.
+    """
     found: Any = figures
     for name in path.split("/"):
         if isinstance(found, list):
@@ -79,7 +82,7 @@ def lookup(figures: Figures, path: str) -> Any:
 def runs_by(
     runs: Iterable[Run], by: str | tuple[str, ...] | Callable[[Run], Any]
 ) -> dict[Any, list[Run]]:
-    """The runs by an entry of their keys, several entries, or a function, in their order."""
+    """Group runs by one or several entries of their keys or by a function; their order is kept."""
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         if callable(by):
@@ -94,12 +97,12 @@ def runs_by(
 def grouped(
     runs: Iterable[Run], by: str | tuple[str, ...] | Callable[[Run], Any]
 ) -> dict[Any, list[Figures]]:
-    """The groups of `runs_by`, with the figures of the runs instead of the runs."""
+    """Group runs as `runs_by` does, and return only their figures."""
     return {name: [run["figures"] for run in of] for name, of in runs_by(runs, by).items()}
 
 
 def with_keys(found: Found, **wanted: Any) -> list[Run]:
-    """The runs whose keys have these entries."""
+    """The runs whose keys contain these entries."""
     return [run for run in found["runs"] if wanted.items() <= run["key"].items()]
 
 
@@ -108,7 +111,7 @@ def table(
     groups: Mapping[Any, Sequence[Figures]] | Iterable[tuple[Any, Sequence[Figures]]],
     columns: Sequence[Column],
 ) -> str:
-    """A Markdown table with a row for each group: its name, or names, then its cells."""
+    """A Markdown table with one row per group: its name, or names, then its cells."""
     heads = [head] if isinstance(head, str) else list(head)
     rows = []
     for name, runs in groups.items() if isinstance(groups, Mapping) else groups:
@@ -130,10 +133,10 @@ def page(*parts: str) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """For example "1 seed", "3 seeds"."""
+    """A number with its noun, for example "1 seed" or "3 seeds"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def seeds_of(found: Found) -> int:
-    """How many seeds the runs have."""
+    """The number of different seeds among the runs."""
     return len({run["key"]["seed"] for run in found["runs"] if "seed" in run["key"]})

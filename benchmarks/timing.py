@@ -1,4 +1,4 @@
-"""Times as ratios: interleaved in one process, warmed up, as medians."""
+"""Median times of functions that run interleaved in one process, and peak memory of a process."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import torch
 def interleaved(
     functions: Mapping[str, Callable[[], object]], *, device: str = "cpu", seconds: float = 1.0
 ) -> dict[str, float]:
-    """Median seconds of each function; they are called in turn, in rounds, after one to warm up.
+    """Median seconds of each function; the functions are called in turn, round by round.
 
-    There are at least three rounds, unless they take more than ten times ``seconds``; if the first
-    does, it is the only one. On a CPU with one thread the process's own time is measured, so that
-    waiting for other processes does not count.
+    A first round warms up. At least three follow, until ``seconds`` or 200 rounds are over; they
+    end early after ten times ``seconds``. If the first round takes that long, it is the only one.
+    On a processor with one thread, processor time counts: it leaves out waits for other processes.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     start = time.perf_counter()
     for name, function in functions.items():
         times[name].append(_seconds(function, device))
-    if time.perf_counter() - start < 10 * seconds:  # the first round was to warm up
+    if time.perf_counter() - start < 10 * seconds:  # the first round was the warm-up
         times = {name: [] for name in functions}
         start = time.perf_counter()
     rounds = 0
@@ -55,11 +55,11 @@ def _wait(device: str) -> None:
 
 
 def peak_memory(code: str) -> int:
-    """Bytes by which the peak of a fresh process grows while ``measured()`` of this code runs.
+    """Bytes by which a fresh process's peak memory grows while it calls ``measured()``.
 
-    The code must define ``measured`` and prepare what it needs. This works on Linux only.
+    ``code`` defines ``measured`` and prepares what it needs beforehand. This works on Linux only.
     """
-    # Not by getrusage: on Linux a child inherits the peak of the process that started it.
+    # getrusage is not used: on Linux a child inherits the peak of the process that started it.
     program = (
         "def peak():\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"

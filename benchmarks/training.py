@@ -1,4 +1,4 @@
-"""Gradient descent: batches, optimizers, schedules and the loop, for all studies but timm's."""
+"""Gradient descent: batches, optimizers, schedules and the loop of all studies but timm's."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Optimizers = Sequence[torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Batches:
-    """Random batches of the indices of samples, epoch by epoch.
+    """Batches of sample indices in random order, epoch by epoch.
 
-    With ``whole``, a last batch that is not full is left out. ``generator`` draws the orders.
+    ``whole`` leaves out a last batch that is not full. ``generator`` draws the random orders.
     """
 
     samples: int
@@ -49,10 +49,10 @@ def descend(
     rate: Callable[[float], float] | None = None,
     after: Callable[[], None] | None = None,
 ) -> None:
-    """Take a step of all optimizers for each batch, and then call ``after``.
+    """Take one step with all optimizers for each batch, and call ``after`` after each step.
 
-    The loss is a function of the batch's rows and the share of training that is done, the rate of
-    that share only. ``steps`` is the number of batches, if they are not `Batches`.
+    ``loss`` is called with the batch's rows and the share of training that is done, ``rate`` with
+    that share alone. ``steps`` is the number of batches, needed if ``batches`` is no `Batches`.
     """
     steps = len(batches) if isinstance(batches, Batches) else steps or 1
     for number, rows in enumerate(batches):
@@ -72,7 +72,7 @@ def descend_whole(
     rate: Callable[[float], float] | None = None,
     after: Callable[[], None] | None = None,
 ) -> None:
-    """Take ``steps`` steps, each on all samples at once."""
+    """Take ``steps`` steps on all samples at once."""
     every = repeat(torch.empty(0), steps)
     descend(lambda *_: loss(), optimizers, every, steps=steps, rate=rate, after=after)
 
@@ -94,15 +94,15 @@ def adam(model: nn.Module | Iterable[nn.Parameter], rate: float = 1e-3) -> Optim
 
 
 def fused_adam(model: nn.Module) -> Optimizers:
-    """Adam for all parameters, in one operation a step."""
+    """Adam for all parameters, fused into one operation per step."""
     return [torch.optim.Adam(model.parameters(), fused=True)]
 
 
 def muon(model: nn.Module) -> Optimizers:
-    """Muon for all matrices but the classifier's; Adam for that one and all other parameters.
+    """Muon for all weight matrices but the last, the classifier's; Adam for all other parameters.
 
     Muon makes all singular values of a step about equal. Its steps are scaled to the size of
-    Adam's, so that one rate serves both.
+    Adam's, so that one learning rate serves both.
 
     Source: Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks"; the
     scale from Liu et al. (2025), "Muon is Scalable for LLM Training".
@@ -120,14 +120,14 @@ OPTIMIZERS: Mapping[str, Callable[[nn.Module], Optimizers]] = {"adam": fused_ada
 
 
 def set_rate(optimizers: Optimizers, rate: float) -> None:
-    """Give all optimizers one learning rate."""
+    """Set one learning rate for all optimizers."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
 
 
 def cosine(highest: float, warmup: float = 0.0) -> Callable[[float], float]:
-    """The rate by the share of training that is done: it rises linearly, then falls to 0."""
+    """A rate that rises linearly during the share ``warmup``, then falls to 0 along a cosine."""
 
     def rate(progress: float) -> float:
         if progress < warmup:

@@ -12,7 +12,7 @@ _INK = "#767676"
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture without a ground, its black turned into a grey that is read on any page."""
+    """Save a transparent picture whose black becomes a grey that is legible on any background."""
     for drawn in figure.findobj(lambda artist: hasattr(artist, "set_color")):
         if getattr(drawn, "get_color", str)() in ("black", "k"):
             drawn.set(color=_INK)

@@ -1,7 +1,7 @@
 """An autoencoder whose bottleneck is a map: lengths in the code approximate images' distances.
 
-A plain autoencoder bends its code as it likes. One term more, and a length there means something;
-what that costs in reconstruction is printed beside it.
+A plain autoencoder may bend its code in any way. With the penalty as one more term, lengths in the
+code have a meaning; the script prints what this costs in reconstruction error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def autoencoder(code: int = 2) -> nn.Sequential:
 
 
 def train(beta: float, epochs: int) -> nn.Sequential:
-    """Reconstruct the digits; the penalty watches the code, and all pairs of a batch."""
+    """Learn to reconstruct the digits; the penalty is on the code, over all pairs of a batch."""
     torch.manual_seed(0)
     images, _ = digits("train")
     model = autoencoder()
@@ -44,7 +44,7 @@ def train(beta: float, epochs: int) -> nn.Sequential:
 
 
 def main(picture: Path = Path("autoencoder.png"), epochs: int = 150) -> dict[str, list[float]]:
-    """Train both, draw the codes of new digits with a scale bar where there can be one."""
+    """Train both and draw the codes of new digits; the isometric code has a scale bar."""
     images, labels = digits("test")
     figure = Figure(figsize=(10, 5), layout="constrained")
     figures: dict[str, list[float]] = {}

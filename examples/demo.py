@@ -4,7 +4,8 @@ Networks learn to tell even digits from odd ones, and nothing else. The plain on
 digit it saw. With the penalty its features are as far apart as the images are *along the data*
 (`isoreg.references.manifold`, made without labels), so that one example of each digit is enough to
 read all ten. The control has the same penalty with the reference exchanged among images of a class:
-sizes right, geometry wrong. Raw pixels and the reference itself stand beside them.
+its distances have the right sizes and the wrong geometry. The table also has rows for raw pixels
+and for the reference itself.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from isoreg.distances import pairwise_distances
 from isoreg.embedding import IsometricEmbedding
 
 SEEDS, EPOCHS, DRAWS, MAP_EPOCHS = 3, 40, 5, 15
-# chosen on the validation images, each by itself, by examples.demo_choice
+# each strength was chosen by itself on the validation images, by examples.demo_choice
 BETAS = {"plain": 0.0, "isometry": 0.3, "control": 0.01}
-STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the probe; chosen on the validation images, for every row
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the probe; every row has one chosen on validation images
 PICTURE, FIGURES = Path("demo.png"), Path("demo.json")
-GREY = "#808080"  # read on a light ground and on a dark one
+GREY = "#808080"  # legible on a light and on a dark background
 COLUMNS = {
     "even or odd, %": 1,
     "distances, r": 2,
@@ -86,7 +87,7 @@ def train(data: Split, seed: int, *, beta: float, control: bool) -> nn.Sequentia
 
 
 def measure(data: dict[str, Split], features: dict[str, Tensor]) -> list[float]:
-    """The figures of `COLUMNS` but the first."""
+    """All figures of `COLUMNS` except the first."""
     test = data["test"]
     kept = distortion(test.places, features["test"], test.digit % 2).correlation
     return [kept, *(100 * probe(data, features, examples)[1] for examples in (1, 10))]
@@ -95,7 +96,7 @@ def measure(data: dict[str, Split], features: dict[str, Tensor]) -> list[float]:
 def probe(
     data: dict[str, Split], features: dict[str, Tensor], examples: int
 ) -> tuple[float, float]:
-    """Validation and test accuracy on ten digits; the former chooses the probe's strength."""
+    """Accuracy on ten digits, validation and test; the first one chooses the probe's strength."""
     digit, generator = data["train"].digit, torch.Generator().manual_seed(0)
     scores = {strength: [0.0, 0.0] for strength in STRENGTHS}
     for _ in range(DRAWS):
@@ -159,7 +160,7 @@ def draw_map(data: dict[str, Split], axis: Axes) -> None:
 
 def main() -> None:
     """Train, measure, print the table, save the picture."""
-    torch.set_num_threads(1)  # networks this small only lose by more
+    torch.set_num_threads(1)  # more threads slow down such small networks
     data = load()
     table = Table("", *COLUMNS, title=f"{SEEDS} seeds, mean ± sd", caption=CAPTION)
     table.caption_justify = "left"

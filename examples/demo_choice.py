@@ -1,7 +1,7 @@
-"""How strong the demo's penalty is, and its control: ``python -m examples.demo_choice``.
+"""Choose strengths for the demo's penalty and its control: ``python -m examples.demo_choice``.
 
-Both are chosen alike and each by itself: the strength after which a linear probe that knows one
-example of each digit reads most of the validation images. Test images have no part in it.
+Each strength is chosen by itself, by the same rule: with it, a linear probe that knows one example
+of each digit is most accurate on the validation images. Test images are not used.
 """
 
 from __future__ import annotations

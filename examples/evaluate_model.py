@@ -1,8 +1,8 @@
 """Is it robust? A report that says when not to believe it: ``python -m examples.evaluate_model``.
 
 Three networks on digits: plain, with the isometry penalty, and with the margin loss of
-`isoreg.RobustLoss`. All face the same attacks on the classifier alone; the penalty, which is part
-of training, is no part of what is attacked.
+`isoreg.RobustLoss`. All face the same attacks. Attacks see the classifier alone, because the
+penalty is a part of training only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from isoreg.robustness import RobustnessReport, evaluate
 
 
 def train(kind: str, epochs: int) -> nn.Sequential:
-    """One of the three networks."""
+    """Train one of the three networks."""
     torch.manual_seed(0)
     images, labels = digits("train")
     hidden = [nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU()]
@@ -30,7 +30,7 @@ def train(kind: str, epochs: int) -> nn.Sequential:
         for _ in range(epochs):
             for batch in torch.randperm(len(images)).split(100):
                 x, y = images[batch], labels[batch]
-                if kind == "margin loss":  # runs the model itself
+                if kind == "margin loss":  # this loss runs the model itself
                     loss = criterion(x, y)
                 else:
                     loss = F.cross_entropy(model(x), y)

@@ -1,7 +1,7 @@
 """Labels in levels, 2, 4 and 8 classes on a torus: ``python -m examples.hierarchical_labels``.
 
-The paper's stack has a locally isometric layer for each level. Any other model can have the levels
-too: one `IsometryRegularizer` a level, each with its layer and its labels; see `levels_of_a_model`.
+The paper's stack has a locally isometric layer for each level. Other models can learn levels too,
+with one `IsometryRegularizer` for each level on its own layer and labels: see `levels_of_a_model`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from isoreg.lil import StackedLIL
 
 
 def stacked(points: Tensor, levels: list[Tensor], epochs: int) -> list[float]:
-    """The paper's own architecture; returns the accuracy of each level."""
+    """Train the paper's own architecture, and return the accuracy of each level."""
     torch.manual_seed(0)
     model = StackedLIL(3, [2, 4, 8])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -36,7 +36,7 @@ def stacked(points: Tensor, levels: list[Tensor], epochs: int) -> list[float]:
 
 
 def levels_of_a_model(points: Tensor, levels: list[Tensor], epochs: int) -> float:
-    """The same levels on three layers of an ordinary classifier of the eight classes."""
+    """Train an ordinary classifier of the eight classes, with the levels on three of its layers."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for before in (3, 40, 40):

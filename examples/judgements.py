@@ -1,9 +1,9 @@
 """Distances that people gave: documents become points whose distances are human judgements.
 
 Lee, Pincombe and Welsh (2005) let people judge how similar 50 short news texts are, pair by pair.
-The judgements and 300 more texts come with gensim (``pip install gensim``). A linear map of what
-the words say learns the judged distances of 40 texts; the other ten are then placed by their words
-alone. Each text is among these ten once.
+The judgements and 300 more texts come with gensim (``pip install gensim``). A linear map of
+coordinates made from words learns the judged distances of 40 texts; then it places the other ten by
+their words alone. Each text is among these ten once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def judged() -> tuple[Tensor, Tensor]:
 
 
 def correlation(wanted: Tensor, found: Tensor, of: Tensor) -> float:
-    """Pearson's r over the pairs in which one text or both are of these."""
+    """Pearson's r over the pairs of which one text or both are among ``of``."""
     chosen = torch.zeros_like(wanted, dtype=torch.bool)
     chosen[of] = chosen[:, of] = True
     chosen &= torch.ones_like(chosen).triu(1)
@@ -53,7 +53,7 @@ def correlation(wanted: Tensor, found: Tensor, of: Tensor) -> float:
 
 
 def main(picture: Path = Path("judgements.png"), steps: int = 100) -> dict[str, float]:
-    """Learn from 40 texts, ask about ten; five times. Draw both tables of distances."""
+    """Learn from 40 texts and place ten, five times; then draw three tables of distances."""
     x, wanted = judged()
     raw, placed = torch.cdist(x, x), torch.zeros(50, 50)
     before, after = [], []
@@ -61,7 +61,7 @@ def main(picture: Path = Path("judgements.png"), steps: int = 100) -> dict[str, 
         torch.manual_seed(0)
         new = torch.arange(50) % 5 == fold
         model = nn.Linear(DIMENSIONS, DIMENSIONS, bias=False)
-        nn.init.eye_(model.weight)  # begins as the words alone
+        nn.init.eye_(model.weight)  # training starts from the coordinates by words
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(steps):
             noisy = x[~new] + 0.05 * torch.randn_like(x[~new])

@@ -1,8 +1,8 @@
 """The penalty in a LightningModule that knows nothing of it.
 
-Run with ``python -m examples.lightning_callback``. The module below is any LightningModule. The
-callback adds the penalty to its loss while it trains, logs it (here to a CSV file), and leaves the
-module as it was.
+Run with ``python -m examples.lightning_callback``. The module below can be any LightningModule. The
+callback adds the penalty to its loss during training, logs the penalty (here to a CSV file), and
+then leaves the module as it was.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from isoreg.integrations.lightning import IsometryCallback
 
 
 class Parity(pl.LightningModule):  # type: ignore[misc]
-    """Learns even and odd."""
+    """A module that learns to tell even digits from odd ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Parity(pl.LightningModule):  # type: ignore[misc]
         return F.cross_entropy(self.net(x), y)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Accuracy."""
+        """Log the accuracy."""
         x, y = batch
         self.log("accuracy", (self.net(x).argmax(1) == y).float().mean())
 
@@ -56,7 +56,7 @@ def main(epochs: int = 20, folder: Path = Path("runs")) -> float:
     callback = IsometryCallback(["net.2", "net.4"], beta="auto")
     trainer = pl.Trainer(
         max_epochs=epochs,
-        callbacks=[callback],  # all that is new
+        callbacks=[callback],  # the only new line
         logger=CSVLogger(folder),
         log_every_n_steps=1,
         accelerator="cpu",

@@ -1,7 +1,7 @@
 """A map of digits whose lengths are distances: with classes, without, and of new images.
 
-Half of the images teach the map, the other half are placed on it without being seen. The pictures
-have a scale bar in the unit of the pixels; UMAP and t-SNE can have none.
+The map is learned from half of the images and then places the other half, which it never saw. The
+pictures have a scale bar in the unit of the pixels, which maps by UMAP and t-SNE cannot have.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The two lines in a training loop of your own: ``python -m examples.own_model``.
 
-A convolutional network learns even and odd digits, plainly and with the penalty, whose weight is
-chosen by ``beta="auto"``. Then its layers are reported, and each loss is written to a CSV file that
-any spreadsheet reads.
+A convolutional network learns to tell even digits from odd ones, without the penalty and with it;
+``beta="auto"`` chooses its weight. Then a report on the layers is printed, and each loss is written
+to a CSV file that any spreadsheet reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from isoreg.diagnostics import Distortion, distortion
 
 
 def network() -> nn.Sequential:
-    """Any module will do."""
+    """A convolutional network; any other module will do."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.ReLU(),
@@ -35,12 +35,12 @@ def network() -> nn.Sequential:
 
 
 def train(beta: float | str, epochs: int, log: Path) -> nn.Sequential:
-    """A loop as you have it already, with two lines more."""
+    """Train with a loop as you have it already, plus two lines."""
     torch.manual_seed(0)
     images, labels = digits("train")
     model = network()
     optimizer = torch.optim.Adam(model.parameters())
-    iso = IsometryRegularizer(model, beta=beta)  # the first line: by default, what enters the last
+    iso = IsometryRegularizer(model, beta=beta)  # the first line: watches the last layer's input
     rows = []
     for _ in range(epochs):
         for batch in torch.randperm(len(images)).split(100):
@@ -61,7 +61,7 @@ def train(beta: float | str, epochs: int, log: Path) -> nn.Sequential:
 
 @torch.no_grad()
 def measure(model: nn.Sequential) -> tuple[float, Distortion]:
-    """Accuracy on test images, and what became of the distances within even and within odd."""
+    """Accuracy on test images, and distortion of distances within even and within odd digits."""
     images, labels = digits("test")
     features: Tensor = model[:-1](images)
     right = model[-1](features).argmax(1) == labels % 2
@@ -69,7 +69,7 @@ def measure(model: nn.Sequential) -> tuple[float, Distortion]:
 
 
 def main(epochs: int = 20, folder: Path = Path()) -> dict[str, Distortion]:
-    """Train both, print what became of them."""
+    """Train both networks; print their accuracies and distortions."""
     found = {}
     options: dict[str, float | str] = {"plain": 0.0, "isometry": "auto"}
     for name, beta in options.items():

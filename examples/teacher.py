@@ -1,8 +1,8 @@
-"""A small network with the distances of a larger one, which it never has to match in width.
+"""A small network learns the distances of a larger one, whose width it need not have.
 
 The teacher knows all ten digits; the student learns even or odd from few images. With
-``inputs=teacher`` the penalty compares the student's features with the teacher's: their widths
-differ, so the features themselves could not be compared.
+``inputs=teacher`` the penalty compares distances of the student's features with the teacher's. The
+features themselves could not be compared, because their widths differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from isoreg.plots import shepard
 
 
 def network(width: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers."""
+    """A network of two hidden layers."""
     hidden = [nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.Tanh()]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, outputs))
 
@@ -48,7 +48,7 @@ def train(
 
 
 def main(picture: Path = Path("teacher.png"), epochs: int = 60) -> dict[str, list[float]]:
-    """Train a teacher and two students, say what each keeps, draw."""
+    """Train a teacher and two students; print and draw how well each student keeps distances."""
     torch.manual_seed(0)
     (_, known), (new, new_digits) = digits("train"), digits("test")
     teacher = train(network(300, 10), known, epochs)[:-1]

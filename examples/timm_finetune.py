@@ -1,8 +1,8 @@
-"""Fine-tune a timm model with and without the penalty, and compare what became of it.
+"""Fine-tune a timm model with and without the penalty, and compare the two models.
 
-Run with ``python -m examples.timm_finetune``. The model is trained here first, since weights may
-not be there to download; with ``--pretrained`` it starts from timm's. Everything but the two lines
-marked below is timm's own: Mixup, optimizer, scheduler, moving average of the weights.
+Run with ``python -m examples.timm_finetune``. The model is trained here first, because pretrained
+weights may not be available; with ``--pretrained`` it starts from timm's. Except for the two lines
+marked below, everything is timm's own: Mixup, optimizer, scheduler, moving average of the weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def load(split: str, size: int = 32) -> tuple[Tensor, Tensor]:
 
 
 def train(model: nn.Module, *, epochs: int, rate: float, isometry: bool, batch: int = 64) -> None:
-    """Train in place, by timm's means; the moving average is what is left in the model."""
+    """Train in place with timm's tools; the model ends with the moving average of its weights."""
     images, labels = load("train")
     steps = len(images) // batch
     optimizer = create_optimizer_v2(model, opt="adamw", lr=rate, weight_decay=0.05)
@@ -45,7 +45,7 @@ def train(model: nn.Module, *, epochs: int, rate: float, isometry: bool, batch: 
     )
     mixup = Mixup(mixup_alpha=0.2, label_smoothing=0.0, num_classes=10)
     criterion, average = SoftTargetCrossEntropy(), ModelEmaV3(model.train(), decay=0.9)
-    # 1: attach. Features and pixels have other units: let the penalty fit the factor and its weight
+    # 1: attach. Features and pixels have other units, so the penalty fits the scale and its weight
     with IsometryRegularizer(model, beta="auto", scale="fit") if isometry else nullcontext() as iso:
         for step in range(epochs * steps):
             chosen = torch.randint(len(images), (batch,), device=DEVICE)
@@ -78,7 +78,7 @@ def evaluate(model: Any, name: str) -> float:
 def main(
     name: str = "resnet10t.c3_in1k", epochs: int = 4, pretrained: bool = False
 ) -> dict[str, float]:
-    """Train, go on in two ways, and return the accuracy of all three."""
+    """Train a model, fine-tune it in two ways, and return the accuracy of all three."""
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=pretrained, num_classes=10).to(DEVICE)
     if not pretrained:

@@ -1,8 +1,8 @@
 """The penalty in Hugging Face's Trainer: ``python -m examples.transformers_trainer``.
 
 A small vision transformer is built from a configuration, so that nothing is downloaded; a
-pretrained one goes the same way. Text goes the same way too: features are then compared with the
-embeddings of the tokens.
+pretrained one is trained in the same way. Models of text are too: their features are then compared
+with the embeddings of the tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from isoreg.integrations.transformers import IsometryTrainer
 
 
 def rows(split: str) -> list[dict[str, Any]]:
-    """Digits in the form that the Trainer wants; the parity is what is learned."""
+    """Digits in the form that the Trainer wants; the labels to learn are their parity."""
     images, labels = digits(split)
     return [{"pixel_values": x, "labels": int(y) % 2} for x, y in zip(images, labels, strict=True)]
 
@@ -50,7 +50,7 @@ def main(epochs: int = 10, folder: Path = Path("runs/transformers")) -> dict[str
         train_dataset=rows("train"),
         eval_dataset=rows("validation"),
         compute_metrics=accuracy,
-        isometry={"beta": "auto"},  # all that is new
+        isometry={"beta": "auto"},  # the only new line
     )
     trainer.train()
     assert trainer.iso is not None

@@ -1,7 +1,7 @@
 """A network in place of the edit distance: words become points, and misspelt ones land nearby.
 
-The words are those of Python's own help pages. In each step the distances of all pairs of a batch
-are computed, and no others: there is no table of all pairs. A quarter of the words is kept apart.
+The words are those of Python's own help pages. Each step computes only the distances of the pairs
+of a batch, so no table of all pairs is needed. A quarter of the words is kept apart for measuring.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MISSPELT = ("sequnce", "exeption", "dictonary", "itterator", "atribute", "paramt
 
 
 def letters(words: list[str]) -> Tensor:
-    """(n, 12) numbers of letters; 0 behind the last."""
+    """(n, 12) numbers of the letters, from 1 for a; 0 after the last letter."""
     padded = [[ord(c) - 96 for c in word] + [0] * (LONGEST - len(word)) for word in words]
     return torch.tensor(padded)
 
 
 def edit_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Levenshtein's distances of a and b words, (a, b), all pairs at once."""
+    """(a, b) Levenshtein distances of a words and b words, computed for all pairs at once."""
     of, to = (a > 0).sum(1), (b > 0).sum(1)
     rows = [torch.arange(LONGEST + 1.0).expand(len(a), len(b), -1)]
     for i in range(LONGEST):
@@ -45,14 +45,14 @@ def edit_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def speller(dimensions: int = 32) -> nn.Sequential:
-    """Letters to points: two convolutions along the word and a hidden layer."""
+    """A network from letters to points: two convolutions along the word and a hidden layer."""
     layers = [nn.Conv1d(27, 64, 3, padding=1), nn.ReLU(), nn.Conv1d(64, 64, 3, padding=1)]
     end = [nn.Linear(64 * LONGEST, 256), nn.ReLU(), nn.Linear(256, dimensions)]
     return nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), *end)
 
 
 def main(picture: Path = Path("words.png"), steps: int = 1_000) -> dict[str, float]:
-    """Train, ask about new words, look up misspelt ones, draw."""
+    """Train, measure on new words, look up misspelt ones, and draw."""
     torch.manual_seed(0)
     words = sorted(set(re.findall(rf"\b[a-z]{{4,{LONGEST}}}\b", " ".join(topics.values()))))
     words = [words[place] for place in torch.randperm(len(words)).tolist()]
@@ -79,7 +79,7 @@ def main(picture: Path = Path("words.png"), steps: int = 1_000) -> dict[str, flo
     kept = distortion(None, points[known:], input_distances=wanted)
     print(f"{len(words) - known} words that were not trained on: {kept}")
     nearest = torch.cdist(asked, points).topk(30, largest=False).indices
-    for word, near in zip(MISSPELT, nearest, strict=True):  # the distance itself asks 30, not all
+    for word, near in zip(MISSPELT, nearest, strict=True):  # compare with 30 words, not all
         best = near[edit_distances(letters([word]), x[near])[0].topk(3, largest=False).indices]
         print(f"{word}: {', '.join(words[place] for place in best)}")
     pairs = torch.ones_like(wanted, dtype=torch.bool).triu(1)

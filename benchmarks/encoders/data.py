@@ -1,4 +1,4 @@
-"""Objects whose distance costs something: words, series and digits, with the packages they need."""
+"""Objects whose distance is expensive: words, series and digits, with the packages they need."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from isoreg import datasets
 
 Ink = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 Block = Callable[[Tensor, Tensor], Tensor]
-"""From the places of a and of b objects to their (a, b) distances."""
+"""A function from the indices of a and of b objects to their (a, b) distances."""
 
 _LETTERS = 12
 
 
 @dataclass(frozen=True)
 class Objects:
-    """Objects, and what their distance is.
+    """Objects with their distance, and who is trained and measured on which of them.
 
     Attributes:
-        x: (n, ...) what a network takes.
-        compute: The distance itself, computed anew.
-        train: Places of the objects that every method is trained on.
-        more: Places of objects that only what needs no table of all distances can be trained on.
-        validation: Places.
-        test: Places.
-        table: (n, n) where a distance is too slow to be computed in each step.
-        between: From b inputs to their (b, b) distances, or from a and b to (a, b), where objects
-            may be made anew.
-        disturb: From inputs and a strength to inputs with noise.
+        x: (n, ...) inputs of a network.
+        compute: Computes the distances of objects, without the table.
+        train: Indices of the objects that every method is trained on.
+        more: Indices of further objects, for methods that need no table of all distances.
+        validation: Indices of the objects that settings are chosen on.
+        test: Indices of the objects that figures are measured on.
+        table: (n, n) distances, where one is too slow to be computed in each step.
+        between: Computes the distances of new inputs: (b, b) of b of them, or (a, b) of a and b;
+            None: such inputs have no distance.
+        disturb: Makes inputs with noise from inputs and a strength; None: it cannot be done.
     """
 
     x: Tensor
@@ -51,14 +51,14 @@ class Objects:
     disturb: Callable[[Tensor, float], Tensor] | None = None
 
     def distances(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """(a, b) distances, from the table if there is one."""
+        """(a, b) distances of objects by index, from the table if there is one."""
         if self.table is None:
             return self.compute(rows, columns)
         return self.table[rows][:, columns]
 
 
 def words(folder: Path, most: int) -> Objects:
-    """English words of 4 to 12 letters under Levenshtein's distance; 12 times 27 zeros and ones."""
+    """English words of 4 to 12 letters with Levenshtein's distance; inputs are (12, 27) one-hot."""
     del folder
     listed = _needed("wordfreq").top_n_list("en", 20_000)
     _needed("rapidfuzz")
@@ -80,14 +80,14 @@ def words(folder: Path, most: int) -> Objects:
 
 
 def spelt(word: str) -> Tensor:
-    """(12, 27) zeros and ones: which letter stands where, or none."""
+    """(12, 27) one-hot code of a word, a row for each place; column 0 means no letter there."""
     letters = [ord(letter) - ord("a") + 1 for letter in word.lower()]
     places = torch.tensor(letters + [0] * (_LETTERS - len(letters)))
     return torch.nn.functional.one_hot(places, 27).float()
 
 
 def series(folder: Path, most: int) -> Objects:
-    """ItalyPowerDemand, 24 hours each, under the root of dynamic time warping's sum of squares."""
+    """ItalyPowerDemand, 24 hours each; distance: the root of dynamic time warping's squared one."""
     _needed("aeon")
     from aeon.datasets import load_italy_power_demand
     from aeon.distances import dtw_pairwise_distance
@@ -111,7 +111,7 @@ def series(folder: Path, most: int) -> Objects:
 
 
 def digits(folder: Path, most: int) -> Objects:
-    """scikit-learn's digits under Wasserstein's distance: by how many pixels ink must be moved."""
+    """scikit-learn's digits with Wasserstein's distance: how many pixels ink moves on average."""
     transport = _needed("ot")
     parts = [datasets.digits(part)[0] for part in ("test", "validation", "train")]
     images = torch.cat(parts).flatten(1)
@@ -123,7 +123,7 @@ def digits(folder: Path, most: int) -> Objects:
     def cost(first: Ink, second: Ink) -> float:
         (of, ink), (to, wanted) = first, second
         between = np.ascontiguousarray(ground[of[:, None], to])
-        # the shares of ink sum to 1, and the dual's solution is not asked for
+        # two steps are skipped: shares of ink sum to 1, and the dual's solution is not used
         quick = {"check_marginals": False, "center_dual": False}
         return float(transport.emd2(ink, wanted, between, **quick))
 
@@ -137,7 +137,7 @@ def digits(folder: Path, most: int) -> Objects:
         return half + half.T
 
     def noisy(inputs: Tensor, noise: float) -> Tensor:
-        return inputs * (noise * torch.randn_like(inputs)).exp()  # paper stays white
+        return inputs * (noise * torch.randn_like(inputs)).exp()  # pixels without ink stay 0
 
     def compute(rows: Tensor, columns: Tensor) -> Tensor:
         return moved(x[rows], x[columns])
@@ -147,7 +147,7 @@ def digits(folder: Path, most: int) -> Objects:
 
 
 def _ink(image: Tensor) -> Ink:
-    """Which pixels have ink, and each one's share: those without would only cost time."""
+    """Indices of the pixels with ink, and each one's share; the others would only cost time."""
     shares = image.double().numpy() / float(image.double().sum())
     return (shares > 0).nonzero()[0], shares[shares > 0]
 
@@ -160,7 +160,7 @@ def _needed(package: str) -> Any:
 
 
 def _with_table(path: Path, x: Tensor, compute: Block) -> Objects:
-    """A fifth each for validation and test; each pair computed once, and kept in a file."""
+    """Objects with a table that is kept in a file; validation and test have a fifth each."""
 
     def all_pairs() -> Tensor:
         found = torch.zeros(len(x), len(x))
@@ -172,7 +172,7 @@ def _with_table(path: Path, x: Tensor, compute: Block) -> Objects:
 
 
 def _split(x: Tensor, compute: Block, sizes: Sequence[int], table: Tensor | None = None) -> Objects:
-    """Test, validation, training and, if the sizes of all three are given, ``more``."""
+    """Split in the order test, validation, train; with three sizes the rest is ``more``."""
     n = len(x)
     rest = n - sum(sizes)
     parts = torch.arange(n).split([*sizes, rest] if len(sizes) == 3 else [*sizes, rest, 0])

@@ -1,4 +1,4 @@
-"""How well an encoder's distances stand in for those of new objects, and what they cost."""
+"""How well an encoder's distances stand in for those of new objects, and what both cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def agreement(wanted: Tensor, found: Tensor) -> dict[str, float]:
 
     Returns:
         The root mean squared difference as a share of the mean distance, Pearson's r, and the share
-        of the ten nearest by what was found that are among the ten nearest indeed.
+        of the ten nearest by ``found`` that are among the ten nearest by ``wanted``.
     """
     pairs = torch.ones_like(wanted, dtype=torch.bool).triu(1)
     gaps = wanted[pairs].double() - found[pairs].double()
@@ -36,9 +36,9 @@ def agreement(wanted: Tensor, found: Tensor) -> dict[str, float]:
 
 
 def overlap(wanted: Tensor, found: Tensor, *, among: int) -> float:
-    """Share of the ten nearest that are among so many nearest by what was found; rows are queries.
+    """Share of the ten nearest that stand among the first ``among`` by ``found``; rows are queries.
 
-    Equal distances leave open who is among the ten: whoever is as near as the tenth counts.
+    With equal distances the ten are not unique: every object as near as the tenth counts as one.
     """
     nearest = min(NEAREST, wanted.shape[1])
     tenth = wanted.kthvalue(nearest, 1).values
@@ -48,24 +48,24 @@ def overlap(wanted: Tensor, found: Tensor, *, among: int) -> float:
 
 
 def new_objects(encode: Encode, objects: Objects, places: Tensor) -> dict[str, float]:
-    """Agreement among objects that were not trained on."""
+    """`agreement` of the encoder's distances of these objects, on which it was not trained."""
     points = encode(objects.x[places])
     return agreement(objects.distances(places, places), torch.cdist(points, points))
 
 
 def search(encode: Encode, objects: Objects) -> dict[str, float]:
-    """How many of the ten nearest training objects of each new one a search on points finds."""
+    """Share of each test object's ten nearest training objects that a search on points finds."""
     points, queries = encode(objects.x[objects.train]), encode(objects.x[objects.test])
     wanted = objects.distances(objects.test, objects.train)
     found = index_of(points)(queries, AGAIN)
-    # places in order of their distance, as a table of ranks
+    # a candidate's rank serves as its distance; other objects are infinitely far
     ranks = torch.full_like(wanted, torch.inf)
     ranks.scatter_(1, found, torch.arange(found.shape[1]).float().expand(found.shape))
     return {f"recall {few}": overlap(wanted, ranks, among=few) for few in (NEAREST, AGAIN)}
 
 
 def index_of(points: Tensor) -> Callable[[Tensor, int], Tensor]:
-    """From queries and a number to the places of that many nearest points, nearest first."""
+    """A search: it takes queries and k, and gives the indices of the k nearest points in order."""
     if importlib.util.find_spec("faiss"):
         import faiss
 
@@ -83,10 +83,11 @@ def index_of(points: Tensor) -> Callable[[Tensor, int], Tensor]:
 
 
 def costs(encode: Encode, objects: Objects, *, seconds: float = 1.0) -> dict[str, float | str]:
-    """Seconds of what one new object costs: its distances to known ones, and its nearest ones.
+    """Seconds that one new object takes: its distances to known objects, and its nearest ones.
 
-    The distance itself, the encoder with the points of the known objects at hand, and a search on
-    the points whose hundred candidates are put in order by the distance itself.
+    Distances are computed by the distance itself, and by the encoder, which has the points of the
+    known objects. The nearest are found by a search on points, whose hundred candidates are then
+    put in order by the distance itself.
     """
     known, asked = objects.train[:_KNOWN], objects.test[:_ASKED]
     points = encode(objects.x[known])

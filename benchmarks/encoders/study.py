@@ -1,4 +1,4 @@
-"""What an encoder reaches when it stands in for an expensive distance, and what a query costs."""
+"""How well encoders stand in for an expensive distance, and what a query costs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from benchmarks.style import COLOURS, deviation, new_figure, plain, save
 from benchmarks.tables import SEEDS, Column, grouped, page, table, with_keys
 
 EVERY = ", every word"
-"""Trained on words too that no table of all distances has room for."""
+"""Suffix of trainings that also use the words for which a table of all distances has no room."""
 DISTURBED = ", disturbed"
-"""Trained on objects with noise, whose distances are computed in each step; places are without."""
+"""Suffix of trainings on noisy objects; distances are of these, coordinates of the clean ones."""
 NOISES = {"series, DTW": (0.05, 0.1, 0.2), "digits, Wasserstein": (0.15, 0.3, 0.6)}
-"""What is tried: standard deviations in those of the series, and of the ink's logarithm."""
+"""Strengths to try: standard deviation of noise, in that of the series, and of log ink."""
 ITSELF, CEILING, COST = "distance of the inputs", "MDS of the new objects", "cost"
 
 
@@ -36,10 +36,10 @@ class Task:
     """A distance and how encoders for it are trained.
 
     Attributes:
-        load: Folder and largest number of objects to `Objects`.
-        dimensions: Of the points.
-        passes: Objects that pass through the network in a training.
-        tried: The same in a try on validation objects.
+        load: Makes the `Objects` from a folder and the largest number of objects.
+        dimensions: Number of dimensions of the points.
+        passes: Number of objects that pass through the network in a training.
+        tried: The same number where a training only tries settings on validation objects.
     """
 
     load: Callable[[Path, int], Objects]
@@ -60,11 +60,11 @@ class Settings:
     """What determines the figures.
 
     Attributes:
-        most: Objects of a kind, at most.
-        size: Of a batch.
-        tries: Optimizers and largest learning rates among which each method's are chosen.
-        share: Of the passes that a task has.
-        seconds: That measuring a cost takes, at least.
+        most: Largest number of objects of a kind.
+        size: Batch size.
+        tries: Pairs of optimizer and largest learning rate, from which each method's is chosen.
+        share: Share of a task's passes that is made.
+        seconds: Least time that measuring a cost takes.
     """
 
     most: int = 17_000
@@ -75,14 +75,14 @@ class Settings:
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """By distance: every try, what needs no training, the chosen ones on all seeds, the cost."""
+    """For each distance: tries, rows without training, chosen settings on all seeds, the cost."""
     for name in TASKS:
         bases = ("all pairs (isometry)", "both, annealed") if name.startswith("words") else ()
         for method in (*LOSSES, *(base + EVERY for base in bases)):
             for optimizer, rate in lab.settings.tries:
                 yield {"distance": name, "method": method, "optimizer": optimizer, "rate": rate}
         best = chosen([run for run in lab.runs if run["key"]["distance"] == name])
-        if not best:  # the packages are not there
+        if not best:  # a package is missing, so nothing was tried
             continue
         for base in ("all pairs (isometry)", "random pairs", "regression on MDS"):
             for noise in NOISES.get(name, ()):
@@ -97,7 +97,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def chosen(runs: list[Run]) -> dict[str, Key]:
-    """By method the optimizer, rate and noise with the least error on validation objects."""
+    """For each method the optimizer, rate and noise with the least RMSE on validation objects."""
     best: dict[str, tuple[float, Key]] = {}
     for run in runs:
         key, error = run["key"], run["figures"].get("RMSE")
@@ -108,14 +108,14 @@ def chosen(runs: list[Run]) -> dict[str, Key]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The settings but for the grid, and the distance's own."""
+    """The settings except ``tries``, and the distance's task."""
     task = asdict(TASKS[key["distance"]]) | {"load": TASKS[key["distance"]].load.__name__}
     of_cost = {"seconds": settings.seconds} if key["method"] == COST else {}
     return {"most": settings.most, "size": settings.size, "share": settings.share} | task | of_cost
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Of one encoder, of what needs none, or what a query costs."""
+    """The figures of an encoder, of a row without training, or of what a query costs."""
     name, task = key["distance"], TASKS[key["distance"]]
     objects = lab.once(name, lambda: task.load(lab.cache, lab.settings.most))
     wanted = objects.distances(objects.test, objects.test)
@@ -166,14 +166,14 @@ _SEARCH = (
 
 
 def _in_order(found: Found) -> Found:
-    """The same with the distances in the order of `TASKS`, whichever was measured last."""
+    """The same results with the distances in the order of `TASKS`, not in that of the runs."""
     order = [*TASKS]
     runs = sorted(found["runs"], key=lambda run: order.index(run["key"]["distance"]))
     return {**found, "runs": runs}
 
 
 def tables(found: Found) -> str:
-    """A table a distance, one of costs, one of tries."""
+    """The page: a table for each distance, one of costs and one of tries."""
     found = _in_order(found)
     parts = [
         "# Networks that stand in for a distance",
@@ -226,7 +226,7 @@ def _cost_parts(priced: dict[str, list[Figures]]) -> list[str]:
 
 
 def draw(found: Found, path: Path) -> None:
-    """A panel a distance: error and neighbours, a point a method, bars of a standard deviation."""
+    """Draw a panel for each distance: neighbours over error, with bars of a standard deviation."""
     found = _in_order(found)
     names = list(dict.fromkeys(run["key"]["distance"] for run in found["runs"]))
     figure = new_figure(4.2 * max(1, len(names)), 3.9)

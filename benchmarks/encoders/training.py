@@ -21,14 +21,14 @@ _ROUNDS = 60
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss may look at. Axes: b = batch, k = dimensions.
+    """What a loss is computed from. Axes: b = batch, k = dimensions.
 
     Attributes:
-        points: (b, k) of the network.
-        objects: All of them.
-        rows: (b,) places of those that were seen.
-        disturbed: (b, ...) what was made of them; None: nothing.
-        places: (b, k) by multidimensional scaling; NaN where an object has none.
+        points: (b, k) outputs of the network.
+        objects: All objects, with their distances.
+        rows: (b,) indices of the objects in the batch.
+        disturbed: (b, ...) their inputs with noise; None: there was no noise.
+        places: (b, k) coordinates by multidimensional scaling; NaN where an object has none.
         progress: Share of training that is done.
     """
 
@@ -40,14 +40,14 @@ class Batch:
     progress: float
 
     def distances(self) -> Tensor:
-        """(b, b) of all pairs."""
+        """(b, b) distances of all pairs of the batch."""
         if self.disturbed is None:
             return self.objects.distances(self.rows, self.rows)
         assert self.objects.between is not None
         return self.objects.between(self.disturbed)
 
     def distances_in_twos(self) -> Tensor:
-        """(b // 2,) from each of the first half to its partner in the second."""
+        """(b // 2,) distances from each object of the first half to its partner in the second."""
         half = len(self.rows) // 2
         if self.disturbed is None:
             table = self.objects.distances(self.rows[:half], self.rows[half : 2 * half])
@@ -58,13 +58,13 @@ class Batch:
 
 
 def all_pairs(batch: Batch) -> Tensor:
-    """Isometry: all pairs of the batch."""
+    """The isometry penalty on all pairs of the batch."""
     given = batch.distances()
     return isometry_penalty(None, batch.points, input_distances=given, reduction="pairs")
 
 
 def random_pairs(batch: Batch) -> Tensor:
-    """A Siamese network's loss: as many objects, in pairs of two."""
+    """The loss of a Siamese network: it compares each object of the batch with one partner."""
     half = len(batch.points) // 2
     first, second = batch.points[:half], batch.points[half : 2 * half]
     # the root of an exact 0 would give the gradient NaN
@@ -73,14 +73,14 @@ def random_pairs(batch: Batch) -> Tensor:
 
 
 def regression(batch: Batch) -> Tensor:
-    """Squared distance from the coordinates of multidimensional scaling."""
+    """Mean squared distance from coordinates by multidimensional scaling, where there are any."""
     known = ~batch.places.isnan().any(1)
     gaps = (batch.points - batch.places)[known].square().sum(1)
     return gaps.sum() / known.sum().clamp_min(1)
 
 
 def annealed(batch: Batch) -> Tensor:
-    """All pairs, and the regression with a weight that falls from 1 to 0."""
+    """The loss of all pairs plus that of the regression, whose weight falls from 1 to 0."""
     return all_pairs(batch) + (1 - batch.progress) * regression(batch)
 
 
@@ -105,20 +105,20 @@ class Spelling(nn.Module):
         )
 
     def forward(self, letters: Tensor) -> Tensor:
-        """(b, 12, 27) letters to (b, dimensions) points."""
+        """Map (b, 12, 27) letters to (b, dimensions) points."""
         points: Tensor = self.layers(letters.transpose(1, 2))
         return points
 
 
 def network_for(x: Tensor, dimensions: int) -> nn.Module:
-    """Convolutions for words, an MLP of two times 256 ReLU for what is flat."""
+    """A convolutional network for words, an MLP of two layers of 256 ReLU for flat inputs."""
     if x.ndim == 3:
         return Spelling(dimensions)
     return networks.mlp(x.shape[1], dimensions, width=256, depth=2, activation=nn.ReLU)
 
 
 def optimizers(model: nn.Module, name: str) -> list[torch.optim.Optimizer]:
-    """Adam; or Muon for the matrices and AdamW for the rest."""
+    """Adam for all parameters, or Muon for the matrices and AdamW for the rest."""
     if name == "adam":
         return [torch.optim.Adam(model.parameters())]
     matrices = [p for p in model.parameters() if p.ndim == 2]
@@ -144,14 +144,14 @@ def train(
     """Train an encoder.
 
     Args:
-        objects: What it is trained on.
+        objects: The objects; their training part is used.
         loss: One of `LOSSES`.
-        places: (n, k) the coordinates of the training objects.
-        passes: How many objects pass through the network, counted each time.
-        size: Of a batch.
+        places: (n, k) coordinates of the training objects.
+        passes: Number of objects that pass through the network, each counted every time.
+        size: Batch size.
         optimizer: "adam" or "muon".
         rate: The largest learning rate; it rises for a tenth of training and falls to 0.
-        seed: Of the initial weights and of the batches.
+        seed: Seed of the initial weights and of the batches.
         every: Whether objects without coordinates are trained on too.
         noise: Strength of noise on the objects, whose distances are then computed in each step.
         tick: Called after each step.
@@ -196,6 +196,6 @@ def scaled(distances: Tensor, dimensions: int) -> Tensor:
 
 
 def coordinates(objects: Objects, dimensions: int, path: Path) -> Tensor:
-    """Those of the training objects, computed once."""
+    """Coordinates of the training objects, computed once and kept at ``path``."""
     rows = objects.train
     return computed_once(path, lambda: scaled(objects.distances(rows, rows), dimensions))

@@ -1,4 +1,4 @@
-"""Small models on which attacks are compared, each with what an attack may take for granted."""
+"""Small models on which attacks are compared; some break assumptions that attacks make."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from isoreg.datasets import digits
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with the images that it is attacked on, all of them classified rightly.
+    """A model with the images that it is attacked on, all of which it classifies correctly.
 
-    ``eps``: radius by norm, at which some images survive and some do not. ``linear``: the model's
-    linear layer, if the optimum is known.
+    ``eps`` maps each norm to a radius at which some images survive and some do not. ``linear`` is
+    the layer of a linear model, for which the optimum is known.
     """
 
     model: nn.Module
@@ -30,7 +30,7 @@ class Subject:
 
 
 def linear(classes: int, images: int) -> Subject:
-    """A random linear model on pixels between .4 and .6."""
+    """A random linear model on pixels between 0.4 and 0.6; its own predictions are the labels."""
     torch.manual_seed(0)
     layer = nn.Linear(64, classes)
     x = 0.4 + 0.2 * torch.rand(images, 1, 8, 8)
@@ -48,7 +48,7 @@ def trained(
     shift: float = 0.0,
     vectors: bool = False,
 ) -> Subject:
-    """An MLP trained on the bundled digits, many of whose pixels are black or white."""
+    """An MLP trained on the bundled digits, in which many pixels are black or white."""
     torch.manual_seed(0)
     known, answers = digits("train")
     answers = relabel(answers)

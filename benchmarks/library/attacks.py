@@ -1,4 +1,4 @@
-"""Each attack as torchattacks has it and as the report card calls it, beside plain PGD."""
+"""Compare each attack, from torchattacks and as the report card calls it, with plain PGD."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.study import Lab, Study, quickly
 from benchmarks.tables import Column, lookup, page, table
 from isoreg.robustness import evaluate
 
-# name in the report card: the class of torchattacks and its options, else its defaults
+# By name in the report card: the class of torchattacks, and options that replace its defaults.
 THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "pgd-ce": ("PGD", {"steps": 40}),
     "apgd-ce": ("APGD", {"steps": 50, "loss": "ce"}),
@@ -32,13 +32,13 @@ _L2_ALONE = ("deepfool", "cw")
 
 @dataclass(frozen=True)
 class Settings:
-    """The attacks' own settings stand in the report card."""
+    """The number of images; the report card holds the settings of the attacks themselves."""
 
     images: int = 100
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Each model in both norms."""
+    """Each model, once in each norm."""
     del lab
     for name in SUBJECTS:
         for norm in ("Linf", "L2"):
@@ -46,7 +46,10 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Share of images that survive plain PGD, every change (if known), and each attack twice."""
+    """Shares of images that survive plain PGD, the optimal attack (if known) and each attack.
+
+    Each attack runs twice: as the report card calls it ("ours"), and by torchattacks ("theirs").
+    """
     subject, norm = SUBJECTS[key["model"]](lab.settings.images), key["norm"]
     model, x, y, eps = subject.model, subject.images, subject.labels, subject.eps[norm]
     torch.manual_seed(0)
@@ -86,7 +89,7 @@ def as_it_is(name: str, subject: Subject, norm: str) -> float | str:
 
 
 def plain_pgd(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str) -> Tensor:
-    """Which images survive ascent on cross-entropy and on the margin, from two starts each."""
+    """Mask of images that survive ascent on cross-entropy and on the margin, from two starts."""
     survive: Tensor = model(x).argmax(1) == y
     size = 1.0 if norm == "Linf" else float(x[:1].numel()) ** 0.5
     for loss in (cross_entropy, margin):
@@ -99,9 +102,10 @@ def plain_pgd(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str) 
 
 
 def exact_linear(linear: nn.Linear, x: Tensor, y: Tensor, *, eps: float, norm: str) -> Tensor:
-    """Which images of a linear model survive every change in the ball, away from black and white.
+    """Mask of images that a linear model classifies correctly after every change in the ball.
 
     The margin to each other class must exceed eps times the dual norm of the weights' difference.
+    This is exact because the pixels are so far from 0 and 1 that clipping plays no role.
     """
     weight = linear.weight.detach()
     dual = (weight[y][:, None] - weight[None]).norm(p=1 if norm == "Linf" else 2, dim=2)
@@ -126,7 +130,7 @@ def _share(mask: Tensor) -> float:
 
 
 def tables(found: Found) -> str:
-    """A row a model: each attack as torchattacks has it and as we call it, beside plain PGD."""
+    """A table with one row per model and norm, and one column per attack."""
     names = dict.fromkeys(name for run in found["runs"] for name in run["figures"]["ours"])
     columns = [Column(name, _both(name)) for name in names]
     columns += [Column(name, _percent_of(name)) for name in ("plain PGD", "optimum")]

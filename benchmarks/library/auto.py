@@ -1,4 +1,4 @@
-"""Whether ``beta="auto"`` finds what a search for beta finds, and what of it its control has."""
+"""Compare ``beta="auto"`` with a search for beta, and both with their control."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ VALIDATION = 10_000
 DEFAULT = "auto 0.1"
 SPLITS = ("validation", "test")
 CONTROL = ", control"
-"""Behind a weight: the same with the images exchanged within each class."""
+"""Behind a weight this suffix marks its control, with the images exchanged within each class."""
 PIXELS = "pixels, no network"
 TOLERANCE = 0.01
-"""What a weight may cost in accuracy on the labels that are trained on, to be chosen."""
+"""A weight that is chosen may cost at most this accuracy on the labels that are trained on."""
 TASK = "MNIST, even or odd"
 LAYERS = ["2", "4", "6", "8"]
 EPOCHS = 5
 
 Runs = dict[str, list[Figures]]
 Splits = dict[str, tuple[Tensor, Tensor]]
-"""Images and digits by "train", "validation" and "test"."""
+"""Images and their digits, by "train", "validation" and "test"."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Adam at 1e-3, batches of 100. A share is that of `AutoBeta`; 0.1 is its default.
+    """Settings of training and probes.
 
-    Strengths are inverse L2 penalties, among which each probe's is chosen on validation images.
+    ``shares`` are those of `AutoBeta`, whose default is 0.1. ``strengths`` are inverse L2 penalties
+    of the probe, among which one is chosen on validation images for each network.
     """
 
     betas: tuple[float, ...] = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -63,7 +64,7 @@ settings = quickly(Settings(), train_images=2_000, draws=2, **_QUICK)
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Pixels; then seed by seed numbers and shares, and controls of the numbers and the default."""
+    """The pixels; then per seed all betas and shares, and controls of betas and the default."""
     weights = [f"{beta:g}" for beta in lab.settings.betas]
     weights += [f"auto {share:g}" for share in lab.settings.shares]
     held_against = [*weights[1 : len(lab.settings.betas)], DEFAULT]
@@ -75,16 +76,16 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """What is common to all weights."""
+    """The settings that all weights have in common."""
     del key
     common = ("batch_size", "learning_rate", "draws", "strengths", "train_images")
     return {name: value for name, value in asdict(settings).items() if name in common}
 
 
 def load(images: int, folder: Path | None) -> Splits:
-    """MNIST with at most so many training images.
+    """MNIST with at most ``images`` training images.
 
-    The validation images are taken from the end of a fixed shuffle of the training split.
+    The training split is permuted with seed 0; its last 10,000 images are for validation.
     """
     x, y = mnist("train", folder)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -94,7 +95,7 @@ def load(images: int, folder: Path | None) -> Splits:
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Train with a number or with "auto", and measure what the features know."""
+    """Train with a fixed beta or with `AutoBeta`, and measure what its features contain."""
     settings = lab.settings
     splits = lab.once("splits", lambda: load(settings.train_images, lab.data_dir))
     images, labels = splits["train"]
@@ -130,7 +131,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 def read_features(
     embed: Callable[[Tensor], Tensor], splits: Splits, settings: Settings
 ) -> dict[str, Any]:
-    """What features know: geometry, and ten classes from ten examples each (mean over draws)."""
+    """Measure features: geometry, and mean few-shot accuracy on ten classes of ten examples."""
     known, held = ((embed(x), digit) for x, digit in (splits["train"], splits["validation"]))
     strength = chosen_strength(known, held, 10, settings.strengths)
     found: dict[str, Any] = {"probe": strength}
@@ -153,7 +154,7 @@ def _parts(values: list[float], count: int) -> list[list[float]]:
 
 
 def tables(found: Found) -> str:
-    """The validation figures of all weights, and the test figures of a few."""
+    """Tables of the validation figures of all weights, and of the test figures of a few."""
     runs: Runs = grouped(found["runs"], "beta")
     chosen = chosen_weights(runs)
     names = ("0", *chosen, DEFAULT, DEFAULT + CONTROL, PIXELS)
@@ -195,7 +196,7 @@ def _course(runs: Any) -> str:
 
 
 def chosen_weights(runs: Runs) -> list[str]:
-    """The number of the penalty, and that of its control if there is one, by one rule."""
+    """The beta that `choose` picks for the penalty, and the one for its control if there is one."""
     numbers = [w for w in runs if not w.startswith("auto") and w != PIXELS]
     of_control = [w for w in numbers if w.endswith(CONTROL)]
     ours = [w for w in numbers if w not in of_control]
@@ -203,7 +204,10 @@ def chosen_weights(runs: Runs) -> list[str]:
 
 
 def choose(runs: Runs, weights: list[str]) -> str:
-    """The weight with the best mean few-shot accuracy on validation images at little cost."""
+    """The weight with the best mean few-shot accuracy among those within `TOLERANCE`.
+
+    Its coarse accuracy on validation images is at most `TOLERANCE` below that of the best weight.
+    """
 
     def average(weight: str, figure: str) -> float:
         return float(mean(figures["validation"][figure] for figures in runs[weight]))
@@ -214,7 +218,7 @@ def choose(runs: Runs, weights: list[str]) -> str:
 
 
 def entries(found: Found) -> dict[str, Entry]:
-    """The numbers, and those of the control; by one rule."""
+    """The betas that were tried and the chosen one, for the penalty and for its control."""
     runs: Runs = grouped(found["runs"], "beta")
     numbers = [w for w in runs if w[0].isdigit() and w != "0"]
     of_control = [w for w in numbers if w.endswith(CONTROL)]

@@ -1,4 +1,4 @@
-"""Whether the regularizer attaches to every architecture of timm, and to transformers."""
+"""Check that the regularizer attaches to every architecture of timm, and to transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLE = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Random batches of four, two steps."""
+    """The constants of `census_check.check`, so that runs record them; they change nothing."""
 
     batch: int = 4
     beta: float = 0.1
@@ -27,7 +27,7 @@ class Settings:
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Modules of timm, then transformers."""
+    """The modules of timm (a sample of them in a quick run), then the transformers."""
     for name in SAMPLE if lab.quick else timm_modules():
         yield {"of": f"timm {name}"}
     for subject in transformers_subjects():
@@ -35,7 +35,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Layer, shape and result of one model."""
+    """Layers, shape and result of one model."""
     del lab
     library, _, module = key["of"].partition(" ")
     if library == "timm":
@@ -44,7 +44,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 
 
 def tables(found: Found) -> str:
-    """How many attach, and all models."""
+    """The number of models that attach, and a table of all models."""
     rows = [run["figures"] for run in found["runs"]]
     good = sum(row["result"] == "ok" for row in rows)
     header = ("model", "layer", "features", "seen", "stages", "result", "reason")

@@ -1,7 +1,7 @@
 """Attach with the defaults, train two steps, detach, and compare with an untouched twin.
 
-Names are compared as well: the layer with the classifier that timm declares, with the one that the
-first pass shows where nothing is declared, and ``"stages"`` with timm's ``feature_info``.
+Names are compared as well: the classifier that timm declares with the one that the first pass shows
+if the declaration is removed, and the layers of ``"stages"`` with timm's ``feature_info``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Subject:
     """A model and how to train it.
 
     Attributes:
-        name: What the table calls it.
+        name: Name of the model in the table.
         build: Makes the model, with random weights.
-        batch: Makes a batch of four: the keyword arguments of a call, or one tensor.
-        options: What the regularizer is given beside the model.
+        batch: Makes a batch of four samples: one tensor, or the keyword arguments of a call.
+        options: Options of the regularizer.
     """
 
     name: str
@@ -40,7 +40,7 @@ LABELS = torch.tensor([0, 0, 1, 1])
 
 
 def check(subject: Subject) -> dict[str, str]:
-    """Layers, shape and result of one model; a failure is quoted, never raised."""
+    """Layers, shape and result of one model; an error is written into the row, never raised."""
     row = dict.fromkeys(("model", "layer", "features", "seen", "stages", "result", "reason"), "")
     row["model"] = subject.name
     stage = "building"
@@ -79,7 +79,7 @@ def check(subject: Subject) -> dict[str, str]:
 def _seen(
     model: nn.Module, batch: Tensor | dict[str, Tensor], options: Mapping[str, Any]
 ) -> tuple[str, str]:
-    """The classifier that a pass shows where none is declared, and whether it is another one."""
+    """The classifier that a pass shows without the declaration, and a sentence if they differ."""
     config = getattr(model, "pretrained_cfg", None) or {}
     declared = config.get("classifier") or ()
     names = [declared] if isinstance(declared, str) else list(declared)
@@ -99,12 +99,12 @@ def _seen(
 
 
 def _inside(model: nn.Module, name: str) -> list[str]:
-    """Names of what a declared classifier holds."""
+    """Names of the modules inside a declared classifier, with a dot before each."""
     return [f".{inner}" for inner, _ in model.get_submodule(name).named_modules() if inner]
 
 
 def _stages(model: nn.Module, batch: Tensor | dict[str, Tensor]) -> tuple[str, str]:
-    """What "stages" names, and whether that is not what ``feature_info`` does."""
+    """The layers that "stages" selects, and a sentence if ``feature_info`` names others."""
     info = getattr(model, "feature_info", None)
     entries = info if isinstance(info, list) else getattr(info, "info", None)
     if not entries:
@@ -114,7 +114,7 @@ def _stages(model: nn.Module, batch: Tensor | dict[str, Tensor]) -> tuple[str, s
         with IsometryRegularizer(model, "stages", pool=_mean) as iso:
             _step(model, batch, iso)
             found = iso.layers
-    except IsoregError as error:  # names of no module, of one that never runs, or of no features
+    except IsoregError as error:  # a name is no module, or one that never runs or has no features
         return f"refused: {error.message.partition('. ')[0][:120]}", ""
     if list(dict.fromkeys(names)) != found:
         return ", ".join(found), f"feature_info names {', '.join(names)}"
@@ -122,7 +122,7 @@ def _stages(model: nn.Module, batch: Tensor | dict[str, Tensor]) -> tuple[str, s
 
 
 def _mean(output: Any) -> Tensor:
-    """Small features of whatever a stage returns."""
+    """The mean over positions of the first tensor that a stage returns, as small features."""
     first = next(tensors_in(output))
     return first if first.ndim == 2 else first.flatten(2).mean(2)
 
@@ -146,7 +146,7 @@ def _step(
 
 
 def _check_gradient(penalty: Tensor, model: nn.Module) -> None:
-    """The penalty is a number and moves some parameter."""
+    """Raise a ValueError unless the penalty is finite and has a gradient in some parameter."""
     if not penalty.isfinite():
         raise ValueError(f"the penalty is {penalty.item()}")
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -156,7 +156,7 @@ def _check_gradient(penalty: Tensor, model: nn.Module) -> None:
 
 
 def _difference(model: nn.Module, twin: nn.Module, batch: Tensor | dict[str, Tensor]) -> str:
-    """What tells the detached model from its twin once they have the same weights."""
+    """A difference between the detached model and its twin, given the same weights; "" if none."""
     if [type(m) for m in model.modules()] != [type(m) for m in twin.modules()]:
         return "classes changed"
     for mine, other in zip(model.modules(), twin.modules(), strict=True):
@@ -180,6 +180,6 @@ def _call(model: nn.Module, batch: Tensor | dict[str, Tensor]) -> Any:
 
 
 def _logits(output: Any) -> Tensor:
-    """The first tensor of the output, as (4, classes)."""
+    """The first tensor of the output, as (4, classes); positions are averaged."""
     first = next(tensors_in(output))
     return first.flatten(1) if first.ndim == 2 else first.flatten(2).mean(1)

@@ -1,4 +1,4 @@
-"""The smallest model of each module of timm, and transformers from small random configs."""
+"""A small model of each module of timm, and small transformers with random weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ def timm_modules() -> list[str]:
 
 
 def timm_subject(module: str) -> Subject:
-    """A small model of a timm module: the one with the fewest parameters of those named so."""
+    """A small model of a timm module.
+
+    Of the models whose names hint at a small size (or of all, if none does), the first eight are
+    compared, and the one with the fewest parameters is taken.
+    """
     import timm
 
     names = timm.list_models(module=module)
@@ -44,7 +48,7 @@ _SMALL = ("test_", "tiny", "nano", "atto", "pico", "femto", "xx", "xs", "small",
 
 
 def _parameters(name: str) -> float:
-    """Number of parameters, without making them."""
+    """Number of parameters, counted without memory for them; infinity if that fails."""
     import timm
 
     try:
@@ -56,7 +60,7 @@ def _parameters(name: str) -> float:
 
 
 def transformers_subjects() -> Iterator[Subject]:
-    """Small random transformers: text is compared by its embeddings, images by their pixels."""
+    """Small random transformers; text is compared by embeddings, images and sound by the input."""
     hf = import_extra("transformers", "transformers")
 
     def tokens() -> dict[str, Tensor]:

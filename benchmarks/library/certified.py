@@ -1,4 +1,4 @@
-"""Between which two numbers the robust accuracy of small MLPs on MNIST lies."""
+"""A proven lower and a measured upper bound on the robust accuracy of small MLPs on MNIST."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METHODS = {"cross-entropy": 0.0, "RobustLoss, eps 0.1": 0.1}
 
 @dataclass(frozen=True)
 class Settings:
-    """The experiment."""
+    """Settings of the experiment."""
 
     width: int = 100
     depth: int = 2
@@ -45,12 +45,12 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The settings, and the radius of the training."""
+    """All settings, and the radius that training uses."""
     return {**asdict(settings), "radius": METHODS[key["method"]]}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Train one network, attack it and bound it."""
+    """Train one network, attack it and compute a certified bound."""
     chosen, radius = lab.settings, METHODS[key["method"]]
     images, labels = lab.once(
         "train", lambda: even_split(*mnist("train", lab.data_dir), chosen.train_images)
@@ -83,7 +83,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 
 
 def tables(found: Found) -> str:
-    """Lower and upper bound beside each other."""
+    """A table with the lower and the upper bound beside each other."""
     chosen = found["settings"]
     columns = [
         Column(f"eps {eps:g}, {text}", lambda run, b=bound, at=index: run[b][at])  # type: ignore[misc]

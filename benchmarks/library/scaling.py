@@ -1,4 +1,4 @@
-"""Pairs across ranks: computing for simulated ranks, gathering and whole steps in processes."""
+"""The cost of pairs across ranks: one simulated rank's share, gathering, and whole steps."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from isoreg import FeatureQueue, isometry_penalty
 
 RANKS = (1, 2, 4)
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)
-_RAW_UP_TO = 4  # ranks: more raw images than a desk machine wants to hold
-MESSAGES = tuple(4**k for k in range(5, 12))  # bytes a rank: 1 kB to 4 MB
+_RAW_UP_TO = 4  # ranks; with more, raw images need too much memory
+MESSAGES = tuple(4**k for k in range(5, 12))  # bytes per rank, 1 kB to 4 MB
 _ROUNDS = 9
 _GATHERS = 30
 BATCH, QUEUES = 1024, (64, 1024)
@@ -35,7 +35,7 @@ BATCH, QUEUES = 1024, (64, 1024)
 
 @dataclass(frozen=True)
 class Settings:
-    """What is timed, and how often."""
+    """Samples per rank, and how often each kind of run is timed."""
 
     samples_a_rank: int = PER_RANK
     rounds: int = _ROUNDS
@@ -43,14 +43,14 @@ class Settings:
 
 
 def settings(quick: bool) -> Settings:
-    """Always the same; a quick run has fewer keys."""
+    """The same settings always, since a quick run has fewer keys; torch is set to one thread."""
     del quick
     torch.set_num_threads(1)
     return Settings()
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Every run, from small to large."""
+    """The runs of each kind, from small to large."""
     names = ["digits"] if lab.quick else list(CASES)
     small = [name for name in names if name != "raw images"]
     for ranks in SIMULATED[:5] if lab.quick else SIMULATED:
@@ -70,39 +70,45 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The settings, and what the case is."""
+    """All settings, and the sizes of the case."""
     case = CASES.get(key.get("case", ""))
     return {**asdict(settings), "case": asdict(case) if case else None}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Computing for simulated ranks; gathering and whole steps in real processes."""
+    """Run the measurement of the key's kind.
+
+    "compute" simulates the other ranks; "gather" and "step" run in real processes.
+    """
     del lab
     return _MEASURES[key["kind"]](**{k: v for k, v in key.items() if k != "kind"})
 
 
 def compute(case: str, ranks: int) -> dict[str, Any]:
-    """Processor seconds in which one of so many ranks computes its share of the pairs."""
+    """Processor seconds in which one of ``ranks`` ranks computes its share of the pairs."""
     chosen, n = CASES[case], PER_RANK * ranks
     points, labels = chosen.rows(n), chosen.labels(n)
-    # processor time: what else runs on the machine counts less than in time on the clock
+    # Processor time depends less on other programs on the machine than wall-clock time does.
     return {"pairs": _time(lambda: compute_rows(points, labels, PER_RANK), time.thread_time)}
 
 
 def gather(ranks: int, bytes: int) -> dict[str, Any]:  # noqa: A002 (the name in the file)
-    """Seconds on the clock in which every rank gets the bytes of all others."""
+    """Wall-clock seconds in which every rank receives the bytes of all other ranks."""
     return {"gather": _slowest(run_ranks(_gather_in_rank, ranks, bytes))}
 
 
 def step(case: str, ranks: int) -> dict[str, Any]:
-    """Seconds on the clock of a whole penalty with its gradient, and the bytes received."""
+    """Wall-clock seconds of a whole penalty with its gradient, and the bytes a rank receives."""
     received = (ranks - 1) * PER_RANK * CASES[case].sample_bytes()
     seconds = _slowest(run_ranks(_step_in_rank, ranks, case))
     return {"step": seconds, "bytes received by a rank": received}
 
 
 def same_pairs(case: str, way: str, others: int) -> dict[str, Any]:
-    """Seconds of a batch beside others, and of one batch that has as many pairs by itself."""
+    """Seconds of a batch that is compared with itself and ``others`` more samples.
+
+    Beside them stand the seconds of a single batch that has as many pairs by itself.
+    """
     chosen, queue = CASES[case], FeatureQueue(others)
     n, alike = BATCH + others, round(math.sqrt(BATCH**2 + 2 * BATCH * others))
     points, labels = chosen.rows(n), chosen.labels(n)
@@ -166,9 +172,9 @@ def _time(
     *,
     together: bool = False,
 ) -> dict[str, float]:
-    """Seconds of a call after a warm-up; together: all ranks start at once.
+    """Fastest and median seconds of a call after a warm-up; ``together`` starts all ranks at once.
 
-    The fastest call says what the machine can do, the median what it did beside other work.
+    The fastest call shows what the machine can do, the median what it did beside other work.
     """
     step()
     seconds = []
@@ -182,14 +188,14 @@ def _time(
 
 
 def _slowest(ranks: list[dict[str, float]]) -> dict[str, float]:
-    """A step is over when the last rank is."""
+    """The seconds of the slowest rank, because a step ends when the last rank ends."""
     if not all(isinstance(seconds, dict) for seconds in ranks):
         raise RuntimeError(f"a rank failed: {ranks}")
     return {name: max(seconds[name] for seconds in ranks) for name in ranks[0]}
 
 
 def tables(found: Found) -> str:
-    """What was measured: whole steps on few processes, computing for one of many ranks."""
+    """Tables of whole steps, of one rank's pairs, of the same pairs in one batch, of gathering."""
     names = {run["key"].get("case") for run in found["runs"]}
     cases = "; ".join(
         f"**{case.name}**, {case.p:,} inputs, features of {' + '.join(map(str, case.dims))}, "
@@ -239,7 +245,7 @@ def tables(found: Found) -> str:
 
 
 def _alike(found: Found) -> list[list[str]]:
-    """The rows of the same pairs in one batch."""
+    """The rows of the table of the same pairs in one batch."""
     rows = []
     for run in with_keys(found, kind="same pairs"):
         key, figures = run["key"], run["figures"]
@@ -266,7 +272,7 @@ def _milliseconds(found: dict[str, float] | None) -> str:
 
 
 def draw(found: Found, path: Path) -> None:
-    """Processor time of one rank's pairs over the number of ranks."""
+    """Draw the processor time of one rank's pairs against the number of ranks."""
     figure = new_figure(6, 4.6)
     axis: Axes = figure.subplots()
     runs = with_keys(found, kind="compute")

@@ -1,4 +1,4 @@
-"""What is scaled: batches of 256 samples a rank, and the work that they make."""
+"""The batches that are compared across ranks, of 256 samples per rank, and their sizes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PER_RANK = 256
 
 @dataclass(frozen=True)
 class Case:
-    """Batches of p input numbers and the dimensions of each layer, in c classes (0: all pairs).
+    """Samples of p input numbers and ``dims`` features per layer, in ``classes`` (0: all pairs).
 
-    ``feature_bytes`` is the size of a feature as it is sent: 2 under mixed precision.
+    ``feature_bytes`` is the size of one feature number when it is sent: 2 under mixed precision.
     """
 
     name: str
@@ -24,17 +24,17 @@ class Case:
     feature_bytes: int = 4
 
     def sample_bytes(self) -> int:
-        """Bytes that a sample sends: input, features and label."""
+        """Bytes that are sent for one sample: input, features and label."""
         return 4 * self.p + self.feature_bytes * sum(self.dims) + 8 * (self.classes > 0)
 
     def labels(self, n: int) -> Tensor | None:
-        """Random labels, the same for every length and so for every rank."""
+        """Random labels; the fixed seed gives every rank the same, and longer lists begin alike."""
         if self.classes == 0:
             return None
         return torch.randint(self.classes, (n,), generator=torch.Generator().manual_seed(0))
 
     def rows(self, n: int) -> list[Tensor]:
-        """Random inputs and features."""
+        """Random inputs, then the features of each layer, from a fixed seed."""
         generator = torch.Generator().manual_seed(1)
         return [torch.randn(n, d, generator=generator) for d in (self.p, *self.dims)]
 

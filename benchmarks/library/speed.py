@@ -1,4 +1,4 @@
-"""What the penalty costs: against the plain version, in memory, and in a training step."""
+"""The cost of the penalty in time and memory, beside a plain version and in a training step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.study import Lab, Study
 from benchmarks.timing import interleaved, peak_memory
 from isoreg import isometry_penalty
 
-# The slowest ratio to the plain version that is accepted, cell by cell.
+# The smallest accepted ratio of the plain version's time to ours, cell by cell.
 LIMITS: dict[Case, float] = {
     Case(100, 100, 10, 1): 1.0,
     Case(100, 100, 10, 6): 1.4,
@@ -44,7 +44,7 @@ _EXACT_UP_TO = 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """How it is timed; ``check`` says which cells."""
+    """Settings of the timing; with ``check`` only the cells with a limit are measured."""
 
     device: str = "cpu"
     threads: int = 1
@@ -59,7 +59,7 @@ def settings(
         bool, typer.Option("--check", help="Only the cells with a limit; fail below it.")
     ] = False,
 ) -> Settings:
-    """As the command says."""
+    """The settings from the command line; the number of torch threads is set too."""
     del quick
     chosen = Settings(device=device, check=check)
     torch.set_num_threads(chosen.threads)
@@ -67,19 +67,19 @@ def settings(
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Cells and steps; numba compiles before the first is timed."""
+    """Cells and training steps; a quick run has one cell."""
     cells: list[Case | Step] = checked() if lab.settings.check else grid()
     for case in [QUICK_CHECK] if lab.quick else cells:
         yield asdict(case)
 
 
 def checked() -> list[Case | Step]:
-    """What has a limit."""
+    """The cells and steps that have a limit."""
     return list(dict.fromkeys([*LIMITS, *MEMORY_LIMITS, *STEP_LIMITS]))
 
 
 def grid() -> list[Case | Step]:
-    """Everything: what has a limit first, then steps, then the other cells from small to large."""
+    """Everything: cells and steps with a limit, other steps, other cells from small to large."""
     cells: list[Case | Step] = [*checked(), *steps()]
     sizes = itertools.product(
         (100, 256, 1024, 4096, 8192), (10, 100, 512, 2048), (1, 10, 100, 1000)
@@ -94,7 +94,7 @@ def grid() -> list[Case | Step]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, object]:
-    """How it is timed."""
+    """All settings but ``check``, which selects cells and does not change how they are timed."""
     del key
     return {k: v for k, v in asdict(settings).items() if k != "check"}
 
@@ -123,17 +123,17 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 
 
 def _warm_up(device: str) -> bool:
-    """Imports what each penalty needs; numba compiles, once on a machine."""
+    """Call each penalty once before timing: imports, and numba's compilation (once a machine)."""
     for penalty in PENALTIES.values():
         step(penalty, Case(64, 8, 2, 1), device)()
     return True
 
 
 def arithmetic(case: Case) -> float:
-    """Operations that cannot be avoided: products for the distances, and the gradient's.
+    """Arithmetic operations that no implementation can avoid, for distances and gradients.
 
-    A pair of equal label needs 2 p for the inputs and per layer 2 d for the distance and 4 d for
-    the gradient of both its members.
+    A pair of equal label needs 2 p for the distance of the inputs, and per layer 2 d for the
+    distance of the features and 4 d for the gradient at both of its members.
     """
     labels = case.data()[2]
     counts = labels.bincount().double()
@@ -154,7 +154,7 @@ def gradient_error(case: Case, device: str) -> float:
 
 
 def failures(found: Found) -> list[str]:
-    """What falls short of the limits, in words."""
+    """Sentences on the cells and steps that fall short of their limits; none without ``check``."""
     short = []
     for run in found["runs"] if found["settings"]["check"] else ():
         key, figures = run["key"], run["figures"]
@@ -174,7 +174,7 @@ def failures(found: Found) -> list[str]:
 
 
 def _peak(device: str) -> float:
-    """Operations a second of a matrix product, measured now."""
+    """Operations per second of a matrix product, measured now."""
     n = 1024
     a, product = torch.randn(n, n, device=device), torch.empty(n, n, device=device)
     times = interleaved({"mm": lambda: torch.mm(a, a, out=product)}, device=device, seconds=0.2)
@@ -203,6 +203,6 @@ STUDY = Study(
     device=True,
     determines=determines,
     verdict=failures,
-    fresh=lambda settings: settings.check,  # a check measures, it does not resume
+    fresh=lambda settings: settings.check,  # a check measures everything anew
     committed={"speed": {}, "speed-intel": {}},
 )

@@ -1,4 +1,4 @@
-"""The penalty as anybody would write it, as a metric-learning library gives it, and ours."""
+"""The penalty written plainly in torch, with a metric-learning library's distance, and ours."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from isoreg import isometry_penalty
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of the grid: n samples of p input and d feature dimensions, c classes, l layers.
+    """One cell of the grid: n samples of p input and d feature dimensions, c classes, layers.
 
-    Uneven classes follow Zipf's law. Clustered features are ten tight clusters across the classes.
+    The sizes of uneven classes follow Zipf's law. Clustered features form ten tight clusters, which
+    do not depend on the classes.
     """
 
     n: int
@@ -54,7 +55,7 @@ Table = Callable[[Tensor], Tensor]
 def penalty_of(
     distances: Table, inputs: Tensor, features: Sequence[Tensor], labels: Tensor
 ) -> Tensor:
-    """Two tables of distances, a mask and autograd; the layers share the input distances."""
+    """Full distance matrices, a mask and autograd; the layers share the input distances."""
     mask = (labels[:, None] == labels[None, :]).to(inputs.dtype)
     targets = distances(inputs)
     stresses = [(mask * (targets - distances(x))).square().sum() for x in features]
@@ -62,19 +63,19 @@ def penalty_of(
 
 
 def plain(inputs: Tensor, features: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """As anybody would write it, with ``torch.cdist``."""
+    """The penalty as one would first write it, with ``torch.cdist``."""
     return penalty_of(lambda x: torch.cdist(x, x), inputs, features, labels)
 
 
 def metric_learning(inputs: Tensor, features: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """The distance of pytorch-metric-learning in the place of ``torch.cdist``."""
+    """The penalty with the distance of pytorch-metric-learning in place of ``torch.cdist``."""
     from pytorch_metric_learning.distances import LpDistance
 
     return penalty_of(LpDistance(normalize_embeddings=False), inputs, features, labels)
 
 
 def isoreg_without_numba(inputs: Tensor, features: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Ours, by torch alone."""
+    """The penalty of this library on its torch backend."""
     with without_numba():
         return isometry_penalty(inputs, features, labels)
 

@@ -1,4 +1,4 @@
-"""The tables and the figure of what the penalty costs."""
+"""The tables and the figure of the penalty's cost."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _ABOUT_STEPS = (
 )
 WIDTH = 512
 """Feature dimensions of the cells that are drawn."""
-# a marker each, so that colour is not needed
+# Each number of classes has its own marker, so that the figure can be read without colour.
 _STYLES = {1: (BLUE, "o"), 10: (VERMILION, "s"), 100: (GREEN, "^"), 1000: (PURPLE, "D")}
 _TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
 def tables(found: Found) -> str:
-    """One row a cell, in the order of the measurements; training steps in a table of their own."""
+    """A table with one row per cell, in the order of measurement, and one of training steps."""
     runs, settings = found["runs"], found["settings"]
     rows = [_row(Case(**run["key"]), run["figures"]) for run in runs if "n" in run["key"]]
     of_steps = [
@@ -79,7 +79,7 @@ def _row(case: Case, figures: Figures) -> list[str]:
 
 
 def draw(found: Found, path: Path) -> None:
-    """How many times faster than plain by batch size: one panel a number of layers."""
+    """Draw how many times faster than plain isoreg is, by batch size; one panel per layer count."""
     cells = {
         Case(**run["key"]): run["figures"]["milliseconds"]
         for run in found["runs"]

@@ -1,4 +1,4 @@
-"""The share of a training step: real networks with and without the penalty."""
+"""The penalty's share of a training step, measured on real networks with and without it."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class Step:
         return f"{self.network}, {self.pixels} px, batch {self.batch}, {layers} {pool}"
 
     def names(self) -> list[str]:
-        """The layers whose features are compared."""
+        """Names of the layers whose features are compared."""
         return next(names for names in LAYERS[self.network] if len(names) == self.layers)
 
     def data(self, device: str) -> tuple[nn.Module, Tensor, Tensor]:
-        """The network, images and labels."""
+        """The network, random images and random labels, all from seed 0."""
         torch.manual_seed(0)
         x = torch.rand(self.batch, 1 if self.network == "mlp" else 3, self.pixels, self.pixels)
         return self.model().to(device), x.to(device), torch.randint(10, (self.batch,)).to(device)
 
     def model(self) -> nn.Module:
-        """The network."""
+        """The network with ten classes, randomly initialised."""
         if self.network == "mlp":
             return mlp()
         import timm
@@ -60,7 +60,7 @@ class Step:
 
 
 def steps() -> list[Step]:
-    """Every step that is measured, from fast to slow."""
+    """All steps that are measured, from fast to slow."""
     found = [
         Step("mlp", 28, batch, len(names), "flatten")
         for batch in (100, 1000)
@@ -78,8 +78,8 @@ def steps() -> list[Step]:
 def measure_step(step: Step, device: str, seconds: float) -> dict[str, object]:
     """Milliseconds of a step without a penalty, of steps with one, and of the penalty alone.
 
-    A penalty alone is its value and its gradients in the layers' outputs, pooling included. Where
-    a step takes seconds the difference of two steps is mostly noise, and this is not.
+    A penalty alone is its value and its gradients in the layers' outputs, pooling included. It is
+    measured because the difference of two steps is mostly noise when a step takes seconds.
     """
     rivals = _RIVALS if step.network == "mlp" else ("isoreg",)
     runs = {"none": training_step(step, None, device)}
@@ -103,7 +103,7 @@ def measure_step(step: Step, device: str, seconds: float) -> dict[str, object]:
 
 
 def training_step(step: Step, penalty: str | None, device: str) -> Callable[[], None]:
-    """A function that trains a network of its own on one batch."""
+    """A function that takes one training step of a new network on one fixed batch."""
     model, x, y = step.data(device)
     model.train()
     optimizers = adam(model)
@@ -118,7 +118,7 @@ def training_step(step: Step, penalty: str | None, device: str) -> Callable[[], 
 def _added_loss(
     model: nn.Module, step: Step, penalty: str | None
 ) -> Callable[[Tensor, Tensor], Tensor | float]:
-    """The penalty of the last forward pass of a model; hooks for it are attached."""
+    """Attach hooks, and return a function that gives the penalty of the last forward pass."""
     if penalty is None:
         return lambda *_: 0.0
     if penalty == "plain":
@@ -136,7 +136,7 @@ def _added_loss(
 
 
 def penalty_alone(step: Step, penalty: str, device: str) -> Callable[[], list[Tensor]]:
-    """A function that computes a penalty and its gradients in the outputs of the layers."""
+    """A function that computes a penalty and its gradients at the outputs of the layers."""
     model, x, y = step.data(device)
     kept = _watch(model, step.names())
     with torch.no_grad():
@@ -152,7 +152,7 @@ def penalty_alone(step: Step, penalty: str, device: str) -> Callable[[], list[Te
 
 
 def _watch(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """A dict that holds what these layers returned last."""
+    """A dict that hooks keep filled with the last outputs of these layers."""
     outputs: dict[str, Tensor] = {}
     for name in names:
 
@@ -164,7 +164,7 @@ def _watch(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _pooled(outputs: Sequence[Tensor], pool: str) -> list[Tensor]:
-    """Flattened, or averaged over space (images) or tokens (sequences)."""
+    """Outputs flattened, or averaged over space (images) or tokens (sequences)."""
     if pool == "flatten":
         return [x.flatten(1) for x in outputs]
     return [x.mean(1) if x.ndim == 3 else x.mean((2, 3)) for x in outputs]

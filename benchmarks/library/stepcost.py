@@ -1,7 +1,7 @@
 """How much longer a whole training step is with the penalty: hooks, checks and backward included.
 
 `speed` times the penalty alone. Here steps with and without it are taken in pairs, one after the
-other in random order, and the ratio of each pair counts: what slows both down drops out.
+other in random order. The ratio of each pair counts, so that a slowdown of both steps cancels out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """``pairs`` of steps at ``threads`` of torch, after ``warmup`` ones."""
+    """The number of pairs that are timed, of pairs before them to warm up, and of torch threads."""
 
     pairs: int = 24
     warmup: int = 3
@@ -39,14 +39,14 @@ class Settings:
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Each step, in several processes' worth of networks: one a seed."""
+    """Each step once per seed; a seed fixes only the order within the pairs, not the networks."""
     for seed in range(lab.seeds):
         for step in STEPS[: 1 if lab.quick else None]:
             yield {"step": str(step), "seed": seed}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """The ratios of one step, and how long it takes without the penalty."""
+    """Median and quartiles of one step's ratios, and its milliseconds without the penalty."""
     s = lab.settings
     torch.set_num_threads(s.threads)
     step = next(step for step in STEPS if str(step) == key["step"])
@@ -64,7 +64,7 @@ def paired(
     order: random.Random,
     clock: Callable[[], float] = time.process_time,
 ) -> list[tuple[float, float]]:
-    """Seconds of both, taken one after the other, in random order, so many times."""
+    """Seconds of both functions in each pair; they are called in random order within a pair."""
     found = []
     for number in range(warmup + pairs):
         first = order.random() < 0.5
@@ -79,13 +79,13 @@ def paired(
 
 
 def spread_of(ratios: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles, less 1: by how much longer."""
+    """Median and quartiles of the ratios, minus 1: the share by which a step is longer."""
     low, _, high = quantiles(ratios, n=4)
     return {"longer": median(ratios) - 1, "first quartile": low - 1, "third quartile": high - 1}
 
 
 def tables(found: Found) -> str:
-    """A row a step."""
+    """A table with one row per training step."""
 
     def quartiles(runs: Sequence[Figures]) -> str:
         low, high = (

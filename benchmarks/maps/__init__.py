@@ -1,1 +1,1 @@
-"""Maps of data with classes: what each method keeps of the distances, on held-out samples."""
+"""Maps of data with classes: how well each method keeps distances, on held-out samples."""

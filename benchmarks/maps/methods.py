@@ -1,6 +1,6 @@
 """The methods of maps: each learns from rows and classes, and places new rows.
 
-A method is fitted once for each of its settings; `Method.prepare` is what all of them share.
+A method is fitted once for each of its settings; `Method.prepare` makes what all fits share.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from isoreg.embedding import IsometricEmbedding
 
 Array = NDArray[Any]
 Place = Callable[[Array], Array]
-Fitted = tuple[Array, Place]  # the samples that were learned from on the map, and who places others
+Fitted = tuple[Array, Place]  # points of the learned samples, and what places others
 Setting = dict[str, Any]
 
 
@@ -30,11 +30,11 @@ class Method:
     """A way to make maps.
 
     Attributes:
-        fit: From rows, classes, seed, what was prepared and a setting to a map.
+        fit: Makes a map from rows, classes, seed, the result of ``prepare`` and a setting.
         grid: The settings that are tried, at most four.
-        prepare: What does not depend on the setting, from rows and classes.
-        version: Raised when what it computes changes.
-        but: Data sets that it does not go to, each with the reason.
+        prepare: Computes from rows and classes what does not depend on the setting.
+        version: It is raised when the method computes something else, so that it runs again.
+        but: Data sets on which the method is not run, each with the reason.
     """
 
     fit: Callable[..., Fitted]
@@ -45,7 +45,7 @@ class Method:
 
 
 def _estimator(make: Callable[..., Any], *, labels: bool = False) -> Callable[..., Fitted]:
-    """A method from what makes an estimator with `transform`: of n samples, a seed, a setting."""
+    """A method whose estimator, with `transform`, ``make`` builds from n, a seed and a setting."""
 
     def fit(x: Array, y: Array, seed: int, _: Any, **setting: Any) -> Fitted:
         estimator = make(len(x), seed, **setting)
@@ -56,7 +56,7 @@ def _estimator(make: Callable[..., Any], *, labels: bool = False) -> Callable[..
 
 
 def _landmark_mds(x: Array, y: Array, seed: int, _: Any, landmarks: int) -> Fitted:
-    """Classical MDS of some samples, and all others by their distances from these.
+    """Classical MDS of some samples; all others are placed by their distances to these.
 
     Source: de Silva and Tenenbaum (2004), Sparse multidimensional scaling using landmark points.
     """
@@ -128,7 +128,7 @@ def _ours(_: int, seed: int) -> Any:
 
 
 def _control(x: Array, y: Array, seed: int, _: Any) -> Fitted:
-    """Ours with classes; every distance is that of two other samples of the same classes."""
+    """Our method with classes, but distances are those of samples permuted within each class."""
     places, generator = np.arange(len(x)), np.random.default_rng(seed)
     for k in np.unique(y):
         places[y == k] = generator.permutation(places[y == k])
@@ -142,7 +142,7 @@ def _control(x: Array, y: Array, seed: int, _: Any) -> Fitted:
 
 
 def _each(**options: tuple[Any, ...]) -> tuple[Setting, ...]:
-    """Settings in which the first of each goes with the first, and so on."""
+    """One setting for each place: it takes the value at this place of every option."""
     values = zip(*options.values(), strict=True)
     return tuple(dict(zip(options, chosen, strict=True)) for chosen in values)
 

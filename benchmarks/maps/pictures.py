@@ -1,4 +1,4 @@
-"""One picture a data set: test samples on every map in the same colours, and what was measured."""
+"""One picture for each data set: its test samples on every map, with the measured figures."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from benchmarks.style import new_figure, save
 from benchmarks.tables import with_keys
 
 _COLUMNS, _SIDE = 5, 2.2
-_LETTERS = 130  # that the legend has room for in a line
+_LETTERS = 130  # as many as fit in a line of the legend
 _OVERVIEW = ("PCA", "UMAP", "supervised UMAP", "t-SNE", OURS_WITHOUT, OURS)
 
 
 def draw(found: Found, path: Path) -> None:
-    """A picture of each data set beside the path; at the path some methods on all data sets."""
+    """Draw each data set in a file of its own, and at ``path`` some methods on all data sets."""
     drawn = {
         name: runs
         for name in dict.fromkeys(run["key"]["data"] for run in found["runs"])
@@ -93,7 +93,7 @@ def _draw_overview(drawn: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def _scatter(axis: Axes, held: dict[str, Any]) -> None:
     samples = np.loadtxt(held["samples"].split(";"), ndmin=2)
     classes, points = samples[:, 0].astype(int), samples[:, 1:]
-    if points.shape[1] == 1:  # LDA of two classes: spread over the height, for the eye alone
+    if points.shape[1] == 1:  # LDA of two classes; a random height only keeps points apart
         height = np.random.default_rng(0).uniform(0, 0.3, len(points))
         points = np.column_stack([points[:, 0], height])
     size = float(np.clip(1500 / len(points), 3, 14))

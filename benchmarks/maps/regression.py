@@ -1,7 +1,7 @@
-"""Rivals that learn coordinates: a network regresses on what SMACOF found, for all or each class.
+"""Rivals that learn coordinates: a network is fitted to SMACOF's map of all samples or each class.
 
-The network, its optimizer and the noise on its inputs are those of `IsometricEmbedding`, and so
-are the places of the classes, so that what differs is what is learned.
+The network, its optimizer, the kind of noise on its inputs and the places of the classes are those
+of `IsometricEmbedding`, so that the methods differ only in what the network learns.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ BATCH, RATE = 256, 1e-2  # those of `IsometricEmbedding`
 
 @dataclass(frozen=True)
 class Coordinates:
-    """What is regressed on.
+    """The coordinates that the network learns.
 
     Attributes:
-        points: (n, 2) coordinates, in radii of the classes (of all samples without classes).
-        radius: The unit.
+        points: (n, 2) coordinates, in units of ``radius``.
+        radius: Mean radius of the classes, or without classes the radius of all samples.
         prototypes: (k, 2) places of the classes, or None.
     """
 
@@ -64,14 +64,14 @@ def prepare_class_smacof(x: Array, y: Array) -> Coordinates:
 
 
 def on_smacof(x: Array, y: Array, seed: int, known: Coordinates, noise: float) -> Any:
-    """Least squares on the coordinates."""
+    """Fit a network to the coordinates by least squares."""
     return _learned(x, y, seed, known, noise, 1.0)
 
 
 def on_class_smacof(
     x: Array, y: Array, seed: int, known: Coordinates, noise: float, weight: float
 ) -> Any:
-    """Cross-entropy by distance from the classes' places, and least squares on the coordinates."""
+    """Fit by least squares, plus cross-entropy of distances to the classes' places."""
     return _learned(x, y, seed, known, noise, weight)
 
 

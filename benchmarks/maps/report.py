@@ -1,4 +1,4 @@
-"""The tables of maps."""
+"""Tables of the study of maps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MEANS = [Column(c.title, str(c.figure), form=f".{c.digits or 1}f") for c in _KE
 
 
 def tables(found: Found) -> str:
-    """A table for each data set, and one over all of them."""
+    """The page: a table for each data set, and one of means over all of them."""
     order = {name: place for place, name in enumerate(METHODS)}
     runs = sorted(found["runs"], key=lambda run: order.get(run["key"]["method"], -1))
     sets = dict.fromkeys(run["key"]["data"] for run in found["runs"])
@@ -47,7 +47,7 @@ def tables(found: Found) -> str:
 
 
 def _table_of(name: str, runs: list[Run]) -> str:
-    """The table of a data set, and what is not in it."""
+    """The table of a data set; for all of MNIST also which methods are missing, and why."""
     title = f"## {name[0].upper()}{name[1:]}"
     if name != ALL:
         columns = (*_KEPT, *_SECONDS, _TRIES)
@@ -64,7 +64,7 @@ def _table_of(name: str, runs: list[Run]) -> str:
 
 
 def _over_sets(runs: list[Run]) -> dict[str, list[Figures]]:
-    """Of each method, for each data set the means over its splits."""
+    """For each method that ran on all data sets, the means over splits, one entry for each set."""
     rows: dict[str, list[Figures]] = {}
     several = [run for run in runs if run["key"]["data"] != ALL]
     scales = {str(column.figure): 100 if column.digits is None else 1 for column in _KEPT}

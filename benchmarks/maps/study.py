@@ -1,4 +1,4 @@
-"""`python -m benchmarks maps`: what each map keeps, measured on samples that no choice has seen."""
+"""`python -m benchmarks maps`: what each map keeps, measured on the test samples of each split."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Array = NDArray[Any]
 _NEIGHBOURS, _NEW, _PICTURED = 5, 1000, 500
 _CHOSEN_BY = ("kNN", "r within")
 _SPLITS = {"digits": 3, MNIST: 3}
-"""At most so many of sets of more than a thousand samples, of which one weighs little."""
+"""Largest number of splits for sets of over a thousand samples, where one sample weighs little."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Settings:
     """What determines the figures.
 
     Attributes:
-        sets: Data sets.
-        methods: Methods.
-        known: At most so many samples are learned from.
-        neighbours: For accuracy and trustworthiness.
+        sets: Names of the data sets.
+        methods: Names of the methods.
+        known: Largest number of samples to learn from; None: all of the part for it.
+        neighbours: Number of neighbours for accuracy and trustworthiness.
         all_samples: Whether to map all of MNIST as well.
     """
 
@@ -65,7 +65,7 @@ class Settings:
 def settings(
     quick: bool, sets: Annotated[str, typer.Option(help="Data sets, by comma.")] = ""
 ) -> Settings:
-    """The settings of a command line."""
+    """The settings that the options of the command ask for."""
     chosen = tuple(dict.fromkeys(name.strip() for name in sets.split(","))) if sets else tuple(DATA)
     if unknown := set(chosen) - set(DATA):
         raise ValueError(f"--sets must be of {', '.join(DATA)}, got {', '.join(unknown)}")
@@ -76,7 +76,7 @@ def settings(
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Every data set, split and method; then all of MNIST, each method as its sample chose."""
+    """Every data set, split and method; then all of MNIST with settings chosen on its sample."""
     for data in lab.settings.sets:
         for split in range(min(lab.seeds, _SPLITS.get(data, lab.seeds))):
             for method in lab.settings.methods:
@@ -90,7 +90,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def entries(found: Found) -> dict[str, Entry]:
-    """Ours and its control have one default each; rivals need no control."""
+    """Our method and its control have one setting each; rivals need no control."""
     shown = dict.fromkeys(run["key"]["method"] for run in found["runs"])
     rows = {name: Entry() for name in shown}
     if OURS in rows:
@@ -101,7 +101,7 @@ def entries(found: Found) -> dict[str, Entry]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The method's settings and version; not which other methods and data sets there are."""
+    """The method's settings and version, but not which other methods and data sets are measured."""
     method = METHODS.get(key["method"])
     return {
         "known": settings.known,
@@ -137,7 +137,7 @@ def _parts(data: str, split: int, lab: Lab[Settings]) -> Parts:
 
 
 def _warm_up(method: Method) -> None:
-    """Have everything loaded and compiled before time is taken."""
+    """Fit the method on small data first, so that loading and compiling are not timed."""
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(120, 8)), np.arange(120) % 3
     _, place = method.fit(x, y, 0, method.prepare(x, y), **method.grid[0])
@@ -145,7 +145,7 @@ def _warm_up(method: Method) -> None:
 
 
 def _chosen(parts: Parts, method: Method, seed: int, lab: Lab[Settings]) -> Figures:
-    """Figures of the setting whose kNN accuracy and r within classes add up to most."""
+    """Test figures of the setting with the best kNN accuracy plus r on validation samples."""
     prepare_seconds, prepared = _timed(lambda: method.prepare(*parts.train))
     tries: list[Figures] = []
     best: tuple[float, Fitted | None] = (-math.inf, None)
@@ -167,7 +167,7 @@ def _chosen(parts: Parts, method: Method, seed: int, lab: Lab[Settings]) -> Figu
 
 
 def _reported(fitted: Fitted, parts: Parts, seed: int, lab: Lab[Settings]) -> Figures:
-    """Figures on test samples, seconds to place some, and for the picture where they are."""
+    """Figures on test samples, the seconds to place a thousand, and on seed 0 their points."""
     known, place = fitted
     figures = _figures(fitted, parts, parts.test, lab.settings.neighbours)
     figures["place"] = _seconds_to_place(place, parts.test[0])
@@ -177,7 +177,7 @@ def _reported(fitted: Fitted, parts: Parts, seed: int, lab: Lab[Settings]) -> Fi
 
 
 def _figures(fitted: Fitted, parts: Parts, part: tuple[Array, Array], neighbours: int) -> Figures:
-    """What a map keeps of new samples."""
+    """How well a map keeps classes and distances of new samples, those of ``part``."""
     known, place = fitted
     points = np.asarray(place(part[0]), dtype=np.float64)
     nearest = KNeighborsClassifier(neighbours).fit(known, parts.train[1])
@@ -194,9 +194,9 @@ def _figures(fitted: Fitted, parts: Parts, part: tuple[Array, Array], neighbours
 
 
 def _map(place: Place, parts: Parts) -> Figures:
-    """Test samples for the picture: class and place, to a thousandth of the size, in one line."""
+    """Classes and points of some test samples in one text, to a thousandth of the map's size."""
     rows = even_rows(len(parts.test[0]), _PICTURED).numpy()
-    points = np.asarray(place(parts.test[0][rows]), dtype=np.float64)  # float32 is long in JSON
+    points = np.asarray(place(parts.test[0][rows]), dtype=np.float64)
     shares = (points - points.min(0)) / (float(np.ptp(points, axis=0).max()) or 1.0)
     return {
         "samples": "; ".join(
@@ -208,7 +208,7 @@ def _map(place: Place, parts: Parts) -> Figures:
 
 
 def _seconds_to_place(place: Place, x: Array) -> float:
-    """Of a thousand new samples."""
+    """Processor seconds to place a thousand new samples."""
     rows = np.resize(x, (_NEW, x.shape[1])) + 1e-6 * np.random.default_rng(0).normal(
         size=(_NEW, x.shape[1])
     )
@@ -216,7 +216,7 @@ def _seconds_to_place(place: Place, x: Array) -> float:
 
 
 def _timed(do: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of the processor, which other processes do not change, and what came out."""
+    """Processor seconds of a call, which other processes do not change, and its result."""
     start = time.process_time()
     found = do()
     return time.process_time() - start, found

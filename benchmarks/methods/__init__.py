@@ -1,11 +1,11 @@
-"""Ways to train a classifier, behind one interface: the one registry of all studies.
+"""Ways to train a classifier behind one interface, in one registry for all studies.
 
-A method is a function from a model and options to what it contributes to the loss, a `Part`::
+A method is a function from a model and options to a `Part`, its contribution to training::
 
     @method("centre", title="centre loss", family="no local term", grid=grid("weight", 0.1, 1))
     def centre(model, *, weight): ...
 
-A recipe is a mapping from names in `METHODS` to options, plain enough for JSON::
+A recipe maps names in `METHODS` to options that can be written as JSON::
 
     recipe = {"isometry": {"beta": 0.1}}
     with attach(model, recipe) as objective:
@@ -20,16 +20,16 @@ A recipe is a mapping from names in `METHODS` to options, plain enough for JSON:
 
 - ``{}`` is cross-entropy. At most one method of a recipe may replace it; any number may add a term:
   ``{"first-order-margin": {"eps": 0.1}, "isometry": {"beta": 0.1, "scale": 10.0}}``.
-- The objective runs the model itself, in the mode that the model is in. Attacks within it run in
-  eval mode, so statistics of batches see only the images that are trained on.
-- Images have pixels from 0 to 1; a model that wants them normalised does that inside.
-- ``progress`` is the share of training that is done, from 0 to 1: radii grow from 0 to eps in its
-  first half.
-- ``objective(..., reference=rows)``: what features are to be compared with, a row an image;
-  without it methods that compare take the images themselves.
-- `rivals` has the methods with a ``grid``, the settings to choose from on validation data. The
+- The objective runs the model itself, in the model's present mode. Attacks inside it run in eval
+  mode, so that batch norm's statistics come only from the images that are trained on.
+- Images have pixels from 0 to 1; a model that needs normalised pixels normalises them itself.
+- ``progress`` is the share of training that is done, from 0 to 1. Attack radii grow from 0 to eps
+  in the first half.
+- ``objective(..., reference=rows)`` gives one row per image, with which features are compared;
+  without it, methods that compare features take the images themselves.
+- `rivals` returns the methods with a ``grid`` of settings to choose from on validation data. The
   others are controls, or belong to another study.
-- A method that cannot be used on a model raises `benchmarks.study.Skip` with the reason.
+- If a method cannot be used on a model, it should raise `benchmarks.study.Skip` with the reason.
 """
 
 from benchmarks.methods import adversarial, distances, gradients, lipschitz, plain

@@ -1,4 +1,4 @@
-"""Training on adversarial images, L-inf. The attacks run in eval mode."""
+"""Training on L-inf adversarial images. The attacks run in eval mode."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _rival = partial(method, family="adversarial images")
 def fgsm(model: nn.Module, *, eps: float) -> Part:
     """Cross-entropy after one signed step of 1.25 eps from a random point of the ball.
 
-    Source: Wong, Rice and Kolter (2020), "Fast is Better than Free", with a growing radius.
+    Source: Wong, Rice and Kolter (2020), "Fast is Better than Free"; here the radius grows.
     """
     return _adversarial(model, eps=eps, steps=1, relative_step=1.25)
 
 
 @_rival("pgd", title="PGD-7 training", grid=RADII)
 def pgd(model: nn.Module, *, eps: float) -> Part:
-    """Cross-entropy after seven signed steps of 2.5 eps / 7 from a random point.
+    """Cross-entropy after seven signed steps of 2.5 eps / 7 from a random point of the ball.
 
     Source: Madry et al. (2018), "Towards Deep Learning Models Resistant to Adversarial Attacks".
     """
@@ -40,10 +40,10 @@ def pgd(model: nn.Module, *, eps: float) -> Part:
     grid=(*grid("eps", 0.1, 0.2, beta=6.0), *grid("eps", 0.1, 0.2, 0.3, beta=1.0)),
 )
 def trades(model: nn.Module, *, eps: float, beta: float = 6.0) -> Part:
-    """Cross-entropy plus beta times the KL divergence of the worst output found from the clean.
+    """Cross-entropy plus beta times KL(clean output, worst output that the attack finds).
 
     Source: Zhang et al. (2019), "Theoretically Principled Trade-off between Robustness and
-    Accuracy", algorithm 1, with five steps of eps / 2 and a growing radius.
+    Accuracy", algorithm 1; here with five steps of eps / 2 and a growing radius.
     """
 
     def criterion(step: Step) -> Tensor:

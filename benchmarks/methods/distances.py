@@ -1,4 +1,4 @@
-"""Distances between the samples of a batch, kept in the features; their rivals and controls."""
+"""Methods that keep the distances between the samples of a batch; their rivals and controls."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def isometry(
 ) -> Part:
     """The penalty of this library; ``layers="activations"`` takes the output of every activation.
 
-    Features are compared with the reference of the step: pairs of equal label, or all with
-    ``pairs="all"``. With a ``share`` the weight is `isoreg.AutoBeta` of it, in place of beta.
-    ``shuffled`` is the control: each image's features are compared with the reference of another
-    image of its class, so that scale and labels stay and the geometry goes. The other options are
-    those of `isoreg.IsometryRegularizer`.
+    Features are compared with the reference of the step, on pairs of equal label, or on all pairs
+    with ``pairs="all"``. If ``share`` is given, the weight is ``AutoBeta(share)`` in place of beta.
+    ``shuffled`` is the control: each image's features are compared with the reference of a random
+    image of its class, which keeps scale and labels and destroys the geometry. The other options
+    are those of `isoreg.IsometryRegularizer`.
     """
     rows: list[Tensor] = []
 
@@ -61,16 +61,16 @@ def isometry(
 
 
 _WEIGHTS = grid("weight", 0.1, 1.0, 10.0, 100.0)
-# of equal scores the first counts: the smallest ones, tried last, are next to none
+# The first of equal scores is chosen, so the smallest weights, which do almost nothing, come last.
 _SMALLER = grid("weight", 0.1, 1.0, 10.0, 100.0, 0.01, 0.001)
 
 
 @_rival("relational-distillation", title="relational distillation", grid=_SMALLER)
 def relational_distillation(model: nn.Module, *, weight: float) -> Part:
-    """The distance loss of relational knowledge distillation, with the pixels as the teacher.
+    """The distance loss of relational knowledge distillation, with the reference as the teacher.
 
-    Distances over all pairs of the batch, divided by their mean, in pixels and in the features that
-    enter the classifier; the Huber loss between the two.
+    It is the Huber loss between the distances of all pairs of the batch in the reference and in the
+    features that enter the classifier, each divided by their mean.
 
     Source: Park et al. (2019), "Relational Knowledge Distillation", equations 5 to 8.
     """
@@ -90,9 +90,10 @@ def given_distances(
     distances: Callable[[Tensor], Tensor],
     shuffled: bool = False,
 ) -> Part:
-    """The penalty on what enters the classifier, for distances that no points need have.
+    """The penalty on the features that enter the classifier, for arbitrary given distances.
 
-    They are computed from the references of the batch; shuffled as for `isometry`.
+    ``distances`` computes them from the references of the batch, and they need not be Euclidean
+    distances of any points. ``shuffled`` is the same control as in `isometry`.
     """
 
     def value(features: Tensor, step: Step) -> Tensor:
@@ -105,7 +106,7 @@ def given_distances(
 
 @method("second-head", title="a second head")
 def second_head(model: nn.Module, *, weight: float, outputs: int) -> Part:
-    """`isoreg.ReferenceHead`: a linear head predicts the reference itself, the best rival."""
+    """The best rival, `isoreg.ReferenceHead`: a linear head predicts the reference itself."""
     head = ReferenceHead(model, outputs, weight=weight)
     parameters = tuple(head.parameters())
     return Part(term=lambda step: head(step.reference), finish=head.detach, parameters=parameters)
@@ -113,7 +114,7 @@ def second_head(model: nn.Module, *, weight: float, outputs: int) -> Part:
 
 @method("supervised-contrastive", title="supervised contrastive")
 def supervised_contrastive(model: nn.Module, *, weight: float) -> Part:
-    """Beside cross-entropy the contrastive loss of Khosla et al. (2020) on the features."""
+    """The contrastive loss of Khosla et al. (2020) on the features, added to cross-entropy."""
     from pytorch_metric_learning.losses import SupConLoss
 
     contrastive = SupConLoss(temperature=0.1)
@@ -129,10 +130,10 @@ def supervised_contrastive(model: nn.Module, *, weight: float) -> Part:
 def isometry_and_head(
     model: nn.Module, *, weight: float, outputs: int, head: float, until: float | None
 ) -> Part:
-    """Isometry and its best rival: the penalty, and a head that predicts the reference.
+    """Isometry together with its best rival, a head that predicts the reference.
 
-    The weight of the head's loss falls evenly from ``head`` to 0 at the share ``until`` of
-    training; None: it stays.
+    The weight of the head's loss falls linearly from ``head`` to 0 at the share ``until`` of
+    training; with None it stays the same.
     """
     penalty, second = isometry(model, beta=weight), ReferenceHead(model, outputs)
 
@@ -153,7 +154,7 @@ def isometry_and_head(
 
 @method("feature-norm", title="feature norm")
 def feature_norm(model: nn.Module, *, weight: float, length: float) -> Part:
-    """A control without geometry: features of one length, squared gaps averaged over images."""
+    """A control without geometry: the mean squared gap between features' norms and ``length``."""
 
     def value(features: Tensor, _: Step) -> Tensor:
         gaps: Tensor = features.norm(dim=1) - length
@@ -163,7 +164,10 @@ def feature_norm(model: nn.Module, *, weight: float, length: float) -> Part:
 
 
 def on_features(model: nn.Module, value: Callable[[Tensor, Step], Tensor]) -> Part:
-    """A term that is a function of what enters the classifier, (n, d), and of the step."""
+    """A `Part` whose term is a function of the features (n, d) before the classifier and the step.
+
+    The recorder is removed at the end.
+    """
     recorder = last_features(model)
 
     def term(step: Step) -> Tensor:
@@ -174,7 +178,7 @@ def on_features(model: nn.Module, value: Callable[[Tensor, Step], Tensor]) -> Pa
 
 
 def shuffle_within(labels: Tensor) -> Tensor:
-    """For each sample a random one of its class; of mixed labels the largest counts."""
+    """Indices that permute samples within each class; a mixed label counts as its largest class."""
     labels = labels if labels.ndim == 1 else labels.argmax(1)
     partners = torch.empty_like(labels)
     for label in labels.unique():

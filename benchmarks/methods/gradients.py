@@ -1,4 +1,4 @@
-"""Penalties on the gradient with respect to the input. Axes: n images, k classes."""
+"""Penalties on the gradient with respect to the input; k is the number of classes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def input_gradient(model: nn.Module, *, weight: float) -> Part:
 
 @_rival("first-order-margin", title="RobustLoss", grid=RADII)
 def first_order_margin(model: nn.Module, *, eps: float) -> Part:
-    """What `isoreg.RobustLoss` computes, its radius growing with the progress of training."""
+    """The loss of `isoreg.RobustLoss`, with a radius that grows in the first half of training."""
 
     def criterion(step: Step) -> Tensor:
         return first_order_margin_loss(model, step.images, step.labels, eps=step.radius(eps))

@@ -1,7 +1,7 @@
-"""Weights held near an isometry of their own: no layer stretches its input.
+"""Constraints on weights: singular values stay near 1 or below, so layers do not stretch inputs.
 
-A network of such layers cannot raise its logits, so cross-entropy gets them times a constant
-``temperature``. It is no part of the model that comes out: no decision depends on it.
+A network of such layers cannot make its logits large, so cross-entropy gets them times a constant
+``temperature``. The final model does not contain it, because no decision depends on it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @_rival("spectral-norm", title="spectral norm", grid=grid("temperature", *_TEMPERATURES, 100.0))
 def spectral_norm(model: nn.Module, *, temperature: float) -> Part:
-    """Every weight divided by its largest singular value, found by power iteration.
+    """Every weight, as a matrix, is divided by its largest singular value from power iteration.
 
     Source: Miyato et al. (2018), "Spectral Normalization for Generative Adversarial Networks".
     """
@@ -33,7 +33,7 @@ def spectral_norm(model: nn.Module, *, temperature: float) -> Part:
 
 @_rival("orthogonal", title="orthogonal weights", grid=grid("temperature", *_TEMPERATURES))
 def orthogonal(model: nn.Module, *, temperature: float) -> Part:
-    """Every weight matrix with orthonormal rows or columns; kernels are left alone.
+    """Every weight matrix has orthonormal rows or columns; convolution kernels stay free.
 
     The weight is the Q of a QR decomposition. torch's own `parametrizations.orthogonal` keeps the
     same constraint, but its Householder products take some 50 times as long at 100 x 784.
@@ -50,10 +50,10 @@ _PULLED = grid("temperature", *_TEMPERATURES, pull=0.01)
 
 @_rival("parseval", title="Parseval", grid=(*_PULLED, *grid("temperature", 3.0, 10.0, pull=0.1)))
 def parseval(model: nn.Module, *, temperature: float, pull: float = 0.01) -> Part:
-    """After each step every weight matrix W goes to (1 + pull) W - pull W W^T W.
+    """After each step every weight, as a matrix W, becomes (1 + pull) W - pull W W^T W.
 
     Source: Cisse et al. (2017), "Parseval Networks: Improving Robustness to Adversarial Examples",
-    algorithm 1, on all rows.
+    algorithm 1, here on all rows instead of a sample of them.
     """
     weights = [module.weight for module in model.modules() if isinstance(module, _LAYERS)]
 
@@ -69,17 +69,17 @@ def parseval(model: nn.Module, *, temperature: float, pull: float = 0.01) -> Par
 
 
 class _Orthonormal(nn.Module):
-    """The orthonormal factor of a matrix, of its rows if it is wide, and of its columns if tall."""
+    """Replaces a matrix by its QR factor Q, which has orthonormal rows if wide, columns if tall."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Q, with the signs that make the diagonal of R positive: then it is unique."""
+        """Return Q, with signs that make the diagonal of R positive, so that Q is unique."""
         wide = weight.shape[0] <= weight.shape[1]
         q, r = torch.linalg.qr(weight.mT if wide else weight)
         q = torch.where(r.diagonal() < 0, -q, q)
         return q.mT if wide else q
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Where training starts: at Q itself, which is well conditioned."""
+        """Return the parameter at which training starts: Q itself, which is well conditioned."""
         return self.forward(weight)
 
 
@@ -94,7 +94,7 @@ def _parametrized(
         register(layer)
 
     def finish() -> None:
-        with in_eval_mode(model):  # no further power iteration: the weights are those last used
+        with in_eval_mode(model):  # eval mode stops the power iteration, so the last weights stay
             for layer in layers:
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 

@@ -1,4 +1,4 @@
-"""The ordinary ways to regularise: weight decay, smoothed labels, noise, dropout."""
+"""The usual regularisers: weight decay, label smoothing, Gaussian noise, dropout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU)
 
 @_rival("weight-decay", title="weight decay", grid=grid("weight", 1e-5, 1e-4, 1e-3, 1e-2))
 def weight_decay(model: nn.Module, *, weight: float) -> Part:
-    """Half the sum of squares of all weight matrices and kernels, in the loss."""
+    """Half the sum of squares of all weight matrices and kernels is added to the loss."""
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
 
     def term(step: Step) -> Tensor:
@@ -32,7 +32,7 @@ def weight_decay(model: nn.Module, *, weight: float) -> Part:
     "label-smoothing", title="label smoothing", grid=grid("share", 0.05, 0.1, 0.2, 0.4, 0.8, 0.95)
 )
 def label_smoothing(model: nn.Module, *, share: float) -> Part:
-    """Cross-entropy to labels of which this share is spread over all classes."""
+    """Cross-entropy with labels of which this share is spread evenly over all classes."""
     del model
 
     def criterion(step: Step) -> Tensor:
@@ -54,9 +54,9 @@ def gaussian_noise(model: nn.Module, *, sigma: float) -> Part:
 
 @method("dropout", title="dropout")
 def dropout(model: nn.Module, *, share: float, at: str = "activations") -> Part:
-    """This share of the units is left out in each step: of every activation, or of the features.
+    """In each step this share of units is set to 0, in every activation or only in the features.
 
-    ``at="features"`` is what enters the classifier, the model's last module.
+    ``at="features"`` selects the input of the classifier, which is the model's last module.
     """
 
     def dropped(module: nn.Module, _: object, output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The methods by name, and recipes made of them."""
+"""The registry of methods by name, and recipes that combine them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Method:
     """A way to train.
 
     Attributes:
-        title: For tables and figures.
-        build: The model and the options to what the method contributes to the loss.
-        family: What it belongs to, in figures.
-        grid: Settings among which to choose on validation data; none for what is no rival.
-        version: To be raised whenever the code computes something else: its runs are made again.
+        title: Name of the method in tables and figures.
+        build: Function from the model and the options to the method's `Part`.
+        family: Group of methods to which this one belongs in figures.
+        grid: Settings to choose from on validation data; empty if the method is no rival.
+        version: Raise it whenever the code computes something else; the runs are then made again.
     """
 
     title: str
@@ -46,7 +46,7 @@ def method(
     version: int = 1,
     **fixed: Any,
 ) -> Callable[[Build], Build]:
-    """Register the function below as a method; ``fixed`` are options that it always has.
+    """Register the decorated function as a method; ``fixed`` holds options that never change.
 
     Raises:
         ValueError: If there is another method of this name.
@@ -73,18 +73,18 @@ def rivals() -> dict[str, Method]:
 
 
 def title_of(name: str) -> str:
-    """The name of a method for readers."""
+    """The title of a method, or the name itself if no method has it."""
     return METHODS[name].title if name in METHODS else name
 
 
 def versions(recipe: Recipe) -> dict[str, int]:
-    """The versions of a recipe's methods: what determines a run beside the recipe itself."""
+    """The versions of a recipe's methods, which determine a run together with the recipe."""
     return {name: METHODS[name].version for name in recipe if name in METHODS}
 
 
 @contextmanager
 def attach(model: nn.Module, recipe: Recipe) -> Iterator[Objective]:
-    """Prepare a model for training by a recipe, and leave it plain afterwards.
+    """Prepare a model for training by a recipe; afterwards the model is a plain one again.
 
     Raises:
         ValueError: If a name is unknown, or two methods replace cross-entropy.

@@ -1,4 +1,4 @@
-"""One step of training, and the parts that a method contributes to its loss."""
+"""One training step, and the parts that methods contribute to its loss."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Recipe = Mapping[str, Options]
 
 
 class Step:
-    """A batch on its way through the parts of an objective.
+    """A batch, as the parts of an objective see it.
 
-    ``progress`` is the share of training that is done; with ``track_input`` gradients with respect
-    to the images can be asked for; features are compared with ``reference``, else with the images.
+    ``progress`` is the share of training that is done. With ``track_input`` the images require
+    gradients. Features are compared with ``reference``, or with the images if it is None.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Step:
 
     @cached_property
     def logits(self) -> Tensor:
-        """Of the clean images; computed when first asked for, and once."""
+        """Logits of the clean images; the model runs once, when they are first used."""
         logits: Tensor = self.model(self.images)
         return logits
 
     def radius(self, eps: float) -> float:
-        """It grows from 0 to eps in the first half of training."""
+        """The attack radius, which grows linearly from 0 to eps in the first half of training."""
         return min(eps, eps * 2 * self.progress)
 
 
@@ -53,16 +53,16 @@ Value = Callable[[Step], Tensor]
 
 @dataclass(frozen=True)
 class Part:
-    """What one method contributes.
+    """The contribution of one method to training.
 
     Attributes:
-        criterion: In place of cross-entropy.
-        term: Added to the criterion.
+        criterion: Loss in place of cross-entropy.
+        term: Loss that is added to the criterion.
         before: Called before the first forward pass of a step.
         track_input: Whether a term needs gradients with respect to the images.
         after_step: Called after each step of the optimizer.
-        finish: Called at the end; leaves a plain model.
-        parameters: What the optimizer is to learn beside the model.
+        finish: Called at the end of training; it leaves a plain model.
+        parameters: Parameters that the optimizer trains beside those of the model.
     """
 
     criterion: Value | None = None
@@ -75,7 +75,7 @@ class Part:
 
 
 class Objective:
-    """The loss of a recipe's parts, and what it does after each step of the optimizer.
+    """The sum of the losses of a recipe's parts, and their work after each optimizer step.
 
     Raises:
         ValueError: If two parts replace cross-entropy.
@@ -105,7 +105,7 @@ class Objective:
         return loss
 
     def after_step(self) -> None:
-        """Project the parameters, for the methods that do."""
+        """Call ``after_step`` of the parts that have one, to project parameters for example."""
         for part in self._parts:
             if part.after_step:
                 part.after_step()
@@ -113,7 +113,7 @@ class Objective:
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the block; each module's own mode afterwards."""
+    """Put the model in eval mode within the block; afterwards each module has its old mode."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

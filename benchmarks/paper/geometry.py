@@ -1,4 +1,4 @@
-"""What is kept of a representation, beside its numbers, so that it can be drawn later."""
+"""Distortion, histograms and embeddings of a representation, stored so that they can be drawn."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from isoreg.diagnostics import distortion
 
+# The histograms cover distances from 0 to 10; longer ones are left out.
 BIN_WIDTH = 0.05
 _BINS = 200
 _SHEPARD_PAIRS = 1500
 
 
 def geometry(x: Tensor, features: Tensor, labels: Tensor | None) -> dict[str, Any]:
-    """Distortion, histograms of distances and a sample of pairs, all over the compared pairs."""
+    """Distortion, histograms of distances and a sample of pairs; labels limit these to classes."""
     dx, dphi = _distances(x, labels), _distances(features, labels)
     sample = torch.randperm(len(dx), generator=torch.Generator().manual_seed(0))[:_SHEPARD_PAIRS]
     return {
@@ -28,7 +29,7 @@ def geometry(x: Tensor, features: Tensor, labels: Tensor | None) -> dict[str, An
 
 
 def embedding(features: Tensor, seed: int) -> list[list[float]]:
-    """UMAP in two dimensions, by the paper's settings."""
+    """UMAP in two dimensions, with the paper's settings."""
     import umap
 
     neighbors = min(40, len(features) - 1)

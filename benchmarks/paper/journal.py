@@ -1,8 +1,8 @@
 """The journal version's CIFAR-10 claim, under its own attack and under a standard one.
 
-The paper's journal version (Scientific Reports, 2025) and its released code: a convolutional body,
-tanh layers on its features, and the isometry penalty on the last of them. "Partial isometry" (Shi-
-Garrier, Bouaynaya and Delahaye, Entropy 2024) is trained and attacked beside it.
+The network follows the paper's journal version (Scientific Reports, 2025) and its released code: a
+convolutional body, tanh layers on its features, and the isometry penalty on the last tanh layer.
+"Partial isometry" (Shi-Garrier, Bouaynaya and Delahaye, Entropy 2024) is trained and attacked too.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ _CHANNELS, _FEATURES, _UNITS, _HIDDEN = 16, 32 * 8 * 8, 100, 4
 
 @dataclass(frozen=True)
 class Training:
-    """What is added to cross-entropy.
+    """The penalties that are added to cross-entropy.
 
     Attributes:
         beta: Weight of the isometry penalty.
         scale: K, which multiplies the distances of features in training; in the attack it is 1.
-        reference: "pixels" as in the text, or "body": a body trained before on cross-entropy, as
-            in the released code, from which training then starts.
-        control: Whether what is compared with is exchanged within each class.
+        reference: Features are compared with "pixels", as in the text, or with the output of a
+            "body" that was trained on cross-entropy before and from which training then starts, as
+            in the released code.
+        control: Whether the references are exchanged within each class.
         partial: Weight of partial isometry.
     """
 
@@ -71,7 +72,7 @@ TRAININGS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The experiment; sizes of the paper's attack are some of np.logspace(-2, 0, 10)."""
+    """Settings of the experiment; ``attack_sizes`` are four of the paper's logspace(-2, 0, 10)."""
 
     trainings: tuple[str, ...] = tuple(name for name, how in TRAININGS.items() if not how.partial)
     train_images: int = 5_000
@@ -104,13 +105,13 @@ def settings(
     quick: bool,
     partial: Annotated[bool, typer.Option(help="Train partial isometry too.")] = False,
 ) -> Settings:
-    """Those of the study, or ones that take a minute."""
+    """The settings of the study, or quick ones that take a minute."""
     chosen = _settings(quick)
     return replace(chosen, trainings=tuple(TRAININGS)) if partial and not quick else chosen
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Seed by seed; the slow ones last."""
+    """Seed by seed; all runs of partial isometry come last, because they are slow."""
     for slow in (False, True):
         for seed in range(lab.seeds):
             for training in lab.settings.trainings:
@@ -119,7 +120,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """All settings but the list, and what the training is."""
+    """All settings except the list of trainings, and the entry of `TRAININGS` itself."""
     found = asdict(settings)
     del found["trainings"]
     return {**found, "training": asdict(TRAININGS[key["training"]])}
@@ -148,14 +149,14 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 
 
 def load(split: str, count: int, lab: Lab[Settings]) -> tuple[Tensor, Tensor]:
-    """An even sample of a split, pixels from 0 to 1."""
+    """An even sample of a split, with pixels from 0 to 1."""
     images, labels = photographs.read(split, lab.data_dir, lab.cache)
     images, labels = even_split(images, labels, count)
     return images.float() / 255, labels
 
 
 def network() -> nn.Sequential:
-    """The released code's: two convolutions with pooling, and four tanh layers of 100."""
+    """The released code's network: two convolutions with pooling, and four tanh layers of 100."""
     body: list[nn.Module] = []
     for before, after in ((3, _CHANNELS), (_CHANNELS, 2 * _CHANNELS)):
         body += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
@@ -169,14 +170,14 @@ def network() -> nn.Sequential:
 
 
 def frozen_body(model: nn.Sequential) -> nn.Module:
-    """A copy of the body as it is now."""
+    """A copy of the model's body that is not trained any further."""
     body = network()[0]
     body.load_state_dict(model[0].state_dict())
     return body.eval().requires_grad_(False)
 
 
 def points(images: Tensor, body: nn.Module | None) -> Tensor:
-    """What features are compared with."""
+    """The references with which features are compared: pixels, or the body's output."""
     return images if body is None else in_parts(body, images)
 
 
@@ -188,7 +189,7 @@ def train(
     settings: Settings,
     body: nn.Module | None = None,
 ) -> None:
-    """Adam on cross-entropy and what is added."""
+    """Train with Adam on cross-entropy and the added penalties."""
 
     def loss(places: Tensor, _: float) -> Tensor:
         x, y = images[places], labels[places]
@@ -223,7 +224,7 @@ def evaluated(
     for kind, beta in (("combined", how.beta), ("cross-entropy", 0.0)):
         for name, reach in (("fgsm", 1.0), ("pgd, clean gradient", settings.paper_steps)):
             ball = 1.0 if name == "fgsm" else settings.paper_ball
-            # steps along one gradient are one step of their sum
+            # Steps along one fixed gradient equal one step of their total length.
             curve = [
                 survival(
                     model, some, their, beta, body, settings.batch_size, min(reach * size, ball)
@@ -252,7 +253,7 @@ def survival(
     batch_size: int,
     size: float,
 ) -> float:
-    """Accuracy after a step of this size up cross-entropy plus beta times the isometry term."""
+    """Accuracy after one step of this size that raises cross-entropy + beta * isometry term."""
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
         loss = combined_loss(model, points(x, body), y, beta=beta)

@@ -11,7 +11,7 @@ _KINDS = (("its attack", "combined"), ("on CE", "cross-entropy"))
 
 
 def tables(found: Found) -> str:
-    """Clean accuracy and geometry, the journal's attack, the standard attack."""
+    """Markdown tables of clean accuracy and geometry, the journal's attack and the standard one."""
     settings = found["settings"]
     by_training = grouped(found["runs"], "training")
     sizes = settings["attack_sizes"]

@@ -31,9 +31,9 @@ _DISTORTION_IMAGES = 1000
 
 @dataclass(frozen=True)
 class Settings:
-    """The experiment; the defaults are the paper's where it names them.
+    """Settings of the experiment; the defaults are the paper's where it names them.
 
-    ``convention``: where the paper's text and its released code disagree, the text is followed.
+    ``convention`` says whether text or released code is followed where the two disagree: the text.
     """
 
     convention: str = "text"
@@ -44,17 +44,17 @@ class Settings:
     learning_rate: float = 1e-3
     train_images: int = 60_000
     test_images: int = 10_000
-    # the paper's attacks: np.logspace(-2, 0, 10), as FGSM's eps and as PGD's step
+    # The paper's attacks use np.logspace(-2, 0, 10), as FGSM's eps and as PGD's step size.
     attack_sizes: tuple[float, ...] = tuple(round(10 ** (-2 + 2 * i / 9), 6) for i in range(10))
     paper_ball: float = 0.5
     paper_steps: int = 10
-    # the standard attack: PGD on cross-entropy and on the margin, worst case per image
+    # The standard attack is PGD on cross-entropy and on the margin; per image the worse one counts.
     eps: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
     steps: int = 40
     relative_step: float = 2.5
 
     def step_size(self, eps: float) -> float:
-        """Step of the standard PGD: the whole ball can be crossed 1.25 times."""
+        """Step of the standard PGD: all steps together could cross the ball 1.25 times."""
         return self.relative_step * eps / self.steps
 
 
@@ -71,7 +71,7 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """All settings but the grid of betas."""
+    """All settings except the grid of betas; a run's own beta is in its key."""
     del key
     return {name: value for name, value in asdict(settings).items() if name != "betas"}
 
@@ -113,9 +113,10 @@ def train(
 
 
 def combined_loss(model: nn.Sequential, clean: Tensor, labels: Tensor, *, beta: float) -> Loss:
-    """The loss that the paper's attack climbs: that of the training, isometry term included.
+    """The loss that the paper's attack raises: the training loss, with the isometry term.
 
-    As in the released code, features are compared with the clean batch, or with what is made of it.
+    As in the released code, features of attacked images are compared with ``clean``: the clean
+    batch, or a body's output for it.
     """
     given = pairwise_distances(clean)
 
@@ -156,7 +157,7 @@ def evaluate(
 def _paper_attacks(
     model: nn.Sequential, beta: float, settings: Settings
 ) -> dict[str, Callable[[float], Attack]]:
-    """Attacks by name, each a function of the size that the paper varies."""
+    """The paper's attacks by name; each is a function from the size that the paper varies."""
     ball, steps = settings.paper_ball, settings.paper_steps
 
     def climbing(beta: float, **how: Any) -> Attack:
@@ -169,7 +170,7 @@ def _paper_attacks(
         "fgsm, combined loss": lambda s: fgsm(s, beta),
         "fgsm, standard": lambda s: fgsm(s, 0.0),
         "pgd, combined loss": lambda s: climbing(beta, eps=ball, step=s, steps=steps),
-        # steps along one gradient are one step of their sum
+        # Steps along one fixed gradient equal one step of their total length.
         "pgd, combined loss, clean gradient": lambda s: fgsm(min(steps * s, ball), beta),
         "pgd, standard": lambda s: climbing(0.0, eps=ball, step=s, steps=steps),
     }
@@ -187,7 +188,7 @@ def _strong_attacks(model: nn.Sequential, eps: float, settings: Settings) -> dic
 def survivors(
     model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, batch_size: int
 ) -> Tensor:
-    """Which images are still classified rightly after the attack."""
+    """Mask of the images that are still classified correctly after the attack."""
     correct = []
     for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         adversarial = attack(x, y)

@@ -60,7 +60,7 @@ _PANELS = {
 
 
 def draw(found: Found, path: Path) -> None:
-    """Draw accuracy against attack size for every beta, one panel an attack."""
+    """Draw accuracy against attack size for every beta, with one panel per attack."""
     settings = found["settings"]
     by_beta = dict(sorted(grouped(found["runs"], "beta").items()))
     figure = new_figure(10, 6.2)
@@ -86,7 +86,7 @@ def draw(found: Found, path: Path) -> None:
 
 
 def _curves(axis: Axes, by_beta: dict[float, list[list[float]]], sizes: list[float]) -> None:
-    """One line a beta, from dark to light, with a band of one standard deviation over seeds."""
+    """Draw one line per beta, from dark to light, with a band of one standard deviation."""
     colors = mpl.colormaps["viridis"].resampled(len(by_beta) + 1)
     for index, (beta, curves) in enumerate(by_beta.items()):
         points = [[100 * value for value in values] for values in zip(*curves, strict=True)]

@@ -1,4 +1,4 @@
-"""Partial isometry: the Jacobian of a classifier's probabilities made a multiple of an isometry.
+"""Partial isometry: a penalty that pulls the Jacobian of probabilities to a scaled isometry.
 
 Source: Shi-Garrier, Bouaynaya and Delahaye (2024), "Adversarial Robustness with Partial Isometry",
 Entropy 26, 103.
@@ -15,27 +15,27 @@ _INSIDE = 1e-6
 
 
 def partial_isometry(images: Tensor, logits: Tensor, radius: float) -> Tensor:
-    r"""How far the Jacobian is from an isometry that would protect the L2 ball.
+    r"""Distance of the Jacobian from an isometry that would protect the L2 ball of this radius.
 
-    Probabilities :math:`p` lie on a sphere of radius 2 by :math:`2 \sqrt p`, where the distance is
-    Fisher's; it is projected stereographically from the last class to
-    :math:`\tau_i = 2 \sqrt{p_i} / (1 - \sqrt{p_m})`, in whose coordinates the metric is a multiple
-    of the identity, :math:`g = (1 - \sqrt{p_m})^2 I`. With the Jacobian J of these coordinates,
+    The map :math:`2 \sqrt p` takes probabilities :math:`p` to a sphere of radius 2, on which the
+    geodesic distance is Fisher's. Stereographic projection from the last class gives coordinates
+    :math:`\tau_i = 2 \sqrt{p_i} / (1 - \sqrt{p_m})`, in which the metric is a multiple of the
+    identity, :math:`g = (1 - \sqrt{p_m})^2 I`. With the Jacobian J of these coordinates,
 
     .. math::
         \frac{\epsilon^2}{n} \left\lVert
             J J^\top - \frac{\delta^2}{\epsilon^2} g^{-1} \right\rVert_F
 
-    is averaged over images; :math:`\delta = 2 \arccos \sum_i \sqrt{p_i / m}` is the distance from
-    the middle of the simplex, n the number of pixels.
+    is averaged over images. :math:`\delta = 2 \arccos \sum_i \sqrt{p_i / m}` is the distance of p
+    from the middle of the simplex, and n is the number of pixels.
 
     Args:
-        images: (b, ...) which require gradients.
-        logits: (b, m) of them.
-        radius: Epsilon, of the L2 ball.
+        images: (b, ...) images that require gradients.
+        logits: (b, m) logits of the images.
+        radius: Epsilon, the radius of the L2 ball.
 
     Returns:
-        A scalar.
+        The penalty, a scalar.
     """
     classes = logits.shape[1]
     p = logits.softmax(1) * (1 - classes * _INSIDE) + _INSIDE

@@ -23,7 +23,7 @@ from isoreg import isometry_penalty
 from isoreg.datasets import entangled_rings
 from isoreg.lil import LocallyIsometricLayer
 
-# name: beta, and whether the penalty sees pairs of equal label only
+# By name: beta, and whether the penalty compares only pairs of equal label.
 VARIANTS = {
     "cross-entropy": (0.0, True),
     "isometry within classes": (1.0, True),
@@ -33,7 +33,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The paper's: 10,000 epochs, full batch, Adam. It does not state the last two."""
+    """The paper's settings: 10,000 full-batch epochs of Adam. The last two are not in the paper."""
 
     width: int = 20
     depth: int = 4
@@ -50,12 +50,12 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The settings, and what the variant is."""
+    """All settings, and the entry of `VARIANTS` itself."""
     return {**asdict(settings), "variant": VARIANTS[key["variant"]]}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Train on the rings and measure what became of their distances."""
+    """Train on the rings and measure how far the features keep their distances."""
     settings, (beta, within) = lab.settings, VARIANTS[key["variant"]]
     x, y = entangled_rings(settings.points)
     torch.manual_seed(key["seed"])
@@ -80,12 +80,12 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 
 
 def gradients(lil: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
-    """The paper's bound on the loss's gradient, |dL/dx| <= K |dL/dPhi|, in numbers.
+    """Measure the paper's bound on the gradient of the loss, |dL/dx| <= K |dL/dPhi|.
 
-    K is 1 for an isometry of the whole space. ``constant`` is the largest ratio over the points,
-    ``Jacobian`` the largest singular value of dPhi/dx, ``along`` and ``across`` its largest gain
-    along the ring, where there are pairs, and in the two directions across it, where there are
-    none.
+    K is 1 for an isometry of the whole space. Each figure is the largest over the points:
+    ``constant`` of the ratio |dL/dx| / |dL/dPhi|, ``Jacobian`` of the singular values of dPhi/dx,
+    ``along`` of its gain along the ring, where the penalty compares pairs, and ``across`` of its
+    gain in the two directions across the ring, where it compares none.
     """
     x = x.clone().requires_grad_()
     features = lil(x)
@@ -103,7 +103,7 @@ def gradients(lil: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> dict[str
 
 
 def _frames(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, 3, 1) unit tangents of the rings, and (n, 3, 2) normals."""
+    """Unit tangents (n, 3, 1) and unit normals (n, 3, 2) of the rings at the points."""
     tangents = torch.empty_like(x)
     for k in (0, 1):
         ring = x[y == k]

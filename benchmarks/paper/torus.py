@@ -21,12 +21,12 @@ from isoreg import datasets
 from isoreg.lil import StackedLIL
 
 CLASSES = (2, 4, 8)
-_NEW = 1000  # the seed of points that were not trained on
-# by name their beta; all seeds of the first, one of the other
+_NEW = 1000  # seed of the points that no network is trained on
+# Beta by name. The first variant runs with all seeds, the other with seed 0 only.
 VARIANTS = {"isometry, beta 100 (text)": 100.0, "cross-entropy": 0.0}
 _REGIONS = "cylinders"
 _KIND: dict[str, Any] = {"gradients": "own", "reference": "inputs", "heads": "shared", "width": 20}
-"""What the paper leaves open. What else it may have meant was tried once: those runs are kept."""
+"""Choices that the paper leaves open. The alternatives were run once, and those runs are kept."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,20 @@ class Settings:
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """All seeds of the first variant, then the others once."""
+    """All seeds of the first variant, then seed 0 of the others."""
     first, *others = VARIANTS
     for seed, name in [(s, first) for s in range(lab.seeds)] + [(0, name) for name in others]:
         yield {"seed": seed, "variant": name}
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The settings, and what the variant is."""
+    """All settings, and the beta and the open choices of the variant."""
     variant = {"beta": VARIANTS[key["variant"]], "regions": _REGIONS, **_KIND}
     return {**asdict(settings), "variant": variant}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Train stacked locally isometric layers and measure every level."""
+    """Train stacked locally isometric layers and measure accuracy and geometry at every level."""
     beta, seed, points = VARIANTS[key["variant"]], key["seed"], lab.settings.points
     x, levels = datasets.torus(points, regions=_REGIONS)
     torch.manual_seed(seed)
@@ -109,7 +109,7 @@ def tables(found: Found) -> str:
 
 
 def draw(found: Found, path: Path) -> None:
-    """Draw the torus, and for isometry and cross-entropy each level's UMAP and distances."""
+    """Draw the torus, and for each variant the UMAP and the distances of every level."""
     first = grouped(with_keys(found, seed=0), "variant")
     runs = {name: first[name][0] for name in VARIANTS if name in first}
     x, levels = datasets.torus(found["settings"]["points"])

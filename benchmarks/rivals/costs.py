@@ -18,8 +18,8 @@ from benchmarks.training import adam, take_step
 def costs(recipe: Recipe, *, device: str, seconds: float, **options: Any) -> Figures:
     """Seconds of a step, their ratio to cross-entropy's, and the bytes by which memory peaks.
 
-    ``options`` are those of `training_step`. Memory is that of ten steps above what the process
-    needs for data, model and library.
+    ``options`` go to `training_step`. Memory is the peak of ten steps, above what the process needs
+    for data, model and library.
     """
     found = times(training_step, recipe, device=device, seconds=seconds, **options)
     return {
@@ -38,7 +38,7 @@ def training_step(
     rate: float,
     device: str = "cpu",
 ) -> Callable[[], float]:
-    """One step of training as a function, at the end of the ramp; the stack ends the method."""
+    """A function that takes a step as at the end of the ramp; the stack ends the method."""
     torch.manual_seed(0)
     images, labels = torch.rand(batch_size, 1, 28, 28), torch.arange(batch_size) % 10
     images, labels = images.to(device), labels.to(device)

@@ -18,12 +18,12 @@ from benchmarks.tables import grouped, with_keys
 Point = tuple[float, float, str, str]
 Box = tuple[float, float, float, float]
 _FONT = 10
-_CROWD = 4  # points of the second radius and on that are lower lie on each other: no names
+_CROWD = 4  # from the second radius on, lower points overlap and get no names
 _OFFSETS = [
     *((dx, dy) for dy in (-3, 6, -13) for dx in (7, -7)),
     *((dx, dy) for dy in range(17, 130, 11) for dx in (7, -7)),
 ]
-# family: its colour and marker
+# by family: colour and marker
 FAMILIES: dict[str, tuple[str, str]] = {
     "no local term": (INK, "o"),
     "distances of a batch": (GREEN, "D"),
@@ -34,7 +34,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
 
 
 def draw(found: Found, path: Path) -> None:
-    """One panel a radius: worst case over time, a point a method, bars of a standard deviation."""
+    """Draw a panel for each radius: worst case over time, methods as points with deviations."""
     radii, costs = found["settings"]["eps"][:2], costs_of(found)
     ratio = {method: cost["ratio"] for method, cost in costs.items()}
     tested = grouped(with_keys(found, phase="test"), "method")
@@ -53,7 +53,7 @@ def draw(found: Found, path: Path) -> None:
         plain(axis)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    figure.draw_without_rendering()  # fixes where the points are
+    figure.draw_without_rendering()  # drawing fixes the positions of the points
     for axis, placed in zip(panels, points, strict=True):
         _label(figure, axis, placed)
     save(figure, path, dpi=150)
@@ -75,7 +75,7 @@ def _panel(
 
 
 def family_of(method: str) -> str:
-    """The family of a method; the first one if it names none that is drawn."""
+    """The family of a method, or the first family if no family of that name is drawn."""
     family = METHODS[method].family if method in METHODS else ""
     return family if family in FAMILIES else next(iter(FAMILIES))
 

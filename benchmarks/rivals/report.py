@@ -1,4 +1,4 @@
-"""Tables of the rivals."""
+"""Tables of the study of rivals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COSTS = (
 
 
 def tables(found: Found) -> str:
-    """The test, its warnings, and what was tried on validation images."""
+    """The page: the test, its warnings, and what was tried on validation images."""
     settings, tested = found["settings"], with_keys(found, phase="test")
     seeds = max(map(len, grouped(tested, "method").values()))
     floor = 100 * settings["clean_floor"]
@@ -71,7 +71,7 @@ def _names(run: Run) -> tuple[str, str]:
 
 
 def setting(recipe: Recipe) -> str:
-    """The options of a recipe, for readers."""
+    """The options of a recipe as text for readers."""
     return ", ".join(
         f"{name} {value:g}" for options in recipe.values() for name, value in options.items()
     )

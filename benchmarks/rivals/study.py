@@ -31,11 +31,11 @@ PLAIN = "cross-entropy"
 
 @dataclass(frozen=True)
 class Settings:
-    """The paper's MLP and training; the rest was fixed before the first run.
+    """The paper's MLP and training; all other settings were fixed before the first run.
 
-    For each method the setting is taken that has, on validation images, the largest mean of its
-    worst cases at ``chosen_at`` among those with a clean accuracy of ``clean_floor`` or more; if
-    there are none, the one with the largest clean accuracy.
+    Each method gets the setting with the largest mean of its worst cases at ``chosen_at``, on
+    validation images, of those with a clean accuracy of ``clean_floor`` or more; if there are none,
+    it gets the one with the largest clean accuracy.
     """
 
     width: int = 100
@@ -54,7 +54,7 @@ class Settings:
     )
     eps_l2: tuple[float, ...] = (1.0, 2.0)
     attacks_l2: tuple[str, ...] = ("fgsm", "pgd-ce", "pgd-margin", "apgd-ce", "apgd-t", "noise")
-    # of each grid so many settings are tried; None: all
+    # number of settings of each grid that are tried; None: all
     tried: int | None = None
     timing_seconds: float = 40.0
 
@@ -80,7 +80,7 @@ _OF_PHASE = {
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Choosing first, then what a step costs, then seed by seed."""
+    """First the choice of settings, then what a step costs, then the test, seed by seed."""
     tried = grids(lab.settings)
     for method, recipes in tried.items():
         for recipe in recipes:
@@ -100,7 +100,7 @@ def determines(key: Key, settings: Settings) -> dict[str, Any]:
 
 
 def grids(settings: Settings) -> dict[str, list[Recipe]]:
-    """The recipes to try of each method."""
+    """The recipes to try for each method."""
     found: dict[str, list[Recipe]] = {PLAIN: [{}]}
     for name, method in rivals().items():
         found[name] = [{name: dict(o)} for o in method.grid[: settings.tried]]
@@ -118,7 +118,7 @@ def chosen(runs: list[Run], settings: Settings) -> dict[str, Recipe]:
 
 
 def entries(found: Found) -> dict[str, Entry]:
-    """Of the methods with one number to choose: what was tried, and what was taken."""
+    """For the methods with one number to choose: the numbers that were tried, and the one taken."""
     runs = found["runs"]
     tried = grouped_recipes(run["key"] for run in runs if run["key"]["phase"] == "choose")
     taken = grouped_recipes(run["key"] for run in runs if run["key"]["phase"] == "test")
@@ -130,7 +130,7 @@ def entries(found: Found) -> dict[str, Entry]:
 
 
 def grouped_recipes(keys: Iterable[Key]) -> dict[str, list[float]]:
-    """By method its numbers, once each; methods with several options are left out."""
+    """For each method the numbers of its recipes, once each; recipes of several are left out."""
     found: dict[str, dict[float, None]] = {}
     for key in keys:
         options = [value for each in key["recipe"].values() for value in each.values()]

@@ -14,7 +14,7 @@ from benchmarks.robust.report import by_training, costs
 from benchmarks.style import line_of, new_figure, plain, save
 from benchmarks.tables import with_keys
 
-# markers for those who see no colours
+# markers differ too, for readers who see no colours
 _LOOKS = {
     "cross-entropy": (style.BLACK, "X"),
     "first-order-margin": (style.VERMILION, "o"),
@@ -24,7 +24,7 @@ _LOOKS = {
     "jacobian": (style.PURPLE, "v"),
     "input-gradient": (style.ORANGE, "P"),
 }
-# of each method its budgets: cost, and figures of the seeds
+# for each method and budget: the cost, and the figures of the seeds
 Points = dict[str, list[tuple[float, list[Figures]]]]
 
 

@@ -1,4 +1,4 @@
-"""What is trained: networks, schedules, tries on validation data, runs that are measured."""
+"""What the study trains: networks, schedules, tries on validation data, and measured runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TITLES = {"relu": "ReLU MLP 4 x 200", "tanh": "the paper's tanh MLP 4 x 100"}
 OURS = "first-order-margin"
 
 BUDGET = 3.0
-"""Of each method, in trainings of five epochs of cross-entropy on batches of 100: units."""
+"""Cost of each training, in units: five epochs of cross-entropy on batches of 100 cost one."""
 CHOICE_BUDGET = 3.5
-"""In the choice, which has 50,000 images an epoch in place of 60,000: about as many steps."""
+"""Cost in the choice, where an epoch has 50,000 images, not 60,000: about as many steps."""
 
 
 def network(name: str) -> nn.Sequential:
@@ -31,19 +31,19 @@ def network(name: str) -> nn.Sequential:
 
 
 class Rates(NamedTuple):
-    """Of an optimizer: all recipes are tried at the first rate, the best at the other."""
+    """Rates of an optimizer: all recipes are tried at ``first``, the best one at ``other`` too."""
 
     first: float
     other: float
 
 
-# tanh diverges with Adam at 1.5e-2; with Muon at 1e-2 next to nothing survives 0.2
+# tanh diverges with Adam at 1.5e-2; with Muon at 1e-2 almost no image survives eps 0.2
 RATES: dict[str, dict[str, Rates]] = {
     "relu": {"adam": Rates(1.5e-2, 5e-3), "muon": Rates(1e-2, 5e-3)},
     "tanh": {"adam": Rates(5e-3, 1.5e-3), "muon": Rates(2e-3, 1e-3)},
 }
-# Muon's own part of a step costs as much whatever the batch: larger ones pay where gradients are
-# cheap, and cost the others steps
+# Muon's own part of a step costs the same for every batch size: large batches pay off where
+# gradients are cheap; where they are dear, large batches would only mean fewer steps
 _BATCHES = {"adam": 250, "muon": 500}
 _DEAR = ("pgd", "trades")
 
@@ -59,7 +59,7 @@ RECIPES: dict[str, Sequence[Recipe]] = {
 
 
 def batch_of(optimizer: str, method: str) -> int:
-    """Images a step."""
+    """The batch size."""
     return 250 if method in _DEAR else _BATCHES[optimizer]
 
 
@@ -77,8 +77,8 @@ EPOCHS: dict[str, dict[str, dict[str, float]]] = {
         "muon": _epochs(6.0, 3.6, 3.6, 1.1, 1.1, 3.6, 3.6),
     },
 }
-"""Epochs that cost a unit, from the times of a step; the report measures the costs again."""
-# in the order of the stages: methods that are chosen at the beginning of each
+"""Epochs that cost one unit, from the times of a step; the study measures the costs again."""
+# for each stage, the methods whose settings are chosen at its beginning
 STAGES: Sequence[Sequence[str]] = (
     (OURS, "fgsm"),
     ("cross-entropy", "pgd", "trades", "jacobian", "input-gradient"),
@@ -88,9 +88,9 @@ STAGES: Sequence[Sequence[str]] = (
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: the rate rises along ``warmup``, a share of the steps, then falls.
+    """Length and learning rate of a training; ``optimizer`` is a name of `OPTIMIZERS`.
 
-    Its end is 0, along a cosine; the optimizer is one of `benchmarks.training.OPTIMIZERS`.
+    The rate rises linearly during ``warmup``, a share of the steps, then falls along a cosine to 0.
     """
 
     epochs: int
@@ -107,9 +107,9 @@ class Plan:
     Attributes:
         recipe: Methods and options.
         schedule: Epochs, batch, learning rate.
-        preset: The report card's for L-inf on the first seed; None for the attacks that decide
-            alone, which are made on all seeds.
-        held_out: Training images that are left out: none any more.
+        preset: The report card's preset for L-inf on the first seed; None: only the attacks that
+            decide the worst case, which all other seeds get.
+        held_out: Number of training images left out; 0 but in the keys of runs that are kept.
     """
 
     recipe: Recipe
@@ -119,7 +119,7 @@ class Plan:
 
 
 def plan_from(found: dict[str, Any]) -> Plan:
-    """A plan from its dict."""
+    """A plan from the dict that a run's key holds."""
     return Plan(**{**found, "schedule": Schedule(**found["schedule"])})
 
 
@@ -131,9 +131,9 @@ ANSWERED = tuple(
         *(", 50,000 images", ", three quarters of the epochs"),
     )
 )
-"""Trainings whose runs are kept, without their code: none gains on both networks."""
+"""Trainings whose runs are kept without code: none of them gains on both networks."""
 ANSWERED_PHASES = ("alone", "last")
-"""Kept so too: the seconds of whole trainings, nothing beside them, and the longest preset."""
+"""Phases that are kept without code: whole trainings timed alone, and the longest preset."""
 CHEAP = ", a third of the cost"
 UNIT_TITLE = "cross-entropy, 5 epochs"
 # the unit of cost: the length and the batches of the paper's training
@@ -142,19 +142,19 @@ UNIT = Plan({}, Schedule(epochs=5, batch_size=100, learning_rate=2e-3))
 
 @dataclass(frozen=True)
 class Choice:
-    """What is tried, or chosen, on validation images."""
+    """A setting that is tried, or was chosen, on validation images."""
 
     recipe: Recipe
     optimizer: str
     rate: float
 
 
-# network, method and perhaps the optimizer: what was best
+# takes network, method and perhaps an optimizer; gives the best choice
 Chosen = Callable[..., Choice]
 
 
 def plan_of(name: str, method: str, choice: Choice, *, budget: float = BUDGET) -> Plan:
-    """A choice on a network at a cost of ``budget`` units; ``method`` says what an epoch costs."""
+    """The plan of a choice at a cost of ``budget`` units; ``method`` says what an epoch costs."""
     optimizer = choice.optimizer
     epochs = max(1, round(budget * EPOCHS[name][optimizer][method]))
     schedule = Schedule(epochs, batch_of(optimizer, method), choice.rate, optimizer=optimizer)
@@ -162,7 +162,7 @@ def plan_of(name: str, method: str, choice: Choice, *, budget: float = BUDGET) -
 
 
 def measured(name: str, chosen: Chosen, stage: int) -> dict[str, Plan]:
-    """The runs of a stage on a network by their title; the stages go from what matters most."""
+    """The plans of a stage on a network, by title; what matters most is in the first stage."""
 
     def plan(method: str, **options: Any) -> Plan:
         return plan_of(name, method, chosen(name, method), **options)

@@ -1,4 +1,4 @@
-"""Tables of the study, from its results."""
+"""Tables of the robustness study."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def by_training(found: Found, name: str) -> dict[str, list[Run]]:
 
 
 def costs(found: Found, name: str) -> dict[str, float]:
-    """The cost of each training on a network, in units; those that were measured so far."""
+    """The cost in units of each training on a network, as far as it was measured."""
     runs = with_keys(found, phase="cost", network=name)
     return {run["key"]["training"]: run["figures"]["cost"] for run in runs}
 
 
 def score(figures: Figures) -> float:
-    """Mean of the clean accuracy and those at each radius."""
+    """Mean of the clean accuracy and the accuracies under attack at each radius."""
     accuracies: list[float] = [figures["clean"], *figures["attacked"].values()]
     return sum(accuracies) / len(accuracies)
 
 
 def tables(found: Found) -> str:
-    """Of each network: what came out, the attacks one by one, and the choice of settings."""
+    """The page: for each network the test, the attacks one by one, and the choice of settings."""
     parts = ["# Robustness on MNIST without adversarial images", _introduction(found)]
     begun = {run["key"]["network"] for run in found["runs"]}
     for name in (name for name in found["settings"]["networks"] if name in begun):
@@ -111,7 +111,7 @@ def _alone(found: Found, name: str) -> list[str]:
 
 
 def _attacks(found: Found, name: str) -> list[str]:
-    """Every attack on the recipe: over the seeds, and the last preset on seed 0."""
+    """Tables of every attack on our recipe: over all seeds, on seed 0, and with the last preset."""
     measured = [run["figures"] for run in by_training(found, name)[title_of(OURS)]]
     parts = [_by_attack(measured, f"{len(measured)} seeds")]
     parts += [_by_attack(measured[:1], "seed 0 alone")]

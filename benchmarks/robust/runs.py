@@ -18,7 +18,7 @@ from benchmarks.training import OPTIMIZERS, Batches, cosine, descend, take_step
 from isoreg.robustness import evaluate
 
 Split = tuple[Tensor, Tensor]
-# what decides the worst case of these networks; the other attacks of the presets only confirm it
+# these attacks decide the worst case here; the other attacks of the presets only confirm it
 DECISIVE = ("pgd-ce", "pgd-margin", "apgd-t")
 
 
@@ -26,7 +26,7 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, *, plan: Plan) -> fl
     """Train in place; the caller sets the seed.
 
     Returns:
-        Seconds of the processor, of this process.
+        Processor seconds of this process.
     """
     begin, schedule = time.process_time(), plan.schedule
     model.train()
@@ -45,7 +45,7 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, *, plan: Plan) -> fl
 def validate(
     model: nn.Module, images: Tensor, labels: Tensor, *, radii: Sequence[float], steps: int
 ) -> Figures:
-    """Clean accuracy, and what survives PGD on the margin at each radius."""
+    """Clean accuracy, and the share that survives PGD on the margin at each radius."""
     torch.manual_seed(1)
     with torch.no_grad():
         correct = model(images).argmax(1) == labels
@@ -60,7 +60,7 @@ def validate(
 def attacked(
     model: nn.Module, split: Split, norm: str, eps: Sequence[float], attacks: str | Sequence[str]
 ) -> Figures:
-    """Clean accuracy, and by radius what survives each attack and all of them."""
+    """Clean accuracy, and for each radius the share that survives each attack, and all of them."""
     found = evaluate(model, *split, eps=list(eps), norm=norm, attacks=attacks, batch_size=500)
     rows = {"worst case": found.worst_case, **found.accuracy}
     shares = {row: {f"{e:g}": value for e, value in of.items()} for row, of in rows.items()}
@@ -72,9 +72,9 @@ def attacked(
 
 
 def relative_cost(name: str, plan: Plan, *, seconds: float) -> float:
-    """The cost of a plan on a network: its steps and the unit's are taken in turn in one process.
+    """The cost of a plan on a network, in units: trainings by the plan `UNIT` that take as long.
 
-    In trainings of five epochs of cross-entropy on batches of 100.
+    Steps of both plans are timed in turn in one process.
     """
     with ExitStack() as stack:
         steps = {which: _stepper(name, p, stack) for which, p in (("plan", plan), ("unit", UNIT))}

@@ -29,10 +29,10 @@ from benchmarks.training import OPTIMIZERS
 class Settings:
     """The experiment.
 
-    For each method recipe, optimizer and rate are taken that have, on validation images, the
-    largest mean of the clean accuracy and those at ``choice_radii``, among those with a clean
-    accuracy of ``clean_floor`` or more; if there are none, those with the largest clean accuracy.
-    The choice is trained on the first 50,000 images, what is measured on all 60,000.
+    Each method gets the recipe, optimizer and rate with the largest mean of clean accuracy and
+    accuracies at ``choice_radii``, on validation images, of those with a clean accuracy of
+    ``clean_floor`` or more; if there are none, those with the largest clean accuracy. Networks of
+    the choice are trained on the first 50,000 images, measured ones on all 60,000.
     """
 
     networks: tuple[str, ...] = ("relu", "tanh")
@@ -73,7 +73,7 @@ _OF_PHASE = {
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Stage by stage: what matters most first, on all seeds. Each key has its plan."""
+    """Stage by stage: each has its choice, all seeds, then costs. Every key holds its plan."""
     chosen = partial(best, lab.runs, settings=lab.settings)
     for stage, methods in enumerate(STAGES):
         for name in lab.settings.networks:
@@ -99,9 +99,9 @@ def determines(key: Key, settings: Settings) -> dict[str, Any]:
 def tries(
     runs: list[Run], name: str, methods: Sequence[str], settings: Settings
 ) -> Iterator[tuple[Key, Choice]]:
-    """Keys of the choice on a network with what they try: every recipe, the best at another rate.
+    """Keys of the choice with what they try: every recipe, then the best one at another rate.
 
-    The last one with each optimizer depends on the runs before it, which ``runs`` must have by
+    With each optimizer, this last try depends on the runs before it, which ``runs`` must hold by
     then.
     """
     for method in methods:
@@ -123,7 +123,7 @@ def _keyed(name: str, method: str, choice: Choice) -> tuple[Key, Choice]:
 def best(
     runs: list[Run], name: str, method: str, optimizer: str | None = None, *, settings: Settings
 ) -> Choice:
-    """The choice by the rule of `Settings`, among all optimizers or with one of them."""
+    """The best try by the rule of `Settings`, among all optimizers or with one of them."""
     tried = [
         run
         for run in with_keys({"runs": runs}, phase="choose", network=name, method=method)
@@ -134,7 +134,7 @@ def best(
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Validate a try, train and attack, or time."""
+    """Validate a try, train and attack a network, or time its steps."""
     phase, name, plan = key["phase"], key["network"], plan_from(key["plan"])
     if phase == "cost":
         return {"cost": work.relative_cost(name, plan, seconds=lab.settings.timing_seconds)}
@@ -164,7 +164,7 @@ def _trained(
 
 
 def _attacked(model: nn.Module, plan: Plan, first: bool, lab: Lab[Settings]) -> Figures:
-    """Under the plan's preset and in L2 too, if it is the first seed."""
+    """Attack in L-inf; on the first seed use the plan's preset, and attack in L2 too."""
     settings, test = lab.settings, _data("test", lab)
     attacks = plan.preset if first and plan.preset else work.DECISIVE
     figures = work.attacked(model, test, "Linf", settings.linf, attacks)

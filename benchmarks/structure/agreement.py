@@ -10,15 +10,15 @@ from torch import Tensor
 from isoreg.diagnostics import distortion_of
 
 AMONG = 10
-"""Nearest by the features, among which the nearest by the reference is looked for."""
+"""The nearest sample by the reference is looked for among so many nearest by the features."""
 
 
 def agreement(wanted: Tensor, found: Tensor, labels: Tensor) -> dict[str, float]:
-    """How well the distances by the features follow those by the reference, both (n, n), n > 10.
+    """How well (n, n) distances of features, ``found``, follow those of a reference, ``wanted``.
 
-    Pearson's r and the stress of `isoreg.diagnostics.Distortion` (in the reference's unit) over the
-    pairs of equal label, r over all pairs, and the share of samples whose nearest other one by the
-    reference is among the ten nearest by the features.
+    Measured are Pearson's r and the stress of `isoreg.diagnostics.Distortion` (in the reference's
+    unit) over the pairs of equal label, r over all pairs, and the share of samples whose nearest
+    other one by the reference is among the ten nearest by the features. n must be above ten.
     """
     pairs = torch.ones_like(wanted, dtype=torch.bool).triu(1)
     alike = pairs & (labels[:, None] == labels)
@@ -36,8 +36,8 @@ def agreement(wanted: Tensor, found: Tensor, labels: Tensor) -> dict[str, float]
 
 
 def linear_fit(features: Tensor, places: Tensor) -> Callable[[Tensor], Tensor]:
-    """The linear map, with a constant, of features to places that has the least squared error."""
-    # in float32 small directions would be cut off
+    """The linear map with a constant, from features to places, that has the least squared error."""
+    # float64, because in float32 directions of small variance would be cut off
     found = torch.linalg.lstsq(_with_one(features).double(), places.double(), driver="gelsd")
     weights = found.solution.to(features.dtype)
     return lambda more: _with_one(more) @ weights

@@ -1,4 +1,4 @@
-"""Coarse to fine on photographs: animals or vehicles of CIFAR-10 (JPEG) to its ten classes."""
+"""Coarse to fine on photographs: animal or vehicle is learned, the ten classes of CIFAR-10 read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _WIDER = {
 }
 UNLEARNT = ("blurred pixels", "whitened pixels", "random convolutions")
 BOTH = f"{PATCHES} and {LEARNT}"
-"""No better than `LEARNT` alone: runs with this reference are kept, what made them is gone."""
+"""This reference is no better than `LEARNT` alone: its runs are kept, its code is gone."""
 
 CIFAR_TRIALS: dict[str, Trial] = {
     "cross-entropy": replace(PLAIN, strengths=(0.0,)),
@@ -69,7 +69,7 @@ CIFAR_TRIALS: dict[str, Trial] = {
     "dropout": Trial("dropout", (0.1, 0.3, 0.5, 0.7), options={"at": "features"}),
 }
 MADE = {name: of for name, of in CIFAR_TRIALS.items() if of.reference != BOTH}
-# on one seed of validation images, and no better: kept likewise
+# tried on one seed and validation images and no better: these runs too are kept without code
 ALSO_TRIED = (
     *(f"isometry, {name}" for name in UNLEARNT),
     *("isometry, the stem", "isometry, the layer before", "all pairs, both"),
@@ -77,17 +77,17 @@ ALSO_TRIED = (
 )
 RAW = "raw pixels"
 UNTRAINED = (RAW, PATCHES, LEARNT)
-"""What is measured without training, of all that the table shows."""
+"""Rows measured without training a network; the table also shows others, whose runs are kept."""
 UNLABELLED = "without labels"
 WITHOUT = {
     "isometry, pixels": "it gains next to nothing over cross-entropy",
 }
 SLACK = 0.01
-"""Of the coarse accuracy, in the choice of a strength: 1,000 images tell no smaller difference."""
+"""How much coarse accuracy a chosen strength may cost: 1,000 images show no smaller difference."""
 CHOICE = Choice(MADE, WITHOUT, SLACK)
 
 
-# few enough images and epochs for one core
+# images and epochs are few, so that one core is enough
 _ON_PHOTOGRAPHS = replace(
     Settings(),
     train_images=10_000,
@@ -109,13 +109,13 @@ cifar_settings = quickly(
 
 
 def small_resnet(like: Tensor, outputs: int, settings: Settings) -> nn.Sequential:
-    """The body of a small resnet, and a linear classifier."""
+    """The body of a small resnet with a linear classifier."""
     del like, settings
     return nn.Sequential(resnet_body(), nn.Linear(CHANNELS[-1], outputs))
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """The strengths of every method on validation images, then what is measured."""
+    """Every strength of every method on validation images, then the rows for test images."""
     few = 2 if lab.quick else None
     names = list(MADE)[:few]
     tried = {name: MADE[name] for name in names}
@@ -129,12 +129,12 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The settings and the trial; none for what is measured without training."""
+    """The settings and the trial, which is None for rows that are measured without training."""
     return determined_by(CIFAR_TRIALS.get(key["method"]), settings, data="CIFAR-10")
 
 
 def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
-    """Try a strength, measure a network, or an embedding that needs none."""
+    """Try a strength, or measure a trained network or an embedding that needs no training."""
     settings, name = lab.settings, key["method"]
     untrained = key.get("task") == UNLABELLED
     data = lab.once("photographs", lambda: load(settings, lab.data_dir, lab.cache))
@@ -153,7 +153,7 @@ def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
 
 
 def _reference(name: str, data: Data, lab: Lab[Settings]) -> references.Reference:
-    """What photographs are compared with."""
+    """The reference of this name, made from the training photographs."""
     x = data.train.x
     if name == LEARNT:
         return learnt(x, lab.cache, epochs=1 if lab.quick else 100)
@@ -161,7 +161,7 @@ def _reference(name: str, data: Data, lab: Lab[Settings]) -> references.Referenc
 
 
 def load(settings: Settings, data_dir: Path | None, cache: Path) -> Data:
-    """A sample of the training photographs, 2,000 others for validation, test ones."""
+    """A sample of the training photographs, 2,000 others for validation, and test photographs."""
     train_images, train_labels = photographs.read("train", data_dir, cache)
     test_images, test_labels = photographs.read("test", data_dir, cache)
     order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(0))
@@ -181,7 +181,7 @@ def load(settings: Settings, data_dir: Path | None, cache: Path) -> Data:
 
 
 def tables(found: Found) -> str:
-    """What was measured, and the strengths that were tried."""
+    """The page: what was measured, and the strengths that were tried."""
     settings = found["settings"]
     untrained = (*UNTRAINED, BOTH, f"manifold of {BOTH}", *UNLEARNT)
     order = [*untrained, *CIFAR_TRIALS, *ALSO_TRIED]

@@ -27,11 +27,11 @@ class Split:
     fine: Tensor
 
     def take(self, chosen: Tensor | slice) -> Split:
-        """Some of the samples."""
+        """The samples with these indices."""
         return Split(self.x[chosen], self.fine[chosen])
 
     def sample(self, count: int) -> Split:
-        """So many, evenly spread over all."""
+        """A sample of ``count``, evenly spread over all."""
         return Split(evenly(self.x, count), evenly(self.fine, count))
 
 
@@ -39,8 +39,8 @@ class Split:
 class Data:
     """A task: networks are trained on coarse labels, each a group of fine ones.
 
-    Probes and settings are chosen on the validation split. The references, by name, say for each
-    training sample what its features are compared with.
+    Probes and settings are chosen on the validation split. ``references`` holds by name, one row
+    for each training sample, what its features are compared with.
     """
 
     train: Split
@@ -50,11 +50,11 @@ class Data:
     references: dict[str, Tensor]
 
     def coarse(self, fine: Tensor) -> Tensor:
-        """Coarse labels."""
+        """Coarse labels: for each fine label the number of its group."""
         return partition(fine, self.groups)
 
     def unseen(self) -> Data:
-        """The same without the test samples: half of the validation samples stand in for them."""
+        """The same data without test samples: half of the validation samples stand in for them."""
         halves = [self.validation.take(slice(start, None, 2)) for start in (0, 1)]
         return replace(self, validation=halves[0], test=halves[1])
 
@@ -80,7 +80,7 @@ def digits(settings: Settings, data_dir: Path | None, *, cache: Path, validate: 
 
 
 def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Tensor]:
-    """Pixels and what is made of them without labels; root mean squared distance 10 each."""
+    """Pixels, patches and manifold, without labels; root mean squared distances of about 10."""
     landmarks = evenly(x, settings.landmarks)
 
     def patches() -> Tensor:
@@ -101,6 +101,6 @@ def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Te
 
 
 def manifold_of_patches(data: Data, settings: Settings) -> references.Reference:
-    """The reference itself, which `Data` has for the training images alone."""
+    """The manifold as a function of any images; `Data` holds its rows for training images only."""
     landmarks = evenly(data.train.x, settings.landmarks)
     return references.manifold(landmarks, reference=references.patches(landmarks))

@@ -26,27 +26,27 @@ FIRST = (
     *("cross-entropy", "isometry, manifold", "control: manifold, shuffled"),
     *("manifold predicted by a head", "Jacobian", "isometry, pixels", "control: pixels, shuffled"),
 )
-"""Measured on all seeds before the others are begun."""
+"""Methods that are measured on all seeds before the others begin."""
 WIDE = ("cross-entropy", "isometry, manifold", "control: manifold, shuffled")
 DRAWN = (*WIDE, "isometry, pixels")
 WIDTH = 300
-"""Measured on the first task with that many units a layer too: the choice that helped most."""
+"""`WIDE` is measured on the first task with so many units a layer too: what helped most."""
 LONGER = 2
-"""Times the epochs, of the same with all that helped: images moved, the scale fitted."""
+"""Then `WIDE` gets all that helped: so many times the epochs, moved images, a fitted scale."""
 WITHOUT = {
     "isometry, patches": "a step between pixels and the manifold",
     "all pairs, manifold": "no gain over the pairs of a class is claimed",
 }
 UNTRAINED = ("raw pixels", "patches", MANIFOLD)
-"""What the features are to be compared with; none of them sees a label.
+"""Rows to compare the features with; none of them sees a label.
 
-Nor does an autoencoder, from ten examples on no better than the pixels: its runs alone are kept, as
-are those of a control at the strength that the five neighbours would choose.
+An autoencoder sees none either, but from ten examples on it is no better than the pixels: its runs
+are kept without code, as are those of a control at the strength that five neighbours would choose.
 """
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """What needs no training, every method on every task, wider and longer networks."""
+    """Rows without training, every method on every task, wider networks, and longer training."""
     for name in UNTRAINED:
         yield {"task": "none", "method": name, "seed": 0}
     others = tuple(name for name in TRIALS if name not in FIRST)
@@ -66,13 +66,13 @@ def _key(task: str, name: str, seed: int) -> Key:
 
 
 def trial_of(key: Key) -> Trial | None:
-    """What is trained; None: nothing is."""
+    """The trial of a run; None where nothing is trained."""
     fitted = FITTED if "epochs" in key else {}
     return fitted.get(key["method"], TRIALS.get(key["method"]))
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The settings but for the tasks, and the trial."""
+    """The settings except the tasks, and the trial."""
     return training.determined_by(trial_of(key), settings)
 
 
@@ -106,7 +106,7 @@ def _untrained(name: str, data: Data, settings: Settings) -> Embed:
 
 
 def tables(found: Found) -> str:
-    """One Markdown table a task, and one of what needs no labels."""
+    """The page: a table for each task, and one of the rows without labels."""
     found = in_order(found)
     settings = found["settings"]
     tasks = dict.fromkeys(run["key"]["task"] for run in found["runs"])
@@ -144,7 +144,7 @@ DIGITS = Study(
 
 
 def search(key: Key, lab: Lab[Settings]) -> Figures:
-    """One seed, on validation images of the first task."""
+    """Try a strength with one seed, on validation images of the first task."""
     data = lab.once("validation", lambda: _data(lab, validate=True))
     how = {"strength": key["strength"], "settings": lab.settings}
     return training.measure_shortly(data, TRIALS[key["method"]], **how)
@@ -154,7 +154,7 @@ CHOICE = Choice(TRIALS, WITHOUT)
 
 
 def search_tables(found: Found) -> str:
-    """All strengths on the digits, and the chosen ones."""
+    """The page of all strengths that were tried on digits; the chosen ones are marked."""
     return page(
         "# Strengths, chosen on validation images",
         "Even or odd, one seed, in %. Chosen: the best probe of ten examples a digit among those "

@@ -1,4 +1,4 @@
-"""Distances of features beside those of what they were compared with, on digits not trained on."""
+"""How distances of features follow those of their reference, on digits that are not trained on."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from benchmarks.study import Lab
 
 PIXELS, SHIFTS = "pixels", "shifts"
 PLACED = "places by shifts"
-"""Coordinates whose distances are about those by shifts, which have none of their own."""
+"""Coordinates whose distances are near those by shifts, which have no coordinates themselves."""
 
 PLAIN = "cross-entropy"
 RAW = "raw pixels"
 UNTRAINED = (RAW, PLACED)
 BEST = "best r"
-"""By which strengths are chosen."""
+"""The figure by which strengths are chosen."""
 
 _GRIDS: dict[str, tuple[float, ...]] = {
     "strengths": (0.1, 0.5, 2.0, 8.0),
@@ -55,19 +55,19 @@ COMPARED: dict[str, dict[str, Trial]] = {
         f"{SHIFTS} predicted by a head": Trial("second-head", _GRIDS["of_head"], reference=PLACED),
     },
 }
-"""By reference, the ways to train that are to keep its distances."""
+"""For each reference, the trials that should keep its distances, and their controls."""
 
 ALL: dict[str, Trial] = {PLAIN: TRIALS[PLAIN]} | {
     name: method for methods in COMPARED.values() for name, method in methods.items()
 }
 CHOICE = Choice(ALL, by=BEST)
 DRAWN = (PLAIN, *COMPARED[MANIFOLD])
-"""Of these some pairs of the first seed are kept, with their distances by the manifold."""
+"""For the first seed of these the distances of some pairs are kept, to be drawn."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Images that no network was trained on, coarse labels, and (n, n) distances by reference."""
+    """Images that no network was trained on, their labels, and (n, n) distances by reference."""
 
     images: Tensor
     labels: Tensor
@@ -76,7 +76,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Asked:
-    """Samples to train and to measure on, what is measured against, and places by shifts."""
+    """Samples to train and measure on, the true distances, and the embedding of `PLACED`."""
 
     data: Data
     truth: Truth
@@ -84,7 +84,7 @@ class Asked:
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """Every strength on validation images, then what is measured on test images."""
+    """Every strength on validation images, then the rows that are measured on test images."""
     names = [name for name in ALL if not lab.quick or name in DRAWN]
     yield from try_keys({name: ALL[name] for name in names}, first=1 if lab.quick else None)
     for name in UNTRAINED:
@@ -96,14 +96,14 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
-    """The settings, the trial and how it is asked."""
+    """The settings, the trial and the constants of the measurement."""
     own = {"dimensions": DIMENSIONS, "landmarks of shifts": _LANDMARKS, "most": MOST}
     own |= {"shown": SHOWN, "among": AMONG, "pairs": _PAIRS}
     return determined_by(ALL.get(key["method"]), settings, **own)
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
-    """Try a strength, or measure a network, or what needs none."""
+    """Try a strength, or measure a trained network or a row that needs none."""
     name, settings, validate = key["method"], lab.settings, "seed" not in key
     ask = lab.once(f"asked {validate}", lambda: asked(settings, lab.data_dir, lab.cache, validate))
     if name in UNTRAINED:
@@ -121,7 +121,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
 
 
 def asked(settings: Settings, data_dir: Path | None, folder: Path, validate: bool) -> Asked:
-    """With ``validate`` no test image is read: validation images stand in for them."""
+    """Load the data; with ``validate`` no test image is read, validation images stand in."""
     data = samples.digits(settings, data_dir, cache=folder, validate=validate)
     landmarks = evenly(data.train.x, min(_LANDMARKS, settings.landmarks))
     placed = placed_by_distances(landmarks, shift_distances, DIMENSIONS)
@@ -136,14 +136,14 @@ def asked(settings: Settings, data_dir: Path | None, folder: Path, validate: boo
 
 
 def reference_of(name: str) -> str:
-    """Whose distances a method is to keep; cross-entropy is asked about the manifold."""
+    """The reference whose distances a method should keep; for cross-entropy, the manifold."""
     return next((each for each, methods in COMPARED.items() if name in methods), MANIFOLD)
 
 
 def agreements(embed: Embed, ask: Asked, settings: Settings) -> dict[str, dict[str, float]]:
-    """By reference: of the features' distances, and of those after a linear map to its places.
+    """For each reference the agreement of the features' distances, before and after a linear map.
 
-    The map is fitted on known training images.
+    The map goes to the reference's coordinates and is fitted on known training images.
     """
     known = ask.data.train.x[: settings.known]
     features, of_known = embed(ask.truth.images), embed(known)
@@ -160,7 +160,7 @@ def agreements(embed: Embed, ask: Asked, settings: Settings) -> dict[str, dict[s
 
 
 def some_pairs(embed: Embed, truth: Truth) -> list[list[float]]:
-    """Distances by the manifold and by the features, of pairs of equal label."""
+    """Distances by the manifold and by the features, of some pairs of equal label."""
     alike = (truth.labels[:, None] == truth.labels).triu(1)
     features = embed(truth.images)
     drawn = torch.randperm(int(alike.sum()), generator=torch.Generator().manual_seed(0))[:_PAIRS]

@@ -27,9 +27,9 @@ _TRIED = (Column("coarse, %", "coarse"), Column("r", "r", 3), Column("r, mapped"
 
 
 def tables(found: Found) -> str:
-    """One Markdown table a reference, and one of the strengths that were tried."""
+    """The page: a table for each reference, and one of the strengths that were tried."""
     measured = grouped((run for run in found["runs"] if "seed" in run["key"]), "method")
-    # pixels that are nearly always black make a map of raw ones meaningless
+    # no figures after a map: pixels that are nearly always black make one of raw pixels useless
     for name in set(UNTRAINED) & set(measured):
         measured[name] = [{**figures, "unmapped": True} for figures in measured[name]]
     tried = tries(found["runs"])

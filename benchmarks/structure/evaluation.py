@@ -32,12 +32,12 @@ def freeze(embed: Embed, data: Data, settings: Settings) -> Frozen:
 
 
 def coarse_accuracy(model: nn.Module, data: Data) -> float:
-    """Of what the network was trained for, on test samples."""
+    """Accuracy on test samples of the coarse labels, which the network was trained on."""
     return accuracy_of(model, data.test.x, data.coarse(data.test.fine))
 
 
 def few_shot(frozen: Frozen, settings: Settings) -> dict[str, Any]:
-    """For each number of examples: the probe's strength and the test accuracy of every draw.
+    """For each number of examples, the probe's strength and its test accuracy on every draw.
 
     The strength is the inverse penalty that does best on validation samples.
     """
@@ -53,7 +53,7 @@ def few_shot(frozen: Frozen, settings: Settings) -> dict[str, Any]:
 
 
 def fine_figures(embed: Embed, data: Data, settings: Settings, *, seed: int) -> dict[str, Any]:
-    """What can be read from the features of the labels that training never saw."""
+    """How well the fine labels, which training never saw, can be read from the features."""
     frozen = freeze(embed, data, settings)
     found = few_shot(frozen, settings)
     most = found[f"{max(examples for examples, _ in settings.examples)} a class"]["strength"]
@@ -66,10 +66,10 @@ def fine_figures(embed: Embed, data: Data, settings: Settings, *, seed: int) -> 
 
 
 def features_of(model: nn.Sequential) -> Embed:
-    """What enters the classifier."""
+    """An embedding: it maps inputs to what enters the classifier."""
     return lambda x: features_in(model, x)
 
 
 def pixels_of(x: Tensor) -> Tensor:
-    """The inputs themselves."""
+    """The inputs themselves, flattened."""
     return x.flatten(1).to(torch.float32)

@@ -1,4 +1,4 @@
-"""Which trial is the control of which, and what the rule of `benchmarks.claims` is held against."""
+"""Which trial is the control of which, and the entries that `benchmarks.claims` checks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _OURS = ("isometry", "given-distances")
 
 
 def is_ours(trial: Trial) -> bool:
-    """Whether a trial is a method of ours, and no control."""
+    """Whether a trial is one of our methods and not a control."""
     constant = trial.options.get("distances") is constant_distance
     return trial.method in _OURS and not trial.options.get("shuffled") and not constant
 
 
 def controls(trials: Mapping[str, Trial], without: Container[str] = ()) -> dict[str, str]:
-    """By method of ours the trial that is the same, shuffled; "its control" where there is none.
+    """For each of our methods the name of its control: the same trial, but shuffled.
 
-    But for those of which it is said why they are ``without`` one.
+    A missing one is called "its control", which `benchmarks.claims` refuses. Methods in ``without``
+    need none and are left out.
     """
     found = {}
     for name, trial in trials.items():
@@ -37,7 +38,7 @@ def controls(trials: Mapping[str, Trial], without: Container[str] = ()) -> dict[
 def entries(
     trials: Mapping[str, Trial], without: Mapping[str, str] | None = None
 ) -> dict[str, Entry]:
-    """The entries of a study whose trials name what was tried and chosen."""
+    """The entries of a study whose trials say themselves which strengths were tried and chosen."""
     tried = {name: trial.strengths for name, trial in trials.items()}
     chosen = {name: trial.strength for name, trial in trials.items()}
     return _entries(trials, tried, chosen, without or {})
@@ -47,8 +48,8 @@ def entries(
 class Choice:
     """How the strengths of trials are chosen from their runs on validation data.
 
-    Some have no control, with the reason in ``without``; slack and figure are those of
-    `chosen_strengths`.
+    ``without`` says why some of our methods have no control; `chosen_strengths` explains ``slack``
+    and ``by``.
     """
 
     trials: Mapping[str, Trial]
@@ -57,12 +58,12 @@ class Choice:
     by: str = "10 a class"
 
     def strengths(self, runs: list[Run]) -> dict[str, float]:
-        """The strength of each trial, by its tries among the runs."""
+        """The chosen strength of each trial, from those of the runs that are tries."""
         of = controls(self.trials, self.without)
         return chosen_strengths(tries(runs), slack=self.slack, by=self.by, controls=of)
 
     def entries(self, found: Found) -> dict[str, Entry]:
-        """What was tried, and chosen from strengths at which the control was tried too."""
+        """The entries; strengths count as tried where the control was tried at them too."""
         by_method = runs_by(tries(found["runs"]), "method")
         of, trials = controls(self.trials, self.without), self.trials
         tried = {n: [run["key"]["strength"] for run in by_method.get(n, [])] for n in trials}

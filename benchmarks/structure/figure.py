@@ -1,4 +1,4 @@
-"""Pictures: features by labels that training never saw, their cost, and all beside the control."""
+"""Figures of these studies: fine labels in features, their accuracy, and distances."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TEN_DIGITS = "ten digits from ten examples each (%)"
 
 
 def draw_digits(found: Found, path: Path) -> None:
-    """UMAP of some networks' features, and every method's fine over its coarse accuracy."""
+    """Draw UMAP of some networks' features, and each method's fine over its coarse accuracy."""
     task = next(task for task in runs_by(found["runs"], "task") if task != "none")
     runs = [run for run in with_keys(found, task=task) if not {"width", "by"} & set(run["key"])]
     drawn = [run for run in runs if "picture" in run["figures"]]
@@ -65,7 +65,7 @@ def _umap(axis: Axes, run: Run) -> None:
     shown = _accuracy(run["figures"], SHOT)
     title = f"{run['key']['method']}\n{shown:.0f} % from ten examples a digit"
     umap_of(axis, points, [_DIGITS(y) for y in labels], title, 10, s=4, linewidths=0)
-    for digit in sorted(set(labels)):  # numbers beside colours, for those who see few colours
+    for digit in sorted(set(labels)):  # numbers, for readers who see few colours
         own = [point for point, label in zip(points, labels, strict=True) if label == digit]
         first, second = zip(*own, strict=True)
         middle = (median(first), median(second))
@@ -74,7 +74,7 @@ def _umap(axis: Axes, run: Run) -> None:
 
 
 def draw_search(found: Found, path: Path) -> None:
-    """Fine over coarse accuracy of every method as its strength grows."""
+    """Draw fine over coarse accuracy of every method as its strength grows."""
     figure = new_figure(9, 7)
     axis = figure.subplots()
     for index, (name, runs) in enumerate(runs_by(found["runs"], "method").items()):
@@ -98,7 +98,7 @@ def _look(index: int) -> dict[str, Any]:
 
 
 _CONTROL = "its control: distances shuffled"
-# what is drawn of photographs: colour, marker, line, title
+# the methods in the figure of photographs: colour, marker, line and title of each
 PHOTOGRAPHS = {
     "contrastive": (style.GREY, "", "--", "what features are compared with"),
     "contrastive predicted by a head": (style.SKY, "v", "-", "the same predicted by a second head"),
@@ -114,7 +114,7 @@ _TITLES_OF_PAIRS = {
 
 
 def draw_photographs(found: Found, path: Path) -> None:
-    """Accuracy on the ten classes over the examples of each that are known."""
+    """Draw accuracy on the ten classes over the number of known examples of each class."""
     figure = new_figure(8.5, 4.2)
     axis = figure.subplots()
     known = [examples for examples, _ in found["settings"]["examples"]]
@@ -135,7 +135,7 @@ def draw_photographs(found: Found, path: Path) -> None:
 
 
 def draw_distances(found: Found, path: Path) -> None:
-    """Distances by the manifold and by the features, of the pairs that were kept."""
+    """Draw distances by the features over those by the manifold, for the pairs that were kept."""
     drawn = [run for run in found["runs"] if "pairs" in run["figures"]]
     figure = new_figure(3.1 * max(1, len(drawn)), 3.6)
     axes = figure.subplots(1, max(1, len(drawn)), squeeze=False, sharex=True, sharey=True)[0]

@@ -15,11 +15,11 @@ SHORT = (
     Column("10 a class", "10 a class"),
     Column("5 neighbours", "kNN"),
 )
-"""Of what `measure_shortly` gives."""
+"""Columns for the figures of `measure_shortly`."""
 
 
 def in_order(found: Found) -> Found:
-    """With the runs in the order of the methods, whatever was run first; wider networks last."""
+    """The same results with the runs in the order of `TRIALS`; wider networks come last."""
     order = {name: place for place, name in enumerate(TRIALS)}
 
     def place(run: Run) -> tuple[int, int, int]:
@@ -36,7 +36,7 @@ def every_task(found: Found) -> str:
 
 
 def task_table(found: Found, task: str) -> str:
-    """A row a method."""
+    """A table with a row for each method."""
     shots = [f"{examples} a class" for examples, _ in found["settings"]["examples"]]
     columns = [
         SEEDS,
@@ -71,9 +71,9 @@ def tries_table(
     unchosen: Container[str] = (),
     reference: Callable[[str], str] | None = None,
 ) -> str:
-    """Every strength of every method, and which was chosen; of some methods none was.
+    """A table of every strength of every method; chosen ones are marked, except in ``unchosen``.
 
-    With ``reference`` there is a column with what a method's distances are compared with.
+    With ``reference`` a column says what the distances of each method are compared with.
     """
     order, rows = list(chosen), []
     for run in sorted(runs, key=lambda r: (order.index(r["key"]["method"]), r["key"]["strength"])):

@@ -1,4 +1,4 @@
-"""A reference that is learnt without labels: a network that knows two views of one photograph."""
+"""A reference learnt without labels: a network that recognises two views of one photograph."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ def contrastive(
     seed: int,
     batch_size: int = 250,
 ) -> nn.Module:
-    """Train a network until it tells the two views of a photograph from all others of a batch.
+    """Train a network to tell the two views of a photograph from all others of a batch.
 
     Source: Chen et al. (2020), "A Simple Framework for Contrastive Learning of Visual
     Representations".
 
     Args:
         images: (n, 3, h, w) pixels from 0 to 1, each shown twice an epoch.
-        body: To features (b, width); trained in place, and returned in eval mode.
+        body: Network that gives features (b, width); it is trained in place.
         width: Number of features.
-        epochs: Passes through the images.
-        seed: Of the projection, the views and the order.
-        batch_size: Photographs at a time, or all there are.
+        epochs: Number of passes through the images.
+        seed: Seed of the projection, the views and the order.
+        batch_size: Number of photographs in a batch, at most all there are.
+
+    Returns:
+        The body in eval mode.
     """
     torch.manual_seed(seed)
     batch_size = min(batch_size, len(images))
@@ -56,10 +59,10 @@ def contrastive(
 
 
 def pairing_loss(codes: Tensor) -> Tensor:
-    """Cross-entropy of finding each code's partner among all others by its cosine, over 0.2.
+    """Cross-entropy of finding each code's partner among all others; logits are cosines / 0.2.
 
-    Of codes (2 b, d) the partner of row i is row i + b. The pairs of pytorch-metric-learning take
-    memory that grows as b^3.
+    In codes (2 b, d) rows i and i + b are partners. pytorch-metric-learning is not used, because
+    its pairs take memory that grows as b^3.
     """
     points = F.normalize(codes)
     similar = (points @ points.T / _TEMPERATURE).fill_diagonal_(-torch.inf)
@@ -68,16 +71,16 @@ def pairing_loss(codes: Tensor) -> Tensor:
 
 
 def view(images: Tensor) -> Tensor:
-    """Of each photograph (pixels from 0 to 1) a random part, mirrored or not, in other colours."""
+    """A random part of each photograph (pixels from 0 to 1), maybe mirrored, in changed colours."""
     return recoloured(cropped(images))
 
 
 def cropped(images: Tensor) -> Tensor:
-    """From a fifth to the whole of each photograph, up to a third wider or higher than it."""
+    """Crop each photograph to 20-100 % of its area, stretched by up to 4/3; half are mirrored."""
     n = len(images)
     area = torch.empty(n).uniform_(*_AREA)
     stretch = torch.empty(n).uniform_(-1, 1).mul_(math.log(4 / 3) / 2).exp()
-    # half the sides of the part, where those of the photograph are 1
+    # half the sides of the part, in units of half the sides of the photograph
     wide, high = (area.sqrt() * stretch).clamp_max(1), (area.sqrt() / stretch).clamp_max(1)
     x, y = (1 - wide) * torch.empty(n).uniform_(-1, 1), (1 - high) * torch.empty(n).uniform_(-1, 1)
     wide = torch.where(torch.rand(n) < 0.5, wide, -wide)
@@ -88,7 +91,7 @@ def cropped(images: Tensor) -> Tensor:
 
 
 def recoloured(images: Tensor) -> Tensor:
-    """Brightness, contrast and colour times 0.6 to 1.4 in four of five, a fifth of all in grey."""
+    """Scale brightness, contrast and colour by 0.6 to 1.4 in 80 % of images; 20 % become grey."""
     n = len(images)
     factors = torch.empty(3, n, 1, 1, 1).uniform_(0.6, 1.4).to(images)
     factors = torch.where(torch.rand(n, 1, 1, 1) < 0.8, factors, 1.0)

@@ -1,4 +1,4 @@
-"""What determines the figures of the benchmark."""
+"""The settings that determine the figures of the structure studies."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ TASKS: dict[str, list[list[int]]] = {
     "even or odd": [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]],
     "0-4 or 5-9": [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]],
 }
-"""What is trained on MNIST: the digits of each class. Settings are chosen on the first alone."""
+"""Tasks on MNIST: the digits of each coarse class. Settings are chosen on the first task alone."""
 
 SEARCH_SEED = 100
-"""Of the runs on which settings are chosen; the reported ones have seeds from 0."""
+"""Seed of the runs from which settings are chosen; the reported runs have seeds from 0."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class Settings:
     """The digits' experiment: a tanh MLP, and how its frozen features are read.
 
     Attributes:
-        train_images: Of MNIST's training set; the 10,000 left over are for validation.
-        known: Training images whose fine labels the probes may see.
-        landmarks: Training images that the manifold is made of.
-        test_images: An even sample of the test set.
-        examples: Of each fine class, for the few-shot probes, and how often they are drawn.
-        shift: Pixels, at most, by which training images are moved each time they are shown.
+        train_images: Number of training images; 10,000 others of MNIST are for validation.
+        known: Number of training images whose fine labels the probes may see.
+        landmarks: Number of training images from which the manifold is made.
+        test_images: Number of test images, an even sample of the test set.
+        examples: For few-shot probes, pairs of examples of each fine class and number of draws.
+        shift: Largest number of pixels by which training images are moved when they are shown.
         flip: Whether training images are mirrored half of the time.
         strengths: Inverse L2 penalties among which each probe's is chosen on validation images.
-        tasks: What is trained.
+        tasks: Names of the tasks that are trained.
     """
 
     train_images: int = 50_000

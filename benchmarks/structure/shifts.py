@@ -16,8 +16,8 @@ MOST = 2
 def shift_distances(images: Tensor, others: Tensor | None = None) -> Tensor:
     """The least Euclidean distance (n, m) of each two images when one is moved by up to two pixels.
 
-    What leaves the image on one side enters on the other, which is black in MNIST. Without others
-    (m, c, h, w) the images (n, c, h, w) are compared with themselves, with zeros on the diagonal.
+    Pixels that leave the image on one side enter on the other; in MNIST they are black. Without
+    others (m, c, h, w) the images (n, c, h, w) are compared with themselves; the diagonal is 0.
     """
     there = images if others is None else others
     flat = images.flatten(1)
@@ -32,10 +32,10 @@ def shift_distances(images: Tensor, others: Tensor | None = None) -> Tensor:
 def placed_by_distances(
     landmarks: Tensor, distances: Callable[[Tensor, Tensor], Tensor], dimensions: int
 ) -> Callable[[Tensor], Tensor]:
-    """Coordinates for what has distances alone: multidimensional scaling of the landmarks.
+    """Coordinates for samples that have only distances: multidimensional scaling of landmarks.
 
-    The result places any samples by their distances to the landmarks. Distances that no points can
-    have give directions of negative length; these, and those of none, are zeros.
+    The function that is returned places any samples by their distances to the landmarks. Distances
+    that no points can have give negative eigenvalues; coordinates of those, and of zero, are 0.
 
     Source: de Silva and Tenenbaum (2004), "Sparse multidimensional scaling using landmark points".
     """

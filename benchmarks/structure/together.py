@@ -1,4 +1,4 @@
-"""Is there one training that has both: the head's probes, and isometry's distances?"""
+"""Does one training have both: the head's accuracy of probes, and isometry's distances?"""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from benchmarks.study import Lab, Study, quickly
 from isoreg import references
 
 HEAD = 0.1
-"""Of the head beside isometry: what the head alone got on MNIST and on photographs."""
+"""Weight of the head beside isometry: for the head alone it was chosen on MNIST and photographs."""
 SCORE = "both"
-"""By which strengths are chosen: the probe of ten examples a class, and r."""
+"""The figure by which strengths are chosen: accuracy from ten examples a class, plus r."""
 
 
 def trials(reference: str, betas: tuple[float, ...]) -> dict[str, Trial]:
-    """Isometry, its control, a head, and both losses, each with one reference."""
+    """Cross-entropy, isometry, its control, a head, and both losses, with one reference."""
 
     def both(until: float | None) -> Trial:
         return Trial("isometry-and-head", betas, 0.0, reference, {"head": HEAD, "until": until})
@@ -60,7 +60,7 @@ def trials(reference: str, betas: tuple[float, ...]) -> dict[str, Trial]:
 
 @dataclass(frozen=True)
 class Asked:
-    """Samples, and the distances of those that are measured on, by the reference."""
+    """Samples, and the distances of the test samples by the reference."""
 
     data: Data
     distances: Tensor
@@ -71,12 +71,12 @@ class Subject:
     """Data on which the question is asked.
 
     Attributes:
-        settings: Of the experiment.
-        quick: What of them changes where it is only to be seen that it works.
-        trials: What is trained.
-        load: The samples; on validation images alone where that is asked for.
-        network: What is trained.
-        slack: Of the coarse accuracy, in the choice of a strength.
+        settings: Settings of the experiment.
+        quick: Changes of the settings for a run that only shows that the code works.
+        trials: Ways to train, by name.
+        load: Loads the samples; if its second argument is true, no test samples are used.
+        network: Makes the network that is trained.
+        slack: How much coarse accuracy a chosen strength may cost.
     """
 
     settings: Settings
@@ -88,7 +88,7 @@ class Subject:
 
     @property
     def choice(self) -> Choice:
-        """How strengths are chosen."""
+        """The rule by which strengths are chosen."""
         without = {n: "isometry and head alone are" for n in self.trials if n.startswith("both")}
         return Choice(self.trials, without, self.slack, SCORE)
 
@@ -101,7 +101,7 @@ class Subject:
                 yield {"method": name, "strength": chosen[name], "seed": seed}
 
     def measure(self, key: Key, lab: Lab[Settings]) -> Figures:
-        """Probes and distances of one network."""
+        """Train a network; give its probes and how well it keeps distances."""
         validate = "seed" not in key
         seed, settings = key.get("seed", SEARCH_SEED), lab.settings
         ask = lab.once(f"{validate}", lambda: self.load(lab, validate))
@@ -126,7 +126,7 @@ class Subject:
         return found
 
     def study(self, name: str, told: str, **about: Any) -> Study[Settings]:
-        """The study; ``told`` says in its table what is trained and measured on."""
+        """The study; ``told`` says on its page what is trained and what is measured."""
         choose = self.choice.strengths
         page = partial(tables, told=told, head=HEAD, slack=self.slack, choose=choose)
         return Study(
@@ -157,7 +157,7 @@ def _mnist(lab: Lab[Settings], validate: bool) -> Asked:
 
 def _photographs(lab: Lab[Settings], validate: bool) -> Asked:
     data = cifar.load(lab.settings, lab.data_dir, lab.cache)
-    x = data.train.x  # cross-entropy compares with nothing, which is called pixels
+    x = data.train.x  # cross-entropy names this reference but does not use it
     points = patches(x, filters=8 if lab.quick else 100)
     data = replace(data, references={"pixels": x, PATCHES: points(x)})
     return _asked(data.unseen() if validate else data, points)
@@ -181,7 +181,7 @@ MNIST = Subject(
     trials(MANIFOLD, (0.02, 0.1, 0.5, 2.0)),
     _mnist,
 )
-# half of the epochs and four seeds, for the time that a run takes
+# half of the epochs, and four seeds, because each run takes long
 PHOTOGRAPHS = Subject(
     replace(cifar.cifar_settings(False), examples=_SHOTS, epochs=8),
     {"train_images": 200, "known": 150, "test_images": 100, "epochs": 1, **FEW},

@@ -21,7 +21,7 @@ def tables(
     slack: float,
     choose: Callable[[list[Run]], dict[str, float]],
 ) -> str:
-    """What was measured on test images, then what strengths were chosen from."""
+    """The page: figures on test images, then the tries from which strengths were chosen."""
     tried, runs = tries(found["runs"]), [run for run in found["runs"] if "seed" in run["key"]]
     shots = [f"{examples} a class" for examples, _ in found["settings"]["examples"]]
 
@@ -46,7 +46,7 @@ def tables(
 
 
 def draw(found: Found, path: Path) -> None:
-    """Probe over r, a point a training."""
+    """Draw the probe's accuracy over r, with a point for each trained network."""
     figure = new_figure(6, 4)
     axis = figure.subplots()
     runs = [run for run in found["runs"] if "seed" in run["key"]]

@@ -1,4 +1,4 @@
-"""Training of all these studies, what is measured of one network, and how strengths are chosen."""
+"""How these studies train, what they measure of a network, and how they choose strengths."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from benchmarks.training import Batches, adam, descend
 
 PICTURED = 1500
 SLACK = 0.003
-"""Of the coarse accuracy, in the choice of a strength."""
+"""How much coarse accuracy a chosen strength may cost."""
 
 Network = Callable[[Tensor, int, Settings], nn.Sequential]
-"""One input, number of outputs and settings to a network with the classifier last."""
+"""Makes a network, its classifier last, from one input, the number of outputs and settings."""
 
 
 def mlp(like: Tensor, outputs: int, settings: Settings) -> nn.Sequential:
@@ -68,7 +68,7 @@ def train(
 
 
 def augmented(x: Tensor, settings: Settings) -> Tensor:
-    """A batch moved by the same random number of pixels in each direction, and half mirrored."""
+    """Move a whole batch by a random number of pixels down and to the right; mirror half of it."""
     if settings.shift:
         most = settings.shift
         down, right = torch.randint(-most, most + 1, (2,)).tolist()
@@ -81,7 +81,7 @@ def augmented(x: Tensor, settings: Settings) -> Tensor:
 def measure(
     data: Data, trial: Trial, *, seed: int, settings: Settings, drawn: bool = False, **how: Any
 ) -> Figures:
-    """Train once (``how``: as `train` takes it), and measure everything."""
+    """Train once and measure everything; ``how`` goes to `train`."""
     begin = time.perf_counter()
     model = train(data, trial, seed=seed, settings=settings, **how)
     seconds = time.perf_counter() - begin
@@ -100,7 +100,7 @@ def _picture(model: nn.Sequential, data: Data) -> Figures:
 
 
 def measure_shortly(data: Data, trial: Trial, *, settings: Settings, **how: Any) -> Figures:
-    """Coarse accuracy, neighbours and a probe of one and of ten examples of each fine class."""
+    """Coarse accuracy, neighbours, and probes of one and of ten examples of each fine class."""
     model = train(data, trial, seed=SEARCH_SEED, settings=settings, **how)
     frozen = evaluation.freeze(features_of(model), data, settings)
     shots = evaluation.few_shot(frozen, replace(settings, examples=((1, 5), (10, 5))))
@@ -112,14 +112,14 @@ def measure_shortly(data: Data, trial: Trial, *, settings: Settings, **how: Any)
 
 
 def try_keys(trials: dict[str, Trial], first: int | None = None) -> Iterator[Key]:
-    """Every strength of every trial, or the first ones."""
+    """Keys of every strength of every trial, or of the ``first`` ones."""
     for name, trial in trials.items():
         for strength in (trial.strengths or (0.0,))[:first]:
             yield {"method": name, "strength": strength}
 
 
 def tries(runs: list[Run]) -> list[Run]:
-    """Those on validation images, among which strengths are chosen."""
+    """The runs on validation images, from which strengths are chosen."""
     return [run for run in runs if "seed" not in run["key"]]
 
 
@@ -130,11 +130,11 @@ def chosen_strengths(
     by: str = "10 a class",
     controls: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
-    """The strength with the best figure ``by`` among those that keep the coarse accuracy.
+    """For each method, the strength with the best ``by`` of those that keep the coarse accuracy.
 
-    Kept means: at most ``slack`` below cross-entropy's; if none is, the most accurate is taken.
-    Of a method with a control (``controls``: by method) only strengths take part at which the
-    control was tried too.
+    A strength keeps it if it is at most ``slack`` below that of cross-entropy; if none does, the
+    most accurate one is taken. Where ``controls`` names a method's control, only strengths take
+    part at which the control was tried too.
 
     Raises:
         Lacking: If cross-entropy was not tried yet.
@@ -155,7 +155,7 @@ def chosen_strengths(
 
 
 def determined_by(trial: Trial | None, settings: Settings, **more: Any) -> dict[str, Any]:
-    """What determines a run: the settings, the trial and what else is said."""
+    """What determines a run: the settings except the tasks, the trial and ``more``."""
     found = {**asdict(settings), "trial": trial.describe() if trial else None, **more}
     del found["tasks"]
     return found

@@ -1,4 +1,4 @@
-"""The rows of these studies: methods of the registry, each with a reference and its strengths."""
+"""The rows of these studies: methods of the registry, each with a reference and strengths."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from benchmarks.methods import METHODS, Recipe
 
 MANIFOLD = "manifold of patches"
 TARGET = 10.0
-"""Root mean squared distance of all references; also what the controls without geometry aim at."""
+"""About the root mean squared distance of all references; controls without geometry aim at it."""
 _STRENGTH = {"isometry": "beta", "label-smoothing": "share", "dropout": "share"}
-"""The option that is the strength, where it is not the weight."""
+"""For each method whose strength is not the option ``weight``, the name of that option."""
 
 
 @dataclass(frozen=True)
 class Trial:
     """A method of `benchmarks.methods.METHODS` ("": cross-entropy alone), and how strong it is.
 
-    The strength of the digits' trials is what ``structure --part search`` chose of the strengths on
-    validation images. The reference, a name in `Data.references`, is what features are compared
+    For digits, ``strength`` is the one of ``strengths`` that ``structure --part search`` chose on
+    validation images. ``reference``, a name in `Data.references`, is what features are compared
     with.
     """
 
@@ -34,7 +34,7 @@ class Trial:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def recipe(self, strength: float, width: int) -> Recipe:
-        """The recipe at a strength, for references of so many numbers."""
+        """The recipe at a strength, for references with ``width`` numbers a sample."""
         if not self.method:
             return {}
         options = {_STRENGTH.get(self.method, "weight"): strength, **self.options}
@@ -43,7 +43,7 @@ class Trial:
         return {self.method: options}
 
     def describe(self) -> dict[str, Any]:
-        """What determines a run of it beside the strength."""
+        """What determines a run of this trial, except its strength."""
         version = METHODS[self.method].version if self.method else 1
         options = {"method": self.method, "options": dict(self.options), "version": version}
         return {**options, "reference": self.reference}
@@ -79,7 +79,7 @@ def compared_with(
 
 
 def constant_distance(points: Tensor) -> Tensor:
-    """One and the same distance for all pairs."""
+    """The distance `TARGET` for all pairs."""
     return TARGET * (1 - torch.eye(len(points)))
 
 
@@ -91,8 +91,8 @@ _CONSTANT = {"distances": constant_distance}
 _LENGTH = {"length": TARGET / 2**0.5}
 
 PLAIN = Trial("")
-# three strengths each, and more where the best lay at an end of those; a control has all those of
-# what it is the control of
+# Each trial has three strengths, and more where the best lay at an end; a control has all the
+# strengths of the method that it controls.
 TRIALS: dict[str, Trial] = {
     "cross-entropy": PLAIN,
     "isometry, pixels": isometry(_BETAS, 0.1, **_EVERY),
@@ -110,7 +110,7 @@ TRIALS: dict[str, Trial] = {
     "dropout": Trial("dropout", (0.001, 0.005, 0.02, 0.05, 0.15, 0.4), 0.001),
 }
 
-# with the scale of each batch fitted, at the strengths that were chosen without
+# trials with the scale of each batch fitted, at the strengths that were chosen without that
 FITTED: dict[str, Trial] = {
     "isometry, manifold": isometry((), 0.5, MANIFOLD, scale="fit"),
     "control: manifold, shuffled": isometry((), 0.1, MANIFOLD, **_MOVED, scale="fit"),

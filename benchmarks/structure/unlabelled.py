@@ -1,4 +1,4 @@
-"""What photographs are compared with: pixels, patterns, or what a network learns without labels."""
+"""References of photographs: pixels, patterns, or what a network learns without labels."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def resnet_body() -> nn.Module:
 
 
 def pixels(images: Tensor) -> references.Reference:
-    """The pixels, at distances of about 10."""
+    """The pixels, scaled to distances of about 10."""
     return references.scaled(None, images[:1_000])
 
 
 def patches(images: Tensor, filters: int = 100) -> references.Reference:
-    """Learnt patterns of 6 by 6 pixels, and in which quarter of the photograph they are."""
+    """Which learnt patterns of 6 by 6 pixels a photograph shows, in which of its quarters."""
     samples = images[:_MEASURED]
     found = references.patches(samples, size=6, filters=filters, grid=2)
     return references.standardized(found, samples)
@@ -43,8 +43,8 @@ def patches(images: Tensor, filters: int = 100) -> references.Reference:
 def learnt(images: Tensor, cache: Path, epochs: int) -> references.Reference:
     """Features of a network that was trained to tell two views of a photograph from others.
 
-    It sees the images that networks are trained on and nothing else. Numbers count alike, distances
-    are about 10.
+    The network sees the training images and nothing else. Features are standardized: each counts
+    alike, and distances are about 10.
     """
     torch.manual_seed(_SEED)
     body = resnet_body()

@@ -1,4 +1,4 @@
-"""Images made worse as those of CIFAR-10-C are, four kinds at five strengths."""
+"""Corrupted images as in CIFAR-10-C: four kinds at five strengths."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
     "JPEG": (80, 65, 58, 50, 40),
 }
-"""Standard deviation of the noise, in pixels from 0 to 1; width of the blur in pixels; what is left
-of the contrast; quality. The strengths of Hendrycks and Dietterich (2019), "Benchmarking Neural
-Network Robustness to Common Corruptions and Perturbations", for 32 pixels."""
+"""Standard deviation of the noise, for pixels from 0 to 1; that of the blur in pixels; share of the
+contrast that is left; JPEG quality. Strengths are those of Hendrycks and Dietterich (2019),
+"Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", for 32 pixels."""
 
 
 def corrupted(images: Tensor, kind: str, strength: float) -> Tensor:
-    """Bytes (n, 3, h, w) under one of `STRENGTHS`; the same noise each time."""
+    """Corrupt bytes (n, 3, h, w) by one of `STRENGTHS`; noise is the same in each call."""
     from torchvision.transforms.v2 import functional
 
     if kind == "noise":

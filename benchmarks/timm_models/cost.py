@@ -1,4 +1,4 @@
-"""What a step of training costs: ratios to a plain one."""
+"""What a step of training costs, as ratios to a plain step."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _STEPS = 3
 def costs(
     name: str, recipe: Recipe, *, device: str, seconds: float, measure_memory: bool, **shape: Any
 ) -> dict[str, float]:
-    """Ratios of whole steps to plain ones, taken in turn; ``shape`` as for `training_step`.
+    """Seconds of a plain step; time and memory of the recipe's as ratios to it, taken in turn.
 
-    Memory is the peak of three steps above what data and model need.
+    ``shape`` goes to `training_step`. Memory is the peak of three steps above data and model.
     """
     shape |= {"name": name, "device": device}
     measured = times(training_step, recipe, seconds=seconds, **shape)
@@ -43,7 +43,7 @@ def training_step(
     narrow: bool,
     device: str,
 ) -> Callable[[], None]:
-    """A function that trains a network of its own on one batch; the stack ends the method."""
+    """A function that trains a new network by a step on one batch; the stack ends the method."""
     from timm.optim import create_optimizer_v2
 
     model = network(name, classes=10, size=size, narrow=narrow, seed=0).to(device).train()

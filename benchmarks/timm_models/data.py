@@ -30,7 +30,7 @@ class Splits:
 def load(
     data_dir: Path | None, cache: Path, *, size: int, validation_images: int, test_images: int
 ) -> Splits:
-    """Training images in random order, validation images taken from their end, test images."""
+    """Training images in random order, validation images from their end, and test images."""
     images, labels = photographs.read("train", data_dir, cache, size=size)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     train, held = order[:-validation_images], order[-validation_images:]
@@ -39,7 +39,7 @@ def load(
 
 
 def evenly(split: Split, count: int) -> Split:
-    """So many of a split, sampled evenly over all: files come class by class."""
+    """``count`` samples, spread evenly over all because files come class by class."""
     rows = even_rows(len(split[0]), count, both_ends=True)
     return split[0][rows], split[1][rows]
 
@@ -47,8 +47,8 @@ def evenly(split: Split, count: int) -> Split:
 class Epochs:
     """Training images as timm augments them, in the order of an epoch.
 
-    They depend on the seed and the epoch alone, so that methods are compared on the same images.
-    A few epochs are kept.
+    They depend only on the seed and the epoch, so that methods are compared on the same images.
+    The latest few epochs are kept in memory.
     """
 
     def __init__(self, split: Split, workers: int = 0) -> None:
@@ -56,16 +56,16 @@ class Epochs:
         self._kept = lru_cache(maxsize=_KEPT_EPOCHS)(self._augmented)
 
     def __call__(self, count: int, *, seed: int, epoch: int) -> Split:
-        """The first so many training images, augmented and shuffled, as bytes; labels."""
+        """Augmented and shuffled bytes of the first ``count`` training images, and labels."""
         return self._kept(self.count(count), seed, epoch)
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """Number of classes."""
         return int(self._split[1].max()) + 1
 
     def count(self, wanted: int) -> int:
-        """So many images, or all there are."""
+        """The number of images that can be had: ``wanted``, or all there are."""
         return min(wanted, len(self._split[0]))
 
     def _augmented(self, count: int, seed: int, epoch: int) -> Split:

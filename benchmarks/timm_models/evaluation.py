@@ -20,7 +20,7 @@ from benchmarks.timm_models.training import accuracy
 from isoreg.diagnostics import distortion
 from isoreg.robustness import evaluate
 
-_ATTACKED_AT_ONCE = 128  # on a processor the activations of more leave its caches
+_ATTACKED_AT_ONCE = 128  # activations of more do not fit the caches of a CPU
 
 
 def measure(model: nn.Sequential, test: Split, settings: Settings, device: str) -> dict[str, Any]:
@@ -40,9 +40,9 @@ def worst_case(
 ) -> dict[str, Any]:
     """The share of images that stay correct under every attack, by rising radius in 1/255, L-inf.
 
-    An image that one attack fools needs no other one, and is fooled at every larger radius: so
-    attacks get the images that are still standing. They come in groups: one call of
-    `isoreg.robustness.evaluate` each. Radius 0 is the share of correct clean images.
+    An image that one attack fools counts as fooled at this and every larger radius, so attacks get
+    only images that still stand. Each group of attacks is one call of `isoreg.robustness.evaluate`.
+    Radius 0 is the share of correct clean images.
     """
     images, labels = split[0].float() / 255, split[1]
     standing = torch.arange(len(labels))
@@ -81,10 +81,10 @@ def under_corruptions(model: nn.Module, split: Split, device: str) -> dict[str, 
 
 @torch.no_grad()
 def by_layer(model: nn.Sequential, split: Split, device: str) -> dict[str, dict[str, float]]:
-    """The distortion within classes of each stage, averaged over space or tokens, and at the end.
+    """Distortion within classes of each stage, averaged over space or tokens, and of the features.
 
-    The last entry, "features", is what enters the classifier. To each the stress at the best
-    factor is added.
+    The last entry, "features", is what enters the classifier. Each entry also has the stress at
+    its best scale, "fitted stress".
     """
     names = stages(model)
     layers = [*(choose_layers(model, names) if names else []), *choose_layers(model, None)]
@@ -99,7 +99,7 @@ def by_layer(model: nn.Sequential, split: Split, device: str) -> dict[str, dict[
 
 
 def _features(model: nn.Module, layers: Sequence[Layer], x: Tensor, device: str) -> list[Tensor]:
-    """What the layers give for the images, one vector each."""
+    """Features of the images at each layer, pooled to one vector for each image."""
     pool, parts = resolve_pool("mean"), [list[Tensor]() for _ in layers]
 
     def keep(index: int, value: object) -> None:

@@ -1,6 +1,7 @@
 """Choose settings on validation images, measure the costs, then train and measure.
 
-What share of a step the penalty is on the stages of each network is answered: its runs are kept.
+Which share of a step the penalty takes on each network's stages was measured once: its runs are
+kept, without the code.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def splits(lab: Lab[Settings]) -> Splits:
 
 
 def trained(key: Key, schedule: Schedule, lab: Lab[Settings]) -> nn.Sequential:
-    """Train the network of a run; the moving average of its weights."""
+    """Train the network of a run, and return the moving average of its weights."""
     s, row, seed = lab.settings, ROWS[key["method"]], key.get("seed", 0)
     epochs = lab.once("epochs", lambda: Epochs(splits(lab).train, lab.workers))
     shape: dict[str, Any] = {"classes": epochs.classes, "size": s.size, "narrow": s.narrow}
@@ -70,7 +71,7 @@ _OF_PHASE = {
 
 
 def keys(lab: Lab[Settings]) -> Iterator[Key]:
-    """The choice, the costs, then one seed of everything: stopped then it is a smaller study."""
+    """The choice, the costs, seed 0, other seeds: a run stopped after seed 0 is a smaller study."""
     s = lab.settings
     for name in s.networks:
         for method, row in ROWS.items():
@@ -138,7 +139,7 @@ _CONTROLLED = "isometry, features"
 
 
 def entries(found: Found) -> dict[str, Entry]:
-    """By method and network: the shares or radii that were tried, and the one taken."""
+    """For each method and network: the shares or radii that were tried, and the one taken."""
     tried: dict[tuple[str, str], list[str]] = {}
     taken: dict[tuple[str, str], str] = {}
     for run in found["runs"]:
@@ -160,7 +161,7 @@ def entries(found: Found) -> dict[str, Entry]:
 
 
 def _number(setting: str) -> float:
-    """Of a setting such as "share 0.1" or "eps 4/255", in the latter's unit."""
+    """The number in a setting: 0.1 of "share 0.1", 4 of "eps 4/255"."""
     return float(setting.split()[1].partition("/")[0])
 
 

@@ -1,4 +1,4 @@
-"""The figure of the trainings."""
+"""The figure of the study of timm's models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.results import Found
 from benchmarks.style import line_of, new_figure, plain, save
 from benchmarks.tables import grouped, runs_by, with_keys
 
-# markers for those who see no colours
+# markers differ too, for readers who see no colours
 _LOOKS = {
     "plain": (style.BLACK, "X", "-"),
     "isometry, features": (style.VERMILION, "o", "-"),
@@ -24,7 +24,7 @@ _LOOKS = {
 
 
 def draw_training(found: Found, path: Path) -> None:
-    """Accuracy over the attack's radius, and Pearson's r by layer: a column a network."""
+    """Draw accuracy over the attack's radius and r by layer, in a column for each network."""
     tested = runs_by(with_keys(found, phase="test"), "network")
     if not tested:
         return

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 NETWORKS = ("resnet10t", "convnext_atto", "vit_tiny_patch16_224")
 
-# the same architectures, small enough for a processor
+# the same architectures, small enough for a CPU
 NARROW: dict[str, dict[str, Any]] = {
     "resnet10t": {"channels": (16, 32, 64, 128), "stem_width": 16},
     "convnext_atto": {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 192)},
@@ -25,7 +25,7 @@ NARROW: dict[str, dict[str, Any]] = {
 
 
 class Normalise(nn.Module):
-    """Pixels from 0 to 1 to what the network was made for."""
+    """Shifts and scales pixels from 0 to 1 to the range that the network was made for."""
 
     mean: Tensor
     std: Tensor
@@ -36,12 +36,12 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (n, c, h, w)."""
+        """Normalise images (n, c, h, w)."""
         return (x - self.mean) / self.std
 
 
 def network(name: str, *, classes: int, size: int, narrow: bool, seed: int) -> nn.Sequential:
-    """Pixels from 0 to 1 to logits: ``normalise``, then ``net``, a model of timm.
+    """A network from pixels (0 to 1) to logits: ``normalise``, then ``net``, a model of timm.
 
     ``size`` is the side of the images; ``narrow`` takes the version of `NARROW`, if there is one.
     """
@@ -52,14 +52,14 @@ def network(name: str, *, classes: int, size: int, narrow: bool, seed: int) -> n
     arguments = adapted(name, size) | (NARROW.get(name, {}) if narrow else {})
     net = timm.create_model(name, num_classes=classes, **arguments)
     if _family(name) == "resnet":
-        net.maxpool = nn.Identity()  # the stem has halved the image; timm has no argument for this
+        net.maxpool = nn.Identity()  # the stem already halves images; timm has no argument for this
     config = resolve_model_data_config(net)
     normalise = Normalise(config["mean"], config["std"])
     return nn.Sequential(OrderedDict(normalise=normalise, net=net))
 
 
 def adapted(name: str, size: int) -> dict[str, Any]:
-    """Arguments of timm that suit small images: the first stage has 8 places a side or more."""
+    """Arguments of timm for small images, so that the first stage has 8 or more places a side."""
     import timm
 
     family = _family(name)
@@ -72,7 +72,7 @@ def adapted(name: str, size: int) -> dict[str, Any]:
 
 
 def stages(model: nn.Sequential) -> list[str]:
-    """Names in the model of what its network returns stage by stage."""
+    """Names of the modules in the model whose outputs are its network's stages."""
     info = getattr(model.net, "feature_info", None) or []
     entries = info if isinstance(info, list) else info.info
     return [f"net.{entry['module']}" for entry in entries]

@@ -1,4 +1,4 @@
-"""Tables of the trainings, from their results."""
+"""Tables of the study of timm's models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.tables import SEEDS, Column, grouped, page, table, with_keys
 
 
 def training_tables(found: Found) -> str:
-    """Of each network what was measured on test images, the choice of settings and the costs."""
+    """The page: for each network the test images, the choice of settings and the costs."""
     s = found["settings"]
     parts = [
         "# timm's models on photographs",
@@ -56,7 +56,7 @@ def _columns(radii: Sequence[int]) -> list[Column]:
 
 
 def _measured(found: Found, name: str) -> list[str]:
-    """What came out, by kind of corruption, and Pearson's r by layer."""
+    """Tables of the test, of accuracy by kind of corruption, and of Pearson's r by layer."""
     tested = with_keys(found, phase="test", network=name)
     by_method = grouped(tested, "method")
     cost = grouped(with_keys(found, phase="cost", network=name), "method")
@@ -87,7 +87,7 @@ def _choice(found: Found, name: str) -> str:
 
 
 def _shares(found: Found, name: str) -> str:
-    """The penalty's part of a step."""
+    """A table of the penalty's part of a step."""
     runs = grouped(with_keys(found, phase="share", network=name), "width")
     rows = {f"{name}, {width} width": figures for width, figures in runs.items()}
     columns = [

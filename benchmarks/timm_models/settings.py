@@ -13,16 +13,16 @@ from benchmarks.study import quickly
 from benchmarks.timm_models.networks import NETWORKS
 
 PIXEL = 1 / 255
-# the standard preset in two parts: what the cheap one fooled need not be attacked again
+# the standard preset in two parts: images that the cheap part fools are not attacked again
 _CHEAP = ("fgsm", "pgd-ce", "pgd-margin")
 ATTACKS = (_CHEAP, tuple(name for name in PRESETS["standard"] if name not in _CHEAP))
 
 
 @dataclass(frozen=True)
 class Row:
-    """A way to train, by one of its recipes, which is chosen on validation images.
+    """A way to train, with the recipes of which one is chosen on validation images.
 
-    Margins need labels of images that are not mixed.
+    ``mixup`` is off for margins, which need labels of images that are not mixed.
     """
 
     recipes: dict[str, Recipe]
@@ -47,12 +47,12 @@ ROWS: dict[str, Row] = {
     ),
 }
 ANSWERED = ("isometry, stages", "plain, no Mixup", "FGSM training")
-"""Beside the question, on one seed: their runs are kept, without their code."""
+"""Side experiments on one seed: their runs are kept, without their code."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and on how many images."""
+    """Length of a training, number of its images, and its largest learning rate."""
 
     epochs: int
     images: int
@@ -63,12 +63,12 @@ class Schedule:
 class Settings:
     """The experiment: AdamW, a rate that rises for a tenth of training and falls along a cosine.
 
-    For each method and network the setting is taken that has the largest mean of clean accuracy
-    and accuracy under attack at 2/255, on validation images.
+    Each method gets on each network the setting with the largest mean of clean accuracy and
+    accuracy under attack at 2/255, on validation images.
     """
 
     networks: tuple[str, ...] = NETWORKS
-    # of these one seed alone is measured on test images
+    # networks of which only the first seed is measured on test images
     once: tuple[str, ...] = ("vit_tiny_patch16_224",)
     narrow: bool = True
     size: int = 32
@@ -119,7 +119,7 @@ def settings(
     train_images: Annotated[int, typer.Option(min=0, help="Default: 12,000.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that augment images.")] = 0,
 ) -> Settings:
-    """All of it, or what takes less than a minute, with what the command changes."""
+    """The full settings, or quick ones of less than a minute, with what the command changes."""
     del workers
     chosen = _settings(quick)
     long, many = epochs or chosen.schedule.epochs, train_images or chosen.schedule.images

@@ -1,4 +1,4 @@
-"""Training as timm does it."""
+"""Training in the way in which timm's own scripts do it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _AVERAGED = 0.1
 
 @dataclass(frozen=True)
 class Training:
-    """Everything about a training but the model and the recipe.
+    """Everything about a training except the model and the recipe.
 
-    ``mixup`` is the alpha of timm's Mixup, 0: none. The seed is that of the augmentation and of
-    what the method draws. On a GPU the forward pass is in bfloat16. ``tick`` is called after each
-    step.
+    ``mixup`` is the alpha of timm's Mixup; 0 switches it off. The seed determines the augmentation
+    and what the method draws. On a GPU the forward pass is in bfloat16. ``tick`` is called after
+    each step.
     """
 
     epochs: Epochs
@@ -38,7 +38,7 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """Steps an epoch; an incomplete batch is left out."""
+        """Number of steps in an epoch; an incomplete batch is left out."""
         return self.epochs.count(self.schedule.images) // self.batch_size
 
 
@@ -67,7 +67,7 @@ def train(model: nn.Sequential, recipe: Recipe, training: Training) -> nn.Sequen
 def step_on(
     objective: Objective, optimizer: Optimizer, images: Tensor, labels: Tensor, progress: float
 ) -> None:
-    """One step of training."""
+    """Take one step of training."""
     device = images.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
         loss = objective(images, labels, progress=progress)
@@ -96,7 +96,7 @@ def _optimizer(model: nn.Module, objective: Objective, training: Training) -> tu
 
 
 def _batches(training: Training) -> Iterator[Split]:
-    """Batches of pixels from 0 to 1 and labels, mixed if that is wanted, epoch by epoch."""
+    """Batches of pixels from 0 to 1 and labels, epoch by epoch, mixed unless ``mixup`` is 0."""
     from timm.data import Mixup
     from timm.utils import random_seed
 
@@ -113,7 +113,7 @@ def _batches(training: Training) -> Iterator[Split]:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split, device: str) -> float:
-    """Share of images, as bytes, that a model in eval mode gets right."""
+    """Share of images, given as bytes, that a model in eval mode classifies correctly."""
     right = 0
     for images, labels in zip(split[0].split(500), split[1].split(500), strict=True):
         logits = model(images.to(device).float() / 255)
