@@ -9,15 +9,15 @@ from typing import TypeVar
 
 import torch
 
-Kept = TypeVar("Kept")
+Value = TypeVar("Value")
 
 
-def computed_once(path: Path, compute: Callable[[], Kept]) -> Kept:
+def computed_once(path: Path, compute: Callable[[], Value]) -> Value:
     """Read tensors, or tuples of them, from a file; if it is missing, compute and write them."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        torch.save(compute(), part)
-        part.replace(path)
-    found: Kept = torch.load(path, weights_only=True)
-    return found
+        temporary = path.with_suffix(f".{os.getpid()}.part")
+        torch.save(compute(), temporary)
+        temporary.replace(path)
+    value: Value = torch.load(path, weights_only=True)
+    return value

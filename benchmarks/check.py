@@ -54,11 +54,11 @@ class Findings:
 
 def committed(studies: Iterable[Study[Any]]) -> dict[str, tuple[Study[Any], dict[str, Any]]]:
     """Map each committed file to its study and to the options that the file was made with."""
-    found: dict[str, tuple[Study[Any], dict[str, Any]]] = {}
+    sources: dict[str, tuple[Study[Any], dict[str, Any]]] = {}
     for study in studies:
         files = {study.name: {}} if study.committed is None else study.committed
-        found |= {file: (study, options) for file, options in files.items()}
-    return found
+        sources |= {file: (study, options) for file, options in files.items()}
+    return sources
 
 
 def lab_of(study: Study[Any], options: dict[str, Any], path: Path) -> Lab[Any]:
@@ -78,19 +78,19 @@ def check(studies: Iterable[Study[Any]], folder: Path = RESULTS) -> Iterator[Fin
         study, options = known[path.stem]
         try:
             lab = lab_of(study, options, path)
-            found = compare(path.name, study, lab)
+            findings = compare(path.name, study, lab)
         except (SystemExit, *_UNREADABLE) as error:
             yield Findings(path.name, error=_sentence(error))
             continue
         page = path.with_suffix(".md")
-        found.images = read(path).get("images") == lab.results.images
+        findings.images = read(path).get("images") == lab.results.images
         try:
-            found.table = not page.exists() or study.page(lab.found()) == page.read_text()
+            findings.table = not page.exists() or study.page(lab.found()) == page.read_text()
         except Lacking:  # the table chooses settings by runs that are missing
-            found.table = False
+            findings.table = False
         except _UNREADABLE as error:
-            found.error = _sentence(error)
-        yield found
+            findings.error = _sentence(error)
+        yield findings
 
 
 def _sentence(error: BaseException) -> str:
@@ -102,17 +102,17 @@ def _sentence(error: BaseException) -> str:
 
 def compare(file: str, study: Study[Any], lab: Lab[Any]) -> Findings:
     """Compare the runs of a file with those that its study asks for."""
-    wanted = {identity({"key": key, "made": made}): key for key, made in expected(study, lab)}
-    held = {identity(run): run for run in lab.results.runs}
-    keys = {key for key, _ in wanted}
-    found = Findings(file, runs=len(wanted.keys() & held.keys()))
-    found.uncertain = sum(not r["commit"] or "with" in r["commit"] for r in lab.results.runs)
-    found.lacking = [key for name, key in wanted.items() if name not in held]
-    for name, run in held.items():
-        if name not in wanted:
+    required = {identity({"key": key, "made": made}): key for key, made in expected(study, lab)}
+    present = {identity(run): run for run in lab.results.runs}
+    keys = {key for key, _ in required}
+    findings = Findings(file, runs=len(required.keys() & present.keys()))
+    findings.uncertain = sum(not r["commit"] or "with" in r["commit"] for r in lab.results.runs)
+    findings.lacking = [key for name, key in required.items() if name not in present]
+    for name, run in present.items():
+        if name not in required:
             why = _difference(study, lab, run) if name[0] in keys else "not wanted by the settings"
-            found.stale.append((run["key"], why))
-    return found
+            findings.stale.append((run["key"], why))
+    return findings
 
 
 def _difference(study: Study[Any], lab: Lab[Any], run: Run) -> str:

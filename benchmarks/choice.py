@@ -33,7 +33,7 @@ def best_of(
     by = score if accurate else accuracy
 
     def value(run: Run) -> float:
-        found: float = by(run["figures"]) if callable(by) else lookup(run["figures"], by)
-        return found
+        figure: float = by(run["figures"]) if callable(by) else lookup(run["figures"], by)
+        return figure
 
     return max(accurate or tried, key=value)

@@ -46,7 +46,7 @@ def demand_controls(entries: Mapping[str, Entry]) -> None:
     """
     for name, entry in entries.items():
         if entry.chosen is not None and entry.tried and entry.chosen not in entry.tried:
-            raise Unfair(f"{name!r}: its strength {entry.chosen:g} is none of {said(entry.tried)}")
+            raise Unfair(f"{name!r}: its strength {entry.chosen:g} is none of {text(entry.tried)}")
         if not entry.control or entry.without:
             continue
         control = entries.get(entry.control)
@@ -57,8 +57,8 @@ def demand_controls(entries: Mapping[str, Entry]) -> None:
             )
         if lacking := sorted(set(entry.tried) - set(control.tried)):
             raise Unfair(
-                f"{name!r} was chosen from {said(entry.tried)}, its control {entry.control!r} from "
-                f"{said(control.tried)}: try the control at {said(lacking)} too."
+                f"{name!r} was chosen from {text(entry.tried)}, its control {entry.control!r} from "
+                f"{text(control.tried)}: try the control at {text(lacking)} too."
             )
         if not entry.tried and entry.chosen != control.chosen:
             raise Unfair(
@@ -90,8 +90,8 @@ def demand_raw_inputs(runs: Iterable[Run]) -> None:
 
 def _names(figures: Mapping[str, Any]) -> set[str]:
     """Names of the figures, also of those that are nested one level deeper."""
-    parts = [figures, *(part for part in figures.values() if isinstance(part, dict))]
-    return {name for part in parts for name in part}
+    groups = [figures, *(group for group in figures.values() if isinstance(group, dict))]
+    return {name for group in groups for name in group}
 
 
 def comparable(tried: Iterable[float], of_control: Iterable[float] | None) -> Grid:
@@ -117,9 +117,9 @@ def ends(entries: Mapping[str, Entry]) -> str:
         "smallest": "below which it comes to training without it",
     }
     return " ".join(
-        f"Chosen at the {which} of what was tried, {beyond[which]}: {'; '.join(found)}."
-        for which, found in named.items()
-        if found
+        f"Chosen at the {which} of what was tried, {beyond[which]}: {'; '.join(rows)}."
+        for which, rows in named.items()
+        if rows
     )
 
 
@@ -136,9 +136,9 @@ def below(entries: Mapping[str, Entry]) -> str:
         Unfair: If `demand_controls` refuses the rows.
     """
     demand_controls(entries)
-    return " ".join(part for part in (without_control(entries), ends(entries)) if part)
+    return " ".join(sentence for sentence in (without_control(entries), ends(entries)) if sentence)
 
 
-def said(grid: Iterable[float]) -> str:
+def text(grid: Iterable[float]) -> str:
     """Strengths as text, sorted."""
     return ", ".join(f"{strength:g}" for strength in sorted(grid))

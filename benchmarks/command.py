@@ -35,7 +35,7 @@ _COMMON: dict[str, Any] = {
 def options_of(study: Study[Any]) -> dict[str, inspect.Parameter]:
     """The options of one study beside the common ones: the parameters of its ``settings``."""
     parameters = inspect.signature(study.settings, eval_str=True).parameters
-    return {name: found for name, found in parameters.items() if name != "quick"}
+    return {name: parameter for name, parameter in parameters.items() if name != "quick"}
 
 
 def takes(study: Study[Any]) -> list[str]:
@@ -82,7 +82,7 @@ def command_of(studies: Sequence[Study[Any]]) -> Callable[..., None]:
     command.__name__ = studies[0].command
     command.__doc__ = f"Measure: {'; '.join(study.shows for study in studies)}."
     command.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
-    command.__annotations__ = {name: found.annotation for name, found in parameters.items()}
+    command.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     return command
 
 
@@ -101,20 +101,20 @@ def _check_out(out: Path) -> None:
 
 
 def _parameters(studies: Sequence[Study[Any]]) -> dict[str, inspect.Parameter]:
-    taken = dict.fromkeys(name for study in studies for name in takes(study))
+    names = dict.fromkeys(name for study in studies for name in takes(study))
     defaults = {"quick": False, "seeds": studies[0].seeds, "device": "cpu"}
-    found = {
-        name: _keyword(name, _COMMON[name], defaults.get(name)) for name in taken if name in _COMMON
+    parameters = {
+        name: _keyword(name, _COMMON[name], defaults.get(name)) for name in names if name in _COMMON
     }
     if len(studies) > 1:
         parts = [study.part or "training" for study in studies]
         choice = typer.Option(help=f"What to run: {', '.join(parts)}.")
-        found["part"] = _keyword("part", Annotated[str, choice], parts[0])
+        parameters["part"] = _keyword("part", Annotated[str, choice], parts[0])
     for study in studies:
         for name, parameter in options_of(study).items():
             if name not in _COMMON:
-                found.setdefault(name, _keyword(name, parameter.annotation, parameter.default))
-    return found
+                parameters.setdefault(name, _keyword(name, parameter.annotation, parameter.default))
+    return parameters
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -36,19 +36,19 @@ def check_results(
 ) -> None:
     """Say which runs the committed results lack under the present settings, and which are stale."""
     console, wrong = Console(), 0
-    for found in check(STUDIES, folder):
+    for report in check(STUDIES, folder):
         wrong += bool(
-            found.error or found.lacking or found.stale or not found.table or not found.images
+            report.error or report.lacking or report.stale or not report.table or not report.images
         )
-        state = found.error or (
-            f"{found.runs} runs; {len(found.lacking)} lacking, {len(found.stale)} stale"
-            f"{f'; {found.uncertain} of an uncertain commit' if found.uncertain else ''}"
-            f"{'' if found.table else '; its table is not what its runs give'}"
-            f"{'' if found.images else '; it says other images than its study'}"
+        state = report.error or (
+            f"{report.runs} runs; {len(report.lacking)} lacking, {len(report.stale)} stale"
+            f"{f'; {report.uncertain} of an uncertain commit' if report.uncertain else ''}"
+            f"{'' if report.table else '; its table is not what its runs give'}"
+            f"{'' if report.images else '; it says other images than its study'}"
         )
-        console.print(f"{found.file}: {state}", highlight=False)
-        lines = [f"  lacking: {key}" for key in found.lacking]
-        lines += [f"  stale: {key} ({why})" for key, why in found.stale]
+        console.print(f"{report.file}: {state}", highlight=False)
+        lines = [f"  lacking: {key}" for key in report.lacking]
+        lines += [f"  stale: {key} ({why})" for key, why in report.stale]
         for line in lines[:_LINES]:
             console.print(line, highlight=False, markup=False)
         if len(lines) > _LINES:

@@ -48,14 +48,14 @@ def memory(
             return torch.cuda.max_memory_allocated() - before
     if device != "cpu" or sys.platform != "linux":
         return None
-    given = json.dumps(json.dumps([recipe, options]))
+    arguments = json.dumps(json.dumps([recipe, options]))
     return peak_memory(
         "import json, sys, torch\n"
         "sys.modules['numba'] = None\n"
         "from contextlib import ExitStack\n"
         f"from {make.__module__} import {make.__name__} as make\n"
         "torch.set_num_threads(1)\n"
-        f"recipe, options = json.loads({given})\n"
+        f"recipe, options = json.loads({arguments})\n"
         "stack = ExitStack()\n"
         "step = make(recipe, stack, **options)\n"
         "def measured():\n"

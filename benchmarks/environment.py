@@ -47,17 +47,17 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The checked-out commit, marked if tracked Python files differ from it; None without git."""
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
     try:
-        commit = _git(here, "rev-parse", "--short", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", ":/*.py")
+        commit = _git(folder, "rev-parse", "--short", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":/*.py")
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit} with changes" if changed else commit
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
+    result = subprocess.run(
         ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
     )
-    return done.stdout.strip()
+    return result.stdout.strip()

@@ -48,12 +48,12 @@ class Part:
         if self.seeds:
             return f"{self.of} drawn with seed {', '.join(map(str, self.seeds))}"
         if self.rows is None:
-            whole = self.of
+            text = self.of
         else:
             first, last, step = self.rows
-            each = f", one in {step}" if step > 1 else ""
-            whole = f"{self.of}{', shuffled' * self.shuffled}, {first:,} to {last:,}{each}"
-        return f"{whole}, but {self.but}" if self.but else whole
+            spacing = f", one in {step}" if step > 1 else ""
+            text = f"{self.of}{', shuffled' * self.shuffled}, {first:,} to {last:,}{spacing}"
+        return f"{text}, but {self.but}" if self.but else text
 
     def members(self) -> frozenset[int]:
         """Places of the images in the split, or the seeds of random points."""
@@ -68,8 +68,8 @@ def _members(part: Part) -> frozenset[int]:
     order = torch.arange(size)
     if part.shuffled:
         order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
-    taken = frozenset(order[slice(*(part.rows or (0, size, 1)))].tolist())
-    return taken - part.but.members() if part.but else taken
+    places = frozenset(order[slice(*(part.rows or (0, size, 1)))].tolist())
+    return places - part.but.members() if part.but else places
 
 
 def overlap(one: Part, other: Part) -> int:
@@ -117,18 +117,18 @@ SEEN = (Part("MNIST test"), Part("CIFAR-10 test"), Part("digits test"))
 
 def faults(uses: Uses) -> list[str]:
     """Sentences on measured parts that are also trained or chosen on, and on use of `SET_ASIDE`."""
-    found = []
+    sentences = []
     for part in uses.measured:
-        for role, others in (("trained", uses.trained), ("chosen", uses.chosen)):
-            found += [
+        for role, parts in (("trained", uses.trained), ("chosen", uses.chosen)):
+            sentences += [
                 f"measured on {overlap(part, other)} images that are {role} on too: {part}"
-                for other in others
+                for other in parts
                 if overlap(part, other)
             ]
     for part in (*uses.trained, *uses.chosen, *uses.measured):
-        kept = sum(overlap(part, other) for other in SET_ASIDE)
-        found += [f"uses {kept} images that are set aside: {part}"] if kept else []
-    return found
+        count = sum(overlap(part, other) for other in SET_ASIDE)
+        sentences += [f"uses {count} images that are set aside: {part}"] if count else []
+    return sentences
 
 
 def sentence(uses: Uses) -> str:
@@ -141,11 +141,11 @@ def sentence(uses: Uses) -> str:
         raise ValueError("; ".join(wrong))
     if not uses.measured:
         return ""
-    seen = [part for part in uses.measured if any(overlap(part, other) for other in SEEN)]
+    seen_parts = [part for part in uses.measured if any(overlap(part, other) for other in SEEN)]
     text = f"Images: measured on {_listed(uses.measured)}"
     text += f", chosen on {_listed(uses.chosen)}." if uses.chosen else ", nothing was chosen."
-    if seen:
-        names = " and ".join(dict.fromkeys(part.of for part in seen))
+    if seen_parts:
+        names = " and ".join(dict.fromkeys(part.of for part in seen_parts))
         text += f" Earlier versions of these studies measured on {names} too and were changed "
         text += "afterwards: no image of it is left that no choice has seen."
     return text
@@ -157,5 +157,5 @@ def _listed(parts: tuple[Part, ...]) -> str:
 
 def as_field(uses: Uses) -> dict[str, Any]:
     """The ``images`` field of a results file: the parts by role, and whether they are unseen."""
-    said = {role: [str(part) for part in parts] for role, parts in vars(uses).items()}
-    return {**said, "unseen": not any(overlap(p, s) for p in uses.measured for s in SEEN)}
+    parts_by_role = {role: [str(part) for part in parts] for role, parts in vars(uses).items()}
+    return {**parts_by_role, "unseen": not any(overlap(p, s) for p in uses.measured for s in SEEN)}

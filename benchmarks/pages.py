@@ -91,7 +91,9 @@ def marks(text: str) -> Iterator[Mark]:
         ValueError: If a mark does not fit its table.
     """
     blocks = (
-        (mark, table) for found, table in _BLOCK.findall(text) for mark in _IN_BLOCK.findall(found)
+        (mark, table)
+        for comments, table in _BLOCK.findall(text)
+        for mark in _IN_BLOCK.findall(comments)
     )
     for (where, columns, rows), table in blocks:
         file, heading = _split(where, 2)
@@ -143,7 +145,7 @@ def agrees(shown: str, borne: str) -> bool:
 
 
 def _numbers(text: str) -> list[str]:
-    return [found.replace(",", "") for found in _NUMBER.findall(text)]
+    return [number.replace(",", "") for number in _NUMBER.findall(text)]
 
 
 def _same(shown: str, borne: str) -> bool:
@@ -182,7 +184,7 @@ def committed_tables(file: str) -> Sequence[Table]:
 
 def tables_of(text: str) -> list[Table]:
     """All tables of a Markdown text, each with the headings above it."""
-    found: list[Table] = []
+    tables: list[Table] = []
     headings: list[str] = []
     lines: list[list[str]] = []
     for line in [*text.splitlines(), ""]:
@@ -190,13 +192,13 @@ def tables_of(text: str) -> list[Table]:
             lines.append([_plain(cell) for cell in line.strip().strip("|").split("|")])
         elif lines:
             heading = " / ".join(headings[1:] or headings)
-            again = sum(re.sub(r" #\d+$", "", table.heading) == heading for table in found)
+            again = sum(re.sub(r" #\d+$", "", table.heading) == heading for table in tables)
             heading += f" #{again + 1}" if again else ""
-            found.append(Table(heading, lines[0], lines[2:]))
+            tables.append(Table(heading, lines[0], lines[2:]))
             lines = []
         if level := re.match(r"(#+) (.*)", line):
             headings = [*headings[: len(level[1]) - 1], level[2]]
-    return found
+    return tables
 
 
 def _plain(cell: str) -> str:

@@ -55,12 +55,12 @@ def few_shot_accuracy(
     strength: float,
 ) -> list[float]:
     """One accuracy per draw, of a probe trained on ``examples`` known features of each class."""
-    found = []
+    accuracies = []
     for draw in draws:
         chosen = examples_of_each(known_labels, examples, seed=draw)
         x, y = known[chosen], known_labels[chosen]
-        found.append(probe_accuracy(x, y, features, labels, strength=strength))
-    return found
+        accuracies.append(probe_accuracy(x, y, features, labels, strength=strength))
+    return accuracies
 
 
 def chosen_strength(

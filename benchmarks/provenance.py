@@ -23,10 +23,10 @@ def doubts(runs: Iterable[Run]) -> str:
     named = [commit for commit in commits if commit is not None]
     changed = sum(commit.endswith(_CHANGED) for commit in named)
     lost = sum(commit in LOST for commit in named)
-    parts = (
+    reasons = (
         (lost, "name a commit that the history does not have"),
         (changed, "were made with changes that no commit holds"),
         (unnamed, "name no commit"),
     )
-    told = [f"{count} {what}" for count, what in parts if count]
-    return f"Provenance: of {len(runs)} runs, {', '.join(told)}." if told else ""
+    phrases = [f"{count} {reason}" for count, reason in reasons if count]
+    return f"Provenance: of {len(runs)} runs, {', '.join(phrases)}." if phrases else ""

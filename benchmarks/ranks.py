@@ -57,9 +57,9 @@ def _run(
         timeout=datetime.timedelta(seconds=timeout),
     )
     try:
-        found = function(rank, *arguments)
+        result = function(rank, *arguments)
     except Exception as error:
         traceback.print_exc()
-        found = error
-    torch.save(found, f"{folder}/{rank}.pt")
+        result = error
+    torch.save(result, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

@@ -70,35 +70,35 @@ class Results:
         self.made: dict[str, Any] = {}
         self.runs: list[Run] = []
         self._ids: set[tuple[str, str]] = set()
-        self._held: Found = {}
+        self._content: Found = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Take over what the file holds now, because another process may have added runs."""
         if self.path.exists():
-            held = read(self.path, self.study)
-            self._held = held
-            self.environment, self.made = held["environment"], held["made"] | self.made
-            for run in held["runs"]:
+            content = read(self.path, self.study)
+            self._content = content
+            self.environment, self.made = content["environment"], content["made"] | self.made
+            for run in content["runs"]:
                 self._take(run)
 
     def get(self, key: Key, made: str) -> Run | None:
         """The run with this key and fingerprint; None if it is not done yet."""
-        wanted = identity({"key": key, "made": made})
-        return next((run for run in self.runs if identity(run) == wanted), None)
+        target = identity({"key": key, "made": made})
+        return next((run for run in self.runs if identity(run) == target), None)
 
     def add(self, key: Key, determinants: dict[str, Any], figures: Figures) -> Run:
         """Add a run to those that the file holds by now, save the file and return the kept run.
 
         If another process has saved the same run before, that one is kept and returned.
         """
-        here, made = environment(), fingerprint(determinants)
-        commit = here.pop("commit")
+        current, made = environment(), fingerprint(determinants)
+        commit = current.pop("commit")
         run: Run = as_json({"key": key, "figures": figures, "commit": commit, "made": made})
         with locked(self.path):
             self.refresh()
-            if here != {k: v for k, v in self.environment.items() if k != "commit"}:
-                run["environment"] = here
+            if current != {k: v for k, v in self.environment.items() if k != "commit"}:
+                run["environment"] = current
             self.made[made] = as_json(determinants)
             self._take(run)
             write_atomically(self.path, as_text(self.to_dict()))
@@ -106,7 +106,7 @@ class Results:
 
     def to_dict(self) -> Found:
         """The content of the file, with any other entries it had and the settings it began with."""
-        begun = self._held or {"study": self.study, "settings": self.settings}
+        begun = self._content or {"study": self.study, "settings": self.settings}
         now = {
             "images": self.images,
             "environment": self.environment,
@@ -134,28 +134,28 @@ def read(path: Path, study: str | None = None) -> Found:
     """
     advice = "It is left as it is: move it away, or give another --out."
     try:
-        held = json.loads(path.read_text())
+        data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise SystemExit(f"{path}: cannot be read as JSON ({error}). {advice}") from error
-    parts = {"study": str, "settings": dict, "environment": dict, "made": dict, "runs": list}
-    wrong = [p for p, kind in parts.items() if not isinstance(_entry(held, p), kind)]
-    run_parts = {"key": dict, "figures": dict, "made": str}
+    kinds = {"study": str, "settings": dict, "environment": dict, "made": dict, "runs": list}
+    wrong = [name for name, kind in kinds.items() if not isinstance(_entry(data, name), kind)]
+    run_kinds = {"key": dict, "figures": dict, "made": str}
     if not wrong and not all(
-        isinstance(_entry(run, part), kind)
-        for run in held["runs"]
-        for part, kind in run_parts.items()
+        isinstance(_entry(run, name), kind)
+        for run in data["runs"]
+        for name, kind in run_kinds.items()
     ):
         wrong = ["runs"]
     if wrong:
         raise SystemExit(f"{path}: holds no results of a study, {wrong[0]!r} is missing. {advice}")
-    if study is not None and held["study"] != study:
-        raise SystemExit(f"{path}: holds results of {held['study']!r}, not of {study!r}. {advice}")
-    found: Found = held
-    return found
+    if study is not None and data["study"] != study:
+        raise SystemExit(f"{path}: holds results of {data['study']!r}, not of {study!r}. {advice}")
+    results: Found = data
+    return results
 
 
-def _entry(held: Any, name: str) -> Any:
-    return held.get(name) if isinstance(held, dict) else None
+def _entry(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
 
 
 @contextmanager
@@ -176,15 +176,15 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def as_text(found: Found) -> str:
+def as_text(results: Found) -> str:
     """JSON text in which a list of numbers, such as the coordinates of a point, is one line."""
-    text = json.dumps(found, indent=1) + "\n"
+    text = json.dumps(results, indent=1) + "\n"
     return _NUMBERS.sub(lambda numbers: " ".join(numbers[0].split()), text)
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a text file in one step, so that a reader sees the old text or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_text(text)
+    os.replace(temporary, path)

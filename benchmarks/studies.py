@@ -25,7 +25,7 @@ STUDIES: tuple[Study[Any], ...] = (
 
 def by_command() -> dict[str, list[Study[Any]]]:
     """The studies of each command, which are its parts."""
-    found: dict[str, list[Study[Any]]] = {}
+    commands: dict[str, list[Study[Any]]] = {}
     for study in STUDIES:
-        found.setdefault(study.command, []).append(study)
-    return found
+        commands.setdefault(study.command, []).append(study)
+    return commands

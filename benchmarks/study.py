@@ -90,22 +90,22 @@ class Study(Generic[S]):
     frozen: Callable[[Key], bool] | None = None
     without_raw: str = ""
 
-    def page(self, found: Found) -> str:
+    def page(self, results: Found) -> str:
         """The tables, and below them the sentences of `claims`, `images` and `provenance`.
 
         Raises:
             Unfair: If a row and its control did not have the same chances, if a method of ours has
                 no control and no reason for that, or if the probed raw inputs are missing.
         """
-        if self.entries is None and not self.without_control and _names_ours(found["runs"]):
+        if self.entries is None and not self.without_control and _names_ours(results["runs"]):
             raise Unfair(f"{self.name}: a method of ours without `entries` or `without_control`")
         if self.uses.measured and not self.without_raw:
-            demand_raw_inputs(found["runs"])
-        rules = [below(self.entries(found))] if self.entries else []
+            demand_raw_inputs(results["runs"])
+        rules = [below(self.entries(results))] if self.entries else []
         rules += [f"Without a control: {self.without_control}."] if self.without_control else []
         rules += [f"Without the raw inputs: {self.without_raw}."] if self.without_raw else []
-        rules += [sentence(self.uses), doubts(found["runs"])]
-        return joined(self.tables(found), *rules)
+        rules += [sentence(self.uses), doubts(results["runs"])]
+        return joined(self.tables(results), *rules)
 
     @property
     def command(self) -> str:
@@ -119,9 +119,9 @@ class Study(Generic[S]):
 
     def determinants(self, key: Key, settings: S) -> dict[str, Any]:
         """Everything that determines a run beside its key, as it is read back from JSON."""
-        found = self.determines(key, settings) if self.determines else _asdict(settings)
-        plain: dict[str, Any] = as_json(found)
-        return plain
+        values = self.determines(key, settings) if self.determines else _asdict(settings)
+        determinants: dict[str, Any] = as_json(values)
+        return determinants
 
 
 @dataclass
@@ -149,7 +149,7 @@ class Lab(Generic[S]):
     workers: int = 0
     runs: list[Run] = field(default_factory=list)
     tick: Callable[[], None] = lambda: None
-    _kept: dict[str, Any] = field(default_factory=dict)
+    _values: dict[str, Any] = field(default_factory=dict)
 
     @property
     def cache(self) -> Path:
@@ -158,10 +158,10 @@ class Lab(Generic[S]):
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
         """Call ``make`` once for each name, keep its result and return it from then on."""
-        if name not in self._kept:
-            self._kept[name] = make()
-        found: Made = self._kept[name]
-        return found
+        if name not in self._values:
+            self._values[name] = make()
+        value: Made = self._values[name]
+        return value
 
     def found(self) -> Found:
         """The data for tables and figures, with the runs of these settings in the file's order."""
@@ -225,9 +225,9 @@ def expected(study: Study[S], lab: Lab[S]) -> Iterator[tuple[Key, str]]:
             yield as_json(key), made
     except Lacking:
         return
-    for kept in frozen(study, lab):
-        lab.runs.append(kept)
-        yield kept["key"], kept["made"]
+    for frozen_run in frozen(study, lab):
+        lab.runs.append(frozen_run)
+        yield frozen_run["key"], frozen_run["made"]
 
 
 def frozen(study: Study[S], lab: Lab[S]) -> list[Run]:
@@ -241,16 +241,16 @@ def execute(study: Study[S], lab: Lab[S], console: Console) -> None:
     Raises:
         SystemExit: If the study's verdict names something that falls short.
     """
-    found, path = run(study, lab), lab.results.path
-    text = study.tables(found) if lab.quick else study.page(found)
+    results, path = run(study, lab), lab.results.path
+    text = study.tables(results) if lab.quick else study.page(results)
     write_atomically(path.with_suffix(".md"), text)
     written = [path.name, path.with_suffix(".md").name]
     if study.draw:
-        study.draw(found, path.with_suffix(".png"))
+        study.draw(results, path.with_suffix(".png"))
         written.append(path.with_suffix(".png").name)
     console.print(Markdown(text))
     console.print(f"saved {', '.join(written)} in {path.parent}")
-    if study.verdict and (short := study.verdict(found)):
+    if study.verdict and (short := study.verdict(results)):
         raise SystemExit("below the limits:\n" + "\n".join(short))
 
 

@@ -44,11 +44,11 @@ class Column:
     text: Callable[[Sequence[Figures]], str] | None = None
     empty: str = ""
 
-    def cell(self, found: Sequence[Figures]) -> str:
+    def cell(self, runs: Sequence[Figures]) -> str:
         """The text of the cell in the row of these runs."""
         if self.text:
-            return self.text(found)
-        values = [value for figures in found if (value := self.value(figures)) is not None]
+            return self.text(runs)
+        values = [value for figures in runs if (value := self.value(figures)) is not None]
         if not values:
             return self.empty
         if isinstance(values[0], str):
@@ -62,7 +62,7 @@ class Column:
         return self.figure(figures) if callable(self.figure) else lookup(figures, self.figure)
 
 
-SEEDS = Column("seeds", text=lambda found: str(len(found)))
+SEEDS = Column("seeds", text=lambda runs: str(len(runs)))
 
 
 def lookup(figures: Figures, path: str) -> Any:
@@ -70,13 +70,13 @@ def lookup(figures: Figures, path: str) -> Any:
 
     A name is the place in a list; a place behind the list's end raises an IndexError.
     """
-    found: Any = figures
+    entry: Any = figures
     for name in path.split("/"):
-        if isinstance(found, list):
-            found = found[int(name)]
+        if isinstance(entry, list):
+            entry = entry[int(name)]
         else:
-            found = found.get(name) if isinstance(found, dict) else None
-    return found
+            entry = entry.get(name) if isinstance(entry, dict) else None
+    return entry
 
 
 def runs_by(
@@ -98,12 +98,12 @@ def grouped(
     runs: Iterable[Run], by: str | tuple[str, ...] | Callable[[Run], Any]
 ) -> dict[Any, list[Figures]]:
     """Group runs as `runs_by` does, and return only their figures."""
-    return {name: [run["figures"] for run in of] for name, of in runs_by(runs, by).items()}
+    return {name: [run["figures"] for run in group] for name, group in runs_by(runs, by).items()}
 
 
-def with_keys(found: Found, **wanted: Any) -> list[Run]:
+def with_keys(results: Found, **entries: Any) -> list[Run]:
     """The runs whose keys contain these entries."""
-    return [run for run in found["runs"] if wanted.items() <= run["key"].items()]
+    return [run for run in results["runs"] if entries.items() <= run["key"].items()]
 
 
 def table(
@@ -137,6 +137,6 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def seeds_of(found: Found) -> int:
+def seeds_of(results: Found) -> int:
     """The number of different seeds among the runs."""
-    return len({run["key"]["seed"] for run in found["runs"] if "seed" in run["key"]})
+    return len({run["key"]["seed"] for run in results["runs"] if "seed" in run["key"]})

@@ -40,8 +40,8 @@ def _enough(rounds: int, spent: float, seconds: float) -> bool:
 
 
 def _seconds(function: Callable[[], object], device: str) -> float:
-    alone = device == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
+    single_threaded = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if single_threaded else time.perf_counter
     _wait(device)
     start = clock()
     function()
@@ -69,7 +69,7 @@ def peak_memory(code: str) -> int:
         "measured()\n"
         "print(peak() - before)\n"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    return 1024 * int(done.stdout.split()[-1])
+    return 1024 * int(result.stdout.split()[-1])

@@ -27,15 +27,15 @@ class Batches:
     generator: torch.Generator | None = None
 
     def __len__(self) -> int:
-        return self.epochs * self._each
+        return self.epochs * self._per_epoch
 
     def __iter__(self) -> Iterator[Tensor]:
         for _ in range(self.epochs):
             order = torch.randperm(self.samples, generator=self.generator)
-            yield from order.split(self.size)[: self._each]
+            yield from order.split(self.size)[: self._per_epoch]
 
     @property
-    def _each(self) -> int:
+    def _per_epoch(self) -> int:
         rounding = math.floor if self.whole else math.ceil
         return rounding(self.samples / self.size)
 
@@ -108,11 +108,11 @@ def muon(model: nn.Module) -> Optimizers:
     scale from Liu et al. (2025), "Muon is Scalable for LLM Training".
     """
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2][:-1]
-    ours = set(map(id, matrices))
-    others = [parameter for parameter in model.parameters() if id(parameter) not in ours]
+    matrix_ids = set(map(id, matrices))
+    remaining = [parameter for parameter in model.parameters() if id(parameter) not in matrix_ids]
     return [
         torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.Adam(others, fused=True),
+        torch.optim.Adam(remaining, fused=True),
     ]
 
 

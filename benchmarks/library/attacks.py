@@ -27,7 +27,7 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepfool": ("DeepFool", {}),
     "cw": ("CW", {}),
 }
-_L2_ALONE = ("deepfool", "cw")
+_L2_ONLY = ("deepfool", "cw")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     subject, norm = SUBJECTS[key["model"]](lab.settings.images), key["norm"]
     model, x, y, eps = subject.model, subject.images, subject.labels, subject.eps[norm]
     torch.manual_seed(0)
-    names = [name for name in THEIRS if norm == "L2" or name not in _L2_ALONE]
+    names = [name for name in THEIRS if norm == "L2" or name not in _L2_ONLY]
     report = evaluate(model, x, y, eps=eps, norm=norm, attacks=names)
     linear = subject.linear
     return {
@@ -77,13 +77,13 @@ def as_it_is(name: str, subject: Subject, norm: str) -> float | str:
     if kind == "PGD":
         kind = "PGD" if norm == "Linf" else "PGDL2"
         options = {**options, "eps": eps, "alpha": 2.5 * eps / options["steps"]}
-    elif name not in _L2_ALONE:
+    elif name not in _L2_ONLY:
         options = {**options, "eps": eps, "norm": norm}
     make: Callable[..., Any] = getattr(torchattacks, kind)
     torch.manual_seed(0)
     try:
-        found = make(subject.model, **options)(subject.images, subject.labels).detach()
-        return _share(_survives(subject, found, eps, norm))
+        adversarial = make(subject.model, **options)(subject.images, subject.labels).detach()
+        return _share(_survives(subject, adversarial, eps, norm))
     except (IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
         return type(error).__name__
 
@@ -111,17 +111,17 @@ def exact_linear(linear: nn.Linear, x: Tensor, y: Tensor, *, eps: float, norm: s
     dual = (weight[y][:, None] - weight[None]).norm(p=1 if norm == "Linf" else 2, dim=2)
     logits = linear(x.flatten(1)).detach()
     gaps = logits.gather(1, y[:, None]) - logits
-    own = F.one_hot(y, logits.shape[1]).bool()
-    survives: Tensor = ((gaps > eps * dual) | own).all(1)
+    is_label = F.one_hot(y, logits.shape[1]).bool()
+    survives: Tensor = ((gaps > eps * dual) | is_label).all(1)
     return survives
 
 
-def _survives(subject: Subject, found: Tensor, eps: float, norm: str) -> Tensor:
+def _survives(subject: Subject, adversarial: Tensor, eps: float, norm: str) -> Tensor:
     order = float("inf") if norm == "Linf" else 2
-    change = (found - subject.images).flatten(1)
+    change = (adversarial - subject.images).flatten(1)
     inside: Tensor = torch.linalg.vector_norm(change, order, dim=1) <= eps * (1 + 1e-4)
     with torch.no_grad():
-        right: Tensor = subject.model(found).argmax(1) == subject.labels
+        right: Tensor = subject.model(adversarial).argmax(1) == subject.labels
     return right | ~inside
 
 
@@ -129,18 +129,18 @@ def _share(mask: Tensor) -> float:
     return mask.double().mean().item()
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """A table with one row per model and norm, and one column per attack."""
-    names = dict.fromkeys(name for run in found["runs"] for name in run["figures"]["ours"])
-    columns = [Column(name, _both(name)) for name in names]
+    names = dict.fromkeys(name for run in results["runs"] for name in run["figures"]["ours"])
+    columns = [Column(name, _theirs_and_ours(name)) for name in names]
     columns += [Column(name, _percent_of(name)) for name in ("plain PGD", "optimum")]
     rows = {
         f"{run['key']['model']}, {run['key']['norm']} {run['figures']['eps']:.2g}": [run["figures"]]
-        for run in found["runs"]
+        for run in results["runs"]
     }
     return page(
         "# Attacks against plain PGD and known optima",
-        f"Share in % of {found['settings']['images']} images that survive, all of them "
+        f"Share in % of {results['settings']['images']} images that survive, all of them "
         "classified rightly when clean. Before the slash the class of torchattacks as a user "
         "would call it (the same number of steps; DeepFool and CW with their defaults), an "
         "image being fooled if it is misclassified within the ball, or the error that it "
@@ -151,7 +151,7 @@ def tables(found: Found) -> str:
     )
 
 
-def _both(name: str) -> Callable[[Figures], str | None]:
+def _theirs_and_ours(name: str) -> Callable[[Figures], str | None]:
     theirs, ours = _percent_of(f"theirs/{name}"), _percent_of(f"ours/{name}")
     return lambda figures: f"{theirs(figures)} / {ours(figures)}" if ours(figures) else None
 

@@ -67,8 +67,8 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """The pixels; then per seed all betas and shares, and controls of betas and the default."""
     weights = [f"{beta:g}" for beta in lab.settings.betas]
     weights += [f"auto {share:g}" for share in lab.settings.shares]
-    held_against = [*weights[1 : len(lab.settings.betas)], DEFAULT]
-    controls = [weight + CONTROL for weight in held_against]
+    controlled = [*weights[1 : len(lab.settings.betas)], DEFAULT]
+    controls = [weight + CONTROL for weight in controlled]
     yield {"task": "mnist", "beta": PIXELS, "seed": 0}
     for seed in range(lab.seeds):
         for weight in (*weights, *controls):
@@ -90,8 +90,8 @@ def load(images: int, folder: Path | None) -> Splits:
     x, y = mnist("train", folder)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     places = {"train": order[:-VALIDATION][:images], "validation": order[-VALIDATION:]}
-    parts = {split: (x[rows], y[rows]) for split, rows in places.items()}
-    return {**parts, "test": mnist("test", folder)}
+    splits = {split: (x[rows], y[rows]) for split, rows in places.items()}
+    return {**splits, "test": mnist("test", folder)}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
@@ -121,41 +121,41 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
             after=lambda: betas.append(iso.beta),
         )
     model.eval()
-    found = read_features(lambda x: features_in(model, x), splits, settings)
+    figures = read_features(lambda x: features_in(model, x), splits, settings)
     for split in SPLITS:
         x, digit = splits[split]
-        found[split]["coarse"] = accuracy_of(model, x, digit % 2)
-    return {"betas": [mean(part) for part in _parts(betas, 5)], **found}
+        figures[split]["coarse"] = accuracy_of(model, x, digit % 2)
+    return {"betas": [mean(chunk) for chunk in _chunks(betas, 5)], **figures}
 
 
 def read_features(
     embed: Callable[[Tensor], Tensor], splits: Splits, settings: Settings
 ) -> dict[str, Any]:
     """Measure features: geometry, and mean few-shot accuracy on ten classes of ten examples."""
-    known, held = ((embed(x), digit) for x, digit in (splits["train"], splits["validation"]))
-    strength = chosen_strength(known, held, 10, settings.strengths)
-    found: dict[str, Any] = {"probe": strength}
+    known, validation = ((embed(x), digit) for x, digit in (splits["train"], splits["validation"]))
+    strength = chosen_strength(known, validation, 10, settings.strengths)
+    figures: dict[str, Any] = {"probe": strength}
     for split in SPLITS:
         images, labels = splits[split]
-        asked = held if split == "validation" else (embed(images), labels)
+        queries = validation if split == "validation" else (embed(images), labels)
         how: dict[str, Any] = {"draws": range(settings.draws), "strength": strength}
-        kept = distortion(*(evenly(each, 1000) for each in (images, asked[0], labels % 2)))
-        found[split] = {
-            "few-shot": mean(few_shot_accuracy(*known, *asked, examples=10, **how)),
-            "correlation": kept.correlation,
-            "stress": kept.stress,
+        geometry = distortion(*(evenly(x, 1000) for x in (images, queries[0], labels % 2)))
+        figures[split] = {
+            "few-shot": mean(few_shot_accuracy(*known, *queries, examples=10, **how)),
+            "correlation": geometry.correlation,
+            "stress": geometry.stress,
         }
-    return found
+    return figures
 
 
-def _parts(values: list[float], count: int) -> list[list[float]]:
+def _chunks(values: list[float], count: int) -> list[list[float]]:
     step = max(1, -(-len(values) // count))
     return [values[i : i + step] for i in range(0, len(values), step)]
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """Tables of the validation figures of all weights, and of the test figures of a few."""
-    runs: Runs = grouped(found["runs"], "beta")
+    runs: Runs = grouped(results["runs"], "beta")
     chosen = chosen_weights(runs)
     names = ("0", *chosen, DEFAULT, DEFAULT + CONTROL, PIXELS)
     shown = dict.fromkeys(name for name in names if name in runs)
@@ -164,8 +164,8 @@ def tables(found: Found) -> str:
         '# A weight chosen by hand, and beta="auto"',
         "Networks learn a coarse question; afterwards a linear probe on their features sees ten "
         "examples of each of ten classes, which training never named (mean over "
-        f"{found['settings']['draws']} draws; the probe's penalty was chosen on validation images "
-        "for each network). Pearson's r: distances within a coarse class. "
+        f"{results['settings']['draws']} draws; the probe's penalty was chosen on validation "
+        "images for each network). Pearson's r: distances within a coarse class. "
         "'auto s' keeps the penalty's gradient at the share s of the loss's; 0.1 is the default. "
         "Mean ± standard deviation over seeds.",
         f"## {TASK}",
@@ -217,18 +217,18 @@ def choose(runs: Runs, weights: list[str]) -> str:
     return max(cheap, key=lambda weight: average(weight, "few-shot"))
 
 
-def entries(found: Found) -> dict[str, Entry]:
+def entries(results: Found) -> dict[str, Entry]:
     """The betas that were tried and the chosen one, for the penalty and for its control."""
-    runs: Runs = grouped(found["runs"], "beta")
+    runs: Runs = grouped(results["runs"], "beta")
     numbers = [w for w in runs if w[0].isdigit() and w != "0"]
     of_control = [w for w in numbers if w.endswith(CONTROL)]
     grids = {"": [w for w in numbers if w not in of_control], CONTROL: of_control}
-    found_rows = {}
-    for (end, grid), weight in zip(grids.items(), chosen_weights(runs), strict=False):
-        control = f"{TASK}{CONTROL}" if not end else ""
+    by_row = {}
+    for (suffix, grid), weight in zip(grids.items(), chosen_weights(runs), strict=False):
+        control = f"{TASK}{CONTROL}" if not suffix else ""
         tried = tuple(float(w.removesuffix(CONTROL)) for w in grid)
-        found_rows[TASK + end] = Entry(tried, float(weight.removesuffix(CONTROL)), control)
-    return found_rows
+        by_row[TASK + suffix] = Entry(tried, float(weight.removesuffix(CONTROL)), control)
+    return by_row
 
 
 STUDY = Study(

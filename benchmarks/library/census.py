@@ -43,9 +43,9 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     return dict(check(next(s for s in transformers_subjects() if s.name == key["of"])))
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """The number of models that attach, and a table of all models."""
-    rows = [run["figures"] for run in found["runs"]]
+    rows = [run["figures"] for run in results["runs"]]
     good = sum(row["result"] == "ok" for row in rows)
     header = ("model", "layer", "features", "seen", "stages", "result", "reason")
     return page(

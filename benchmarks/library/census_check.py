@@ -61,7 +61,7 @@ def check(subject: Subject) -> dict[str, str]:
         stage = "comparing"
         row["reason"] = _difference(model, twin, batch)
         stage = "finding the classifier in a pass"
-        row["seen"], wrong = _seen(copy.deepcopy(model), batch, subject.options)
+        row["seen"], wrong = _classifier_in_pass(copy.deepcopy(model), batch, subject.options)
         row["reason"] = row["reason"] or wrong
         stage = "comparing stages"
         row["stages"], wrong = _stages(model, batch)
@@ -76,7 +76,7 @@ def check(subject: Subject) -> dict[str, str]:
     return row
 
 
-def _seen(
+def _classifier_in_pass(
     model: nn.Module, batch: Tensor | dict[str, Tensor], options: Mapping[str, Any]
 ) -> tuple[str, str]:
     """The classifier that a pass shows without the declaration, and a sentence if they differ."""
@@ -91,11 +91,11 @@ def _seen(
             iso(LABELS)
         except LayerError as error:
             return f"refused: {error.message.partition(', so ')[0]}", ""
-        found = iso.layers
-    inside = {f"{n}{rest}" for n in names for rest in ("", *_inside(model, n))}
-    around = {name for name in found if all(n.startswith(f"{name}.") for n in names)}
-    other = bool(names) and not set(found) <= inside | around
-    return ", ".join(found), f"declared {', '.join(names)}, seen {found[0]}" if other else ""
+        layers = iso.layers
+    inside = {f"{n}{suffix}" for n in names for suffix in ("", *_inside(model, n))}
+    around = {name for name in layers if all(n.startswith(f"{name}.") for n in names)}
+    differs = bool(names) and not set(layers) <= inside | around
+    return ", ".join(layers), f"declared {', '.join(names)}, seen {layers[0]}" if differs else ""
 
 
 def _inside(model: nn.Module, name: str) -> list[str]:
@@ -113,12 +113,12 @@ def _stages(model: nn.Module, batch: Tensor | dict[str, Tensor]) -> tuple[str, s
     try:
         with IsometryRegularizer(model, "stages", pool=_mean) as iso:
             _step(model, batch, iso)
-            found = iso.layers
+            layers = iso.layers
     except IsoregError as error:  # a name is no module, or one that never runs or has no features
         return f"refused: {error.message.partition('. ')[0][:120]}", ""
-    if list(dict.fromkeys(names)) != found:
-        return ", ".join(found), f"feature_info names {', '.join(names)}"
-    return f"{len(found)}, {found[0]} to {found[-1]}", ""
+    if list(dict.fromkeys(names)) != layers:
+        return ", ".join(layers), f"feature_info names {', '.join(names)}"
+    return f"{len(layers)}, {layers[0]} to {layers[-1]}", ""
 
 
 def _mean(output: Any) -> Tensor:

@@ -82,9 +82,9 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     }
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """A table with the lower and the upper bound beside each other."""
-    chosen = found["settings"]
+    chosen = results["settings"]
     columns = [
         Column(f"eps {eps:g}, {text}", lambda run, b=bound, at=index: run[b][at])  # type: ignore[misc]
         for index, eps in enumerate(chosen["eps"])
@@ -94,12 +94,12 @@ def tables(found: Found) -> str:
         "# Between which two numbers the robust accuracy lies",
         f"MNIST, ReLU MLPs with {chosen['depth']} hidden layers of {chosen['width']} units, "
         f"{chosen['train_images']:,} training images, {count(chosen['epochs'], 'epoch')}, "
-        f"{count(seeds_of(found), 'seed')}; in %, mean ± standard deviation over seeds.",
+        f"{count(seeds_of(results), 'seed')}; in %, mean ± standard deviation over seeds.",
         "## Robust accuracy",
         f"L-inf, {chosen['attacked']} test images. At least: proven by linear relaxation. At most: "
         "what PGD of 40 steps on cross-entropy (one start) and on the margin (two starts) leave. "
         f"Clean accuracy is of {chosen['test_images']:,} test images.",
-        table("training", grouped(found["runs"], "method"), [Column("clean", "clean"), *columns]),
+        table("training", grouped(results["runs"], "method"), [Column("clean", "clean"), *columns]),
     )
 
 

@@ -110,9 +110,9 @@ def same_pairs(case: str, way: str, others: int) -> dict[str, Any]:
     Beside them stand the seconds of a single batch that has as many pairs by itself.
     """
     chosen, queue = CASES[case], FeatureQueue(others)
-    n, alike = BATCH + others, round(math.sqrt(BATCH**2 + 2 * BATCH * others))
+    n, size = BATCH + others, round(math.sqrt(BATCH**2 + 2 * BATCH * others))
     points, labels = chosen.rows(n), chosen.labels(n)
-    batch, one = [x[:BATCH] for x in points], chosen.rows(alike)
+    batch, single = [x[:BATCH] for x in points], chosen.rows(size)
 
     def step(points: list[Tensor], queue: FeatureQueue | None) -> None:
         inputs, *features = points
@@ -122,12 +122,12 @@ def same_pairs(case: str, way: str, others: int) -> dict[str, Any]:
 
     if way == "a queue":
         step([x[-others:] for x in points], queue)
-        steps = {way: lambda: step(batch, queue), "one batch": lambda: step(one, None)}
+        steps = {way: lambda: step(batch, queue), "one batch": lambda: step(single, None)}
     else:
-        of_one = chosen.labels(alike)
+        single_labels = chosen.labels(size)
         steps = {
             way: lambda: compute_rows(points, labels, BATCH),
-            "one batch": lambda: compute_rows(one, of_one, alike),
+            "one batch": lambda: compute_rows(single, single_labels, size),
         }
     times = interleaved(steps)
     return {**times, "ratio": times[way] / times["one batch"]}
@@ -146,23 +146,23 @@ def _gather_in_rank(_: int, size: int) -> dict[str, float]:
     group = torch.distributed.group.WORLD
     assert group is not None
     return _time(
-        lambda: gather_rows({"rows": rows}, "", group), time.perf_counter, _GATHERS, together=True
+        lambda: gather_rows({"rows": rows}, "", group), time.perf_counter, _GATHERS, barrier=True
     )
 
 
 def _step_in_rank(rank: int, name: str) -> dict[str, float]:
     case, ranks = CASES[name], torch.distributed.get_world_size()
     n = PER_RANK * ranks
-    own = slice(PER_RANK * rank, PER_RANK * (rank + 1))
-    inputs, *features = (x[own].clone() for x in case.rows(n))
+    rank_rows = slice(PER_RANK * rank, PER_RANK * (rank + 1))
+    inputs, *features = (x[rank_rows].clone() for x in case.rows(n))
     leaves, labels = [x.requires_grad_() for x in features], case.labels(n)
-    labels = None if labels is None else labels[own]
+    labels = None if labels is None else labels[rank_rows]
 
     def step() -> None:
         penalties = isometry_penalty(inputs, leaves, labels, process_group="world")
         torch.autograd.grad(penalties.sum(), leaves)
 
-    return _time(step, time.perf_counter, _GATHERS, together=True)
+    return _time(step, time.perf_counter, _GATHERS, barrier=True)
 
 
 def _time(
@@ -170,16 +170,16 @@ def _time(
     clock: Callable[[], float],
     rounds: int = _ROUNDS,
     *,
-    together: bool = False,
+    barrier: bool = False,
 ) -> dict[str, float]:
-    """Fastest and median seconds of a call after a warm-up; ``together`` starts all ranks at once.
+    """Fastest and median seconds of a call after a warm-up; ``barrier`` starts all ranks at once.
 
     The fastest call shows what the machine can do, the median what it did beside other work.
     """
     step()
     seconds = []
     for _ in range(rounds):
-        if together:
+        if barrier:
             torch.distributed.barrier()
         start = clock()
         step()
@@ -194,16 +194,16 @@ def _slowest(ranks: list[dict[str, float]]) -> dict[str, float]:
     return {name: max(seconds[name] for seconds in ranks) for name in ranks[0]}
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """Tables of whole steps, of one rank's pairs, of the same pairs in one batch, of gathering."""
-    names = {run["key"].get("case") for run in found["runs"]}
+    names = {run["key"].get("case") for run in results["runs"]}
     cases = "; ".join(
         f"**{case.name}**, {case.p:,} inputs, features of {' + '.join(map(str, case.dims))}, "
         f"{case.classes or 'no'} classes"
         for case in CASES.values()
         if case.name in names
     )
-    computing = with_keys(found, kind="compute")
+    computing = with_keys(results, kind="compute")
     ranks = sorted({run["key"]["ranks"] for run in computing})
     by_case = {(run["key"]["case"], run["key"]["ranks"]): run["figures"] for run in computing}
     rows = [
@@ -212,9 +212,9 @@ def tables(found: Found) -> str:
     ]
     gathering = [
         [f"{run['key']['bytes'] / 1000:,.0f}", str(run["key"]["ranks"]), *_times(run, "gather")]
-        for run in with_keys(found, kind="gather")
+        for run in with_keys(results, kind="gather")
     ]
-    cores = found["environment"]["cores"]
+    cores = results["environment"]["cores"]
     return page(
         "# Pairs across ranks",
         f"{PER_RANK} samples a rank. The cases: {cases}.",
@@ -225,17 +225,19 @@ def tables(found: Found) -> str:
         "a rank.",
         markdown_table(
             ("case", "processes", "median, ms", "fastest, ms", "MB received"),
-            [_step_row(run) for run in with_keys(found, kind="step")],
+            [_step_row(run) for run in with_keys(results, kind="step")],
         ),
         "## The pairs of one of many ranks",
         "Processor time of one rank, in ms, the fastest of "
         f"{_ROUNDS}; the other ranks are simulated.",
-        markdown_table(("case", *(count(each, "rank") for each in ranks)), rows),
+        markdown_table(("case", *(count(number, "rank") for number in ranks)), rows),
         "## The same pairs in one batch",
         f"A batch of {BATCH:,} beside others, and one batch that has as many pairs by itself: "
         "processor time in ms, medians, in turn. A queue's time holds what keeps it, a rank's not "
         "the gathering.",
-        markdown_table(("case, beside", "this, ms", "one batch, ms", "ratio"), _alike(found)),
+        markdown_table(
+            ("case, beside", "this, ms", "one batch, ms", "ratio"), _same_pairs_rows(results)
+        ),
         "## Gathering",
         "Every rank gets the bytes of all others: time on the clock.",
         markdown_table(("kB a rank", "processes", "median, ms", "fastest, ms"), gathering),
@@ -244,10 +246,10 @@ def tables(found: Found) -> str:
     )
 
 
-def _alike(found: Found) -> list[list[str]]:
+def _same_pairs_rows(results: Found) -> list[list[str]]:
     """The rows of the table of the same pairs in one batch."""
     rows = []
-    for run in with_keys(found, kind="same pairs"):
+    for run in with_keys(results, kind="same pairs"):
         key, figures = run["key"], run["figures"]
         times = [f"{1e3 * figures[name]:.1f}" for name in (key["way"], "one batch")]
         name = f"{key['case']}, {key['way']} of {key['others']:,}"
@@ -261,25 +263,25 @@ def _step_row(run: Run) -> list[str]:
 
 
 def _times(run: Run, kind: str) -> list[str]:
-    found = run["figures"][kind]
+    seconds = run["figures"][kind]
     return [
-        f"{1e3 * found[which]:.1f}" if which in found else "" for which in ("median", "fastest")
+        f"{1e3 * seconds[which]:.1f}" if which in seconds else "" for which in ("median", "fastest")
     ]
 
 
-def _milliseconds(found: dict[str, float] | None) -> str:
-    return f"{1e3 * found['fastest']:.1f}" if found else ""
+def _milliseconds(seconds: dict[str, float] | None) -> str:
+    return f"{1e3 * seconds['fastest']:.1f}" if seconds else ""
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Found, path: Path) -> None:
     """Draw the processor time of one rank's pairs against the number of ranks."""
     figure = new_figure(6, 4.6)
     axis: Axes = figure.subplots()
-    runs = with_keys(found, kind="compute")
+    runs = with_keys(results, kind="compute")
     for name, colour, marker in zip(CASES, COLOURS, "os^Dv", strict=False):
-        own = [run for run in runs if run["key"]["case"] == name]
-        times = [1e3 * run["figures"]["pairs"]["fastest"] for run in own]
-        ranks = [run["key"]["ranks"] for run in own]
+        case_runs = [run for run in runs if run["key"]["case"] == name]
+        times = [1e3 * run["figures"]["pairs"]["fastest"] for run in case_runs]
+        ranks = [run["key"]["ranks"] for run in case_runs]
         axis.plot(ranks, times, color=colour, marker=marker, lw=1.2, ms=6, label=name)
     axis.set(xscale="log", yscale="log", xlabel=f"ranks, {PER_RANK} samples each")
     axis.set(ylabel="processor time of one rank, ms", title="pairs of own rows")

@@ -138,8 +138,8 @@ def arithmetic(case: Case) -> float:
     labels = case.data()[2]
     counts = labels.bincount().double()
     pairs = float((counts * (counts - 1) / 2).sum())
-    each: int = 2 * case.p + case.layers * 6 * case.d
-    return pairs * each
+    per_pair: int = 2 * case.p + case.layers * 6 * case.d
+    return pairs * per_pair
 
 
 def gradient_error(case: Case, device: str) -> float:
@@ -147,21 +147,21 @@ def gradient_error(case: Case, device: str) -> float:
     inputs, features, labels = case.data(device)
     exact = [x.detach().double().requires_grad_() for x in features]
     expected = torch.autograd.grad(plain(inputs.double(), exact, labels).sum(), exact)
-    found = torch.autograd.grad(isometry_penalty(inputs, features, labels).sum(), features)
-    pairs = zip(found, expected, strict=True)
+    gradients = torch.autograd.grad(isometry_penalty(inputs, features, labels).sum(), features)
+    pairs = zip(gradients, expected, strict=True)
     errors = [(f - e).norm() / e.norm().clamp_min(1e-300) for f, e in pairs]
     return float(torch.stack(errors).max())
 
 
-def failures(found: Found) -> list[str]:
+def failures(results: Found) -> list[str]:
     """Sentences on the cells and steps that fall short of their limits; none without ``check``."""
     short = []
-    for run in found["runs"] if found["settings"]["check"] else ():
+    for run in results["runs"] if results["settings"]["check"] else ():
         key, figures = run["key"], run["figures"]
         if "network" in key:
-            of, share = Step(**key), figures["share"]["isoreg"]
-            if share > (most := STEP_LIMITS.get(of, float("inf"))):
-                short.append(f"{of}: {share:.3f} of a step, limit {most}")
+            training_step, share = Step(**key), figures["share"]["isoreg"]
+            if share > (most := STEP_LIMITS.get(training_step, float("inf"))):
+                short.append(f"{training_step}: {share:.3f} of a step, limit {most}")
             continue
         case, ratio = Case(**key), figures["ratio"]["plain"]
         limit = LIMITS.get(case, QUICK_LIMIT if case == QUICK_CHECK else 0)

@@ -33,11 +33,11 @@ _STYLES = {1: (BLUE, "o"), 10: (VERMILION, "s"), 100: (GREEN, "^"), 1000: (PURPL
 _TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """A table with one row per cell, in the order of measurement, and one of training steps."""
-    runs, settings = found["runs"], found["settings"]
+    runs, settings = results["runs"], results["settings"]
     rows = [_row(Case(**run["key"]), run["figures"]) for run in runs if "n" in run["key"]]
-    of_steps = [
+    step_rows = [
         _step_row(Step(**run["key"]), run["figures"]) for run in runs if "network" in run["key"]
     ]
     return page(
@@ -47,7 +47,7 @@ def tables(found: Found) -> str:
         "L layers. Medians of interleaved calls in one process. Ratios say how many times faster "
         "than the other isoreg is, and how many times faster than plain it is without numba.",
         markdown_table(_HEADER, rows),
-        *([_ABOUT_STEPS, markdown_table(_STEP_HEADER, of_steps)] if of_steps else []),
+        *([_ABOUT_STEPS, markdown_table(_STEP_HEADER, step_rows)] if step_rows else []),
     )
 
 
@@ -78,11 +78,11 @@ def _row(case: Case, figures: Figures) -> list[str]:
     ]
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Found, path: Path) -> None:
     """Draw how many times faster than plain isoreg is, by batch size; one panel per layer count."""
     cells = {
         Case(**run["key"]): run["figures"]["milliseconds"]
-        for run in found["runs"]
+        for run in results["runs"]
         if "n" in run["key"]
     }
     cells = {c: t for c, t in cells.items() if c.d == WIDTH and not (c.uneven or c.clustered)}
@@ -99,10 +99,10 @@ def draw(found: Found, path: Path) -> None:
 
 def _panel(axis: Axes, cells: dict[Case, dict[str, float]]) -> None:
     for classes, (colour, marker) in _STYLES.items():
-        found = sorted((c.n, t) for c, t in cells.items() if c.c == classes)
-        sizes = [n for n, _ in found]
+        points = sorted((c.n, t) for c, t in cells.items() if c.c == classes)
+        sizes = [n for n, _ in points]
         for name, style in (("isoreg", "-"), ("isoreg without numba", ":")):
-            ratios = [times["plain"] / times[name] for _, times in found]
+            ratios = [times["plain"] / times[name] for _, times in points]
             word = "class" if classes == 1 else "classes"
             label = f"{classes:,} {word}" if name == "isoreg" else None
             axis.plot(sizes, ratios, style, color=colour, marker=marker, markersize=4, label=label)

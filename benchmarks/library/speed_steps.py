@@ -61,7 +61,7 @@ class Step:
 
 def steps() -> list[Step]:
     """All steps that are measured, from fast to slow."""
-    found = [
+    all_steps = [
         Step("mlp", 28, batch, len(names), "flatten")
         for batch in (100, 1000)
         for names in LAYERS["mlp"]
@@ -71,8 +71,8 @@ def steps() -> list[Step]:
         ("resnet18", 64, 128),
         ("vit_tiny_patch16_224", 224, 64),
     ):
-        found += [Step(network, pixels, batch, 5, pool) for pool in ("flatten", "mean")]
-    return found
+        all_steps += [Step(network, pixels, batch, 5, pool) for pool in ("flatten", "mean")]
+    return all_steps
 
 
 def measure_step(step: Step, device: str, seconds: float) -> dict[str, object]:
@@ -85,7 +85,7 @@ def measure_step(step: Step, device: str, seconds: float) -> dict[str, object]:
     runs = {"none": training_step(step, None, device)}
     runs |= {name: training_step(step, name, device) for name in rivals}
     with_penalty = interleaved(runs, device=device, seconds=seconds)
-    alone = interleaved(
+    penalties = interleaved(
         {name: penalty_alone(step, name, device) for name in _RIVALS},
         device=device,
         seconds=seconds,
@@ -95,10 +95,10 @@ def measure_step(step: Step, device: str, seconds: float) -> dict[str, object]:
         "milliseconds": {
             "step": 1000 * without,
             "step with": {name: 1000 * value for name, value in with_penalty.items()},
-            "penalty": {name: 1000 * value for name, value in alone.items()},
+            "penalty": {name: 1000 * value for name, value in penalties.items()},
         },
         "share by difference": {n: value / without - 1 for n, value in with_penalty.items()},
-        "share": {name: value / without for name, value in alone.items()},
+        "share": {name: value / without for name, value in penalties.items()},
     }
 
 
@@ -138,10 +138,10 @@ def _added_loss(
 def penalty_alone(step: Step, penalty: str, device: str) -> Callable[[], list[Tensor]]:
     """A function that computes a penalty and its gradients at the outputs of the layers."""
     model, x, y = step.data(device)
-    kept = _watch(model, step.names())
+    outputs_by_layer = _watch(model, step.names())
     with torch.no_grad():
         model(x)
-    outputs = [output.requires_grad_() for output in kept.values()]
+    outputs = [output.requires_grad_() for output in outputs_by_layer.values()]
 
     def run() -> list[Tensor]:
         features = _pooled(outputs, step.pool)

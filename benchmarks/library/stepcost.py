@@ -51,9 +51,9 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     torch.set_num_threads(s.threads)
     step = next(step for step in STEPS if str(step) == key["step"])
     without, with_penalty = (training_step(step, name, "cpu") for name in (None, "isoreg"))
-    found = paired(without, with_penalty, s.pairs, s.warmup, random.Random(key["seed"]))
-    ratios = [after / before for before, after in found]
-    return {"milliseconds": 1000 * median(before for before, _ in found), **spread_of(ratios)}
+    timings = paired(without, with_penalty, s.pairs, s.warmup, random.Random(key["seed"]))
+    ratios = [after / before for before, after in timings]
+    return {"milliseconds": 1000 * median(before for before, _ in timings), **spread_of(ratios)}
 
 
 def paired(
@@ -65,7 +65,7 @@ def paired(
     clock: Callable[[], float] = time.process_time,
 ) -> list[tuple[float, float]]:
     """Seconds of both functions in each pair; they are called in random order within a pair."""
-    found = []
+    timings = []
     for number in range(warmup + pairs):
         first = order.random() < 0.5
         seconds: dict[bool, float] = {}
@@ -74,8 +74,8 @@ def paired(
             (one if which else other)()
             seconds[which] = clock() - start
         if number >= warmup:
-            found.append((seconds[True], seconds[False]))
-    return found
+            timings.append((seconds[True], seconds[False]))
+    return timings
 
 
 def spread_of(ratios: Sequence[float]) -> dict[str, float]:
@@ -84,7 +84,7 @@ def spread_of(ratios: Sequence[float]) -> dict[str, float]:
     return {"longer": median(ratios) - 1, "first quartile": low - 1, "third quartile": high - 1}
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """A table with one row per training step."""
 
     def quartiles(runs: Sequence[Figures]) -> str:
@@ -99,14 +99,14 @@ def tables(found: Found) -> str:
         Column("the whole step longer by, %", "longer"),
         Column("quartiles of pairs", text=quartiles),
     ]
-    s: Any = found["settings"]
+    s: Any = results["settings"]
     return page(
         "# What a whole step costs",
         f"Forward, backward and Adam with the penalty, over the same without it: {s['pairs']} "
         "pairs of steps, taken one after the other in random order, processor time of "
         f"{s['threads']} thread; median of the pairs' ratios, mean ± standard deviation over "
         "repetitions.",
-        table("training step", grouped(found["runs"], "step"), columns),
+        table("training step", grouped(results["runs"], "step"), columns),
     )
 
 

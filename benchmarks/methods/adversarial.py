@@ -54,8 +54,8 @@ def trades(model: nn.Module, *, eps: float, beta: float = 6.0) -> Part:
             radius = step.radius(eps)
             start = clean + 1e-3 * torch.randn_like(clean)
             how = {"eps": radius, "step": 2.5 * radius / 5, "steps": 5}
-            found = climb(lambda x: _divergence(model(x), target), clean, start=start, **how)
-        distance = _divergence(model(found), step.logits.softmax(1))
+            adversarial = climb(lambda x: _divergence(model(x), target), clean, start=start, **how)
+        distance = _divergence(model(adversarial), step.logits.softmax(1))
         return F.cross_entropy(step.logits, step.labels) + beta * distance / len(clean)
 
     return Part(criterion=criterion)
@@ -68,8 +68,8 @@ def _adversarial(model: nn.Module, *, eps: float, steps: int, relative_step: flo
         start = random_start(clean, radius)
         how = {"eps": radius, "step": relative_step * radius, "steps": steps}
         with in_eval_mode(model):
-            found = climb(cross_entropy(model, labels), clean, start=start, **how)
-        return F.cross_entropy(model(found), labels)
+            adversarial = climb(cross_entropy(model, labels), clean, start=start, **how)
+        return F.cross_entropy(model(adversarial), labels)
 
     return Part(criterion=criterion)
 

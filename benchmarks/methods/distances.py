@@ -98,8 +98,8 @@ def given_distances(
 
     def value(features: Tensor, step: Step) -> Tensor:
         order = shuffle_within(step.labels) if shuffled else slice(None)
-        wanted = distances(step.reference[order])
-        return weight * isometry_penalty(None, features, step.labels, input_distances=wanted)
+        targets = distances(step.reference[order])
+        return weight * isometry_penalty(None, features, step.labels, input_distances=targets)
 
     return on_features(model, value)
 
@@ -120,8 +120,8 @@ def supervised_contrastive(model: nn.Module, *, weight: float) -> Part:
     contrastive = SupConLoss(temperature=0.1)
 
     def value(features: Tensor, step: Step) -> Tensor:
-        found: Tensor = contrastive(features, step.labels)
-        return weight * found
+        loss: Tensor = contrastive(features, step.labels)
+        return weight * loss
 
     return on_features(model, value)
 
@@ -137,7 +137,7 @@ def isometry_and_head(
     """
     penalty, second = isometry(model, beta=weight), ReferenceHead(model, outputs)
 
-    def both(step: Step) -> Tensor:
+    def term(step: Step) -> Tensor:
         second.weight = head * (1.0 if until is None else max(0.0, 1 - step.progress / until))
         predicted: Tensor = second(step.reference)
         assert penalty.term is not None
@@ -149,7 +149,7 @@ def isometry_and_head(
             penalty.finish()
 
     parameters = tuple(second.parameters())
-    return Part(before=penalty.before, term=both, finish=take_off, parameters=parameters)
+    return Part(before=penalty.before, term=term, finish=take_off, parameters=parameters)
 
 
 @method("feature-norm", title="feature norm")

@@ -69,7 +69,7 @@ def grid(name: str, *values: float, **fixed: Any) -> tuple[Options, ...]:
 
 def rivals() -> dict[str, Method]:
     """The methods that have a grid."""
-    return {name: found for name, found in METHODS.items() if found.grid}
+    return {name: entry for name, entry in METHODS.items() if entry.grid}
 
 
 def title_of(name: str) -> str:

@@ -88,7 +88,7 @@ class Objective:
         self._model, self._parts = model, parts
         self._criterion = criteria[0] if criteria else _cross_entropy
         self._track_input = any(part.track_input for part in parts)
-        self.parameters = [found for part in parts for found in part.parameters]
+        self.parameters = [parameter for part in parts for parameter in part.parameters]
 
     def __call__(
         self, images: Tensor, labels: Tensor, progress: float = 1.0, reference: Tensor | None = None

@@ -121,9 +121,9 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """All settings except the list of trainings, and the entry of `TRAININGS` itself."""
-    found = asdict(settings)
-    del found["trainings"]
-    return {**found, "training": asdict(TRAININGS[key["training"]])}
+    determinants = asdict(settings)
+    del determinants["trainings"]
+    return {**determinants, "training": asdict(TRAININGS[key["training"]])}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
@@ -218,23 +218,21 @@ def evaluated(
 ) -> Iterator[tuple[str, Any]]:
     """Yield one figure after another: its name and its value, accuracies from 0 to 1."""
     yield "clean", accuracy_of(model, images, labels)
-    found = distortion(points(images, body), in_parts(model[:-1], images), labels)
-    yield "distortion", {"correlation": found.correlation, "stress": found.stress}
-    some, their = even_split(images, labels, settings.attacked)
+    geometry = distortion(points(images, body), in_parts(model[:-1], images), labels)
+    yield "distortion", {"correlation": geometry.correlation, "stress": geometry.stress}
+    x, y = even_split(images, labels, settings.attacked)
     for kind, beta in (("combined", how.beta), ("cross-entropy", 0.0)):
         for name, reach in (("fgsm", 1.0), ("pgd, clean gradient", settings.paper_steps)):
             ball = 1.0 if name == "fgsm" else settings.paper_ball
             # Steps along one fixed gradient equal one step of their total length.
             curve = [
-                survival(
-                    model, some, their, beta, body, settings.batch_size, min(reach * size, ball)
-                )
+                survival(model, x, y, beta, body, settings.batch_size, min(reach * size, ball))
                 for size in settings.attack_sizes
             ]
             yield f"{name}, {kind}", curve
     for norm, radii in (("Linf", settings.linf), ("L2", settings.l2)):
         report = evaluate(
-            *(model, some, their),
+            *(model, x, y),
             eps=radii,
             norm=norm,
             attacks=("pgd-ce", "pgd-margin"),

@@ -10,17 +10,17 @@ SHOWN = (0.01, 0.027826, 0.077426)
 _KINDS = (("its attack", "combined"), ("on CE", "cross-entropy"))
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """Markdown tables of clean accuracy and geometry, the journal's attack and the standard one."""
-    settings = found["settings"]
-    by_training = grouped(found["runs"], "training")
+    settings = results["settings"]
+    by_training = grouped(results["runs"], "training")
     sizes = settings["attack_sizes"]
     return page(
         "# CIFAR-10 (JPEG), the journal version's experiment",
         f"{settings['train_images']:,} training images, {count(settings['epochs'], 'epoch')}, "
-        f"{count(seeds_of(found), 'seed')}; two convolutions and four tanh layers of 100 units, as "
-        "in the released code, trained from scratch where that code begins with a pretrained VGG. "
-        "Mean ± standard deviation over seeds.",
+        f"{count(seeds_of(results), 'seed')}; two convolutions and four tanh layers of 100 units, "
+        "as in the released code, trained from scratch where that code begins with a pretrained "
+        "VGG. Mean ± standard deviation over seeds.",
         "## Accuracy and geometry",
         f"{settings['test_images']:,} test images. Distances are compared with those of the "
         "pixels, or where it says so with those of a body trained before on cross-entropy.",

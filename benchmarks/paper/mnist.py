@@ -118,13 +118,13 @@ def combined_loss(model: nn.Sequential, clean: Tensor, labels: Tensor, *, beta: 
     As in the released code, features of attacked images are compared with ``clean``: the clean
     batch, or a body's output for it.
     """
-    given = pairwise_distances(clean)
+    targets = pairwise_distances(clean)
 
     def loss(x: Tensor) -> Tensor:
         features = model[:-1](x)
         value = F.cross_entropy(model[-1](features), labels)
         if beta > 0:
-            value = value + beta * isometry_penalty(None, features, labels, input_distances=given)
+            value = value + beta * isometry_penalty(None, features, labels, input_distances=targets)
         return value
 
     return loss
@@ -200,8 +200,8 @@ def survivors(
 def _distortion(model: nn.Sequential, images: Tensor, labels: Tensor) -> dict[str, float]:
     """Within-class distortion of the last hidden layer on an even sample of the images."""
     x, y = (evenly(values, _DISTORTION_IMAGES) for values in (images, labels))
-    found = distortion(x, features_in(model, x), y)
-    return {"correlation": found.correlation, "stress": found.stress, "scale": found.scale}
+    geometry = distortion(x, features_in(model, x), y)
+    return {"correlation": geometry.correlation, "stress": geometry.stress, "scale": geometry.scale}
 
 
 STUDY = Study(

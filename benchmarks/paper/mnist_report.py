@@ -20,10 +20,10 @@ GEOMETRY = (
 )
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """Three Markdown tables: clean accuracy, the standard attack, the paper's attack."""
-    settings = found["settings"]
-    by_beta = {f"{beta:g}": runs for beta, runs in sorted(grouped(found["runs"], "beta").items())}
+    settings = results["settings"]
+    by_beta = {f"{beta:g}": runs for beta, runs in sorted(grouped(results["runs"], "beta").items())}
     worst = [Column(f"eps {eps:g}", f"worst case at {eps}") for eps in settings["eps"]]
     paper = [
         Column(f"FGSM {size:.3f}, {title}", f"{name}/{index}")
@@ -33,7 +33,7 @@ def tables(found: Found) -> str:
     ]
     return page(
         f"# MNIST, the paper's experiment ({settings['convention']} convention)",
-        f"{settings['test_images']:,} test images, {count(seeds_of(found), 'seed')}, "
+        f"{settings['test_images']:,} test images, {count(seeds_of(results), 'seed')}, "
         f"{count(settings['epochs'], 'epoch')}; mean ± standard deviation over seeds.",
         "## Accuracy and geometry (the paper's table 1)",
         table("beta", by_beta, GEOMETRY),
@@ -59,10 +59,10 @@ _PANELS = {
 }
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Found, path: Path) -> None:
     """Draw accuracy against attack size for every beta, with one panel per attack."""
-    settings = found["settings"]
-    by_beta = dict(sorted(grouped(found["runs"], "beta").items()))
+    settings = results["settings"]
+    by_beta = dict(sorted(grouped(results["runs"], "beta").items()))
     figure = new_figure(10, 6.2)
     axes = figure.subplots(2, 3, sharey=True).ravel()
     for axis, (name, title) in zip(axes, _PANELS.items(), strict=False):

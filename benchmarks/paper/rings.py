@@ -128,14 +128,14 @@ GRADIENTS = (
 )
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """Two Markdown tables: distances, and the bound on the loss's gradient."""
-    settings = found["settings"]
-    by_variant = dict(sorted(grouped(found["runs"], "variant").items()))
+    settings = results["settings"]
+    by_variant = dict(sorted(grouped(results["runs"], "variant").items()))
     return page(
         "# Entangled rings",
         f"{settings['points']} points, {settings['epochs']:,} epochs, "
-        f"{count(seeds_of(found), 'seed')}; mean ± "
+        f"{count(seeds_of(results), 'seed')}; mean ± "
         "standard deviation over seeds. Distances within each ring; 'stress of all pairs' "
         "also counts those between the rings.",
         table("training", by_variant, DISTANCES),
@@ -147,10 +147,10 @@ def tables(found: Found) -> str:
     )
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Found, path: Path) -> None:
     """Draw the rings, the UMAP of each representation and the distances within classes."""
-    runs = {name: figures[0] for name, figures in grouped(found["runs"], "variant").items()}
-    x, y = entangled_rings(found["settings"]["points"])
+    runs = {name: figures[0] for name, figures in grouped(results["runs"], "variant").items()}
+    x, y = entangled_rings(results["settings"]["points"])
     colours = [(BLUE, VERMILION)[int(label)] for label in y]
     figure = new_figure(3 * (1 + len(runs)), 5.8)
     grid = figure.add_gridspec(2, 1 + len(runs))

@@ -71,13 +71,15 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
         outputs = zip(CLASSES, model(x), model.features(x), levels, strict=True)
         new_logits = model(new_x)
     for level, (classes, logits, features, y) in enumerate(outputs):
-        found = geometry(x, features, y)
+        within = geometry(x, features, y)
         figures[f"{classes} classes"] = {
             "accuracy": accuracy(logits.argmax(1), y),
             "accuracy on new points": accuracy(new_logits[level].argmax(1), new_levels[level]),
-            "distortion": found["distortion"],
+            "distortion": within["distortion"],
             "all pairs": geometry(x, features, None)["distortion"],
-            **({"pairs": found["pairs"], "embedding": embedding(features, 0)} if seed == 0 else {}),
+            **(
+                {"pairs": within["pairs"], "embedding": embedding(features, 0)} if seed == 0 else {}
+            ),
         }
     return figures
 
@@ -90,9 +92,9 @@ COLUMNS = (
 )
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """A Markdown table: accuracy and distances of every variant at every level."""
-    settings, runs = found["settings"], grouped(found["runs"], "variant")
+    settings, runs = results["settings"], grouped(results["runs"], "variant")
     rows = []
     for variant in runs:
         for classes in CLASSES:
@@ -108,15 +110,15 @@ def tables(found: Found) -> str:
     )
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Found, path: Path) -> None:
     """Draw the torus, and for each variant the UMAP and the distances of every level."""
-    first = grouped(with_keys(found, seed=0), "variant")
+    first = grouped(with_keys(results, seed=0), "variant")
     runs = {name: first[name][0] for name in VARIANTS if name in first}
-    x, levels = datasets.torus(found["settings"]["points"])
+    x, levels = datasets.torus(results["settings"]["points"])
     colours = [COLOURS[int(label)] for label in levels[-1]]
     figure = new_figure(11, 2.6 * 2 * len(runs))
-    parts: Any = figure.subfigures(1, 2, width_ratios=[1.2, 3])
-    left, right = parts
+    panels: Any = figure.subfigures(1, 2, width_ratios=[1.2, 3])
+    left, right = panels
     axes = right.subplots(2 * len(runs), len(CLASSES))
     space: Any = left.add_subplot(projection="3d")
     space.scatter(*x.T, c=colours, s=4)
