@@ -24,7 +24,7 @@ from isoreg._attach.checks import (
 from isoreg._attach.classifier import check_classifier, choose_layers
 from isoreg._attach.given import Given
 from isoreg._attach.layers import Layer, Layers, refuse_time_major
-from isoreg._attach.monitor import Monitor, Seen
+from isoreg._attach.monitor import Monitor, Step
 from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.record import Record
 from isoreg._attach.recorder import Recorder
@@ -594,8 +594,8 @@ class IsometryRegularizer(Watching):
             used = pair_uses(record.uses, given.references) if given.references else []
             compared = zip(record.features, used, strict=False)
             references = {name: given.references[number] for name, number in compared}
-            seen = Seen(record.features, references, given.distances, given.pair_weights, first)
-            monitor.look_closely(seen, labels, self._scale)
+            step = Step(record.features, references, given.distances, given.pair_weights, first)
+            monitor.look_closely(step, labels, self._scale)
         if monitor.wants_to_warn:
             if not torch._C._are_functorch_transforms_active():  # values cannot be read inside one
                 monitor.warn(self.report(), stacklevel=4)
