@@ -74,10 +74,10 @@ def known_classifier(model: nn.Module) -> Layer | None:
         if declared is not None:
             path = f"{name}.{declared}" if name else declared
             return Layer(path, model.get_submodule(path), at_input=True)
-        weighty = [(key, child) for key, child in module.named_children() if _has_weights(child)]
-        if not isinstance(module, nn.Sequential) or not weighty:
+        weighted = [(key, child) for key, child in module.named_children() if _has_weights(child)]
+        if not isinstance(module, nn.Sequential) or not weighted:
             break
-        key, module = weighty[-1]
+        key, module = weighted[-1]
         name = f"{name}.{key}" if name else key
     if type(module) is not nn.Linear:
         return None
@@ -254,8 +254,8 @@ def _returned(output: Any) -> list[Tensor]:
     logits = (
         output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     )
-    judged = logits if isinstance(logits, Tensor) else output
-    return [x for x in tensors_in(judged) if x.grad_fn is not None and not x.is_nested]
+    value = logits if isinstance(logits, Tensor) else output
+    return [x for x in tensors_in(value) if x.grad_fn is not None and not x.is_nested]
 
 
 def _is_product(node: Any, result: Any) -> bool:

@@ -188,11 +188,11 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             return False
         assert self.iso is not None
         with self.iso.paused(), evaluating(model), torch.no_grad():
-            one, half = (
+            loss, half = (
                 float(super(IsometryTrainer, self).compute_loss(model, dict(inputs), False, n))
                 for n in (items, 2 * items)
             )
-        return not abs(half) > 0.75 * abs(one)
+        return not abs(half) > 0.75 * abs(loss)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the penalties beside the loss."""

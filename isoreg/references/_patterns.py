@@ -69,7 +69,7 @@ def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -
         Activations (b, f * grid * grid).
     """
     height, width = (side - size + 1 for side in images.shape[2:])
-    mean, white, centres = (part.to(images) for part in patterns)
+    mean, white, centres = (x.to(images) for x in patterns)
     features = []
     with torch.no_grad():
         for part in _parts(images, size, len(centres)):

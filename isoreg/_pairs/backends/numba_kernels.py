@@ -265,7 +265,7 @@ def _padded(count: int) -> int:
 def _distances(x: Points, a: Array, b: Array, cancelled: float, fresh: bool, space: _Space) -> int:
     """Fill in the distances, only for j <= i if a is b; return the number of cancelled pairs."""
     out, is_cancelled, centre = space.table, space.is_cancelled, space.centre
-    zero, same, own, few = out.dtype.type(0), _is_same(a, b), a[0] == b[0], _are_few(a, b)
+    zero, same, a_in_b, few = out.dtype.type(0), _is_same(a, b), a[0] == b[0], _are_few(a, b)
     if fresh and not few:
         centre[:] = zero
         for i in a:
@@ -279,7 +279,7 @@ def _distances(x: Points, a: Array, b: Array, cancelled: float, fresh: bool, spa
             space.norms[:, i] = _point(x, a[i]).sum()
     else:
         _products(x, a, b, fresh, space)
-    norms, other_norms, count = space.norms[0], space.norms[0 if own else 1], 0
+    norms, other_norms, count = space.norms[0], space.norms[0 if a_in_b else 1], 0
     for i in range(len(a)):
         row = 0
         for j in range(i if same else len(b)):
@@ -288,7 +288,7 @@ def _distances(x: Points, a: Array, b: Array, cancelled: float, fresh: bool, spa
             is_cancelled[i, j] = few or not square > cancelled * both
             row += is_cancelled[i, j]
             out[i, j] = square
-        if own and not same:
+        if a_in_b and not same:
             row -= is_cancelled[i, i]
             is_cancelled[i, i] = False
         if row:
@@ -302,7 +302,7 @@ def _distances(x: Points, a: Array, b: Array, cancelled: float, fresh: bool, spa
                     out[i, j] = square
         for j in range(i if same else len(b)):
             out[i, j] = np.sqrt(out[i, j])
-        if own:
+        if a_in_b:
             out[i, i] = norms[i] * zero  # 0, or NaN if the point is not finite
     return count
 
