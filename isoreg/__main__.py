@@ -89,12 +89,12 @@ def _call(device: str, size: int) -> Call:
 
 
 def _devices() -> list[str]:
-    found = ["cpu"]
+    devices = ["cpu"]
     if torch.cuda.is_available():
-        found.append("cuda")
+        devices.append("cuda")
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return found
+        devices.append("mps")
+    return devices
 
 
 def _precision() -> str:

@@ -16,12 +16,12 @@ def nodes_before(node: Any, ends: Container[Any] = ()) -> Iterator[Any]:
     Yields:
         The nodes.
     """
-    waiting, known = [node], set[Any]()
+    waiting, visited = [node], set[Any]()
     while waiting:
         node = waiting.pop()
-        if node is None or node in known:
+        if node is None or node in visited:
             continue
-        known.add(node)
+        visited.add(node)
         yield node
         if node not in ends:
             waiting += [before for before, _ in node.next_functions]

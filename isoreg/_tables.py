@@ -79,7 +79,7 @@ def pair_table(values: Tensor, name: str, rows: int, columns: int | None, like: 
     return values.to(like.device, torch.promote_types(dtype, torch.float32))
 
 
-def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = None) -> Tensor:
+def check_pairs(values: Tensor, counted: Tensor, name: str, local: slice | None = None) -> Tensor:
     """Refuse a table with wrong entries; on an accelerator, turn these entries into NaN.
 
     An entry is right if it is finite, 0 or more, and differs by at most a thousandth of the largest
@@ -89,7 +89,7 @@ def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = 
         values: (r, n) distances or weights of pairs.
         counted: (r, n) booleans, which pairs count; entries of other pairs are not checked.
         name: Their name in errors.
-        own: The columns of the samples that are the rows; None: all columns are, in their order.
+        local: The columns of the samples that are the rows; None: all columns are, in their order.
 
     Returns:
         The table.
@@ -103,24 +103,24 @@ def check_pairs(values: Tensor, counted: Tensor, name: str, own: slice | None = 
         Traceback (most recent call last):
         isoreg.errors.InputError: input_distances must be finite, ... got -1 for samples 0 and 0.
     """
-    own = slice(0, len(values)) if own is None else own
+    local = slice(0, len(values)) if local is None else local
     with torch.no_grad():
         largest = values.masked_fill(~counted | values.isnan(), 0).amax() if values.numel() else 0.0
-        mirrored = values[:, own].T
+        mirrored = values[:, local].T
         if mirrored.shape != values.shape:
-            mirrored = torch.cat([values[:, : own.start], mirrored, values[:, own.stop :]], 1)
+            mirrored = torch.cat([values[:, : local.start], mirrored, values[:, local.stop :]], 1)
         is_mirrored = (values - mirrored).abs() <= 1e-3 * largest
         bad = counted & ~((values >= 0) & (values < math.inf) & is_mirrored)
     if values.device.type != "cpu":
         return values.masked_fill(bad, math.nan)
     if bool(bad.any()):
         i, j = bad.nonzero()[0]
-        one, other = values[i, j], mirrored[i, j]
-        i += own.start
-        got = f"{one:.6g} for samples {i} and {j}"
-        if 0 <= one < math.inf:
-            got += f" and {other:.6g} for {j} and {i}"
-        if name == "input_distances" and bool(one.isnan() ^ other.isnan()):
+        entry, mirror = values[i, j], mirrored[i, j]
+        i += local.start
+        got = f"{entry:.6g} for samples {i} and {j}"
+        if 0 <= entry < math.inf:
+            got += f" and {mirror:.6g} for {j} and {i}"
+        if name == "input_distances" and bool(entry.isnan() ^ mirror.isnan()):
             got += " (a pair that is not known is NaN in both orders)"
         raise InputError(
             f"{name} must be finite, 0 or more, and the same for both orders of a pair, got {got}."
@@ -160,18 +160,18 @@ def check_distances(
         if not torch.allclose(values, mirrored, rtol=1e-3, atol=rounding, equal_nan=True):
             gap = (values - mirrored).abs().nan_to_num(math.inf)
             worst = gap.masked_fill(values.isnan() & mirrored.isnan(), 0).argmax()
-            one, other = values.flatten()[worst], mirrored.flatten()[worst]
+            entry, mirror = values.flatten()[worst], mirrored.flatten()[worst]
             raise InputError(
-                f"{name} must be symmetric, got {one:.4g} in one direction and {other:.4g} in the "
-                "other. If the difference means nothing, give the mean."
+                f"{name} must be symmetric, got {entry:.4g} in one direction and {mirror:.4g} in "
+                "the other. If the difference means nothing, give the mean."
             )
     if own is not None:
-        itself = torch.zeros_like(values, dtype=torch.bool)
-        itself.diagonal(own).fill_(True)
-        at_home, between = values[itself].nanmean(), values[~itself].nanmean()
-        if at_home > between:  # false if one of them is NaN
+        on_diagonal = torch.zeros_like(values, dtype=torch.bool)
+        on_diagonal.diagonal(own).fill_(True)
+        within, between = values[on_diagonal].nanmean(), values[~on_diagonal].nanmean()
+        if within > between:  # false if one of them is NaN
             raise InputError(
-                f"{name} must be 0 between a sample and itself, got {at_home:.4g} there and "
+                f"{name} must be 0 between a sample and itself, got {within:.4g} there and "
                 f"{between:.4g} between two samples. Is it a similarity? Turn it round: for "
                 "example 1 - similarity."
             )

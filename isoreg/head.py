@@ -77,7 +77,7 @@ class ReferenceHead(Watching, nn.Module):
             if isinstance(pool, str):
                 refuse_time_major(model, layers)
             if len(layers) > 1:
-                names = ", ".join(repr(found.name) for found in layers)
+                names = ", ".join(repr(choice.name) for choice in layers)
                 raise InputError(f"layer must name one layer, got {names}.")
         self.weight = weight
         kinds = (p.dtype for p in model.parameters() if p.is_floating_point())

@@ -218,7 +218,7 @@ class StackedLIL(nn.Module):
             references = [x, *[h.detach() for h in features]]
             total = x.new_zeros(())
             for index, (h, y) in enumerate(zip(features, levels, strict=True)):
-                against = references[index] if self.reference == "preceding" else x
+                reference = references[index] if self.reference == "preceding" else x
                 logits = self._head(index)(h)[:, : self.classes[index]]
                 y = y.long()  # in uint8, class 156 equals IGNORED
                 # without any label the sum is 0, but the mean would be NaN
@@ -226,7 +226,7 @@ class StackedLIL(nn.Module):
                 total = total + alpha * F.cross_entropy(logits, y, reduction=kind)
                 # the penalty is skipped at beta=0, because collapsed features make it slow
                 if beta:
-                    total = total + beta * isometry_penalty(against, h, y)
+                    total = total + beta * isometry_penalty(reference, h, y)
         return total
 
     def extra_repr(self) -> str:
@@ -263,26 +263,26 @@ class StackedLIL(nn.Module):
             if not is_tensor or y.shape != (len(x),):
                 got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else repr(y)
                 raise InputError(f"levels[{index}] must hold {len(x)} integers, got {got}.")
-            known = y.long()
-            known = known[known != IGNORED]
-            if len(known) and not 0 <= int(known.min()) <= int(known.max()) < classes:
+            labels = y.long()
+            labels = labels[labels != IGNORED]
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
                 raise InputError(
                     f"levels[{index}] must hold classes from 0 to {classes - 1}, "
-                    f"got {int(known.min())} to {int(known.max())}."
+                    f"got {int(labels.min())} to {int(labels.max())}."
                 )
 
 
 def _make(activation: Callable[[], nn.Module]) -> nn.Module:
     try:
-        made = None if isinstance(activation, nn.Module) else activation()
+        module = None if isinstance(activation, nn.Module) else activation()
     except TypeError:  # it is not callable, or it needs arguments
-        made = None
-    if not isinstance(made, nn.Module):
+        module = None
+    if not isinstance(module, nn.Module):
         raise InputError(
             "activation must make a module each time, as nn.Tanh does, got "
             f"{activation!r}. Give its class, or lambda: <the module>."
         )
-    return made
+    return module
 
 
 def _check_choice(name: str, value: str, allowed: Iterable[str]) -> None:

@@ -185,9 +185,9 @@ def check_label_values(labels: Tensor) -> None:
             f"got {int(labels[row])} at position {row}. If it stands for samples without a label, "
             f"write {IGNORED}: labels.masked_fill(labels < 0, {IGNORED})."
         )
-    found = labels[row]
-    got = f"got row {row} with minimum {found.min():.4g} and sum {found.float().sum():.4g}"
-    if bool(found.isnan().any()):
+    values = labels[row]
+    got = f"got row {row} with minimum {values.min():.4g} and sum {values.float().sum():.4g}"
+    if bool(values.isnan().any()):
         advice = "NaN stands for no label: give such samples a row of zeros."
     elif bool(((labels == 0) | (labels == 1)).all()):
         advice = _SEVERAL
@@ -241,10 +241,10 @@ def _refuse_shape(labels: Tensor) -> None:
         raise InputError(
             f"integer labels must be class numbers of shape (n,), got shape {shape}. {advice}"
         )
-    whole = bool((labels == labels.round()).all())
-    if column and whole:
+    are_whole = bool((labels == labels.round()).all())
+    if column and are_whole:
         advice = "If these are class numbers, take the column: labels.squeeze(1).long()."
-    elif whole:
+    elif are_whole:
         advice = "If these are class numbers, convert them with .long()."
     else:
         take = "labels.squeeze(1)" if column else "labels"
@@ -287,18 +287,18 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         if not named or any(not isinstance(group, Sequence) for group in groups):
             raise InputError(f"groups must be a list of lists of classes, got {groups!r}.")
         coarse = torch.full_like(labels, IGNORED)
-        seen: dict[int, int] = {}
+        group_of: dict[int, int] = {}
         for index, group in enumerate(groups):
             for member in group:
                 if not isinstance(member, numbers.Integral) or not -_INT64 <= member < _INT64:
                     raise InputError(
                         f"classes must be integers of 64 bits, got {member!r} in group {index}."
                     )
-                if member in seen:
+                if member in group_of:
                     raise InputError(
                         "each class must stand in one group, "
-                        f"got class {member} in groups {seen[member]} and {index}."
+                        f"got class {member} in groups {group_of[member]} and {index}."
                     )
-                seen[member] = index
+                group_of[member] = index
                 coarse[labels == member] = index
         return coarse

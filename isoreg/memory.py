@@ -72,8 +72,8 @@ class FeatureQueue:
         return f"FeatureQueue({self.size})"
 
     def __str__(self) -> str:
-        alone = "" if self._shared else f", whose bytes add up to {self._sum()}"
-        return f"of {self.size}, {self._count} held{alone}"
+        content = "" if self._shared else f", whose bytes add up to {self._sum()}"
+        return f"of {self.size}, {self._count} held{content}"
 
     def __copy__(self) -> FeatureQueue:
         return copy.deepcopy(self)  # a shallow copy would write into the same memory
@@ -147,20 +147,20 @@ class FeatureQueue:
         """Make room for a batch behind the held samples, which move only once in several steps."""
         n, room, held = len(batch[0]), 2 * self.size, self._rows or [x[:0] for x in batch]
         kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(held, batch, strict=True)]
-        wanted = [(room, batch[0].device, kind) for kind in kinds]
-        fits = wanted == [(len(x), x.device, x.dtype) for x in held]
+        needed = [(room, batch[0].device, kind) for kind in kinds]
+        fits = needed == [(len(x), x.device, x.dtype) for x in held]
         if fits and self._first + self._count + n <= room:
             return
-        kept = [x[max(0, self._count + n - self.size) :] for x in self._held()]
+        remaining = [x[max(0, self._count + n - self.size) :] for x in self._held()]
         if not fits:
             with torch.inference_mode(False):  # tensors of inference mode stay read-only
                 self._rows = [
                     x.new_empty(room, *x.shape[1:], dtype=kind)
                     for x, kind in zip(batch, kinds, strict=True)
                 ]
-        for rows, old in zip(self._rows, kept, strict=False):  # ``kept`` is empty at first
+        for rows, old in zip(self._rows, remaining, strict=False):  # none at first
             rows[: len(old)] = old
-        self._first, self._count = 0, len(kept[0]) if kept else 0
+        self._first, self._count = 0, len(remaining[0]) if remaining else 0
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the held samples, for `torch.save`.
@@ -191,17 +191,17 @@ class FeatureQueue:
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse a state that cannot be loaded."""
-        parts = [*state] if isinstance(state, Mapping) else [type(state).__name__]
-        if not {"size", "kind", "rows"} <= {*parts}:
+        keys = [*state] if isinstance(state, Mapping) else [type(state).__name__]
+        if not {"size", "kind", "rows"} <= {*keys}:
             raise InputError(
                 "the saved queue must be of this version of isoreg, got "
-                f"{', '.join(map(str, parts)) or 'nothing'}. {_ADVICE}"
+                f"{', '.join(map(str, keys)) or 'nothing'}. {_ADVICE}"
             )
         if state["size"] != self.size:
             raise InputError(
                 f"the saved queue must be of {self.size} samples, got one of {state['size']}."
             )
-        if not _is_whole(**{part: state[part] for part in ("size", "kind", "rows")}):
+        if not _is_whole(**{key: state[key] for key in ("size", "kind", "rows")}):
             raise InputError(
                 f"the saved queue must hold up to {self.size} samples {state['kind']!r}, got other "
                 f"tensors than it says. {_ADVICE}"

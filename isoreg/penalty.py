@@ -211,7 +211,7 @@ def layer_penalties(
     by_engine = _by_engine(options, labels, reference)
     first = 0
     if not square:
-        given = reference if inputs is None or options.given else inputs
+        source = reference if inputs is None or options.given else inputs
         across = _between_graphs if torch.compiler.is_compiling() else penalty_across
         penalties, first = across(
             reference,
@@ -220,7 +220,7 @@ def layer_penalties(
             options,
             pair_weights,
             by_engine=by_engine,
-            narrow=[given.dtype, *narrow],
+            narrow=[source.dtype, *narrow],
             names=names,
             group=group,
             queue=queue,

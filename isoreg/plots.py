@@ -62,8 +62,8 @@ def shepard(
         'distance between inputs'
     """
     with error_prefix("shepard"):
-        found = distances_within(inputs, features, labels, distance=distance)
-        dx, dphi = (d.cpu() for d in found)  # matplotlib reads only CPU tensors
+        distances = distances_within(inputs, features, labels, distance=distance)
+        dx, dphi = (d.cpu() for d in distances)  # matplotlib reads only CPU tensors
         _check_pairs(dx, dphi)
         axes = linear_axes(axes)
     longest = float(max(dx.max(), dphi.max())) or 1.0
@@ -278,24 +278,24 @@ def _plain_log(axis: Any, *, narrow: bool) -> None:
     axis.set_minor_formatter(shown if narrow else ticker.NullFormatter())
 
 
-def _named(given: Any, name: str, what: str, kind: type) -> dict[str, Any]:
+def _named(objects: Any, name: str, argument: str, kind: type) -> dict[str, Any]:
     """The objects to draw, by name; a single object gets the name ``name``."""
-    named = {name: given} if isinstance(given, kind) else given
+    named = {name: objects} if isinstance(objects, kind) else objects
     if not isinstance(named, Mapping) or not all(isinstance(v, kind) for v in named.values()):
         raise InputError(
-            f"{what} must be a {kind.__name__}, or several of them by name, got "
-            f"{type(given).__name__}."
+            f"{argument} must be a {kind.__name__}, or several of them by name, got "
+            f"{type(objects).__name__}."
         )
     if not named:
-        raise InputError(f"{what} must be at least one {kind.__name__}, got none.")
+        raise InputError(f"{argument} must be at least one {kind.__name__}, got none.")
     return dict(named)
 
 
 def _straight(axes: Any, size: tuple[float, float]) -> Any:
     """The given axes, if they are rectilinear, or those of a new figure."""
     if axes is None:
-        new = import_extra("matplotlib.figure", "plots").Figure(figsize=size, layout="constrained")
-        return new.subplots()
+        fig = import_extra("matplotlib.figure", "plots").Figure(figsize=size, layout="constrained")
+        return fig.subplots()
     if getattr(axes, "name", None) != "rectilinear":
         kind = getattr(axes, "name", None) or type(axes).__name__
         raise InputError(
@@ -364,7 +364,7 @@ def ink_on(axes: Any) -> tuple[Any, Any]:
     """
     colors, rc = import_extra("matplotlib.colors", "plots"), import_extra("matplotlib", "plots")
     grounds = (axes.get_facecolor(), axes.figure.get_facecolor())
-    ground = next((each for each in grounds if colors.to_rgba(each)[3] > 0), None)
+    ground = next((colour for colour in grounds if colors.to_rgba(colour)[3] > 0), None)
     if ground is None:
         return rc.rcParams["text.color"], None
     brightness = sum(w * x for w, x in zip(_LUMA, colors.to_rgb(ground), strict=True))
@@ -386,9 +386,9 @@ def _check_pairs(*distances: Tensor) -> None:
         raise InputError(
             "there must be a pair to draw, got none. Give more samples of a class, or labels=None."
         )
-    lost = sum(int((~d.square().isfinite()).sum()) for d in distances)
-    if lost:
+    count = sum(int((~d.square().isfinite()).sum()) for d in distances)
+    if count:
         raise InputError(
-            f"distances must be finite to be drawn, got {lost} that are not. Are there infinite "
+            f"distances must be finite to be drawn, got {count} that are not. Are there infinite "
             "entries, NaN, or numbers whose squares overflow?"
         )

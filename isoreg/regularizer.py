@@ -24,7 +24,7 @@ from isoreg._attach.checks import (
 from isoreg._attach.classifier import check_classifier, choose_layers
 from isoreg._attach.given import Given
 from isoreg._attach.layers import Layer, Layers, refuse_time_major
-from isoreg._attach.monitor import Monitor, Seen
+from isoreg._attach.monitor import Monitor, Step
 from isoreg._attach.pooling import Pool, resolve_pool
 from isoreg._attach.record import Record
 from isoreg._attach.recorder import Recorder
@@ -53,15 +53,15 @@ class _Factors:
     """Keeps numbers as a tensor, and makes a new one only if they or its kind have changed."""
 
     def __init__(self) -> None:
-        self._kept: tuple[object, Tensor] | None = None
+        self._stored: tuple[object, Tensor] | None = None
 
     def like(self, x: Tensor, numbers: list[float]) -> Tensor:
         """Return the numbers as a tensor with the dtype and the device of x."""
         # a tensor made in inference mode can never be part of a graph
         kind = type(x), x.dtype, x.device, torch.is_inference_mode_enabled(), numbers
-        if self._kept is None or self._kept[0] != kind:
-            self._kept = kind, torch.tensor(numbers, dtype=x.dtype, device=x.device)
-        return self._kept[1]
+        if self._stored is None or self._stored[0] != kind:
+            self._stored = kind, torch.tensor(numbers, dtype=x.dtype, device=x.device)
+        return self._stored[1]
 
 
 def _options(
@@ -270,8 +270,8 @@ class IsometryRegularizer(Watching):
                     f"{_NAME}: beta='auto' reads gradients in backward, which a compiled step does "
                     "not show. Compile the model alone, or give beta a number."
                 )
-            parts = [beta * x for beta, x in zip(weights, penalties, strict=True)]
-            total = torch.stack(parts).sum()
+            terms = [beta * x for beta, x in zip(weights, penalties, strict=True)]
+            total = torch.stack(terms).sum()
         else:
             self._read_gradients()
             total = torch.dot(penalties, self._factors.like(penalties, weights))
@@ -333,9 +333,9 @@ class IsometryRegularizer(Watching):
             >>> list(iso.log_dict())
             ['isometry/penalty', 'isometry/beta', 'isometry/penalty/2']
         """
-        found = self.log_tensors(prefix)
-        values = torch.stack([*found.values()]).tolist() if found else []
-        return dict(zip(found, values, strict=True))
+        tensors = self.log_tensors(prefix)
+        values = torch.stack([*tensors.values()]).tolist() if tensors else []
+        return dict(zip(tensors, values, strict=True))
 
     def log_tensors(self, prefix: str = "isometry/") -> dict[str, Tensor]:
         """As `log_dict`, but without waiting for the device, for loggers that read tensors later.
@@ -356,15 +356,15 @@ class IsometryRegularizer(Watching):
         """
         if self._total is None:
             return {}
-        named = {f"penalty/{name}": value for name, value in self.penalties.items()}
-        found = {
+        penalties = {f"penalty/{name}": value for name, value in self.penalties.items()}
+        tensors = {
             "penalty": self._total,
             "beta": torch.as_tensor(
                 self._last_beta, dtype=self._total.dtype, device=self._total.device
             ),
-            **named,
+            **penalties,
         }
-        return {prefix + name: value.to(self._total) for name, value in found.items()}
+        return {prefix + name: value.to(self._total) for name, value in tensors.items()}
 
     def report(self) -> IsometryReport:
         """Report how the layers fare, with warnings that say what to do. Print the result.
@@ -426,19 +426,19 @@ class IsometryRegularizer(Watching):
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         if not isinstance(state, Mapping) or "beta" not in state:
-            held = sorted(map(str, state)) if isinstance(state, Mapping) else repr(state)
-            raise InputError(f"the checkpoint must hold 'beta', got {held}.")
+            entries = sorted(map(str, state)) if isinstance(state, Mapping) else repr(state)
+            raise InputError(f"the checkpoint must hold 'beta', got {entries}.")
         auto = isinstance(self._beta, AutoBeta)
         if isinstance(state["beta"], Mapping) != auto:
-            there, here = ("a number", "'auto'") if auto else ("'auto'", "a number")
+            saved, present = ("a number", "'auto'") if auto else ("'auto'", "a number")
             raise InputError(
-                f"the checkpoint was made with beta as {there}, this regularizer with {here}. "
+                f"the checkpoint was made with beta as {saved}, this regularizer with {present}. "
                 "Build it with the same kind of beta."
             )
         if ("queue" in state) != (self._queue is not None):
-            there, here = ("with", "without") if "queue" in state else ("without", "with")
+            saved, present = ("with", "without") if "queue" in state else ("without", "with")
             raise InputError(
-                f"the checkpoint was made {there} a queue, this regularizer {here}. "
+                f"the checkpoint was made {saved} a queue, this regularizer {present}. "
                 "Build it with the same queue=."
             )
         if self._queue is not None:
@@ -471,18 +471,18 @@ class IsometryRegularizer(Watching):
             "queue": None if self._queue is None else self._queue.size,
             "control": None if self._exchange is None else True,
         }
-        more = "".join(f", {name}={value}" for name, value in unusual.items() if value is not None)
+        extra = "".join(f", {name}={value}" for name, value in unusual.items() if value is not None)
         return (
             f"{_NAME}(beta={self._beta}, layers={named}{at}, "
-            f"distance={self._distance!r}, scale={self._scale!r}{more})"
+            f"distance={self._distance!r}, scale={self._scale!r}{extra})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds: weights, averages and queue, but no hooks."""
         self._read_gradients()
-        kept = {"_beta", "_distance", "_input_distance", "_scale", "_reduction", "_exchange"}
-        kept |= {"process_group", "_queue", "_shapes", "_warned"}
-        state = {name: value for name, value in vars(self).items() if name in kept}
+        names = {"_beta", "_distance", "_input_distance", "_scale", "_reduction", "_exchange"}
+        names |= {"process_group", "_queue", "_shapes", "_warned"}
+        state = {name: value for name, value in vars(self).items() if name in names}
         if not isinstance(self.process_group, str):  # a group lives in this process alone
             state["process_group"] = None
         return state
@@ -520,14 +520,14 @@ class IsometryRegularizer(Watching):
                 "in this one. Leave the queue out, or watch the inner network by a regularizer of "
                 "its own."
             )
-        used = pair_uses(record.uses, references)
-        found: dict[str, Tensor] = {}
-        for index in sorted(set(used)):
-            names = [name for name, number in zip(features, used, strict=True) if number == index]
-            sharing = {name: features[name] for name in names}
-            penalties, first = self._penalise(references[index], sharing, labels, given)
-            found |= zip(names, penalties, strict=True)
-        return torch.stack([found[name] for name in features]), first
+        uses = pair_uses(record.uses, references)
+        by_name: dict[str, Tensor] = {}
+        for index in sorted(set(uses)):
+            names = [name for name, number in zip(features, uses, strict=True) if number == index]
+            group = {name: features[name] for name in names}
+            penalties, first = self._penalise(references[index], group, labels, given)
+            by_name |= zip(names, penalties, strict=True)
+        return torch.stack([by_name[name] for name in features]), first
 
     def _penalise(
         self,
@@ -573,8 +573,8 @@ class IsometryRegularizer(Watching):
         """Return beta, which is the same on all ranks of the group."""
         weight = beta.weigh(penalty)
         if group := resolve_group(self.process_group):
-            known = beta.is_measured.to(weight)  # 0 on a rank whose batches had no pairs so far
-            sums = mean_over_ranks(torch.stack([weight, known * weight, known]), group)
+            measured = beta.is_measured.to(weight)  # 0 on a rank whose batches had no pairs so far
+            sums = mean_over_ranks(torch.stack([weight, measured * weight, measured]), group)
             beta.beta = weight = torch.where(sums[2] > 0, sums[1] / sums[2], sums[0])
         return weight
 
@@ -591,11 +591,11 @@ class IsometryRegularizer(Watching):
         was_due = monitor.due
         monitor.record_step(*self._penalties)
         if was_due:
-            used = pair_uses(record.uses, given.references) if given.references else []
-            compared = zip(record.features, used, strict=False)
+            uses = pair_uses(record.uses, given.references) if given.references else []
+            compared = zip(record.features, uses, strict=False)
             references = {name: given.references[number] for name, number in compared}
-            seen = Seen(record.features, references, given.distances, given.pair_weights, first)
-            monitor.look_closely(seen, labels, self._scale)
+            step = Step(record.features, references, given.distances, given.pair_weights, first)
+            monitor.look_closely(step, labels, self._scale)
         if monitor.wants_to_warn:
             if not torch._C._are_functorch_transforms_active():  # values cannot be read inside one
                 monitor.warn(self.report(), stacklevel=4)

@@ -93,7 +93,7 @@ class IsometryReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as a dict for JSON; unknown and infinite numbers are None."""
-        return {**asdict(self, dict_factory=_known), "warnings": self.warnings}
+        return {**asdict(self, dict_factory=_json_fields), "warnings": self.warnings}
 
     def __str__(self) -> str:
         width = max([12, *map(len, self.layers)])
@@ -116,10 +116,13 @@ class IsometryReport:
         return "\n".join([*lines, *[f"WARNING: {warning}" for warning in self.warnings]])
 
 
-def _known(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def _json_fields(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return fields by name, with None for NaN and infinity, which JSON does not have."""
     unknown = (isinstance(value, float) and not math.isfinite(value) for _, value in items)
-    return {name: None if no else value for (name, value), no in zip(items, unknown, strict=True)}
+    return {
+        name: None if is_unknown else value
+        for (name, value), is_unknown in zip(items, unknown, strict=True)
+    }
 
 
 def _short(stress: float) -> str:
@@ -128,18 +131,18 @@ def _short(stress: float) -> str:
 
 
 def _problems(name: str, layer: LayerReport, beta: float) -> Iterator[tuple[str, str]]:
-    found, gradient = layer.distortion, layer.gradient
-    if found.pairs and found.expansion < COLLAPSED:
-        advice = f"Give scale={found.scale:.3g} or scale='fit', or" if found.expansion else "Do"
+    d, gradient = layer.distortion, layer.gradient
+    if d.pairs and d.expansion < COLLAPSED:
+        advice = f"Give scale={d.scale:.3g} or scale='fit', or" if d.expansion else "Do"
         yield (
             "collapsed",
             f"the features of layer {name!r} have collapsed, or are on another scale than the "
-            f"inputs: their distances are at most {found.expansion:.2g} times as large. {advice} "
+            f"inputs: their distances are at most {d.expansion:.2g} times as large. {advice} "
             "raise beta.",
         )
     if not math.isfinite(gradient) or beta == 0:
         return
-    if gradient == 0 and found.pairs and layer.penalty > 0:
+    if gradient == 0 and d.pairs and layer.penalty > 0:
         yield (
             "gradient",
             f"the penalty of layer {name!r} is {layer.penalty:.2g} and gives no gradient. Are all "

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from isoreg import IsometryRegularizer, isometry_penalty
 from isoreg._attach.balance import Pull
-from isoreg._attach.monitor import EVERY, WARN_AT, Monitor, Seen
+from isoreg._attach.monitor import EVERY, WARN_AT, Monitor, Step
 from isoreg.diagnostics import Distortion, distortion, distortion_of
 from isoreg.report import IsometryReport, LayerReport
 
@@ -104,7 +104,7 @@ def test_looks_and_warnings_come_at_the_steps_that_are_promised() -> None:
     for step in range(1100):
         if monitor.due:
             looks.append(step)
-            monitor.look_closely(Seen({"a": x}, {"a": x}, None, None, first=0), None, 1.0)
+            monitor.look_closely(Step({"a": x}, {"a": x}, None, None, first=0), None, 1.0)
         monitor.record_step(["a"], torch.ones(1))
         warned += [step + 1] * monitor.wants_to_warn
         assert len(monitor._uncounted) <= 33, "what is counted is not kept"
@@ -380,7 +380,7 @@ def test_medians_are_over_the_last_looks_and_what_remains_over_three_at_either_e
     x = torch.randn(5, 3)
     monitor = Monitor("euclidean", "euclidean")
     monitor.record_step(["a"], torch.ones(1))
-    monitor.look_closely(Seen({"a": x}, {"a": x}, None, None, first=0), None, 1.0)
+    monitor.look_closely(Step({"a": x}, {"a": x}, None, None, first=0), None, 1.0)
     for loss in range(1, 21):
         one = torch.tensor(1.0)
         monitor.record_gradients({"a": Pull(loss * one, 2 * loss * one, loss**3 * one)}, 1.0)
@@ -397,7 +397,7 @@ def test_a_layer_that_some_looks_did_not_see_has_no_share_of_theirs() -> None:
     x = torch.randn(5, 3)
     monitor.record_step([*"abcd"], torch.ones(4))
     layers = dict.fromkeys("abcd", x)
-    monitor.look_closely(Seen(layers, layers, None, None, first=0), None, 1.0)
+    monitor.look_closely(Step(layers, layers, None, None, first=0), None, 1.0)
     for look in range(1, 7):
         seen = {"a": Pull(look * one, one, one), "b": Pull(0 * one, one, one)}
         monitor.record_gradients(seen | {"c" if look > 3 else "d": Pull(one, one, one)}, 1.0)

@@ -61,39 +61,39 @@ class GradientNorms:
     def watch(self, name: str, features: Tensor, copy: Tensor) -> None:
         """Measure the gradients that reach features, and their clone that only the penalty uses."""
         if features.requires_grad:
-            reading, own = _Reading([], [], []), list[Tensor]()
-            copy.register_hook(own.append)
-            features.register_hook(lambda total: self._add(name, reading, total, own))
+            reading, gradients = _Reading([], [], []), list[Tensor]()
+            copy.register_hook(gradients.append)
+            features.register_hook(lambda total: self._add(name, reading, total, gradients))
 
     def take(self) -> Norms:
         """Return the norms by layer of passes whose penalty went backward, and forget them."""
         readings, self._readings = self._readings, {}
-        return {name: _Reading.together(found) for name, found in readings.items()}
+        return {name: _Reading.merge(passes) for name, passes in readings.items()}
 
     @torch.no_grad()
-    def _add(self, name: str, reading: _Reading, total: Tensor, own: list[Tensor]) -> None:
-        penalty = own.pop() if own else None
+    def _add(self, name: str, reading: _Reading, total: Tensor, gradients: list[Tensor]) -> None:
+        penalty = gradients.pop() if gradients else None
         if total.requires_grad:  # create_graph=True: this gradient is part of a loss
             return
-        rest = total if penalty is None else total - penalty
-        reading.rest.append(_norm(rest))
+        loss = total if penalty is None else total - penalty
+        reading.loss.append(_norm(loss))
         if penalty is not None:
-            reading.own.append(_norm(penalty))
-            reading.along.append((rest.float() * penalty).sum())
+            reading.penalty.append(_norm(penalty))
+            reading.along.append((loss.float() * penalty).sum())
             self._readings.setdefault(name, []).append(reading)
 
 
 class _Reading(NamedTuple):
     """Norms at one layer in one forward pass, an entry for each backward pass through it."""
 
-    rest: list[Tensor]
-    own: list[Tensor]
+    loss: list[Tensor]
+    penalty: list[Tensor]
     along: list[Tensor]
 
     @staticmethod
-    def together(readings: list[_Reading]) -> Pull:
-        rest, own, along = ([*chain(*parts)] for parts in zip(*readings, strict=True))
-        return Pull(torch.stack(rest).norm(), torch.stack(own).norm(), torch.stack(along).sum())
+    def merge(readings: list[_Reading]) -> Pull:
+        loss, penalty, along = ([*chain(*norms)] for norms in zip(*readings, strict=True))
+        return Pull(torch.stack(loss).norm(), torch.stack(penalty).norm(), torch.stack(along).sum())
 
 
 class AutoBeta:
@@ -195,9 +195,9 @@ class AutoBeta:
         if not norms:
             return
         device = self._used.device
-        rest = torch.stack([pull.loss.to(device) for pull in norms.values()]).norm()
-        own = torch.stack([pull.penalty.to(device) for pull in norms.values()]).norm()
-        log = (self._used * rest / own).log()
+        loss = torch.stack([pull.loss.to(device) for pull in norms.values()]).norm()
+        penalty = torch.stack([pull.penalty.to(device) for pull in norms.values()]).norm()
+        log = (self._used * loss / penalty).log()
         m, valid = self.momentum, log.isfinite()
         self._log = torch.where(valid, m * self._log + (1 - m) * log, self._log)
         size = self._penalty.to(self._size).log()

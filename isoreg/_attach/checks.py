@@ -54,8 +54,8 @@ def check_parallel(model: nn.Module, features: dict[str, Tensor]) -> None:
 
 def whole_tensor(x: Tensor) -> Tensor:
     """Return features or a reference as one plain tensor, gathered from all devices."""
-    whole: Any = x
-    return whole.full_tensor() if _is_distributed(x) else x
+    distributed: Any = x
+    return distributed.full_tensor() if _is_distributed(x) else x
 
 
 def _is_distributed(x: Tensor) -> bool:
@@ -67,9 +67,9 @@ def _is_tensor_parallel(model: nn.Module) -> bool:
     sharded = any(type(module).__name__.startswith("FSDP") for module in model.modules())
     for parameter in model.parameters():
         if _is_distributed(parameter):
-            places: Any = parameter.placements  # type: ignore[attr-defined]
+            placements: Any = parameter.placements  # type: ignore[attr-defined]
             # one sharded axis is FSDP2's own, which it gathers before the forward pass
-            if sum(not place.is_replicate() for place in places) > sharded:
+            if sum(not place.is_replicate() for place in placements) > sharded:
                 return True
     return False
 
@@ -123,10 +123,10 @@ def check_reference(reference: Tensor, features: dict[str, Tensor], name: str = 
         )
     for layer, x in features.items():
         if x.shape[0] != reference.shape[0]:
-            what = "inputs" if name == "inputs" else "rows of the reference"
+            unit = "inputs" if name == "inputs" else "rows of the reference"
             raise InputError(
                 f"layer {layer!r} gave features of shape {tuple(x.shape)} for "
-                f"{len(reference)} {what}. Both need one row a sample: see pool= and {name}=."
+                f"{len(reference)} {unit}. Both need one row a sample: see pool= and {name}=."
             )
 
 
@@ -148,7 +148,7 @@ def check_uses(record: Record, *, paired: bool) -> None:
         _check_order(record)
     for name, number in record.uses.items():
         layer = name.rpartition(":")[0]
-        before = layer if number == 2 else f"{layer}:{number - 1}"
+        previous = layer if number == 2 else f"{layer}:{number - 1}"
         if number == 1 or paired:
             continue
         node = record.nodes.get(name)
@@ -158,7 +158,7 @@ def check_uses(record: Record, *, paired: bool) -> None:
                 "whether its uses depend on each other. Name a layer that runs once, or do not "
                 "compile the model."
             )
-        earlier = record.nodes.get(before)
+        earlier = record.nodes.get(previous)
         if earlier is None and node is None:
             continue  # both uses are frozen, so neither gives a gradient
         if earlier not in nodes_before(node):

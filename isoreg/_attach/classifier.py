@@ -48,8 +48,8 @@ def choose_layers(model: nn.Module, layers: Layers) -> list[Layer]:
     """
     if layers is not None:
         return find_layers(model, layers)
-    known = known_classifier(model)
-    return [] if known is None else [known]
+    classifier = known_classifier(model)
+    return [] if classifier is None else [classifier]
 
 
 def known_classifier(model: nn.Module) -> Layer | None:
@@ -63,7 +63,7 @@ def known_classifier(model: nn.Module) -> Layer | None:
         >>> known_classifier(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))).name
         '2'
     """
-    if not list(model.children()) and not _weighs(model):
+    if not list(model.children()) and not _has_weights(model):
         raise LayerError(
             f"{type(model).__name__} holds no modules whose outputs could be features. "
             "Build it of modules, such as nn.Linear, and name one with layers=."
@@ -74,10 +74,10 @@ def known_classifier(model: nn.Module) -> Layer | None:
         if declared is not None:
             path = f"{name}.{declared}" if name else declared
             return Layer(path, model.get_submodule(path), at_input=True)
-        weighty = [(key, child) for key, child in module.named_children() if _weighs(child)]
-        if not isinstance(module, nn.Sequential) or not weighty:
+        weighted = [(key, child) for key, child in module.named_children() if _has_weights(child)]
+        if not isinstance(module, nn.Sequential) or not weighted:
             break
-        key, module = weighty[-1]
+        key, module = weighted[-1]
         name = f"{name}.{key}" if name else key
     if type(module) is not nn.Linear:
         return None
@@ -93,11 +93,11 @@ def check_classifier(model: nn.Module, layers: Iterable[Layer]) -> None:
     if torch.compiler.is_compiling():
         return
     for layer in layers:
-        known = known_classifier(model) if layer.at_input else None
-        if known is not None and known.name != layer.name:
+        present = known_classifier(model) if layer.at_input else None
+        if present is not None and present.name != layer.name:
             raise LayerError(
                 f"what enters {layer.name!r} was recorded, because it was the classifier when this "
-                f"was attached, and now {known.name!r} is. Attach once the model is complete, or "
+                f"was attached, and now {present.name!r} is. Attach once the model is complete, or "
                 "name the layer with layers=."
             )
 
@@ -107,8 +107,8 @@ def _declared(module: nn.Module) -> str | None:
     config = vars(module).get("pretrained_cfg") or getattr(type(module), "pretrained_cfg", None)
     named = config.get("classifier") if isinstance(config, Mapping) else None
     names = {name for name, _ in module.named_modules()}
-    given = [named] if isinstance(named, str) else list(named or [])
-    return next((name for name in given if name in names), None)
+    declared = [named] if isinstance(named, str) else list(named or [])
+    return next((name for name in declared if name in names), None)
 
 
 @dataclasses.dataclass
@@ -134,31 +134,31 @@ class ClassifierSearch:
         # the module inside a wrapper is the model itself, so it is never the model's classifier
         self._wrapped = {self._names[id(module)] for module in wrapped(model)}
         self._runs: list[_Run] = []
-        self._seen: set[int] = set()
+        self._weighted: set[int] = set()
         self._blind: set[nn.Module] = set()  # modules that ran without gradients
         self._begun: dict[int, tuple[Entering, dict[int, int]]] = {}
         self._calls = 0
 
-    def _is_seen(self, module: nn.Module) -> bool:
+    def _applies_weights(self, module: nn.Module) -> bool:
         """Whether a module applies weights of its own, or holds modules that were seen to do so."""
-        inside = any(id(child) in self._seen for child in module.modules())
+        inside = any(id(child) in self._weighted for child in module.modules())
         weighs = any(_is_matrix(x) for x in module.parameters(recurse=False))
         weighs = weighs or nn.utils.parametrize.is_parametrized(module)
         if inside or weighs:
-            self._seen.add(id(module))
+            self._weighted.add(id(module))
         return inside or weighs
 
-    def sees(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def note_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Note the versions of what enters a module, before the module can change it in place."""
         entering = Entering(args, kwargs)
         # the tensors are kept alive, so that no other tensor can get the same id
         self._begun[id(module)] = entering, {id(x): _version(x) for x in _floating(entering)}
 
-    def saw(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def note_call(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Note one call of a module: what it was called with, and what it returned."""
         _, versions = self._begun.pop(id(module), (None, {}))
         entering = Entering(args, kwargs)
-        if next(tensors_in(entering), None) is None or not self._is_seen(module):
+        if next(tensors_in(entering), None) is None or not self._applies_weights(module):
             return
         self._calls += 1
         if not torch.is_grad_enabled():
@@ -169,8 +169,8 @@ class ClassifierSearch:
         for x in tensors_in(output):
             if x.grad_fn is not None and not x.is_nested and x.ndim > 0:
                 width = x.numel() // max(1, len(x))
-                made = width, x.ndim, x.grad_fn
-                self._runs.append(_Run(self._calls, name, module, entering, versions, *made))
+                result = width, x.ndim, x.grad_fn
+                self._runs.append(_Run(self._calls, name, module, entering, versions, *result))
 
     def finish(self, args: Any, kwargs: Any, output: Any) -> tuple[Layer, list[Entering]]:
         """Return the classifier, as shown by the model's output, and the input of each call."""
@@ -185,14 +185,14 @@ class ClassifierSearch:
         runs: dict[Any, _Run] = {}
         for run in self._runs:
             runs.setdefault(run.node, run)  # keeps the innermost module with this result
-        found: dict[str, _Run] = {}
+        sources: dict[str, _Run] = {}
         for x in returned:
             for run in self._sources(x.grad_fn, runs):
-                found.setdefault(run.name, run)
-        if len(found) != 1:
-            names = ", ".join(map(repr, found)) or "none of its modules"
+                sources.setdefault(run.name, run)
+        if len(sources) != 1:
+            names = ", ".join(map(repr, sources)) or "none of its modules"
             self._refuse(f"returned what was made by {names}")
-        (run,) = found.values()
+        (run,) = sources.values()
         self._check_classifies(run, args, kwargs, returned)
         if run.module in self._blind:
             raise LayerError(
@@ -217,7 +217,7 @@ class ClassifierSearch:
             if "CompiledFunction" in node.name():
                 raise LayerError(_UNSEEN + _IF_COMPILED)
             weight = getattr(node, "variable", None)
-            if (isinstance(weight, nn.Parameter) and weight.ndim > 1) or _weighs_up(node, result):
+            if (isinstance(weight, nn.Parameter) and weight.ndim > 1) or _is_product(node, result):
                 self._refuse("returned what weights of its own were applied to, or prototypes")
 
     def _check_classifies(self, run: _Run, args: Any, kwargs: Any, returned: list[Tensor]) -> None:
@@ -225,25 +225,27 @@ class ClassifierSearch:
             self._refuse(f"returned what its decoder made, {run.name!r}")
         if run.axes > 2 and returned[0].ndim == 0:
             self._refuse(f"returned a loss, and {run.name!r} gave more than one vector a sample")
-        given, entering = list(tensors_in((args, kwargs))), list(_floating(run.entering))
-        if entering and all(any(x is y for y in given) for x in entering):
+        inputs, entering = list(tensors_in((args, kwargs))), list(_floating(run.entering))
+        if entering and all(any(x is y for y in inputs) for x in entering):
             self._refuse(f"returned what {run.name!r} made of the model's own input")
-        inside = [m for m in run.module.modules() if m is not run.module and id(m) in self._seen]
+        inside = [
+            m for m in run.module.modules() if m is not run.module and id(m) in self._weighted
+        ]
         if len(inside) > 1 and (run.axes > 2 or all(x.grad_fn is None for x in entering)):
             self._refuse(f"returned what several layers of {run.name!r} made")
-        taken = [x for x in given if not x.is_nested and x.ndim > 1]
-        widths = {x.numel() // max(1, len(x)) for x in taken}
-        narrow = min(other.width for other in self._runs)
-        if run.width in widths and narrow < run.width:
+        batches = [x for x in inputs if not x.is_nested and x.ndim > 1]
+        widths = {x.numel() // max(1, len(x)) for x in batches}
+        narrowest = min(result.width for result in self._runs)
+        if run.width in widths and narrowest < run.width:
             self._refuse(f"returned as many numbers a sample as it takes, {run.width}")
 
-    def _refuse(self, what: str) -> NoReturn:
-        narrow = min(self._runs, key=lambda run: run.width)
-        last = list(dict.fromkeys(run.name for run in self._runs))[-5:]
+    def _refuse(self, reason: str) -> NoReturn:
+        narrowest = min(self._runs, key=lambda run: run.width)
+        names = list(dict.fromkeys(run.name for run in self._runs))[-5:]
         raise LayerError(
-            f"{self._kind} {what}, so its penultimate features are unknown. Name them with "
-            f"layers=, for example one of {', '.join(map(repr, last))}, or the narrowest, "
-            f"{narrow.name!r} ({narrow.width} numbers a sample)."
+            f"{self._kind} {reason}, so its penultimate features are unknown. Name them with "
+            f"layers=, for example one of {', '.join(map(repr, names))}, or the narrowest, "
+            f"{narrowest.name!r} ({narrowest.width} numbers a sample)."
         )
 
 
@@ -252,22 +254,22 @@ def _returned(output: Any) -> list[Tensor]:
     logits = (
         output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     )
-    judged = logits if isinstance(logits, Tensor) else output
-    return [x for x in tensors_in(judged) if x.grad_fn is not None and not x.is_nested]
+    value = logits if isinstance(logits, Tensor) else output
+    return [x for x in tensors_in(value) if x.grad_fn is not None and not x.is_nested]
 
 
-def _weighs_up(node: Any, result: Any) -> bool:
+def _is_product(node: Any, result: Any) -> bool:
     """Whether a node computes products or distances, or broadcasts their terms for a later sum."""
     kind = node.name().partition("Backward")[0]
     if kind not in _BROADCASTS:
         return kind in _PRODUCTS
-    grown = _size(node)
-    return grown > _size(result) and grown > max(_size(before) for before, _ in node.next_functions)
+    size = _size(node)
+    return size > _size(result) and size > max(_size(before) for before, _ in node.next_functions)
 
 
 def _size(node: Any) -> int:
     """Return the size of the largest tensor that a node made, or 0 for None."""
-    return 0 if node is None else max(math.prod(made.shape) for made in node._input_metadata)
+    return 0 if node is None else max(math.prod(tensor.shape) for tensor in node._input_metadata)
 
 
 def _floating(entering: Entering) -> Iterator[Tensor]:
@@ -279,7 +281,7 @@ def _version(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
-def _weighs(module: nn.Module) -> bool:
+def _has_weights(module: nn.Module) -> bool:
     """Whether a module has weight matrices, not only factors and biases as normalisation does."""
     return any(_is_matrix(parameter) for _, parameter in module.named_parameters())
 

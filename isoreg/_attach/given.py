@@ -34,10 +34,10 @@ class Given(NamedTuple):
         source: Source,
         labels: Tensor | None,
         n: int,
-        named: tuple[Tensor | None, Tensor | None, Tensor | None],
+        arguments: tuple[Tensor | None, Tensor | None, Tensor | None],
     ) -> Given:
         """Take the reference or distances that the call gives, or else what was recorded."""
-        reference, distances, pair_weights = named
+        reference, distances, pair_weights = arguments
         if reference is not None and distances is not None:
             raise InputError(
                 "give reference= or distances=, not both: each takes the other's place."

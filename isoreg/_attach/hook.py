@@ -50,9 +50,9 @@ class Hook:
         self._args = args
         self.handle: RemovableHandle | None = None
 
-    def register(self, register: Callable[..., RemovableHandle], **how: Any) -> RemovableHandle:
+    def register(self, register: Callable[..., RemovableHandle], **options: Any) -> RemovableHandle:
         """Register this hook by one of the module's ``register_`` methods, and keep the handle."""
-        self.handle = register(self, **how)
+        self.handle = register(self, **options)
         return self.handle
 
     def __call__(self, module: nn.Module, *args: Any) -> None:

@@ -69,23 +69,23 @@ def find_layers(model: nn.Module, layers: Layers) -> list[Layer]:
         weighted = [(selector, 1.0) for selector in layers]
     if not weighted:
         raise LayerError(f"layers must name at least one layer, got {layers!r}.")
-    found: dict[int, Layer] = {}
+    chosen: dict[int, Layer] = {}
     for selector, weight in weighted:
         for name in _matches(modules, plain, selector, model):
-            layer = found.setdefault(id(modules[name]), Layer(name, modules[name], weight))
+            layer = chosen.setdefault(id(modules[name]), Layer(name, modules[name], weight))
             is_named = isinstance(selector, str) and name in (selector, plain.get(selector))
             if layer.weight != weight and is_named:
                 raise InputError(
                     f"layers {layer.name!r} and {selector!r} are one module, so they must have one "
                     f"weight, got {layer.weight:g} and {weight:g}."
                 )
-    for layer in found.values():
+    for layer in chosen.values():
         if isinstance(layer.module, torch.jit.ScriptModule):
             raise LayerError(
                 f"layer {layer.name!r} is of torch.jit.script and takes no hooks. Name the module "
                 "around it, or attach before it is scripted."
             )
-    return list(found.values())
+    return list(chosen.values())
 
 
 def refuse_time_major(
@@ -165,14 +165,14 @@ class Axes:
 
     def refuse_other(self, x: Tensor, pool: str) -> None:
         """Refuse a pooling that takes channels on another axis than the model's modules show."""
-        wanted = "first" if pool == "mean" and x.ndim > 3 else "last"
-        found = self.channels(x)
-        if found and found != wanted:
-            axis, rest = (1, range(2, x.ndim)) if found == "first" else (-1, range(1, x.ndim - 1))
+        expected = "first" if pool == "mean" and x.ndim > 3 else "last"
+        shown = self.channels(x)
+        if shown and shown != expected:
+            axis, dims = (1, range(2, x.ndim)) if shown == "first" else (-1, range(1, x.ndim - 1))
             raise LayerError(
-                f"pool={pool!r} takes channels to come {wanted}, and those of shape "
-                f"{tuple(x.shape)} seem to come {found}: layers of the model have {x.shape[axis]} "
-                f"of them. Say what to average: pool=lambda output: output.mean({tuple(rest)})."
+                f"pool={pool!r} takes channels to come {expected}, and those of shape "
+                f"{tuple(x.shape)} seem to come {shown}: layers of the model have {x.shape[axis]} "
+                f"of them. Say what to average: pool=lambda output: output.mean({tuple(dims)})."
             )
 
 
@@ -214,12 +214,12 @@ def _inner_name(wrapper: nn.Module) -> str:
 def _unwrapped_names(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, str]:
     """Map the names that modules had before anything was wrapped to their present names."""
     plain = {"": ""}
-    before = {"": ""}
+    old_names = {"": ""}
     for name in modules:
         around, _, part = name.rpartition(".")
         hidden = part == _inner_name(modules.get(around, model))
-        before[name] = before[around] if hidden else f"{before[around]}.{part}".lstrip(".")
-        plain.setdefault(before[name], name)
+        old_names[name] = old_names[around] if hidden else f"{old_names[around]}.{part}".lstrip(".")
+        plain.setdefault(old_names[name], name)
     return {old: name for old, name in plain.items() if old}
 
 
@@ -234,9 +234,9 @@ def _matches(
         matched = matched or [plain[name] for name in _glob(plain, selector)]
         matched = matched or _glob(modules, selector)
         if not matched:
-            near = get_close_matches(selector, plain, cutoff=0.5) or list(plain)[-3:]
+            close = get_close_matches(selector, plain, cutoff=0.5) or list(plain)[-3:]
             raise LayerError(
-                f"no layer is called {selector!r}. Close matches: {', '.join(map(repr, near))}. "
+                f"no layer is called {selector!r}. Close matches: {', '.join(map(repr, close))}. "
                 "All names: [name for name, _ in model.named_modules()]."
             )
         return matched
@@ -264,11 +264,11 @@ def _stages(plain: Mapping[str, str], model: nn.Module) -> list[str]:
     names = [entry["module"] for entry in entries]
     missing = [name for name in names if name not in plain]
     if missing:
-        near = dict.fromkeys(n for name in missing for n in get_close_matches(name, plain))
+        close = dict.fromkeys(n for name in missing for n in get_close_matches(name, plain))
         raise LayerError(
             f"feature_info names stages that are no modules, got {', '.join(map(repr, missing))}. "
             "Name the layers instead, for example "
-            f"{', '.join(map(repr, near or list(plain)[:5]))}."
+            f"{', '.join(map(repr, close or list(plain)[:5]))}."
         )
     return [plain[name] for name in names]
 

@@ -32,7 +32,7 @@ _EARLY = 3
 """How many readings are early. The first is left out, because features have no spread then."""
 
 
-class Seen(NamedTuple):
+class Step(NamedTuple):
     """The features of a step, and what they were compared with.
 
     Attributes:
@@ -50,9 +50,9 @@ class Seen(NamedTuple):
     pair_weights: Tensor | None
     first: int
 
-    def among_own(self, table: Tensor, shown: int) -> Tensor:
+    def among_local(self, table: Tensor, n: int) -> Tensor:
         """Return the part of a table for pairs of the first local samples."""
-        return table[:shown, self.first : self.first + shown]
+        return table[:n, self.first : self.first + n]
 
 
 class Monitor:
@@ -64,9 +64,9 @@ class Monitor:
     Example:
         >>> monitor = Monitor("euclidean", "euclidean")
         >>> x = torch.eye(3)
-        >>> seen = Seen({"layer": x}, {"layer": x}, None, None, first=0)
+        >>> step = Step({"layer": x}, {"layer": x}, None, None, first=0)
         >>> monitor.record_step(["layer"], torch.zeros(1))
-        >>> monitor.look_closely(seen, None, 1.0)
+        >>> monitor.look_closely(step, None, 1.0)
         >>> print(monitor.report(0.1))
         beta 0.1, 1 steps, 1 of them without pairs
         ...
@@ -75,7 +75,7 @@ class Monitor:
     def __init__(self, metric: Metric, input_metric: Metric) -> None:
         self._metric = resolve_metric(metric)
         self._input_metric = resolve_metric(input_metric)
-        self._steps = self._looked = 0
+        self._steps = self._looked_at = 0
         self._with_pairs = torch.zeros((), dtype=torch.long, device="cpu")
         self._uncounted: list[Tensor] = []
         self._layers: list[str] = []
@@ -100,19 +100,19 @@ class Monitor:
         self._uncounted.append(self._penalties)
 
     @torch.no_grad()
-    def look_closely(self, seen: Seen, labels: Tensor | None, scale: float | Tensor | str) -> None:
+    def look_closely(self, step: Step, labels: Tensor | None, scale: float | Tensor | str) -> None:
         """Keep the distances of a step that was due, for the report."""
         self._count()
-        self._looked = self._steps
-        shown = min(len(next(iter(seen.features.values()))), _SAMPLES)
-        self._distances = _measured(self._metric, seen.features)
-        if seen.distances is None:
-            self._targets = _measured(self._input_metric, seen.references)
+        self._looked_at = self._steps
+        n = min(len(next(iter(step.features.values()))), _SAMPLES)
+        self._distances = _distances_of(self._metric, step.features)
+        if step.distances is None:
+            self._targets = _distances_of(self._input_metric, step.references)
         else:
-            given = seen.among_own(seen.distances, shown)
-            self._targets = dict.fromkeys(self._distances, given)
-        weights = None if seen.pair_weights is None else seen.among_own(seen.pair_weights, shown)
-        self._weights = self._pairs(labels, weights, shown)
+            targets = step.among_local(step.distances, n)
+            self._targets = dict.fromkeys(self._distances, targets)
+        weights = None if step.pair_weights is None else step.among_local(step.pair_weights, n)
+        self._weights = self._pairs(labels, weights, n)
         self._scale = scale if isinstance(scale, str) else float(scale)
 
     def _count(self) -> None:
@@ -120,17 +120,17 @@ class Monitor:
         by_kind: dict[tuple[torch.device, int], list[Tensor]] = {}
         for penalties in self._uncounted:
             by_kind.setdefault((penalties.device, penalties.numel()), []).append(penalties)
-        for alike in by_kind.values():
-            counted = torch.stack(alike).any(1).sum()
-            self._with_pairs = self._with_pairs.to(counted.device) + counted
+        for group in by_kind.values():
+            with_pairs = torch.stack(group).any(1).sum()
+            self._with_pairs = self._with_pairs.to(with_pairs.device) + with_pairs
         self._uncounted.clear()
 
-    def _pairs(self, labels: Tensor | None, weights: Tensor | None, shown: int) -> Tensor:
+    def _pairs(self, labels: Tensor | None, weights: Tensor | None, n: int) -> Tensor:
         """Return which pairs of the first samples are compared, by the top class of soft labels."""
         if labels is not None:
-            labels = (labels.argmax(1) if labels.is_floating_point() else labels)[:shown]
+            labels = (labels.argmax(1) if labels.is_floating_point() else labels)[:n]
         device = next(iter(self._distances.values())).device
-        compared = pair_weights(labels, shown, device=device).bool()
+        compared = pair_weights(labels, n, device=device).bool()
         if weights is not None:
             compared &= weights.to(device) > 0
         return compared.triu(1)
@@ -150,7 +150,7 @@ class Monitor:
             name: self._layer(name, penalties.get(name, math.nan), beta) for name in self._distances
         }
         without = self._steps - int(self._with_pairs)
-        return IsometryReport(float(beta), self._steps, without, layers, looked_at=self._looked)
+        return IsometryReport(float(beta), self._steps, without, layers, looked_at=self._looked_at)
 
     def warn(self, report: IsometryReport, *, stacklevel: int) -> None:
         """Give each kind of warning once."""
@@ -173,9 +173,9 @@ class Monitor:
         exact = exact_dtype(distances.device)
         dx, dphi = targets[compared].to(exact), distances[compared].to(exact)
         scale = best_factor(dx, dphi) if self._scale == "fit" else float(self._scale)
-        found = distortion_of(dx, scale * dphi)
+        distortion = distortion_of(dx, scale * dphi)
         return LayerReport(
-            distortion=dataclasses.replace(found, scale=scale * found.scale),
+            distortion=dataclasses.replace(distortion, scale=scale * distortion.scale),
             penalty=penalty,
             gradient=median(share for share, _ in shares) if shares else math.nan,
             progress=median(1 + along for _, along in shares) if shares else math.nan,
@@ -193,12 +193,12 @@ class Monitor:
     def _shares(self, name: str, beta: Beta) -> list[tuple[float, float]]:
         """Return a penalty's gradient norm, and its part along the loss's, over the loss's norm."""
         shares = []  # only of steps in which the loss has a gradient and nothing overflowed
-        for norms, then in self._norms:
+        for norms, earlier in self._norms:
             if name not in norms:
                 continue
             loss, penalty, along = map(float, norms[name])
             if loss > 0:
-                factor = _times(beta, then)
+                factor = _ratio(beta, earlier)
                 shares.append((factor * penalty / loss, factor * along / loss / loss))
         return [share for share in shares if all(map(math.isfinite, share))]
 
@@ -213,13 +213,13 @@ def _unwrapped(x: Tensor) -> Tensor:
     return x
 
 
-def _measured(
+def _distances_of(
     metric: Callable[[Tensor], Tensor], points: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    shown = {
+    samples = {
         name: flatten_points(_unwrapped(x)[:_SAMPLES], "features") for name, x in points.items()
     }
-    return {name: distances_by(metric, x) for name, x in shown.items()}
+    return {name: distances_by(metric, x) for name, x in samples.items()}
 
 
 def _losses(name: str, steps: Sequence[Norms]) -> list[float]:
@@ -228,9 +228,10 @@ def _losses(name: str, steps: Sequence[Norms]) -> list[float]:
     return [loss for loss in losses if math.isfinite(loss)]
 
 
-def _times(beta: Beta, then: Beta) -> float:
+def _ratio(beta: Beta, earlier: Beta) -> float:
     """Return the ratio of a penalty's weight to its earlier weight; NaN if that was 0."""
-    learned = isinstance(beta, Tensor) and isinstance(then, Tensor)  # each weight fits its own step
-    if learned or float(beta) == float(then):
+    # learned weights each fit their own step
+    learned = isinstance(beta, Tensor) and isinstance(earlier, Tensor)
+    if learned or float(beta) == float(earlier):
         return 1.0
-    return float(beta) / float(then) if float(then) > 0 else math.nan
+    return float(beta) / float(earlier) if float(earlier) > 0 else math.nan

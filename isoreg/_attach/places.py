@@ -61,23 +61,23 @@ class Places:
         Returns:
             Whether the watched classifier was lost, so that a pass must show the present one.
         """
-        left = []
+        strays = []
         for place in self._all:
             at_name = module_at(model, place.layer.name)
             if at_name is not place.layer.module or (grown and place.layer.at_input):
-                left.append(place)
+                strays.append(place)
             elif not torch.compiler.is_compiling():
                 _move_last(place.handle)
-        if not left:
+        if not strays:
             return False
         if torch.compiler.is_compiling():
             raise RecordError(
-                f"layer {left[0].layer.name!r} was replaced after attaching. Call the model once "
+                f"layer {strays[0].layer.name!r} was replaced after attaching. Call the model once "
                 "uncompiled, and its place is watched."
             )
         names, is_lost = {module: name for name, module in model.named_modules()}, False
-        moved = {id(place): _moved(place.layer, names, model) for place in left}
-        for place in left:
+        moved = {id(place): _moved(place.layer, names, model) for place in strays}
+        for place in strays:
             layer = moved[id(place)]
             if place.layer.at_input and (layer is None or grown):  # perhaps another classifier
                 layer = known_classifier(model)

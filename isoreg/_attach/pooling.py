@@ -23,9 +23,9 @@ def tensors_in(value: object) -> Iterator[Tensor]:
         >>> [t.item() for t in tensors_in((None, {"logits": torch.tensor(1.0)}))]
         [1.0]
     """
-    found: list[Any] = []  # the oldest torch cannot compile a generator that is read to its end
-    _collect(value, found, (Tensor,))
-    return iter(found)
+    tensors: list[Any] = []  # the oldest torch cannot compile a generator that is read to its end
+    _collect(value, tensors, (Tensor,))
+    return iter(tensors)
 
 
 def first_tensor(value: object) -> Tensor | None:
@@ -41,28 +41,28 @@ def first_tensor(value: object) -> Tensor | None:
         >>> first_tensor({"maps": torch.ones(2, 3), "mask": None}).shape
         torch.Size([2, 3])
     """
-    found: list[Any] = []
-    _collect(value, found, (Tensor, PackedSequence))
-    if found and isinstance(found[0], PackedSequence):
+    candidates: list[Any] = []
+    _collect(value, candidates, (Tensor, PackedSequence))
+    if candidates and isinstance(candidates[0], PackedSequence):
         raise LayerError(
             "its features must have one row a sample, got a PackedSequence, whose rows are "
             "steps. Say what to compare: pool=lambda output: ..., or name another layer."
         )
-    return found[0] if found else None
+    return candidates[0] if candidates else None
 
 
-def _collect(value: object, found: list[Any], kinds: tuple[type, ...]) -> None:
+def _collect(value: object, leaves: list[Any], kinds: tuple[type, ...]) -> None:
     if isinstance(value, kinds):
-        found.append(value)
+        leaves.append(value)
     elif isinstance(value, Mapping):
         for item in value.values():
-            _collect(item, found, kinds)
+            _collect(item, leaves, kinds)
     elif isinstance(value, (tuple, list)):
         for item in value:
-            _collect(item, found, kinds)
+            _collect(item, leaves, kinds)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            _collect(getattr(value, field.name), found, kinds)
+            _collect(getattr(value, field.name), leaves, kinds)
 
 
 class Entering(NamedTuple):
@@ -86,8 +86,8 @@ def features_entering(entering: Entering) -> Tensor | None:
     tensors = list(tensors_in(entering))
     floating = [x for x in tensors if x.is_floating_point()]
     if len(floating) < 2:
-        found = floating or tensors
-        return found[0] if found else None
+        candidates = floating or tensors
+        return candidates[0] if candidates else None
     learned = [x for x in floating if x.requires_grad] or floating
     if len(learned) < 2:
         return learned[0]
@@ -185,9 +185,9 @@ def pooled(pool: Callable[[Any], Tensor | None], value: Any) -> Tensor | None:
         return pool(value)
     # A checkpoint around the layer counts the tensors saved for backward, and expects as many when
     # it computes the layer once more. The callable does not run then: its tensors must not count.
-    with torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+    with torch.autograd.graph.saved_tensors_hooks(_identity, _identity):
         return pool(value)
 
 
-def _itself(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x

@@ -49,7 +49,7 @@ class Reader:
                 "would do nothing. If it is checkpointed, use use_reentrant=False; what is meant "
                 "to have none goes inside `with iso.paused():`."
             )
-        value = self._meant(value, record)
+        value = self._pool_input(value, record)
         is_tensor = isinstance(value, Tensor)
         if is_tensor:
             value = self._copied(value, use, record)
@@ -63,7 +63,7 @@ class Reader:
             )
         return features if is_tensor else features.clone()
 
-    def _meant(self, value: Any, record: Record) -> Any:
+    def _pool_input(self, value: Any, record: Record) -> Any:
         """Return what is pooled: the tensor of features, or for a callable all that it may use."""
         entering = isinstance(value, Entering)
         if not isinstance(self._pool, FirstTensor):

@@ -72,11 +72,11 @@ class Record:
 
     def order_by(self, layers: list[str]) -> None:
         """Put features in the order of the layers, which need not be that of a forward pass."""
-        placed = []
+        order = []
         for use, number in self.uses.items():
             name = use if number == 1 else use.rpartition(":")[0]
-            placed.append((layers.index(name), number, use))
-        self.features = {use: self.features[use] for _, _, use in sorted(placed)}
+            order.append((layers.index(name), number, use))
+        self.features = {use: self.features[use] for _, _, use in sorted(order)}
 
     def check_axes(self, x: Tensor) -> None:
         """Refuse features or a reference whose first two axes may each be the samples."""

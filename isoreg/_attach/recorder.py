@@ -82,7 +82,7 @@ class Recorder:
         >>> recorder.remove()
     """
 
-    _looking: ClassVar[dict[int, Recorder]] = {}
+    _trials: ClassVar[dict[int, Recorder]] = {}
     """For each thread, the recorder that runs a trial pass now; other recorders ignore the pass."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Recorder:
         self._model = weakref.ref(model)
         self._parameters = parameter_names(model)
         self._states = States()
-        begin, end = (Hook(self, model, of) for of in (Recorder._begin, Recorder._end))
+        begin, end = (Hook(self, model, function) for function in (Recorder._begin, Recorder._end))
         self._handles: list[RemovableHandle] = [
             begin.register(model.register_forward_pre_hook, with_kwargs=True),
             end.register(model.register_forward_hook, always_call=True, with_kwargs=True),
@@ -109,7 +109,7 @@ class Recorder:
         if isinstance(source, Layer):
             self._places.add(source, None, self._watch)
         if not layers:
-            self._seeking.begin(model, self._searching)
+            self._seeking.begin(model, self._search_hook)
 
     @property
     def model(self) -> nn.Module | None:
@@ -149,9 +149,9 @@ class Recorder:
                 )
         if not torch.compiler.is_compiling():
             # a tensor that an ended transform, such as torch.func.jvp, left wrapped has no gradient
-            alive = torch._C._functorch.unwrap_if_dead
-            record.features = {name: alive(x) for name, x in record.features.items()}
-            record.references = [alive(x) for x in record.references]
+            unwrap = torch._C._functorch.unwrap_if_dead
+            record.features = {name: unwrap(x) for name, x in record.features.items()}
+            record.references = [unwrap(x) for x in record.references]
         return record
 
     def paused(self) -> AbstractContextManager[None]:
@@ -195,29 +195,29 @@ class Recorder:
                 state.running, state.search, state.begun = None, None, 0
             return
         self._follow(module)
-        looks = self._seeking.is_on and _is_compiled(module)
-        if looks:
-            _look_uncompiled(self, module, args, kwargs or {})
+        needs_trial = self._seeking.is_on and _is_compiled(module)
+        if needs_trial:
+            _run_trial_uncompiled(self, module, args, kwargs or {})
         record = new_record(state.finished)
-        record.failure = self._seeking.failure if looks and self._seeking.is_on else None
+        record.failure = self._seeking.failure if needs_trial and self._seeking.is_on else None
         record.time_major = self._places.time_major
         state.running = state.finished = None
-        if self._seeking.is_on and not looks:
+        if self._seeking.is_on and not needs_trial:
             state.search = ClassifierSearch(module)
         if self._source is None:
             record.call = read_call(args, kwargs or {}, self._parameters)
         elif not isinstance(self._source, Layer):
-            self._ask(record, args, kwargs or {})
+            self._call_source(record, args, kwargs or {})
         # This text is shown if the pass never ends: torch calls no hook after an interruption.
         state.why_missing = "the last forward pass failed, or returned None"
         state.begun += 1
         state.running = record
 
-    def _look(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+    def _run_trial(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         """Find the classifier by an uncompiled trial pass before a compiled one."""
         state, watch = self._states.current, self.reader.watch
         state.running, self.reader.watch = Record(), None
-        Recorder._looking[threading.get_ident()] = self
+        Recorder._trials[threading.get_ident()] = self
         state.search = search = ClassifierSearch(model)
         try:
             output = trial_pass(model, args, kwargs)
@@ -230,10 +230,10 @@ class Recorder:
             self._seeking.failure = LayerError, f"{reason}. Name the layer with layers=."
         finally:
             state.running, self.reader.watch = None, watch
-            Recorder._looking.pop(threading.get_ident(), None)
+            Recorder._trials.pop(threading.get_ident(), None)
             self._end_search(state)
 
-    def _ask(self, record: Record, args: Any, kwargs: Any) -> None:
+    def _call_source(self, record: Record, args: Any, kwargs: Any) -> None:
         """Call a teacher or a callable. Layers of the model that it uses are not recorded."""
         assert callable(self._source)
         with self.paused(), naming_the_source(self._source):
@@ -286,20 +286,20 @@ class Recorder:
         for value in entering:
             self.reader.read(record, layer.name, value)
 
-    def _searching(self, module: nn.Module, look: Callable[..., None]) -> Hook:
-        return Hook(self, module, Recorder._search, look)
+    def _search_hook(self, module: nn.Module, note: Callable[..., None]) -> Hook:
+        return Hook(self, module, Recorder._search, note)
 
-    def _search(self, look: Callable[..., None], module: nn.Module, *passed: Any) -> None:
+    def _search(self, note: Callable[..., None], module: nn.Module, *passed: Any) -> None:
         state = None if torch.compiler.is_compiling() else self._running()
         if state is not None and state.search is not None:
-            look(state.search, module, *passed)
+            note(state.search, module, *passed)
 
     def _follow(self, model: nn.Module) -> None:
         """Move the hooks to the modules that the model has now."""
         grown = self._seeking.has_grown(model)
         is_lost = self._places.follow(model, self._watch, grown=grown)
         if is_lost or (grown and self._seeking.is_on):
-            self._seeking.begin(model, self._searching)
+            self._seeking.begin(model, self._search_hook)
 
     def _watch(self, layer: Layer, name: str | None) -> RemovableHandle:
         """Hook a layer. What it gives is recorded under the name; with None it is the reference."""
@@ -314,19 +314,19 @@ class Recorder:
         return handle
 
     def _entered(self, name: str | None, module: nn.Module, args: Any, kwargs: Any = None) -> None:
-        self._see(name, Entering(args, kwargs or {}))
+        self._record_value(name, Entering(args, kwargs or {}))
 
     def _returned(self, name: str | None, module: nn.Module, args: Any, output: Any) -> None:
-        self._see(name, output)
+        self._record_value(name, output)
 
     def _running(self) -> State | None:
         """The state of the pass that runs now; None in a trial pass of another recorder."""
         if not torch.compiler.is_compiling():
-            looking = Recorder._looking.get(threading.get_ident(), self)
-            return self._states.recording if looking is self else None
+            recorder = Recorder._trials.get(threading.get_ident(), self)
+            return self._states.recording if recorder is self else None
         return self._states.recording
 
-    def _see(self, name: str | None, value: Any) -> None:
+    def _record_value(self, name: str | None, value: Any) -> None:
         state = self._running()
         record = None if state is None else state.running
         if state is None or record is None:
@@ -363,4 +363,4 @@ def _is_compiled(model: nn.Module) -> bool:
     return any("_orig_mod" in m._modules or m._compiled_call_impl for m in model.modules())
 
 
-_look_uncompiled = between_graphs(Recorder._look, _FULL_GRAPH)
+_run_trial_uncompiled = between_graphs(Recorder._run_trial, _FULL_GRAPH)

@@ -50,15 +50,15 @@ class Teacher:
         """Return the one floating tensor of the network's answer."""
         with evaluating(self.module), torch.no_grad():
             answer = self.module(*args, **kwargs)
-        found = [x for x in tensors_in(answer) if x.is_floating_point()]
-        if len(found) != 1:
-            shapes = ", ".join(str(tuple(x.shape)) for x in found) or "none"
+        tensors = [x for x in tensors_in(answer) if x.is_floating_point()]
+        if len(tensors) != 1:
+            shapes = ", ".join(str(tuple(x.shape)) for x in tensors) or "none"
             raise InputError(
                 "the network given as inputs must return one floating tensor, got "
                 f"{type(answer).__name__} with {shapes}. Pick one: "
                 "inputs=lambda x: teacher(x).<name>, with teacher in eval mode."
             )
-        return found[0].detach()
+        return tensors[0].detach()
 
 
 def find_source(model: nn.Module, inputs: object) -> Source:

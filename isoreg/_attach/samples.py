@@ -48,10 +48,10 @@ class Listed(NamedTuple):
 
     path: str
     name: str
-    parts: list[Candidate]
+    entries: list[Candidate]
 
     def __str__(self) -> str:
-        return f"{self.path}, a list of {len(self.parts)} tensors"
+        return f"{self.path}, a list of {len(self.entries)} tensors"
 
 
 class Call(NamedTuple):
@@ -63,7 +63,7 @@ class Call(NamedTuple):
     """
 
     candidates: list[Candidate | Listed]
-    others: list[Other]
+    incomparable: list[Other]
 
 
 class Other(NamedTuple):
@@ -111,22 +111,22 @@ def read_call(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[st
         >>> read_call((images, weights), {}, ["images", "targets"]).candidates[0].path
         'images'
     """
-    found: list[Candidate | Listed] = []
-    others: list[Other] = []
+    candidates: list[Candidate | Listed] = []
+    incomparable: list[Other] = []
     places = [names[i] if i < len(names) else f"argument {i}" for i in range(len(args))]
-    for place, held in (*zip(places, args, strict=True), *kwargs.items()):
-        for path, name, value in _inside(place, place, held):
+    for place, argument in (*zip(places, args, strict=True), *kwargs.items()):
+        for path, name, value in _inside(place, place, argument):
             if name in LABEL_NAMES and name != "y":
                 continue
             if isinstance(value, list):
-                parts = [_candidate(f"{path}[{index}]", name, x) for index, x in enumerate(value)]
-                found.append(Listed(path, name, parts))
+                entries = [_candidate(f"{path}[{index}]", name, x) for index, x in enumerate(value)]
+                candidates.append(Listed(path, name, entries))
             elif _comparable(value):
-                found.append(_candidate(path, name, value))
+                candidates.append(_candidate(path, name, value))
             elif name != "y":
                 shape = None if value.is_nested else value.shape
-                others.append(Other(f"{path} {_kind(value)}", name, shape, value.dtype))
-    return Call(found, others)
+                incomparable.append(Other(f"{path} {_kind(value)}", name, shape, value.dtype))
+    return Call(candidates, incomparable)
 
 
 def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
@@ -140,29 +140,29 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
         >>> choose_samples(call, None, 3).shape
         torch.Size([3, 2])
     """
-    others = [x for x in call.others if labels is None or x.shape != labels.shape]
+    incomparable = [x for x in call.incomparable if labels is None or x.shape != labels.shape]
     unfolded = [c for candidate in call.candidates for c in _unfold(candidate, n)]
     candidates = [c for c in unfolded if not _is_labels(c, labels)]
-    left = [c for c in candidates if len(c.value) == n] or candidates
-    if len(left) > 1 or others:
-        left = [c for c in left if not _is_mask(c.name)]
-    left = _without_y(left)
-    named = [c for c in left if c.name in SAMPLE_NAMES]
-    if len(named) == 1 and not any(_is_twin(c, named[0]) for c in left):
-        left = named
-    elif len(left) > 1 or others:  # one number a sample may be a weight, a time or a score
-        left = [c for c in left if c.value.numel() > len(c.value)]
-    if not left or (others and _looks_like(left[0].value, labels)):
-        raise InputError(_nothing([x.text for x in others] + [*map(str, call.candidates)]))
+    choices = [c for c in candidates if len(c.value) == n] or candidates
+    if len(choices) > 1 or incomparable:
+        choices = [c for c in choices if not _is_mask(c.name)]
+    choices = _without_y(choices)
+    named = [c for c in choices if c.name in SAMPLE_NAMES]
+    if len(named) == 1 and not any(_is_twin(c, named[0]) for c in choices):
+        choices = named
+    elif len(choices) > 1 or incomparable:  # one number a sample may be a weight, a time or a score
+        choices = [c for c in choices if c.value.numel() > len(c.value)]
+    if not choices or (incomparable and _looks_like(choices[0].value, labels)):
+        raise InputError(_no_samples([x.text for x in incomparable] + [*map(str, call.candidates)]))
     # tokens beside images may be the samples of a second encoder
     settled = any(c.name not in _OF_ONE_TOWER for c in named)
-    rivals = [] if settled else [x.text for x in others if x.may_be_samples(n)]
-    if len(left) + len(rivals) > 1:
+    rivals = [] if settled else [x.text for x in incomparable if x.may_be_samples(n)]
+    if len(choices) + len(rivals) > 1:
         raise InputError(
-            f"the model was called with {len(left) + len(rivals)} tensors that may hold the "
-            f"samples, got {', '.join([*map(str, left), *rivals])}. {_REMEDY}"
+            f"the model was called with {len(choices) + len(rivals)} tensors that may hold the "
+            f"samples, got {', '.join([*map(str, choices), *rivals])}. {_REMEDY}"
         )
-    return _floating(left[0].value)
+    return _floating(choices[0].value)
 
 
 def _is_mask(name: str) -> bool:
@@ -177,12 +177,12 @@ def _unfold(candidate: Candidate | Listed, n: int) -> list[Candidate]:
     """Split a list of tensors into the batches that it holds, or stack its single samples."""
     if isinstance(candidate, Candidate):
         return [candidate]
-    path, name, parts = candidate
-    values = [part.value for part in parts]
+    path, name, entries = candidate
+    values = [entry.value for entry in entries]
     shapes = sorted({tuple(x.shape) for x in values})
     are_batches = all(len(x) == n for x in values)
     if len(values) != n or (are_batches and (n == 1 or len(shapes) > 1)):
-        return parts
+        return entries
     if len(shapes) > 1:
         raise InputError(
             f"{path} is a list of {n} samples of different shapes, which have no distances, got "
@@ -226,15 +226,15 @@ def _is_labels(candidate: Candidate, labels: Tensor | None) -> bool:
     return value.device.type == labels.device.type == "cpu" and torch.equal(value, labels)
 
 
-def _nothing(held: list[str]) -> str:
-    if not held:
+def _no_samples(tensors: list[str]) -> str:
+    if not tensors:
         return (
             "there is no tensor to compare the features with: the model was called without one, "
             f"with labels alone, or with an object that is no container. {_REMEDY}"
         )
     return (
         "the model's inputs must be floating, and hold more than one number a sample or stand "
-        f"alone, got {', '.join(held)}. For token ids name the embedding, inputs='embedding'; "
+        f"alone, got {', '.join(tensors)}. For token ids name the embedding, inputs='embedding'; "
         "convert other integers, inputs=lambda x: x.float()."
     )
 

@@ -34,24 +34,24 @@ class Seeking:
     def __init__(self, handles: list[RemovableHandle]) -> None:
         self.is_on = False
         self.failure: tuple[type[IsoregError], str] | None = None
-        self._handles, self._all = list[RemovableHandle](), handles
+        self._handles, self._recorder_handles = list[RemovableHandle](), handles
         self.lock = threading.Lock()
-        self._searched: weakref.WeakSet[nn.Module] | None = None
+        self._known_modules: weakref.WeakSet[nn.Module] | None = None
 
     def begin(self, model: nn.Module, make_hook: MakeHook) -> None:
         """Hook all modules, so that the next pass shows the classifier."""
         remove_all(self._handles)
-        self.is_on, self._searched = True, weakref.WeakSet(model.modules())
+        self.is_on, self._known_modules = True, weakref.WeakSet(model.modules())
         self._handles = [
-            make_hook(module, look).register(register, with_kwargs=True)
+            make_hook(module, note).register(register, with_kwargs=True)
             for module in [*model.modules()][1:]
             if not isinstance(module, torch.jit.ScriptModule)
-            for look, register in (
-                (ClassifierSearch.sees, module.register_forward_pre_hook),
-                (ClassifierSearch.saw, module.register_forward_hook),
+            for note, register in (
+                (ClassifierSearch.note_input, module.register_forward_pre_hook),
+                (ClassifierSearch.note_call, module.register_forward_hook),
             )
         ]
-        self._all += self._handles
+        self._recorder_handles += self._handles
 
     def tidy(self) -> None:
         """Remove the hooks, if the search is over."""
@@ -60,9 +60,9 @@ class Seeking:
 
     def has_grown(self, model: nn.Module) -> bool:
         """Whether the model has new modules since the last call, or since the search began."""
-        if torch.compiler.is_compiling() or self._searched is None:
+        if torch.compiler.is_compiling() or self._known_modules is None:
             return False
-        grown = any(module not in self._searched for module in model.modules())
+        grown = any(module not in self._known_modules for module in model.modules())
         if grown:
-            self._searched.update(model.modules())
+            self._known_modules.update(model.modules())
         return grown

@@ -56,9 +56,9 @@ class States:
         state = self._by_thread.get(number)
         if state is None or state.thread is None or state.thread() is not thread:
             # States of ended threads are dropped: Python may give their numbers to new threads.
-            for other, left in list(self._by_thread.items()):
-                if left.thread is not None and left.thread() is None:
-                    self._by_thread.pop(other, None)
+            for old_number, old_state in list(self._by_thread.items()):
+                if old_state.thread is not None and old_state.thread() is None:
+                    self._by_thread.pop(old_number, None)
             state = self._by_thread[number] = State(thread=weakref.ref(thread))
         return state
 
@@ -75,8 +75,8 @@ class States:
         if state.running is None:
             # an uncompiled part of a compiled pass, or a compiled part of an uncompiled pass
             states = list(self._by_thread.values())
-            others = states if torch.compiler.is_compiling() else [self._by_thread[_TRACED]]
-            running = [other for other in others if other.running is not None]
+            candidates = states if torch.compiler.is_compiling() else [self._by_thread[_TRACED]]
+            running = [candidate for candidate in candidates if candidate.running is not None]
             state = running[0] if len(running) == 1 else state
         return None if state.running is None or state.pauses else state
 

@@ -29,37 +29,37 @@ def trial_pass(model: nn.Module, args: Any, kwargs: Any) -> Any:
 def _same_attributes(model: nn.Module) -> Iterator[None]:
     """Put back a model's buffers, and its modules' attributes and the containers in them."""
     # torch's wrappers for several processes note in attributes that they are set up: these stay
-    theirs = ("torch.distributed", "torch.nn.parallel")
-    own = (m for m in model.modules() if not type(m).__module__.startswith(theirs))
-    kept = [(m, type(m), dict(vars(m)), dict(m._buffers)) for m in own]
-    held: dict[int, tuple[Any, Any]] = {}
-    for _, _, attributes, _ in kept:
+    wrappers = ("torch.distributed", "torch.nn.parallel")
+    modules = (m for m in model.modules() if not type(m).__module__.startswith(wrappers))
+    saved = [(m, type(m), dict(vars(m)), dict(m._buffers)) for m in modules]
+    containers: dict[int, tuple[Any, Any]] = {}
+    for _, _, attributes, _ in saved:
         for name in attributes.keys() - _TORCHS:
-            _hold(attributes[name], held)
-    numbers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+            _save_items(attributes[name], containers)
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
     finally:
-        for module, kind, attributes, buffers in kept:
+        for module, kind, attributes, buffers in saved:
             if type(module) is kind:  # a lazy module that has its parameters now keeps them
-                for now, before in ((vars(module), attributes), (module._buffers, buffers)):
-                    now.clear()
-                    now.update(before)
-        for container, items in held.values():
+                for current, earlier in ((vars(module), attributes), (module._buffers, buffers)):
+                    current.clear()
+                    current.update(earlier)
+        for container, items in containers.values():
             if [*map(id, _items(container))] != [*map(id, _items(items))]:
                 container.clear()
                 (container.update if hasattr(container, "update") else container.extend)(items)
         with torch.no_grad():
-            for buffer, number in numbers:
-                buffer.copy_(number)
+            for buffer, value in values:
+                buffer.copy_(value)
 
 
-def _hold(value: Any, held: dict[int, tuple[Any, Any]]) -> None:
+def _save_items(value: Any, containers: dict[int, tuple[Any, Any]]) -> None:
     """Note the items of a container, and those of the containers in it."""
-    if isinstance(value, list | dict | set | deque) and id(value) not in held:
-        held[id(value)] = value, copy.copy(value)
+    if isinstance(value, list | dict | set | deque) and id(value) not in containers:
+        containers[id(value)] = value, copy.copy(value)
         for item in _items(value):
-            _hold(item, held)
+            _save_items(item, containers)
 
 
 def _items(container: Any) -> list[Any]:
@@ -86,12 +86,12 @@ def copies(value: Any) -> Any:
         return value._make([copies(item) for item in value])
     if isinstance(value, nn.Module | type):
         return value
-    held = {name: x for name, x in _attributes(value).items() if list(tensors_in(x))}
+    attributes = {name: x for name, x in _attributes(value).items() if list(tensors_in(x))}
     is_container = isinstance(value, list | MutableMapping)
-    if not held and not is_container:
+    if not attributes and not is_container:
         return value
     twin = copy.copy(value)
-    for name, x in held.items():  # attributes first, because one of them may hold the items
+    for name, x in attributes.items():  # attributes first, because one of them may hold the items
         object.__setattr__(twin, name, copies(x))
     if is_container:
         for key in list(value) if isinstance(value, MutableMapping) else range(len(value)):

@@ -34,9 +34,9 @@ def dense_by_options(
             counted = pair_weights(labels, len(reference), device=reference.device) > 0
         targets = reference if o.given else None
         call = Call(None, list(features), None, targets, given_weights)
-        known, given_weights = known_pairs(call, counted)
+        distances_bb, given_weights = known_pairs(call, counted)
         given_weights.fill_diagonal_(1)  # the diagonal keeps the weights of the labels
-        targets_bb = targets_bb if known is None else known
+        targets_bb = targets_bb if distances_bb is None else distances_bb
     return dense_penalty(
         targets_bb, features, labels, o.metric, o.scale, o.reduction, given_weights
     )
@@ -49,13 +49,13 @@ def dense_penalty(
     metric: Callable[[Tensor], Tensor],
     scale: Scale,
     reduction: str,
-    given: Tensor | None = None,
+    given_weights: Tensor | None = None,
 ) -> Tensor:
     """The same penalties from known input distances and checked weights."""
     device, n = targets_bb.device, len(targets_bb)
     weights_bb = pair_weights(labels, n, dtype=targets_bb.dtype, device=device)
-    if given is not None:
-        weights_bb = weights_bb * given
+    if given_weights is not None:
+        weights_bb = weights_bb * given_weights
     # In float64, because in float32 the square of a pair that does not count may be infinite, and
     # 0 times infinity is NaN; squares of small numbers would be rounded to 0.
     exact, dtype = exact_dtype(device), targets_bb.dtype

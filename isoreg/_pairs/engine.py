@@ -70,14 +70,14 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
     # the node calls this with autograd off, so it is not switched off again
     names, refused = _names(), dict[str, str]()
     with full_precision(call.device):
-        for given in _precisions(call):
+        for typed in _precisions(call):
             for name in names:
                 backend = _load(name)
                 try:
-                    reason = _failed.get(name) or backend.refuses(given)
+                    reason = _failed.get(name) or backend.refuses(typed)
                     if reason is None:
-                        asked = given if getattr(backend, "READS_PAST", False) else given.joined
-                        answer = backend.compare(asked, scale, total, needs_grad=needs_grad)
+                        request = typed if getattr(backend, "READS_PAST", False) else typed.joined
+                        answer = backend.compare(request, scale, total, needs_grad=needs_grad)
                         refused.pop(name, None)
                         _last.choice = Choice(name, refused)
                         return answer
@@ -131,9 +131,9 @@ def _load(name: str) -> Backend:
 
 def _give_up(name: str, error: Exception) -> str:
     """Note that a backend failed, so that it is not asked again, and warn once."""
-    first = str(error).partition("\n")[0]
-    hint = " (NUMBA_CACHE_DIR names a folder for it)" if first.startswith("cannot cache") else ""
-    reason = _failed[name] = f"it failed with {type(error).__name__}: {first}{hint}"
+    line = str(error).partition("\n")[0]
+    hint = " (NUMBA_CACHE_DIR names a folder for it)" if line.startswith("cannot cache") else ""
+    reason = _failed[name] = f"it failed with {type(error).__name__}: {line}{hint}"
     text = f"isoreg: the backend {name} is not used from now on, because {reason}. "
     warnings.warn(text + "Another one serves.", stacklevel=3)
     return reason

@@ -148,8 +148,8 @@ class _Node(torch.autograd.Function):
             return None, None, None, *_weigh(gradients, slopes, shares, ctx.terms.scale)
         if ctx.has_rows:
             refuse_second_derivatives()
-        scale, *rest = ctx.saved_tensors
-        return None, None, None, *_densely(scale, rest, ctx.terms, shares)
+        scale, *saved = ctx.saved_tensors
+        return None, None, None, *_densely(scale, saved, ctx.terms, shares)
 
 
 def _weigh(
@@ -225,13 +225,13 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> Non
 
 
 def _differentiate(ctx: Any, shares: Tensor, *_: Any) -> tuple[Any, ...]:
-    slopes, *rest = ctx.saved_tensors
-    scale, *saved = rest[ctx.count :]
+    slopes, *tensors = ctx.saved_tensors
+    scale, *saved = tensors[ctx.count :]
     if torch.is_grad_enabled():
         slope, *gradients = _densely(scale, saved, ctx.terms, shares)
     else:
         learned = slopes if ctx.learned else None
-        slope, *gradients = _weigh(rest[: ctx.count], learned, shares, scale)
+        slope, *gradients = _weigh(tensors[: ctx.count], learned, shares, scale)
     return None, gradients, None, None, None, slope, None, None, None, None
 
 

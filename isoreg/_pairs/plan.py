@@ -53,8 +53,8 @@ class Call:
     @property
     def size(self) -> int:
         """The number n of columns."""
-        held = 0 if self.past is None else self.past[0].shape[0]
-        return held + self.features[0].shape[0]  # len() is slower: it asks whether torch traces
+        past = 0 if self.past is None else self.past[0].shape[0]
+        return past + self.features[0].shape[0]  # len() is slower: it asks whether torch traces
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +82,7 @@ class Call:
         return self.targets is not None or self.weights is not None
 
     @functools.cached_property
-    def known(self) -> tuple[Tensor | None, Tensor]:
+    def tables(self) -> tuple[Tensor | None, Tensor]:
         """(r, n) checked distances, if any are given, and given weights times those of labels."""
         dtype = self.features[0].dtype if self.is_soft else torch.bool
         if self.labels is None:
@@ -139,8 +139,8 @@ def make_call(
         labels = labels.to(reference.device, None if labels.is_floating_point() else torch.int64)
     inputs, targets = (None, reference) if options.given else (reference, None)
     call = Call(inputs, [*features], labels, targets, weights, rows, past)
-    given = reference, weights, *features, *(past or ())
-    dtypes = {x.dtype for x in given if x is not None}
+    tensors = reference, weights, *features, *(past or ())
+    dtypes = {x.dtype for x in tensors if x is not None}
     return call if len(dtypes) == 1 else call.to(functools.reduce(torch.promote_types, dtypes))
 
 
@@ -168,19 +168,19 @@ def total_weight(call: Call) -> Tensor | int:
     """Sum of G_ij over i in the rows and all j, i != j; this never waits for an accelerator."""
     exact = exact_dtype(call.device)
     if call.has_tables:
-        total: Tensor = call.known[1].sum(dtype=exact)
+        total: Tensor = call.tables[1].sum(dtype=exact)
         return total
     if call.labels is None:
         return max(0, int(call.local.stop - call.local.start) * (call.size - 1))
-    local, every = call.labels[call.local], call.labels
+    local, labels = call.labels[call.local], call.labels
     if call.is_soft:
-        local, every = local.to(exact), every.to(exact)
-        both: Tensor = torch.dot(local.sum(0), every.sum(0))
-        return both - local.square().sum()
+        local, labels = local.to(exact), labels.to(exact)
+        all_pairs: Tensor = torch.dot(local.sum(0), labels.sum(0))
+        return all_pairs - local.square().sum()
     if can_look(call.device):
-        rows, members = Counter(local.tolist()), Counter(every.tolist())
+        rows, members = Counter(local.tolist()), Counter(labels.tolist())
         return sum(k * (members[label] - 1) for label, k in rows.items() if label != IGNORED)
-    ordered = every.sort().values
+    ordered = labels.sort().values
     counts = torch.searchsorted(ordered, local, right=True) - torch.searchsorted(ordered, local)
     pairs_of_each: Tensor = (counts - 1) * (local != IGNORED)
     return pairs_of_each.sum()

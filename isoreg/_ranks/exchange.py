@@ -25,17 +25,17 @@ Group: TypeAlias = "ProcessGroup | Literal['world'] | None"
 
 def check_group(process_group: Group) -> None:
     """Refuse a value that is no process group."""
-    given: object = process_group
-    if given is None or given == "world":
+    value: object = process_group
+    if value is None or value == "world":
         return
-    if dist.is_available() and given == dist.GroupMember.NON_GROUP_MEMBER:
+    if dist.is_available() and value == dist.GroupMember.NON_GROUP_MEMBER:
         raise InputError(
             "process_group must hold this process, got what new_group() gives to the others. "
             "Pass each process the group that it is in."
         )
-    if not dist.is_available() or not isinstance(given, dist.ProcessGroup):
+    if not dist.is_available() or not isinstance(value, dist.ProcessGroup):
         raise InputError(
-            f"process_group must be None, 'world' or a process group, got {given!r}. "
+            f"process_group must be None, 'world' or a process group, got {value!r}. "
             "A device mesh gives one with mesh.get_group()."
         )
 
@@ -115,8 +115,8 @@ def mean_over_ranks(x: Tensor, group: ProcessGroup) -> Tensor:
 
 def describe(tensors: Mapping[str, Tensor], options: str) -> str:
     """Text of everything that must be the same on every rank."""
-    parts = [f"{name} {x.dtype}, {x.shape[1]} a sample" for name, x in tensors.items()]
-    return "; ".join([options, *parts])
+    kinds = [f"{name} {x.dtype}, {x.shape[1]} a sample" for name, x in tensors.items()]
+    return "; ".join([options, *kinds])
 
 
 def check_same(descriptions: Sequence[str]) -> None:
@@ -124,16 +124,16 @@ def check_same(descriptions: Sequence[str]) -> None:
     for rank, other in enumerate(descriptions):
         if other != descriptions[0]:
             pairs = zip(descriptions[0].split("; "), other.split("; "), strict=False)
-            first = next((pair for pair in pairs if pair[0] != pair[1]), (descriptions[0], other))
+            clash = next((pair for pair in pairs if pair[0] != pair[1]), (descriptions[0], other))
             raise RankError(
                 "every rank must give the same kinds of values, "
-                f"got {first[0]!r} on rank 0 and {first[1]!r} on rank {rank}."
+                f"got {clash[0]!r} on rank 0 and {clash[1]!r} on rank {rank}."
             )
 
 
 def check_device(backends: str, device: torch.device) -> None:
     """Refuse tensors that a group cannot move."""
-    if device.type not in [part.partition(":")[0] for part in backends.split(",")]:
+    if device.type not in [backend.partition(":")[0] for backend in backends.split(",")]:
         raise InputError(
             f"the process group ({backends}) cannot move tensors on {device.type}. Move the model "
             "and its inputs there, or pass a group with a backend for both, as "
@@ -150,9 +150,9 @@ def pack(tensors: Sequence[Tensor]) -> Tensor:
 
 def unpack(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Undo `pack`."""
-    parts = rows.split([_width(x) for x in like], dim=1)
-    # each part is copied, because it may start at any byte, and its type needs an aligned start
-    copies = [part.clone(memory_format=torch.contiguous_format) for part in parts]
+    columns = rows.split([_width(x) for x in like], dim=1)
+    # each column is copied, because it may start at any byte, and its type needs an aligned start
+    copies = [column.clone(memory_format=torch.contiguous_format) for column in columns]
     return [
         copy.view(-1).view(x.dtype).view(len(rows), x.shape[1])
         for copy, x in zip(copies, like, strict=True)

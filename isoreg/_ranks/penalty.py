@@ -73,11 +73,11 @@ def penalty_across(
         return _by_all_pairs(local, gathered, all_labels, batch, options), first
     if queue is None:
         return _by_rows(local, points, all_labels, options, tables, batch, None, group), first
-    past, whole = queue.before(points, all_labels)
-    penalties = _by_rows(local, points, whole, options, tables, batch, past, group)
+    past, joined_labels = queue.before(points, all_labels)
+    penalties = _by_rows(local, points, joined_labels, options, tables, batch, past, group)
     # a finite penalty means that all samples are finite, but only those of this rank
-    alone = group is None and can_look(penalties.device)
-    finite = alone and bool(penalties.detach().isfinite().all())
+    may_look = group is None and can_look(penalties.device)
+    finite = may_look and bool(penalties.detach().isfinite().all())
     queue.keep(points, all_labels, finite=finite, shared=group is not None)
     return penalties, first
 
@@ -123,12 +123,11 @@ def _gather(
     )
 
 
-def _check_columns(tables: dict[str, Tensor], count: int, held: int) -> None:
+def _check_columns(tables: dict[str, Tensor], count: int, queued: int) -> None:
     for name, table in tables.items():
-        if table.shape[1] not in {count, count + held}:
-            past = (
-                f" (or {count + held}, with those in the queue, the oldest first)" if held else ""
-            )
+        if table.shape[1] not in {count, count + queued}:
+            total = count + queued
+            past = f" (or {total}, with those in the queue, the oldest first)" if queued else ""
             raise InputError(
                 f"{name} must have a column for each of the {count} samples of all ranks{past}, "
                 f"in the order of the ranks, got {table.shape[1]}."
@@ -146,16 +145,16 @@ def _by_rows(
     group: ProcessGroup | None,
 ) -> Tensor:
     """The penalties over pairs of the local rows with past samples and, behind these, the batch."""
-    held, rows = len(past[0]) if past else 0, len(gathered[0])
-    place = slice(held + batch.local.start, held + batch.local.stop)
+    queued, rows = len(past[0]) if past else 0, len(gathered[0])
+    place = slice(queued + batch.local.start, queued + batch.local.stop)
     # without columns for past samples, distances to these are not known, and their weights are 0
     fills = {"input_distances": math.nan, "pair_weights": 0.0}
     filled = {}
     for name, x in tables.items():
-        now, before = x[:, :rows], x[:, rows:]
-        if not before.shape[1]:
-            before = x.new_full((len(x), held), fills[name])
-        filled[name] = torch.cat([before, now], 1)
+        current, earlier = x[:, :rows], x[:, rows:]
+        if not earlier.shape[1]:
+            earlier = x.new_full((len(x), queued), fills[name])
+        filled[name] = torch.cat([earlier, current], 1)
     points = [every.to(x.dtype) for x, every in zip(local, gathered, strict=True)]
     past = past and [old.to(x.dtype) for x, old in zip(local, past, strict=True)]
     reference = filled["input_distances"] if options.given else points.pop(0)
@@ -173,10 +172,10 @@ def _by_all_pairs(
     options: Options,
 ) -> Tensor:
     """The penalty of the whole batch, with R times its gradient by the local rows."""
-    named = [x for name, x in gathered.items() if name not in {"labels", "pair_weights"}]
+    tensors = [x for name, x in gathered.items() if name not in {"labels", "pair_weights"}]
     if options.given:  # the distances become the first of the points, as in ``local``
-        named = [named.pop(), *named]
-    reference, *features = [_attached(*pair, batch) for pair in zip(local, named, strict=True)]
+        tensors = [tensors.pop(), *tensors]
+    reference, *features = [_attached(*pair, batch) for pair in zip(local, tensors, strict=True)]
     return dense_by_options(reference, features, labels, options, gathered.get("pair_weights"))
 
 

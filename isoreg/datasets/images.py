@@ -85,10 +85,10 @@ def mnist(split: str, root: str | Path | None = None) -> tuple[Tensor, Tensor]:
     """
     with error_prefix("mnist"):
         _check_split(split, tuple(_MNIST_FILES))
-        named = os.environ.get(DATA_VARIABLE) or None if root is None else root
-        if not isinstance(named, str | os.PathLike | None):
-            raise InputError(f"root must be a folder or None, got {named!r}.")
-        raw = (_downloaded(split) if named is None else Path(named).expanduser()) / "MNIST" / "raw"
+        base = os.environ.get(DATA_VARIABLE) or None if root is None else root
+        if not isinstance(base, str | os.PathLike | None):
+            raise InputError(f"root must be a folder or None, got {base!r}.")
+        raw = (_downloaded(split) if base is None else Path(base).expanduser()) / "MNIST" / "raw"
         images, labels = [_read_idx(raw, name) for name in _MNIST_FILES[split]]
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise InputError(
@@ -118,18 +118,18 @@ def _read_idx(raw: Path, name: str) -> Tensor:
         raise InputError(f"{name} is not in {raw}. {_ADVICE}")
     file = plain if plain.is_file() else packed
     try:
-        held = file.read_bytes()
-        held = held if file is plain else gzip.decompress(held)
-        kind, axes = struct.unpack_from(">HBB", held)[1:]
-        shape = struct.unpack_from(f">{axes}I", held, 4)
+        content = file.read_bytes()
+        content = content if file is plain else gzip.decompress(content)
+        kind, axes = struct.unpack_from(">HBB", content)[1:]
+        shape = struct.unpack_from(f">{axes}I", content, 4)
     except (OSError, EOFError, struct.error, zlib.error) as error:
         raise InputError(f"{file} cannot be read ({error}). {_ADVICE}") from error
     start = 4 + 4 * axes
-    if kind != _BYTES or not len(held) == start + math.prod(shape) > start:
+    if kind != _BYTES or not len(content) == start + math.prod(shape) > start:
         raise InputError(
-            f"{file} must be a whole IDX file of bytes, got {len(held)} bytes. {_ADVICE}"
+            f"{file} must be a whole IDX file of bytes, got {len(content)} bytes. {_ADVICE}"
         )
-    return torch.frombuffer(bytearray(held), dtype=torch.uint8, offset=start).view(shape)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
 
 
 def _check_split(split: str, allowed: tuple[str, ...]) -> None:

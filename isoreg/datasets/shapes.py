@@ -43,12 +43,12 @@ def entangled_rings(n: int, *, noise: float = 0.0, seed: int = 0) -> tuple[Tenso
         torch.arange(half, dtype=torch.float32, device="cpu") * (2 * math.pi / half)
         for half in halves
     )
-    zero, one = torch.zeros_like(first), torch.ones_like(second)
+    zeros, ones = torch.zeros_like(first), torch.ones_like(second)
     points = torch.cat([
-        torch.stack([first.cos(), first.sin(), zero], dim=1),
-        torch.stack([1 + second.cos(), 0 * one, second.sin()], dim=1),
+        torch.stack([first.cos(), first.sin(), zeros], dim=1),
+        torch.stack([1 + second.cos(), 0 * ones, second.sin()], dim=1),
     ])
-    labels = torch.cat([zero.long(), one.long()])
+    labels = torch.cat([zeros.long(), ones.long()])
     return points + _normal(points, noise, seed), labels
 
 

@@ -43,17 +43,17 @@ def find_labels(
         tensor([0, 1])
     """
     if isinstance(batch, Mapping):
-        found = next((batch[key] for key in names if key in batch), None)
-        seen = f"a mapping with {', '.join(map(repr, batch)) or 'nothing'}"
+        labels = next((batch[key] for key in names if key in batch), None)
+        form = f"a mapping with {', '.join(map(repr, batch)) or 'nothing'}"
     elif isinstance(batch, tuple | list) and len(batch) > 1:
-        found, seen = batch[1], f"a {type(batch).__name__} whose second entry is none"
+        labels, form = batch[1], f"a {type(batch).__name__} whose second entry is none"
     else:
-        found, seen = None, f"{type(batch).__name__}"
-    if isinstance(found, Tensor):
-        return found
+        labels, form = None, f"{type(batch).__name__}"
+    if isinstance(labels, Tensor):
+        return labels
     raise InputError(
         f"labels are looked for in a batch's second entry or under {', '.join(names)}, got "
-        f"{seen}. Say where they are: {argument}=lambda batch: ... {advice}".rstrip()
+        f"{form}. Say where they are: {argument}=lambda batch: ... {advice}".rstrip()
     )
 
 
@@ -90,11 +90,11 @@ def _labels(finder: Finder, argument: str, advice: str, batch: Any) -> Tensor | 
         return None
     if isinstance(finder, str):
         return _find(finder, argument, advice, batch)
-    found: Tensor | None = _ask(finder, argument, advice, batch)
-    return found
+    labels: Tensor | None = _call_finder(finder, argument, advice, batch)
+    return labels
 
 
-def _ask(finder: Callable[[Any], Any], argument: str, advice: str, batch: Any) -> Any:
+def _call_finder(finder: Callable[[Any], Any], argument: str, advice: str, batch: Any) -> Any:
     try:
         return finder(batch)
     except KeyError as error:
@@ -106,17 +106,17 @@ def _ask(finder: Callable[[Any], Any], argument: str, advice: str, batch: Any) -
 
 def _find(finder: str | Callable[[Any], Any], argument: str, advice: str, batch: Any) -> Tensor:
     if not isinstance(finder, str):
-        found = _ask(finder, argument, advice, batch)
+        tensor = _call_finder(finder, argument, advice, batch)
     elif isinstance(batch, Mapping) and finder in batch:
-        found = batch[finder]
+        tensor = batch[finder]
     else:
         raise InputError(
             f"{argument} is to be found under {finder!r}, got a batch with {_keys(batch)}. "
             f"Say where it is: {argument}=lambda batch: ... {advice}".rstrip()
         )
-    if not isinstance(found, Tensor):
-        raise InputError(f"{argument} must be a tensor, got {type(found).__name__}.")
-    return found
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"{argument} must be a tensor, got {type(tensor).__name__}.")
+    return tensor
 
 
 def _keys(batch: Any) -> str:
@@ -149,14 +149,14 @@ class Named:
         prefix: str = "",
         advice: str = "",
     ) -> None:
-        given = {"reference": reference, "distances": distances, "pair_weights": pair_weights}
-        for name, finder in given.items():
+        finders = {"reference": reference, "distances": distances, "pair_weights": pair_weights}
+        for name, finder in finders.items():
             if finder is not None and not isinstance(finder, str) and not callable(finder):
                 raise InputError(
                     f"{prefix}{name} must be a key of the batch or a callable on it, got "
                     f"{finder!r}. Of a tuple: {prefix}{name}=lambda batch: batch[2]."
                 )
-        self._finders = {name: finder for name, finder in given.items() if finder is not None}
+        self._finders = {name: finder for name, finder in finders.items() if finder is not None}
         self._prefix, self._advice = prefix, advice
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
@@ -169,8 +169,8 @@ class Named:
 
 def check_options(options: Mapping[str, Any], allowed: Callable[..., Any]) -> None:
     """Refuse keywords that the callable ``allowed`` does not take, before training starts."""
-    known = [*inspect.signature(allowed).parameters][1:]
+    names = [*inspect.signature(allowed).parameters][1:]
     for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, cutoff=0.4) or known
-            raise InputError(f"there is no option {name!r}. Close matches: {', '.join(near)}.")
+        if name not in names:
+            close = difflib.get_close_matches(name, names, cutoff=0.4) or names
+            raise InputError(f"there is no option {name!r}. Close matches: {', '.join(close)}.")

@@ -98,7 +98,7 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
                     "optimization must be automatic, got a module that does it by hand. Add the "
                     "penalty to its loss there: an IsometryRegularizer is two lines."
                 )
-            before = self.iso
+            previous = self.iso
             self.iso = self._build(
                 find_layers(pl_module, self._model)[0].module if self._model else wrapper.step
             )
@@ -106,8 +106,8 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
                 states = dict(enumerate(self._loaded.get(_STATES, [])))
                 # the first process's state, if the checkpoint is of fewer processes
                 self.iso.load_state_dict(states.get(trainer.global_rank, self._loaded))
-            elif before is not None and self._trained and self._trained() is pl_module:
-                self.iso.load_state_dict(before.state_dict())
+            elif previous is not None and self._trained and self._trained() is pl_module:
+                self.iso.load_state_dict(previous.state_dict())
             self._loaded, self._trained = None, weakref.ref(pl_module)
         self._added = wrapper, Term(_NAME, self.iso, self._labels, self._named)
         wrapper.add(self._added[1], pl_module)
@@ -134,9 +134,9 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save the state of each process, which has its own average, queue and shuffles."""
         state = self.state_dict()
-        together = dist.is_available() and dist.is_initialized()
+        is_distributed = dist.is_available() and dist.is_initialized()
         # if one process has failed, the others never reach the gather, which would wait for them
-        if not together or trainer.interrupted or not state or _STATES in state:
+        if not is_distributed or trainer.interrupted or not state or _STATES in state:
             return
         states: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
         dist.gather_object(state, states)

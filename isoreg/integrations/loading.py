@@ -132,12 +132,12 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
         return distances_bb
 
     def _between(self, first: Any, second: Any) -> float:
-        found = self.distance(first, second)
+        value = self.distance(first, second)
         try:
-            number = float(found)
+            number = float(value)
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"each_pair: distance must return a number, got {type(found).__name__}."
+                f"each_pair: distance must return a number, got {type(value).__name__}."
             ) from error
         if torch.finfo(torch.float32).max < number < math.inf:
             raise InputError(
@@ -149,7 +149,7 @@ class each_pair:  # noqa: N801 - it is used like a function, and is a class to b
 
 def _are_among(batch: Sequence[Any], samples: Sequence[Any]) -> bool:
     """Whether a batch holds samples as they are, in any order, rather than their fields."""
-    return {id(each) for each in batch} <= {id(sample) for sample in samples}
+    return {id(element) for element in batch} <= {id(sample) for sample in samples}
 
 
 def _follow(distances_bb: Tensor, before: list[Any], after: Sequence[Any]) -> Tensor:

@@ -63,10 +63,10 @@ class Term(NamedTuple):
         with error_prefix(self.name):
             return self.labels(batch), self.named(batch)
 
-    def penalty(self, labels: Tensor | None, given: dict[str, Tensor]) -> Tensor:
+    def penalty(self, labels: Tensor | None, keywords: dict[str, Tensor]) -> Tensor:
         """Return what is added to the loss."""
         with error_prefix(self.name):
-            return self.iso(labels, **given)
+            return self.iso(labels, **keywords)
 
 
 class Wrapper:
@@ -115,15 +115,15 @@ class Wrapper:
         terms = [(term, term.find(batch)) for term in self._terms]
         # The step runs uncompiled until the classifiers are known: a compiled step hides them, and
         # a trial pass would log and count a batch twice.
-        known = all(term.iso.layers for term in self._terms)
-        with contextlib.nullcontext() if known else as_written():
+        are_known = all(term.iso.layers for term in self._terms)
+        with contextlib.nullcontext() if are_known else as_written():
             output = self.step(batch, *args, **kwargs)
         is_mapping = isinstance(output, Mapping)
         loss = output.get("loss") if is_mapping else output
         if not isinstance(loss, Tensor):  # None skips the batch; the trainer reports all else
             return output
-        for term, found in terms:
-            loss = loss + term.penalty(*found)
+        for term, arguments in terms:
+            loss = loss + term.penalty(*arguments)
         self._log(_logged([term.iso for term, _ in terms]))
         return {**output, "loss": loss} if is_mapping else loss
 
@@ -135,31 +135,31 @@ class Wrapper:
 
     def add(self, term: Term, module: nn.Module) -> None:
         """Add a penalty; the first one puts this wrapper into the module's ``__dict__``."""
-        found = vars(module)
-        if found.get(_STEP) is not self:
-            self._before = {key: value for key, value in found.items() if key == _STEP}
-            found[_STEP] = self
+        attributes = vars(module)
+        if attributes.get(_STEP) is not self:
+            self._before = {key: value for key, value in attributes.items() if key == _STEP}
+            attributes[_STEP] = self
         self._terms.append(term)
 
     def remove(self, term: Term, module: nn.Module) -> None:
         """Remove a penalty; after the last one, put back what was in the wrapper's place."""
         self._terms = [other for other in self._terms if other is not term]
-        found = vars(module)
-        while isinstance(front := found.get(_STEP), Wrapper) and not front._terms:
-            del found[_STEP]
-            found.update(front._before)
+        attributes = vars(module)
+        while isinstance(front := attributes.get(_STEP), Wrapper) and not front._terms:
+            del attributes[_STEP]
+            attributes.update(front._before)
 
 
 def _logged(isos: Sequence[IsometryRegularizer]) -> dict[str, Tensor]:
     """Return what one regularizer logs; of several, their sum and each one's values by layer."""
     if len(isos) == 1:
         return isos[0].log_tensors()
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for number, iso in enumerate(isos, start=1):
         values = iso.log_tensors()
         penalty, beta = values.pop("isometry/penalty"), values.pop("isometry/beta")
-        found["isometry/penalty"] = found.get("isometry/penalty", 0) + penalty
+        tensors["isometry/penalty"] = tensors.get("isometry/penalty", 0) + penalty
         values |= {f"isometry/beta/{layer}": beta for layer in iso.layers}
-        end = "" if found.keys().isdisjoint(values) else f" ({number})"  # of a shared layer
-        found |= {name + end: value for name, value in values.items()}
-    return found
+        suffix = "" if tensors.keys().isdisjoint(values) else f" ({number})"  # of a shared layer
+        tensors |= {name + suffix: value for name, value in values.items()}
+    return tensors

@@ -94,10 +94,10 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Train with the penalty attached; a checkpoint's state of the penalty is resumed too."""
-        found = resume_from_checkpoint
-        if found is True:
-            found = transformers.trainer_utils.get_last_checkpoint(self.args.output_dir)
-        self._resumed = Path(found) if found else None
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = transformers.trainer_utils.get_last_checkpoint(self.args.output_dir)
+        self._resumed = Path(checkpoint) if checkpoint else None
         self._loss_is_mean: bool | None = None  # another model or loss may be trained now
         self._trains, self._added = True, False
         try:
@@ -123,9 +123,9 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the Trainer's step, in which the model gets only what it takes."""
         if getattr(self.args, "predict_with_generate", False):  # generate refuses other columns
-            known, _ = names_taken(uncompiled(self.accelerator.unwrap_model(model)))
-            known |= {"labels", *self.label_names}
-            inputs = {k: x for k, x in inputs.items() if k in known or not self._is_ours(k)}
+            names, _ = names_taken(uncompiled(self.accelerator.unwrap_model(model)))
+            names |= {"labels", *self.label_names}
+            inputs = {k: x for k, x in inputs.items() if k in names or not self._is_ours(k)}
         with leaving_out(model, self._left_out(model)):
             return super().prediction_step(model, inputs, *args, **kwargs)
 
@@ -144,11 +144,11 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         with error_prefix("IsometryTrainer"):
             assert self.iso is not None
             # first, because the Trainer may take labels out of the batch
-            labels, given = self._labels_of(inputs), self._named(inputs)
+            labels, keywords = self._labels_of(inputs), self._named(inputs)
             if self._loss_is_mean is None and self.current_gradient_accumulation_steps > 1:
                 self._loss_is_mean = self._is_mean(model, inputs, num_items_in_batch)
             loss, outputs = super().compute_loss(model, inputs, True, **options)
-            penalty = self.iso(labels, **given)
+            penalty = self.iso(labels, **keywords)
         self._added = True
         if self._loss_is_mean:  # of an accumulation, which the Trainer then does not divide
             penalty = penalty / self.current_gradient_accumulation_steps
@@ -157,8 +157,8 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     def _labels_of(self, batch: Any) -> Tensor | None:
         if self._isometry_labels is not find_labels:
             return self._isometry_labels(batch)
-        own = self.label_names if len(self.label_names) == 1 else []
-        names = [*dict.fromkeys([*own, *LABEL_NAMES])]
+        declared = self.label_names if len(self.label_names) == 1 else []
+        names = [*dict.fromkeys([*declared, *LABEL_NAMES])]
         return find_labels(batch, names, "isometry_labels", _COLUMNS)
 
     def _is_ours(self, key: str) -> bool:
@@ -174,9 +174,10 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
     def _set_signature_columns_if_needed(self) -> None:
         """Add the columns that the penalty needs to those that the Trainer keeps."""
         super()._set_signature_columns_if_needed()
-        known = self._signature_columns
-        more = [key for key in self._keys if key not in known]
-        self._signature_columns: list[str] = [*known, *more]  # new: others may hold the first list
+        columns = self._signature_columns
+        missing = [key for key in self._keys if key not in columns]
+        # a new list, because others may hold the first one
+        self._signature_columns: list[str] = [*columns, *missing]
 
     def _is_mean(self, model: Any, inputs: Any, items: Any) -> bool:
         """Whether the loss is already divided by the number of items in the accumulation."""
@@ -187,11 +188,11 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
             return False
         assert self.iso is not None
         with self.iso.paused(), evaluating(model), torch.no_grad():
-            one, half = (
+            loss, half = (
                 float(super(IsometryTrainer, self).compute_loss(model, dict(inputs), False, n))
                 for n in (items, 2 * items)
             )
-        return not abs(half) > 0.75 * abs(one)
+        return not abs(half) > 0.75 * abs(loss)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the penalties beside the loss."""
@@ -243,6 +244,6 @@ class IsometryTrainer(transformers.Trainer):  # type: ignore[misc]
         if self._resumed is not None:
             # the first process's file, if the checkpoint is of fewer processes
             files = [self._resumed / name for name in (self._own_file(), _FILE)]
-            found = next((file for file in files if file.exists()), None)
-            if found is not None:
-                self.iso.load_state_dict(torch.load(found, weights_only=True))
+            saved = next((file for file in files if file.exists()), None)
+            if saved is not None:
+                self.iso.load_state_dict(torch.load(saved, weights_only=True))

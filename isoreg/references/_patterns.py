@@ -69,8 +69,8 @@ def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -
         Activations (b, f * grid * grid).
     """
     height, width = (side - size + 1 for side in images.shape[2:])
-    mean, white, centres = (part.to(images) for part in patterns)
-    answers = []
+    mean, white, centres = (x.to(images) for x in patterns)
+    features = []
     with torch.no_grad():
         for part in _parts(images, size, len(centres)):
             points_bpd = (_normalised_patches(part, size) - mean) @ white
@@ -78,16 +78,16 @@ def pattern_features(images: Tensor, size: int, grid: int, patterns: Patterns) -
             distances_bpf = distances_bpf.unflatten(0, (len(part), height * width))
             shown_bpf = (distances_bpf.mean(2, keepdim=True) - distances_bpf).clamp_min(0)
             maps = shown_bpf.transpose(1, 2).unflatten(2, (height, width))
-            answers.append(F.adaptive_avg_pool2d(maps, grid).flatten(1))
-    return torch.cat(answers)
+            features.append(F.adaptive_avg_pool2d(maps, grid).flatten(1))
+    return torch.cat(features)
 
 
 def _parts(images: Tensor, size: int, filters: int = 0) -> tuple[Tensor, ...]:
     """Parts of the images; patches of a part, and their distances from patterns, fit in memory."""
     channels, *sides = images.shape[1:]
     places = math.prod([side - size + 1 for side in sides])  # torch cannot compile a generator here
-    many: int = _AT_ONCE // (places * (channels * size**2 + filters))
-    parts: tuple[Tensor, ...] = images.split(max(1, many))
+    count: int = _AT_ONCE // (places * (channels * size**2 + filters))
+    parts: tuple[Tensor, ...] = images.split(max(1, count))
     return parts
 
 
@@ -100,16 +100,16 @@ def _normalised_patches(images: Tensor, size: int) -> Tensor:
 
 def _sample_patches(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Up to 100,000 patches with contrast, from random images."""
-    each = (images.shape[2] - size + 1) * (images.shape[3] - size + 1)
+    places = (images.shape[2] - size + 1) * (images.shape[3] - size + 1)
     order = torch.randperm(len(images), generator=generator, device="cpu")
-    order = order[: max(1, 20 * _PATCHES // each)]
-    kept = []
+    order = order[: max(1, 20 * _PATCHES // places)]
+    chosen = []
     for part in _parts(images[order.to(images.device)], size):
         patches = _normalised_patches(part, size).flatten(0, 1)
         patches = patches[patches.square().mean(1) > 0.2]  # near 1 for patches with contrast
         share = torch.rand(len(patches), generator=generator, dtype=torch.float32, device="cpu")
-        kept.append(patches[share.to(patches.device) < 2 * _PATCHES / (each * len(order))])
-    return torch.cat(kept)[:_PATCHES]
+        chosen.append(patches[share.to(patches.device) < 2 * _PATCHES / (places * len(order))])
+    return torch.cat(chosen)[:_PATCHES]
 
 
 def _whitening(chosen: Tensor) -> tuple[Tensor, Tensor]:

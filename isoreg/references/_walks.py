@@ -52,8 +52,8 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
             "samples.",
             stacklevel=3,
         )
-    other = rows_nk != indices_nk
-    rows, columns, values = rows_nk[other], indices_nk[other], weights_nk[other] / 2
+    distinct = rows_nk != indices_nk
+    rows, columns, values = rows_nk[distinct], indices_nk[distinct], weights_nk[distinct] / 2
     degrees = torch.zeros(n, dtype=values.dtype, device=points.device)
     degrees = degrees.index_add_(0, rows, values).index_add_(0, columns, values).clamp_min(1e-12)
     values = values * (degrees[rows] * degrees[columns]).rsqrt()
@@ -67,13 +67,13 @@ def commute_places(points: Tensor, neighbors: int, dimensions: int) -> tuple[Ten
 
 
 def place_among(
-    points: Tensor, known: Tensor, scales: Tensor, places: Tensor, neighbors: int
+    points: Tensor, samples: Tensor, scales: Tensor, places: Tensor, neighbors: int
 ) -> Tensor:
     """Weighted means of the places of the nearest samples.
 
     Args:
         points: (b, d) new points.
-        known: (n, d) samples.
+        samples: (n, d) samples.
         scales: (n,) distance of each sample to its last neighbour.
         places: (n, dimensions) places of the samples.
         neighbors: Number of samples in each mean, less one.
@@ -81,21 +81,21 @@ def place_among(
     Returns:
         Places (b, dimensions).
     """
-    distances_bk, indices_bk = _nearest(points, known, neighbors + 1)
-    own = distances_bk[:, -1].clamp_min(_least(distances_bk))
-    weights_bk = _exponents(distances_bk, own, scales[indices_bk]).softmax(1)
+    distances_bk, indices_bk = _nearest(points, samples, neighbors + 1)
+    scales_b = distances_bk[:, -1].clamp_min(_least(distances_bk))
+    weights_bk = _exponents(distances_bk, scales_b, scales[indices_bk]).softmax(1)
     return (weights_bk[:, :, None] * places[indices_bk]).sum(1)
 
 
-def _nearest(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices (b, count) of the nearest known points, nearest first."""
+def _nearest(points: Tensor, samples: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices (b, count) of the nearest samples, nearest first."""
     # relative to a median of the data and in the exact dtype, because cdist loses digits far from 0
-    some = known[:: -(-len(known) // _AMONG)].to(exact_dtype(points.device))
-    origin = some.median(0).values
-    near, parts = known - origin, points.split(_AT_ONCE)
-    nearest = [torch.cdist(part - origin, near).topk(count, largest=False) for part in parts]
-    distances = torch.cat([part.values for part in nearest])
-    return distances, torch.cat([part.indices for part in nearest])
+    subset = samples[:: -(-len(samples) // _AMONG)].to(exact_dtype(points.device))
+    origin = subset.median(0).values
+    centred, batches = samples - origin, points.split(_AT_ONCE)
+    nearest = [torch.cdist(batch - origin, centred).topk(count, largest=False) for batch in batches]
+    distances = torch.cat([batch.values for batch in nearest])
+    return distances, torch.cat([batch.indices for batch in nearest])
 
 
 def _least(distances: Tensor) -> float:
@@ -106,21 +106,21 @@ def _least(distances: Tensor) -> float:
 def _count_parts(indices_nk: Tensor) -> int:
     """Number of connected parts of the graph of nearest neighbours."""
     n = len(indices_nk)
-    part = torch.arange(n, device=indices_nk.device)
+    numbers = torch.arange(n, device=indices_nk.device)
     while True:  # each sample takes the least number of its neighbours, in both directions
-        least = part[indices_nk].amin(1)
+        least = numbers[indices_nk].amin(1)
         least = least.scatter_reduce(
-            0, indices_nk.flatten(), part[:, None].expand_as(indices_nk).flatten(), "amin"
+            0, indices_nk.flatten(), numbers[:, None].expand_as(indices_nk).flatten(), "amin"
         )
-        least = torch.minimum(least, part)
+        least = torch.minimum(least, numbers)
         least = least[least]
-        if torch.equal(least, part):
-            return len(part.unique())
-        part = least
+        if torch.equal(least, numbers):
+            return len(numbers.unique())
+        numbers = least
 
 
-def _exponents(distances_bk: Tensor, own_b: Tensor, theirs_bk: Tensor) -> Tensor:
-    return -distances_bk.square() / (own_b[:, None] * theirs_bk)
+def _exponents(distances_bk: Tensor, scales_b: Tensor, scales_bk: Tensor) -> Tensor:
+    return -distances_bk.square() / (scales_b[:, None] * scales_bk)
 
 
 def _slowest_modes(walk: Tensor, constant: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -132,16 +132,16 @@ def _slowest_modes(walk: Tensor, constant: Tensor, count: int) -> tuple[Tensor, 
     vectors = vectors.to(walk.device)
     for _ in range(_EIGEN_ROUNDS):
         _, vectors = torch.lobpcg(walk, X=vectors, largest=True, niter=_EIGEN_STEPS)
-        others = vectors - constant[:, None] * (constant @ vectors)
-        rest = torch.linalg.svd(others, full_matrices=False).U[:, : sought - 1]
-        modes, turn = torch.linalg.eigh(rest.T @ (walk @ rest))
-        modes, found = modes.flip(0)[:count], (rest @ turn).flip(1)[:, :count]
-        missed = (walk @ found - found * modes).norm(dim=0)
-        if bool((missed < _SETTLED * (1 - (1 - _JUMP) * modes)).all()):
-            return modes, found
+        projected = vectors - constant[:, None] * (constant @ vectors)
+        basis = torch.linalg.svd(projected, full_matrices=False).U[:, : sought - 1]
+        modes, rotation = torch.linalg.eigh(basis.T @ (walk @ basis))
+        modes, eigenvectors = modes.flip(0)[:count], (basis @ rotation).flip(1)[:, :count]
+        residuals = (walk @ eigenvectors - eigenvectors * modes).norm(dim=0)
+        if bool((residuals < _SETTLED * (1 - (1 - _JUMP) * modes)).all()):
+            return modes, eigenvectors
     warnings.warn(
         f"isoreg.references.manifold: the {count} slowest modes of the walk were not found to the "
         "hundredth, so distances along the data are rough. Use more neighbors, or fewer samples.",
         stacklevel=4,
     )
-    return modes, found
+    return modes, eigenvectors

@@ -103,11 +103,11 @@ def _times(x: Tensor, *, reference: Reference | None, factor: float) -> Tensor:
 
 def _each_times(x: Tensor, *, reference: Reference | None, factors: Tensor) -> Tensor:
     with error_prefix("standardized"):
-        given = x if reference is None else reference(x)
-        points = flatten_points(given, "points")
+        values = x if reference is None else reference(x)
+        points = flatten_points(values, "points")
         if points.shape[1] != len(factors):
             raise InputError(
                 f"points must be of {len(factors)} numbers like the samples, got {points.shape[1]}."
             )
     # in float32: float16 points may be as small as 1e-7, with factors that float16 cannot hold
-    return (points * factors.to(points)).to(given.dtype)
+    return (points * factors.to(points)).to(values.dtype)

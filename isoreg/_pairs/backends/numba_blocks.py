@@ -44,12 +44,12 @@ class Blocks(NamedTuple):
 
     def chunks(self) -> Iterator[tuple[Any, int]]:
         """Runs of blocks whose distances stay in the cache, each with its number of distances."""
-        begin = done = 0
+        begin = counted = 0
         while begin < len(self.ends):
-            stop = max(begin + 1, int(self.ends.searchsorted(done + _PAIRS_AT_ONCE, "right")))
-            begin, part, pairs = stop, self.blocks[begin:stop], int(self.ends[stop - 1]) - done
-            done += pairs
-            yield part, pairs
+            stop = max(begin + 1, int(self.ends.searchsorted(counted + _PAIRS_AT_ONCE, "right")))
+            begin, run, pairs = stop, self.blocks[begin:stop], int(self.ends[stop - 1]) - counted
+            counted += pairs
+            yield run, pairs
 
 
 def refuses(call: Call) -> str | None:
@@ -93,8 +93,8 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
     gradients = [numpy.zeros((rows, x.shape[1]), number) for x in call.features]
     sums = numpy.zeros((len(layers), 4))
     limit = number(_CANCELLED[number])
-    for block, *known in _targets(call, points[0], plan, limit):
-        pairs = plan.order, block, local.start, local.stop, limit, *known
+    for run, *tables in _targets(call, points[0], plan, limit):
+        pairs = plan.order, run, local.start, local.stop, limit, *tables
         for x, s, *into in zip(layers, scales, sums, gradients, strict=True):
             kernels.compare(x, pairs, number(s), number(4 * s / total), *into)
     if number is numpy.float32 and _are_too_small(layers, sums, plan):
@@ -102,8 +102,8 @@ def compare(call: Call, scale: Scales, total: Total, *, needs_grad: bool) -> Ans
     if scale is None:
         return Answer(torch.from_numpy(sums[:, 1:3].T), [])
     values = torch.from_numpy((sums[:, 0] / total).astype(number))
-    kept = [torch.from_numpy(x) for x in gradients if needs_grad]
-    return Answer(values, kept, sums[0, 3].item() if call.has_tables else None)
+    tensors = [torch.from_numpy(x) for x in gradients if needs_grad]
+    return Answer(values, tensors, sums[0, 3].item() if call.has_tables else None)
 
 
 def _are_too_small(layers: list[Any], sums: Any, plan: Blocks) -> bool:
@@ -120,29 +120,29 @@ def _are_too_small(layers: list[Any], sums: Any, plan: Blocks) -> bool:
 def _targets(call: Call, inputs: Any, plan: Blocks, limit: Any) -> Iterator[tuple[Any, Any, Any]]:
     """Runs of blocks, with the input distances and the weights of their pairs."""
     weighed, number = call.has_tables or call.is_soft, type(limit)
-    for part, pairs in plan.chunks():
+    for run, pairs in plan.chunks():
         targets, shares = numpy.empty(pairs, number), numpy.ones(pairs * weighed, number)
         if call.is_soft and call.labels is not None:
             (labels,) = _arrays([call.labels.to(call.features[0].dtype)])
-            kernels.input_distances(labels, plan.order, part, number(-1), shares)
+            kernels.input_distances(labels, plan.order, run, number(-1), shares)
         for table, into in ((call.weights, targets[:0]), (call.targets, targets)):
             if table is None:
                 continue
             (numbers,) = _arrays([table])
             least, largest, difference = kernels.read_table(
-                numbers, plan.order, part, call.local.start, shares, into
+                numbers, plan.order, run, call.local.start, shares, into
             )
             if least < 0 or not largest < float("inf") or difference > 1e-3 * largest:
-                _ = call.known  # raises the error that names the wrong entry
+                _ = call.tables  # raises the error that names the wrong entry
         if call.inputs is not None:
-            kernels.input_distances(inputs, plan.order, part, limit, targets)
-        yield part, targets, shares
+            kernels.input_distances(inputs, plan.order, run, limit, targets)
+        yield run, targets, shares
 
 
 def _points(call: Call) -> list[Any]:
     """Inputs (if they are points) and features; with a queue, pairs of batch and queue."""
-    own = _arrays(call.points)
-    return own if call.past is None else [*zip(own, _arrays(call.past), strict=True)]
+    arrays = _arrays(call.points)
+    return arrays if call.past is None else [*zip(arrays, _arrays(call.past), strict=True)]
 
 
 def _arrays(points: Sequence[Tensor]) -> list[Any]:

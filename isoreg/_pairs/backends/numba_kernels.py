@@ -44,13 +44,14 @@ _LINE = 64
 class _Space(NamedTuple):
     """Memory for one block.
 
-    Points a and b relative to the centre are (pieces, rows, dimensions), with ``each`` dimensions
-    in a piece. ``norms`` are their squared lengths, ``table`` the products, distances or weights.
+    Points a and b relative to the centre are (pieces, rows, dimensions), with ``per_piece``
+    dimensions in a piece. ``norms`` are their squared lengths, ``table`` the products, distances or
+    weights.
     """
 
     points: Array
     others: Array
-    each: int
+    per_piece: int
     norms: Array
     centre: Array
     table: Array
@@ -114,16 +115,16 @@ def blocks_of(
 @_compiled
 def input_distances(x: Points, order: Array, blocks: Array, cancelled: float, out: Array) -> None:
     """Distances between the inputs of each block; inner products if ``cancelled`` is below 0."""
-    space, begin, seen = _workspace(x, blocks), 0, -1
+    space, begin, previous = _workspace(x, blocks), 0, -1
     for start, stop, other, end in blocks:
         a, b = order[start:stop], order[other:end]
         if cancelled < 0:
-            _products(x, a, b, start != seen, space)
+            _products(x, a, b, start != previous, space)
         else:
-            _distances(x, a, b, cancelled, start != seen, space)
+            _distances(x, a, b, cancelled, start != previous, space)
         block = slice(begin, begin + len(a) * len(b))
         out[block].reshape(len(a), len(b))[:] = space.table[: len(a), : len(b)]
-        begin, seen = block.stop, -1 if _are_few(a, b) else start
+        begin, previous = block.stop, -1 if _are_few(a, b) else start
 
 
 @_compiled
@@ -169,17 +170,18 @@ def compare(
 ) -> None:
     """Add sums of G (D - s d)^2, G D d, G d^2 and G over the pairs of the rows with all samples."""
     order, blocks, first, last, cancelled, targets, shares = pairs
-    space, begin, seen = _workspace(x, blocks), 0, -1
+    space, begin, previous = _workspace(x, blocks), 0, -1
     weights = space.table
     for start, stop, other, end in blocks:
         a, b = order[start:stop], order[other:end]
         same, both = _is_same(a, b), start != other and first <= b[0] < last
-        any_cancelled = _distances(x, a, b, cancelled, start != seen, space)
+        any_cancelled = _distances(x, a, b, cancelled, start != previous, space)
         block = slice(begin, begin + len(a) * len(b))
-        begin, seen, times = block.stop, -1 if _are_few(a, b) else start, 2 if same or both else 1
-        found = _weigh(targets[block], shares[block], weights, a, b, scale, strength)
-        for k in range(len(found)):
-            sums[k] += times * found[k]
+        begin, previous = block.stop, -1 if _are_few(a, b) else start
+        times = 2 if same or both else 1
+        terms = _weigh(targets[block], shares[block], weights, a, b, scale, strength)
+        for k in range(len(terms)):
+            sums[k] += times * terms[k]
         if len(gradient) == 0:
             continue
         if any_cancelled:
@@ -193,7 +195,7 @@ def compare(
         points, others = space.points, space.points if start == other else space.others
         turned = weights.T.copy() if both else weights
         for p in range(len(points)):
-            place = slice(p * space.each, (p + 1) * space.each)
+            place = slice(p * space.per_piece, (p + 1) * space.per_piece)
             _add_pull(weights, points[p], others[p], a, first, len(b), gradient, place)
             if both:
                 _add_pull(turned, others[p], points[p], b, first, len(a), gradient, place)
@@ -203,13 +205,13 @@ def compare(
 def _point(x: Points, i: int) -> Array:
     """Point number i; of two arrays, the points of the queue come first."""
     if isinstance(x, tuple):  # numba decides this while it compiles
-        own, past = x
-        return past[i] if i < len(past) else own[i - len(past)]
+        batch, past = x
+        return past[i] if i < len(past) else batch[i - len(past)]
     return x[i]
 
 
 @_compiled
-def _own(x: Points) -> Array:
+def _batch_points(x: Points) -> Array:
     return x[0] if isinstance(x, tuple) else x
 
 
@@ -228,18 +230,20 @@ def _are_few(a: Array, b: Array) -> bool:
 @_compiled
 def _workspace(x: Points, blocks: Array) -> _Space:
     """Arrays for the points a and b of the longest block and for the numbers of their pairs."""
-    longest, own = 0, _own(x)
-    width = own.shape[1]
+    longest, batch = 0, _batch_points(x)
+    width = batch.shape[1]
     for start, stop, other, end in blocks:
         longest = max(longest, stop - start, end - other)
     side = _padded(longest)
     pieces = max(1, (width + _PIECE - 1) // _PIECE)
-    each = (width + pieces - 1) // pieces
-    points, others = _lines(pieces * side, each, own), _lines(pieces * side, each, own)
-    shape, table = (pieces, side, points.shape[1]), _lines(side, side, own)
-    norms, centre = np.empty((2, side), own.dtype), np.zeros(width, own.dtype)
+    per_piece = (width + pieces - 1) // pieces
+    lines = pieces * side
+    points, others = _lines(lines, per_piece, batch), _lines(lines, per_piece, batch)
+    shape, table = (pieces, side, points.shape[1]), _lines(side, side, batch)
+    norms, centre = np.empty((2, side), batch.dtype), np.zeros(width, batch.dtype)
     points, others = points.reshape(shape), others.reshape(shape)
-    return _Space(points, others, each, norms, centre, table, np.empty((side, side), np.bool_))
+    is_cancelled = np.empty((side, side), np.bool_)
+    return _Space(points, others, per_piece, norms, centre, table, is_cancelled)
 
 
 @_compiled
@@ -261,7 +265,7 @@ def _padded(count: int) -> int:
 def _distances(x: Points, a: Array, b: Array, cancelled: float, fresh: bool, space: _Space) -> int:
     """Fill in the distances, only for j <= i if a is b; return the number of cancelled pairs."""
     out, is_cancelled, centre = space.table, space.is_cancelled, space.centre
-    zero, same, own, few = out.dtype.type(0), _is_same(a, b), a[0] == b[0], _are_few(a, b)
+    zero, same, a_in_b, few = out.dtype.type(0), _is_same(a, b), a[0] == b[0], _are_few(a, b)
     if fresh and not few:
         centre[:] = zero
         for i in a:
@@ -275,7 +279,7 @@ def _distances(x: Points, a: Array, b: Array, cancelled: float, fresh: bool, spa
             space.norms[:, i] = _point(x, a[i]).sum()
     else:
         _products(x, a, b, fresh, space)
-    norms, other_norms, count = space.norms[0], space.norms[0 if own else 1], 0
+    norms, other_norms, count = space.norms[0], space.norms[0 if a_in_b else 1], 0
     for i in range(len(a)):
         row = 0
         for j in range(i if same else len(b)):
@@ -284,7 +288,7 @@ def _distances(x: Points, a: Array, b: Array, cancelled: float, fresh: bool, spa
             is_cancelled[i, j] = few or not square > cancelled * both
             row += is_cancelled[i, j]
             out[i, j] = square
-        if own and not same:
+        if a_in_b and not same:
             row -= is_cancelled[i, i]
             is_cancelled[i, i] = False
         if row:
@@ -298,7 +302,7 @@ def _distances(x: Points, a: Array, b: Array, cancelled: float, fresh: bool, spa
                     out[i, j] = square
         for j in range(i if same else len(b)):
             out[i, j] = np.sqrt(out[i, j])
-        if own:
+        if a_in_b:
             out[i, i] = norms[i] * zero  # 0, or NaN if the point is not finite
     return count
 
@@ -323,10 +327,10 @@ def _products(x: Points, a: Array, b: Array, fresh: bool, space: _Space) -> None
 def _gather(x: Points, rows: Array, space: _Space, points: Array, norms: Array) -> None:
     """Copy rows relative to the centre, and compute their squared lengths."""
     for i in range(len(rows)):
-        norms[i], whole = 0, _point(x, rows[i])
+        norms[i], row = 0, _point(x, rows[i])
         for piece in range(len(points)):
-            place = slice(piece * space.each, (piece + 1) * space.each)
-            source, middle, point = whole[place], space.centre[place], points[piece, i]
+            place = slice(piece * space.per_piece, (piece + 1) * space.per_piece)
+            source, middle, point = row[place], space.centre[place], points[piece, i]
             norm = norms.dtype.type(0)
             for k in range(len(source)):
                 value = source[k] - middle[k]
@@ -380,7 +384,7 @@ def _weigh(
     zero, weighted, same = targets.dtype.type(0), len(shares) > 0, _is_same(a, b)
     stress, mixed, squared, weight = 0.0, 0.0, 0.0, 0.0
     for i in range(len(a)):
-        row, cross, square, whole, begin = zero, zero, zero, zero, i * len(b)
+        row, cross, square, total, begin = zero, zero, zero, zero, i * len(b)
         for j in range(i + 1 if same else len(b)):
             distance, target = weights[i, j], targets[begin + j]
             gap = target - scale * distance
@@ -389,10 +393,10 @@ def _weigh(
             row += gap * pull
             cross += target * distance * share
             square += distance * distance * share
-            whole += share
+            total += share
             weights[i, j] = zero if distance == zero else strength * pull / distance
         stress, mixed, squared = stress + row, mixed + cross, squared + square
-        weight += whole
+        weight += total
     return stress, mixed, squared, weight
 
 

@@ -38,7 +38,7 @@ from isoreg.masks import weights_between
 
 _PAIRS_AT_ONCE = 1 << 16
 """Pairs, counted once for each layer, that are computed together on a processor."""
-_NEAR_SHARE = 0.01
+_CANCELLED_SHARE = 0.01
 """If a larger share of pairs is cancelled, float64 is faster, because few pairs cancel in it."""
 _DIRECT_AT_ONCE = 1 << 20
 # On an accelerator, points whose square is below this share of |a|^2 + |b|^2 count as equal.
@@ -127,10 +127,10 @@ def _parts(call: Call) -> Iterator[Part]:
         ordered, order = call.labels.sort()
         firsts = order[torch.searchsorted(ordered, call.labels)]  # the first of each sample's class
         points = [x - x[firsts] for x in points]
-    known = call.known if call.has_tables else (None, None)
+    tables = call.tables if call.has_tables else (None, None)
     for block in plan_blocks(call):
-        targets = None if known[0] is None else _entries(known[0], call, block)[None]
-        weights = _weights(call, block, known[1])
+        targets = None if tables[0] is None else _entries(tables[0], call, block)[None]
+        weights = _weights(call, block, tables[1])
         chunks = len(points) * math.prod(block.shape) / _PAIRS_AT_ONCE if may_look else 1
         step = math.ceil(len(points) / max(1, round(chunks)))
         for start in range(0, len(points), step):
@@ -161,8 +161,8 @@ def _entries(table: Tensor, call: Call, block: Block) -> Tensor:
 def _weights(call: Call, block: Block, table: Tensor | None) -> Tensor | None:
     """(c, a, b) weights of the pairs; the weight of a sample with itself has no effect."""
     if table is not None:
-        known = _entries(table, call, block).to(_wide(call))
-        return known if block.inside is None else known * block.inside
+        entries = _entries(table, call, block).to(_wide(call))
+        return entries if block.inside is None else entries * block.inside
     if call.labels is None or block.inside is not None or not isinstance(block.rows, slice):
         return block.inside  # all pairs are within one class
     rows, columns = (take(call.labels, samples) for samples in (block.rows, block.columns))
@@ -193,18 +193,18 @@ def _distances(
     for square, (rows, columns) in zip(squares.unbind(), sides, strict=True):
         torch.bmm(rows, columns.mT, out=square)
     if squares.shape[2] == squares.shape[3] and block.offset == 0:
-        norms = others = squares.diagonal(dim1=2, dim2=3)  # so that equal points cancel exactly
+        norms_a = norms_b = squares.diagonal(dim1=2, dim2=3)  # so that equal points cancel exactly
     else:
-        norms, others = (torch.stack([x[k].square().sum(2) for x in sides]) for k in (0, 1))
+        norms_a, norms_b = (torch.stack([x[k].square().sum(2) for x in sides]) for k in (0, 1))
     if block.inside is not None:
         # Padding equals the origin. A larger norm makes it look far from all points, so that its
         # pairs are not recomputed. (Where the first row or column of a class is padding, none of
         # the pairs of this class in this block counts.)
-        norms = norms + (1 - block.inside[:, :, 0])
-        others = others + (1 - block.inside[:, 0])
-    sums = norms[..., :, None] + others[..., None, :]
+        norms_a = norms_a + (1 - block.inside[:, :, 0])
+        norms_b = norms_b + (1 - block.inside[:, 0])
+    sums = norms_a[..., :, None] + norms_b[..., None, :]
     torch.sub(sums, squares, alpha=2, out=squares)
-    if block.offset is not None and norms is not others:
+    if block.offset is not None and norms_a is not norms_b:
         squares.diagonal(block.offset, 2, 3).mul_(0)  # not zero_(), so that NaN stays
     cancelled: Tensor | None
     if may_look:
@@ -226,7 +226,7 @@ def _recompute_cancelled(
         return None
     cancelled = excess <= SMALLEST[squares.dtype]
     share = cancelled.sum() / cancelled.numel()
-    if share > _NEAR_SHARE and squares.dtype != exact_dtype(squares.device):
+    if share > _CANCELLED_SHARE and squares.dtype != exact_dtype(squares.device):
         raise LostDigitsError("many pairs are so close that products in float32 lose their digits")
     for square, where, x in zip(squares, cancelled, points, strict=True):
         # from the original points, because those relative to an origin were rounded
@@ -239,10 +239,10 @@ def _places(
     where: Tensor, block: Block, x: Tensor
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
     """Marked pairs of a block, a few at a time: indices in it, and positions of their samples."""
-    every = torch.arange(len(x), device="cpu")
-    rows, columns = (take(every, some) for some in (block.rows, block.columns))
-    for part in where.nonzero().split(1 + _DIRECT_AT_ONCE // max(1, x.shape[1])):
-        c, i, j = place = part.unbind(1)
+    positions = torch.arange(len(x), device="cpu")
+    rows, columns = (take(positions, samples) for samples in (block.rows, block.columns))
+    for indices in where.nonzero().split(1 + _DIRECT_AT_ONCE // max(1, x.shape[1])):
+        c, i, j = place = indices.unbind(1)
         yield place, rows[c, i], columns[c, j]
 
 

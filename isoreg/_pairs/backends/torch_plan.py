@@ -98,13 +98,13 @@ def plan_blocks(call: Call) -> list[Block]:
 def _padded(run: list[_Class], side: int, dtype: torch.dtype) -> Iterator[Block]:
     """The blocks of classes that are padded to one size."""
     count, size = max(count for _, count in run), len(run[-1][0])
-    members = _indices([x for some, _ in run for x in (*some, *some[:1] * (size - len(some)))])
+    members = _indices([x for group, _ in run for x in (*group, *group[:1] * (size - len(group)))])
     members = members.view(len(run), size)
     first, rows, inside = members[:, :1], members[:, :count], None
     if len(run[0][0]) < size or min(count for _, count in run) < count:
         place = torch.arange(size, device="cpu")
         in_rows = place[:count] < _indices([count for _, count in run])[:, None]
-        in_columns = place < _indices([len(some) for some, _ in run])[:, None]
+        in_columns = place < _indices([len(group) for group, _ in run])[:, None]
         rows = torch.where(in_rows, rows, first)
         inside = (in_rows[:, :, None] & in_columns[:, None]).to(dtype)
     for a, b, offset, times in _tiles(slice(0, count), size, side):
@@ -117,11 +117,11 @@ def _tiles(rows: slice, members: int, side: int) -> Iterator[tuple[slice, slice,
     if rows.start < rows.stop and members <= side:
         yield rows, slice(0, members), rows.start, 1
         return
-    others = [*_cut(0, rows.start, side), *_cut(rows.stop, members, side)]
-    for here in _cut(rows.start, rows.stop, side):
-        yield here, here, 0, 1
-        yield from ((here, later, None, 2) for later in _cut(here.stop, rows.stop, side))
-        yield from ((here, other, None, 1) for other in others)
+    outside = [*_cut(0, rows.start, side), *_cut(rows.stop, members, side)]
+    for tile in _cut(rows.start, rows.stop, side):
+        yield tile, tile, 0, 1
+        yield from ((tile, later, None, 2) for later in _cut(tile.stop, rows.stop, side))
+        yield from ((tile, columns, None, 1) for columns in outside)
 
 
 def _cut(start: int, stop: int, side: int) -> list[slice]:
@@ -136,7 +136,7 @@ def _classes(call: Call) -> list[_Class]:
     for sample in range(local.start, local.stop):
         members.setdefault(labels[sample], []).append(sample)
     classes = [([sample], 1) for sample in members.pop(IGNORED, ())]
-    counts = [len(some) for some in members.values()]
+    counts = [len(group) for group in members.values()]
     for sample in (*range(local.start), *range(local.stop, call.size)):
         if labels[sample] in members:
             members[labels[sample]].append(sample)

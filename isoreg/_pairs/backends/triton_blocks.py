@@ -58,8 +58,8 @@ def refuses(call: Call) -> str | None:
         return f"the Triton kernels are for NVIDIA GPUs, not for {device.type}"
     capability = torch.cuda.get_device_capability(device)
     if capability < _CAPABILITY:
-        needed, there = (".".join(map(str, version)) for version in (_CAPABILITY, capability))
-        return f"the Triton kernels need a GPU of compute capability {needed}, this one has {there}"
+        least, actual = (".".join(map(str, version)) for version in (_CAPABILITY, capability))
+        return f"the Triton kernels need a GPU of compute capability {least}, this one has {actual}"
     return None
 
 
@@ -101,25 +101,25 @@ class _Order:
             sides = self.rows[slab], self.columns, self.starts[slab], self.ends[slab]
             yield begin // _TILE, _Order(*sides, self.origins)
 
-    def taken(self, matrix: Tensor, local: int) -> Tensor:
+    def reorder(self, matrix: Tensor, local: int) -> Tensor:
         """The rows and columns of a (local, n) matrix in this order."""
         return matrix[(self.rows - local)[:, None], self.columns]
 
 
 def _order(call: Call, n: int) -> _Order:
-    local, everything = call.local, torch.arange(n, device=call.features[0].device)
+    local, positions = call.local, torch.arange(n, device=call.features[0].device)
     if call.labels is None or call.labels.is_floating_point():
-        rows = everything[local]
-        return _Order(rows, everything, torch.zeros_like(rows), torch.full_like(rows, n), None)
+        rows = positions[local]
+        return _Order(rows, positions, torch.zeros_like(rows), torch.full_like(rows, n), None)
     classes = call.labels.long()
     labels, columns = classes.sort(stable=True)
-    mine, rows = classes[local].sort(stable=True)
+    row_labels, rows = classes[local].sort(stable=True)
     rows = rows + local.start
     # the range of a sample that pairs with nobody is the sample itself, so that NaN in it is found
-    alone = mine == IGNORED
-    places = torch.empty_like(columns).scatter_(0, columns, everything)[rows]
-    starts = torch.where(alone, places, torch.searchsorted(labels, mine))
-    ends = torch.where(alone, places + 1, torch.searchsorted(labels, mine, right=True))
+    ignored = row_labels == IGNORED
+    places = torch.empty_like(columns).scatter_(0, columns, positions)[rows]
+    starts = torch.where(ignored, places, torch.searchsorted(labels, row_labels))
+    ends = torch.where(ignored, places + 1, torch.searchsorted(labels, row_labels, right=True))
     return _Order(rows, columns, starts, ends, columns[torch.searchsorted(labels, classes)])
 
 
@@ -135,7 +135,7 @@ def _compare(
     for tile, slab in order.slabs():
         if call.inputs is None:
             assert call.targets is not None
-            targets = slab.taken(call.targets, call.local.start)
+            targets = slab.reorder(call.targets, call.local.start)
         else:
             inputs = call.inputs.contiguous()
             targets = _squares(inputs, _centred(inputs, slab), slab, _mode(inputs))
@@ -206,7 +206,7 @@ def _weights(call: Call, order: _Order) -> Tensor | None:
         labels = call.labels.to(call.features[0].dtype).contiguous()
         weights = _squares(labels, labels, order, _MODES["labels"])
     if call.weights is not None:
-        factors = order.taken(call.weights, call.local.start)
+        factors = order.reorder(call.weights, call.local.start)
         weights = factors if weights is None else weights.mul_(factors)
     return weights
 
@@ -229,7 +229,7 @@ def _launch(
     """Run a kernel on the device of its tensors; no other function here runs one."""
     if programs == 0:
         return
-    flat = [x for part in arguments for x in part]
+    flat = [x for group in arguments for x in group]
     device = next(x.device for x in flat if isinstance(x, Tensor))
     constants |= {"M": _TILE, "N": _TILE, "num_warps": _WARPS}
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():

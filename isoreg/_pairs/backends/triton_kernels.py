@@ -19,17 +19,17 @@ import triton.language as tl
 DIFFERENCES, PRODUCTS, LABELS = (tl.constexpr(mode) for mode in range(3))
 """How `square_kernel` computes: subtract points directly, expand |a - b|^2, or multiply labels."""
 
-_NEAR = tl.constexpr(1e-2)  # below this share of |a|^2 + |b|^2 the expansion has lost digits
+_CANCELLED = tl.constexpr(1e-2)  # below this share of |a|^2 + |b|^2 the expansion has lost digits
 _SIZES = ["n", "count", "across", "splits", "share", "slab", "local", "chunks"]
 """Arguments that change in a last, smaller batch; Triton must not compile a kernel again for it."""
 
 
 @triton.jit
-def _kahan(total, lost, part):
+def _kahan(total, lost, term):
     """Add to a long sum by Kahan's method; `lost` holds the rounding error of earlier additions."""
-    part -= lost
-    longer = total + part
-    return longer, (longer - total) - part
+    term -= lost
+    longer = total + term
+    return longer, (longer - total) - term
 
 
 @triton.jit
@@ -107,11 +107,11 @@ def _expanded(
         both_mn, both_lost_mn = _kahan(both_mn, both_lost_mn, norms_mn)
     same_mn = i_m[:, None] == j_n[None, :]
     square_mn = tl.where(same_mn, 0 * both_mn, both_mn - 2 * total_mn)
-    near_mn = pair_mn & (square_mn < both_mn * _NEAR) & ~same_mn
-    if tl.max(near_mn.to(tl.int32)) > 0:
+    cancelled_mn = pair_mn & (square_mn < both_mn * _CANCELLED) & ~same_mn
+    if tl.max(cancelled_mn.to(tl.int32)) > 0:
         # from the original points, because centred points were rounded
         exact_mn = _direct(x, i_m, j_n, begin, stop, width, M, N, D, DIFFERENCES)
-        square_mn = tl.where(near_mn, exact_mn, square_mn)
+        square_mn = tl.where(cancelled_mn, exact_mn, square_mn)
     return square_mn
 
 
@@ -191,11 +191,11 @@ def _pull_expanded(
         other=0,
     )
     both_mn = tl.sum(a_md * a_md, 1)[:, None] + tl.sum(b_nd * b_nd, 1)[None, :]
-    near_mn = (squares_mn < both_mn * _NEAR) & (w_mn != 0)
-    far_mn = tl.where(near_mn, 0, w_mn)
+    cancelled_mn = (squares_mn < both_mn * _CANCELLED) & (w_mn != 0)
+    far_mn = tl.where(cancelled_mn, 0, w_mn)
     pull_md = tl.sum(far_mn, 1)[:, None] * a_md
     pull_md -= tl.dot(far_mn, b_nd, input_precision=PRECISION)
-    if tl.max(near_mn.to(tl.int32)) > 0:
+    if tl.max(cancelled_mn.to(tl.int32)) > 0:
         pull_md += _pull_direct(w_mn - far_mn, x, i_m, j_n, begin, width, M, D)
     return pull_md
 
