@@ -33,11 +33,11 @@ FAMILIES: dict[str, tuple[str, str]] = {
 }
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Found, path: Path) -> None:
     """Draw a panel for each radius: worst case over time, methods as points with deviations."""
-    radii, costs = found["settings"]["eps"][:2], costs_of(found)
+    radii, costs = results["settings"]["eps"][:2], costs_of(results)
     ratio = {method: cost["ratio"] for method, cost in costs.items()}
-    tested = grouped(with_keys(found, phase="test"), "method")
+    tested = grouped(with_keys(results, phase="test"), "method")
     figure = new_figure(6.2 * len(radii), 5.8)
     panels = figure.subplots(1, len(radii), squeeze=False)[0]
     points, ticks = [], [1, 2, 3, 4, 6, 8]

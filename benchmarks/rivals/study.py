@@ -117,9 +117,9 @@ def chosen(runs: list[Run], settings: Settings) -> dict[str, Recipe]:
     return {m: best_of(of, "score", floor=floor)["key"]["recipe"] for m, of in tried.items()}
 
 
-def entries(found: Found) -> dict[str, Entry]:
+def entries(results: Found) -> dict[str, Entry]:
     """For the methods with one number to choose: the numbers that were tried, and the one taken."""
-    runs = found["runs"]
+    runs = results["runs"]
     tried = grouped_recipes(run["key"] for run in runs if run["key"]["phase"] == "choose")
     taken = grouped_recipes(run["key"] for run in runs if run["key"]["phase"] == "test")
     return {

@@ -180,13 +180,13 @@ def load(settings: Settings, data_dir: Path | None, cache: Path) -> Data:
     )
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """The page: what was measured, and the strengths that were tried."""
-    settings = found["settings"]
+    settings = results["settings"]
     untrained = (*UNTRAINED, BOTH, f"manifold of {BOTH}", *UNLEARNT)
     order = [*untrained, *CIFAR_TRIALS, *ALSO_TRIED]
-    runs = sorted(found["runs"], key=lambda run: order.index(run["key"]["method"]))
-    measured = {**found, "runs": [run for run in runs if "task" in run["key"]]}
+    runs = sorted(results["runs"], key=lambda run: order.index(run["key"]["method"]))
+    measured = {**results, "runs": [run for run in runs if "task" in run["key"]]}
     return page(
         "# Coarse to fine on CIFAR-10 (JPEG)",
         f"A small resnet10t learns animal or vehicle from {settings['train_images']:,} images in "

@@ -62,13 +62,13 @@ class Choice:
         of = controls(self.trials, self.without)
         return chosen_strengths(tries(runs), slack=self.slack, by=self.by, controls=of)
 
-    def entries(self, found: Found) -> dict[str, Entry]:
+    def entries(self, results: Found) -> dict[str, Entry]:
         """The entries; strengths count as tried where the control was tried at them too."""
-        by_method = runs_by(tries(found["runs"]), "method")
+        by_method = runs_by(tries(results["runs"]), "method")
         of, trials = controls(self.trials, self.without), self.trials
         tried = {n: [run["key"]["strength"] for run in by_method.get(n, [])] for n in trials}
         shared = {n: comparable(tried[n], tried.get(of.get(n, ""))) for n in trials}
-        return _entries(trials, shared, self.strengths(found["runs"]), self.without)
+        return _entries(trials, shared, self.strengths(results["runs"]), self.without)
 
 
 def _entries(

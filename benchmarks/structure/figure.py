@@ -31,10 +31,10 @@ SHOT = "10 a class"
 _TEN_DIGITS = "ten digits from ten examples each (%)"
 
 
-def draw_digits(found: Found, path: Path) -> None:
+def draw_digits(results: Found, path: Path) -> None:
     """Draw UMAP of some networks' features, and each method's fine over its coarse accuracy."""
-    task = next(task for task in runs_by(found["runs"], "task") if task != "none")
-    runs = [run for run in with_keys(found, task=task) if not {"width", "by"} & set(run["key"])]
+    task = next(task for task in runs_by(results["runs"], "task") if task != "none")
+    runs = [run for run in with_keys(results, task=task) if not {"width", "by"} & set(run["key"])]
     drawn = [run for run in runs if "picture" in run["figures"]]
     figure = new_figure(10, 9.5)
     rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.3])
@@ -73,11 +73,11 @@ def _umap(axis: Axes, run: Run) -> None:
         axis.annotate(str(digit), middle, ha="center", va="center", fontsize=9, bbox=box)
 
 
-def draw_search(found: Found, path: Path) -> None:
+def draw_search(results: Found, path: Path) -> None:
     """Draw fine over coarse accuracy of every method as its strength grows."""
     figure = new_figure(9, 7)
     axis = figure.subplots()
-    for index, (name, runs) in enumerate(runs_by(found["runs"], "method").items()):
+    for index, (name, runs) in enumerate(runs_by(results["runs"], "method").items()):
         runs = sorted(runs, key=lambda run: run["key"]["strength"])
         coarse, fine = ([100 * run["figures"][what] for run in runs] for what in ("coarse", SHOT))
         axis.plot(coarse, fine, **_look(index), label=name, linewidth=0.9)
@@ -113,13 +113,13 @@ _TITLES_OF_PAIRS = {
 }
 
 
-def draw_photographs(found: Found, path: Path) -> None:
+def draw_photographs(results: Found, path: Path) -> None:
     """Draw accuracy on the ten classes over the number of known examples of each class."""
     figure = new_figure(8.5, 4.2)
     axis = figure.subplots()
-    known = [examples for examples, _ in found["settings"]["examples"]]
+    known = [examples for examples, _ in results["settings"]["examples"]]
     for name, (colour, marker, line, title) in PHOTOGRAPHS.items():
-        figures = [run["figures"] for run in with_keys(found, method=name)]
+        figures = [run["figures"] for run in with_keys(results, method=name)]
         figures = [f for f in figures if "few-shot" in f]
         if figures:
             by_shot = [[_accuracy(f, f"{examples} a class") for f in figures] for examples in known]
@@ -134,9 +134,9 @@ def draw_photographs(found: Found, path: Path) -> None:
     save(figure, path)
 
 
-def draw_distances(found: Found, path: Path) -> None:
+def draw_distances(results: Found, path: Path) -> None:
     """Draw distances by the features over those by the manifold, for the pairs that were kept."""
-    drawn = [run for run in found["runs"] if "pairs" in run["figures"]]
+    drawn = [run for run in results["runs"] if "pairs" in run["figures"]]
     figure = new_figure(3.1 * max(1, len(drawn)), 3.6)
     axes = figure.subplots(1, max(1, len(drawn)), squeeze=False, sharex=True, sharey=True)[0]
     for axis, run in zip(axes, drawn, strict=False):

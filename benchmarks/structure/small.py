@@ -86,7 +86,7 @@ def small_digits() -> Data:
     return Data(train, validation, test, TASKS[TASK], tables)
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """The page, with a table for each task."""
     return page(
         "# The recipe on scikit-learn's digits",
@@ -94,7 +94,7 @@ def tables(found: Found) -> str:
         "read from their frozen last hidden layer. 360 test images, in %, mean ± standard "
         "deviation over seeds (over draws where there is one seed). References have root mean "
         "squared distance 10 and every strength is 0.1: the recipe, untuned.",
-        every_task(found),
+        every_task(results),
     )
 
 

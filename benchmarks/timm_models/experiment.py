@@ -138,11 +138,11 @@ def _costs(key: Key, lab: Lab[Settings]) -> Figures:
 _CONTROLLED = "isometry, features"
 
 
-def entries(found: Found) -> dict[str, Entry]:
+def entries(results: Found) -> dict[str, Entry]:
     """For each method and network: the shares or radii that were tried, and the one taken."""
     tried: dict[tuple[str, str], list[str]] = {}
     taken: dict[tuple[str, str], str] = {}
-    for run in found["runs"]:
+    for run in results["runs"]:
         key = run["key"]
         if key["phase"] == "choose":
             tried.setdefault((key["network"], key["method"]), []).append(key["setting"])

@@ -23,15 +23,15 @@ _LOOKS = {
 }
 
 
-def draw_training(found: Found, path: Path) -> None:
+def draw_training(results: Found, path: Path) -> None:
     """Draw accuracy over the attack's radius and r by layer, in a column for each network."""
-    tested = runs_by(with_keys(found, phase="test"), "network")
+    tested = runs_by(with_keys(results, phase="test"), "network")
     if not tested:
         return
     networks = list(tested)
     figure = new_figure(4.2 * len(networks), 7.2)
     grid = figure.subplots(2, len(networks), squeeze=False, sharey="row")
-    radii = found["settings"]["radii"]
+    radii = results["settings"]["radii"]
     for column, name in enumerate(networks):
         above, below = grid[0, column], grid[1, column]
         for method, own in grouped(tested[name], "method").items():
