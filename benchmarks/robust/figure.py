@@ -62,8 +62,8 @@ def _points(results: Found, name: str) -> Points:
         titles = [t for t in figures if t in (title, f"{title}{CHEAP}")]
         if method == "cross-entropy":
             titles += [t for t in figures if t.startswith(f"{title}, 5")]
-        drawn = ((cost[t], figures[t]) for t in titles if t in cost)
-        points[method] = sorted(drawn, key=lambda point: point[0])
+        priced = ((cost[t], figures[t]) for t in titles if t in cost)
+        points[method] = sorted(priced, key=lambda point: point[0])
     return points
 
 
@@ -71,7 +71,7 @@ def _panel(axis: Axes, points: Points, norm: str, eps: str) -> None:
     for method, budgets in points.items():
         places, samples = [], []
         for cost, figures in budgets:
-            shares = [found[norm]["shares"]["worst case"] for found in figures if norm in found]
+            shares = [f[norm]["shares"]["worst case"] for f in figures if norm in f]
             if values := [100 * by_radius[eps] for by_radius in shares if eps in by_radius]:
                 places.append(cost)
                 samples.append(values)

@@ -37,7 +37,7 @@ def tables(results: Found) -> str:
     for name in (name for name in results["settings"]["networks"] if name in begun):
         parts += [f"## {TITLES[name]}"]
         if by_training(results, name):
-            parts += ["### What was measured", _measured(results, name), *_alone(results, name)]
+            parts += ["### What was measured", _measured(results, name), *_durations(results, name)]
             parts += ["### Attack by attack", *_attacks(results, name)]
         else:
             parts += ["Not measured on test images yet: the run stopped during the choice."]
@@ -77,14 +77,14 @@ def _measured(results: Found, name: str) -> str:
 
 
 def _worst(figures: Sequence[Figures], norm: str, eps: str) -> str:
-    shares = [found[norm]["shares"]["worst case"][eps] for found in figures if norm in found]
+    shares = [f[norm]["shares"]["worst case"][eps] for f in figures if norm in f]
     few = f" ({len(shares)})" if len(shares) < len(figures) else ""
     return percent(shares) + few if shares else ""
 
 
 def _warned(figures: Sequence[Figures]) -> str:
     """How many warnings the report card gave over all seeds and norms."""
-    return str(sum(len(_warnings(found)) for found in figures))
+    return str(sum(len(_warnings(f)) for f in figures))
 
 
 def _warnings(figures: Figures) -> list[str]:
@@ -95,14 +95,14 @@ def _settings(plan: dict[str, Any]) -> str:
     """Options, optimizer and learning rate, for a table."""
     options = [
         f"{option} {value:.3g}" if isinstance(value, int | float) else f"{value}"
-        for of_method in plan["recipe"].values()
-        for option, value in of_method.items()
+        for method_options in plan["recipe"].values()
+        for option, value in method_options.items()
     ]
     schedule = plan["schedule"]
     return ", ".join([*options, f"{schedule['optimizer'].title()} {schedule['learning_rate']:g}"])
 
 
-def _alone(results: Found, name: str) -> list[str]:
+def _durations(results: Found, name: str) -> list[str]:
     """How long whole trainings took, where that was measured."""
     for run in with_keys(results, phase="alone", network=name):
         seconds = (f"{title} {value:.1f} s" for title, value in run["figures"].items())

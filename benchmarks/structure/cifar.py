@@ -68,7 +68,7 @@ CIFAR_TRIALS: dict[str, Trial] = {
     "label smoothing": replace(TRIALS["label smoothing"], strengths=(0.03, 0.1, 0.3, 0.6)),
     "dropout": Trial("dropout", (0.1, 0.3, 0.5, 0.7), options={"at": "features"}),
 }
-MADE = {name: of for name, of in CIFAR_TRIALS.items() if of.reference != BOTH}
+MADE = {name: trial for name, trial in CIFAR_TRIALS.items() if trial.reference != BOTH}
 # tried on one seed and validation images and no better: these runs too are kept without code
 ALSO_TRIED = (
     *(f"isometry, {name}" for name in UNLEARNT),
@@ -165,16 +165,19 @@ def load(settings: Settings, data_dir: Path | None, cache: Path) -> Data:
     train_images, train_labels = photographs.read("train", data_dir, cache)
     test_images, test_labels = photographs.read("test", data_dir, cache)
     order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(0))
-    chosen, held = order[: settings.train_images], order[-min(2_000, len(order) // 2) :]
-    every = max(1, len(test_images) // settings.test_images)
+    train_rows, validation_rows = (
+        order[: settings.train_images],
+        order[-min(2_000, len(order) // 2) :],
+    )
+    step = max(1, len(test_images) // settings.test_images)
 
     def split(images: Tensor, labels: Tensor, rows: Tensor | slice) -> Split:
         return Split(images[rows].float() / 255, labels[rows])
 
     return Data(
-        train=split(train_images, train_labels, chosen),
-        validation=split(train_images, train_labels, held),
-        test=split(test_images, test_labels, slice(0, None, every)),
+        train=split(train_images, train_labels, train_rows),
+        validation=split(train_images, train_labels, validation_rows),
+        test=split(test_images, test_labels, slice(0, None, step)),
         groups=GROUPS,
         references={},
     )

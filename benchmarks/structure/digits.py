@@ -49,9 +49,9 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """Rows without training, every method on every task, wider networks, and longer training."""
     for name in UNTRAINED:
         yield {"task": "none", "method": name, "seed": 0}
-    others = tuple(name for name in TRIALS if name not in FIRST)
+    rest = tuple(name for name in TRIALS if name not in FIRST)
     for task in lab.settings.tasks:
-        for names in (FIRST, others):
+        for names in (FIRST, rest):
             for seed in range(lab.seeds):
                 for name in names:
                     yield _key(task, name, seed)
@@ -131,7 +131,7 @@ DIGITS = Study(
     keys,
     run_key,
     tables,
-    lambda found, path: draw_digits(in_order(found), path),
+    lambda results, path: draw_digits(in_order(results), path),
     shows="what features keep that labels throw away",
     time="2 hours on one core",
     data="MNIST",

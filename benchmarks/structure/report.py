@@ -57,10 +57,10 @@ def _name(run: Run) -> str:
     return name + (", fitted" if "epochs" in key and key["method"] in FITTED else "")
 
 
-def over_seeds(found: Sequence[Figures], shot: str) -> list[float]:
+def over_seeds(figures: Sequence[Figures], shot: str) -> list[float]:
     """Mean accuracy over the draws of each seed; the draws themselves if there is one seed."""
-    draws: list[list[float]] = [f["few-shot"][shot]["accuracy"] for f in found]
-    return draws[0] if len(draws) == 1 else [mean(each) for each in draws]
+    draws: list[list[float]] = [f["few-shot"][shot]["accuracy"] for f in figures]
+    return draws[0] if len(draws) == 1 else [mean(accuracies) for accuracies in draws]
 
 
 def tries_table(
@@ -78,8 +78,8 @@ def tries_table(
     order, rows = list(chosen), []
     for run in sorted(runs, key=lambda r: (order.index(r["key"]["method"]), r["key"]["strength"])):
         name, strength = run["key"]["method"], run["key"]["strength"]
-        taken = chosen[name] == strength and name not in unchosen
+        is_chosen = chosen[name] == strength and name not in unchosen
         names = (name, *([reference(name)] if reference else []), f"{strength:g}")
-        rows.append((names, [{**run["figures"], "chosen": "chosen" if taken else ""}]))
+        rows.append((names, [{**run["figures"], "chosen": "chosen" if is_chosen else ""}]))
     heads = ("training", *(["distances"] if reference else []), "strength")
     return table(heads, rows, [*columns, Column("", "chosen")])

@@ -74,7 +74,7 @@ def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
 def small_digits() -> Data:
     """The fixed split of `isoreg.datasets.digits` with references; patches are 3 by 3 pixels."""
     train, validation, test = (
-        Split(*datasets.digits(part)) for part in ("train", "validation", "test")
+        Split(*datasets.digits(split)) for split in ("train", "validation", "test")
     )
     x = train.x
     patches = references.patches(x, size=3)
@@ -108,6 +108,6 @@ RECIPE = Study(
     time="10 minutes on one core",
     seeds=3,
     determines=determines,
-    uses=Uses(*((Part(f"digits {part}"),) for part in ("train", "validation", "test"))),
+    uses=Uses(*((Part(f"digits {split}"),) for split in ("train", "validation", "test"))),
     entries=lambda _: entries(RECIPES),
 )

@@ -28,8 +28,8 @@ def tables(
     def column(shot: str) -> Column:
         return Column(shot, text=lambda f: percent(over_seeds(f, shot)))
 
-    kept = [Column("r", "r", 3), Column("stress, same unit", "stress", 3)]
-    columns = [*map(column, shots), Column("5 neighbours", "kNN"), *kept]
+    of_distances = [Column("r", "r", 3), Column("stress, same unit", "stress", 3)]
+    columns = [*map(column, shots), Column("5 neighbours", "kNN"), *of_distances]
     coarse = Column("coarse", "coarse")
     return page(
         "# One training that has both?",
@@ -41,7 +41,7 @@ def tables(
         "One seed. Chosen: the largest sum of the probe's accuracy from ten examples a "
         f"class and r among those whose coarse accuracy is at most {100 * slack:g} points below "
         "that of cross-entropy; if there are none, the most accurate.",
-        tries_table(tried, choose(tried), [coarse, column("10 a class"), *kept]),
+        tries_table(tried, choose(tried), [coarse, column("10 a class"), *of_distances]),
     )
 
 

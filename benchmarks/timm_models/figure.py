@@ -34,12 +34,12 @@ def draw_training(results: Found, path: Path) -> None:
     radii = results["settings"]["radii"]
     for column, name in enumerate(networks):
         above, below = grid[0, column], grid[1, column]
-        for method, own in grouped(tested[name], "method").items():
-            shares = [f["attacked"]["shares"] for f in own]
+        for method, figures in grouped(tested[name], "method").items():
+            shares = [f["attacked"]["shares"] for f in figures]
             curves = [[100 * by[f"{radius}"] for radius in (0, *radii)] for by in shares]
             _line(above, method, range(len(radii) + 1), curves)
-            layers = list(own[0]["distortion"])
-            curves = [[f["distortion"][x]["correlation"] for x in layers] for f in own]
+            layers = list(figures[0]["distortion"])
+            curves = [[f["distortion"][x]["correlation"] for x in layers] for f in figures]
             _line(below, method, range(len(layers)), curves)
             below.set_xticks(range(len(layers)), layers, rotation=30, ha="right")
         above.set_title(name, fontsize=10)
