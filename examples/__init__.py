@@ -13,9 +13,9 @@ _INK = "#767676"
 
 def save(figure: Figure, path: Path) -> None:
     """Save a transparent picture whose black becomes a grey that is legible on any background."""
-    for drawn in figure.findobj(lambda artist: hasattr(artist, "set_color")):
-        if getattr(drawn, "get_color", str)() in ("black", "k"):
-            drawn.set(color=_INK)
+    for artist in figure.findobj(lambda item: hasattr(item, "set_color")):
+        if getattr(artist, "get_color", str)() in ("black", "k"):
+            artist.set(color=_INK)
     for axes in figure.axes:
         axes.spines[:].set_edgecolor(_INK)
         axes.tick_params(color=_INK, labelcolor=_INK)

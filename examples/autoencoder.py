@@ -53,14 +53,14 @@ def main(picture: Path = Path("autoencoder.png"), epochs: int = 150) -> dict[str
         model = train(beta, epochs)
         with torch.no_grad():
             codes, error = model[0](images), F.mse_loss(model(images), images.flatten(1)).item()
-        kept = distortion(images, codes)
-        figures[name] = [kept.correlation, kept.stress, error]
-        print(f"{name}: error {error:.4f}; code against pixels, {kept}")
+        report = distortion(images, codes)
+        figures[name] = [report.correlation, report.stress, error]
+        print(f"{name}: error {error:.4f}; code against pixels, {report}")
         axes.scatter(*codes.T, c=labels, cmap="tab10", s=14)
         axes.set_aspect("equal")
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_title(f"{name}: Pearson's r {kept.correlation:.2f}, error {error:.3f}")
+        axes.set_title(f"{name}: Pearson's r {report.correlation:.2f}, error {error:.3f}")
         if beta:
             left, low = codes.min(0).values.tolist()
             axes.plot([left, left + 1], [low - 0.3] * 2, color="black", linewidth=3)

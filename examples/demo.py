@@ -89,8 +89,8 @@ def train(data: Split, seed: int, *, beta: float, control: bool) -> nn.Sequentia
 def measure(data: dict[str, Split], features: dict[str, Tensor]) -> list[float]:
     """All figures of `COLUMNS` except the first."""
     test = data["test"]
-    kept = distortion(test.places, features["test"], test.digit % 2).correlation
-    return [kept, *(100 * probe(data, features, examples)[1] for examples in (1, 10))]
+    r = distortion(test.places, features["test"], test.digit % 2).correlation
+    return [r, *(100 * probe(data, features, examples)[1] for examples in (1, 10))]
 
 
 def probe(
@@ -167,8 +167,8 @@ def main() -> None:
     images = {name: split.images.flatten(1) for name, split in data.items()}
     rows: dict[str, list[str]] = {}
     for name, x in (("pixels", images), ("reference", {k: s.places for k, s in data.items()})):
-        shown = zip(measure(data, x), [*COLUMNS.values()][1:], strict=True)
-        rows[f"{name}, no network"] = ["-", *[f"{c:.{n}f}" for c, n in shown]]
+        values = zip(measure(data, x), [*COLUMNS.values()][1:], strict=True)
+        rows[f"{name}, no network"] = ["-", *[f"{c:.{n}f}" for c, n in values]]
     features: dict[str, dict[str, Tensor]] = {}
     figures: dict[str, list[list[float]]] = {name: [] for name in BETAS}
     jobs = [(name, seed) for seed in range(SEEDS) for name in BETAS]

@@ -29,18 +29,18 @@ def main(
     """Validation accuracy in % by training and strength, mean over seeds; printed and saved."""
     torch.set_num_threads(1)
     data = load()
-    found: dict[str, dict[str, float]] = {name: {} for name in grids}
+    accuracies: dict[str, dict[str, float]] = {name: {} for name in grids}
     jobs = [(name, beta) for name, grid in grids.items() for beta in grid]
     for name, beta in track(jobs, f"{seeds} small networks at each of {len(jobs)} strengths"):
         shots = []
         for seed in range(seeds):
             model = train(data["train"], seed, beta=beta, control=name == "control")
             shots.append(100 * probe(data, features_of(model, data), examples=1)[0])
-        found[name][f"{beta:g}"] = round(mean(shots), 1)
-    for name, by_beta in found.items():
+        accuracies[name][f"{beta:g}"] = round(mean(shots), 1)
+    for name, by_beta in accuracies.items():
         print(f"{name}: {chosen(by_beta):g} of {by_beta}")
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    return found
+    path.write_text(json.dumps(accuracies, indent=1) + "\n")
+    return accuracies
 
 
 def chosen(by_beta: dict[str, float]) -> float:

@@ -26,13 +26,13 @@ def stacked(points: Tensor, levels: list[Tensor], epochs: int) -> list[float]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    found = []
+    accuracies = []
     with torch.no_grad():
         for logits, features, y in zip(model(points), model.features(points), levels, strict=True):
-            found.append((logits.argmax(1) == y).float().mean().item())
-            kept = distortion(points, features, y)
-            print(f"{logits.shape[1]} classes: {100 * found[-1]:.1f} % right, {kept}")
-    return found
+            accuracies.append((logits.argmax(1) == y).float().mean().item())
+            report = distortion(points, features, y)
+            print(f"{logits.shape[1]} classes: {100 * accuracies[-1]:.1f} % right, {report}")
+    return accuracies
 
 
 def levels_of_a_model(points: Tensor, levels: list[Tensor], epochs: int) -> float:
@@ -60,11 +60,11 @@ def levels_of_a_model(points: Tensor, levels: list[Tensor], epochs: int) -> floa
 
 def main(points: int = 400, epochs: int = 500) -> list[float]:
     """Train both on the torus; return the accuracies of the stack's levels."""
-    where, levels = torus(points)
-    found = stacked(where, levels, epochs)
-    accuracy = levels_of_a_model(where, levels, epochs)
+    coordinates, levels = torus(points)
+    accuracies = stacked(coordinates, levels, epochs)
+    accuracy = levels_of_a_model(coordinates, levels, epochs)
     print(f"an ordinary classifier with the levels on its layers: {100 * accuracy:.1f} % right")
-    return found
+    return accuracies
 
 
 if __name__ == "__main__":

@@ -32,29 +32,29 @@ def judged() -> tuple[Tensor, Tensor]:
         raise SystemExit(
             "The texts and their judgements are gensim's: pip install gensim"
         ) from error
-    texts, more = (
+    texts, background = (
         Path(datapath(name)).read_text(encoding="latin-1").strip().split("\n")
         for name in ("lee.cor", "lee_background.cor")
     )
-    counts = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit(texts + more)
-    words = TruncatedSVD(DIMENSIONS, random_state=0).fit(counts.transform(texts + more))
+    counts = TfidfVectorizer(stop_words="english", sublinear_tf=True).fit(texts + background)
+    words = TruncatedSVD(DIMENSIONS, random_state=0).fit(counts.transform(texts + background))
     x = torch.from_numpy(words.transform(counts.transform(texts))).float()
     similar = np.triu(np.loadtxt(datapath("similarities0-1.txt")), 1)
     distances = torch.from_numpy(1 - similar - similar.T).float().fill_diagonal_(0)
     return nn.functional.normalize(x), distances
 
 
-def correlation(wanted: Tensor, found: Tensor, of: Tensor) -> float:
-    """Pearson's r over the pairs of which one text or both are among ``of``."""
-    chosen = torch.zeros_like(wanted, dtype=torch.bool)
-    chosen[of] = chosen[:, of] = True
+def correlation(judgements: Tensor, distances: Tensor, rows: Tensor) -> float:
+    """Pearson's r over the pairs of which one text or both are among ``rows``."""
+    chosen = torch.zeros_like(judgements, dtype=torch.bool)
+    chosen[rows] = chosen[:, rows] = True
     chosen &= torch.ones_like(chosen).triu(1)
-    return torch.corrcoef(torch.stack([wanted[chosen], found[chosen]]))[0, 1].item()
+    return torch.corrcoef(torch.stack([judgements[chosen], distances[chosen]]))[0, 1].item()
 
 
 def main(picture: Path = Path("judgements.png"), steps: int = 100) -> dict[str, float]:
     """Learn from 40 texts and place ten, five times; then draw three tables of distances."""
-    x, wanted = judged()
+    x, judgements = judged()
     raw, placed = torch.cdist(x, x), torch.zeros(50, 50)
     before, after = [], []
     for fold in range(5):
@@ -65,21 +65,21 @@ def main(picture: Path = Path("judgements.png"), steps: int = 100) -> dict[str, 
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(steps):
             noisy = x[~new] + 0.05 * torch.randn_like(x[~new])
-            given = wanted[~new][:, ~new]
-            loss = isometry_penalty(None, model(noisy), input_distances=given, scale="fit")
+            targets = judgements[~new][:, ~new]
+            loss = isometry_penalty(None, model(noisy), input_distances=targets, scale="fit")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         with torch.no_grad():
             points = model(x)
-        found = torch.cdist(points, points)
-        placed[new] = found[new]
-        before.append(correlation(wanted, raw, new))
-        after.append(correlation(wanted, found, new))
+        distances = torch.cdist(points, points)
+        placed[new] = distances[new]
+        before.append(correlation(judgements, raw, new))
+        after.append(correlation(judgements, distances, new))
     figures = {"words alone": float(np.mean(before)), "learnt": float(np.mean(after))}
     print("Pearson's r with people's judgements, pairs with a new text:", figures)
-    tables = {"people": wanted, "words alone": raw, "learnt, new texts by row": placed}
-    topics = np.argsort(torch.linalg.svd(wanted)[0][:, 1].numpy())
+    tables = {"people": judgements, "words alone": raw, "learnt, new texts by row": placed}
+    topics = np.argsort(torch.linalg.svd(judgements)[0][:, 1].numpy())
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     for (name, table), axes in zip(tables.items(), figure.subplots(1, 3), strict=True):
         axes.imshow(table[topics][:, topics], vmin=table[table > 0].quantile(0.02))

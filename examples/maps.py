@@ -38,8 +38,8 @@ def main(picture: Path = Path("maps.png"), max_epochs: int | None = None) -> dic
         within, everywhere = distortion(x, phi, labels), distortion(x, phi)
         axes.set_title(f"{name}: {100 * accuracy:.0f} % of new digits among their own")
         figures[name] = [accuracy, within.correlation, everywhere.correlation]
-        kept = f"{within.correlation:.2f} within classes, {everywhere.correlation:.2f} overall"
-        print(f"{name}: nearest neighbours {100 * accuracy:.1f} % right, Pearson's r {kept}")
+        r = f"{within.correlation:.2f} within classes, {everywhere.correlation:.2f} overall"
+        print(f"{name}: nearest neighbours {100 * accuracy:.1f} % right, Pearson's r {r}")
     save(figure, picture)
     return figures
 

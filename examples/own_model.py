@@ -70,13 +70,13 @@ def measure(model: nn.Sequential) -> tuple[float, Distortion]:
 
 def main(epochs: int = 20, folder: Path = Path()) -> dict[str, Distortion]:
     """Train both networks; print their accuracies and distortions."""
-    found = {}
+    distortions = {}
     options: dict[str, float | str] = {"plain": 0.0, "isometry": "auto"}
     for name, beta in options.items():
-        accuracy, kept = measure(train(beta, epochs, folder / f"{name}.csv"))
-        print(f"{name}: {100 * accuracy:.1f} % on test images; distances: {kept}\n")
-        found[name] = kept
-    return found
+        accuracy, report = measure(train(beta, epochs, folder / f"{name}.csv"))
+        print(f"{name}: {100 * accuracy:.1f} % on test images; distances: {report}\n")
+        distortions[name] = report
+    return distortions
 
 
 if __name__ == "__main__":

@@ -59,14 +59,14 @@ def main(picture: Path = Path("teacher.png"), epochs: int = 60) -> dict[str, lis
         torch.manual_seed(1)
         student = train(network(40, 2), known % 2, epochs, chosen)
         with torch.no_grad():
-            features, wanted = student[:-1](new), teacher(new)
+            features, targets = student[:-1](new), teacher(new)
             right = (student(new).argmax(1) == new_digits % 2).float().mean().item()
-            seen = student[:-1](digits("train")[0])
-        kept = distortion(wanted, features, new_digits % 2)
-        ten = float(KNeighborsClassifier().fit(seen, known).score(features, new_digits))
-        figures[name] = [right, kept.correlation, ten]
-        print(f"{name}: even or odd {100 * right:.1f} %, ten digits {100 * ten:.1f} %; {kept}")
-        shepard(wanted, kept.scale * features, new_digits % 2, axes=axes)
+            known_features = student[:-1](digits("train")[0])
+        report = distortion(targets, features, new_digits % 2)
+        ten = float(KNeighborsClassifier().fit(known_features, known).score(features, new_digits))
+        figures[name] = [right, report.correlation, ten]
+        print(f"{name}: even or odd {100 * right:.1f} %, ten digits {100 * ten:.1f} %; {report}")
+        shepard(targets, report.scale * features, new_digits % 2, axes=axes)
         axes.set_title(f"student {name}")
         axes.set(xlabel="distance of two images by the teacher", ylabel="by the student, rescaled")
     save(figure, picture)

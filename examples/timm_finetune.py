@@ -69,10 +69,10 @@ def evaluate(model: Any, name: str) -> float:
     """Print accuracy and distortion on validation images; return the accuracy."""
     images, labels = load("validation")
     features = model.eval().forward_head(model.forward_features(images), pre_logits=True)
-    found = float((model(images).argmax(1) == labels).float().mean())
-    kept = distortion(images, features, labels)
-    print(f"{name}: accuracy {100 * found:.1f} %, Pearson's r of distances {kept.correlation:.2f}")
-    return found
+    accuracy = float((model(images).argmax(1) == labels).float().mean())
+    r = distortion(images, features, labels).correlation
+    print(f"{name}: accuracy {100 * accuracy:.1f} %, Pearson's r of distances {r:.2f}")
+    return accuracy
 
 
 def main(

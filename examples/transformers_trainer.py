@@ -55,9 +55,9 @@ def main(epochs: int = 10, folder: Path = Path("runs/transformers")) -> dict[str
     trainer.train()
     assert trainer.iso is not None
     print(trainer.iso.report())
-    found: dict[str, float] = trainer.evaluate()
-    print(f"{100 * found['eval_accuracy']:.1f} % on validation images")
-    return found
+    metrics: dict[str, float] = trainer.evaluate()
+    print(f"{100 * metrics['eval_accuracy']:.1f} % on validation images")
+    return metrics
 
 
 if __name__ == "__main__":

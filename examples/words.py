@@ -30,7 +30,7 @@ def letters(words: list[str]) -> Tensor:
 
 def edit_distances(a: Tensor, b: Tensor) -> Tensor:
     """(a, b) Levenshtein distances of a words and b words, computed for all pairs at once."""
-    of, to = (a > 0).sum(1), (b > 0).sum(1)
+    ends_a, ends_b = (a > 0).sum(1), (b > 0).sum(1)
     rows = [torch.arange(LONGEST + 1.0).expand(len(a), len(b), -1)]
     for i in range(LONGEST):
         entries = [torch.full_like(rows[-1][..., 0], i + 1.0)]
@@ -40,8 +40,8 @@ def edit_distances(a: Tensor, b: Tensor) -> Tensor:
             entries.append(torch.minimum(around, rows[-1][..., j] + other))
         rows.append(torch.stack(entries, -1))
     ends = torch.stack(rows, 2)  # (a, b, 13, 13)
-    ends = ends.gather(2, of[:, None, None, None].expand(-1, len(b), 1, LONGEST + 1))[:, :, 0]
-    return ends.gather(2, to[None, :, None].expand(len(a), -1, 1))[..., 0]
+    ends = ends.gather(2, ends_a[:, None, None, None].expand(-1, len(b), 1, LONGEST + 1))[:, :, 0]
+    return ends.gather(2, ends_b[None, :, None].expand(len(a), -1, 1))[..., 0]
 
 
 def speller(dimensions: int = 32) -> nn.Sequential:
@@ -61,38 +61,38 @@ def main(picture: Path = Path("words.png"), steps: int = 1_000) -> dict[str, flo
     misspelt = nn.functional.one_hot(letters(list(MISSPELT)), 27).mT.float()
     model = speller()
     matrices = [p for p in model.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if p.ndim != 2]
+    rest = [p for p in model.parameters() if p.ndim != 2]
     muon = torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-    optimizers = [muon, torch.optim.AdamW(others)]
+    optimizers = [muon, torch.optim.AdamW(rest)]
     for step in range(steps):
         rows = torch.randint(known, (64,))
-        given = edit_distances(x[rows], x[rows])
-        loss = isometry_penalty(None, model(spelt[rows]), input_distances=given)
+        edits = edit_distances(x[rows], x[rows])
+        loss = isometry_penalty(None, model(spelt[rows]), input_distances=edits)
         model.zero_grad()
         loss.backward()
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = 6e-3 * (1 - step / steps)
             optimizer.step()
-    points, asked = model(spelt).detach(), model(misspelt).detach()
-    wanted = edit_distances(x[known:], x[known:])
-    kept = distortion(None, points[known:], input_distances=wanted)
-    print(f"{len(words) - known} words that were not trained on: {kept}")
-    nearest = torch.cdist(asked, points).topk(30, largest=False).indices
-    for word, near in zip(MISSPELT, nearest, strict=True):  # compare with 30 words, not all
-        best = near[edit_distances(letters([word]), x[near])[0].topk(3, largest=False).indices]
+    points, queries = model(spelt).detach(), model(misspelt).detach()
+    new_edits = edit_distances(x[known:], x[known:])
+    report = distortion(None, points[known:], input_distances=new_edits)
+    print(f"{len(words) - known} words that were not trained on: {report}")
+    nearest = torch.cdist(queries, points).topk(30, largest=False).indices
+    for word, few in zip(MISSPELT, nearest, strict=True):  # compare with 30 words, not all
+        best = few[edit_distances(letters([word]), x[few])[0].topk(3, largest=False).indices]
         print(f"{word}: {', '.join(words[place] for place in best)}")
-    pairs = torch.ones_like(wanted, dtype=torch.bool).triu(1)
+    pairs = torch.ones_like(new_edits, dtype=torch.bool).triu(1)
     axes = (figure := Figure(figsize=(9, 4), layout="constrained")).subplots()
-    found = torch.cdist(points[known:], points[known:])[pairs]
-    by_edits = {n: found[wanted[pairs] == n] for n in wanted[pairs].unique().int().tolist()}
+    lengths = torch.cdist(points[known:], points[known:])[pairs]
+    by_edits = {n: lengths[new_edits[pairs] == n] for n in new_edits[pairs].unique().int().tolist()}
     axes.violinplot(list(by_edits.values()), list(by_edits), showextrema=False, widths=0.9)
     for violin in axes.collections:
         violin.set_alpha(0.8)
     axes.axline((0, 0), slope=1, color="tab:red")
     axes.set(xlabel="edits between two new words", ylabel="distance of their points")
     save(figure, picture)
-    return {"r": kept.correlation, "stress": kept.stress}
+    return {"r": report.correlation, "stress": report.stress}
 
 
 if __name__ == "__main__":

@@ -71,9 +71,9 @@ def words(folder: Path, most: int) -> Objects:
     x = torch.stack([spelt(word) for word in chosen])
 
     def compute(rows: Tensor, columns: Tensor) -> Tensor:
-        first, second = ([chosen[place] for place in part.tolist()] for part in (rows, columns))
-        found = cdist(first, second, scorer=Levenshtein.distance, dtype=np.uint8)
-        return torch.from_numpy(found).float()
+        first, second = ([chosen[place] for place in places.tolist()] for places in (rows, columns))
+        table = cdist(first, second, scorer=Levenshtein.distance, dtype=np.uint8)
+        return torch.from_numpy(table).float()
 
     sizes = [size * len(chosen) // 17_000 for size in (1_000, 1_000, 4_000)]
     return _split(x, compute, sizes)
@@ -96,9 +96,9 @@ def series(folder: Path, most: int) -> Objects:
     order = torch.randperm(len(raw), generator=torch.Generator().manual_seed(0))[:most]
     x = torch.from_numpy(raw).float().flatten(1)[order]
 
-    def warped(*of: Tensor) -> Tensor:
-        found = dtw_pairwise_distance(*(part.double().numpy()[:, None] for part in of))
-        return torch.from_numpy(found).sqrt().float()
+    def warped(*inputs: Tensor) -> Tensor:
+        table = dtw_pairwise_distance(*(part.double().numpy()[:, None] for part in inputs))
+        return torch.from_numpy(table).sqrt().float()
 
     def compute(rows: Tensor, columns: Tensor) -> Tensor:
         return warped(x[rows], x[columns])
@@ -113,7 +113,7 @@ def series(folder: Path, most: int) -> Objects:
 def digits(folder: Path, most: int) -> Objects:
     """scikit-learn's digits with Wasserstein's distance: how many pixels ink moves on average."""
     transport = _needed("ot")
-    parts = [datasets.digits(part)[0] for part in ("test", "validation", "train")]
+    parts = [datasets.digits(split)[0] for split in ("test", "validation", "train")]
     images = torch.cat(parts).flatten(1)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:most]
     x = images[order]
@@ -121,14 +121,14 @@ def digits(folder: Path, most: int) -> Objects:
     ground = transport.dist(places, places, metric="euclidean")
 
     def cost(first: Ink, second: Ink) -> float:
-        (of, ink), (to, wanted) = first, second
-        between = np.ascontiguousarray(ground[of[:, None], to])
+        (sources, source_ink), (targets, target_ink) = first, second
+        between = np.ascontiguousarray(ground[sources[:, None], targets])
         # two steps are skipped: shares of ink sum to 1, and the dual's solution is not used
         quick = {"check_marginals": False, "center_dual": False}
-        return float(transport.emd2(ink, wanted, between, **quick))
+        return float(transport.emd2(source_ink, target_ink, between, **quick))
 
-    def moved(*of: Tensor) -> Tensor:
-        first, *others = ([_ink(image) for image in images] for images in of)
+    def moved(*batches: Tensor) -> Tensor:
+        first, *others = ([_ink(image) for image in images] for images in batches)
         if others:
             return torch.tensor([[cost(a, b) for b in others[0]] for a in first])
         half = torch.zeros(len(first), len(first))
@@ -163,10 +163,10 @@ def _with_table(path: Path, x: Tensor, compute: Block) -> Objects:
     """Objects with a table that is kept in a file; validation and test have a fifth each."""
 
     def all_pairs() -> Tensor:
-        found = torch.zeros(len(x), len(x))
+        half = torch.zeros(len(x), len(x))
         for place in range(1, len(x)):
-            found[place, :place] = compute(torch.tensor([place]), torch.arange(place))[0]
-        return found + found.T
+            half[place, :place] = compute(torch.tensor([place]), torch.arange(place))[0]
+        return half + half.T
 
     return _split(x, compute, [len(x) // 5] * 2, computed_once(path, all_pairs))
 

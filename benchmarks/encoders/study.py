@@ -110,21 +110,21 @@ def chosen(runs: list[Run]) -> dict[str, Key]:
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings except ``tries``, and the distance's task."""
     task = asdict(TASKS[key["distance"]]) | {"load": TASKS[key["distance"]].load.__name__}
-    of_cost = {"seconds": settings.seconds} if key["method"] == COST else {}
-    return {"most": settings.most, "size": settings.size, "share": settings.share} | task | of_cost
+    timing = {"seconds": settings.seconds} if key["method"] == COST else {}
+    return {"most": settings.most, "size": settings.size, "share": settings.share} | task | timing
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
     """The figures of an encoder, of a row without training, or of what a query costs."""
     name, task = key["distance"], TASKS[key["distance"]]
     objects = lab.once(name, lambda: task.load(lab.cache, lab.settings.most))
-    wanted = objects.distances(objects.test, objects.test)
+    exact = objects.distances(objects.test, objects.test)
     if key["method"] in {ITSELF, CEILING}:
         x = objects.x[objects.test].flatten(1)
-        points = scaled(wanted, task.dimensions) if key["method"] == CEILING else x
-        found = torch.cdist(points, points)
-        fitted = (wanted * found).sum() / found.square().sum()
-        return dict(agreement(wanted, found * (fitted if key["method"] == ITSELF else 1)))
+        points = scaled(exact, task.dimensions) if key["method"] == CEILING else x
+        distances = torch.cdist(points, points)
+        fitted = (exact * distances).sum() / distances.square().sum()
+        return dict(agreement(exact, distances * (fitted if key["method"] == ITSELF else 1)))
     path = lab.cache / f"places-{task.load.__name__}-{len(objects.train)}-{task.dimensions}.pt"
     places = lab.once(f"places {name}", lambda: coordinates(objects, task.dimensions, path))
     trying = "seed" not in key
@@ -149,8 +149,8 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     encode = partial(in_parts, model)
     if key["method"] == COST:
         return dict(costs(encode, objects, seconds=lab.settings.seconds))
-    asked = objects.validation if trying else objects.test
-    figures: Figures = {"seconds": seconds, **new_objects(encode, objects, asked)}
+    rows = objects.validation if trying else objects.test
+    figures: Figures = {"seconds": seconds, **new_objects(encode, objects, rows)}
     return figures if trying else figures | search(encode, objects)
 
 
@@ -165,21 +165,21 @@ _SEARCH = (
 )
 
 
-def _in_order(found: Found) -> Found:
+def _in_order(results: Found) -> Found:
     """The same results with the distances in the order of `TASKS`, not in that of the runs."""
     order = [*TASKS]
-    runs = sorted(found["runs"], key=lambda run: order.index(run["key"]["distance"]))
-    return {**found, "runs": runs}
+    runs = sorted(results["runs"], key=lambda run: order.index(run["key"]["distance"]))
+    return {**results, "runs": runs}
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """The page: a table for each distance, one of costs and one of tries."""
-    found = _in_order(found)
+    results = _in_order(results)
     parts = [
         "# Networks that stand in for a distance",
         "Encoders are trained so that the distances of their points are those of words "
         "(Levenshtein, 64 dimensions), of series (root of DTW, 32) and of digits (Wasserstein, "
-        f"32), in batches of {found['settings']['size']} with equal numbers of objects that pass "
+        f"32), in batches of {results['settings']['size']} with equal numbers of objects that pass "
         "through the network. *Regression on MDS*: towards coordinates by metric multidimensional "
         "scaling, which takes the table of all distances. *Disturbed*: trained on objects with "
         "noise (added to series, multiplied with ink), whose distances are computed in each step; "
@@ -192,13 +192,13 @@ def tables(found: Found) -> str:
         "scale, and multidimensional scaling of the new objects' own distances, which is about "
         "what so many dimensions can hold.",
     ]
-    for name in dict.fromkeys(run["key"]["distance"] for run in found["runs"]):
-        runs = with_keys(found, distance=name)
+    for name in dict.fromkeys(run["key"]["distance"] for run in results["runs"]):
+        runs = with_keys(results, distance=name)
         measured = [run for run in runs if "seed" in run["key"] and run["key"]["method"] != COST]
         parts += [f"## {name[0].upper()}{name[1:]}"]
         parts += [table("training", grouped(measured, "method"), [SEEDS, *_COLUMNS, *_SEARCH])]
-    priced = grouped(with_keys(found, method=COST), "distance")
-    tried = [run for run in found["runs"] if "seed" not in run["key"]]
+    priced = grouped(with_keys(results, method=COST), "distance")
+    tried = [run for run in results["runs"] if "seed" not in run["key"]]
     names = ("distance", "method", "optimizer", "rate", "noise")
     rows = grouped(tried, lambda run: tuple(run["key"].get(name, "-") for name in names))
     return page(
@@ -211,10 +211,10 @@ def tables(found: Found) -> str:
 
 
 def _cost_parts(priced: dict[str, list[Figures]]) -> list[str]:
-    ways = ("the distance", "one pass", "passes together", "search")
-    columns = [Column(f"{way}, us", lambda f, way=way: 1e6 * f[way], 0) for way in ways]  # type: ignore[misc]
+    calls = ("the distance", "one pass", "passes together", "search")
+    columns = [Column(f"{call}, us", lambda f, call=call: 1e6 * f[call], 0) for call in calls]  # type: ignore[misc]
     ratio = Column("search: times faster", lambda f: f["the distance"] / f["search"], 2)
-    by = Column("search by", text=lambda found: found[0]["by"])
+    by = Column("search by", text=lambda figures: figures[0]["by"])
     return [
         "## What a query costs",
         "Microseconds a new object on one thread, medians of calls in turn in one process: its "
@@ -225,16 +225,16 @@ def _cost_parts(priced: dict[str, list[Figures]]) -> list[str]:
     ] * bool(priced)
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Found, path: Path) -> None:
     """Draw a panel for each distance: neighbours over error, with bars of a standard deviation."""
-    found = _in_order(found)
-    names = list(dict.fromkeys(run["key"]["distance"] for run in found["runs"]))
+    results = _in_order(results)
+    names = list(dict.fromkeys(run["key"]["distance"] for run in results["runs"]))
     figure = new_figure(4.2 * max(1, len(names)), 3.9)
     for axis, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names):  # noqa: B905
-        runs = with_keys(found, distance=name)
+        runs = with_keys(results, distance=name)
         trained = grouped((r for r in runs if "recall 10" in r["figures"]), "method")
         for place, (method, figures) in enumerate(trained.items()):
-            x, y = ([100 * f[which] for f in figures] for which in ("RMSE", "overlap"))
+            x, y = ([100 * f[quantity] for f in figures] for quantity in ("RMSE", "overlap"))
             centre = (sum(x) / len(x), sum(y) / len(y))
             look = {
                 "fmt": "o",

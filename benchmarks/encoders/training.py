@@ -59,8 +59,8 @@ class Batch:
 
 def all_pairs(batch: Batch) -> Tensor:
     """The isometry penalty on all pairs of the batch."""
-    given = batch.distances()
-    return isometry_penalty(None, batch.points, input_distances=given, reduction="pairs")
+    distances = batch.distances()
+    return isometry_penalty(None, batch.points, input_distances=distances, reduction="pairs")
 
 
 def random_pairs(batch: Batch) -> Tensor:
@@ -122,9 +122,9 @@ def optimizers(model: nn.Module, name: str) -> list[torch.optim.Optimizer]:
     if name == "adam":
         return [torch.optim.Adam(model.parameters())]
     matrices = [p for p in model.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if p.ndim != 2]
+    rest = [p for p in model.parameters() if p.ndim != 2]
     muon = torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(others, weight_decay=0.01)]
+    return [muon, torch.optim.AdamW(rest, weight_decay=0.01)]
 
 
 def train(
@@ -158,18 +158,18 @@ def train(
     """
     torch.manual_seed(seed)
     chosen = torch.cat([objects.train, objects.more]) if every else objects.train
-    wanted = torch.full((len(chosen), places.shape[1]), math.nan)
-    wanted[: len(places)] = places
+    targets = torch.full((len(chosen), places.shape[1]), math.nan)
+    targets[: len(places)] = places
     model = network_for(objects.x, places.shape[1])
     epochs = math.ceil(passes / (len(chosen) // size * size))
     batches = Batches(len(chosen), size, epochs, whole=True)
 
     def value(rows: Tensor, progress: float) -> Tensor:
-        here = chosen[rows]
-        x, disturbed = objects.x[here], None
+        indices = chosen[rows]
+        x, disturbed = objects.x[indices], None
         if noise and objects.disturb is not None:
             x = disturbed = objects.disturb(x, noise)
-        return loss(Batch(model(x), objects, here, disturbed, wanted[rows], progress))
+        return loss(Batch(model(x), objects, indices, disturbed, targets[rows], progress))
 
     def cycle(progress: float) -> float:
         return rate * min(1, 10 * progress + 0.01) * (1 + math.cos(math.pi * progress)) / 2

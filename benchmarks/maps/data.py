@@ -120,7 +120,7 @@ def parts_of(samples: Samples, split: int) -> Parts:
 
 def all_of_mnist(folder: Path | None) -> Parts:
     """60,000 images to learn from, none to choose on, and 2,000 new ones."""
-    (known, known_labels), (new, new_labels) = (mnist(part, folder) for part in ("train", "test"))
+    (known, known_labels), (new, new_labels) = (mnist(split, folder) for split in ("train", "test"))
     rows = even_rows(len(new), 2000)
     train = known.flatten(1).numpy(), known_labels.numpy()
     test = new[rows].flatten(1).numpy(), new_labels[rows].numpy()

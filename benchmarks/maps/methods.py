@@ -132,19 +132,21 @@ def _control(x: Array, y: Array, seed: int, _: Any) -> Fitted:
     places, generator = np.arange(len(x)), np.random.default_rng(seed)
     for k in np.unique(y):
         places[y == k] = generator.permutation(places[y == k])
-    others = x[places]
+    permuted = x[places]
 
-    def exchanged(a: Array, b: Array) -> Array:
-        return regression.distances(others[a], others[b])
+    def permuted_distances(a: Array, b: Array) -> Array:
+        return regression.distances(permuted[a], permuted[b])
 
-    embedding = IsometricEmbedding(metric=exchanged, metric_takes="indices", random_state=seed)
+    embedding = IsometricEmbedding(
+        metric=permuted_distances, metric_takes="indices", random_state=seed
+    )
     return embedding.fit_transform(x, y), embedding.transform
 
 
-def _each(**options: tuple[Any, ...]) -> tuple[Setting, ...]:
+def _settings(**options: tuple[Any, ...]) -> tuple[Setting, ...]:
     """One setting for each place: it takes the value at this place of every option."""
     values = zip(*options.values(), strict=True)
-    return tuple(dict(zip(options, chosen, strict=True)) for chosen in values)
+    return tuple(dict(zip(options, setting, strict=True)) for setting in values)
 
 
 def _data(x: Array, *_: Any) -> Fitted:
@@ -159,31 +161,33 @@ OURS, OURS_WITHOUT, CONTROL = "isometry, classes", "isometry, no classes", "its 
 METHODS: dict[str, Method] = {
     "the data, no map": Method(_data),
     "PCA": Method(_estimator(lambda _, seed: PCA(2, random_state=seed))),
-    "landmark MDS": Method(_landmark_mds, _each(landmarks=(250, 500, 1000, 2000)), but=_SMALL),
-    "LDA": Method(_lda, _each(shrinkage=(None, 0.1, 0.5, 0.9))),
+    "landmark MDS": Method(_landmark_mds, _settings(landmarks=(250, 500, 1000, 2000)), but=_SMALL),
+    "LDA": Method(_lda, _settings(shrinkage=(None, 0.1, 0.5, 0.9))),
     "NCA": Method(
-        _nca, _each(init=("pca", "pca", "lda", "lda"), max_iter=(20, 60, 20, 60)), but=_PAIRS
+        _nca, _settings(init=("pca", "pca", "lda", "lda"), max_iter=(20, 60, 20, 60)), but=_PAIRS
     ),
     "UMAP": Method(
-        _estimator(_umap), _each(n_neighbors=(15, 15, 50, 50), min_dist=(0.1, 0.5, 0.1, 0.5))
+        _estimator(_umap), _settings(n_neighbors=(15, 15, 50, 50), min_dist=(0.1, 0.5, 0.1, 0.5))
     ),
     "supervised UMAP": Method(
         _estimator(_umap, labels=True),
-        _each(n_neighbors=(15, 15, 50, 50), target_weight=(0.5, 0.1, 0.5, 0.1)),
+        _settings(n_neighbors=(15, 15, 50, 50), target_weight=(0.5, 0.1, 0.5, 0.1)),
     ),
-    "t-SNE": Method(_tsne, _each(perplexity=(10, 30, 50, 100))),
-    "PaCMAP": Method(_pacmap, _each(n_neighbors=(10, 10, 20, 20), MN_ratio=(0.5, 2.0, 0.5, 2.0))),
-    "PHATE": Method(_estimator(_phate), _each(knn=(5, 5, 15, 15), gamma=(1, 0, 1, 0))),
+    "t-SNE": Method(_tsne, _settings(perplexity=(10, 30, 50, 100))),
+    "PaCMAP": Method(
+        _pacmap, _settings(n_neighbors=(10, 10, 20, 20), MN_ratio=(0.5, 2.0, 0.5, 2.0))
+    ),
+    "PHATE": Method(_estimator(_phate), _settings(knn=(5, 5, 15, 15), gamma=(1, 0, 1, 0))),
     "SMACOF, regression": Method(
         regression.on_smacof,
-        _each(noise=(0.0, 0.1, 0.3, 1.0)),
+        _settings(noise=(0.0, 0.1, 0.3, 1.0)),
         regression.prepare_smacof,
         version=2,
         but=_PAIRS,
     ),
     "classes' SMACOF, regression": Method(
         regression.on_class_smacof,
-        _each(noise=(0.3, 1.0, 0.3, 1.0), weight=(1.0, 1.0, 3.0, 3.0)),
+        _settings(noise=(0.3, 1.0, 0.3, 1.0), weight=(1.0, 1.0, 3.0, 3.0)),
         regression.prepare_class_smacof,
         version=2,
         but=_OF_CLASSES,

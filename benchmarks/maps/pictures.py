@@ -21,21 +21,21 @@ _LETTERS = 130  # as many as fit in a line of the legend
 _OVERVIEW = ("PCA", "UMAP", "supervised UMAP", "t-SNE", OURS_WITHOUT, OURS)
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Found, path: Path) -> None:
     """Draw each data set in a file of its own, and at ``path`` some methods on all data sets."""
-    drawn = {
+    by_set = {
         name: runs
-        for name in dict.fromkeys(run["key"]["data"] for run in found["runs"])
-        if (runs := _with_maps(found, name))
+        for name in dict.fromkeys(run["key"]["data"] for run in results["runs"])
+        if (runs := _with_maps(results, name))
     }
-    for name, runs in drawn.items():
+    for name, runs in by_set.items():
         _draw_set(name, runs, path.with_name(f"{path.stem}-{re.sub(r'[ ,]+', '-', name)}.png"))
-    _draw_overview(drawn, path)
+    _draw_overview(by_set, path)
 
 
-def _with_maps(found: Found, name: str) -> list[dict[str, Any]]:
+def _with_maps(results: Found, name: str) -> list[dict[str, Any]]:
     order = list(METHODS)
-    runs = [run for run in with_keys(found, data=name) if "map" in run["figures"]]
+    runs = [run for run in with_keys(results, data=name) if "map" in run["figures"]]
     return sorted(runs, key=lambda run: order.index(run["key"]["method"]))
 
 
@@ -72,14 +72,14 @@ def _draw_set(name: str, runs: list[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
-def _draw_overview(drawn: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    rows = max(1, len(drawn))
+def _draw_overview(by_set: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    rows = max(1, len(by_set))
     figure = new_figure(2 * len(_OVERVIEW), 2 * rows + 0.4)
     axes = figure.subplots(rows, len(_OVERVIEW), squeeze=False)
     for axis in axes.ravel():
         _plain(axis)
         axis.spines[:].set_visible(False)
-    for line, (name, runs) in zip(axes, drawn.items(), strict=False):
+    for line, (name, runs) in zip(axes, by_set.items(), strict=False):
         line[0].set_ylabel(name)
         by_method = {run["key"]["method"]: run["figures"]["map"] for run in runs}
         for axis, method in zip(line, _OVERVIEW, strict=True):
@@ -90,8 +90,8 @@ def _draw_overview(drawn: dict[str, list[dict[str, Any]]], path: Path) -> None:
     save(figure, path)
 
 
-def _scatter(axis: Axes, held: dict[str, Any]) -> None:
-    samples = np.loadtxt(held["samples"].split(";"), ndmin=2)
+def _scatter(axis: Axes, figures: dict[str, Any]) -> None:
+    samples = np.loadtxt(figures["samples"].split(";"), ndmin=2)
     classes, points = samples[:, 0].astype(int), samples[:, 1:]
     if points.shape[1] == 1:  # LDA of two classes; a random height only keeps points apart
         height = np.random.default_rng(0).uniform(0, 0.3, len(points))

@@ -40,8 +40,8 @@ class Coordinates:
 def distances(a: Array, b: Array) -> Array:
     """(a, b) Euclidean distances."""
     exact = "donot_use_mm_for_euclid_dist"
-    found: Array = torch.cdist(torch.as_tensor(a), torch.as_tensor(b), compute_mode=exact).numpy()
-    return found
+    gaps: Array = torch.cdist(torch.as_tensor(a), torch.as_tensor(b), compute_mode=exact).numpy()
+    return gaps
 
 
 def prepare_smacof(x: Array, y: Array) -> Coordinates:
@@ -57,9 +57,9 @@ def prepare_class_smacof(x: Array, y: Array) -> Coordinates:
     layout = lay_out(distances(x, x), y, k, 2, apart=APART, closest=CLOSEST)
     points = layout.prototypes[y]
     for label in range(k):
-        own = x[y == label]
-        if len(own) > 1:
-            points[y == label] += smacof(distances(own, own), 2, rounds=100) / layout.radius
+        members = x[y == label]
+        if len(members) > 1:
+            points[y == label] += smacof(distances(members, members), 2, rounds=100) / layout.radius
     return Coordinates(points, layout.radius, layout.prototypes)
 
 
@@ -101,7 +101,7 @@ def _learned(x: Array, y: Array, seed: int, known: Coordinates, noise: float, we
 
     @torch.no_grad()
     def place(new: Array) -> Array:
-        found: Array = network(torch.as_tensor(new)).numpy()
-        return found
+        new_points: Array = network(torch.as_tensor(new)).numpy()
+        return new_points
 
     return place(x), place

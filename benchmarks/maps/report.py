@@ -16,15 +16,15 @@ _KEPT = (
     Column("trustworthiness", "trustworthiness", 2),
 )
 _SECONDS = (Column("fit, s", "fit", 2), Column("1,000 new, s", "place", 2))
-_TRIES = Column("tries", text=lambda found: str(len(found[0]["tries"])))
+_TRIES = Column("tries", text=lambda figures: str(len(figures[0]["tries"])))
 _MEANS = [Column(c.title, str(c.figure), form=f".{c.digits or 1}f") for c in _KEPT]
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """The page: a table for each data set, and one of means over all of them."""
     order = {name: place for place, name in enumerate(METHODS)}
-    runs = sorted(found["runs"], key=lambda run: order.get(run["key"]["method"], -1))
-    sets = dict.fromkeys(run["key"]["data"] for run in found["runs"])
+    runs = sorted(results["runs"], key=lambda run: order.get(run["key"]["method"], -1))
+    sets = dict.fromkeys(run["key"]["data"] for run in results["runs"])
     by_set = {name: [run for run in runs if run["key"]["data"] == name] for name in sets}
     return page(
         "# What maps keep",
@@ -53,7 +53,9 @@ def _table_of(name: str, runs: list[Run]) -> str:
         columns = (*_KEPT, *_SECONDS, _TRIES)
         splits = f"{count(seeds_of({'runs': runs}), 'split').capitalize()}."
         return page(title, splits, table("method", grouped(runs, "method"), columns))
-    reasons = (f"{other} ({each.but[name]})" for other, each in METHODS.items() if name in each.but)
+    reasons = (
+        f"{other} ({method.but[name]})" for other, method in METHODS.items() if name in method.but
+    )
     return page(
         title,
         "Learned from 60,000 images, measured on 2,000 test images, one seed. Each method has the "
@@ -68,8 +70,10 @@ def _over_sets(runs: list[Run]) -> dict[str, list[Figures]]:
     rows: dict[str, list[Figures]] = {}
     several = [run for run in runs if run["key"]["data"] != ALL]
     scales = {str(column.figure): 100 if column.digits is None else 1 for column in _KEPT}
-    for (method, _), of in grouped(several, ("method", "data")).items():
-        means = {n: scale * sum(f[n] for f in of) / len(of) for n, scale in scales.items()}
+    for (method, _), figures in grouped(several, ("method", "data")).items():
+        means = {
+            n: scale * sum(f[n] for f in figures) / len(figures) for n, scale in scales.items()
+        }
         rows.setdefault(method, []).append(means)
     most = max(map(len, rows.values()), default=0)
-    return {method: of for method, of in rows.items() if len(of) == most}
+    return {method: figures for method, figures in rows.items() if len(figures) == most}

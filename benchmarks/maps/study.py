@@ -89,10 +89,10 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
                 yield {"data": ALL, "method": method, "setting": chosen, "seed": 0}
 
 
-def entries(found: Found) -> dict[str, Entry]:
+def entries(results: Found) -> dict[str, Entry]:
     """Our method and its control have one setting each; rivals need no control."""
-    shown = dict.fromkeys(run["key"]["method"] for run in found["runs"])
-    rows = {name: Entry() for name in shown}
+    methods = dict.fromkeys(run["key"]["method"] for run in results["runs"])
+    rows = {name: Entry() for name in methods}
     if OURS in rows:
         rows[OURS] = Entry(control=CONTROL)
     if OURS_WITHOUT in rows:
@@ -153,10 +153,10 @@ def _chosen(parts: Parts, method: Method, seed: int, lab: Lab[Settings]) -> Figu
         seconds, fitted = _timed(
             lambda s=setting: method.fit(*parts.train, seed, prepared, **s)  # type: ignore[misc]
         )
-        found = _figures(fitted, parts, parts.validation, lab.settings.neighbours)
-        told = {name: found[name] for name in _CHOSEN_BY}
-        value = sum(told.values())
-        tries.append({"setting": setting, "fit": prepare_seconds + seconds, **told})
+        tried = _figures(fitted, parts, parts.validation, lab.settings.neighbours)
+        scores = {name: tried[name] for name in _CHOSEN_BY}
+        value = sum(scores.values())
+        tries.append({"setting": setting, "fit": prepare_seconds + seconds, **scores})
         if not math.isnan(value) and value > best[0]:
             best, chosen = (value, fitted), len(tries) - 1
         lab.tick()
@@ -176,20 +176,22 @@ def _reported(fitted: Fitted, parts: Parts, seed: int, lab: Lab[Settings]) -> Fi
     return figures
 
 
-def _figures(fitted: Fitted, parts: Parts, part: tuple[Array, Array], neighbours: int) -> Figures:
+def _figures(
+    fitted: Fitted, parts: Parts, samples: tuple[Array, Array], neighbours: int
+) -> Figures:
     """How well a map keeps classes and distances of new samples, those of ``part``."""
     known, place = fitted
-    points = np.asarray(place(part[0]), dtype=np.float64)
+    points = np.asarray(place(samples[0]), dtype=np.float64)
     nearest = KNeighborsClassifier(neighbours).fit(known, parts.train[1])
-    x, phi, y = (torch.as_tensor(np.asarray(each)) for each in (part[0], points, part[1]))
+    x, phi, y = (torch.as_tensor(np.asarray(values)) for values in (samples[0], points, samples[1]))
     within, everywhere = (distortion(x, phi, labels, scale="fit") for labels in (y, None))
     return {
-        "kNN": float(nearest.score(points, part[1])),
+        "kNN": float(nearest.score(points, samples[1])),
         "r within": within.correlation,
         "stress within": within.stress,
         "r": everywhere.correlation,
         "stress": everywhere.stress,
-        "trustworthiness": float(trustworthiness(part[0], points, n_neighbors=neighbours)),
+        "trustworthiness": float(trustworthiness(samples[0], points, n_neighbors=neighbours)),
     }
 
 
@@ -218,8 +220,8 @@ def _seconds_to_place(place: Place, x: Array) -> float:
 def _timed(do: Callable[[], Any]) -> tuple[float, Any]:
     """Processor seconds of a call, which other processes do not change, and its result."""
     start = time.process_time()
-    found = do()
-    return time.process_time() - start, found
+    result = do()
+    return time.process_time() - start, result
 
 
 STUDY = Study(

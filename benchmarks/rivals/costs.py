@@ -21,10 +21,10 @@ def costs(recipe: Recipe, *, device: str, seconds: float, **options: Any) -> Fig
     ``options`` go to `training_step`. Memory is the peak of ten steps, above what the process needs
     for data, model and library.
     """
-    found = times(training_step, recipe, device=device, seconds=seconds, **options)
+    durations = times(training_step, recipe, device=device, seconds=seconds, **options)
     return {
-        "seconds": found["method"],
-        "ratio": found["method"] / found["plain"],
+        "seconds": durations["method"],
+        "ratio": durations["method"] / durations["plain"],
         "memory": memory(training_step, recipe, steps=10, device=device, **options),
     }
 

@@ -33,18 +33,18 @@ FAMILIES: dict[str, tuple[str, str]] = {
 }
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Found, path: Path) -> None:
     """Draw a panel for each radius: worst case over time, methods as points with deviations."""
-    radii, costs = found["settings"]["eps"][:2], costs_of(found)
+    radii, costs = results["settings"]["eps"][:2], costs_of(results)
     ratio = {method: cost["ratio"] for method, cost in costs.items()}
-    tested = grouped(with_keys(found, phase="test"), "method")
+    tested = grouped(with_keys(results, phase="test"), "method")
     figure = new_figure(6.2 * len(radii), 5.8)
     panels = figure.subplots(1, len(radii), squeeze=False)[0]
     points, ticks = [], [1, 2, 3, 4, 6, 8]
     for column, (axis, eps) in enumerate(zip(panels, radii, strict=True)):
         points.append(_panel(axis, tested, ratio, column))
-        others = f" (without a name: below {_CROWD} %)" if column else ""
-        axis.set(title=f"L-inf radius {eps:g}{others}", xscale="log", ylim=(-5, 100))
+        note = f" (without a name: below {_CROWD} %)" if column else ""
+        axis.set(title=f"L-inf radius {eps:g}{note}", xscale="log", ylim=(-5, 100))
         axis.set(xlabel="time of a training step, as a ratio to cross-entropy's")
         axis.set(ylabel="test images that survive every attack (%)")
         axis.set_xlim(0.75, 1.6 * max(ratio.values()))
@@ -64,13 +64,13 @@ def _panel(
 ) -> list[Point]:
     points: list[Point] = []
     for family, (colour, marker) in FAMILIES.items():
-        shown = [method for method in tested if family_of(method) == family]
-        values = [[100 * run["Linf"]["worst case"][column] for run in tested[m]] for m in shown]
-        times = [ratio[method] for method in shown]
+        methods = [method for method in tested if family_of(method) == family]
+        values = [[100 * run["Linf"]["worst case"][column] for run in tested[m]] for m in methods]
+        times = [ratio[method] for method in methods]
         line_of(axis, times, values, fmt=marker, color=colour, label=family, markersize=6)
-        for method, found in zip(shown, values, strict=True):
-            if column == 0 or mean(found) > _CROWD:
-                points.append((ratio[method], mean(found), title_of(method), colour))
+        for method, accuracies in zip(methods, values, strict=True):
+            if column == 0 or mean(accuracies) > _CROWD:
+                points.append((ratio[method], mean(accuracies), title_of(method), colour))
     return points
 
 
@@ -84,7 +84,7 @@ def _label(figure: Figure, axis: Axes, points: list[Point]) -> None:
     """Names beside the points, moved up or down until none covers another or a point."""
     scale = 72 / figure.dpi
     at = [scale * axis.transData.transform((x, y)) for x, y, _, _ in points]
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    boxes = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
     order = sorted(range(len(points)), key=lambda index: (-points[index][0], points[index][1]))
     for index in order:
         (x, y), (_, _, name, colour) = at[index], points[index]
@@ -93,9 +93,9 @@ def _label(figure: Figure, axis: Axes, points: list[Point]) -> None:
             left = x + dx - (width if dx < 0 else 0)
             box = (left, y + dy, left + width, y + dy + height)
             inside = box[0] > scale * axis.bbox.x0 and box[1] > scale * axis.bbox.y0
-            if inside and not any(_overlap(box, other) for other in taken):
+            if inside and not any(_overlap(box, other) for other in boxes):
                 break
-        taken.append(box)
+        boxes.append(box)
         far = abs(dy) > 2 * _FONT
         axis.annotate(
             name,

@@ -17,9 +17,9 @@ _COSTS = (
 )
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """The page: the test, its warnings, and what was tried on validation images."""
-    settings, tested = found["settings"], with_keys(found, phase="test")
+    settings, tested = results["settings"], with_keys(results, phase="test")
     seeds = max(map(len, grouped(tested, "method").values()))
     floor = 100 * settings["clean_floor"]
     at = " and ".join(f"{eps:g}" for eps in settings["chosen_at"])
@@ -33,33 +33,33 @@ def tables(found: Found) -> str:
         f"of {', '.join(settings['attacks'])} (L-inf) or {', '.join(settings['attacks_l2'])} "
         "(L2). Time is that of a training step as a ratio to cross-entropy's; memory that by which "
         "the process grows while it trains.",
-        _test_table(found),
+        _test_table(results),
         "## Warnings of the report cards",
-        _warnings(found),
+        _warnings(results),
         "## What was tried",
         f"{settings['validation_images']:,} validation images, one seed. For each method the "
         f"setting was taken with the best mean of the worst cases at {at} (L-inf, "
         f"{' and '.join(settings['choosing_attacks'])}) among those with at least {floor:g} % "
         "clean accuracy on all 10,000 validation images.",
-        _choice_table(found),
+        _choice_table(results),
     )
 
 
-def costs_of(found: Found) -> dict[str, Figures]:
+def costs_of(results: Found) -> dict[str, Figures]:
     """What a step of each method costs."""
-    return {run["key"]["method"]: run["figures"] for run in with_keys(found, phase="cost")}
+    return {run["key"]["method"]: run["figures"] for run in with_keys(results, phase="cost")}
 
 
-def _test_table(found: Found) -> str:
+def _test_table(results: Found) -> str:
     columns = [Column("clean", "clean")]
     for norm, title, radii in (("Linf", "L-inf", "eps"), ("L2", "L2", "eps_l2")):
         columns += [
             Column(f"{title} {eps:g}", f"{norm}/worst case/{index}")
-            for index, eps in enumerate(found["settings"][radii])
+            for index, eps in enumerate(results["settings"][radii])
         ]
-    costs = costs_of(found)
+    costs = costs_of(results)
     rows = {}
-    for names, runs in runs_by(with_keys(found, phase="test"), _names).items():
+    for names, runs in runs_by(with_keys(results, phase="test"), _names).items():
         cost = dict(costs[runs[0]["key"]["method"]])
         cost["megabytes"] = cost["memory"] / 1e6 if cost["memory"] else None
         rows[names] = [{**run["figures"], "cost": cost} for run in runs]
@@ -77,9 +77,9 @@ def setting(recipe: Recipe) -> str:
     )
 
 
-def _warnings(found: Found) -> str:
+def _warnings(results: Found) -> str:
     lines = []
-    for method, runs in grouped(with_keys(found, phase="test"), "method").items():
+    for method, runs in grouped(with_keys(results, phase="test"), "method").items():
         for norm in ("Linf", "L2"):
             alike: dict[str, list[int]] = {}
             for run in runs:
@@ -94,14 +94,14 @@ def _warnings(found: Found) -> str:
     return "\n".join(lines) or "None."
 
 
-def _choice_table(found: Found) -> str:
-    picked = [run["key"]["recipe"] for run in with_keys(found, phase="test")]
+def _choice_table(results: Found) -> str:
+    picked = [run["key"]["recipe"] for run in with_keys(results, phase="test")]
     rows = {
         _names(run): [{**run["figures"], "chosen": "yes" if run["key"]["recipe"] in picked else ""}]
-        for run in with_keys(found, phase="choose")
+        for run in with_keys(results, phase="choose")
     }
     radii = [
         Column(f"L-inf {eps:g}", f"worst case/{index}")
-        for index, eps in enumerate(found["settings"]["chosen_at"])
+        for index, eps in enumerate(results["settings"]["chosen_at"])
     ]
     return table(_NAMES, rows, [Column("clean", "clean"), *radii, Column("chosen", "chosen")])

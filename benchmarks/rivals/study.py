@@ -95,16 +95,16 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings of the phase, and the version of the method."""
-    kept = {name: asdict(settings)[name] for name in _OF_PHASE[key["phase"]]}
-    return {**kept, "data": "MNIST", "versions": versions(key["recipe"])}
+    phase_settings = {name: asdict(settings)[name] for name in _OF_PHASE[key["phase"]]}
+    return {**phase_settings, "data": "MNIST", "versions": versions(key["recipe"])}
 
 
 def grids(settings: Settings) -> dict[str, list[Recipe]]:
     """The recipes to try for each method."""
-    found: dict[str, list[Recipe]] = {PLAIN: [{}]}
+    recipes: dict[str, list[Recipe]] = {PLAIN: [{}]}
     for name, method in rivals().items():
-        found[name] = [{name: dict(o)} for o in method.grid[: settings.tried]]
-    return found
+        recipes[name] = [{name: dict(o)} for o in method.grid[: settings.tried]]
+    return recipes
 
 
 def chosen(runs: list[Run], settings: Settings) -> dict[str, Recipe]:
@@ -114,12 +114,15 @@ def chosen(runs: list[Run], settings: Settings) -> dict[str, Recipe]:
         for method in grids(settings)
     }
     floor = settings.clean_floor
-    return {m: best_of(of, "score", floor=floor)["key"]["recipe"] for m, of in tried.items()}
+    return {
+        m: best_of(candidates, "score", floor=floor)["key"]["recipe"]
+        for m, candidates in tried.items()
+    }
 
 
-def entries(found: Found) -> dict[str, Entry]:
+def entries(results: Found) -> dict[str, Entry]:
     """For the methods with one number to choose: the numbers that were tried, and the one taken."""
-    runs = found["runs"]
+    runs = results["runs"]
     tried = grouped_recipes(run["key"] for run in runs if run["key"]["phase"] == "choose")
     taken = grouped_recipes(run["key"] for run in runs if run["key"]["phase"] == "test")
     return {
@@ -131,12 +134,12 @@ def entries(found: Found) -> dict[str, Entry]:
 
 def grouped_recipes(keys: Iterable[Key]) -> dict[str, list[float]]:
     """For each method the numbers of its recipes, once each; recipes of several are left out."""
-    found: dict[str, dict[float, None]] = {}
+    numbers: dict[str, dict[float, None]] = {}
     for key in keys:
-        options = [value for each in key["recipe"].values() for value in each.values()]
-        if len(options) == 1:
-            found.setdefault(key["method"], {})[options[0]] = None
-    return {method: list(values) for method, values in found.items()}
+        values = [value for options in key["recipe"].values() for value in options.values()]
+        if len(values) == 1:
+            numbers.setdefault(key["method"], {})[values[0]] = None
+    return {method: list(values) for method, values in numbers.items()}
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
@@ -151,9 +154,9 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
     return _test(model, _data("test", lab), s)
 
 
-def _data(part: str, lab: Lab[Settings]) -> Split:
-    count = {"fit": lab.settings.train_images, "test": lab.settings.test_images}.get(part)
-    return lab.once(part, lambda: mnist_part(part, lab.data_dir, count, lab.device))
+def _data(split: str, lab: Lab[Settings]) -> Split:
+    count = {"fit": lab.settings.train_images, "test": lab.settings.test_images}.get(split)
+    return lab.once(split, lambda: mnist_part(split, lab.data_dir, count, lab.device))
 
 
 def train(
@@ -176,9 +179,9 @@ def train(
 
 def _validate(model: nn.Module, validation: Split, lab: Lab[Settings]) -> Figures:
     settings = lab.settings
-    some = even_split(*validation, settings.validation_images, lab.device)
+    sample = even_split(*validation, settings.validation_images, lab.device)
     report = evaluate(
-        model, *some, eps=settings.chosen_at, attacks=settings.choosing_attacks, batch_size=1000
+        model, *sample, eps=settings.chosen_at, attacks=settings.choosing_attacks, batch_size=1000
     )
     worst = list(report.worst_case.values())
     return {
@@ -199,7 +202,9 @@ def _test(model: nn.Module, test_set: Split, settings: Settings) -> Figures:
         figures["clean"] = report.clean
         figures[norm] = {
             "worst case": list(report.worst_case.values()),
-            "accuracy": {name: list(found.values()) for name, found in report.accuracy.items()},
+            "accuracy": {
+                name: list(by_radius.values()) for name, by_radius in report.accuracy.items()
+            },
             "warnings": report.warnings,
         }
     return figures

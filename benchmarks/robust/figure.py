@@ -28,18 +28,18 @@ _LOOKS = {
 Points = dict[str, list[tuple[float, list[Figures]]]]
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Found, path: Path) -> None:
     """Draw a row for each network whose cost is measured, and a column for each radius."""
-    settings = found["settings"]
+    settings = results["settings"]
     panels = [("Linf", f"{eps:g}") for eps in settings["linf"]]
     panels += [("L2", f"{eps:g}") for eps in settings["l2"]]
-    networks = list(dict.fromkeys(r["key"]["network"] for r in with_keys(found, phase="cost")))
+    networks = list(dict.fromkeys(r["key"]["network"] for r in with_keys(results, phase="cost")))
     if not networks:
         return
     figure = new_figure(3 * len(panels), 3.4 * len(networks) + 0.5)
     grid = figure.subplots(len(networks), len(panels), squeeze=False, sharex=True)
     for row, name in zip(grid, networks, strict=True):
-        points = _points(found, name)
+        points = _points(results, name)
         for axis, (norm, eps) in zip(row, panels, strict=True):
             _panel(axis, points, norm, eps)
             label = "L-inf" if norm == "Linf" else f"{norm} (seed 0)"
@@ -53,8 +53,8 @@ def draw(found: Found, path: Path) -> None:
     save(figure, path, dpi=150)
 
 
-def _points(found: Found, name: str) -> Points:
-    cost, measured = costs(found, name), by_training(found, name)
+def _points(results: Found, name: str) -> Points:
+    cost, measured = costs(results, name), by_training(results, name)
     figures = {title: [run["figures"] for run in runs] for title, runs in measured.items()}
     points: Points = {}
     for method in RECIPES:
@@ -62,8 +62,8 @@ def _points(found: Found, name: str) -> Points:
         titles = [t for t in figures if t in (title, f"{title}{CHEAP}")]
         if method == "cross-entropy":
             titles += [t for t in figures if t.startswith(f"{title}, 5")]
-        drawn = ((cost[t], figures[t]) for t in titles if t in cost)
-        points[method] = sorted(drawn, key=lambda point: point[0])
+        priced = ((cost[t], figures[t]) for t in titles if t in cost)
+        points[method] = sorted(priced, key=lambda point: point[0])
     return points
 
 
@@ -71,7 +71,7 @@ def _panel(axis: Axes, points: Points, norm: str, eps: str) -> None:
     for method, budgets in points.items():
         places, samples = [], []
         for cost, figures in budgets:
-            shares = [found[norm]["shares"]["worst case"] for found in figures if norm in found]
+            shares = [f[norm]["shares"]["worst case"] for f in figures if norm in f]
             if values := [100 * by_radius[eps] for by_radius in shares if eps in by_radius]:
                 places.append(cost)
                 samples.append(values)

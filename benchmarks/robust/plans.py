@@ -118,14 +118,14 @@ class Plan:
     held_out: int = 0
 
 
-def plan_from(found: dict[str, Any]) -> Plan:
+def plan_from(fields: dict[str, Any]) -> Plan:
     """A plan from the dict that a run's key holds."""
-    return Plan(**{**found, "schedule": Schedule(**found["schedule"])})
+    return Plan(**{**fields, "schedule": Schedule(**fields["schedule"])})
 
 
 ANSWERED = tuple(
-    f"{title_of(OURS)}{what}"
-    for what in (
+    f"{title_of(OURS)}{variant}"
+    for variant in (
         *(" + isometry", " + shuffled distances", " + feature norm"),
         *(", no ramp", ", a fifth of the rate", ", batches of 100"),
         *(", 50,000 images", ", three quarters of the epochs"),

@@ -13,14 +13,14 @@ from benchmarks.tables import SEEDS, Column, page, percent, runs_by, table, with
 _NORMS = ("Linf", "L2")
 
 
-def by_training(found: Found, name: str) -> dict[str, list[Run]]:
+def by_training(results: Found, name: str) -> dict[str, list[Run]]:
     """The measured runs on a network by training, in the order in which they were run."""
-    return runs_by(with_keys(found, phase="test", network=name), "training")
+    return runs_by(with_keys(results, phase="test", network=name), "training")
 
 
-def costs(found: Found, name: str) -> dict[str, float]:
+def costs(results: Found, name: str) -> dict[str, float]:
     """The cost in units of each training on a network, as far as it was measured."""
-    runs = with_keys(found, phase="cost", network=name)
+    runs = with_keys(results, phase="cost", network=name)
     return {run["key"]["training"]: run["figures"]["cost"] for run in runs}
 
 
@@ -30,24 +30,24 @@ def score(figures: Figures) -> float:
     return sum(accuracies) / len(accuracies)
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """The page: for each network the test, the attacks one by one, and the choice of settings."""
-    parts = ["# Robustness on MNIST without adversarial images", _introduction(found)]
-    begun = {run["key"]["network"] for run in found["runs"]}
-    for name in (name for name in found["settings"]["networks"] if name in begun):
+    parts = ["# Robustness on MNIST without adversarial images", _introduction(results)]
+    begun = {run["key"]["network"] for run in results["runs"]}
+    for name in (name for name in results["settings"]["networks"] if name in begun):
         parts += [f"## {TITLES[name]}"]
-        if by_training(found, name):
-            parts += ["### What was measured", _measured(found, name), *_alone(found, name)]
-            parts += ["### Attack by attack", *_attacks(found, name)]
+        if by_training(results, name):
+            parts += ["### What was measured", _measured(results, name), *_durations(results, name)]
+            parts += ["### Attack by attack", *_attacks(results, name)]
         else:
             parts += ["Not measured on test images yet: the run stopped during the choice."]
-        parts += ["### The choice on validation images", *_choice(found, name)]
+        parts += ["### The choice on validation images", *_choice(results, name)]
     return page(*parts)
 
 
-def _introduction(found: Found) -> str:
+def _introduction(results: Found) -> str:
     return (
-        f"{found['settings']['test_images']:,} test images, sampled evenly over all. Worst case "
+        f"{results['settings']['test_images']:,} test images, sampled evenly over all. Worst case "
         "for each image over those attacks of the report card (`isoreg.robustness.evaluate`) that "
         "decide it: PGD-40 on cross-entropy, PGD-40 on the margin with 2 starts and APGD-T; on "
         f"seed 0 of {title_of(OURS)} the whole standard preset, and once more the last preset "
@@ -59,16 +59,16 @@ def _introduction(found: Found) -> str:
     )
 
 
-def _measured(found: Found, name: str) -> str:
+def _measured(results: Found, name: str) -> str:
     def worst(norm: str, eps: str) -> Column:
         title = f"{'L-inf' if norm == 'Linf' else norm} {eps}"
         return Column(title, text=lambda runs: _worst(runs, norm, eps))
 
-    s, cost = found["settings"], costs(found, name)
+    s, cost = results["settings"], costs(results, name)
     columns = [SEEDS, Column("clean", "clean"), *(worst("Linf", f"{e:g}") for e in s["linf"])]
     columns += [*(worst("L2", f"{e:g}") for e in s["l2"]), Column("warnings", text=_warned)]
     rows = []
-    for title, runs in by_training(found, name).items():
+    for title, runs in by_training(results, name).items():
         plan = runs[0]["key"]["plan"]
         names = (title, _settings(plan), plan["schedule"]["epochs"])
         price = f"{cost[title]:.1f}" if title in cost else ""
@@ -77,14 +77,14 @@ def _measured(found: Found, name: str) -> str:
 
 
 def _worst(figures: Sequence[Figures], norm: str, eps: str) -> str:
-    shares = [found[norm]["shares"]["worst case"][eps] for found in figures if norm in found]
+    shares = [f[norm]["shares"]["worst case"][eps] for f in figures if norm in f]
     few = f" ({len(shares)})" if len(shares) < len(figures) else ""
     return percent(shares) + few if shares else ""
 
 
 def _warned(figures: Sequence[Figures]) -> str:
     """How many warnings the report card gave over all seeds and norms."""
-    return str(sum(len(_warnings(found)) for found in figures))
+    return str(sum(len(_warnings(f)) for f in figures))
 
 
 def _warnings(figures: Figures) -> list[str]:
@@ -95,27 +95,27 @@ def _settings(plan: dict[str, Any]) -> str:
     """Options, optimizer and learning rate, for a table."""
     options = [
         f"{option} {value:.3g}" if isinstance(value, int | float) else f"{value}"
-        for of_method in plan["recipe"].values()
-        for option, value in of_method.items()
+        for method_options in plan["recipe"].values()
+        for option, value in method_options.items()
     ]
     schedule = plan["schedule"]
     return ", ".join([*options, f"{schedule['optimizer'].title()} {schedule['learning_rate']:g}"])
 
 
-def _alone(found: Found, name: str) -> list[str]:
+def _durations(results: Found, name: str) -> list[str]:
     """How long whole trainings took, where that was measured."""
-    for run in with_keys(found, phase="alone", network=name):
+    for run in with_keys(results, phase="alone", network=name):
         seconds = (f"{title} {value:.1f} s" for title, value in run["figures"].items())
         return [f"Trained one after the other, nothing beside them: {'; '.join(seconds)}."]
     return []
 
 
-def _attacks(found: Found, name: str) -> list[str]:
+def _attacks(results: Found, name: str) -> list[str]:
     """Tables of every attack on our recipe: over all seeds, on seed 0, and with the last preset."""
-    measured = [run["figures"] for run in by_training(found, name)[title_of(OURS)]]
+    measured = [run["figures"] for run in by_training(results, name)[title_of(OURS)]]
     parts = [_by_attack(measured, f"{len(measured)} seeds")]
     parts += [_by_attack(measured[:1], "seed 0 alone")]
-    for run in with_keys(found, phase="last", network=name):
+    for run in with_keys(results, phase="last", network=name):
         figures = run["figures"]
         parts.append(_by_attack([figures], f"seed 0, {figures['Linf']['attacks']} preset"))
         parts.append(f"Warnings: {'; '.join(_warnings(figures)) or 'none'}.")
@@ -136,9 +136,9 @@ def _by_attack(figures: Sequence[Figures], title: str) -> str:
     return table(f"{title_of(OURS)}, {title}", rows, columns)
 
 
-def _choice(found: Found, name: str) -> list[str]:
-    s, rows = found["settings"], []
-    for run in with_keys(found, phase="choose", network=name):
+def _choice(results: Found, name: str) -> list[str]:
+    s, rows = results["settings"], []
+    for run in with_keys(results, phase="choose", network=name):
         key = run["key"]
         names = (title_of(key["method"]), key["setting"], key["plan"]["schedule"]["epochs"])
         rows.append((names, [run["figures"]]))

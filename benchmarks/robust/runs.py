@@ -61,13 +61,15 @@ def attacked(
     model: nn.Module, split: Split, norm: str, eps: Sequence[float], attacks: str | Sequence[str]
 ) -> Figures:
     """Clean accuracy, and for each radius the share that survives each attack, and all of them."""
-    found = evaluate(model, *split, eps=list(eps), norm=norm, attacks=attacks, batch_size=500)
-    rows = {"worst case": found.worst_case, **found.accuracy}
-    shares = {row: {f"{e:g}": value for e, value in of.items()} for row, of in rows.items()}
+    report = evaluate(model, *split, eps=list(eps), norm=norm, attacks=attacks, batch_size=500)
+    rows = {"worst case": report.worst_case, **report.accuracy}
+    shares = {
+        row: {f"{e:g}": value for e, value in by_radius.items()} for row, by_radius in rows.items()
+    }
     preset = attacks if isinstance(attacks, str) else "decisive"
     return {
-        "clean": found.clean,
-        norm: {"attacks": preset, "shares": shares, "warnings": found.warnings},
+        "clean": report.clean,
+        norm: {"attacks": preset, "shares": shares, "warnings": report.warnings},
     }
 
 
@@ -77,7 +79,7 @@ def relative_cost(name: str, plan: Plan, *, seconds: float) -> float:
     Steps of both plans are timed in turn in one process.
     """
     with ExitStack() as stack:
-        steps = {which: _stepper(name, p, stack) for which, p in (("plan", plan), ("unit", UNIT))}
+        steps = {title: _stepper(name, p, stack) for title, p in (("plan", plan), ("unit", UNIT))}
         times = interleaved(steps, seconds=seconds)
 
     def cost(step: float, schedule: Schedule) -> float:

@@ -92,8 +92,8 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings of the phase, and the versions of the methods."""
-    kept = {name: asdict(settings)[name] for name in _OF_PHASE[key["phase"]]}
-    return {**kept, "data": "MNIST", "versions": versions(key["plan"]["recipe"])}
+    phase_settings = {name: asdict(settings)[name] for name in _OF_PHASE[key["phase"]]}
+    return {**phase_settings, "data": "MNIST", "versions": versions(key["plan"]["recipe"])}
 
 
 def tries(
@@ -140,8 +140,8 @@ def measure(key: Key, lab: Lab[Settings]) -> Figures:
         return {"cost": work.relative_cost(name, plan, seconds=lab.settings.timing_seconds)}
     if phase == "choose":
         model, seconds = _trained(name, plan, 0, _data("fit", lab), lab)
-        s, held = lab.settings, _data("validation", lab)
-        figures = work.validate(model, *held, radii=s.choice_radii, steps=s.choice_steps)
+        s, validation = lab.settings, _data("validation", lab)
+        figures = work.validate(model, *validation, radii=s.choice_radii, steps=s.choice_steps)
         return {**figures, "training seconds": seconds}
     model, seconds = _trained(name, plan, key["seed"], _data("train", lab), lab)
     return {**_attacked(model, plan, key["seed"] == 0, lab), "training seconds": seconds}

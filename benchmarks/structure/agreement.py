@@ -13,20 +13,20 @@ AMONG = 10
 """The nearest sample by the reference is looked for among so many nearest by the features."""
 
 
-def agreement(wanted: Tensor, found: Tensor, labels: Tensor) -> dict[str, float]:
-    """How well (n, n) distances of features, ``found``, follow those of a reference, ``wanted``.
+def agreement(by_reference: Tensor, by_features: Tensor, labels: Tensor) -> dict[str, float]:
+    """How well (n, n) distances, ``by_features``, follow others, ``by_reference``.
 
     Measured are Pearson's r and the stress of `isoreg.diagnostics.Distortion` (in the reference's
     unit) over the pairs of equal label, r over all pairs, and the share of samples whose nearest
     other one by the reference is among the ten nearest by the features. n must be above ten.
     """
-    pairs = torch.ones_like(wanted, dtype=torch.bool).triu(1)
+    pairs = torch.ones_like(by_reference, dtype=torch.bool).triu(1)
     alike = pairs & (labels[:, None] == labels)
-    within = distortion_of(wanted[alike].double(), found[alike].double())
-    over_all = distortion_of(wanted[pairs].double(), found[pairs].double())
-    oneself = torch.eye(len(wanted), dtype=torch.bool)
-    nearest = wanted.masked_fill(oneself, torch.inf).argmin(1)
-    few = found.masked_fill(oneself, torch.inf).topk(AMONG, largest=False).indices
+    within = distortion_of(by_reference[alike].double(), by_features[alike].double())
+    over_all = distortion_of(by_reference[pairs].double(), by_features[pairs].double())
+    oneself = torch.eye(len(by_reference), dtype=torch.bool)
+    nearest = by_reference.masked_fill(oneself, torch.inf).argmin(1)
+    few = by_features.masked_fill(oneself, torch.inf).topk(AMONG, largest=False).indices
     return {
         "r": within.correlation,
         "stress": within.stress,
@@ -38,8 +38,8 @@ def agreement(wanted: Tensor, found: Tensor, labels: Tensor) -> dict[str, float]
 def linear_fit(features: Tensor, places: Tensor) -> Callable[[Tensor], Tensor]:
     """The linear map with a constant, from features to places, that has the least squared error."""
     # float64, because in float32 directions of small variance would be cut off
-    found = torch.linalg.lstsq(_with_one(features).double(), places.double(), driver="gelsd")
-    weights = found.solution.to(features.dtype)
+    fit = torch.linalg.lstsq(_with_one(features).double(), places.double(), driver="gelsd")
+    weights = fit.solution.to(features.dtype)
     return lambda more: _with_one(more) @ weights
 
 

@@ -68,7 +68,7 @@ CIFAR_TRIALS: dict[str, Trial] = {
     "label smoothing": replace(TRIALS["label smoothing"], strengths=(0.03, 0.1, 0.3, 0.6)),
     "dropout": Trial("dropout", (0.1, 0.3, 0.5, 0.7), options={"at": "features"}),
 }
-MADE = {name: of for name, of in CIFAR_TRIALS.items() if of.reference != BOTH}
+MADE = {name: trial for name, trial in CIFAR_TRIALS.items() if trial.reference != BOTH}
 # tried on one seed and validation images and no better: these runs too are kept without code
 ALSO_TRIED = (
     *(f"isometry, {name}" for name in UNLEARNT),
@@ -165,28 +165,31 @@ def load(settings: Settings, data_dir: Path | None, cache: Path) -> Data:
     train_images, train_labels = photographs.read("train", data_dir, cache)
     test_images, test_labels = photographs.read("test", data_dir, cache)
     order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(0))
-    chosen, held = order[: settings.train_images], order[-min(2_000, len(order) // 2) :]
-    every = max(1, len(test_images) // settings.test_images)
+    train_rows, validation_rows = (
+        order[: settings.train_images],
+        order[-min(2_000, len(order) // 2) :],
+    )
+    step = max(1, len(test_images) // settings.test_images)
 
     def split(images: Tensor, labels: Tensor, rows: Tensor | slice) -> Split:
         return Split(images[rows].float() / 255, labels[rows])
 
     return Data(
-        train=split(train_images, train_labels, chosen),
-        validation=split(train_images, train_labels, held),
-        test=split(test_images, test_labels, slice(0, None, every)),
+        train=split(train_images, train_labels, train_rows),
+        validation=split(train_images, train_labels, validation_rows),
+        test=split(test_images, test_labels, slice(0, None, step)),
         groups=GROUPS,
         references={},
     )
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """The page: what was measured, and the strengths that were tried."""
-    settings = found["settings"]
+    settings = results["settings"]
     untrained = (*UNTRAINED, BOTH, f"manifold of {BOTH}", *UNLEARNT)
     order = [*untrained, *CIFAR_TRIALS, *ALSO_TRIED]
-    runs = sorted(found["runs"], key=lambda run: order.index(run["key"]["method"]))
-    measured = {**found, "runs": [run for run in runs if "task" in run["key"]]}
+    runs = sorted(results["runs"], key=lambda run: order.index(run["key"]["method"]))
+    measured = {**results, "runs": [run for run in runs if "task" in run["key"]]}
     return page(
         "# Coarse to fine on CIFAR-10 (JPEG)",
         f"A small resnet10t learns animal or vehicle from {settings['train_images']:,} images in "

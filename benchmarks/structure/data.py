@@ -66,9 +66,9 @@ def digits(settings: Settings, data_dir: Path | None, *, cache: Path, validate: 
     choosing probes and measuring.
     """
     images, labels = mnist("train", data_dir)
-    held = torch.arange(len(images)) % _EACH_VALIDATION == _EACH_VALIDATION - 1
-    train = Split(images[~held], labels[~held]).take(slice(settings.train_images))
-    held_out = Split(images[held], labels[held])
+    is_held_out = torch.arange(len(images)) % _EACH_VALIDATION == _EACH_VALIDATION - 1
+    train = Split(images[~is_held_out], labels[~is_held_out]).take(slice(settings.train_images))
+    held_out = Split(images[is_held_out], labels[is_held_out])
     validation = held_out.take(slice(0, None, 5))
     if validate:
         rest = torch.arange(len(held_out.x)) % 5 != 0
@@ -90,11 +90,11 @@ def digit_references(x: Tensor, settings: Settings, cache: Path) -> dict[str, Te
         "pixels": x,
         "patches": computed_once(cache / f"patches-{len(x)}.pt", patches),
     }
-    patches_of = tables["patches"]
-    known = evenly(patches_of, settings.landmarks)
+    patch_features = tables["patches"]
+    known = evenly(patch_features, settings.landmarks)
 
     def manifold() -> Tensor:
-        return references.manifold(known)(patches_of)
+        return references.manifold(known)(patch_features)
 
     tables[MANIFOLD] = computed_once(cache / f"manifold-{len(x)}.pt", manifold)
     return tables

@@ -49,9 +49,9 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
     """Rows without training, every method on every task, wider networks, and longer training."""
     for name in UNTRAINED:
         yield {"task": "none", "method": name, "seed": 0}
-    others = tuple(name for name in TRIALS if name not in FIRST)
+    rest = tuple(name for name in TRIALS if name not in FIRST)
     for task in lab.settings.tasks:
-        for names in (FIRST, others):
+        for names in (FIRST, rest):
             for seed in range(lab.seeds):
                 for name in names:
                     yield _key(task, name, seed)
@@ -105,11 +105,11 @@ def _untrained(name: str, data: Data, settings: Settings) -> Embed:
     return manifold_of_patches(data, settings)
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """The page: a table for each task, and one of the rows without labels."""
-    found = in_order(found)
-    settings = found["settings"]
-    tasks = dict.fromkeys(run["key"]["task"] for run in found["runs"])
+    results = in_order(results)
+    settings = results["settings"]
+    tasks = dict.fromkeys(run["key"]["task"] for run in results["runs"])
     parts = [
         "# Coarse to fine on MNIST",
         f"Networks (tanh, {settings['depth']} x {settings['width']}, {settings['epochs']} epochs, "
@@ -121,7 +121,7 @@ def tables(found: Found) -> str:
     ]
     for task in sorted(tasks, key=lambda task: task == "none"):
         title = "Without labels" if task == "none" else f"Trained on {task}"
-        parts += [f"## {title}", task_table(found, task)]
+        parts += [f"## {title}", task_table(results, task)]
     return page(*parts)
 
 
@@ -131,7 +131,7 @@ DIGITS = Study(
     keys,
     run_key,
     tables,
-    lambda found, path: draw_digits(in_order(found), path),
+    lambda results, path: draw_digits(in_order(results), path),
     shows="what features keep that labels throw away",
     time="2 hours on one core",
     data="MNIST",
@@ -153,14 +153,14 @@ def search(key: Key, lab: Lab[Settings]) -> Figures:
 CHOICE = Choice(TRIALS, WITHOUT)
 
 
-def search_tables(found: Found) -> str:
+def search_tables(results: Found) -> str:
     """The page of all strengths that were tried on digits; the chosen ones are marked."""
     return page(
         "# Strengths, chosen on validation images",
         "Even or odd, one seed, in %. Chosen: the best probe of ten examples a digit among those "
         f"whose coarse accuracy is at most {100 * training.SLACK:g} points below that of "
         "cross-entropy.",
-        tries_table(found["runs"], CHOICE.strengths(found["runs"])),
+        tries_table(results["runs"], CHOICE.strengths(results["runs"])),
     )
 
 

@@ -97,27 +97,29 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings, the trial and the constants of the measurement."""
-    own = {"dimensions": DIMENSIONS, "landmarks of shifts": _LANDMARKS, "most": MOST}
-    own |= {"shown": SHOWN, "among": AMONG, "pairs": _PAIRS}
-    return determined_by(ALL.get(key["method"]), settings, **own)
+    constants = {"dimensions": DIMENSIONS, "landmarks of shifts": _LANDMARKS, "most": MOST}
+    constants |= {"shown": SHOWN, "among": AMONG, "pairs": _PAIRS}
+    return determined_by(ALL.get(key["method"]), settings, **constants)
 
 
 def measure(key: Key, lab: Lab[Settings]) -> Figures:
     """Try a strength, or measure a trained network or a row that needs none."""
     name, settings, validate = key["method"], lab.settings, "seed" not in key
-    ask = lab.once(f"asked {validate}", lambda: asked(settings, lab.data_dir, lab.cache, validate))
+    subject = lab.once(
+        f"asked {validate}", lambda: asked(settings, lab.data_dir, lab.cache, validate)
+    )
     if name in UNTRAINED:
-        return dict(agreements(pixels_of if name == RAW else ask.placed, ask, settings))
+        return dict(agreements(pixels_of if name == RAW else subject.placed, subject, settings))
     seed = key.get("seed", SEARCH_SEED)
-    model = train(ask.data, ALL[name], strength=key["strength"], seed=seed, settings=settings)
-    found = agreements(features_of(model), ask, settings)
-    coarse = {"coarse": coarse_accuracy(model, ask.data)}
+    model = train(subject.data, ALL[name], strength=key["strength"], seed=seed, settings=settings)
+    by_reference = agreements(features_of(model), subject, settings)
+    coarse = {"coarse": coarse_accuracy(model, subject.data)}
     if validate:
-        own = found[reference_of(name)]
-        return {**coarse, BEST: max(own["r"], own["fitted r"]), **own}
+        figures = by_reference[reference_of(name)]
+        return {**coarse, BEST: max(figures["r"], figures["fitted r"]), **figures}
     drawn = seed == 0 and name in DRAWN
-    pairs = {"pairs": some_pairs(features_of(model), ask.truth)} if drawn else {}
-    return {**coarse, **found, **pairs}
+    pairs = {"pairs": some_pairs(features_of(model), subject.truth)} if drawn else {}
+    return {**coarse, **by_reference, **pairs}
 
 
 def asked(settings: Settings, data_dir: Path | None, folder: Path, validate: bool) -> Asked:
@@ -128,41 +130,41 @@ def asked(settings: Settings, data_dir: Path | None, folder: Path, validate: boo
     name = f"places-by-shifts-{len(data.train.x)}-{DIMENSIONS}-{_LANDMARKS}-{MOST}.pt"
     places = computed_once(folder / name, lambda: placed(data.train.x))
     data = replace(data, references=data.references | {PLACED: places})
-    shown = data.test.sample(SHOWN)
-    points = {PIXELS: pixels_of(shown.x), MANIFOLD: manifold_of_patches(data, settings)(shown.x)}
-    distances = {each: torch.cdist(found, found) for each, found in points.items()}
-    distances[SHIFTS] = shift_distances(shown.x)
-    return Asked(data, Truth(shown.x, data.coarse(shown.fine), distances), placed)
+    sample = data.test.sample(SHOWN)
+    points = {PIXELS: pixels_of(sample.x), MANIFOLD: manifold_of_patches(data, settings)(sample.x)}
+    distances = {reference: torch.cdist(rows, rows) for reference, rows in points.items()}
+    distances[SHIFTS] = shift_distances(sample.x)
+    return Asked(data, Truth(sample.x, data.coarse(sample.fine), distances), placed)
 
 
 def reference_of(name: str) -> str:
     """The reference whose distances a method should keep; for cross-entropy, the manifold."""
-    return next((each for each, methods in COMPARED.items() if name in methods), MANIFOLD)
+    return next((reference for reference, methods in COMPARED.items() if name in methods), MANIFOLD)
 
 
-def agreements(embed: Embed, ask: Asked, settings: Settings) -> dict[str, dict[str, float]]:
+def agreements(embed: Embed, subject: Asked, settings: Settings) -> dict[str, dict[str, float]]:
     """For each reference the agreement of the features' distances, before and after a linear map.
 
     The map goes to the reference's coordinates and is fitted on known training images.
     """
-    known = ask.data.train.x[: settings.known]
-    features, of_known = embed(ask.truth.images), embed(known)
-    found = {}
-    for name, distances in ask.truth.distances.items():
-        places = ask.data.references[PLACED if name == SHIFTS else name][: settings.known]
-        mapped = linear_fit(of_known, places.flatten(1))(features)
+    known = subject.data.train.x[: settings.known]
+    features, known_features = embed(subject.truth.images), embed(known)
+    by_reference = {}
+    for name, distances in subject.truth.distances.items():
+        places = subject.data.references[PLACED if name == SHIFTS else name][: settings.known]
+        mapped = linear_fit(known_features, places.flatten(1))(features)
         plain, fitted = (
-            agreement(distances, torch.cdist(points, points), ask.truth.labels)
+            agreement(distances, torch.cdist(points, points), subject.truth.labels)
             for points in (features, mapped)
         )
-        found[name] = plain | {f"fitted {figure}": value for figure, value in fitted.items()}
-    return found
+        by_reference[name] = plain | {f"fitted {figure}": value for figure, value in fitted.items()}
+    return by_reference
 
 
 def some_pairs(embed: Embed, truth: Truth) -> list[list[float]]:
     """Distances by the manifold and by the features, of some pairs of equal label."""
     alike = (truth.labels[:, None] == truth.labels).triu(1)
     features = embed(truth.images)
-    drawn = torch.randperm(int(alike.sum()), generator=torch.Generator().manual_seed(0))[:_PAIRS]
+    sample = torch.randperm(int(alike.sum()), generator=torch.Generator().manual_seed(0))[:_PAIRS]
     tables = (truth.distances[MANIFOLD], torch.cdist(features, features))
-    return [[round(float(value), 2) for value in table[alike][drawn]] for table in tables]
+    return [[round(float(value), 2) for value in table[alike][sample]] for table in tables]

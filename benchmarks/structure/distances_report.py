@@ -26,13 +26,13 @@ _COLUMNS = {
 _TRIED = (Column("coarse, %", "coarse"), Column("r", "r", 3), Column("r, mapped", "fitted r", 3))
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """The page: a table for each reference, and one of the strengths that were tried."""
-    measured = grouped((run for run in found["runs"] if "seed" in run["key"]), "method")
+    measured = grouped((run for run in results["runs"] if "seed" in run["key"]), "method")
     # no figures after a map: pixels that are nearly always black make one of raw pixels useless
     for name in set(UNTRAINED) & set(measured):
         measured[name] = [{**figures, "unmapped": True} for figures in measured[name]]
-    tried = tries(found["runs"])
+    tried = tries(results["runs"])
     chosen = distances.CHOICE.strengths(tried)
     parts = [
         "# Do distances of features mean something?",

@@ -41,26 +41,26 @@ def few_shot(frozen: Frozen, settings: Settings) -> dict[str, Any]:
 
     The strength is the inverse penalty that does best on validation samples.
     """
-    found = {}
+    figures = {}
     for examples, draws in settings.examples:
         strength = probes.chosen_strength(
             frozen.known, frozen.validation, examples, settings.strengths
         )
         how: dict[str, Any] = {"examples": examples, "draws": range(draws), "strength": strength}
         accuracies = probes.few_shot_accuracy(*frozen.known, *frozen.test, **how)
-        found[f"{examples} a class"] = {"strength": strength, "accuracy": accuracies}
-    return found
+        figures[f"{examples} a class"] = {"strength": strength, "accuracy": accuracies}
+    return figures
 
 
 def fine_figures(embed: Embed, data: Data, settings: Settings, *, seed: int) -> dict[str, Any]:
     """How well the fine labels, which training never saw, can be read from the features."""
     frozen = freeze(embed, data, settings)
-    found = few_shot(frozen, settings)
-    most = found[f"{max(examples for examples, _ in settings.examples)} a class"]["strength"]
+    shots = few_shot(frozen, settings)
+    strength = shots[f"{max(examples for examples, _ in settings.examples)} a class"]["strength"]
     return {
-        "few-shot": found,
+        "few-shot": shots,
         "kNN": probes.knn_accuracy(*frozen.known, *frozen.test),
-        "probe": probes.probe_accuracy(*frozen.known, *frozen.test, strength=most),
+        "probe": probes.probe_accuracy(*frozen.known, *frozen.test, strength=strength),
         "NMI": probes.cluster_information(*frozen.test, seed=seed),
     }
 

@@ -26,13 +26,15 @@ def controls(trials: Mapping[str, Trial], without: Container[str] = ()) -> dict[
     A missing one is called "its control", which `benchmarks.claims` refuses. Methods in ``without``
     need none and are left out.
     """
-    found = {}
+    control_of = {}
     for name, trial in trials.items():
         if is_ours(trial) and name not in without:
             shuffled = replace(trial, options={**trial.options, "shuffled": True}).describe()
-            same = (other for other, each in trials.items() if each.describe() == shuffled)
-            found[name] = next(same, "its control")
-    return found
+            matches = (
+                other for other, candidate in trials.items() if candidate.describe() == shuffled
+            )
+            control_of[name] = next(matches, "its control")
+    return control_of
 
 
 def entries(
@@ -59,16 +61,16 @@ class Choice:
 
     def strengths(self, runs: list[Run]) -> dict[str, float]:
         """The chosen strength of each trial, from those of the runs that are tries."""
-        of = controls(self.trials, self.without)
-        return chosen_strengths(tries(runs), slack=self.slack, by=self.by, controls=of)
+        control_of = controls(self.trials, self.without)
+        return chosen_strengths(tries(runs), slack=self.slack, by=self.by, controls=control_of)
 
-    def entries(self, found: Found) -> dict[str, Entry]:
+    def entries(self, results: Found) -> dict[str, Entry]:
         """The entries; strengths count as tried where the control was tried at them too."""
-        by_method = runs_by(tries(found["runs"]), "method")
-        of, trials = controls(self.trials, self.without), self.trials
+        by_method = runs_by(tries(results["runs"]), "method")
+        control_of, trials = controls(self.trials, self.without), self.trials
         tried = {n: [run["key"]["strength"] for run in by_method.get(n, [])] for n in trials}
-        shared = {n: comparable(tried[n], tried.get(of.get(n, ""))) for n in trials}
-        return _entries(trials, shared, self.strengths(found["runs"]), self.without)
+        shared = {n: comparable(tried[n], tried.get(control_of.get(n, ""))) for n in trials}
+        return _entries(trials, shared, self.strengths(results["runs"]), self.without)
 
 
 def _entries(
@@ -77,12 +79,12 @@ def _entries(
     chosen: Mapping[str, float],
     without: Mapping[str, str],
 ) -> dict[str, Entry]:
-    of = controls(trials, without)
+    control_of = controls(trials, without)
     return {
         name: Entry(
             tuple(tried[name]) if len(tried[name]) > 1 else (),
             chosen.get(name),
-            of.get(name, ""),
+            control_of.get(name, ""),
             without.get(name, ""),
         )
         for name in trials

@@ -31,16 +31,16 @@ SHOT = "10 a class"
 _TEN_DIGITS = "ten digits from ten examples each (%)"
 
 
-def draw_digits(found: Found, path: Path) -> None:
+def draw_digits(results: Found, path: Path) -> None:
     """Draw UMAP of some networks' features, and each method's fine over its coarse accuracy."""
-    task = next(task for task in runs_by(found["runs"], "task") if task != "none")
-    runs = [run for run in with_keys(found, task=task) if not {"width", "by"} & set(run["key"])]
-    drawn = [run for run in runs if "picture" in run["figures"]]
+    task = next(task for task in runs_by(results["runs"], "task") if task != "none")
+    runs = [run for run in with_keys(results, task=task) if not {"width", "by"} & set(run["key"])]
+    pictured = [run for run in runs if "picture" in run["figures"]]
     figure = new_figure(10, 9.5)
     rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.3])
     above, below = (figure.add_subfigure(rows[row]) for row in range(2))
-    axes = above.subplots(1, max(1, len(drawn)), squeeze=False)[0]
-    for axis, run in zip(axes, drawn, strict=False):
+    axes = above.subplots(1, max(1, len(pictured)), squeeze=False)[0]
+    for axis, run in zip(axes, pictured, strict=False):
         _umap(axis, run)
     handles = [
         Line2D([], [], marker="o", linestyle="", color=_DIGITS(digit), label=str(digit))
@@ -62,24 +62,26 @@ def draw_digits(found: Found, path: Path) -> None:
 
 def _umap(axis: Axes, run: Run) -> None:
     points, labels = run["figures"]["picture"]["points"], run["figures"]["picture"]["labels"]
-    shown = _accuracy(run["figures"], SHOT)
-    title = f"{run['key']['method']}\n{shown:.0f} % from ten examples a digit"
+    accuracy = _accuracy(run["figures"], SHOT)
+    title = f"{run['key']['method']}\n{accuracy:.0f} % from ten examples a digit"
     umap_of(axis, points, [_DIGITS(y) for y in labels], title, 10, s=4, linewidths=0)
     for digit in sorted(set(labels)):  # numbers, for readers who see few colours
-        own = [point for point, label in zip(points, labels, strict=True) if label == digit]
-        first, second = zip(*own, strict=True)
+        members = [point for point, label in zip(points, labels, strict=True) if label == digit]
+        first, second = zip(*members, strict=True)
         middle = (median(first), median(second))
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
         axis.annotate(str(digit), middle, ha="center", va="center", fontsize=9, bbox=box)
 
 
-def draw_search(found: Found, path: Path) -> None:
+def draw_search(results: Found, path: Path) -> None:
     """Draw fine over coarse accuracy of every method as its strength grows."""
     figure = new_figure(9, 7)
     axis = figure.subplots()
-    for index, (name, runs) in enumerate(runs_by(found["runs"], "method").items()):
+    for index, (name, runs) in enumerate(runs_by(results["runs"], "method").items()):
         runs = sorted(runs, key=lambda run: run["key"]["strength"])
-        coarse, fine = ([100 * run["figures"][what] for run in runs] for what in ("coarse", SHOT))
+        coarse, fine = (
+            [100 * run["figures"][quantity] for run in runs] for quantity in ("coarse", SHOT)
+        )
         axis.plot(coarse, fine, **_look(index), label=name, linewidth=0.9)
         axis.plot(coarse[-1], fine[-1], **_look(index), markersize=11)
     axis.set(
@@ -113,13 +115,13 @@ _TITLES_OF_PAIRS = {
 }
 
 
-def draw_photographs(found: Found, path: Path) -> None:
+def draw_photographs(results: Found, path: Path) -> None:
     """Draw accuracy on the ten classes over the number of known examples of each class."""
     figure = new_figure(8.5, 4.2)
     axis = figure.subplots()
-    known = [examples for examples, _ in found["settings"]["examples"]]
+    known = [examples for examples, _ in results["settings"]["examples"]]
     for name, (colour, marker, line, title) in PHOTOGRAPHS.items():
-        figures = [run["figures"] for run in with_keys(found, method=name)]
+        figures = [run["figures"] for run in with_keys(results, method=name)]
         figures = [f for f in figures if "few-shot" in f]
         if figures:
             by_shot = [[_accuracy(f, f"{examples} a class") for f in figures] for examples in known]
@@ -134,15 +136,15 @@ def draw_photographs(found: Found, path: Path) -> None:
     save(figure, path)
 
 
-def draw_distances(found: Found, path: Path) -> None:
+def draw_distances(results: Found, path: Path) -> None:
     """Draw distances by the features over those by the manifold, for the pairs that were kept."""
-    drawn = [run for run in found["runs"] if "pairs" in run["figures"]]
-    figure = new_figure(3.1 * max(1, len(drawn)), 3.6)
-    axes = figure.subplots(1, max(1, len(drawn)), squeeze=False, sharex=True, sharey=True)[0]
-    for axis, run in zip(axes, drawn, strict=False):
-        wanted, shown = run["figures"]["pairs"]
+    runs = [run for run in results["runs"] if "pairs" in run["figures"]]
+    figure = new_figure(3.1 * max(1, len(runs)), 3.6)
+    axes = figure.subplots(1, max(1, len(runs)), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, run in zip(axes, runs, strict=False):
+        by_reference, by_features = run["figures"]["pairs"]
         axis.axline((0, 0), slope=1, color=style.VERMILION, linewidth=1)
-        axis.scatter(wanted, shown, s=7, color=style.SKY, alpha=0.8, linewidths=0)
+        axis.scatter(by_reference, by_features, s=7, color=style.SKY, alpha=0.8, linewidths=0)
         r, name = run["figures"][MANIFOLD]["r"], run["key"]["method"]
         axis.set_title(f"{_TITLES_OF_PAIRS.get(name, name)}\nr {r:.2f}", fontsize=11)
         axis.set_xlabel("distance by the reference")

@@ -18,7 +18,7 @@ SHORT = (
 """Columns for the figures of `measure_shortly`."""
 
 
-def in_order(found: Found) -> Found:
+def in_order(results: Found) -> Found:
     """The same results with the runs in the order of `TRIALS`; wider networks come last."""
     order = {name: place for place, name in enumerate(TRIALS)}
 
@@ -26,18 +26,18 @@ def in_order(found: Found) -> Found:
         key = run["key"]
         return key.get("width", 0), key.get("epochs", 0), order.get(key["method"], 0)
 
-    return {**found, "runs": sorted(found["runs"], key=place)}
+    return {**results, "runs": sorted(results["runs"], key=place)}
 
 
-def every_task(found: Found) -> str:
+def every_task(results: Found) -> str:
     """A heading and a table for each task."""
-    tasks = dict.fromkeys(run["key"]["task"] for run in found["runs"])
-    return "\n\n".join(f"## {task.capitalize()}\n\n{task_table(found, task)}" for task in tasks)
+    tasks = dict.fromkeys(run["key"]["task"] for run in results["runs"])
+    return "\n\n".join(f"## {task.capitalize()}\n\n{task_table(results, task)}" for task in tasks)
 
 
-def task_table(found: Found, task: str) -> str:
+def task_table(results: Found, task: str) -> str:
     """A table with a row for each method."""
-    shots = [f"{examples} a class" for examples, _ in found["settings"]["examples"]]
+    shots = [f"{examples} a class" for examples, _ in results["settings"]["examples"]]
     columns = [
         SEEDS,
         Column("coarse", "coarse", empty="-"),
@@ -46,7 +46,7 @@ def task_table(found: Found, task: str) -> str:
         Column("full probe", "probe"),
         Column("NMI", "NMI"),
     ]
-    return table("training", grouped(with_keys(found, task=task), _name), columns)
+    return table("training", grouped(with_keys(results, task=task), _name), columns)
 
 
 def _name(run: Run) -> str:
@@ -57,10 +57,10 @@ def _name(run: Run) -> str:
     return name + (", fitted" if "epochs" in key and key["method"] in FITTED else "")
 
 
-def over_seeds(found: Sequence[Figures], shot: str) -> list[float]:
+def over_seeds(figures: Sequence[Figures], shot: str) -> list[float]:
     """Mean accuracy over the draws of each seed; the draws themselves if there is one seed."""
-    draws: list[list[float]] = [f["few-shot"][shot]["accuracy"] for f in found]
-    return draws[0] if len(draws) == 1 else [mean(each) for each in draws]
+    draws: list[list[float]] = [f["few-shot"][shot]["accuracy"] for f in figures]
+    return draws[0] if len(draws) == 1 else [mean(accuracies) for accuracies in draws]
 
 
 def tries_table(
@@ -78,8 +78,8 @@ def tries_table(
     order, rows = list(chosen), []
     for run in sorted(runs, key=lambda r: (order.index(r["key"]["method"]), r["key"]["strength"])):
         name, strength = run["key"]["method"], run["key"]["strength"]
-        taken = chosen[name] == strength and name not in unchosen
+        is_chosen = chosen[name] == strength and name not in unchosen
         names = (name, *([reference(name)] if reference else []), f"{strength:g}")
-        rows.append((names, [{**run["figures"], "chosen": "chosen" if taken else ""}]))
+        rows.append((names, [{**run["figures"], "chosen": "chosen" if is_chosen else ""}]))
     heads = ("training", *(["distances"] if reference else []), "strength")
     return table(heads, rows, [*columns, Column("", "chosen")])

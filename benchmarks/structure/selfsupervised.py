@@ -44,13 +44,13 @@ def contrastive(
     torch.manual_seed(seed)
     batch_size = min(batch_size, len(images))
     projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, _CODE))
-    both = nn.Sequential(body, projection)
-    optimizer = torch.optim.AdamW(both.parameters(), lr=_RATE, weight_decay=1e-4)
+    network = nn.Sequential(body, projection)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-4)
     batches = Batches(len(images), batch_size, epochs, whole=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, len(batches), pct_start=0.1)
-    both.train()
+    network.train()
     descend(
-        lambda rows, _: pairing_loss(both(torch.cat([view(images[rows]), view(images[rows])]))),
+        lambda rows, _: pairing_loss(network(torch.cat([view(images[rows]), view(images[rows])]))),
         [optimizer],
         batches,
         after=schedule.step,
@@ -99,6 +99,6 @@ def recoloured(images: Tensor) -> Tensor:
     colour = torch.where(torch.rand(n, 1, 1, 1) < 0.2, 0.0, colour)
     grey = images.mean(1, keepdim=True)
     mean = grey.mean((2, 3), keepdim=True)
-    found = mean + contrast * (grey - mean + colour * (images - grey))
-    new: Tensor = (bright * found).clamp(0, 1)
+    contrasted = mean + contrast * (grey - mean + colour * (images - grey))
+    new: Tensor = (bright * contrasted).clamp(0, 1)
     return new

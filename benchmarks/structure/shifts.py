@@ -19,12 +19,12 @@ def shift_distances(images: Tensor, others: Tensor | None = None) -> Tensor:
     Pixels that leave the image on one side enter on the other; in MNIST they are black. Without
     others (m, c, h, w) the images (n, c, h, w) are compared with themselves; the diagonal is 0.
     """
-    there = images if others is None else others
+    partners = images if others is None else others
     flat = images.flatten(1)
-    overlap = torch.full((len(images), len(there)), -torch.inf, dtype=images.dtype)
+    overlap = torch.full((len(images), len(partners)), -torch.inf, dtype=images.dtype)
     for shift in product(range(-MOST, MOST + 1), repeat=2):
-        overlap = torch.maximum(overlap, flat @ there.roll(shift, (2, 3)).flatten(1).T)
-    lengths = flat.square().sum(1)[:, None] + there.flatten(1).square().sum(1)
+        overlap = torch.maximum(overlap, flat @ partners.roll(shift, (2, 3)).flatten(1).T)
+    lengths = flat.square().sum(1)[:, None] + partners.flatten(1).square().sum(1)
     distances = (lengths - 2 * overlap).clamp_min(0).sqrt()
     return distances.fill_diagonal_(0) if others is None else distances
 
@@ -48,8 +48,8 @@ def placed_by_distances(
     places = (vectors / lengths)[:, -dimensions:]
 
     def place(samples: Tensor) -> Tensor:
-        found = distances(samples, landmarks).double().square()
-        placed: Tensor = (means - found) @ places / 2
+        to_landmarks = distances(samples, landmarks).double().square()
+        placed: Tensor = (means - to_landmarks) @ places / 2
         return placed.to(samples.dtype)
 
     return place

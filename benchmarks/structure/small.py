@@ -74,7 +74,7 @@ def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
 def small_digits() -> Data:
     """The fixed split of `isoreg.datasets.digits` with references; patches are 3 by 3 pixels."""
     train, validation, test = (
-        Split(*datasets.digits(part)) for part in ("train", "validation", "test")
+        Split(*datasets.digits(split)) for split in ("train", "validation", "test")
     )
     x = train.x
     patches = references.patches(x, size=3)
@@ -86,7 +86,7 @@ def small_digits() -> Data:
     return Data(train, validation, test, TASKS[TASK], tables)
 
 
-def tables(found: Found) -> str:
+def tables(results: Found) -> str:
     """The page, with a table for each task."""
     return page(
         "# The recipe on scikit-learn's digits",
@@ -94,7 +94,7 @@ def tables(found: Found) -> str:
         "read from their frozen last hidden layer. 360 test images, in %, mean ± standard "
         "deviation over seeds (over draws where there is one seed). References have root mean "
         "squared distance 10 and every strength is 0.1: the recipe, untuned.",
-        every_task(found),
+        every_task(results),
     )
 
 
@@ -108,6 +108,6 @@ RECIPE = Study(
     time="10 minutes on one core",
     seeds=3,
     determines=determines,
-    uses=Uses(*((Part(f"digits {part}"),) for part in ("train", "validation", "test"))),
+    uses=Uses(*((Part(f"digits {split}"),) for split in ("train", "validation", "test"))),
     entries=lambda _: entries(RECIPES),
 )

@@ -45,7 +45,7 @@ SCORE = "both"
 def trials(reference: str, betas: tuple[float, ...]) -> dict[str, Trial]:
     """Cross-entropy, isometry, its control, a head, and both losses, with one reference."""
 
-    def both(until: float | None) -> Trial:
+    def both_losses(until: float | None) -> Trial:
         return Trial("isometry-and-head", betas, 0.0, reference, {"head": HEAD, "until": until})
 
     return {
@@ -53,13 +53,13 @@ def trials(reference: str, betas: tuple[float, ...]) -> dict[str, Trial]:
         "isometry": isometry(betas, reference=reference),
         "control: shuffled": isometry(betas, reference=reference, shuffled=True),
         "head": Trial("second-head", betas, reference=reference),
-        "both, the head's weight falls to 0": both(0.7),
-        "both, the head's weight stays": both(None),
+        "both, the head's weight falls to 0": both_losses(0.7),
+        "both, the head's weight stays": both_losses(None),
     }
 
 
 @dataclass(frozen=True)
-class Asked:
+class Comparison:
     """Samples, and the distances of the test samples by the reference."""
 
     data: Data
@@ -82,7 +82,7 @@ class Subject:
     settings: Settings
     quick: dict[str, Any]
     trials: dict[str, Trial]
-    load: Callable[[Lab[Settings], bool], Asked]
+    load: Callable[[Lab[Settings], bool], Comparison]
     network: Network = mlp
     slack: float = SLACK
 
@@ -104,26 +104,28 @@ class Subject:
         """Train a network; give its probes and how well it keeps distances."""
         validate = "seed" not in key
         seed, settings = key.get("seed", SEARCH_SEED), lab.settings
-        ask = lab.once(f"{validate}", lambda: self.load(lab, validate))
+        comparison = lab.once(f"{validate}", lambda: self.load(lab, validate))
         if validate:
             fewer = tuple((n, min(draws, 5)) for n, draws in settings.examples if n <= 10)
             settings = replace(settings, examples=fewer)
         how: dict[str, Any] = {"strength": key["strength"], "network": self.network}
-        model = train(ask.data, self.trials[key["method"]], seed=seed, settings=settings, **how)
+        model = train(
+            comparison.data, self.trials[key["method"]], seed=seed, settings=settings, **how
+        )
         embed = features_of(model)
-        frozen, features = freeze(embed, ask.data, settings), embed(ask.data.test.x)
-        labels = ask.data.coarse(ask.data.test.fine)
-        kept = agreement(ask.distances, torch.cdist(features, features), labels)
+        frozen, features = freeze(embed, comparison.data, settings), embed(comparison.data.test.x)
+        labels = comparison.data.coarse(comparison.data.test.fine)
+        distance_figures = agreement(comparison.distances, torch.cdist(features, features), labels)
         shots = few_shot(frozen, settings)
-        found: Figures = {
-            "coarse": coarse_accuracy(model, ask.data),
+        figures: Figures = {
+            "coarse": coarse_accuracy(model, comparison.data),
             "few-shot": shots,
             "kNN": knn_accuracy(*frozen.known, *frozen.test),
-            **kept,
+            **distance_figures,
         }
         if validate:
-            found[SCORE] = mean(shots["10 a class"]["accuracy"]) + kept["r"]
-        return found
+            figures[SCORE] = mean(shots["10 a class"]["accuracy"]) + distance_figures["r"]
+        return figures
 
     def study(self, name: str, told: str, **about: Any) -> Study[Settings]:
         """The study; ``told`` says on its page what is trained and what is measured."""
@@ -142,30 +144,30 @@ class Subject:
         )
 
 
-def _small_digits(lab: Lab[Settings], validate: bool) -> Asked:
+def _small_digits(lab: Lab[Settings], validate: bool) -> Comparison:
     del lab
     data = small_digits()
     x = data.train.x
     points = references.manifold(x, reference=references.patches(x, size=3))
-    return _asked(data.unseen() if validate else data, points)
+    return _comparison(data.unseen() if validate else data, points)
 
 
-def _mnist(lab: Lab[Settings], validate: bool) -> Asked:
+def _mnist(lab: Lab[Settings], validate: bool) -> Comparison:
     data = samples.digits(lab.settings, lab.data_dir, cache=lab.cache, validate=validate)
-    return _asked(data, samples.manifold_of_patches(data, lab.settings))
+    return _comparison(data, samples.manifold_of_patches(data, lab.settings))
 
 
-def _photographs(lab: Lab[Settings], validate: bool) -> Asked:
+def _photographs(lab: Lab[Settings], validate: bool) -> Comparison:
     data = cifar.load(lab.settings, lab.data_dir, lab.cache)
     x = data.train.x  # cross-entropy names this reference but does not use it
     points = patches(x, filters=8 if lab.quick else 100)
     data = replace(data, references={"pixels": x, PATCHES: points(x)})
-    return _asked(data.unseen() if validate else data, points)
+    return _comparison(data.unseen() if validate else data, points)
 
 
-def _asked(data: Data, points: references.Reference) -> Asked:
+def _comparison(data: Data, points: references.Reference) -> Comparison:
     placed = points(data.test.x).flatten(1)
-    return Asked(data, torch.cdist(placed, placed))
+    return Comparison(data, torch.cdist(placed, placed))
 
 
 _SHOTS = ((1, 20), (10, 10))
@@ -201,7 +203,7 @@ STUDIES = (
         shows="whether isometry and a second head together have what each has alone",
         time="a quarter of an hour on one core",
         seeds=3,
-        uses=Uses(*((Part(f"digits {part}"),) for part in ("train", "validation", "test"))),
+        uses=Uses(*((Part(f"digits {split}"),) for split in ("train", "validation", "test"))),
         without_raw="they stand in structure-recipe",
     ),
     MNIST.study(

@@ -14,7 +14,7 @@ from benchmarks.tables import SEEDS, Column, grouped, page, percent, table
 
 
 def tables(
-    found: Found,
+    results: Found,
     *,
     told: str,
     head: float,
@@ -22,14 +22,14 @@ def tables(
     choose: Callable[[list[Run]], dict[str, float]],
 ) -> str:
     """The page: figures on test images, then the tries from which strengths were chosen."""
-    tried, runs = tries(found["runs"]), [run for run in found["runs"] if "seed" in run["key"]]
-    shots = [f"{examples} a class" for examples, _ in found["settings"]["examples"]]
+    tried, runs = tries(results["runs"]), [run for run in results["runs"] if "seed" in run["key"]]
+    shots = [f"{examples} a class" for examples, _ in results["settings"]["examples"]]
 
     def column(shot: str) -> Column:
         return Column(shot, text=lambda f: percent(over_seeds(f, shot)))
 
-    kept = [Column("r", "r", 3), Column("stress, same unit", "stress", 3)]
-    columns = [*map(column, shots), Column("5 neighbours", "kNN"), *kept]
+    of_distances = [Column("r", "r", 3), Column("stress, same unit", "stress", 3)]
+    columns = [*map(column, shots), Column("5 neighbours", "kNN"), *of_distances]
     coarse = Column("coarse", "coarse")
     return page(
         "# One training that has both?",
@@ -41,15 +41,15 @@ def tables(
         "One seed. Chosen: the largest sum of the probe's accuracy from ten examples a "
         f"class and r among those whose coarse accuracy is at most {100 * slack:g} points below "
         "that of cross-entropy; if there are none, the most accurate.",
-        tries_table(tried, choose(tried), [coarse, column("10 a class"), *kept]),
+        tries_table(tried, choose(tried), [coarse, column("10 a class"), *of_distances]),
     )
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(results: Found, path: Path) -> None:
     """Draw the probe's accuracy over r, with a point for each trained network."""
     figure = new_figure(6, 4)
     axis = figure.subplots()
-    runs = [run for run in found["runs"] if "seed" in run["key"]]
+    runs = [run for run in results["runs"] if "seed" in run["key"]]
     for place, (name, figures) in enumerate(grouped(runs, "method").items()):
         x = [f["r"] for f in figures]
         y = [100 * mean(f["few-shot"]["10 a class"]["accuracy"]) for f in figures]

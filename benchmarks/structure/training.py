@@ -58,8 +58,8 @@ def train(
     with attach(model, trial.recipe(strength, reference[0].numel())) as objective:
 
         def loss(rows: Tensor, progress: float) -> Tensor:
-            shown = augmented(x[rows], settings)
-            return objective(shown, labels[rows], progress, reference=reference[rows])
+            images = augmented(x[rows], settings)
+            return objective(images, labels[rows], progress, reference=reference[rows])
 
         parameters = [*model.parameters(), *objective.parameters]
         batches = Batches(len(x), settings.batch_size, settings.epochs)
@@ -95,8 +95,11 @@ def measure(
 
 def _picture(model: nn.Sequential, data: Data) -> Figures:
     """UMAP of the features of some test samples, with their fine labels."""
-    some = data.test.sample(PICTURED)
-    return {"points": embedding(features_of(model)(some.x), seed=0), "labels": some.fine.tolist()}
+    samples = data.test.sample(PICTURED)
+    return {
+        "points": embedding(features_of(model)(samples.x), seed=0),
+        "labels": samples.fine.tolist(),
+    }
 
 
 def measure_shortly(data: Data, trial: Trial, *, settings: Settings, **how: Any) -> Figures:
@@ -106,7 +109,7 @@ def measure_shortly(data: Data, trial: Trial, *, settings: Settings, **how: Any)
     shots = evaluation.few_shot(frozen, replace(settings, examples=((1, 5), (10, 5))))
     return {
         "coarse": coarse_accuracy(model, data),
-        **{shot: mean(found["accuracy"]) for shot, found in shots.items()},
+        **{shot: mean(result["accuracy"]) for shot, result in shots.items()},
         "kNN": knn_accuracy(*frozen.known, *frozen.test),
     }
 
@@ -156,6 +159,6 @@ def chosen_strengths(
 
 def determined_by(trial: Trial | None, settings: Settings, **more: Any) -> dict[str, Any]:
     """What determines a run: the settings except the tasks, the trial and ``more``."""
-    found = {**asdict(settings), "trial": trial.describe() if trial else None, **more}
-    del found["tasks"]
-    return found
+    determinants = {**asdict(settings), "trial": trial.describe() if trial else None, **more}
+    del determinants["tasks"]
+    return determinants

@@ -36,8 +36,8 @@ def pixels(images: Tensor) -> references.Reference:
 def patches(images: Tensor, filters: int = 100) -> references.Reference:
     """Which learnt patterns of 6 by 6 pixels a photograph shows, in which of its quarters."""
     samples = images[:_MEASURED]
-    found = references.patches(samples, size=6, filters=filters, grid=2)
-    return references.standardized(found, samples)
+    reference = references.patches(samples, size=6, filters=filters, grid=2)
+    return references.standardized(reference, samples)
 
 
 def learnt(images: Tensor, cache: Path, epochs: int) -> references.Reference:

@@ -43,5 +43,5 @@ def _jpeg(image: Tensor, quality: int) -> Tensor:
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(
         file := io.BytesIO(), "JPEG", quality=quality
     )
-    found: Tensor = functional.pil_to_tensor(Image.open(file))
-    return found
+    pixels: Tensor = functional.pil_to_tensor(Image.open(file))
+    return pixels

@@ -25,12 +25,12 @@ def costs(
     """
     shape |= {"name": name, "device": device}
     measured = times(training_step, recipe, seconds=seconds, **shape)
-    found = {"plain seconds": measured["plain"], "time": measured["method"] / measured["plain"]}
+    figures = {"plain seconds": measured["plain"], "time": measured["method"] / measured["plain"]}
     if measure_memory:
-        plain, ours = (memory(training_step, of, steps=_STEPS, **shape) for of in ({}, recipe))
+        plain, ours = (memory(training_step, r, steps=_STEPS, **shape) for r in ({}, recipe))
         if plain and ours:
-            found["memory"] = ours / plain
-    return found
+            figures["memory"] = ours / plain
+    return figures
 
 
 def training_step(

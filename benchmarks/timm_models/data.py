@@ -33,9 +33,9 @@ def load(
     """Training images in random order, validation images from their end, and test images."""
     images, labels = photographs.read("train", data_dir, cache, size=size)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    train, held = order[:-validation_images], order[-validation_images:]
+    train, validation = order[:-validation_images], order[-validation_images:]
     test = evenly(photographs.read("test", data_dir, cache, size=size), test_images)
-    return Splits((images[train], labels[train]), (images[held], labels[held]), test)
+    return Splits((images[train], labels[train]), (images[validation], labels[validation]), test)
 
 
 def evenly(split: Split, count: int) -> Split:
@@ -64,9 +64,9 @@ class Epochs:
         """Number of classes."""
         return int(self._split[1].max()) + 1
 
-    def count(self, wanted: int) -> int:
-        """The number of images that can be had: ``wanted``, or all there are."""
-        return min(wanted, len(self._split[0]))
+    def count(self, requested: int) -> int:
+        """The number of images that can be had: ``requested``, or all there are."""
+        return min(requested, len(self._split[0]))
 
     def _augmented(self, count: int, seed: int, epoch: int) -> Split:
         from timm.data import create_transform

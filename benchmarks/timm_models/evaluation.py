@@ -61,8 +61,8 @@ def worst_case(
                     progress=False,
                 )
                 shares.setdefault("0", sum(report.correct) / len(labels))
-                of_each = (f for by in report.survived.values() for f in by.values())
-                standing = standing[torch.tensor([report.correct, *of_each]).all(0)]
+                survived = (f for by in report.survived.values() for f in by.values())
+                standing = standing[torch.tensor([report.correct, *survived]).all(0)]
                 warnings += [f"{radius}/255: {text}" for text in report.warnings]
         shares[f"{radius}"] = len(standing) / len(labels)
     return {"images": len(labels), "shares": shares, "warnings": warnings}
@@ -89,13 +89,13 @@ def by_layer(model: nn.Sequential, split: Split, device: str) -> dict[str, dict[
     names = stages(model)
     layers = [*(choose_layers(model, names) if names else []), *choose_layers(model, None)]
     x, labels = split[0].float() / 255, split[1]
-    found = {}
+    by_name = {}
     for layer, features in zip(layers, _features(model, layers, x, device), strict=True):
         name = "features" if layer.at_input else layer.name.removeprefix("net.")
         figures = asdict(distortion(x, features, labels))
         figures["fitted stress"] = distortion(x, figures["scale"] * features, labels).stress
-        found[name] = figures
-    return found
+        by_name[name] = figures
+    return by_name
 
 
 def _features(model: nn.Module, layers: Sequence[Layer], x: Tensor, device: str) -> list[Tensor]:
@@ -115,4 +115,4 @@ def _features(model: nn.Module, layers: Sequence[Layer], x: Tensor, device: str)
             stack.callback(add(hook).remove)
         for images in x.split(500):
             model(images.to(device))
-    return [torch.cat(found) for found in parts]
+    return [torch.cat(batches) for batches in parts]

@@ -91,11 +91,11 @@ def keys(lab: Lab[Settings]) -> Iterator[Key]:
 
 def determines(key: Key, settings: Settings) -> dict[str, Any]:
     """The settings of the phase, the recipe and the versions of its methods."""
-    kept = {name: asdict(settings)[name] for name in _OF_PHASE[key["phase"]]}
+    phase_settings = {name: asdict(settings)[name] for name in _OF_PHASE[key["phase"]]}
     row = ROWS[key["method"]]
     recipe = row.recipes[key.get("setting", next(iter(row.recipes)))]
     method = {"recipe": recipe, "versions": versions(recipe), "mixup_used": row.mixup}
-    return {**kept, **method, "data": "CIFAR-10"}
+    return {**phase_settings, **method, "data": "CIFAR-10"}
 
 
 def chosen(runs: list[Run], name: str, method: str) -> str:
@@ -108,10 +108,10 @@ def chosen(runs: list[Run], name: str, method: str) -> str:
     if len(settings) == 1:
         return settings[0]
     tried = with_keys({"runs": runs}, phase="choose", network=name, method=method)
-    found = grouped(tried, "setting")
-    if set(settings) - set(found):
+    by_setting = grouped(tried, "setting")
+    if set(settings) - set(by_setting):
         raise Lacking
-    return max(settings, key=lambda s: found[s][0]["clean"] + found[s][0]["attacked"])
+    return max(settings, key=lambda s: by_setting[s][0]["clean"] + by_setting[s][0]["attacked"])
 
 
 def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
@@ -121,9 +121,9 @@ def measure_key(key: Key, lab: Lab[Settings]) -> Figures:
         return _costs(key, lab)
     if phase == "test":
         return measure(trained(key, s.schedule, lab), splits(lab).test, s, lab.device)
-    average, held = trained(key, s.choice, lab), splits(lab).validation
-    attacked = worst_case(average, evenly(held, s.choice_images), (2,), (("pgd-margin",),))
-    clean = accuracy(average, held, lab.device)
+    average, validation = trained(key, s.choice, lab), splits(lab).validation
+    attacked = worst_case(average, evenly(validation, s.choice_images), (2,), (("pgd-margin",),))
+    clean = accuracy(average, validation, lab.device)
     return {"clean": clean, "attacked": attacked["shares"]["2"]}
 
 
@@ -138,11 +138,11 @@ def _costs(key: Key, lab: Lab[Settings]) -> Figures:
 _CONTROLLED = "isometry, features"
 
 
-def entries(found: Found) -> dict[str, Entry]:
+def entries(results: Found) -> dict[str, Entry]:
     """For each method and network: the shares or radii that were tried, and the one taken."""
     tried: dict[tuple[str, str], list[str]] = {}
     taken: dict[tuple[str, str], str] = {}
-    for run in found["runs"]:
+    for run in results["runs"]:
         key = run["key"]
         if key["phase"] == "choose":
             tried.setdefault((key["network"], key["method"]), []).append(key["setting"])

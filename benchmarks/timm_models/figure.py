@@ -23,23 +23,23 @@ _LOOKS = {
 }
 
 
-def draw_training(found: Found, path: Path) -> None:
+def draw_training(results: Found, path: Path) -> None:
     """Draw accuracy over the attack's radius and r by layer, in a column for each network."""
-    tested = runs_by(with_keys(found, phase="test"), "network")
+    tested = runs_by(with_keys(results, phase="test"), "network")
     if not tested:
         return
     networks = list(tested)
     figure = new_figure(4.2 * len(networks), 7.2)
     grid = figure.subplots(2, len(networks), squeeze=False, sharey="row")
-    radii = found["settings"]["radii"]
+    radii = results["settings"]["radii"]
     for column, name in enumerate(networks):
         above, below = grid[0, column], grid[1, column]
-        for method, own in grouped(tested[name], "method").items():
-            shares = [f["attacked"]["shares"] for f in own]
+        for method, figures in grouped(tested[name], "method").items():
+            shares = [f["attacked"]["shares"] for f in figures]
             curves = [[100 * by[f"{radius}"] for radius in (0, *radii)] for by in shares]
             _line(above, method, range(len(radii) + 1), curves)
-            layers = list(own[0]["distortion"])
-            curves = [[f["distortion"][x]["correlation"] for x in layers] for f in own]
+            layers = list(figures[0]["distortion"])
+            curves = [[f["distortion"][x]["correlation"] for x in layers] for f in figures]
             _line(below, method, range(len(layers)), curves)
             below.set_xticks(range(len(layers)), layers, rotation=30, ha="right")
         above.set_title(name, fontsize=10)

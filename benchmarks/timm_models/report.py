@@ -9,9 +9,9 @@ from benchmarks.results import Figures, Found
 from benchmarks.tables import SEEDS, Column, grouped, page, table, with_keys
 
 
-def training_tables(found: Found) -> str:
+def training_tables(results: Found) -> str:
     """The page: for each network the test images, the choice of settings and the costs."""
-    s = found["settings"]
+    s = results["settings"]
     parts = [
         "# timm's models on photographs",
         f"{_training(s)} {_testing(s)} Settings were chosen on {s['choice_images']} "
@@ -19,9 +19,9 @@ def training_tables(found: Found) -> str:
         "deviation over seeds. Time and memory: of a step, as ratios to plain, taken in turn.",
     ]
     for name in s["networks"]:
-        if with_keys(found, phase="test", network=name):
-            parts += [f"## {name}", *_measured(found, name)]
-        parts += [_choice(found, name), _shares(found, name)]
+        if with_keys(results, phase="test", network=name):
+            parts += [f"## {name}", *_measured(results, name)]
+        parts += [_choice(results, name), _shares(results, name)]
     return page(*parts)
 
 
@@ -55,11 +55,11 @@ def _columns(radii: Sequence[int]) -> list[Column]:
     ]
 
 
-def _measured(found: Found, name: str) -> list[str]:
+def _measured(results: Found, name: str) -> list[str]:
     """Tables of the test, of accuracy by kind of corruption, and of Pearson's r by layer."""
-    tested = with_keys(found, phase="test", network=name)
+    tested = with_keys(results, phase="test", network=name)
     by_method = grouped(tested, "method")
-    cost = grouped(with_keys(found, phase="cost", network=name), "method")
+    cost = grouped(with_keys(results, phase="cost", network=name), "method")
     titles = {run["key"]["method"]: run["key"]["setting"] for run in tested}
     rows = {
         f"{method}, {titles[method]}" if titles[method] else method: [
@@ -73,22 +73,22 @@ def _measured(found: Found, name: str) -> list[str]:
     corrupted = [Column(kind, f"corrupted/{kind}") for kind in first["corrupted"]]
     layers = [Column(x, f"distortion/{x}/correlation", 2) for x in first["distortion"]]
     return [
-        table("", rows, [*_columns(found["settings"]["radii"]), *ratios]),
+        table("", rows, [*_columns(results["settings"]["radii"]), *ratios]),
         f"Warnings of the report card: {warnings}.",
         table("accuracy under", by_method, corrupted),
         table("Pearson's r within classes", by_method, layers),
     ]
 
 
-def _choice(found: Found, name: str) -> str:
-    runs = grouped(with_keys(found, phase="choose", network=name), ("method", "setting"))
+def _choice(results: Found, name: str) -> str:
+    runs = grouped(with_keys(results, phase="choose", network=name), ("method", "setting"))
     columns = [Column("clean", "clean"), Column("2/255", "attacked")]
     return table((f"{name}, validation images", "setting"), runs, columns) if runs else ""
 
 
-def _shares(found: Found, name: str) -> str:
+def _shares(results: Found, name: str) -> str:
     """A table of the penalty's part of a step."""
-    runs = grouped(with_keys(found, phase="share", network=name), "width")
+    runs = grouped(with_keys(results, phase="share", network=name), "width")
     rows = {f"{name}, {width} width": figures for width, figures in runs.items()}
     columns = [
         Column("plain step", lambda f: f"{f['milliseconds']:.0f} ms"),
