@@ -278,9 +278,8 @@ class Recorder:
             record.failure = LayerError, error.message
             return
         with self._seeking.lock:
-            if (
-                self._seeking.is_on
-            ):  # otherwise a pass of another thread ran meanwhile and ended the search
+            # a pass of another thread may have ended the search in the meantime
+            if self._seeking.is_on:
                 self._seeking.is_on = False
                 self._places.add(layer, layer.name, self._watch)
         for value in entering:
