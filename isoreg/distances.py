@@ -374,9 +374,10 @@ def _squares(points: Tensor) -> Tensor:
         cancelled = (squares_bb <= CANCELLED[wide] * sums_bb) & (sums_bb > 0)
         rows, columns = cancelled.triu(1).nonzero(as_tuple=True)
     pairs = max(1, _NUMBERS_AT_ONCE // max(1, d))
+    # slices, because torch 2.9 cannot trace the split of an empty tensor
+    pieces = [slice(k, k + pairs) for k in range(0, max(len(rows), 1), pairs)]
     patch = torch.cat([
-        (points[i].to(wide) - points[j].to(wide)).square().sum(1)
-        for i, j in zip(rows.split(pairs), columns.split(pairs), strict=True)
+        (points[rows[k]].to(wide) - points[columns[k]].to(wide)).square().sum(1) for k in pieces
     ])
     squares_bb = squares_bb.index_put((rows, columns), patch)
     squares_bb = squares_bb.index_put((columns, rows), patch)
