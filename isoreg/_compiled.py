@@ -9,6 +9,10 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+ATTACH_FIRST = (
+    "If it is compiled, attach before its first call: torch.compile ignores hooks that come later, "
+    "also on a second model of the same class; torch._dynamo.reset() forgets earlier calls."
+)
 P = ParamSpec("P")
 R = TypeVar("R")
 

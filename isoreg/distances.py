@@ -16,6 +16,7 @@ from isoreg.errors import InputError, check_integer, error_prefix
 Metric: TypeAlias = str | Callable[[Tensor], Tensor]
 
 _NUMBERS_AT_ONCE = 1 << 22
+"""Wide points are converted in pieces of at most this many numbers: the copies stay small."""
 
 
 def sqeuclidean(points: Tensor) -> Tensor:

@@ -780,6 +780,15 @@ def test_groups_of_two_and_of_one_and_a_forgotten_one() -> None:
         assert "4 ranks, but pairs across ranks are ignored, pass process_group=" in warning
 
 
+def refusal(function: Callable[..., object], *args: object, **options: object) -> str:
+    """What a call says of ranks that disagree, or nothing."""
+    try:
+        function(*args, **options)
+    except RankError as problem:
+        return str(problem)
+    return ""
+
+
 def disagreeing(rank: int) -> list[str]:
     x, y = data()
     soft = F.one_hot(y, MANY).float()
@@ -793,16 +802,12 @@ def disagreeing(rank: int) -> list[str]:
         (y, {"inputs": x[:, : 2 - rank]}),
         (y, {"inputs": None, "input_distances": torch.rand(len(x), 2 * len(x)), "wide": rank}),
     ]:
-        try:
-            given: dict[str, Any] = {
-                "inputs": x,
-                "features": [x[:, options.pop("wide", 0) :]],
-                **options,
-            }
-            isometry_penalty(**given, labels=labels, process_group="world")
-            said.append("")
-        except RankError as problem:
-            said.append(str(problem))
+        given: dict[str, Any] = {
+            "inputs": x,
+            "features": [x[:, options.pop("wide", 0) :]],
+            **options,
+        }
+        said.append(refusal(isometry_penalty, **given, labels=labels, process_group="world"))
     return said
 
 
@@ -875,14 +880,10 @@ def disagreeing_in_secret(rank: int) -> list[str]:
     same = FeatureQueue(12)
     same.load_state_dict(shared.state_dict())
     inputs = x.clone().requires_grad_(rank == 1)
-    said = []
-    for points, queue in [(x, own), (x, loaded), (x, same), (x, same), (inputs, None)]:
-        try:
-            isometry_penalty(points, x, y, queue=queue, process_group="world")
-            said.append("")
-        except RankError as problem:
-            said.append(str(problem))
-    return said
+    return [
+        refusal(isometry_penalty, points, x, y, queue=queue, process_group="world")
+        for points, queue in [(x, own), (x, loaded), (x, same), (x, same), (inputs, None)]
+    ]
 
 
 def test_ranks_that_would_compare_with_other_samples_or_other_pairs_are_told() -> None:
@@ -952,11 +953,7 @@ def watching_other_layers(rank: int) -> str:
     model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     iso = IsometryRegularizer(model, [["0", "1"], ["1", "0"]][rank], process_group="world")
     model(torch.randn(6, 5))
-    try:
-        iso(None)
-    except RankError as error:
-        return str(error)
-    return ""
+    return refusal(iso, None)
 
 
 def test_ranks_that_watch_equally_wide_layers_in_another_order_are_refused() -> None:

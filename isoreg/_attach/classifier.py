@@ -17,16 +17,12 @@ from torch import Tensor, nn
 
 from isoreg._attach.layers import Layer, Layers, find_layers, wrapped
 from isoreg._attach.pooling import Entering, tensors_in
-from isoreg._compiled import was_used
+from isoreg._compiled import ATTACH_FIRST, was_used
 from isoreg._graph import nodes_before
 from isoreg.errors import LayerError
 
 _UNSEEN = "not all of the model's modules were seen to run. "
-_IF_COMPILED = (
-    "If it is compiled, attach before its first call: torch.compile ignores hooks that come later, "
-    "also on a second model of the same class; torch._dynamo.reset() forgets earlier calls. Or "
-    "name a layer with layers=."
-)
+_IF_COMPILED = f"{ATTACH_FIRST} Or name a layer with layers=."
 _IF_HIDDEN = (
     "A call of module.forward runs no hook, and layers that are no submodules have none. Call "
     "modules themselves, or hold them as attributes."

@@ -24,7 +24,7 @@ from isoreg._attach.samples import parameter_names, read_call
 from isoreg._attach.seeking import Seeking
 from isoreg._attach.states import NEVER, State, States
 from isoreg._attach.trial import copies, trial_pass
-from isoreg._compiled import between_graphs, was_used
+from isoreg._compiled import ATTACH_FIRST, between_graphs, was_used
 from isoreg.errors import LayerError, RecordError
 
 _IN_ORDER = "Call the model in training mode with gradients on, then the penalty, once each."
@@ -33,9 +33,7 @@ _PARTS = (
     "or attach to the part that is called."
 )
 _COMPILED = (
-    "If it is compiled, attach before its first call: torch.compile ignores hooks that come later, "
-    "also on a second model of the same class; torch._dynamo.reset() forgets earlier calls. "
-    "Blocks compiled one by one share what was compiled for the first of them: "
+    f"{ATTACH_FIRST} Blocks compiled one by one share what was compiled for the first of them: "
     "torch._dynamo.config.skip_nnmodule_hook_guards = False tells them apart."
 )
 _TWO_PASSES = (
