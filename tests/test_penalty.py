@@ -466,6 +466,26 @@ def test_a_second_backward_through_a_retained_graph_gives_the_same() -> None:
     assert torch.equal(gradient_of(loss, phi), first)
 
 
+def test_a_second_backward_through_a_graph_that_was_freed_is_refused() -> None:
+    phi = LAYERS[0].clone().requires_grad_()
+    loss = isometry_penalty(X, phi, LABELS["classes"])
+    loss.backward()
+    first = phi.grad.clone()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+    assert torch.equal(phi.grad, first)
+
+
+def test_gradients_of_several_weighings_at_once_are_those_of_each() -> None:
+    layers = [layer.clone().requires_grad_() for layer in LAYERS]
+    penalties = isometry_penalty(X, layers, LABELS["classes"])
+    weighings = torch.tensor([[2.0, 0.0, -3.0], [1.0, 1.0, 0.5]], dtype=torch.float64)
+    each = [torch.autograd.grad(penalties, layers, w, retain_graph=True) for w in weighings]
+    batched = torch.autograd.grad(penalties, layers, weighings, is_grads_batched=True)
+    for gradients, *expected in zip(batched, *each, strict=True):
+        assert_close(gradients, torch.stack(expected))
+
+
 def test_only_what_requires_a_gradient_gets_one() -> None:
     x, frozen, phi = X.clone().requires_grad_(), LAYERS[0], LAYERS[1].clone().requires_grad_()
     assert not isometry_penalty(X, frozen).requires_grad

@@ -144,22 +144,43 @@ class _Node(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (shares,) = grad_outputs
         if not torch.is_grad_enabled():
+            if not ctx.result:
+                _ = ctx.saved_tensors  # torch says that they are freed after the first pass
             gradients, slopes = ctx.result
-            return None, None, None, *_weigh(gradients, slopes, shares, ctx.terms.scale)
+            last = not torch.compiler.is_compiling() and _is_last_pass(shares)
+            if last:
+                ctx.result = []
+            weighed = _weigh(gradients, slopes, shares, ctx.terms.scale, in_place=last)
+            return None, None, None, *weighed
         if ctx.has_rows:
             refuse_second_derivatives()
         scale, *saved = ctx.saved_tensors
         return None, None, None, *_densely(scale, saved, ctx.terms, shares)
 
 
+def _is_last_pass(shares: Tensor) -> bool:
+    """Whether stored gradients are not needed after this backward pass, so may be overwritten."""
+    wrapped = torch._C._functorch  # several shares at once, which cannot be multiplied in place
+    if wrapped.is_functorch_wrapped_tensor(shares) or wrapped.is_legacy_batchedtensor(shares):
+        return False
+    return not torch._C._autograd._get_current_graph_task_keep_graph()
+
+
 def _weigh(
-    gradients: list[Tensor], slopes: Tensor | None, shares: Tensor, scale: Any
+    gradients: list[Tensor],
+    slopes: Tensor | None,
+    shares: Tensor,
+    scale: Any,
+    *,
+    in_place: bool = False,
 ) -> list[Tensor | None]:
     """Gradients by the scale and the features, from those that the forward pass has stored."""
     slope = None if slopes is None else (slopes * shares).sum().to(scale)
     if not gradients:
         return [slope] + [None] * len(shares)
-    return [slope, *(g * share for g, share in zip(gradients, shares.unbind(), strict=True))]
+    multiply = torch.Tensor.mul_ if in_place else torch.mul  # new memory costs more than products
+    pairs = zip(gradients, shares.unbind(), strict=True)
+    return [slope, *(multiply(g, share) for g, share in pairs)]
 
 
 def _densely(
