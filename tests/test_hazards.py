@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import random
@@ -20,8 +21,10 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
 
 from isoreg import InputError, IsometryRegularizer, LayerError, RecordError, isometry_penalty
 from isoreg._attach.layers import Layers
@@ -94,6 +97,34 @@ def test_a_second_model_of_a_compiled_class_is_an_error_and_the_advice_works() -
     torch._dynamo.reset()
     run(x)
     torch.testing.assert_close(iso(Y), expected(model, x))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("layers", [None, ["0", "2"]])
+def test_models_of_one_kind_are_compiled_once_however_many_steps_they_take(
+    layers: list[str] | None,
+) -> None:
+    counter, x = CompileCounter(), torch.randn(12, 6)
+    for _ in range(3):
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
+        iso, run = IsometryRegularizer(model, layers), torch.compile(model, backend=counter)
+        for _ in range(34):  # the first, and one in 32, are looked at closely
+            (run(x).sum() + iso(Y)).backward()
+    assert counter.frame_count == 1
+
+
+def test_hooks_have_numbers_that_no_other_hook_has() -> None:
+    model, calls = Net(), list[str]()
+    model.register_forward_hook(lambda *_: calls.append("user's"))
+    first, second = IsometryRegularizer(model, "body"), IsometryRegularizer(model, "body")
+    loaded = copy.deepcopy(model)  # holds the hooks' numbers
+    third = IsometryRegularizer(loaded, "body")
+    first.detach()
+    x = torch.randn(12, 6)
+    model(x), loaded(x)
+    assert calls == ["user's"] * 2
+    assert_close(second(Y), isometry_penalty(x, model.body(x), Y))
+    assert_close(third(Y), isometry_penalty(x, loaded.body(x), Y))
 
 
 def test_data_parallel_is_refused_with_its_replacement() -> None:

@@ -35,10 +35,7 @@ class Hook:
 
     A deep copy or a pickle of the model must not write into that record, and must load without
     isoreg. It therefore holds, in the place of this object, a callable of the standard library
-    that accepts anything and does nothing. That callable holds the handle, which reserves its
-    number when it is loaded: torch numbers hooks from 0 in every process, and a new hook would
-    take the place and the flags of the loaded one. The handle is left out if its module is gone,
-    for example replaced by quantisation with its hooks kept, because torch cannot copy it then.
+    that accepts anything and does nothing.
     """
 
     def __init__(
@@ -48,12 +45,12 @@ class Hook:
         self._module = weakref.ref(module)
         self._function = function
         self._args = args
-        self.handle: RemovableHandle | None = None
 
     def register(self, register: Callable[..., RemovableHandle], **options: Any) -> RemovableHandle:
-        """Register this hook by one of the module's ``register_`` methods, and keep the handle."""
-        self.handle = register(self, **options)
-        return self.handle
+        """Register this hook by one of the module's ``register_`` methods."""
+        handle = register(self, **options)
+        _number_within_module(handle)
+        return handle
 
     def __call__(self, module: nn.Module, *args: Any) -> None:
         owner = self._owner()
@@ -73,8 +70,24 @@ class Hook:
         )
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        is_alive = self.handle is not None and self.handle.hooks_dict_ref() is not None
-        return getattr, (contextlib.nullcontext(self.handle if is_alive else None), "__exit__")
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+def _number_within_module(handle: RemovableHandle) -> None:
+    """Give a hook the first number below 0 that no other hook of its module has.
+
+    torch counts the hooks of a process. `torch.compile` compiles anew for another number, so once
+    for each model of a search. Also, a loaded copy of a hook keeps its number, which torch gives to
+    another hook in a new process, with all flags of the copy; torch's numbers are not below 0.
+    """
+    tables = [table() for table in (handle.hooks_dict_ref, *handle.extra_dict_ref)]
+    number = -1
+    while any(number in table for table in tables):
+        number -= 1
+    for table in tables:
+        if handle.id in table:
+            table[number] = table.pop(handle.id)
+    handle.id = number
 
 
 def _in_backward() -> bool:

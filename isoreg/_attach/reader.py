@@ -53,7 +53,7 @@ class Reader:
         is_tensor = isinstance(value, Tensor)
         if is_tensor:
             value = self._copied(value, use, record)
-        elif self.watch is not None:
+        elif self._usable_watch() is not None:
             record.unwatched.append(use)
         features = pooled(self._pool, value)
         if not isinstance(features, Tensor):
@@ -81,14 +81,22 @@ class Reader:
 
     def _copied(self, value: Tensor, use: str, record: Record) -> Tensor:
         """Return a clone, because a following layer may change the tensor in place."""
-        copy = value.clone()
+        copy, watch = value.clone(), self._usable_watch()
         if not torch.compiler.is_compiling():
             record.note_graph(use, value)
-            if self.watch is not None:
-                self.watch(use, value, copy)
-        elif self.watch is not None and self.watch_compiled:
-            _watch_uncompiled(self.watch, use, value, copy)
+            if watch is not None:
+                watch(use, value, copy)
+        elif watch is not None:
+            _watch_uncompiled(watch, use, value, copy)
         return copy
+
+    def _usable_watch(self) -> Callable[[str, Tensor, Tensor], None] | None:
+        """Return ``watch`` if this pass may call it."""
+        # A compiled pass that may not call it must not read it: each change of what it reads would
+        # compile the model once more, and ``watch`` changes after the first step.
+        if torch.compiler.is_compiling() and not self.watch_compiled:
+            return None
+        return self.watch
 
 
 def _watch_uncompiled(watch: Callable[..., None], *args: Any) -> None:
