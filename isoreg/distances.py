@@ -310,6 +310,8 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
                 "make one of one: lambda x: torch.cdist(x, x)."
             ) from error
     is_tensor = isinstance(distances_bb, Tensor)
+    if is_tensor:
+        check_dense(distances_bb, "what the metric returns")
     if not is_tensor or distances_bb.shape != (n, n) or distances_bb.is_complex():
         raise InputError(
             f"the metric must map ({n}, {points.shape[1]}) points to a tensor of ({n}, {n}) "

@@ -644,6 +644,14 @@ def test_rounding_is_no_reason_to_refuse_a_metric(
     torch.testing.assert_close(pairwise_distances(points, metric), metric(points).to(torch.float32))
 
 
+@pytest.mark.parametrize("made", [Tensor.to_sparse, lambda x: x.to("meta")])
+def test_a_callable_that_returns_no_dense_tensor_is_refused(
+    made: Callable[[Tensor], Tensor],
+) -> None:
+    with pytest.raises(InputError, match=r"^pairwise_distances: what the metric returns must "):
+        pairwise_distances(normal(3, 2), lambda x: made(euclidean(x)))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_point_that_is_not_finite_is_not_blamed_on_the_metric(bad: float) -> None:
     points = normal(10, 4).index_fill(0, torch.tensor([2]), bad)
