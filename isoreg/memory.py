@@ -243,7 +243,18 @@ _ADVICE = "Start with an empty queue: it is full again soon."
 
 
 def bare_names(names: Sequence[str]) -> list[str]:
-    """Names of layers as they are in a model without wrappers, which a later run may lack."""
+    """Names of layers as they are in a model without wrappers, which a later run may lack.
+
+    Args:
+        names: The names.
+
+    Returns:
+        The same names without those of wrappers; as they are if two would then be equal.
+
+    Example:
+        >>> bare_names(["_orig_mod.head"])
+        ['head']
+    """
     wrappers = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
     bare = [".".join(part for part in x.split(".") if part not in wrappers) for x in names]
     return bare if len({*bare}) == len(bare) else [*names]
