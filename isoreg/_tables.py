@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from isoreg._pairs.precision import can_look
 from isoreg.errors import InputError
 
 
@@ -175,3 +176,76 @@ def check_distances(
                 f"{between:.4g} between two samples. Is it a similarity? Turn it round: for "
                 "example 1 - similarity."
             )
+
+
+_APART, _ROUNDED, _EQUAL = 0.3, 0.1, 0.01  # what is no fault of a metric: see `check_metric`
+
+
+def check_metric(values: Tensor, points: Tensor) -> Tensor:
+    """Refuse a metric's values that are no distances; on an accelerator, turn all into NaN.
+
+    A similarity is found by its order: no pair, or far from every pair, has less than a sample has
+    with itself. Points are judged if one is apart from the first by 0.3 of the largest length: the
+    roots of squares that products left in TF32 or bfloat16 are then wrong by less than a tenth of
+    the largest distance. Of points that almost coincide, a metric may show its rounding alone.
+
+    Args:
+        values: (n, n) values of a callable that a user gave.
+        points: (n, d) points from which it computed them.
+
+    Returns:
+        The values.
+
+    Raises:
+        InputError: If some are negative or not symmetric, or samples are nearest to others. On an
+            accelerator, where reading would wait for the device, all values become NaN instead.
+
+    Example:
+        >>> points = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> check_metric(points @ points.T, points)
+        Traceback (most recent call last):
+        isoreg.errors.InputError: the metric must give 0 between a sample and itself, got 1 at ...
+    """
+    with torch.no_grad():
+        d, x = values.detach(), points.detach()
+        apart = torch.linalg.vector_norm(x - x[:1], dim=1).amax()
+        judged = apart > _APART * torch.linalg.vector_norm(x, dim=1).amax()
+        largest = d.abs().amax()
+        negative = d < -_ROUNDED * largest
+        lopsided = (d - d.T).abs() > _ROUNDED * largest
+        own = d.diagonal()
+        excess = (own[:, None] + own) / 2 - d
+        least, most = excess.aminmax()
+        inverted = (least >= -_EQUAL * largest) & (most > _EQUAL * largest)
+        mean = excess.sum() / max(1, excess.numel() - len(own))
+        inverted = inverted | (mean > _ROUNDED * largest)
+        bad = judged & (negative.any() | lopsided.any() | inverted)
+    if not can_look(values.device):
+        return values * torch.where(bad, math.nan, 1.0).to(values.dtype)
+    if bool(bad):
+        raise InputError(_metric_fault(d, negative, lopsided, excess))
+    return values
+
+
+def _metric_fault(d: Tensor, negative: Tensor, lopsided: Tensor, excess: Tensor) -> str:
+    """What is wrong with the values of a metric."""
+    similarity = "Is it a similarity? Turn it round: for example 1 - similarity."
+
+    def at(place: Tensor) -> str:
+        i, j = divmod(int(place), len(d))
+        return f"{d[i, j]:.4g} at pair ({i}, {j})"
+
+    if negative.any():
+        return f"the metric must give distances of 0 or more, got {at(d.argmin())}. {similarity}"
+    if lopsided.any():
+        i, j = lopsided.nonzero()[0]
+        return (
+            f"the metric must give the same distance in both directions, got {at(i * len(d) + j)} "
+            f"and {at(j * len(d) + i)}. Give the mean of both: (d + d.T) / 2."
+        )
+    place = excess.argmax()
+    itself = place // len(d) * (len(d) + 1)
+    return (
+        f"the metric must give 0 between a sample and itself, got {at(itself)} and {at(place)}. "
+        f"{similarity}"
+    )

@@ -198,7 +198,7 @@ def distortion_of(dx: Tensor, dphi: Tensor) -> Distortion:
     return Distortion(
         pairs=len(dx),
         correlation=_pearson(dx, dphi),
-        stress=math.sqrt(_ratio((dx - dphi).square().sum(), dx.square().sum())),
+        stress=_stress(dx, dphi),
         expansion=ratios.max().item() if len(ratios) else math.nan,
         contraction=ratios.min().item() if len(ratios) else math.nan,
         scale=_best_scale(dx, dphi),
@@ -237,15 +237,29 @@ def _checked(dx: Tensor, dphi: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _best_scale(dx: Tensor, dphi: Tensor) -> float:
-    return _ratio((dx * dphi).sum(), dphi.square().sum())
+    (x, size), (phi, unit) = _sized(dx), _sized(dphi)
+    return _ratio((x * phi).sum(), phi.square().sum()) * (size / unit)
+
+
+def _stress(dx: Tensor, dphi: Tensor) -> float:
+    (gaps, size), (x, unit) = _sized(dx - dphi), _sized(dx)
+    return _ratio(gaps.norm(), x.norm()) * (size / unit)
 
 
 def _pearson(a: Tensor, b: Tensor) -> float:
+    a, b = _sized(a)[0], _sized(b)[0]
     means, sizes = [x.mean() for x in (a, b)], [x.norm() for x in (a, b)]
     a, b = (x - mean for x, mean in zip((a, b), means, strict=True))
     if any(x.norm() <= _ALIKE * size for x, size in zip((a, b), sizes, strict=True)):
         return math.nan
     return _ratio((a * b).sum(), a.norm() * b.norm())
+
+
+def _sized(x: Tensor) -> tuple[Tensor, float]:
+    """Numbers as shares of the largest, whose squares stay in range, and the largest."""
+    size = x.abs().amax().item() if len(x) else 0.0
+    size = size if 0 < size < math.inf else 1.0
+    return x / size, size
 
 
 def _ratio(above: Tensor, below: Tensor) -> float:

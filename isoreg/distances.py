@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isoreg._pairs.precision import CANCELLED
-from isoreg._tables import check_dense
+from isoreg._tables import check_dense, check_metric
 from isoreg.errors import InputError, check_integer, error_prefix
 
 Metric: TypeAlias = str | Callable[[Tensor], Tensor]
@@ -214,7 +214,7 @@ def pairwise_distances(points: Tensor, metric: Metric = "euclidean") -> Tensor:
 
     Raises:
         InputError: If the points are not floating, have no batch axis, or the metric is unknown
-            or does not return (b, b).
+            or does not return (b, b) distances.
 
     Example:
         >>> pairwise_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), "chebyshev")
@@ -292,7 +292,7 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
 
     Raises:
         InputError: If the metric does not take one tensor, or does not return a tensor of (b, b)
-            real numbers.
+            real numbers, or if these are no distances: negative, not symmetric, or similarities.
 
     Example:
         >>> distances_by(manhattan, torch.tensor([[0.0, 0.0], [3.0, 4.0]]))[0, 1]
@@ -310,12 +310,19 @@ def distances_by(metric: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
                 "make one of one: lambda x: torch.cdist(x, x)."
             ) from error
     is_tensor = isinstance(distances_bb, Tensor)
+    if is_tensor:
+        check_dense(distances_bb, "what the metric returns")
     if not is_tensor or distances_bb.shape != (n, n) or distances_bb.is_complex():
         raise InputError(
             f"the metric must map ({n}, {points.shape[1]}) points to a tensor of ({n}, {n}) "
             f"distances, got {_described(distances_bb)}."
         )
-    return distances_bb.to(torch.promote_types(distances_bb.dtype, points.dtype))
+    distances_bb = distances_bb.to(torch.promote_types(distances_bb.dtype, points.dtype))
+    # a graph, and torch.func, cannot look at values
+    blind = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return (
+        distances_bb if blind or metric in METRICS.values() else check_metric(distances_bb, points)
+    )
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:

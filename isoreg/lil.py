@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
+from isoreg._tables import check_dense
 from isoreg.errors import InputError, check_integer, error_prefix, is_number
 from isoreg.masks import IGNORED
 from isoreg.penalty import isometry_penalty
@@ -242,6 +243,8 @@ class StackedLIL(nn.Module):
 
     def _check_points(self, x: Tensor) -> None:
         width = self.in_features
+        if isinstance(x, Tensor):
+            check_dense(x, "x")
         if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != width:
             got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"x must be points (N, {width}), got {got}. Try x.flatten(1).")
@@ -259,6 +262,8 @@ class StackedLIL(nn.Module):
                 f"got {count}."
             )
         for index, (y, classes) in enumerate(zip(levels, self.classes, strict=True)):
+            if isinstance(y, Tensor):
+                check_dense(y, f"levels[{index}]")
             is_tensor = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
             if not is_tensor or y.shape != (len(x),):
                 got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else repr(y)

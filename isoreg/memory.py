@@ -83,7 +83,32 @@ class FeatureQueue:
         self._first = self._count = 0
         self._rows: list[Tensor] = []
         self._kind = ""
+        self._layers: list[str] = []  # of the held features, in their order; empty: not known
+        self._loaded = False  # whether the held samples are of another run
         self._shared = True  # whether all ranks are known to hold the same samples
+
+    def hold_layers(self, names: Sequence[str]) -> None:
+        """Put held features into the order of these layers.
+
+        Those of other layers are refused if they were loaded, and forgotten if a module has moved.
+        """
+        names = bare_names(names)
+        held = self._layers or names
+        if sorted(held) != sorted(names):
+            if self._loaded:
+                raise InputError(
+                    f"the loaded queue must hold features of the layers {names}, got those of "
+                    f"{held}. Watch the same layers, or do not load it. {_ADVICE}"
+                )
+            self.clear()
+            held = names
+        if self._rows and held != names:
+            *points, labels = self._rows
+            first = len(points) - len(held)  # inputs, if there are any, come before the features
+            ordered = points[:first] + [points[first + held.index(name)] for name in names]
+            self._kind = self._kind.replace(_widths(points), _widths(ordered))
+            self._rows = [*ordered, labels]
+        self._layers = names
 
     def before(
         self, tensors: Sequence[Tensor], labels: Tensor | None
@@ -123,12 +148,11 @@ class FeatureQueue:
         ``finite``: all its samples are known to be finite. ``shared``: all ranks keep the same
         batch, and held the same samples before.
         """
-        self._shared = shared
+        self._loaded, self._shared = False, shared
         self._kind, batch = _describe(tensors, labels), _with_labels(tensors, labels)
         if not finite:  # a step that overflowed must not spoil the steps after it
-            # a finite sum has only finite terms, and is checked in a tenth of the time of its terms
-            wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
-            usable = torch.stack([x.sum(1).isfinite() for x in wide]).all(0)
+            # 0 times a number is 0 if it is finite, else NaN: a tenth of the time of x.isfinite()
+            usable = torch.stack([(0 * x).sum(1) == 0 for x in tensors]).all(0)
             may_look = can_look(usable.device)
             batch = [x[usable] for x in batch] if may_look else _hide(batch, usable)
         batch = [x[-self.size :] for x in batch]
@@ -169,7 +193,8 @@ class FeatureQueue:
             Tensors, numbers and text.
         """
         rows = [x.clone() for x in self._held()]
-        return {"size": self.size, "kind": self._kind, "rows": rows}
+        layers = [*self._layers]
+        return {"size": self.size, "kind": self._kind, "rows": rows, "layers": layers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace the held samples by those that another queue held.
@@ -183,11 +208,11 @@ class FeatureQueue:
         """
         self.check_state_dict(state)
         self.clear()
-        self._kind = state["kind"]
+        self._kind, self._layers = state["kind"], [*state.get("layers", ())]
         with torch.inference_mode(False):
             self._rows = [x.clone() for x in state["rows"]]
         self._count = len(self._rows[0]) if self._rows else 0
-        self._shared = False
+        self._loaded, self._shared = True, False
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse a state that cannot be loaded."""
@@ -201,7 +226,8 @@ class FeatureQueue:
             raise InputError(
                 f"the saved queue must be of {self.size} samples, got one of {state['size']}."
             )
-        if not _is_whole(**{key: state[key] for key in ("size", "kind", "rows")}):
+        layers = state.get("layers", [])  # states of earlier versions lack them
+        if not _is_whole(state["size"], state["kind"], state["rows"], layers):
             raise InputError(
                 f"the saved queue must hold up to {self.size} samples {state['kind']!r}, got other "
                 f"tensors than it says. {_ADVICE}"
@@ -216,14 +242,38 @@ class FeatureQueue:
 _ADVICE = "Start with an empty queue: it is full again soon."
 
 
-def _is_whole(size: int, kind: object, rows: object) -> bool:
+def bare_names(names: Sequence[str]) -> list[str]:
+    """Names of layers as they are in a model without wrappers, which a later run may lack.
+
+    Args:
+        names: The names.
+
+    Returns:
+        The same names without those of wrappers; as they are if two would then be equal.
+
+    Example:
+        >>> bare_names(["_orig_mod.head"])
+        ['head']
+    """
+    wrappers = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+    bare = [".".join(part for part in x.split(".") if part not in wrappers) for x in names]
+    return bare if len({*bare}) == len(bare) else [*names]
+
+
+def _is_whole(size: int, kind: object, rows: object, layers: object) -> bool:
     """Whether saved rows are what their description says."""
+    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
+        return False
     if not isinstance(rows, list) or not all(isinstance(x, Tensor) for x in rows):
         return False
     if not rows:
         return kind == ""
     *points, labels = rows
-    if not all(x.ndim == 2 for x in points) or labels.ndim not in {1, 2}:
+    if (
+        len(layers) > len(points)
+        or not all(x.ndim == 2 for x in points)
+        or labels.ndim not in {1, 2}
+    ):
         return False
     kinds = {_describe(points, None), _describe(points, labels)}
     return kind in kinds and len({len(x) for x in rows}) == 1 and len(labels) <= size
@@ -245,8 +295,12 @@ def _with_labels(tensors: Sequence[Tensor], labels: Tensor | None) -> list[Tenso
     return [*tensors, labels]
 
 
+def _widths(tensors: Sequence[Tensor]) -> str:
+    return f"widths {[x.shape[1] for x in tensors]}"
+
+
 def _describe(tensors: Sequence[Tensor], labels: Tensor | None) -> str:
-    widths = f"widths {[x.shape[1] for x in tensors]}"
+    widths = _widths(tensors)
     if labels is None or labels.ndim == 1:
         return f"{widths} {'without' if labels is None else 'with'} labels"
     return f"{widths} with soft labels of {labels.shape[1]} classes"

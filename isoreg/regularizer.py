@@ -42,7 +42,7 @@ from isoreg._ranks.exchange import Group, check_group, mean_over_ranks, resolve_
 from isoreg.distances import Metric, euclidean, flatten_points, resolve_metric
 from isoreg.errors import InputError, error_prefix
 from isoreg.masks import check_label_values
-from isoreg.memory import FeatureQueue
+from isoreg.memory import FeatureQueue, bare_names
 from isoreg.penalty import layer_penalties
 from isoreg.report import IsometryReport
 
@@ -411,7 +411,7 @@ class IsometryRegularizer(Watching):
 
         Raises:
             InputError: If only one of the checkpoint and this regularizer has a beta of "auto", or
-                a queue, or if their queues differ in size.
+                a queue, or if their queues differ in size or hold features of other layers.
         """
         with error_prefix(f"{_NAME}.load_state_dict"):
             self._check_state(state)
@@ -443,6 +443,18 @@ class IsometryRegularizer(Watching):
             )
         if self._queue is not None:
             self._queue.check_state_dict(state["queue"])
+            self._check_layers(state["queue"].get("layers", []))
+
+    def _check_layers(self, uses: list[str]) -> None:
+        """Refuse a queue of layers that are not watched; a use is a name, or ``name:2``, ..."""
+        names = bare_names(self.layers)
+        other = [use for use in uses if use not in names and use.rpartition(":")[0] not in names]
+        if names and other:
+            raise InputError(
+                f"the checkpoint's queue must hold features of the layers {names}, got those of "
+                f"{other[0]!r}. Watch the same layers, or start with an empty queue: load "
+                "state | {'queue': iso.state_dict()['queue']}."
+            )
 
     @property
     def layers(self) -> list[str]:
@@ -536,6 +548,8 @@ class IsometryRegularizer(Watching):
         labels: Tensor | None,
         given: Given,
     ) -> tuple[Tensor, int]:
+        if self._queue is not None:
+            self._queue.hold_layers([*features])
         names = [f"the features of layer {name!r}" for name in features]
         return layer_penalties(
             reference,

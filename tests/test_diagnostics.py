@@ -38,6 +38,23 @@ def test_scaling_is_read_back_in_every_figure(factor: float) -> None:
     assert found.scale == pytest.approx(1 / factor)
 
 
+@pytest.mark.parametrize("exponent", [-150, 160, 290])
+@pytest.mark.parametrize("other", [0, 150])
+def test_distances_whose_squares_leave_float64_have_the_right_figures(
+    exponent: int, other: int
+) -> None:
+    x, phi = torch.rand(7, 3, dtype=torch.float64), torch.rand(7, 2, dtype=torch.float64)
+    usual = distortion(x, phi)
+    size = 10.0**exponent
+    assert asdict(distortion(size * x, size * phi)) == pytest.approx(asdict(usual))
+    dx, dphi = distances_within(x, phi)
+    found = distortion_of(size * dx, 10.0**other * dphi)
+    assert found.correlation == pytest.approx(usual.correlation)
+    assert found.scale == pytest.approx(usual.scale * 10.0 ** (exponent - other))
+    fitted = distances_within(size * x, phi, scale="fit")
+    assert distortion_of(*fitted).stress == pytest.approx(distortion(x, phi, scale="fit").stress)
+
+
 def test_figures_equal_plain_loops_over_same_class_pairs() -> None:
     x, phi = torch.randn(11, 3, dtype=torch.float64), torch.randn(11, 2, dtype=torch.float64)
     labels = torch.arange(11) % 3

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from isoreg import distances
+from isoreg import _tables, distances
 from isoreg._tables import check_pairs, pair_table
 from isoreg.distances import METRICS, euclidean, geodesic, pairwise_distances
 from isoreg.errors import InputError
@@ -351,8 +351,8 @@ def test_autocast_changes_nothing(metric: str) -> None:
 def test_autocast_does_not_reach_a_callable_metric() -> None:
     points = normal(13, 4, seed=6, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        under_autocast = pairwise_distances(points, lambda p: p @ p.T)
-    assert torch.equal(under_autocast, points @ points.T)
+        under_autocast = pairwise_distances(points, products)
+    assert torch.equal(under_autocast, products(points))
 
 
 def test_double_precision_points_far_from_the_origin_keep_their_digits() -> None:
@@ -534,6 +534,148 @@ def test_a_callable_that_returns_no_real_tensor_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=rf"^pairwise_distances: the metric must .* got {got}\.$"):
         pairwise_distances(normal(3, 2), metric)
+
+
+def products(x: Tensor) -> Tensor:
+    """Squared distances by a product: where points are near, they are rounding, also below 0."""
+    gram = x @ x.T
+    return gram.diagonal()[:, None] + gram.diagonal() - 2 * gram
+
+
+def unit_products(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(x).T
+
+
+def divergence(x: Tensor) -> Tensor:
+    logs = x.log_softmax(1)
+    return (logs.exp()[:, None] * (logs[:, None] - logs)).sum(-1)
+
+
+NO_DISTANCES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "cosine similarity": (
+        unit_products,
+        r"of 0 or more, got -0\.\d+ at pair .* Is it a similarity",
+    ),
+    "inner product": (lambda x: x @ x.T, r"of 0 or more, got -\d.* Is it a similarity"),
+    "negative": (lambda x: -torch.cdist(x, x), r"of 0 or more, got -\d.* Is it a similarity"),
+    "kernel": (
+        lambda x: (-euclidean(x)).exp(),
+        r"0 between a sample and itself, got 1 at pair \((\d+), \1\) and 0\.0\d+ at pair",
+    ),
+    "squashed": (lambda x: (x @ x.T).sigmoid(), "0 between a sample and itself, got .* Is it a"),
+    "squared similarity": (
+        lambda x: unit_products(x) ** 2,
+        r"0 between a sample and itself, got 1 at pair \((\d+), \1\) and",
+    ),
+    "one-sided": (
+        divergence,
+        r"both directions, got .* at pair \((\d+), (\d+)\) .* \(\2, \1\)\. Give",
+    ),
+    "other points": (
+        lambda x: torch.cdist(x, x.flip(0) + 1),
+        "same distance in both directions|0 between a sample and itself",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_DISTANCES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e2])
+def test_a_callable_that_gives_no_distances_is_refused(
+    kind: str, dtype: torch.dtype, size: float
+) -> None:
+    metric, text = NO_DISTANCES[kind]
+    points = normal(40, 5, dtype=dtype)
+    with pytest.raises(InputError, match=f"^pairwise_distances: the metric must give .*{text}"):
+        pairwise_distances(size * points, lambda x: metric(x / size))
+
+
+@pytest.mark.parametrize("kind", NO_DISTANCES)
+def test_where_nobody_looks_what_is_no_distance_becomes_nan(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_tables, "can_look", lambda _: False)
+    points = normal(40, 5)
+    assert pairwise_distances(points, NO_DISTANCES[kind][0]).isnan().all()
+    torch.testing.assert_close(
+        pairwise_distances(points, lambda x: euclidean(x)), euclidean(points)
+    )
+
+
+@pytest.mark.parametrize("similarity", [unit_products, lambda x: (-euclidean(x)).exp()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_similarity_that_is_never_negative_is_known_by_its_diagonal(
+    similarity: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    points = normal(40, 64, dtype=torch.float32).relu()
+    with pytest.raises(InputError, match="0 between a sample and itself, got 1 at pair"):
+        pairwise_distances(points, lambda x: similarity(x).to(dtype))
+
+
+@pytest.mark.parametrize("kind", ["apart", "far", "collapsed", "duplicates", "zero", "one", "two"])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        products,
+        lambda x: products(x).fill_diagonal_(0),
+        lambda x: products(x.bfloat16()),
+        lambda x: products(x.bfloat16()).clamp_min(0).sqrt(),
+        lambda x: products(x).clamp_min(0).sqrt(),
+        lambda x: torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist"),
+        lambda x: ((x[:, None] - x).square().sum(-1) + 1e-8).sqrt(),
+        lambda x: 1 - unit_products(x),
+        lambda x: (torch.cdist(x, x) > 1).long(),
+        lambda x: torch.zeros(len(x), len(x)),
+    ],
+)
+def test_rounding_is_no_reason_to_refuse_a_metric(
+    metric: Callable[[Tensor], Tensor], kind: str
+) -> None:
+    x = normal(40, 5, dtype=torch.float32)
+    points = {
+        "apart": x,
+        "far": x + 100,
+        "collapsed": 1e-4 * x + 100,
+        "duplicates": 37.123 * torch.ones(40, 5),
+        "zero": 0 * x,
+        "one": x[:1],
+        "two": x[:2],
+    }[kind]
+    torch.testing.assert_close(pairwise_distances(points, metric), metric(points).to(torch.float32))
+
+
+@pytest.mark.parametrize("made", [Tensor.to_sparse, lambda x: x.to("meta")])
+def test_a_callable_that_returns_no_dense_tensor_is_refused(
+    made: Callable[[Tensor], Tensor],
+) -> None:
+    with pytest.raises(InputError, match=r"^pairwise_distances: what the metric returns must "):
+        pairwise_distances(normal(3, 2), lambda x: made(euclidean(x)))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_point_that_is_not_finite_is_not_blamed_on_the_metric(bad: float) -> None:
+    points = normal(10, 4).index_fill(0, torch.tensor([2]), bad)
+    expected = torch.cdist(points, points)
+    found = pairwise_distances(points, lambda x: torch.cdist(x, x))
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, lambda f: torch.compile(f, fullgraph=True)])
+def test_a_callable_passes_where_values_cannot_be_read(
+    transform: Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]],
+) -> None:
+    def total(points: Tensor) -> Tensor:
+        return pairwise_distances(points, manhattan_by_hand).sum()
+
+    points = normal(6, 3)
+    expected = manhattan_by_hand(points).sum()
+    if transform is torch.func.grad:
+        expected = torch.autograd.grad(total(leaf := points.clone().requires_grad_()), leaf)[0]
+    torch.testing.assert_close(transform(total)(points), expected)
+
+
+def manhattan_by_hand(points: Tensor) -> Tensor:
+    return (points[:, None] - points).abs().sum(-1)
 
 
 @pytest.mark.parametrize("metric", [torch.cdist, torch.nn.PairwiseDistance()])

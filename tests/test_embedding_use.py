@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sqlite3
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -497,6 +498,30 @@ def test_a_cache_that_cannot_be_used_is_refused_in_words(tmp_path: Path) -> None
         brief(metric=cdist, cache=other).fit(X)
     with pytest.raises(InputError, match="':memory:', which is gone at once"):
         brief(metric=cdist, cache=":memory:").fit(X)
+
+
+@pytest.mark.parametrize(
+    "path", ["~nosuchuser/x", "", ".", "folder", "file", "file/below", "no/such", "a\0b", "x" * 300]
+)
+def test_a_path_that_cannot_be_a_cache_is_refused_in_words(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").write_text("my notes")
+    text = (
+        rf"^IsometricEmbedding\.fit: cache must be a file that .*, got {re.escape(repr(path))} \("
+    )
+    with pytest.raises(InputError, match=text):
+        brief(metric=cdist, cache=path).fit(X[:5])
+    assert Path("file").read_text() == "my notes"
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_an_empty_file_may_become_a_cache(tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    brief(metric=cdist, cache=tmp_path / "new").fit(X[:5])
+    assert (tmp_path / "new").stat().st_size > 100
 
 
 def test_a_cache_is_found_below_the_home_folder(

@@ -296,3 +296,14 @@ def test_in_uint8_class_156_is_not_the_ignored_one() -> None:
     points, y = torch.rand(4, 3), torch.tensor([156, 156, 0, 1])
     model = StackedLIL(3, [200])
     torch.testing.assert_close(model.loss(points, [y.to(torch.uint8)]), model.loss(points, [y]))
+
+
+def test_tensors_without_rows_of_numbers_are_refused() -> None:
+    model, x, y = StackedLIL(3, [2]), torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
+    nested = torch.nested.nested_tensor([x, x[:2]])
+    for points in (x.to_sparse(), torch.empty(4, 3, device="meta"), nested):
+        with pytest.raises(InputError, match=r"^StackedLIL.loss: x must "):
+            model.loss(points, [y])
+    for labels in (y.to_sparse(), torch.nested.nested_tensor([y, y[:2]])):
+        with pytest.raises(InputError, match=r"^StackedLIL.loss: levels\[0\] must "):
+            model.loss(x, [labels])

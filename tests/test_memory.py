@@ -236,17 +236,20 @@ def test_without_a_queue_there_is_nothing_to_save() -> None:
         IsometryRegularizer(model, queue=4).load_state_dict(other.state_dict())
 
 
+class Either(nn.Module):
+    """Two layers of one width, which run in either order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 3)
+        self.first = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = (self.a(x), self.b(x)) if self.first else (self.b(x), self.a(x))[::-1]
+        return self.head(a + b)
+
+
 def test_layers_that_run_in_another_order_meet_their_own_past() -> None:
-    class Either(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.head = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 3)
-            self.first = True
-
-        def forward(self, x: Tensor) -> Tensor:
-            a, b = (self.a(x), self.b(x)) if self.first else (self.b(x), self.a(x))[::-1]
-            return self.head(a + b)
-
     model, queue = Either(), FeatureQueue(20)
     iso = IsometryRegularizer(model, ["b", "a"], queue=20)
     for step in range(3):
@@ -255,6 +258,98 @@ def test_layers_that_run_in_another_order_meet_their_own_past() -> None:
         expected = isometry_penalty(x, [model.b(x), model.a(x)], y, queue=queue)
         torch.testing.assert_close(iso(y), expected.sum())
         assert list(iso.penalties) == ["b", "a"]
+
+
+def after_a_step(model: nn.Module, layers: Any) -> IsometryRegularizer:
+    iso = IsometryRegularizer(model, layers, queue=20)
+    model(torch.randn(8, 6))
+    iso(torch.arange(8) % 2)
+    return iso
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["known at loading", "known by a pass"])
+def test_a_saved_queue_of_other_layers_is_refused(late: bool) -> None:
+    model = Either()
+    state = after_a_step(model, "a").state_dict()
+    other = IsometryRegularizer(model, None if late else "b", queue=20)
+    text = r"must hold features of the layers \['{}'\], got those of \[?'a'"
+    with pytest.raises(InputError, match=text.format("head" if late else "b")):
+        other.load_state_dict(state)
+        assert late, "the layers are known, so it is refused at once"
+        model.head(torch.randn(8, 4))
+        model(torch.randn(8, 6))
+        other(torch.arange(8) % 2)
+
+
+def test_a_queue_of_unknown_layers_is_refused_by_the_advice_of_the_error() -> None:
+    model = Either()
+    state, iso = after_a_step(model, "a").state_dict(), IsometryRegularizer(model, "b", queue=20)
+    with pytest.raises(
+        InputError, match=r"load state \| \{'queue': iso\.state_dict\(\)\['queue'\]\}\."
+    ):
+        iso.load_state_dict(state)
+    iso.load_state_dict(state | {"queue": iso.state_dict()["queue"]})
+    model(torch.randn(8, 6))
+    iso(None)
+
+
+def test_a_saved_queue_meets_its_own_layers_whatever_their_order() -> None:
+    model = Either()
+    saved = after_a_step(model, ["a", "b"])
+    swapped = IsometryRegularizer(model, ["b", "a"], queue=20)
+    swapped.load_state_dict(saved.state_dict())
+    x, y = torch.randn(8, 6), torch.arange(8) % 2
+    for iso in (saved, swapped):
+        model(x)
+        iso(y)
+    for name, penalty in saved.penalties.items():
+        torch.testing.assert_close(swapped.penalties[name], penalty)
+    assert swapped.state_dict()["queue"]["layers"] == ["b", "a"]
+
+
+def test_a_queue_that_was_saved_without_names_is_loaded() -> None:
+    model = Either()
+    saved = after_a_step(model, ["a", "b"])
+    state = saved.state_dict()
+    del state["queue"]["layers"]
+    other = IsometryRegularizer(model, ["a", "b"], queue=20)
+    other.load_state_dict(state)
+    x = torch.randn(8, 6)
+    for iso in (saved, other):
+        model(x)
+        iso(torch.arange(8) % 2)
+    torch.testing.assert_close(other.penalties, saved.penalties)
+
+
+def test_a_queue_of_a_wrapped_model_is_loaded_for_the_model_alone() -> None:
+    model = Either()
+    state = after_a_step(torch.compile(model, backend="eager"), "a").state_dict()
+    assert state["queue"]["layers"] == ["a"]
+    iso = IsometryRegularizer(model, "a", queue=20)
+    iso.load_state_dict(state)
+    model(torch.randn(8, 6))
+    iso(torch.arange(8) % 2)
+    assert len(iso.state_dict()["queue"]["rows"][0]) == 16
+
+
+def test_a_watched_module_that_moves_starts_with_an_empty_queue() -> None:
+    model = Either()
+    iso = after_a_step(model, "a")
+    model.b, model.a = model.a, model.b
+    model(torch.randn(8, 6))
+    iso(torch.arange(8) % 2)
+    queue = iso.state_dict()["queue"]
+    assert queue["layers"] == iso.layers == ["b"]
+    assert len(queue["rows"][0]) == 8
+
+
+def test_finite_rows_are_kept_however_large_they_are() -> None:
+    queue, large = FeatureQueue(9), torch.full((3, 6), 1e38)
+    large[1] *= -1
+    large[2, 3] = torch.inf
+    isometry_penalty(large, torch.rand(3, 6), torch.tensor([0, 1, 2]), queue=queue)
+    rows = queue.state_dict()["rows"]
+    assert torch.equal(rows[0], large[:2]), "only what is not finite is dropped"
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, "many"])
@@ -465,6 +560,9 @@ def spoiled(**parts: object) -> dict[str, Any]:
         spoiled(rows=[x[:, None] for x in spoiled()["rows"]]),
         spoiled(rows=[x.numpy() for x in spoiled()["rows"]]),
         spoiled(rows=[x[: 4 - n] for n, x in enumerate(spoiled()["rows"])]),
+        spoiled(layers=3),
+        spoiled(layers=[3]),
+        spoiled(layers=["a", "b", "c"]),
         spoiled(rows=[x[[0] * 7] for x in spoiled()["rows"]]),
     ],
 )

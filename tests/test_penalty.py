@@ -365,6 +365,20 @@ def test_a_callable_distance_measures_inputs_and_features() -> None:
     assert_close(penalty, expected)
 
 
+@pytest.mark.parametrize("side", ["distance", "input_distance"])
+@pytest.mark.parametrize("inner", [True, False])
+def test_a_similarity_in_place_of_a_distance_is_refused(side: str, inner: bool) -> None:
+    def similarity(points: Tensor) -> Tensor:
+        return (
+            points @ points.T
+            if inner
+            else torch.nn.functional.cosine_similarity(points[:, None], points[None], dim=2)
+        )
+
+    with pytest.raises(InputError, match=r"^isometry_penalty: the metric must .* Is it a similar"):
+        isometry_penalty(X, LAYERS[1], **{side: similarity})
+
+
 @pytest.mark.parametrize(
     "labels",
     [None, torch.arange(700) % 7, torch.tensor([0] * 300 + [1] + [2] * 37 + [3] * 2 + [4] * 360)],
@@ -866,7 +880,8 @@ def test_autocast_does_not_change_second_derivatives() -> None:
 
 def test_autocast_does_not_reach_a_callable_distance() -> None:
     def product(points: Tensor) -> Tensor:
-        return points @ points.T
+        gram = points @ points.T
+        return gram.diagonal()[:, None] + gram.diagonal() - 2 * gram
 
     x, phi = X.float(), LAYERS[0].float()
     with torch.autocast("cpu", torch.bfloat16):

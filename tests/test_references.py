@@ -785,3 +785,10 @@ def test_new_points_lie_in_the_mean_of_one_more_sample_than_the_graph_has_neighb
     weights = (-distances.square() / (own * scales[:3])).exp()
     expected = torch.cat([weights / weights.sum(), torch.zeros(2)])
     torch.testing.assert_close(found[0].float(), expected)
+
+
+@pytest.mark.parametrize("points", [[1.0, 2.0], None, torch.ones(4, 2, dtype=torch.uint8)])
+def test_scaled_points_are_floating_tensors(points: object) -> None:
+    reference = references.scaled(None, torch.rand(9, 2))
+    with pytest.raises(InputError, match=r"^scaled: points must be (a tensor|floating), got"):
+        reference(points)  # type: ignore[arg-type]

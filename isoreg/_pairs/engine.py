@@ -131,7 +131,7 @@ def _load(name: str) -> Backend:
 
 def _give_up(name: str, error: Exception) -> str:
     """Note that a backend failed, so that it is not asked again, and warn once."""
-    line = str(error).partition("\n")[0]
+    line = str(error).partition("\n")[0].rstrip(".")
     hint = " (NUMBA_CACHE_DIR names a folder for it)" if line.startswith("cannot cache") else ""
     reason = _failed[name] = f"it failed with {type(error).__name__}: {line}{hint}"
     text = f"isoreg: the backend {name} is not used from now on, because {reason}. "

@@ -36,7 +36,7 @@ class PairCache:
     """
 
     def __init__(self, path: str | Path, metric: str) -> None:
-        self.path = Path(path).expanduser()
+        self.path = _checked_path(path)
         if str(path) == ":memory:":
             raise InputError("cache must be a file, got ':memory:', which is gone at once.")
         with self._open() as base:
@@ -128,10 +128,31 @@ class PairCache:
             with closing(sqlite3.connect(self.path, timeout=60)) as base:
                 yield base
         except sqlite3.Error as error:
-            raise InputError(
-                "cache must be a file that this class made and may write to, or a new one in a "
-                f"folder that exists, got {str(self.path)!r} ({error})."
-            ) from error
+            raise _unusable(self.path, error) from error
+
+
+def _checked_path(path: str | Path) -> Path:
+    """The path of a database, or of a file that does not exist or is empty."""
+    try:
+        expanded = Path(path).expanduser()
+        with expanded.open("rb") as file:
+            start = file.read(16)
+    except FileNotFoundError:
+        return expanded
+    except (OSError, RuntimeError, ValueError) as error:  # for example, no such user's home
+        reason = str(error)
+    else:
+        if start in (b"", b"SQLite format 3\0"):  # SQLite writes over other files that are short
+            return expanded
+        reason = "it holds something else"
+    raise _unusable(path, reason)
+
+
+def _unusable(path: str | Path, reason: object) -> InputError:
+    return InputError(
+        "cache must be a file that this class made and may write to, or a new one in a folder that "
+        f"exists, got {str(path)!r} ({reason})."
+    )
 
 
 def sample_keys(rows: NDArray[np.generic], *, places: bool) -> list[int]:

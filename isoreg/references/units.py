@@ -98,7 +98,10 @@ def _variances(samples: Tensor, reference: Reference | None, spread: float) -> T
 
 
 def _times(x: Tensor, *, reference: Reference | None, factor: float) -> Tensor:
-    return (x if reference is None else reference(x)) * factor
+    with error_prefix("scaled"):
+        values = x if reference is None else reference(x)
+        flatten_points(values, "points")  # refuses integers, whose unit is not that of the samples
+    return values * factor
 
 
 def _each_times(x: Tensor, *, reference: Reference | None, factors: Tensor) -> Tensor:
