@@ -41,10 +41,7 @@ def check_same(classifier: PixelClassifier, pixels: Tensor) -> None:
     pixels = evenly(pixels, _COMPARED)
     x = classifier.normalisation(classifier.in_units(pixels.double())).flatten(1)
     for layer in layers_of(classifier.model):
-        if isinstance(layer, Affine):
-            x = x @ layer.weight.T + layer.bias
-        else:
-            x = ACTIVATIONS[layer](x)
+        x = x @ layer.weight.T + layer.bias if isinstance(layer, Affine) else ACTIVATIONS[layer](x)
     expected = classifier(pixels).double()
     if x.shape != expected.shape or not torch.allclose(x, expected, rtol=1e-2, atol=1e-2):
         raise InputError(
