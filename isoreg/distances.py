@@ -94,8 +94,7 @@ def chebyshev(points: Tensor) -> Tensor:
         tensor([[0., 4.],
                 [4., 0.]])
     """
-    _check_points(points, 1)
-    return _gaps(points).amax(-1)
+    return _gaps(points, 1).amax(-1)
 
 
 def cosine(points: Tensor) -> Tensor:
@@ -359,9 +358,9 @@ def _described(values: object) -> str:
     return f"{values.dtype} of shape {tuple(values.shape)}"
 
 
-def _gaps(points: Tensor) -> Tensor:
-    """(b, b, d) absolute differences."""
-    _check_points(points)
+def _gaps(points: Tensor, least: int = 0) -> Tensor:
+    """(b, b, d) absolute differences of points in at least so many dimensions."""
+    _check_points(points, least)
     return (points[:, None] - points[None, :]).abs()
 
 

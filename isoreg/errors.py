@@ -176,6 +176,25 @@ def check_positive(name: str, value: object) -> None:
         raise InputError(f"{name} must be a positive number, got {value!r}.")
 
 
+def check_not_negative(name: str, value: object) -> None:
+    """Refuse a value that is no finite number of 0 or more.
+
+    Args:
+        name: Name of the value in errors.
+        value: The value as the user gave it.
+
+    Raises:
+        InputError: If the value is no such number, or a boolean.
+
+    Example:
+        >>> check_not_negative("weight", -1)
+        Traceback (most recent call last):
+        isoreg.errors.InputError: weight must be a finite number >= 0, got -1.
+    """
+    if not is_number(value) or not 0 <= float(value) < math.inf:  # type: ignore[arg-type]
+        raise InputError(f"{name} must be a finite number >= 0, got {value!r}.")
+
+
 def refuse_masked(values: Any, name: str, fill: str) -> None:
     """Refuse a numpy array with masked entries: the numbers below the mask would be used as known.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from isoreg._attach.checks import check_model, check_reference
 from isoreg._attach.classifier import check_classifier, choose_layers
@@ -18,7 +18,7 @@ from isoreg._attach.recorder import Recorder
 from isoreg._attach.watching import Watching
 from isoreg._pairs.precision import full_precision
 from isoreg.distances import flatten_points
-from isoreg.errors import InputError, RecordError, check_integer, error_prefix, is_number
+from isoreg.errors import InputError, RecordError, check_integer, check_not_negative, error_prefix
 
 _NAME = "ReferenceHead"
 _MANY = 1000  # no accumulation of gradients has as many calls between two changes of the weights
@@ -71,7 +71,7 @@ class ReferenceHead(Watching, nn.Module):
         with error_prefix(_NAME):
             check_model(model)
             check_integer("out_features", out_features, 1)
-            _check_weight(weight)
+            check_not_negative("weight", weight)
             layers = choose_layers(model, layer)
             pooling = resolve_pool(pool)
             if isinstance(pool, str):
@@ -104,7 +104,7 @@ class ReferenceHead(Watching, nn.Module):
         """
         with error_prefix(_NAME):
             if not torch.compiler.is_compiling():
-                _check_weight(self.weight)  # the user may have changed it
+                check_not_negative("weight", self.weight)  # the user may have changed it
             recorder = self._attached()
             record = recorder.take()
             if recorder.model is not None:
@@ -123,7 +123,7 @@ class ReferenceHead(Watching, nn.Module):
                     f"the reference must have {self.linear.out_features} coordinates a sample, "
                     f"got {points.shape[1]}. Build the head with out_features={points.shape[1]}."
                 )
-        if isinstance(self.linear, nn.LazyLinear) and self.linear.has_uninitialized_params():
+        if is_lazy(self.linear.weight):
             if torch._C._are_functorch_transforms_active():  # here torch would end the process
                 raise RecordError(
                     f"{_NAME}: the width of the features is not known yet, and torch.func makes no "
@@ -157,7 +157,7 @@ class ReferenceHead(Watching, nn.Module):
         Raises:
             RecordError: If their number is not known yet.
         """
-        if isinstance(self.linear, nn.LazyLinear) and self.linear.has_uninitialized_params():
+        if is_lazy(self.linear.weight):
             raise RecordError(
                 f"{_NAME}: the width of the features is not known yet. Call the model and the head "
                 "once on a batch before you build the optimizer."
@@ -188,11 +188,6 @@ class ReferenceHead(Watching, nn.Module):
                 "have them? torch.optim.Adam([*model.parameters(), *head.parameters()])",
                 stacklevel=3,
             )
-
-
-def _check_weight(weight: float) -> None:
-    if not is_number(weight) or not 0 <= float(weight) < math.inf:
-        raise InputError(f"weight must be a finite number >= 0, got {weight!r}.")
 
 
 def _no_reference(*_: object, **__: object) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg._tables import check_dense
-from isoreg.errors import InputError, check_integer, error_prefix, is_number
+from isoreg.errors import InputError, check_integer, check_not_negative, error_prefix
 from isoreg.masks import IGNORED
 from isoreg.penalty import isometry_penalty
 
@@ -209,18 +208,16 @@ class StackedLIL(nn.Module):
             InputError: If points, levels or labels do not fit, or a weight is negative.
         """
         with error_prefix("StackedLIL.loss"):
-            self._check_points(x)
-            self._check_levels(x, levels)
-            for name, number in (("alpha", alpha), ("beta", beta)):
-                if not is_number(number) or not 0 <= float(number) < math.inf:
-                    raise InputError(f"{name} must be a finite number >= 0, got {number!r}.")
-            alpha, beta = float(alpha), float(beta)
             features = self.features(x)
-            references = [x, *[h.detach() for h in features]]
+            self._check_levels(len(x), levels)
+            check_not_negative("alpha", alpha)
+            check_not_negative("beta", beta)
+            alpha, beta = float(alpha), float(beta)
+            preceding = [x, *[h.detach() for h in features[:-1]]]
+            references = preceding if self.reference == "preceding" else [x] * len(features)
             total = x.new_zeros(())
-            for index, (h, y) in enumerate(zip(features, levels, strict=True)):
-                reference = references[index] if self.reference == "preceding" else x
-                logits = self._head(index)(h)[:, : self.classes[index]]
+            terms = zip(references, features, self._logits(features), levels, strict=True)
+            for reference, h, logits, y in terms:
                 y = y.long()  # in uint8, class 156 equals IGNORED
                 # without any label the sum is 0, but the mean would be NaN
                 kind = "mean" if bool((y != IGNORED).any()) else "sum"
@@ -235,11 +232,9 @@ class StackedLIL(nn.Module):
         return f"classes={self.classes}, gradients={self.gradients!r}, reference={self.reference!r}"
 
     def _logits(self, features: list[Tensor]) -> list[Tensor]:
-        pairs = zip(features, self.classes, strict=True)
-        return [self._head(k)(h)[:, :classes] for k, (h, classes) in enumerate(pairs)]
-
-    def _head(self, level: int) -> nn.Module:
-        return self.heads[level if len(self.heads) > 1 else 0]
+        heads = list(self.heads) * len(features)  # a shared head serves each level
+        levels = zip(heads, features, self.classes, strict=False)
+        return [head(h)[:, :classes] for head, h, classes in levels]
 
     def _check_points(self, x: Tensor) -> None:
         width = self.in_features
@@ -254,7 +249,7 @@ class StackedLIL(nn.Module):
                 f"x must be {dtype} like the weights, got {x.dtype}. Try x.to({dtype})."
             )
 
-    def _check_levels(self, x: Tensor, levels: Sequence[Tensor]) -> None:
+    def _check_levels(self, n: int, levels: Sequence[Tensor]) -> None:
         count = len(levels) if isinstance(levels, Sequence) else type(levels).__name__
         if count != len(self.classes):
             raise InputError(
@@ -265,9 +260,9 @@ class StackedLIL(nn.Module):
             if isinstance(y, Tensor):
                 check_dense(y, f"levels[{index}]")
             is_tensor = isinstance(y, Tensor) and not (y.is_floating_point() or y.is_complex())
-            if not is_tensor or y.shape != (len(x),):
+            if not is_tensor or y.shape != (n,):
                 got = f"{y.dtype} of shape {tuple(y.shape)}" if isinstance(y, Tensor) else repr(y)
-                raise InputError(f"levels[{index}] must hold {len(x)} integers, got {got}.")
+                raise InputError(f"levels[{index}] must hold {n} integers, got {got}.")
             labels = y.long()
             labels = labels[labels != IGNORED]
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:

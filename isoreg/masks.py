@@ -224,37 +224,38 @@ def valid_labels(labels: Tensor) -> Tensor:
 def _refuse_shape(labels: Tensor) -> None:
     """Say what labels of this shape probably are, and what to give instead."""
     shape = tuple(labels.shape)
-    column = labels.ndim == 2 and shape[1] == 1
-    if not labels.is_floating_point():
-        is_binary = labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all())
-        if column:
-            advice = "Take the column: labels.squeeze(1)."
-        elif is_binary and bool((labels.sum(1) <= 1).all()):
-            advice = "If these are one-hot rows, convert them with .argmax(1), or with .float()."
-        elif is_binary:
-            advice = _SEVERAL
-        else:
-            advice = (
-                "If there is one a token or pixel, say what the class of the whole sample is; "
-                "one-hot rows can be converted with .float()."
-            )
+    if labels.is_floating_point():
         raise InputError(
-            f"integer labels must be class numbers of shape (n,), got shape {shape}. {advice}"
+            "floating labels must be class probabilities of shape (n, classes) with two classes or "
+            f"more, got shape {shape}. {_advice_on_floats(labels, is_column=shape[1:] == (1,))}"
         )
-    are_whole = bool((labels == labels.round()).all())
-    if column and are_whole:
-        advice = "If these are class numbers, take the column: labels.squeeze(1).long()."
-    elif are_whole:
-        advice = "If these are class numbers, convert them with .long()."
-    else:
-        take = "labels.squeeze(1)" if column else "labels"
-        advice = (
-            "Targets of a regression are no classes: use labels=None, or bins of them, "
-            f"torch.bucketize({take}, boundaries)."
-        )
+    advice = _advice_on_integers(labels, is_column=shape[1:] == (1,))
     raise InputError(
-        "floating labels must be class probabilities of shape (n, classes) with two classes or "
-        f"more, got shape {shape}. {advice}"
+        f"integer labels must be class numbers of shape (n,), got shape {shape}. {advice}"
+    )
+
+
+def _advice_on_integers(labels: Tensor, *, is_column: bool) -> str:
+    if is_column:
+        return "Take the column: labels.squeeze(1)."
+    if labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all()):
+        is_one_hot = bool((labels.sum(1) <= 1).all())
+        one_hot = "If these are one-hot rows, convert them with .argmax(1), or with .float()."
+        return one_hot if is_one_hot else _SEVERAL
+    return (
+        "If there is one a token or pixel, say what the class of the whole sample is; one-hot rows "
+        "can be converted with .float()."
+    )
+
+
+def _advice_on_floats(labels: Tensor, *, is_column: bool) -> str:
+    if bool((labels == labels.round()).all()):
+        how = "take the column: labels.squeeze(1)" if is_column else "convert them with "
+        return f"If these are class numbers, {how}.long()."
+    take = "labels.squeeze(1)" if is_column else "labels"
+    return (
+        "Targets of a regression are no classes: use labels=None, or bins of them, "
+        f"torch.bucketize({take}, boundaries)."
     )
 
 
@@ -283,22 +284,28 @@ def partition(labels: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
             kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
             raise InputError(f"labels must be a tensor of integers, got {kind}.")
         labels = labels.long()  # a small integer type would wrap large members around
-        named = isinstance(groups, Sequence) and not isinstance(groups, str)
-        if not named or any(not isinstance(group, Sequence) for group in groups):
-            raise InputError(f"groups must be a list of lists of classes, got {groups!r}.")
         coarse = torch.full_like(labels, IGNORED)
-        group_of: dict[int, int] = {}
-        for index, group in enumerate(groups):
-            for member in group:
-                if not isinstance(member, numbers.Integral) or not -_INT64 <= member < _INT64:
-                    raise InputError(
-                        f"classes must be integers of 64 bits, got {member!r} in group {index}."
-                    )
-                if member in group_of:
-                    raise InputError(
-                        "each class must stand in one group, "
-                        f"got class {member} in groups {group_of[member]} and {index}."
-                    )
-                group_of[member] = index
-                coarse[labels == member] = index
+        for member, group in _group_of_each(groups).items():
+            coarse[labels == member] = group
         return coarse
+
+
+def _group_of_each(groups: Sequence[Sequence[int]]) -> dict[int, int]:
+    """Each class with the index of its group."""
+    named = isinstance(groups, Sequence) and not isinstance(groups, str)
+    if not named or any(not isinstance(group, Sequence) for group in groups):
+        raise InputError(f"groups must be a list of lists of classes, got {groups!r}.")
+    group_of: dict[int, int] = {}
+    for index, group in enumerate(groups):
+        for member in group:
+            if not isinstance(member, numbers.Integral) or not -_INT64 <= member < _INT64:
+                raise InputError(
+                    f"classes must be integers of 64 bits, got {member!r} in group {index}."
+                )
+            if member in group_of:
+                raise InputError(
+                    "each class must stand in one group, "
+                    f"got class {member} in groups {group_of[member]} and {index}."
+                )
+            group_of[member] = index
+    return group_of

@@ -218,27 +218,15 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
         >>> [tick.get_text() for tick in axes.get_xticklabels()]
         ['first', 'last']
     """
-    if isinstance(layers, IsometryReport):
-        layers = {name: layer.distortion for name, layer in layers.layers.items()}
     with error_prefix("layer_distortion"):
-        layers = _named(layers, "", "layers", Distortion)
-        lost = [repr(name) for name, d in layers.items() if d.pairs and not isfinite(d.stress)]
-        if lost:
-            raise InputError(
-                f"the stress of a layer must be a number, got NaN for {', '.join(lost)}. Are there "
-                "infinite entries or NaN, or are all inputs equal?"
-            )
-        shown = {name: d for name, d in layers.items() if d.pairs and d.expansion > 0}
-        if not shown:
-            raise InputError(
-                "at least one layer must have pairs and features that differ, got "
-                f"{len(layers)} layers without. Train a step first, with two samples of a class."
-            )
+        shown = _with_pairs(layers)
         names = list(map(as_written, shown))
-        longest, letters = max(map(len, names)), sum(map(len, names))
-        upright = letters > 30 and longest > _LONG
-        height = _SIZE[1] + _LETTER * longest * upright
-        axes = _straight(axes, (max(_SIZE[0], _LAYER * len(shown)), height))
+        longest, are_tight = max(map(len, names)), sum(map(len, names)) > 30
+        width, height = max(_SIZE[0], _LAYER * len(shown)), _SIZE[1]
+        turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if are_tight else {}
+        if are_tight and longest > _LONG:
+            turned, height = {"rotation": 90}, height + _LETTER * longest
+        axes = _straight(axes, (width, height))
         if axes.get_xscale() != "linear":
             raise InputError(
                 f"axes must be one whose x axis is linear, got {axes.get_xscale()}: layers stand "
@@ -261,12 +249,31 @@ def layer_distortion(layers: IsometryReport | Mapping[str, Distortion], *, axes:
     axes.set_yscale("log")
     _plain_log(axes.yaxis, narrow=max(d.expansion for d in shown.values()) < 100 * least)
     axes.margins(x=0.1, y=0.15)
-    slanted = {"rotation": 30, "ha": "right"} if letters > 30 else {}
-    turned = {"rotation": 90} if upright else slanted
     axes.set_xticks(range(len(names)), names, **turned)
     title = "bar: least to most, dot: typical,\nnumber: Pearson's r"
     _label(axes, "layer", "feature distance / input distance", title)
     return axes
+
+
+def _with_pairs(layers: IsometryReport | Mapping[str, Distortion]) -> dict[str, Distortion]:
+    """The layers of `layer_distortion` that can be drawn, by name; at least one."""
+    if isinstance(layers, IsometryReport):
+        layers = {name: layer.distortion for name, layer in layers.layers.items()}
+    named = _named(layers, "", "layers", Distortion)
+    measured = {name: d for name, d in named.items() if d.pairs}
+    lost = [repr(name) for name, d in measured.items() if not isfinite(d.stress)]
+    if lost:
+        raise InputError(
+            f"the stress of a layer must be a number, got NaN for {', '.join(lost)}. Are there "
+            "infinite entries or NaN, or are all inputs equal?"
+        )
+    shown = {name: d for name, d in measured.items() if d.expansion > 0}
+    if not shown:
+        raise InputError(
+            "at least one layer must have pairs and features that differ, got "
+            f"{len(named)} layers without. Train a step first, with two samples of a class."
+        )
+    return shown
 
 
 def _plain_log(axis: Any, *, narrow: bool) -> None:

@@ -351,7 +351,7 @@ def test_with_a_patience_of_three_looks_the_best_weights_are_put_back(
     pairs = Pairs(lambda at: torch.ones(len(at), len(at)), 1.0, None, torch.empty(0, 2))
     drawn = torch.Generator().manual_seed(0)
     found = training.train(body, torch.rand(4, 2), order, pairs, recipe, drawn, np.arange(4))
-    assert found.stress == stresses[:looks]
+    assert found["stress"] == stresses[:looks]
     assert torch.equal(body.weight, seen[best - 1])
 
 

@@ -343,14 +343,14 @@ def test_the_spread_is_the_root_mean_squared_distance_of_samples(spread: float) 
     assert factors[1] == pytest.approx(1e3 * factors[0])
     placed = references.scaled(None, x, spread=spread)(x)
     torch.testing.assert_close(torch.cdist(placed, placed).square().mean().sqrt().item(), spread)
-    walk = references.manifold(x, dimensions=3, spread=spread).learnt["places"]  # type: ignore[attr-defined]
+    walk = references.manifold(x, dimensions=3, spread=spread).learnt["graph"][-1]  # type: ignore[attr-defined]
     torch.testing.assert_close(torch.cdist(walk, walk).square().mean().sqrt().item(), spread)
 
 
 def test_samples_that_the_manifold_places_lie_at_means_of_its_places() -> None:
     x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     reference = references.manifold(x, dimensions=3, spread=5.0)
-    places, placed = reference.learnt["places"], reference(x)  # type: ignore[attr-defined]
+    places, placed = reference.learnt["graph"][-1], reference(x)  # type: ignore[attr-defined]
     of_places, of_means = (torch.cdist(z, z).square().mean().sqrt() for z in (places, placed))
     torch.testing.assert_close(of_places.item(), 5.0)
     assert of_means < 0.99 * of_places

@@ -18,8 +18,9 @@ from isoreg.robustness import ATTACKS, PRESETS, RobustnessReport, evaluate, prog
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import cross_entropy
 from isoreg.robustness.run import Run
-from isoreg.robustness.stand_in import guided, stand_in_for
+from isoreg.robustness.stand_in import stand_in_for
 from isoreg.robustness.state import copied, left_as_it_was
+from isoreg.robustness.straight_through import guided
 from isoreg.robustness.task import Task
 
 REPORT = RobustnessReport(
@@ -259,7 +260,7 @@ def run_of(n: int = 6, sizes: tuple[float, ...] = (0.1, 0.3), batch_size: int = 
     labels = (images[:, 0, 0, 0] > 0.25).long()
     labels[-1] = 0  # wrong when clean
     task = Task(classifier, images, labels, 0.0, "L2", seed=3)
-    return Run.begun(task, {2 * size: size for size in sizes}, batch_size, whole_batches=False)
+    return Run(task, {2 * size: size for size in sizes}, batch_size, whole_batches=False)
 
 
 def test_seconds_of_a_row_are_summed_over_its_radii(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -813,7 +813,7 @@ def test_noise_that_a_student_learns_from_is_about_as_long_as_the_radius(shape) 
 def test_counts_of_restarts_are_summed_over_batches(norm: str) -> None:
     model, (x, y) = honest("plain"), images_of("test", 40)
     task = Task(classifier_of(model), x, y, EPS, norm, 0)
-    run = Run.begun(task, {EPS: EPS}, 15, whole_batches=False)
+    run = Run(task, {EPS: EPS}, 15, whole_batches=False)
     run.attack("pgd-margin", EPS)
     (counts,) = run.history.values()
     left = run.survived["pgd-margin"][EPS]

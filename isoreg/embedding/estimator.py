@@ -211,7 +211,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 fitted = fit_map(self, rows, blocks, targets, seed)
         self._fitted_components, self._fitted_own = self.n_components, self.network is not None
         self.network_, self.stress_ = fitted.network, fitted.stress
-        self.history_, self.n_iter_ = vars(fitted.progress), fitted.progress.step[-1]
+        self.history_, self.n_iter_ = fitted.history, fitted.history["step"][-1]
         self.classes_ = None if targets is None else targets.classes_
         self.prototypes_ = fitted.prototypes
         return self
@@ -278,14 +278,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             places = classmates_first(places, classes)[:MEASURED]
             return -distortion_of(*pairs.compared(self._points(rows[places]), places)).stress
 
-    def plot(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        unit: str | None = "",
-        axes: Any = None,
-    ) -> Any:
+    def plot(self, X: Any, y: Any = None, *, unit: str | None = "", axes: Any = None) -> Any:
         """Draw samples on the map, with a scale bar, since a length on the map is a distance.
 
         Args:

@@ -20,7 +20,7 @@ from isoreg.embedding.layout import FEW, NOTHING, drowning, lay_out
 from isoreg.embedding.network import MapNetwork, batches, mlp
 from isoreg.embedding.own_network import check_output, copied, refuse_one_point
 from isoreg.embedding.targets import UNKNOWN, Targets, classmates_first
-from isoreg.embedding.training import Pairs, Progress, Recipe, train
+from isoreg.embedding.training import Pairs, Recipe, train
 from isoreg.errors import InputError
 
 MEASURED = 1000  # most samples on which the unit of a map and its stress are measured
@@ -38,7 +38,7 @@ class Fitted:
 
     network: MapNetwork
     stress: float
-    progress: Progress
+    history: dict[str, list[Any]]
     prototypes: NDArray[np.float32] | None
 
 
@@ -84,13 +84,13 @@ def fit_map(
         _check_held_out(pairs, measured[:size], settings.n_components)
     places = torch.as_tensor(learned)
     order = (places[batch] for batch in batches(len(places), size, generator))
-    progress = train(network.body, inputs, order, pairs, recipe, generator, measured[:size])
+    history = train(network.body, inputs, order, pairs, recipe, generator, measured[:size])
     refuse_one_point(network.body, inputs[torch.as_tensor(measured, device=inputs.device)])
     stress = _rescale(network, inputs, pairs, learned_sample, measured, size)
     if settings.network is None:  # so that a point does not depend on the rows beside it
         network.body.to(network.mean.dtype)
     prototypes = None if targets is None else (network.unit * pairs.prototypes).cpu().numpy()
-    return Fitted(network, stress, progress, prototypes)
+    return Fitted(network, stress, history, prototypes)
 
 
 def default_epochs(n: int, per_epoch: int) -> int:

@@ -66,11 +66,8 @@ class MapNetwork(nn.Module):
     def standard(self, rows: Tensor) -> Tensor:
         """The body's input: rows centred in the widest precision, so that an offset is harmless."""
         exact = rows.to(self.mean.device, self.mean.dtype)
-        return ((exact - self.mean) / self.spread).to(self._dtype)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next((p.dtype for p in self.body.parameters()), torch.float32)
+        dtype = next((p.dtype for p in self.body.parameters()), torch.float32)
+        return ((exact - self.mean) / self.spread).to(dtype)
 
     def forward(self, rows: Tensor) -> Tensor:
         """(b, d) rows to (b, components) points."""
@@ -88,18 +85,15 @@ class Optimizer:
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, steps: int) -> None:
-        parameters = list(network.parameters())
-        options: dict[str, Any] = {"lr": learning_rate, "weight_decay": 0.01}
-        matrices = [p for p in parameters if p.ndim == 2]
-        rest = [p for p in parameters if p.ndim != 2]
+        usual: dict[str, Any] = {"lr": learning_rate, "weight_decay": 0.01}
+        of_muon = usual | {"adjust_lr_fn": "match_rms_adamw", "ns_steps": ROUNDS}
+        matrices = [p for p in network.parameters() if p.ndim == 2]
+        rest = [p for p in network.parameters() if p.ndim != 2]
         self._optimizers: list[torch.optim.Optimizer] = []
         if matrices:
-            muon = torch.optim.Muon(
-                matrices, adjust_lr_fn="match_rms_adamw", ns_steps=ROUNDS, **options
-            )
-            self._optimizers.append(muon)
+            self._optimizers.append(torch.optim.Muon(matrices, **of_muon))
         if rest:
-            self._optimizers.append(torch.optim.AdamW(rest, fused=True, **options))
+            self._optimizers.append(torch.optim.AdamW(rest, fused=True, **usual))
         self._schedules = [
             torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1)
             for optimizer in self._optimizers

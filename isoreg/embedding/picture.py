@@ -76,31 +76,26 @@ def draw(points: NDArray[Any], classes: MapClasses | None, unit: str, axes: Any)
     if not len(points):
         raise InputError("there must be a point to draw, got none.")
     axes = linear_axes(axes, (5, 5))
-    ink, ground = ink_on(axes)
     size = float(np.clip(8000 / len(points), 4, 20))
     style = {"s": size, "alpha": 0.75, "linewidths": 0}
     if classes is None:
         axes.scatter(*points.T, color=COLOURS[0], **style)
     else:
-        _scatter_classes(axes, points, classes, style, ink, ground)
+        _scatter_classes(axes, points, classes, style)
     shared = len(axes.get_shared_x_axes().get_siblings(axes)) > 1
     shared = shared or len(axes.get_shared_y_axes().get_siblings(axes)) > 1
     axes.set_aspect("equal", adjustable="box" if shared else "datalim")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-    _scale_bar(axes, points, unit, ink)
+    _scale_bar(axes, points, unit)
     return axes
 
 
 def _scatter_classes(
-    axes: Any,
-    points: NDArray[Any],
-    classes: MapClasses,
-    style: dict[str, Any],
-    ink: Any,
-    ground: Any,
+    axes: Any, points: NDArray[Any], classes: MapClasses, style: dict[str, Any]
 ) -> None:
+    ink, ground = ink_on(axes)
     effects = import_extra("matplotlib.patheffects", "plots")
     colormaps = import_extra("matplotlib", "plots").colormaps
     halo = [] if ground is None else [effects.withStroke(linewidth=2.5, foreground=ground)]
@@ -125,9 +120,9 @@ def _scatter_classes(
             )
 
 
-def _scale_bar(axes: Any, points: NDArray[Any], unit: str, ink: Any) -> None:
+def _scale_bar(axes: Any, points: NDArray[Any], unit: str) -> None:
     """A bar of a round length, about a fifth of the map, below its left corner."""
-    low = points.min(0)
+    ink, low = ink_on(axes)[0], points.min(0)
     width = float((points - low).max())
     if width == 0:
         return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,15 +138,6 @@ def near_weights(distances_bb: Tensor, power: float) -> Tensor:
     return relative_bb.pow(-power).nan_to_num(0)
 
 
-@dataclass
-class Progress:
-    """The course of a training: step, loss and held-out stress each time it was measured."""
-
-    step: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    stress: list[float] = field(default_factory=list)
-
-
 def train(
     body: nn.Module,
     inputs: Tensor,
@@ -154,7 +146,7 @@ def train(
     recipe: Recipe,
     generator: torch.Generator,
     held_out: Places,
-) -> Progress:
+) -> dict[str, list[Any]]:
     """Train the body in place.
 
     With a patience, the weights of the lowest held-out stress are put back at the end.
@@ -169,12 +161,13 @@ def train(
         held_out: Places whose stress is measured; with a patience they are not in ``order``.
 
     Returns:
-        The course of the training.
+        Lists of the "step", "loss" and held-out "stress" each time that the stress was measured.
 
     Raises:
         InputError: If the loss does not stay finite.
     """
-    optimizer, progress = Optimizer(body, recipe.learning_rate, recipe.steps), Progress()
+    optimizer = Optimizer(body, recipe.learning_rate, recipe.steps)
+    history: dict[str, list[Any]] = {"step": [], "loss": [], "stress": []}
     every = math.ceil(recipe.steps / _CHECKS)
     best, best_state, since = float("inf"), None, 0
     for step, batch in zip(range(1, recipe.steps + 1), order, strict=False):
@@ -200,9 +193,8 @@ def train(
                 "beyond the others, or does the network return NaN?"
             )
         stress = held_out_stress(body, inputs, pairs, held_out[:_LOOKED_AT])
-        progress.step.append(step)
-        progress.loss.append(loss.item())
-        progress.stress.append(stress)
+        for name, value in (("step", step), ("loss", loss.item()), ("stress", stress)):
+            history[name].append(value)
         if recipe.verbose:
             status = f"loss {loss.item():.3f}, stress {stress:.3f}"
             print(f"\rstep {step}/{recipe.steps}, {status}", end="")
@@ -216,7 +208,7 @@ def train(
         print()
     if best_state is not None:
         body.load_state_dict(best_state)
-    return progress
+    return history
 
 
 @torch.no_grad()

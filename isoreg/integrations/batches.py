@@ -88,39 +88,33 @@ def labels_finder(
 def _labels(finder: Finder, argument: str, advice: str, batch: Any) -> Tensor | None:
     if finder is None:
         return None
+    labels: Tensor | None = _find(finder, argument, advice, batch)
+    return _as_tensor(labels, argument) if isinstance(finder, str) else labels
+
+
+def _find(finder: str | Callable[[Any], Any], argument: str, advice: str, batch: Any) -> Any:
+    """What stands under a key of the batch, or what the callable finds in it."""
+    keys = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else "no keys"
     if isinstance(finder, str):
-        return _find(finder, argument, advice, batch)
-    labels: Tensor | None = _call_finder(finder, argument, advice, batch)
-    return labels
-
-
-def _call_finder(finder: Callable[[Any], Any], argument: str, advice: str, batch: Any) -> Any:
+        if isinstance(batch, Mapping) and finder in batch:
+            return batch[finder]
+        raise InputError(
+            f"{argument} is to be found under {finder!r}, got a batch with {keys}. "
+            f"Say where it is: {argument}=lambda batch: ... {advice}".rstrip()
+        )
     try:
         return finder(batch)
     except KeyError as error:
         raise InputError(
-            f"{argument} must find its keys, got KeyError({error}) for a batch with "
-            f"{_keys(batch)}. {advice}".rstrip()
+            f"{argument} must find its keys, got KeyError({error}) for a batch with {keys}. "
+            f"{advice}".rstrip()
         ) from error
 
 
-def _find(finder: str | Callable[[Any], Any], argument: str, advice: str, batch: Any) -> Tensor:
-    if not isinstance(finder, str):
-        tensor = _call_finder(finder, argument, advice, batch)
-    elif isinstance(batch, Mapping) and finder in batch:
-        tensor = batch[finder]
-    else:
-        raise InputError(
-            f"{argument} is to be found under {finder!r}, got a batch with {_keys(batch)}. "
-            f"Say where it is: {argument}=lambda batch: ... {advice}".rstrip()
-        )
-    if not isinstance(tensor, Tensor):
-        raise InputError(f"{argument} must be a tensor, got {type(tensor).__name__}.")
-    return tensor
-
-
-def _keys(batch: Any) -> str:
-    return ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else "no keys"
+def _as_tensor(value: Any, argument: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise InputError(f"{argument} must be a tensor, got {type(value).__name__}.")
+    return value
 
 
 class Named:
@@ -161,10 +155,11 @@ class Named:
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         """Return what is found, as keywords of `isoreg.IsometryRegularizer`'s call."""
-        return {
-            name: _find(finder, self._prefix + name, self._advice, batch)
-            for name, finder in self._finders.items()
-        }
+        found = {}
+        for name, finder in self._finders.items():
+            argument = self._prefix + name
+            found[name] = _as_tensor(_find(finder, argument, self._advice, batch), argument)
+        return found
 
 
 def check_options(options: Mapping[str, Any], allowed: Callable[..., Any]) -> None:

@@ -12,13 +12,7 @@ from torch import Tensor
 from isoreg._attach.reference import evaluating
 from isoreg._attach.samples import LABEL_NAMES, choose_samples, read_call
 from isoreg.errors import RecordError, error_prefix, import_extra
-from isoreg.integrations.batches import (
-    Finder,
-    Named,
-    check_options,
-    find_labels,
-    labels_finder,
-)
+from isoreg.integrations.batches import Finder, Named, check_options, find_labels, labels_finder
 from isoreg.integrations.calls import leaving_out, names_taken, uncompiled
 from isoreg.regularizer import IsometryRegularizer
 

@@ -95,32 +95,21 @@ def manifold(
             )
         places, scales = commute_places(points, neighbors, dimensions)
     size = (2 * places.var(0, correction=0).sum()).sqrt()
-    return Learnt(
-        _placed,
-        reference=reference,
-        known=points,
-        scales=scales,
-        places=places * spread / size,
-        neighbors=neighbors,
-    )
+    graph = points, scales, places * spread / size
+    return Learnt(_placed, reference=reference, graph=graph, neighbors=neighbors)
 
 
 def _placed(
-    x: Tensor,
-    *,
-    reference: Reference | None,
-    known: Tensor,
-    scales: Tensor,
-    places: Tensor,
-    neighbors: int,
+    x: Tensor, *, reference: Reference | None, graph: tuple[Tensor, ...], neighbors: int
 ) -> Tensor:
+    """Places of points x among a graph: its samples, their scales and their places."""
     with torch.no_grad(), error_prefix("manifold"):
         points = as_points(x, reference)
-        if points.shape[1] != known.shape[1]:
+        samples, scales, places = (table.to(points.device) for table in graph)
+        if points.shape[1] != samples.shape[1]:
             raise InputError(
-                f"points must be of {known.shape[1]} numbers like the samples, got "
+                f"points must be of {samples.shape[1]} numbers like the samples, got "
                 f"{points.shape[1]}."
             )
-        dtype = torch.promote_types(points.dtype, known.dtype)
-        tables = known.to(points.device), scales.to(points.device), places.to(points.device)
-        return place_among(points, *tables, neighbors).to(dtype)
+        dtype = torch.promote_types(points.dtype, samples.dtype)
+        return place_among(points, samples, scales, places, neighbors).to(dtype)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from isoreg.errors import InputError
 from isoreg.robustness.classifier import PixelClassifier
-from isoreg.robustness.mlp import CURVES, Affine, Layer, layers_of
+from isoreg.robustness.mlp import ACTIVATIONS, Affine, Layer, layers_of
 from isoreg.robustness.task import evenly
 
 _NUMBERS_AT_ONCE = 20_000_000
@@ -41,7 +41,7 @@ def check_same(classifier: PixelClassifier, pixels: Tensor) -> None:
     pixels = evenly(pixels, _COMPARED)
     x = classifier.normalisation(classifier.in_units(pixels.double())).flatten(1)
     for layer in layers_of(classifier.model):
-        x = x @ layer.weight.T + layer.bias if isinstance(layer, Affine) else _value(layer, x)
+        x = x @ layer.weight.T + layer.bias if isinstance(layer, Affine) else ACTIVATIONS[layer](x)
     expected = classifier(pixels).double()
     if x.shape != expected.shape or not torch.allclose(x, expected, rtol=1e-2, atol=1e-2):
         raise InputError(
@@ -92,45 +92,42 @@ def certified(
 @torch.no_grad()
 def least_margin(layers: list[Layer], low: Tensor, high: Tensor, labels: Tensor) -> Tensor:
     """Lower bounds (n) of the margin over all points of the boxes from low to high, (n, d)."""
-    lines: list[Lines | None] = []
+    steps: list[Affine | Lines] = []  # the layers so far, with lines in place of activations
     bounds = low, high
-    for index, layer in enumerate(layers):
+    for layer in layers:
         if isinstance(layer, Affine):
-            lines.append(None)
+            steps.append(layer)
             middle, radius = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
             middle = middle @ layer.weight.T + layer.bias
             radius = radius @ layer.weight.abs().T
             bounds = middle - radius, middle + radius
-            if index:  # the first layer's interval is exact
+            if len(steps) > 1:  # the first layer's interval is exact
                 rows = torch.eye(len(layer.bias)).to(low).expand(len(low), -1, -1)
-                least = _lower_bounds(rows, layers[: index + 1], lines, low, high)
-                most = -_lower_bounds(-rows, layers[: index + 1], lines, low, high)
+                least = _lower_bounds(rows, steps, low, high)
+                most = -_lower_bounds(-rows, steps, low, high)
                 bounds = torch.maximum(bounds[0], least), torch.minimum(bounds[1], most)
         else:
-            lines.append(_lines(layer, *bounds))
-            bounds = _value(layer, bounds[0]), _value(layer, bounds[1])
+            steps.append(_lines(layer, *bounds))
+            bounds = ACTIVATIONS[layer](bounds[0]), ACTIVATIONS[layer](bounds[1])
     classes = bounds[0].shape[1]
     one_hot = torch.eye(classes).to(low)[labels]
     rows = one_hot[:, None] - torch.eye(classes).to(low)
-    margins = _lower_bounds(rows, layers, lines, low, high)
+    margins = _lower_bounds(rows, steps, low, high)
     return margins.masked_fill(one_hot.bool(), torch.inf).amin(1)
 
 
-def _lower_bounds(
-    rows: Tensor, layers: list[Layer], lines: list[Lines | None], low: Tensor, high: Tensor
-) -> Tensor:
-    """Lower bounds (n, m) of rows (n, m, outputs) times the output of the layers."""
+def _lower_bounds(rows: Tensor, steps: list[Affine | Lines], low: Tensor, high: Tensor) -> Tensor:
+    """Lower bounds (n, m) of rows (n, m, outputs) times the output of the steps."""
     total = rows.new_zeros(rows.shape[:2])
-    for layer, around in zip(reversed(layers), reversed(lines), strict=True):
-        if isinstance(layer, Affine):
-            total = total + rows @ layer.bias
-            rows = rows @ layer.weight
+    for step in reversed(steps):
+        if isinstance(step, Affine):
+            total = total + rows @ step.bias
+            rows = rows @ step.weight
         else:
-            assert around is not None
             above, below = rows.clamp(min=0), rows.clamp(max=0)
-            ends = (above, around.low_at), (below, around.high_at)
+            ends = (above, step.low_at), (below, step.high_at)
             total = total + sum((half * intercepts[:, None]).sum(2) for half, intercepts in ends)
-            rows = above * around.low[:, None] + below * around.high[:, None]
+            rows = above * step.low[:, None] + below * step.high[:, None]
     above, below = rows.clamp(min=0), rows.clamp(max=0)
     return total + (above @ low[..., None] + below @ high[..., None])[..., 0]
 
@@ -171,7 +168,3 @@ def _above_tanh(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         torch.where(is_tangent, slope, chord),
         torch.where(is_tangent, value - slope * touch, at_low - chord * low),
     )
-
-
-def _value(kind: type[nn.Module], x: Tensor) -> Tensor:
-    return x.clamp(min=0) if kind is nn.ReLU else CURVES[kind](x)

@@ -21,7 +21,7 @@ from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.outputs import answers
 from isoreg.robustness.pgd import (
     cross_entropy,
-    gradient_of,
+    gradient_or_zeros,
     margin,
     pgd,
     project,
@@ -132,7 +132,7 @@ def check_model(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> 
     sums, rounding = logits.double().sum(1), torch.finfo(logits.dtype).eps
     if bool((logits >= 0).all()) and bool(((sums - 1).abs() <= max(1e-4, rounding)).all()):
         signs.append("the output looks like probabilities; attacks need logits, without softmax.")
-    gradient = _gradient(cross_entropy(logits, labels), x)
+    gradient = gradient_or_zeros(cross_entropy(logits, labels), x)
     zero = (gradient.flatten(1).abs().amax(1) == 0).float().mean()
     if zero > _MANY:
         signs.append(
@@ -348,10 +348,4 @@ def _gap(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> tuple[T
     """The margin's loss and its gradient at the images, (n) and (n, ...)."""
     x = images.detach().requires_grad_()
     value = margin(classifier(x), labels)
-    return value.detach(), torch.nan_to_num(_gradient(value, x))
-
-
-def _gradient(values: Tensor, x: Tensor) -> Tensor:
-    """The gradient of the sum of values; zero if the model cuts the graph."""
-    gradient = gradient_of(values, x)
-    return torch.zeros_like(x) if gradient is None else gradient
+    return value.detach(), torch.nan_to_num(gradient_or_zeros(value, x))

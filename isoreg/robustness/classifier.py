@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from isoreg._random import same_numbers
 from isoreg.errors import InputError
 from isoreg.robustness.outputs import logits_of
-from isoreg.robustness.stand_in import guided, stand_in_for
+from isoreg.robustness.stand_in import stand_in_for
 from isoreg.robustness.state import copied
+from isoreg.robustness.straight_through import guided
 from isoreg.robustness.units import Normalisation, PerChannel
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isoreg._random import seed_all
 from isoreg.robustness.classifier import PixelClassifier
@@ -72,10 +72,12 @@ def check_consistency(
     result = Consistency()
     subject = classifier.copied()
     first = _answer(subject, images)
-    classifier.shares = _equal(classifier, subject)
+    classifier.shares = all(map(same, classifier.parameters(), subject.parameters()))
     classifier.seeds = _seeds(classifier.copied(), images)
     result.remarks = _uncopied(classifier, subject)
-    other_seed = _differing_seed(subject, images, first)
+    seeds = range(1, _SEEDS + 1)
+    others = (s for s in seeds if _changed(first, _answer(subject, images, seed=s), _RANDOM))
+    other_seed = next(others, None)
     if other_seed is not None:
         # Chance or state? A new copy gets the other seed; without copies, the first seed again.
         is_uncopied = subject is classifier
@@ -113,11 +115,6 @@ def check_consistency(
     return result
 
 
-def _equal(a: nn.Module, b: nn.Module) -> bool:
-    """Whether two models have the same parameters."""
-    return all(map(same, a.parameters(), b.parameters()))
-
-
 def _seeds(classifier: PixelClassifier, images: Tensor) -> bool:
     """Whether the model seeds torch itself, so that numbers drawn after it are always the same."""
     device, numbers = images.device, []
@@ -140,14 +137,6 @@ def _uncopied(classifier: PixelClassifier, subject: PixelClassifier) -> list[str
         f"{what} may have gone unnoticed: an answer from memory looks like robustness. Give it a "
         "__deepcopy__, or leave out what cannot be copied."
     ]
-
-
-def _differing_seed(subject: PixelClassifier, images: Tensor, first: Tensor) -> int | None:
-    """The first seed that changes the answer; None if no seed does."""
-    for seed in range(1, _SEEDS + 1):
-        if _changed(first, _answer(subject, images, seed=seed), _RANDOM):
-            return seed
-    return None
 
 
 def _stateful(changed: float, *, fresh: bool) -> str:

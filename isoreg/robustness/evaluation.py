@@ -39,7 +39,7 @@ from isoreg.robustness.progress import shown
 from isoreg.robustness.report import RobustnessReport
 from isoreg.robustness.results import check_distances, check_restarts, check_results
 from isoreg.robustness.run import Run
-from isoreg.robustness.state import Forgetful, copied, left_as_it_was, unwrapped
+from isoreg.robustness.state import Forgetful, left_as_it_was, unwrapped
 from isoreg.robustness.task import Task, TrainingLoss
 from isoreg.robustness.units import PerChannel
 
@@ -187,7 +187,7 @@ def _evaluated(
     if consistency.stateful:
         task, fresh = _copies(task)
     seed_all(task.seed)
-    run = Run.begun(task, sizes, batch_size, whole_batches=consistency.beside)
+    run = Run(task, sizes, batch_size, whole_batches=consistency.beside)
     signs = check_model(task.classifier, *run.sample()) + consistency.signs
     subject = task.classifier, *run.correctly_classified()
     distances = boundary_distances(*subject, task.norm)
@@ -215,16 +215,12 @@ def _evaluated(
 
 def _copies(task: Task) -> tuple[Task, Task | None]:
     """The task on a copy of a stateful model, and on one that forgets; unchanged without copies."""
-    model = task.classifier.model
-    share = task.classifier.shares
-    model_copy = copied(model, share=share)
-    if model_copy is None:
+    classifier = task.classifier
+    copy = classifier.copied()
+    if copy is classifier:
         return task, None
-    classifiers = (
-        task.classifier.with_model(model_copy),
-        task.classifier.with_model(Forgetful(model, share=share)),
-    )
-    return replace(task, classifier=classifiers[0]), replace(task, classifier=classifiers[1])
+    forgetful = classifier.with_model(Forgetful(classifier.model, share=classifier.shares))
+    return replace(task, classifier=copy), replace(task, classifier=forgetful)
 
 
 def _check(run: Run, distances: Tensor) -> list[str]:

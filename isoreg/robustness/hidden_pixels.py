@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from isoreg.robustness.classifier import PixelClassifier
-from isoreg.robustness.pgd import gradient_of, margin, project, random_point, random_signs
+from isoreg.robustness.pgd import gradient_or_zeros, margin, project, random_point, random_signs
 from isoreg.robustness.straight_through import Contexts
 from isoreg.robustness.task import evenly
 
@@ -43,8 +43,9 @@ def check_hidden_pixels(
     start = random_point(images, eps, norm)
     hidden = torch.ones_like(start, dtype=torch.bool)
     for context in contexts:
+        leaf = start.detach().requires_grad_()
         with context():
-            hidden &= _without_gradient(classifier, start, labels)
+            hidden &= gradient_or_zeros(margin(classifier(leaf), labels), leaf) == 0
     is_mixed = hidden.flatten(1).any(1) & ~hidden.flatten(1).all(1)
     if is_mixed.float().mean() <= _MANY:
         return []
@@ -66,9 +67,3 @@ def check_hidden_pixels(
         f"changing them within the radius moves the margin by {100 * ratio:.0f} % of what the "
         "others do (median): something hides them from the attacks, a clamp for example."
     ]
-
-
-def _without_gradient(classifier: PixelClassifier, images: Tensor, labels: Tensor) -> Tensor:
-    x = images.detach().requires_grad_()
-    gradient = gradient_of(margin(classifier(x), labels), x)
-    return torch.ones_like(x, dtype=torch.bool) if gradient is None else gradient == 0

@@ -15,7 +15,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from isoreg.errors import InputError
 
-CURVES: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.ReLU: torch.relu,
     nn.Tanh: torch.tanh,
     nn.Sigmoid: torch.sigmoid,
 }
@@ -57,7 +58,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
     for module in _leaves(model):
         if _is_linear(module):
             layers.append(_affine(module))
-        elif type(module) is nn.ReLU or type(module) in CURVES:
+        elif type(module) in ACTIVATIONS:
             layers.append(type(module))
         elif type(module) not in _PASSIVE and (layers or type(module) is not nn.Flatten):
             raise InputError(

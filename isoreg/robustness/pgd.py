@@ -151,6 +151,12 @@ def gradient_of(values: Tensor, x: Tensor, *, create_graph: bool = False) -> Ten
         return None
 
 
+def gradient_or_zeros(values: Tensor, x: Tensor) -> Tensor:
+    """As `gradient_of`, but zeros (n, ...) in place of None."""
+    gradient = gradient_of(values, x)
+    return torch.zeros_like(x) if gradient is None else gradient
+
+
 def without_derivative(error: RuntimeError) -> bool:
     """Whether torch says that a function has no derivative, as floor_divide has none."""
     return "derivative for" in str(error) and "not implemented" in str(error)

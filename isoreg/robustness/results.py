@@ -50,16 +50,12 @@ def check_results(
         A sentence for each sign.
     """
     noise = max(_NOISE, 1.5 / images)
-    signs = [
-        sentence
-        for radius in eps
-        for sentence in (
-            *_beaten(accuracy, radius, noise),
-            *_disagreeing(accuracy, radius, worst_case[radius], images),
-            *_idle_step(accuracy, radius, clean, images),
-        )
-    ]
-    return [*signs, *_not_falling(accuracy, eps, clean, noise, images)]
+    signs = []
+    for radius in eps:
+        signs += _beaten(accuracy, radius, noise)
+        signs += _disagreeing(accuracy, radius, worst_case[radius], images)
+        signs += _idle_step(accuracy, radius, clean, images)
+    return signs + _not_falling(accuracy, eps, clean, noise, images)
 
 
 def check_distances(

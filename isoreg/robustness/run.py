@@ -42,19 +42,15 @@ class Run:
     sizes: dict[float, float]
     batch_size: int
     whole_batches: bool
-    correct: Tensor
+    correct: Tensor = field(init=False)
     contexts: Contexts = (StraightThrough,)
     survived: dict[str, dict[float, list[bool]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[int]] = field(default_factory=dict)
 
-    @classmethod
-    def begun(
-        cls, task: Task, sizes: dict[float, float], batch_size: int, *, whole_batches: bool
-    ) -> Run:
-        """A run without rows, for which the clean images are classified."""
-        correct = _predictions(task.classifier, task.images, task.labels, batch_size)
-        return cls(task, sizes, batch_size, whole_batches, correct)
+    def __post_init__(self) -> None:
+        clean = self.task.classifier, self.task.images, self.task.labels
+        self.correct = _predictions(*clean, self.batch_size)
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """A batch of images, or 100 if that is more, evenly from all, and their labels."""

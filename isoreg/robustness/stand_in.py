@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from isoreg.errors import InputError
 
@@ -62,8 +62,3 @@ def _in_floats(layer: nn.Module) -> nn.Linear:
         if bias is not None:
             twin.bias.copy_(bias)
     return twin
-
-
-def guided(values: Tensor, smooth: Tensor) -> Tensor:
-    """The numbers of ``values`` (n, classes), with the gradient of ``smooth``."""
-    return values + (smooth - smooth.detach())

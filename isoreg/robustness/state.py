@@ -153,8 +153,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """
     # A module that was frozen or exported may lack this attribute, as it has one mode only.
     modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
-    # Their own train() may do more than set the mode: that of LoRA layers may merge weights.
-    acting = [m for m in model.modules() if type(m).train is not nn.Module.train]
+
     tables = [(m, kind) for m in model.modules() for kind in ("_parameters", "_buffers")]
     places = [(m, kind, name, x) for m, kind in tables for name, x in getattr(m, kind).items()]
     values = [(x, x.detach().clone()) for x in (*model.parameters(), *model.buffers())]
@@ -167,10 +166,10 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(False)
             yield
         finally:
-            training = dict(modes)
-            for module in acting:
-                if module in training:
-                    module.train(training[module])
+            for module, mode in modes:
+                # Their own train() may do more than set the mode: that of LoRA may merge weights.
+                if type(module).train is not nn.Module.train:
+                    module.train(mode)
             for module, mode in modes:
                 module.training = mode
             for module, kind, name, x in places:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
@@ -83,27 +83,28 @@ def _detached(x: Any) -> Any:
     return x.detach().clone() if isinstance(x, Tensor) else x
 
 
-def _guided(rounded: Tensor, smooth: Tensor) -> Tensor:
-    guided: Tensor = _Identity.apply(smooth.expand_as(rounded).to(rounded.dtype), rounded)
-    return guided
+def guided(rounded: Tensor, smooth: Tensor) -> Tensor:
+    """The numbers of ``rounded``, with the gradient of ``smooth``."""
+    result: Tensor = _Identity.apply(smooth.expand_as(rounded).to(rounded.dtype), rounded)
+    return result
 
 
 def _rounding(x: Tensor, _: object, rounded: Tensor) -> Tensor:
-    return _guided(rounded, x)
+    return guided(rounded, x)
 
 
 def _quotient(x: Any, other: Any, rounded: Tensor) -> Tensor:
-    return _guided(rounded, x / other)
+    return guided(rounded, x / other)
 
 
 def _remainder(x: Any, other: Any, rounded: Tensor) -> Tensor:
     """The remainder x - other * quotient; straight through the quotient, its gradient by x is 0."""
     quotient = ((_detached(x) - rounded) / _detached(other)).round()
-    return _guided(rounded, x - other * _guided(quotient, x / other))
+    return guided(rounded, x - other * guided(quotient, x / other))
 
 
 def _fraction(x: Tensor, _: object, rounded: Tensor) -> Tensor:
-    return _guided(rounded, x - x)
+    return guided(rounded, x - x)
 
 
 _Smooth = Callable[[Any, Any, Tensor], Tensor]
@@ -113,14 +114,14 @@ def _reversed(smooth: _Smooth) -> _Smooth:
     return lambda x, other, rounded: smooth(other, x, rounded)
 
 
-def _by_function(names: dict[str, _Smooth], owners: Iterable[Any], end: str = "") -> dict[Any, Any]:
-    places = [(owner, name + end, smooth) for owner in owners for name, smooth in names.items()]
-    return {getattr(o, name): smooth for o, name, smooth in places if hasattr(o, name)}
+def _by_function(names: dict[str, _Smooth]) -> dict[Any, _Smooth]:
+    places = [(owner, name) for owner in (torch, Tensor) for name in names]
+    return {getattr(owner, name): names[name] for owner, name in places if hasattr(owner, name)}
 
 
 _NAMES: dict[str, _Smooth] = {
-    **dict.fromkeys(("round", "floor", "ceil", "trunc", "fix", "sign", "sgn"), _rounding),
-    "heaviside": _rounding,
+    **dict.fromkeys(("round", "floor", "ceil", "trunc", "fix"), _rounding),
+    **dict.fromkeys(("sign", "sgn", "heaviside"), _rounding),
     **dict.fromkeys(("div", "divide", "floor_divide"), _quotient),
     **dict.fromkeys(("remainder", "fmod"), _remainder),
     "frac": _fraction,
@@ -131,12 +132,8 @@ _OPERATORS = {
     "__mod__": _remainder,
     "__rmod__": _reversed(_remainder),
 }
-_SMOOTH = _by_function({**_NAMES, **_OPERATORS}, (torch, Tensor))
-_SMOOTH[torch.special.round] = _rounding
-_SMOOTH_IN_PLACE = {
-    **_by_function(_NAMES, (torch, Tensor), "_"),
-    **_by_function({"__ifloordiv__": _quotient, "__imod__": _remainder}, (Tensor,)),
-}
-_DIVISIONS = _by_function(
-    dict.fromkeys(("div", "div_", "divide", "divide_"), _quotient), (torch, Tensor)
-)
+_IN_PLACE = {f"{name}_": smooth for name, smooth in _NAMES.items()}
+_IN_PLACE |= {"__ifloordiv__": _quotient, "__imod__": _remainder}
+_SMOOTH = _by_function(_NAMES | _OPERATORS) | {torch.special.round: _rounding}
+_SMOOTH_IN_PLACE = _by_function(_IN_PLACE)
+_DIVISIONS = _by_function(dict.fromkeys(("div", "div_", "divide", "divide_"), _quotient))
