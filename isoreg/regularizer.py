@@ -520,13 +520,12 @@ class IsometryRegularizer(Watching):
                 "in this one. Leave the queue out, or watch the inner network by a regularizer of "
                 "its own."
             )
-        uses = pair_uses(record.uses, references)
+        paired = pair_uses(record.uses, references)
         by_name: dict[str, Tensor] = {}
-        for index in sorted(set(uses)):
-            names = [name for name, number in zip(features, uses, strict=True) if number == index]
-            group = {name: features[name] for name in names}
-            penalties, first = self._penalise(references[index], group, labels, given)
-            by_name |= zip(names, penalties, strict=True)
+        for reference in references:
+            group = {name: x for name, x in features.items() if paired[name] is reference}
+            penalties, first = self._penalise(reference, group, labels, given)
+            by_name |= zip(group, penalties, strict=True)
         return torch.stack([by_name[name] for name in features]), first
 
     def _penalise(
@@ -564,10 +563,7 @@ class IsometryRegularizer(Watching):
         """Return beta_l of each feature; with "auto" the layers' weights, as beta is a tensor."""
         beta = 1.0 if isinstance(self._beta, AutoBeta) else self._beta
         weights = {layer.name: beta * layer.weight for layer in self._recorded_layers()}
-        return [
-            weights[use] if use in weights else weights[use.rpartition(":")[0]]
-            for use in record.features
-        ]
+        return [weights[record.uses[name].layer] for name in record.features]
 
     def _weigh(self, beta: AutoBeta, penalty: Tensor) -> Tensor:
         """Return beta, which is the same on all ranks of the group."""
@@ -591,9 +587,7 @@ class IsometryRegularizer(Watching):
         was_due = monitor.due
         monitor.record_step(*self._penalties)
         if was_due:
-            uses = pair_uses(record.uses, given.references) if given.references else []
-            compared = zip(record.features, uses, strict=False)
-            references = {name: given.references[number] for name, number in compared}
+            references = pair_uses(record.uses, given.references) if given.references else {}
             step = Step(record.features, references, given.distances, given.pair_weights, first)
             monitor.look_closely(step, labels, self._scale)
         if monitor.wants_to_warn:
