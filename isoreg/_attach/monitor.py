@@ -216,10 +216,10 @@ def _unwrapped(x: Tensor) -> Tensor:
 def _distances_of(
     metric: Callable[[Tensor], Tensor], points: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    samples = {
-        name: flatten_points(_unwrapped(x)[:_SAMPLES], "features") for name, x in points.items()
+    return {
+        name: distances_by(metric, flatten_points(_unwrapped(x)[:_SAMPLES], "features"))
+        for name, x in points.items()
     }
-    return {name: distances_by(metric, x) for name, x in samples.items()}
 
 
 def _losses(name: str, steps: Sequence[Norms]) -> list[float]:
