@@ -59,7 +59,7 @@ class Call(NamedTuple):
 
     Attributes:
         candidates: Copies of the tensors that can be compared.
-        others: Names and shapes of the tensors that cannot be compared, without labels.
+        incomparable: The tensors that cannot be compared, without labels.
     """
 
     candidates: list[Candidate | Listed]
