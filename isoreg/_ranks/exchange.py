@@ -55,9 +55,7 @@ def resolve_group(process_group: Group) -> ProcessGroup | None:
         group = process_group
         if not torch.compiler.is_compiling():
             _check_alive(group, ready=ready)
-    if group is None:
-        return None
-    return group if dist.get_world_size(group) > 1 else None
+    return group if group is not None and dist.get_world_size(group) > 1 else None
 
 
 def _check_alive(group: ProcessGroup, *, ready: bool) -> None:
