@@ -66,11 +66,7 @@ def penalty_across(
     batch = _gather(sent, options, reference, labels, tables, group, queue)
     rows = [batch.tensors[name] for name in points]
     _check_columns(tables, len(rows[0]), 0 if queue is None else len(queue))
-    all_labels = batch.tensors.get("labels")
-    if all_labels is not None:
-        all_labels = all_labels if all_labels.is_floating_point() else all_labels.squeeze(1)
-        if all_labels.device.type == "cpu":
-            check_label_values(all_labels)
+    all_labels = _labels_of_all(batch)
     first = batch.local.start
     if not by_engine:
         if labels is not None and all_labels is not None and labels.requires_grad:
@@ -110,6 +106,15 @@ def _gather(
         f"inputs, tables and labels {learned} gradient; {widths or 'no tables'}",
         group,
     )
+
+
+def _labels_of_all(batch: Gathered) -> Tensor | None:
+    labels = batch.tensors.get("labels")
+    if labels is not None:
+        labels = labels if labels.is_floating_point() else labels.squeeze(1)
+        if labels.device.type == "cpu":
+            check_label_values(labels)
+    return labels
 
 
 def _check_columns(tables: dict[str, Tensor], count: int, queued: int) -> None:
