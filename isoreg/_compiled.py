@@ -32,22 +32,9 @@ def between_graphs(function: Callable[P, R], reason: str) -> Callable[P, R]:
         result: R = torch.compiler.disable(function)(*args, **kwargs)
         return result
 
-    return break_graph(uncompiled, reason)
-
-
-def break_graph(function: Callable[P, R], reason: str) -> Callable[P, R]:
-    """Let a graph end before a call of this function, and another begin after it.
-
-    Args:
-        function: The function, whose own calls may be compiled again.
-        reason: The reason, shown to users who ask for one graph.
-
-    Returns:
-        The same function.
-    """
     # torch.compiler.disable sets these too, but it would import the compiler for everybody
-    vars(function).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=reason)
-    return function
+    vars(uncompiled).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=reason)
+    return uncompiled
 
 
 def as_written() -> AbstractContextManager[None]:

@@ -169,22 +169,23 @@ class FeatureQueue:
 
     def _make_room(self, batch: Sequence[Tensor]) -> None:
         """Make room for a batch behind the held samples, which move only once in several steps."""
-        n, room, held = len(batch[0]), 2 * self.size, self._rows or [x[:0] for x in batch]
+        room, end = 2 * self.size, self._first + self._count
+        new_end = end + len(batch[0])
+        held = self._rows or [x[:0] for x in batch]
         kinds = [torch.promote_types(x.dtype, y.dtype) for x, y in zip(held, batch, strict=True)]
         needed = [(room, batch[0].device, kind) for kind in kinds]
-        fits = needed == [(len(x), x.device, x.dtype) for x in held]
-        if fits and self._first + self._count + n <= room:
-            return
-        remaining = [x[max(0, self._count + n - self.size) :] for x in self._held()]
-        if not fits:
+        if needed != [(len(x), x.device, x.dtype) for x in held]:
             with torch.inference_mode(False):  # tensors of inference mode stay read-only
                 self._rows = [
                     x.new_empty(room, *x.shape[1:], dtype=kind)
                     for x, kind in zip(batch, kinds, strict=True)
                 ]
-        for rows, old in zip(self._rows, remaining, strict=False):  # none at first
-            rows[: len(old)] = old
-        self._first, self._count = 0, len(remaining[0]) if remaining else 0
+        elif new_end <= room:
+            return
+        start = max(self._first, new_end - self.size)
+        for rows, old in zip(self._rows, held, strict=True):
+            rows[: end - start] = old[start:end]
+        self._first, self._count = 0, end - start
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the held samples, for `torch.save`.
@@ -227,7 +228,7 @@ class FeatureQueue:
                 f"the saved queue must be of {self.size} samples, got one of {state['size']}."
             )
         layers = state.get("layers", [])  # states of earlier versions lack them
-        if not _is_whole(state["size"], state["kind"], state["rows"], layers):
+        if not _is_whole(self.size, state["kind"], state["rows"], layers):
             raise InputError(
                 f"the saved queue must hold up to {self.size} samples {state['kind']!r}, got other "
                 f"tensors than it says. {_ADVICE}"

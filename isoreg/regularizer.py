@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -62,14 +61,6 @@ class _Factors:
         if self._stored is None or self._stored[0] != kind:
             self._stored = kind, torch.tensor(numbers, dtype=x.dtype, device=x.device)
         return self._stored[1]
-
-
-def _options(
-    distance: Metric, input_distance: Metric | None, scale: Scale, reduction: str
-) -> Options:
-    metric = resolve_metric(distance)
-    input_metric = metric if input_distance is None else resolve_metric(input_distance)
-    return Options(metric, input_metric, scale, reduction, given=False)
 
 
 class IsometryRegularizer(Watching):
@@ -168,10 +159,12 @@ class IsometryRegularizer(Watching):
                 raise InputError(f"control must be True or False, got {control!r}.")
             scale = check_scale(scale)
             check_reduction(reduction)
-            options = _options(distance, input_distance, scale, reduction)
+            metric = resolve_metric(distance)
+            input_metric = metric if input_distance is None else resolve_metric(input_distance)
+            options = Options(metric, input_metric, scale, reduction, given=False)
             check_group(process_group)
             memory = None if queue is None else FeatureQueue(queue)
-            usual = options.metric is options.input_metric is euclidean
+            usual = metric is input_metric is euclidean
             if queue is not None and not (usual and isinstance(scale, NUMBER)):
                 refuse_queue(options)
             pooling = resolve_pool(pool)
@@ -185,25 +178,25 @@ class IsometryRegularizer(Watching):
         self._beta = weight
         self._distance = distance
         self._input_distance = input_distance
-        self._scale = scale
         self._reduction = reduction
+        self._options = options
         self._exchange = Exchange() if control else None
         self.process_group = process_group
         self._queue = memory
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._warned = False
-        self._begin(options, source, Recorder(model, chosen, pooling, source))
-        self._set_watch(due=True)
+        self._begin(source, Recorder(model, chosen, pooling, source))
+        self._set_watch()
 
-    def _begin(self, options: Options, source: Source, recorder: Recorder | None) -> None:
+    def _begin(self, source: Source, recorder: Recorder | None) -> None:
         """Set what a new regularizer, or a copy of one, begins with, before any step."""
-        self._options, self._source, self._recorder = options, source, recorder
+        self._source, self._recorder = source, recorder
         self._penalties: tuple[list[str], Tensor] = ([], torch.zeros(0))
         self._total: Tensor | None = None
         self._called_with: Tensor | float | None = None
         self._gradients = GradientNorms()
         self._factors = _Factors()
-        self._monitor = Monitor(options.metric, options.input_metric)
+        self._monitor = Monitor(self._options.metric, self._options.input_metric)
 
     def __call__(
         self,
@@ -242,14 +235,7 @@ class IsometryRegularizer(Watching):
             0
         """
         with error_prefix(_NAME):
-            record = self._attached().take()
-            if self._monitor.due:
-                check_classifier(self._attached_model(), self._recorded_layers())
-                check_private(self._attached_model())
-                check_parallel(self._attached_model(), record.features)
-            if self._queue is not None or self.process_group is not None:
-                record.order_by(self.layers)  # past samples and other ranks keep this order
-            record.features = {name: whole_tensor(x) for name, x in record.features.items()}
+            record = self._take()
             n = batch_size(record.features)
             self._shapes = {name: tuple(x.shape) for name, x in record.features.items()}
             check_batch_labels(labels, n)
@@ -263,20 +249,7 @@ class IsometryRegularizer(Watching):
             check_uses(record, paired=len(given.references) > 1 and labels is None)
             penalties, first = self._compare(record, labels, given)
         self._penalties = list(record.features), penalties.detach()
-        weights = self._weights(record)
-        if torch.compiler.is_compiling():
-            if isinstance(self._beta, AutoBeta):
-                raise InputError(
-                    f"{_NAME}: beta='auto' reads gradients in backward, which a compiled step does "
-                    "not show. Compile the model alone, or give beta a number."
-                )
-            terms = [beta * x for beta, x in zip(weights, penalties, strict=True)]
-            total = torch.stack(terms).sum()
-        else:
-            self._read_gradients()
-            total = torch.dot(penalties, self._factors.like(penalties, weights))
-            if isinstance(self._beta, AutoBeta):
-                total = total * self._weigh(self._beta, total)
+        total = self._weighted_sum(record, penalties)
         self._total = total.detach()
         self._called_with = self._beta.beta if isinstance(self._beta, AutoBeta) else self._beta
         if not torch.compiler.is_compiling():
@@ -291,7 +264,7 @@ class IsometryRegularizer(Watching):
     @property
     def scale(self) -> Scale:
         """The factor of the feature distances; it cannot be changed."""
-        return self._scale
+        return self._options.scale
 
     @property
     def reduction(self) -> Literal["batch", "pairs"]:
@@ -356,14 +329,9 @@ class IsometryRegularizer(Watching):
         """
         if self._total is None:
             return {}
+        beta = torch.as_tensor(self._last_beta, dtype=self._total.dtype)
         penalties = {f"penalty/{name}": value for name, value in self.penalties.items()}
-        tensors = {
-            "penalty": self._total,
-            "beta": torch.as_tensor(
-                self._last_beta, dtype=self._total.dtype, device=self._total.device
-            ),
-            **penalties,
-        }
+        tensors = {"penalty": self._total, "beta": beta, **penalties}
         return {prefix + name: value.to(self._total) for name, value in tensors.items()}
 
     def report(self) -> IsometryReport:
@@ -464,35 +432,32 @@ class IsometryRegularizer(Watching):
     def __enter__(self) -> IsometryRegularizer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.detach()
 
     def __repr__(self) -> str:
         layers = self._recorded_layers()
-        named = [self._with_shape(layer.name) for layer in layers] or "not known before a pass"
+        named = [
+            f"{name} {self._shapes[name]}" if name in self._shapes else name for name in self.layers
+        ]
         at = ", at='input'" if layers and layers[0].at_input else ""
         unusual = {
             "inputs": named_source(self._source),
             "input_distance": self._input_distance and repr(self._input_distance),
-            "reduction": repr(self._reduction) if self._reduction != "batch" else None,
+            "reduction": repr(self.reduction) if self.reduction != "batch" else None,
             "queue": None if self._queue is None else self._queue.size,
             "control": None if self._exchange is None else True,
         }
         extra = "".join(f", {name}={value}" for name, value in unusual.items() if value is not None)
         return (
-            f"{_NAME}(beta={self._beta}, layers={named}{at}, "
-            f"distance={self._distance!r}, scale={self._scale!r}{extra})"
+            f"{_NAME}(beta={self._beta}, layers={named or 'not known before a pass'}{at}, "
+            f"distance={self._distance!r}, scale={self.scale!r}{extra})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds: weights, averages and queue, but no hooks."""
         self._read_gradients()
-        names = {"_beta", "_distance", "_input_distance", "_scale", "_reduction", "_exchange"}
+        names = {"_beta", "_distance", "_input_distance", "_reduction", "_options", "_exchange"}
         names |= {"process_group", "_queue", "_shapes", "_warned"}
         state = {name: value for name, value in vars(self).items() if name in names}
         if not isinstance(self.process_group, str):  # a group lives in this process alone
@@ -501,13 +466,7 @@ class IsometryRegularizer(Watching):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        options = _options(self._distance, self._input_distance, self._scale, self._reduction)
-        self._begin(options, None, None)
-
-    def _attached_model(self) -> nn.Module:
-        model = self._attached().model
-        assert model is not None  # its forward pass was recorded
-        return model
+        self._begin(None, None)
 
     @property
     def _last_beta(self) -> Tensor | float:
@@ -517,9 +476,19 @@ class IsometryRegularizer(Watching):
     def _recorded_layers(self) -> list[Layer]:
         return [] if self._recorder is None else self._recorder.layers
 
-    def _with_shape(self, name: str) -> str:
-        shape = self._shapes.get(name)
-        return f"{name} {shape}" if shape else name
+    def _take(self) -> Record:
+        """Return the record of the last pass, checked if a close look is due, in whole tensors."""
+        recorder = self._attached()
+        record = recorder.take()
+        if self._monitor.due:
+            assert recorder.model is not None  # its forward pass was recorded
+            check_classifier(recorder.model, recorder.layers)
+            check_private(recorder.model)
+            check_parallel(recorder.model, record.features)
+        if self._queue is not None or self.process_group is not None:
+            record.order_by(self.layers)  # past samples and other ranks keep this order
+        record.features = {name: whole_tensor(x) for name, x in record.features.items()}
+        return record
 
     def _compare(self, record: Record, labels: Tensor | None, given: Given) -> tuple[Tensor, int]:
         """Return all layers' penalties, and the column of the first local sample in the tables."""
@@ -532,13 +501,12 @@ class IsometryRegularizer(Watching):
                 "in this one. Leave the queue out, or watch the inner network by a regularizer of "
                 "its own."
             )
-        uses = pair_uses(record.uses, references)
+        paired = pair_uses(record.uses, references)
         by_name: dict[str, Tensor] = {}
-        for index in sorted(set(uses)):
-            names = [name for name, number in zip(features, uses, strict=True) if number == index]
-            group = {name: features[name] for name in names}
-            penalties, first = self._penalise(references[index], group, labels, given)
-            by_name |= zip(names, penalties, strict=True)
+        for reference in references:
+            group = {name: x for name, x in features.items() if paired[name] is reference}
+            penalties, first = self._penalise(reference, group, labels, given)
+            by_name |= zip(group, penalties, strict=True)
         return torch.stack([by_name[name] for name in features]), first
 
     def _penalise(
@@ -574,14 +542,23 @@ class IsometryRegularizer(Watching):
                 stacklevel=3,
             )
 
-    def _weights(self, record: Record) -> list[float]:
-        """Return beta_l of each feature; with "auto" the layers' weights, as beta is a tensor."""
+    def _weighted_sum(self, record: Record, penalties: Tensor) -> Tensor:
+        """Return the sum of beta_l * penalty_l; a beta of "auto" is a tensor and comes last."""
         beta = 1.0 if isinstance(self._beta, AutoBeta) else self._beta
-        weights = {layer.name: beta * layer.weight for layer in self._recorded_layers()}
-        return [
-            weights[use] if use in weights else weights[use.rpartition(":")[0]]
-            for use in record.features
-        ]
+        by_layer = {layer.name: beta * layer.weight for layer in self._recorded_layers()}
+        weights = [by_layer[record.uses[name].layer] for name in record.features]
+        if torch.compiler.is_compiling():
+            if isinstance(self._beta, AutoBeta):
+                raise InputError(
+                    f"{_NAME}: beta='auto' reads gradients in backward, which a compiled step does "
+                    "not show. Compile the model alone, or give beta a number."
+                )
+            return torch.stack([w * x for w, x in zip(weights, penalties, strict=True)]).sum()
+        self._read_gradients()
+        total = torch.dot(penalties, self._factors.like(penalties, weights))
+        if isinstance(self._beta, AutoBeta):
+            total = total * self._weigh(self._beta, total)
+        return total
 
     def _weigh(self, beta: AutoBeta, penalty: Tensor) -> Tensor:
         """Return beta, which is the same on all ranks of the group."""
@@ -605,11 +582,9 @@ class IsometryRegularizer(Watching):
         was_due = monitor.due
         monitor.record_step(*self._penalties)
         if was_due:
-            uses = pair_uses(record.uses, given.references) if given.references else []
-            compared = zip(record.features, uses, strict=False)
-            references = {name: given.references[number] for name, number in compared}
+            references = pair_uses(record.uses, given.references) if given.references else {}
             step = Step(record.features, references, given.distances, given.pair_weights, first)
-            monitor.look_closely(step, labels, self._scale)
+            monitor.look_closely(step, labels, self.scale)
         if monitor.wants_to_warn:
             if not torch._C._are_functorch_transforms_active():  # values cannot be read inside one
                 monitor.warn(self.report(), stacklevel=4)
@@ -620,10 +595,11 @@ class IsometryRegularizer(Watching):
                     "or by torch.func are not seen: give beta a number there.",
                     stacklevel=3,
                 )
-        self._set_watch(due=monitor.due)
+        self._set_watch()
 
-    def _set_watch(self, *, due: bool) -> None:
+    def _set_watch(self) -> None:
+        """Measure the gradients of the next pass, if beta or a close look needs them."""
         auto = isinstance(self._beta, AutoBeta)
         reader = self._attached().reader
-        reader.watch = self._gradients.watch if due or auto else None
+        reader.watch = self._gradients.watch if auto or self._monitor.due else None
         reader.watch_compiled = auto

@@ -97,15 +97,12 @@ class IsometryReport:
 
     def __str__(self) -> str:
         width = max([12, *map(len, self.layers)])
-        lines = [
-            f"beta {self.beta:.4g}, {self.steps} steps, {self.without_pairs} of them without pairs"
-        ]
-        if self.looked_at < self.steps and self.layers:
-            lines[0] += f"; distances of step {self.looked_at}, one in 32 is looked at"
-        if not self.layers:
-            lines.append(_UNSEEN)
-        else:
-            lines.append("layer".ljust(width) + _COLUMNS.rjust(len(_COLUMNS) + 2))
+        counts = f"{self.steps} steps, {self.without_pairs} of them without pairs"
+        lines = [f"beta {self.beta:.4g}, {counts}", _UNSEEN]
+        if self.layers:
+            lines[1] = "layer".ljust(width) + "  " + _COLUMNS
+            if self.looked_at < self.steps:
+                lines[0] += f"; distances of step {self.looked_at}, one in 32 is looked at"
         for name, layer in self.layers.items():
             d = layer.distortion
             lines.append(
@@ -118,10 +115,9 @@ class IsometryReport:
 
 def _json_fields(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return fields by name, with None for NaN and infinity, which JSON does not have."""
-    unknown = (isinstance(value, float) and not math.isfinite(value) for _, value in items)
     return {
-        name: None if is_unknown else value
-        for (name, value), is_unknown in zip(items, unknown, strict=True)
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in items
     }
 
 
@@ -148,18 +144,13 @@ def _problems(name: str, layer: LayerReport, beta: float) -> Iterator[tuple[str,
             f"the penalty of layer {name!r} is {layer.penalty:.2g} and gives no gradient. Are all "
             "its features equal, or is everything up to it frozen or detached?",
         )
-    elif gradient > DROWNS and (layer.progress < 0 or layer.remaining >= 1):
+    drowns = gradient > DROWNS and (layer.progress < 0 or layer.remaining >= 1)
+    if drowns or 0 < gradient < IDLE:
+        drowned = "and the loss is not being fitted: it drowns"
         yield (
-            "drowns",
-            f"at layer {name!r} the penalty's gradient is {gradient:.2g} times the loss's, and the "
-            "loss is not being fitted: it drowns. "
+            "drowns" if drowns else "idle",
+            f"at layer {name!r} the penalty's gradient is {gradient:.2g} times the loss's, "
+            f"{drowned if drowns else 'so it changes next to nothing'}. "
             f"With beta={beta * 0.1 / gradient:.2g} it would be a tenth; "
-            "beta='auto' keeps it there.",
-        )
-    elif 0 < gradient < IDLE:
-        yield (
-            "idle",
-            f"at layer {name!r} the penalty's gradient is {gradient:.2g} times the loss's, so it "
-            f"changes next to nothing. With beta={beta * 0.1 / gradient:.2g} it would be a tenth; "
             "beta='auto' keeps it there.",
         )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isoreg import AutoBeta, InputError, IsometryRegularizer, RobustLoss, isometry_penalty
-from isoreg._attach.balance import GradientNorms, Pull, _Reading
+from isoreg._attach.balance import GradientNorms, Pull, merged
 from isoreg._attach.monitor import WARN_AT
 
 LAYERS = ["1", "3"]
@@ -448,8 +448,7 @@ def test_passes_of_several_sizes_count_as_one_gradient() -> None:
 
 def test_several_passes_count_as_one_gradient_of_all_of_them() -> None:
     norms = torch.tensor([[3.0, 5.0, 1.0], [4.0, 12.0, 2.0]])
-    readings = [_Reading(*([x] for x in row)) for row in norms]
-    assert _Reading.merge(readings) == (5.0, 13.0, 3.0)
+    assert merged([Pull(*row) for row in norms]) == (5.0, 13.0, 3.0)
 
 
 def test_the_first_weight_is_that_of_the_penalty_with_the_weights_of_its_layers() -> None:

@@ -346,7 +346,7 @@ def test_rows_of_all_ranks_come_in_the_order_of_the_ranks(
         lambda g: exchange.gather_rows({"x": x[parts[g.rank]]}, "", g), len(sizes)
     )
     for rank, found in enumerate(gathered):
-        assert torch.equal(found.tensors[0], x)
+        assert torch.equal(found.tensors["x"], x)
         assert (found.local, found.ranks) == (parts[rank], len(sizes))
 
 

@@ -63,6 +63,24 @@ def test_the_first_step_sees_every_use_of_a_recurrent_classifier() -> None:
     assert first == second == pytest.approx(sum(expected(X, h) for h in entered), rel=1e-5)
 
 
+def test_uses_meet_their_references_also_where_ranks_put_the_layers_in_one_order() -> None:
+    layers = {"source": nn.Identity(), "a": nn.Linear(4, 5), "b": nn.Linear(5, 3)}
+    model = Model(lambda m, x: sum(m.b(m.a(m.source(v))) for v in x.split(4, 1)), **layers)
+    penalties, stresses = [], []
+    for group in (None, "world"):
+        options: dict[str, Any] = {"inputs": "source", "process_group": group}
+        iso = IsometryRegularizer(model, ["a", "b"], **options)
+        model(X * torch.arange(1, 9))
+        iso(None)
+        penalties.append({name: x.item() for name, x in iso.penalties.items()})
+        layer_reports = iso.report().layers.items()
+        stresses.append({name: layer.distortion.stress for name, layer in layer_reports})
+    assert [*penalties[0]] == ["a", "b", "a:2", "b:2"]
+    assert [*penalties[1]] == ["a", "a:2", "b", "b:2"]
+    assert penalties[0] == pytest.approx(penalties[1], rel=1e-5)
+    assert stresses[0] == pytest.approx(stresses[1], rel=1e-5)
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_a_classifier_that_runs_without_gradients_too_is_refused_from_the_first_step_on(
     last: bool,

@@ -80,7 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_attach.layers",
         "_attach.pooling",
     },
-    "_attach.reference": {"errors", "_attach.layers", "_attach.pooling"},
+    "_attach.reference": {"errors", "_attach.layers", "_attach.pooling", "_attach.record"},
     "_attach.hook": {"errors"},
     "_attach.recorder": {
         "errors",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
@@ -56,44 +56,39 @@ class GradientNorms:
     """
 
     def __init__(self) -> None:
-        self._readings: dict[str, list[_Reading]] = {}
+        self._passes: dict[str, list[list[Pull]]] = {}
 
     def watch(self, name: str, features: Tensor, copy: Tensor) -> None:
         """Measure the gradients that reach features, and their clone that only the penalty uses."""
         if features.requires_grad:
-            reading, gradients = _Reading([], [], []), list[Tensor]()
+            pulls, gradients = list[Pull](), list[Tensor]()
             copy.register_hook(gradients.append)
-            features.register_hook(lambda total: self._add(name, reading, total, gradients))
+            features.register_hook(lambda total: self._add(name, pulls, total, gradients))
 
     def take(self) -> Norms:
         """Return the norms by layer of passes whose penalty went backward, and forget them."""
-        readings, self._readings = self._readings, {}
-        return {name: _Reading.merge(passes) for name, passes in readings.items()}
+        by_layer, self._passes = self._passes, {}
+        return {name: merged(chain(*passes)) for name, passes in by_layer.items()}
 
     @torch.no_grad()
-    def _add(self, name: str, reading: _Reading, total: Tensor, gradients: list[Tensor]) -> None:
+    def _add(self, name: str, pulls: list[Pull], total: Tensor, gradients: list[Tensor]) -> None:
+        """Add a backward pass to the pulls of its forward pass, of which there may be several."""
         penalty = gradients.pop() if gradients else None
         if total.requires_grad:  # create_graph=True: this gradient is part of a loss
             return
-        loss = total if penalty is None else total - penalty
-        reading.loss.append(_norm(loss))
-        if penalty is not None:
-            reading.penalty.append(_norm(penalty))
-            reading.along.append((loss.float() * penalty).sum())
-            self._readings.setdefault(name, []).append(reading)
+        if penalty is None:
+            norm = _norm(total)
+            pulls.append(Pull(norm, torch.zeros_like(norm), torch.zeros_like(norm)))
+            return
+        loss = total - penalty
+        pulls.append(Pull(_norm(loss), _norm(penalty), (loss.float() * penalty).sum()))
+        self._passes.setdefault(name, []).append(pulls)
 
 
-class _Reading(NamedTuple):
-    """Norms at one layer in one forward pass, an entry for each backward pass through it."""
-
-    loss: list[Tensor]
-    penalty: list[Tensor]
-    along: list[Tensor]
-
-    @staticmethod
-    def merge(readings: list[_Reading]) -> Pull:
-        loss, penalty, along = ([*chain(*norms)] for norms in zip(*readings, strict=True))
-        return Pull(torch.stack(loss).norm(), torch.stack(penalty).norm(), torch.stack(along).sum())
+def merged(pulls: Iterable[Pull]) -> Pull:
+    """Return several backward passes as one."""
+    loss, penalty, along = map(torch.stack, zip(*pulls, strict=True))
+    return Pull(loss.norm(), penalty.norm(), along.sum())
 
 
 class AutoBeta:

@@ -146,19 +146,19 @@ def check_uses(record: Record, *, paired: bool) -> None:
     """Refuse a layer that may have run on several batches, unless each use has its reference."""
     if paired:
         _check_order(record)
-    for name, number in record.uses.items():
-        layer = name.rpartition(":")[0]
-        previous = layer if number == 2 else f"{layer}:{number - 1}"
-        if number == 1 or paired:
+        return
+    last_nodes: dict[str, Any] = {}
+    for name, (layer, number) in record.uses.items():
+        earlier, node = last_nodes.get(layer), record.nodes.get(name)
+        last_nodes[layer] = node
+        if number == 1:
             continue
-        node = record.nodes.get(name)
         if node is None and record.features[name].requires_grad:
             raise RecordError(
                 f"layer {layer!r} ran {number} times in a compiled pass, where it cannot be seen "
                 "whether its uses depend on each other. Name a layer that runs once, or do not "
                 "compile the model."
             )
-        earlier = record.nodes.get(previous)
         if earlier is None and node is None:
             continue  # both uses are frozen, so neither gives a gradient
         if earlier not in nodes_before(node):
@@ -174,7 +174,7 @@ def check_uses(record: Record, *, paired: bool) -> None:
 
 def _check_order(record: Record) -> None:
     """Refuse a layer whose uses ran in another order than the references they are paired with."""
-    for name, number in record.uses.items():
+    for name, (_, number) in record.uses.items():
         node, sources = record.nodes.get(name), record.sources
         if node is None or number > len(sources) or any(source is None for source in sources):
             continue

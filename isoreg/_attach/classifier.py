@@ -111,7 +111,6 @@ def _declared(module: nn.Module) -> str | None:
 class _Run:
     """One tensor that a module with weights returned, and what that call got."""
 
-    call: int
     name: str
     module: nn.Module
     entering: Entering
@@ -133,16 +132,17 @@ class ClassifierSearch:
         self._weighted: set[int] = set()
         self._blind: set[nn.Module] = set()  # modules that ran without gradients
         self._begun: dict[int, tuple[Entering, dict[int, int]]] = {}
-        self._calls = 0
 
     def _applies_weights(self, module: nn.Module) -> bool:
         """Whether a module applies weights of its own, or holds modules that were seen to do so."""
-        inside = any(id(child) in self._weighted for child in module.modules())
-        weighs = any(_is_matrix(x) for x in module.parameters(recurse=False))
-        weighs = weighs or nn.utils.parametrize.is_parametrized(module)
-        if inside or weighs:
+        applies = (
+            any(id(child) in self._weighted for child in module.modules())
+            or any(_is_matrix(x) for x in module.parameters(recurse=False))
+            or nn.utils.parametrize.is_parametrized(module)
+        )
+        if applies:
             self._weighted.add(id(module))
-        return inside or weighs
+        return applies
 
     def note_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Note the versions of what enters a module, before the module can change it in place."""
@@ -156,7 +156,6 @@ class ClassifierSearch:
         entering = Entering(args, kwargs)
         if next(tensors_in(entering), None) is None or not self._applies_weights(module):
             return
-        self._calls += 1
         if not torch.is_grad_enabled():
             self._blind.add(module)
         name = self._names[id(module)]
@@ -165,8 +164,8 @@ class ClassifierSearch:
         for x in tensors_in(output):
             if x.grad_fn is not None and not x.is_nested and x.ndim > 0:
                 width = x.numel() // max(1, len(x))
-                result = width, x.ndim, x.grad_fn
-                self._runs.append(_Run(self._calls, name, module, entering, versions, *result))
+                run = _Run(name, module, entering, versions, width, x.ndim, x.grad_fn)
+                self._runs.append(run)
 
     def finish(self, args: Any, kwargs: Any, output: Any) -> tuple[Layer, list[Entering]]:
         """Return the classifier, as shown by the model's output, and the input of each call."""
@@ -175,9 +174,9 @@ class ClassifierSearch:
             raise LayerError(_UNSEEN + (_IF_COMPILED if was_used() else _IF_HIDDEN))
         if not returned:
             self._refuse("returned no tensor with a gradient")
-        if any(x.ndim > 2 for x in returned):
-            shape = tuple(next(x for x in returned if x.ndim > 2).shape)
-            self._refuse(f"returned shape {shape}, which is not one vector a sample")
+        shapes = [tuple(x.shape) for x in returned if x.ndim > 2]
+        if shapes:
+            self._refuse(f"returned shape {shapes[0]}, which is not one vector a sample")
         runs: dict[Any, _Run] = {}
         for run in self._runs:
             runs.setdefault(run.node, run)  # keeps the innermost module with this result
@@ -196,7 +195,7 @@ class ClassifierSearch:
                 "so it is not known which use is meant. What is meant to have none goes inside "
                 "`with iso.paused():`."
             )
-        calls = {other.call: other for other in self._runs if other.module is run.module}
+        calls = {id(call.entering): call for call in self._runs if call.module is run.module}
         for call in calls.values():
             before = call.versions
             if any(before.get(id(x), _version(x)) != _version(x) for x in _floating(call.entering)):

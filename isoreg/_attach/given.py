@@ -42,12 +42,13 @@ class Given(NamedTuple):
             raise InputError(
                 "give reference= or distances=, not both: each takes the other's place."
             )
-        if distances is not None:
-            return cls([], distances, pair_weights)
+        references: list[Tensor] = []
         if reference is not None:
             check_reference(reference, record.features, "reference")
-            return cls([reference.detach()], None, pair_weights)
-        return cls(_recorded(record, source, labels, n), None, pair_weights)
+            references = [reference.detach()]
+        elif distances is None:
+            references = _recorded(record, source, labels, n)
+        return cls(references, distances, pair_weights)
 
     def exchanged(self, order: Tensor) -> Given:
         """Return the control: ``order``, a permutation within each class, exchanges references."""

@@ -82,8 +82,7 @@ class Monitor:
         self._penalties = torch.zeros(0, device="cpu")
         self._norms: deque[tuple[Norms, Beta]] = deque(maxlen=_KEPT_NORMS)
         self._early: list[Norms] = []
-        self._targets: dict[str, Tensor] = {}
-        self._distances: dict[str, Tensor] = {}
+        self._distances: dict[str, tuple[Tensor, Tensor]] = {}  # of references and features
         self._weights: Tensor | None = None
         self._scale: float | str
         self._warned: set[str] = set()
@@ -105,12 +104,12 @@ class Monitor:
         self._count()
         self._looked_at = self._steps
         n = min(len(next(iter(step.features.values()))), _SAMPLES)
-        self._distances = _distances_of(self._metric, step.features)
+        between_features = _distances_of(self._metric, step.features)
         if step.distances is None:
-            self._targets = _distances_of(self._input_metric, step.references)
+            targets = _distances_of(self._input_metric, step.references)
         else:
-            targets = step.among_local(step.distances, n)
-            self._targets = dict.fromkeys(self._distances, targets)
+            targets = dict.fromkeys(step.features, step.among_local(step.distances, n))
+        self._distances = {name: (targets[name], x) for name, x in between_features.items()}
         weights = None if step.pair_weights is None else step.among_local(step.pair_weights, n)
         self._weights = self._pairs(labels, weights, n)
         self._scale = scale if isinstance(scale, str) else float(scale)
@@ -129,10 +128,10 @@ class Monitor:
         """Return which pairs of the first samples are compared, by the top class of soft labels."""
         if labels is not None:
             labels = (labels.argmax(1) if labels.is_floating_point() else labels)[:n]
-        device = next(iter(self._distances.values())).device
-        compared = pair_weights(labels, n, device=device).bool()
+        _, between_features = next(iter(self._distances.values()))
+        compared = pair_weights(labels, n, device=between_features.device).bool()
         if weights is not None:
-            compared &= weights.to(device) > 0
+            compared &= weights.to(compared.device) > 0
         return compared.triu(1)
 
     def record_gradients(self, norms: Norms, beta: Beta) -> None:
@@ -165,8 +164,7 @@ class Monitor:
         return self._steps in WARN_AT
 
     def _layer(self, name: str, penalty: float, beta: Beta) -> LayerReport:
-        distances, shares = self._distances[name], self._shares(name, beta)
-        targets = self._targets.get(name, torch.full_like(distances, math.nan))
+        (targets, distances), shares = self._distances[name], self._shares(name, beta)
         assert self._weights is not None
         targets = targets.to(distances.device)
         compared = self._weights & ~targets.isnan()  # NaN: a pair whose distance is not known
@@ -216,10 +214,10 @@ def _unwrapped(x: Tensor) -> Tensor:
 def _distances_of(
     metric: Callable[[Tensor], Tensor], points: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    samples = {
-        name: flatten_points(_unwrapped(x)[:_SAMPLES], "features") for name, x in points.items()
+    return {
+        name: distances_by(metric, flatten_points(_unwrapped(x)[:_SAMPLES], "features"))
+        for name, x in points.items()
     }
-    return {name: distances_by(metric, x) for name, x in samples.items()}
 
 
 def _losses(name: str, steps: Sequence[Norms]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -23,9 +23,8 @@ def tensors_in(value: object) -> Iterator[Tensor]:
         >>> [t.item() for t in tensors_in((None, {"logits": torch.tensor(1.0)}))]
         [1.0]
     """
-    tensors: list[Any] = []  # the oldest torch cannot compile a generator that is read to its end
-    _collect(value, tensors, (Tensor,))
-    return iter(tensors)
+    # no generator, because the oldest torch cannot compile one that is read to its end
+    return iter(_leaves(value, (Tensor,)))
 
 
 def first_tensor(value: object) -> Tensor | None:
@@ -41,8 +40,7 @@ def first_tensor(value: object) -> Tensor | None:
         >>> first_tensor({"maps": torch.ones(2, 3), "mask": None}).shape
         torch.Size([2, 3])
     """
-    candidates: list[Any] = []
-    _collect(value, candidates, (Tensor, PackedSequence))
+    candidates = _leaves(value, (Tensor, PackedSequence))
     if candidates and isinstance(candidates[0], PackedSequence):
         raise LayerError(
             "its features must have one row a sample, got a PackedSequence, whose rows are "
@@ -51,18 +49,18 @@ def first_tensor(value: object) -> Tensor | None:
     return candidates[0] if candidates else None
 
 
-def _collect(value: object, leaves: list[Any], kinds: tuple[type, ...]) -> None:
+def _leaves(value: object, kinds: tuple[type, ...]) -> list[Any]:
+    """Return the objects of these kinds in nested containers, in order."""
     if isinstance(value, kinds):
-        leaves.append(value)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            _collect(item, leaves, kinds)
+        return [value]
+    items: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        items = value.values()
     elif isinstance(value, (tuple, list)):
-        for item in value:
-            _collect(item, leaves, kinds)
+        items = value
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            _collect(getattr(value, field.name), leaves, kinds)
+        items = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return [leaf for item in items for leaf in _leaves(item, kinds)]
 
 
 class Entering(NamedTuple):

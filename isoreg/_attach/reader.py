@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from isoreg._attach.layers import Axes
 from isoreg._attach.pooling import Entering, FirstTensor, features_entering, first_tensor, pooled
 from isoreg._attach.record import Record
-from isoreg._compiled import break_graph
+from isoreg._compiled import between_graphs
 from isoreg.errors import IsoregError, LayerError, RecordError
 
 
@@ -99,12 +99,8 @@ class Reader:
         return self.watch
 
 
-def _watch_uncompiled(watch: Callable[..., None], *args: Any) -> None:
-    watch(*args)
-
-
-break_graph(
-    _watch_uncompiled,
+_watch_uncompiled = between_graphs(
+    lambda watch, *args: watch(*args),
     "beta='auto' reads gradients in backward, which one graph of the whole step does not show: "
     "compile the model alone, or give beta a number",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,13 @@ class Pulse:
         self.spent = not any(x is not None and x.requires_grad for x in gradients)
 
 
+class Use(NamedTuple):
+    """One use of a layer in a forward pass: the layer's name, and which use it is, from 1."""
+
+    layer: str
+    number: int
+
+
 @dataclasses.dataclass
 class Record:
     """What was recorded in one forward pass.
@@ -36,9 +43,9 @@ class Record:
         references: What the features are compared with, a tensor for each time that it was made.
         sources: For each reference the node of the graph that made it, or None.
         time_major: Whether the model holds modules whose first axis is time.
-        features: (b, d) features by layer name, in the order of the forward pass. A layer that
-            ran more than once has ``name``, ``name:2``, ``name:3``, ...
-        uses: By the same names, which use of the layer it is, from 1.
+        features: (b, d) features by layer name. A layer that ran more than once has ``name``,
+            ``name:2``, ``name:3``, ...
+        uses: By the same names, in the order of the forward pass, which use of a layer it is.
         nodes: By the same names, the node of the graph that made the layer's tensor.
         unwatched: Layers whose gradient should have been watched, and could not be.
         failure: Kind and text of the error that `Recorder.take` is to raise. (The error itself
@@ -53,7 +60,7 @@ class Record:
     sources: list[Any] = dataclasses.field(default_factory=list)
     time_major: bool = False
     features: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    uses: dict[str, int] = dataclasses.field(default_factory=dict)
+    uses: dict[str, Use] = dataclasses.field(default_factory=dict)
     nodes: dict[str, Any] = dataclasses.field(default_factory=dict)
     unwatched: list[str] = dataclasses.field(default_factory=list)
     failure: tuple[type[IsoregError], str] | None = None
@@ -61,22 +68,19 @@ class Record:
     earlier: list[weakref.ref[Pulse]] = dataclasses.field(default_factory=list)
     replaced: bool = False
 
-    def next_use(self, name: str) -> str:
+    def next_use(self, layer: str) -> str:
         """Count a use of a layer: its name for the first, then ``name:2``, ``name:3``, ..."""
-        number, use = 1, name
-        while use in self.uses:
+        number, name = 1, layer
+        while name in self.uses:
             number += 1
-            use = f"{name}:{number}"
-        self.uses[use] = number
-        return use
+            name = f"{layer}:{number}"
+        self.uses[name] = Use(layer, number)
+        return name
 
     def order_by(self, layers: list[str]) -> None:
         """Put features in the order of the layers, which need not be that of a forward pass."""
-        order = []
-        for use, number in self.uses.items():
-            name = use if number == 1 else use.rpartition(":")[0]
-            order.append((layers.index(name), number, use))
-        self.features = {use: self.features[use] for _, _, use in sorted(order)}
+        order = [(layers.index(use.layer), use.number, name) for name, use in self.uses.items()]
+        self.features = {name: self.features[name] for _, _, name in sorted(order)}
 
     def check_axes(self, x: Tensor) -> None:
         """Refuse features or a reference whose first two axes may each be the samples."""

@@ -174,19 +174,9 @@ class Recorder:
         if not torch.compiler.is_compiling() and not self._finalizer.alive:
             return  # another hook of this pass has just detached this recorder
         state = self._states.current
-        skipped = (
-            "recording was paused during the last forward pass"
-            if state.pauses
-            else "the last forward pass ran in eval mode"
-            if not module.training
-            else "the last forward pass ran without gradients"
-            if not torch.is_grad_enabled()
-            else "the last forward pass was only traced or exported"
-            if is_tracing()
-            else ""
-        )
-        if skipped:
-            state.why_missing = skipped
+        why_skipped = _why_skipped(module, state)
+        if why_skipped:
+            state.why_missing = why_skipped
             if not state.pauses:
                 if not torch.compiler.is_compiling() and state.finished and state.finished.is_spent:
                     state.finished = None  # that step is over: the penalty may mean this pass
@@ -320,7 +310,8 @@ class Recorder:
         """The state of the pass that runs now; None in a trial pass of another recorder."""
         if not torch.compiler.is_compiling():
             recorder = Recorder._trials.get(threading.get_ident(), self)
-            return self._states.recording if recorder is self else None
+            if recorder is not self:
+                return None
         return self._states.recording
 
     def _record_value(self, name: str | None, value: Any) -> None:
@@ -336,6 +327,17 @@ class Recorder:
         if tensor is not None:
             record.references.append(tensor.detach().clone())
             record.sources.append(None if torch.compiler.is_compiling() else tensor.grad_fn)
+
+
+def _why_skipped(model: nn.Module, state: State) -> str:
+    """Return why the pass that begins now is not recorded; empty if it is."""
+    if state.pauses:
+        return "recording was paused during the last forward pass"
+    if not model.training:
+        return "the last forward pass ran in eval mode"
+    if not torch.is_grad_enabled():
+        return "the last forward pass ran without gradients"
+    return "the last forward pass was only traced or exported" if is_tracing() else ""
 
 
 def _remedy(layer: Layer) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from isoreg._attach.layers import Layer, find_layers
 from isoreg._attach.pooling import tensors_in
+from isoreg._attach.record import Use
 from isoreg.errors import InputError, IsoregError
 
 Source: TypeAlias = "Layer | Teacher | Callable[..., Tensor] | None"
@@ -134,26 +135,24 @@ class Exchange:
         return torch.empty_like(drawn).scatter_(0, by_class, shuffled)
 
 
-def pair_uses(features: Mapping[str, int], references: Sequence[Tensor]) -> list[int]:
-    """Return for each feature, by name with the number of its use, the index of its reference.
+def pair_uses(uses: Mapping[str, Use], references: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the reference of each use of a layer, by the name of the use.
 
     Example:
-        >>> pair_uses({"layer": 1, "layer:2": 2}, [torch.ones(1), torch.ones(1)])
-        [0, 1]
+        >>> uses = {"layer": Use("layer", 1), "layer:2": Use("layer", 2)}
+        >>> pair_uses(uses, [torch.zeros(1), torch.ones(1)])
+        {'layer': tensor([0.]), 'layer:2': tensor([1.])}
     """
     if len(references) == 1:
-        return [0] * len(features)
-    by_layer: dict[str, int] = {}
-    for name, number in features.items():
-        layer = name if number == 1 else name.rpartition(":")[0]
-        by_layer[layer] = number
-    for layer, uses in by_layer.items():
-        if uses != len(references):
+        return dict.fromkeys(uses, references[0])
+    counts = {use.layer: use.number for use in uses.values()}
+    for layer, count in counts.items():
+        if count != len(references):
             raise InputError(
-                f"layer {layer!r} ran {uses} times and what inputs names {len(references)} times, "
+                f"layer {layer!r} ran {count} times and what inputs names {len(references)} times, "
                 "so it is not known which belong together. Give reference= or name another layer."
             )
-    return [number - 1 for number in features.values()]
+    return {name: references[use.number - 1] for name, use in uses.items()}
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ class Call(NamedTuple):
 
     Attributes:
         candidates: Copies of the tensors that can be compared.
-        others: Names and shapes of the tensors that cannot be compared, without labels.
+        incomparable: The tensors that cannot be compared, without labels.
     """
 
     candidates: list[Candidate | Listed]
@@ -162,15 +162,12 @@ def choose_samples(call: Call, labels: Tensor | None, n: int) -> Tensor:
             f"the model was called with {len(choices) + len(rivals)} tensors that may hold the "
             f"samples, got {', '.join([*map(str, choices), *rivals])}. {_REMEDY}"
         )
-    return _floating(choices[0].value)
+    samples = choices[0].value
+    return samples if samples.is_floating_point() else samples.float()
 
 
 def _is_mask(name: str) -> bool:
     return name.endswith(("mask", "masks"))
-
-
-def _floating(value: Tensor) -> Tensor:
-    return value if value.is_floating_point() else value.float()
 
 
 def _unfold(candidate: Candidate | Listed, n: int) -> list[Candidate]:
@@ -220,10 +217,8 @@ def _is_labels(candidate: Candidate, labels: Tensor | None) -> bool:
         return False
     if candidate.original is not None and candidate.original() is labels:
         return True
-    value = candidate.value
-    if not _looks_like(value, labels):
-        return False
-    return value.device.type == labels.device.type == "cpu" and torch.equal(value, labels)
+    value, on_cpu = candidate.value, labels.device.type == candidate.value.device.type == "cpu"
+    return on_cpu and _looks_like(value, labels) and torch.equal(value, labels)
 
 
 def _no_samples(tensors: list[str]) -> str:

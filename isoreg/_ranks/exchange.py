@@ -55,9 +55,7 @@ def resolve_group(process_group: Group) -> ProcessGroup | None:
         group = process_group
         if not torch.compiler.is_compiling():
             _check_alive(group, ready=ready)
-    if group is None:
-        return None
-    return group if dist.get_world_size(group) > 1 else None
+    return group if group is not None and dist.get_world_size(group) > 1 else None
 
 
 def _check_alive(group: ProcessGroup, *, ready: bool) -> None:
@@ -85,7 +83,7 @@ def _warn_of_other_ranks(count: int) -> None:
 class Gathered(NamedTuple):
     """The rows (N, d) of all ranks in rank order, the place of this rank's, and the rank count."""
 
-    tensors: list[Tensor]
+    tensors: dict[str, Tensor]
     local: slice
     ranks: int
 
@@ -105,7 +103,8 @@ def gather_rows(tensors: Mapping[str, Tensor], options: str, group: ProcessGroup
         dist.all_gather_object(descriptions, description, group=group)
         check_same(descriptions)
     rows = unpack(_rows_of_all(pack(local), sizes, group), local)
-    return Gathered(rows, slice(sum(sizes[:rank]), sum(sizes[: rank + 1])), len(sizes))
+    by_name = dict(zip(tensors, rows, strict=True))
+    return Gathered(by_name, slice(sum(sizes[:rank]), sum(sizes[: rank + 1])), len(sizes))
 
 
 def mean_over_ranks(x: Tensor, group: ProcessGroup) -> Tensor:

@@ -51,52 +51,37 @@ def penalty_across(
         raise InputError("torch.func transforms cannot be used with process_group or queue.")
     if queue is not None and not (by_engine and isinstance(options.scale, NUMBER)):
         refuse_queue(options)
+    reference_name = "input_distances" if options.given else "inputs"
+    local = {reference_name: reference, **dict(zip(names, features, strict=True))}
     tables = {"input_distances": reference} if options.given else {}
     tables |= {} if pair_weights is None else {"pair_weights": pair_weights}
-    local = [*features] if options.given else [reference, *features]
-    names = [*names] if options.given else ["inputs", *names]
-    sent = _rows(dict(zip(names, local, strict=True)), labels, {} if by_engine else tables, narrow)
+    points = {name: x for name, x in local.items() if name not in tables}
+    kinds = dict(zip(local, narrow, strict=True))
+    sent = {name: x.detach().to(kinds[name]) for name, x in points.items()}
+    if labels is not None:
+        labels = labels.to(features[0].device)
+        # class numbers of any integer type, as one column, so that they are sent as rows
+        sent["labels"] = labels if labels.is_floating_point() else labels.long()[:, None]
+    sent |= {} if by_engine else tables
     batch = _gather(sent, options, reference, labels, tables, group, queue)
-    gathered = dict(zip(sent, batch.tensors, strict=True))
-    count = len(batch.tensors[0])
-    _check_columns(tables, count, 0 if queue is None else len(queue))
-    points, all_labels = batch.tensors[: len(local)], gathered.get("labels")
-    if all_labels is not None:
-        all_labels = all_labels if all_labels.is_floating_point() else all_labels.squeeze(1)
-        if all_labels.device.type == "cpu":
-            check_label_values(all_labels)
+    rows = [batch.tensors[name] for name in points]
+    _check_columns(tables, len(rows[0]), 0 if queue is None else len(queue))
+    all_labels = _labels_of_all(batch)
     first = batch.local.start
     if not by_engine:
         if labels is not None and all_labels is not None and labels.requires_grad:
             all_labels = _attached(labels.to(all_labels.device), all_labels, batch)
-        local = [reference, *features]
-        return _by_all_pairs(local, gathered, all_labels, batch, options), first
-    if queue is None:
-        return _by_rows(local, points, all_labels, options, tables, batch, None, group), first
-    past, joined_labels = queue.before(points, all_labels)
-    penalties = _by_rows(local, points, joined_labels, options, tables, batch, past, group)
-    # a finite penalty means that all samples are finite, but only those of this rank
-    may_look = group is None and can_look(penalties.device)
-    finite = may_look and bool(penalties.detach().isfinite().all())
-    queue.keep(points, all_labels, finite=finite, shared=group is not None)
+        attached = [_attached(x, batch.tensors[name], batch) for name, x in local.items()]
+        weights = batch.tensors.get("pair_weights")
+        return dense_by_options(attached[0], attached[1:], all_labels, options, weights), first
+    past, joined = (None, all_labels) if queue is None else queue.before(rows, all_labels)
+    penalties = _by_rows([*points.values()], rows, past, joined, options, tables, batch, group)
+    if queue is not None:
+        # a finite penalty means that all samples are finite, but only those of this rank
+        may_look = group is None and can_look(penalties.device)
+        finite = may_look and bool(penalties.detach().isfinite().all())
+        queue.keep(rows, all_labels, finite=finite, shared=group is not None)
     return penalties, first
-
-
-def _rows(
-    local: dict[str, Tensor],
-    labels: Tensor | None,
-    tables: dict[str, Tensor],
-    narrow: Sequence[torch.dtype],
-) -> dict[str, Tensor]:
-    """The tensors to send, by their names in errors, in the dtypes in which they were given."""
-    kinds = narrow[len(narrow) - len(local) :]
-    pairs = zip(local.items(), kinds, strict=True)
-    sent = {name: x.detach().to(kind) for (name, x), kind in pairs}
-    if labels is not None:
-        labels = labels.to(next(iter(local.values())).device)
-        # class numbers of any integer type, as one column, so that they are sent as rows
-        sent["labels"] = labels if labels.is_floating_point() else labels.long()[:, None]
-    return sent | tables
 
 
 def _gather(
@@ -110,7 +95,7 @@ def _gather(
 ) -> Gathered:
     if group is None:
         first = next(iter(sent.values()))
-        return Gathered(list(sent.values()), slice(0, len(first)), 1)
+        return Gathered(sent, slice(0, len(first)), 1)
     # compared, because it decides whether a rank computes all pairs or the pairs of its own rows
     constants = [reference, *tables.values(), *([] if labels is None else [labels])]
     learned = "with" if any(x.requires_grad for x in constants) else "without"
@@ -121,6 +106,15 @@ def _gather(
         f"inputs, tables and labels {learned} gradient; {widths or 'no tables'}",
         group,
     )
+
+
+def _labels_of_all(batch: Gathered) -> Tensor | None:
+    labels = batch.tensors.get("labels")
+    if labels is not None:
+        labels = labels if labels.is_floating_point() else labels.squeeze(1)
+        if labels.device.type == "cpu":
+            check_label_values(labels)
+    return labels
 
 
 def _check_columns(tables: dict[str, Tensor], count: int, queued: int) -> None:
@@ -137,11 +131,11 @@ def _check_columns(tables: dict[str, Tensor], count: int, queued: int) -> None:
 def _by_rows(
     local: list[Tensor],
     gathered: list[Tensor],
+    past: list[Tensor] | None,
     labels: Tensor | None,
     options: Options,
     tables: dict[str, Tensor],
     batch: Gathered,
-    past: list[Tensor] | None,
     group: ProcessGroup | None,
 ) -> Tensor:
     """The penalties over pairs of the local rows with past samples and, behind these, the batch."""
@@ -162,21 +156,6 @@ def _by_rows(
     mean = None if group is None else functools.partial(mean_over_ranks, group=group)
     terms = Terms(options.scale, options.reduction, batch.ranks, mean, rows)
     return engine_penalty(call, terms, local[len(local) - len(points) :])
-
-
-def _by_all_pairs(
-    local: list[Tensor],
-    gathered: dict[str, Tensor],
-    labels: Tensor | None,
-    batch: Gathered,
-    options: Options,
-) -> Tensor:
-    """The penalty of the whole batch, with R times its gradient by the local rows."""
-    tensors = [x for name, x in gathered.items() if name not in {"labels", "pair_weights"}]
-    if options.given:  # the distances become the first of the points, as in ``local``
-        tensors = [tensors.pop(), *tensors]
-    reference, *features = [_attached(*pair, batch) for pair in zip(local, tensors, strict=True)]
-    return dense_by_options(reference, features, labels, options, gathered.get("pair_weights"))
 
 
 def _attached(local: Tensor, gathered: Tensor, batch: Gathered) -> Tensor:
