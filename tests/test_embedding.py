@@ -643,12 +643,7 @@ BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
         None,
         "got a point that depends on the row beside it",
     ),
-    (
-        {"network": Returned(lambda x: x + torch.rand_like(x))},
-        X,
-        None,
-        "or on chance, in eval",
-    ),
+    ({"network": Returned(lambda x: x + torch.rand_like(x))}, X, None, "or on chance, in eval"),
     (
         {"network": OtherInTraining(lambda x: (x, x))},
         X,

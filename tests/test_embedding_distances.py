@@ -28,12 +28,7 @@ from isoreg.embedding.blocks import NAMES, resolve_blocks
 from isoreg.embedding.cache import PairCache, sample_keys
 from isoreg.embedding.layout import lay_out, smacof
 from isoreg.embedding.targets import read_targets
-from isoreg.embedding.training import (
-    Pairs,
-    Recipe,
-    distances_on_map,
-    near_weights,
-)
+from isoreg.embedding.training import Pairs, Recipe, distances_on_map, near_weights
 from isoreg.penalty import isometry_penalty
 
 DRAWS = np.random.default_rng(0)
@@ -348,31 +343,15 @@ def test_a_metric_may_round_differently_in_each_direction() -> None:
 BAD: list[tuple[dict[str, Any], Any, str]] = [
     ({"metric": skewed}, None, "metric must be symmetric, got"),
     ({"metric": lambda a, b: 1.0}, None, r"metric must map 16 and 15 samples to \(16, 15\) real"),
-    (
-        {"metric": lambda a, b: None},
-        None,
-        r"real distances, got NoneType\. A distance d",
-    ),
-    (
-        {"metric": scipy_euclidean},
-        None,
-        r"take 16 and 15 samples at once, .* 1-D.*cdist",
-    ),
+    ({"metric": lambda a, b: None}, None, r"real distances, got NoneType\. A distance d"),
+    ({"metric": scipy_euclidean}, None, r"take 16 and 15 samples at once, .* 1-D.*cdist"),
     ({"metric": math.dist}, None, "metric must take 16 and 15 samples at once"),
     ({"metric": "precomputed"}, csr_array(city(ROWS, ROWS)), "for 60 samples, got csr_array"),
     ({"metric": lambda a, b: -city(a, b)}, None, "metric must be at least 0"),
     ({"metric": np.zeros((150, 150))}, None, "metric must be a callable or one of .* got ndarray"),
     ({"metric": "geodesic"}, None, "geodesic distances of a batch depend on the batch"),
-    (
-        {"metric": "taxicab"},
-        None,
-        "one of 'euclidean', .*'angular', 'precomputed', got",
-    ),
-    (
-        {"metric": lambda a, b: city(a, b) > 1},
-        None,
-        r"got bool of shape \(16, 15\)",
-    ),
+    ({"metric": "taxicab"}, None, "one of 'euclidean', .*'angular', 'precomputed', got"),
+    ({"metric": lambda a, b: city(a, b) > 1}, None, r"got bool of shape \(16, 15\)"),
     ({"metric": lambda a, b: 1e-9 * skewed(a, b)}, None, "metric must be symmetric"),
     ({"metric": lambda a, b: city(a, b) * (1 + (a[:, None, 0] > b[:, 0]))}, None, "be symmetric"),
     ({"metric": "precomputed"}, np.ones((60, 60), bool), r"got bool of shape \(60, 60\)"),

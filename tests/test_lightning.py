@@ -497,11 +497,7 @@ def test_copies_and_pickles_made_in_training_hold_the_step_as_the_module_has_it(
 
 
 @pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ({}, {"layers": "net.0"}),
-        ({}, {"layers": "0", "model": "net"}),
-    ],
+    ("first", "second"), [({}, {"layers": "net.0"}), ({}, {"layers": "0", "model": "net"})]
 )
 def test_two_callbacks_do_the_same_in_either_order(
     first: dict[str, Any], second: dict[str, Any]

@@ -171,11 +171,7 @@ def test_input_distances_replace_those_of_the_inputs(scale: float | str, reducti
     measured = normal(8, 8, seed=5).abs()
     measured = (measured + measured.T).fill_diagonal_(0)
     labels = LABELS["classes"]
-    options: dict[str, Any] = {
-        "scale": scale,
-        "reduction": reduction,
-        "input_distances": measured,
-    }
+    options: dict[str, Any] = {"scale": scale, "reduction": reduction, "input_distances": measured}
     penalty = isometry_penalty(None, LAYERS[0], labels, **options)
     weights, distances = weights_by_loops(labels, 8), distances_by_loops(LAYERS[0])
     expected = penalty_by_loops(measured.tolist(), distances, weights, scale, reduction)

@@ -491,10 +491,7 @@ def test_a_reference_takes_what_a_model_is_called_with_by_name() -> None:
     reference = references.blurred(1.0)
     expected = isoreg.isometry_penalty(reference(x), model.layers[:2](x))
     with isoreg.IsometryRegularizer(model, inputs=reference) as iso:
-        for call in (
-            lambda: model(pixels=x),
-            lambda: model(x, weights=torch.ones(3)),
-        ):
+        for call in (lambda: model(pixels=x), lambda: model(x, weights=torch.ones(3))):
             call()
             torch.testing.assert_close(iso(None), expected)
 

@@ -305,10 +305,7 @@ def test_the_model_is_where_its_tensors_are_or_else_where_the_images_are() -> No
 @pytest.mark.parametrize(
     ("output", "given"),
     [
-        (
-            (torch.zeros(3, 2), torch.zeros(3, 4)),
-            r"2 tensors that may be them, at \[0\], \[1\]",
-        ),
+        ((torch.zeros(3, 2), torch.zeros(3, 4)), r"2 tensors that may be them, at \[0\], \[1\]"),
         (
             (torch.zeros(3, 5), [torch.zeros(3, 2)] * 2),
             r"3 tensors that may be them, at \[0\], \[1\]\[0\], \[1\]\[1\]",

@@ -16,12 +16,7 @@ from zoo import honest, images_of
 
 from isoreg import InputError
 from isoreg.robustness import ATTACKS, PRESETS, RobustnessReport, attacks, evaluate
-from isoreg.robustness.checks import (
-    boundary_distances,
-    check_gradients,
-    check_model,
-    check_radii,
-)
+from isoreg.robustness.checks import boundary_distances, check_gradients, check_model, check_radii
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import pgd, project, steepest
 from isoreg.robustness.results import check_distances, check_restarts, check_results

@@ -352,11 +352,7 @@ ALONE: dict[str, tuple[Tensor, Tensor | None, str]] = {
     "one number a sample": (torch.rand(N), None, ""),
     "a column": (torch.rand(N, 1), None, ""),
     "a column beside the labels": (torch.rand(N, 1), Y, ""),
-    "a column beside other integers": (
-        torch.rand(N, 1),
-        None,
-        r"argument 1 int64 \(12,\)",
-    ),
+    "a column beside other integers": (torch.rand(N, 1), None, r"argument 1 int64 \(12,\)"),
     "images of integers": (torch.zeros(N, 2, 2, dtype=torch.uint8), Y, ""),
     "a table of integers": (torch.zeros(N, 2, dtype=torch.uint8), Y, r"argument 0 uint8 \(12, 2\)"),
     "a number": (torch.tensor(2.0), Y, r"argument 0 float32 \(\)"),
