@@ -317,16 +317,10 @@ def test_label_smoothing_in_bf16_is_accepted() -> None:
 MISTAKES = [
     ("a column of numbers", torch.tensor([[0], [1], [1]]), r"\(3, 1\)\. Take .*squeeze\(1\)\.$"),
     ("a column of floats", torch.tensor([[0.0], [1.0], [1.0]]), r"squeeze\(1\)\.long\(\)"),
-    (
-        "a column of targets",
-        torch.tensor([[0.1], [1.7], [0.4]]),
-        r"regression.*None.*bucketize\(labels.squeeze\(1\),",
-    ),
-    (
-        "regression targets",
-        torch.tensor([0.1, 1.7, -0.4]),
-        r"regression.*labels=None.*bucketize\(labels,",
-    ),
+    ("a column of targets", torch.tensor([[0.1], [1.7], [0.4]]),
+     r"regression.*None.*bucketize\(labels.squeeze\(1\),"),
+    ("regression targets", torch.tensor([0.1, 1.7, -0.4]),
+     r"regression.*labels=None.*bucketize\(labels,"),
     ("class numbers as floats", torch.tensor([0.0, 2.0, 1.0]), r"class numbers.*\.long\(\)"),
     ("-1 for no label", torch.tensor([0, -1, 1]), r"-1 at position 1.*write -100"),
     ("one-hot integers", torch.eye(3).long(), r"one-hot.*argmax\(1\)"),
@@ -336,7 +330,7 @@ MISTAKES = [
     ("tokens", torch.tensor([[3, 7], [7, 2], [0, 1]]), "token or pixel"),
     ("NaN", torch.tensor([[0.5, 0.5], [torch.nan, 1], [1, 0]]), "NaN stands for no label.*zeros"),
     ("logits", torch.tensor([[2.0, -1], [0.5, 1], [1, 3]]), "row 0.*Logits.*softmax"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -357,36 +357,24 @@ def test_a_regularizers_report_can_be_drawn_as_it_is() -> None:
     [
         (lambda: plots.shepard(X, PHI[:2]), "shepard: inputs and features must be the same"),
         (lambda: plots.shepard(X[:3], PHI[:3], Y[:3]), "shepard: there must be a pair to draw"),
-        (
-            lambda: plots.distance_histograms(X[:3], PHI[:3], Y[:3]),
-            "distance_histograms: there must be a pair to draw",
-        ),
+        (lambda: plots.distance_histograms(X[:3], PHI[:3], Y[:3]),
+         "distance_histograms: there must be a pair to draw"),
         (lambda: plots.shepard(X * torch.inf, PHI), "shepard: distances must be finite to be d"),
         (lambda: plots.shepard(X, 1e200 * X.double()), "shepard: distances must be finite to be d"),
-        (
-            lambda: plots.distance_histograms(X, {"a": PHI, "b": X * torch.nan}),
-            "distance_histograms: distances must be finite to be drawn, got 435 that are not",
-        ),
-        (
-            lambda: plots.distance_histograms(X, {}),
-            "distance_histograms: features must be at least one Tensor, got none",
-        ),
-        (
-            lambda: plots.distance_histograms(X, {"inputs": PHI}),
-            "distance_histograms: features must have other names than 'inputs'",
-        ),
+        (lambda: plots.distance_histograms(X, {"a": PHI, "b": X * torch.nan}),
+         "distance_histograms: distances must be finite to be drawn, got 435 that are not"),
+        (lambda: plots.distance_histograms(X, {}),
+         "distance_histograms: features must be at least one Tensor, got none"),
+        (lambda: plots.distance_histograms(X, {"inputs": PHI}),
+         "distance_histograms: features must have other names than 'inputs'"),
         (
             lambda: plots.distance_histograms(X, [PHI]),  # type: ignore[arg-type]
             "distance_histograms: features must be a Tensor, or several of them by name, got list",
         ),
-        (
-            lambda: plots.distance_histograms(X, PHI, bins=0),
-            "distance_histograms: bins must be an integer of at least 1, got 0",
-        ),
-        (
-            lambda: plots.robust_accuracy({}),
-            "robust_accuracy: reports must be at least one RobustnessReport, got none",
-        ),
+        (lambda: plots.distance_histograms(X, PHI, bins=0),
+         "distance_histograms: bins must be an integer of at least 1, got 0"),
+        (lambda: plots.robust_accuracy({}),
+         "robust_accuracy: reports must be at least one RobustnessReport, got none"),
         (
             lambda: plots.robust_accuracy([REPORT]),  # type: ignore[arg-type]
             "robust_accuracy: reports must be a RobustnessReport, or several of them by name",
@@ -402,12 +390,10 @@ def test_a_regularizers_report_can_be_drawn_as_it_is() -> None:
             }),
             "layer_distortion: the stress of a layer must be a number, got NaN for 'fc'",
         ),
-        (
-            lambda: plots.layer_distortion({"a": distortion(X[:1], X[:1])}),
-            "layer_distortion: at least one layer must have pairs and features that differ, got 1",
-        ),
+        (lambda: plots.layer_distortion({"a": distortion(X[:1], X[:1])}),
+         "layer_distortion: at least one layer must have pairs and features that differ, got 1"),
     ],
-)
+)  # fmt: skip
 def test_errors_say_who_speaks_and_what_is_wrong(call: Callable[[], Any], text: str) -> None:
     with pytest.raises(InputError) as caught:
         call()

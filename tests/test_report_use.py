@@ -254,19 +254,13 @@ class Counted(nn.Linear):
             "images must have the type that the model takes, got images of torch.float64 and "
             r"parameters of torch.float32\. Convert them with images.to\(torch.float32\)",
         ),
-        (
-            lambda: Counted(64, 10),
-            torch.float64,
-            r"images must .* parameters of torch.float32\. Convert them with images.to\(torch.floa",
-        ),
-        (
-            lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)),
-            torch.float32,
-            "model must have been called once, .* got LazyLinear '1' without",
-        ),
+        (lambda: Counted(64, 10), torch.float64,
+         r"images must .* parameters of torch.float32\. Convert them with images.to\(torch.floa"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), torch.float32,
+         "model must have been called once, .* got LazyLinear '1' without"),
         (Trains, torch.float32, "the model must answer without gradients of its parameters"),
     ],
-)
+)  # fmt: skip
 def test_what_would_end_in_an_error_of_torch_has_a_sentence(model, dtype, words: str) -> None:
     x, y = torch.rand(4, 64, dtype=dtype), torch.zeros(4).long()
     with pytest.raises(InputError, match=f"evaluate: {words}"):

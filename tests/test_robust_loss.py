@@ -231,33 +231,21 @@ class FullyShardedDataParallel(nn.Linear):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1)(x, y.to(torch.complex64)),
-            "labels must be 6 integers, got torch.complex64",
-        ),
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1)(x, y - 1),
-            "labels must be classes from 0 to 2, or -100 for an image that does not count, got -1.",
-        ),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x, y.to(torch.complex64)),
+         "labels must be 6 integers, got torch.complex64"),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x, y - 1),
+         "labels must be classes from 0 to 2, or -100 for an image that does not count, got -1."),
         (lambda m, x, y: RobustLoss(m, eps=0.1)(x, y + 1), "labels must be classes from 0 to 2,"),
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1)((255 * x).byte(), y),
-            "images must be floating, got torch.uint8.",
-        ),
-        (
-            lambda m, x, y: RobustLoss(Returns(lambda z: (z, z)), eps=0.1)(x, y),
-            "the model must return logits of shape (n, classes), got 2 tensors that may be them, "
-            "at [0], [1]. Wrap it",
-        ),
-        (
-            lambda m, x, y: RobustLoss(nn.Sequential(FullyShardedDataParallel(5, 3)), eps=0.1),
-            "model must be whole on this rank, got one that FSDP shards at '0'.",
-        ),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)((255 * x).byte(), y),
+         "images must be floating, got torch.uint8."),
+        (lambda m, x, y: RobustLoss(Returns(lambda z: (z, z)), eps=0.1)(x, y),
+         "the model must return logits of shape (n, classes), got 2 tensors that may be them, at "
+         "[0], [1]. Wrap it"),
+        (lambda m, x, y: RobustLoss(nn.Sequential(FullyShardedDataParallel(5, 3)), eps=0.1),
+         "model must be whole on this rank, got one that FSDP shards at '0'."),
         (lambda m, x, y: RobustLoss(m, eps=0.1, std=0.0), "std must be above 0, got [0.0]."),
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1, mean=[0.1, 0.2])(x, y),
-            "mean must be one number, or one for each of 5 channels of images of shape (6, 5), ",
-        ),
+        (lambda m, x, y: RobustLoss(m, eps=0.1, mean=[0.1, 0.2])(x, y),
+         "mean must be one number, or one for each of 5 channels of images of shape (6, 5), "),
         (lambda m, x, y: RobustLoss(m, eps=0.1, std="a"), "std must be a finite number, or one"),
         *[
             (lambda m, x, y, eps=eps: RobustLoss(m, eps=eps), "eps must be a number, finite and >=")
@@ -270,25 +258,19 @@ class FullyShardedDataParallel(nn.Linear):
             )
             for steps in (1.5, None, True, math.nan)
         ],
-        (
-            lambda m, x, y: RobustLoss(m.forward, eps=0.1),
-            "a model must be a torch.nn.Module, got m",
-        ),
-        (
-            lambda m, x, y: RobustLoss(nn.Linear, eps=0.1),
-            "a model must be a torch.nn.Module, got t",
-        ),
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1)(x.tolist(), y),
-            "images must be a tensor, got list",
-        ),
+        (lambda m, x, y: RobustLoss(m.forward, eps=0.1),
+         "a model must be a torch.nn.Module, got m"),
+        (lambda m, x, y: RobustLoss(nn.Linear, eps=0.1),
+         "a model must be a torch.nn.Module, got t"),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x.tolist(), y),
+         "images must be a tensor, got list"),
         (lambda m, x, y: RobustLoss(m, eps=0)(x, y.tolist()), "labels must be a tensor, got list."),
         (lambda m, x, y: RobustLoss(m, eps=0.1)(x[:, 0], y), "images must be of shape (n, ...), g"),
         (lambda m, x, y: RobustLoss(m, eps=0.1)(x.to_sparse(), y), "images must be a dense tensor"),
         (lambda m, x, y: RobustLoss(m, eps=0)(x.to("meta"), y), "images must be a dense tensor th"),
         (lambda m, x, y: RobustLoss(m, eps=0.1)(x, y.to("meta")), "labels must be a dense tensor"),
     ],
-)
+)  # fmt: skip
 def test_what_has_no_answer_is_refused_with_a_sentence(call, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call(mlp(), *batch())

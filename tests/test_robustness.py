@@ -333,11 +333,9 @@ LAST, WEIGHT = torch.tensor([0, 1, 0, 3]), torch.ones(2, requires_grad=True)
     [
         ({"images": torch.full((4, 64), 2.0)}, "images must lie within bounds (0.0, 1.0), got 2"),
         ({"images": torch.zeros(0, 64)}, "images must be floating of shape (n, ...) with n > 0"),
-        (
-            {"images": torch.zeros(4, 64).byte()},
-            "images must be floating of shape (n, ...) with n > 0, got torch.uint8 of shape "
-            "(4, 64). Bytes become pixels with images.float() / 255.",
-        ),
+        ({"images": torch.zeros(4, 64).byte()},
+         "images must be floating of shape (n, ...) with n > 0, got torch.uint8 of shape (4, 64). "
+         "Bytes become pixels with images.float() / 255."),
         ({"images": [torch.rand(4, 64)]}, "images must be a tensor, got list. Of a DataLoader"),
         ({"labels": torch.zeros(4).long().numpy()}, "labels must be a tensor, got ndarray."),
         ({"labels": torch.zeros(3).long()}, "labels must be 4 integers, got"),
@@ -362,15 +360,11 @@ LAST, WEIGHT = torch.tensor([0, 1, 0, 3]), torch.ones(2, requires_grad=True)
         ({"seed": 2**64}, "seed must be an integer of at least"),
         ({"certified": "no"}, "certified must be True or False, got 'no'."),
         ({"training_loss": 0.5, "attacks": "paper"}, "training_loss must be callable, got 0.5."),
-        (
-            {"model": torch.sum},
-            "a model must be a torch.nn.Module, got builtin_function_or_method.",
-        ),
+        ({"model": torch.sum},
+         "a model must be a torch.nn.Module, got builtin_function_or_method."),
         ({"transfer_from": nn.Linear}, "a model must be a torch.nn.Module, got the class Linear."),
-        (
-            {"transfer_from": nn.Linear(64, 2), "model": nn.Linear(64, 4), "labels": LAST},
-            "labels must be classes of transfer_from from 0 to 1, got 3",
-        ),
+        ({"transfer_from": nn.Linear(64, 2), "model": nn.Linear(64, 4), "labels": LAST},
+         "labels must be classes of transfer_from from 0 to 1, got 3"),
         *(
             ({"training_loss": loss, "attacks": "paper"}, f"training_loss must give a scalar {got}")
             for loss, got in (
@@ -381,12 +375,10 @@ LAST, WEIGHT = torch.tensor([0, 1, 0, 3]), torch.ones(2, requires_grad=True)
             )
         ),
         ({"std": "a"}, "std must be a finite number, or one a channel, got 'a'."),
-        (
-            {"model": nn.Unflatten(1, (8, 8))},
-            "the model must return logits of shape (n, classes), got (2, 8, 8)",
-        ),
+        ({"model": nn.Unflatten(1, (8, 8))},
+         "the model must return logits of shape (n, classes), got (2, 8, 8)"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_refused_early(change: dict, message: str) -> None:
     arguments = {
         "model": nn.Linear(64, 2),
