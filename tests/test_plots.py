@@ -34,13 +34,6 @@ DRAWN: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_it_draws_on_the_axes_that_it_is_given(name: str) -> None:
-    axes = figure.Figure().subplots()
-    assert DRAWN[name](axes=axes) is axes
-    assert axes.has_data()
-
-
 AXES = {
     "shepard": ("distance between inputs", "distance between features"),
     "histograms": ("distance between two samples of a class", "share of pairs (%)"),
@@ -50,9 +43,12 @@ AXES = {
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_its_axes_say_what_they_measure(name: str) -> None:
-    axes = DRAWN[name]()
-    assert (axes.get_xlabel(), axes.get_ylabel()) == AXES[name]
+def test_it_draws_on_the_axes_that_it_is_given_and_says_what_they_measure(name: str) -> None:
+    axes = figure.Figure().subplots()
+    assert DRAWN[name](axes=axes) is axes
+    assert axes.has_data()
+    for drawn in (axes, DRAWN[name]()):
+        assert (drawn.get_xlabel(), drawn.get_ylabel()) == AXES[name]
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -180,19 +176,15 @@ def test_each_cell_of_a_shepard_diagram_is_a_fortieth_of_its_axes(features: torc
     assert 0.02 < cell.height / axes.get_ylim()[1] < 0.06
 
 
-@pytest.mark.parametrize("name", ["shepard", "histograms", "robust"])
-def test_what_begins_at_0_is_not_drawn_on_logarithmic_axes_nor_on_several(name: str) -> None:
+@pytest.mark.parametrize("name", DRAWN)
+def test_what_begins_at_0_and_layers_are_not_drawn_on_logarithmic_axes(name: str) -> None:
     axes = figure.Figure().subplots()
     axes.set_xscale("log")
-    with pytest.raises(InputError, match="axes must be one with linear scales, got log and linear"):
+    text = "axes must be one with linear scales, got log and linear"
+    if name == "layers":
+        text = r"^layer_distortion: axes must be .* linear, got log"
+    with pytest.raises(InputError, match=text):
         DRAWN[name](axes=axes)
-
-
-def test_layers_stand_on_a_linear_axis() -> None:
-    axes = figure.Figure().subplots()
-    axes.set_xscale("log")
-    with pytest.raises(InputError, match=r"^layer_distortion: axes must be .* linear, got log"):
-        DRAWN["layers"](axes=axes)
 
 
 class OnDevice(torch.Tensor):
@@ -317,12 +309,9 @@ def test_names_of_any_length_leave_room_for_the_bars(size: int) -> None:
     assert all(page.y0 <= label.y0 for label in labels)
 
 
-def test_reports_may_be_named_by_numbers_too() -> None:
+def test_reports_and_layers_may_be_named_by_numbers_too() -> None:
     legend = plots.robust_accuracy({1: REPORT}).get_legend()  # type: ignore[dict-item]
     assert [text.get_text() for text in legend.get_texts()] == ["1"]
-
-
-def test_layers_may_be_named_by_numbers_as_curves_may() -> None:
     axes = plots.layer_distortion({1: distortion(X, PHI, Y)})  # type: ignore[dict-item]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1"]
 
