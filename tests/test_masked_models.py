@@ -14,7 +14,6 @@ from isoreg.robustness import RobustnessReport, evaluate
 from isoreg.robustness.checks import check_directions, check_gradients
 from isoreg.robustness.consistency import _neighbours
 from isoreg.robustness.pgd import cross_entropy, margin, pgd
-from isoreg.robustness.results import check_results
 
 RADII = [0.1, 0.2]
 
@@ -220,12 +219,3 @@ def test_a_model_in_half_precision_hides_no_cut_graph(dtype: torch.dtype) -> Non
     assert quick(Part(dtype)).warnings[0].startswith("the model computes in half precision alone")
     for name in ("plain", "smooth", "tanh", "robust loss"):
         assert quick(honest(name)).warnings == []
-
-
-@pytest.mark.parametrize(("one", "many", "told"), [(0.94, 0.4, True), (0.8, 0.4, False)])
-def test_a_single_step_that_does_nothing_where_many_steps_do_is_told(
-    one: float, many: float, told: bool
-) -> None:
-    accuracy = {"fgsm": {0.1: one}, "pgd-ce": {0.1: many}}
-    signs = check_results(accuracy, [0.1], 0.95, images=100, worst_case={0.1: many})
-    assert [("single step" in sign) for sign in signs] == [True] * told
