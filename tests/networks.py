@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from isoreg import IsometryRegularizer
 
 MODELS = ["mlp", "resnet18", "vit"]
 Y = torch.tensor([0, 1, 0, 1, 0, 2])
@@ -41,3 +44,20 @@ def features(model: nn.Module, x: Tensor) -> Tensor:
     if isinstance(model, nn.Sequential):
         return model[:-1](x)
     return model.forward_head(model.forward_features(x), pre_logits=True)
+
+
+def watched(kind: str, *layers: object, **options: object) -> tuple[nn.Module, Tensor, Any]:
+    """A model, a batch, and the regularizer that watches the model."""
+    model = build(kind)
+    return model, batch(kind), IsometryRegularizer(model, *layers, **options)
+
+
+class TwoLayers(nn.Module):
+    """A body and a classifier; subclasses say how they are used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from typer.testing import CliRunner
+from zoo import Answers
 
 from benchmarks.commands import app
 from benchmarks.library import attacks as experiment
@@ -115,12 +116,11 @@ def test_a_class_that_is_ruled_out_takes_no_digits_from_the_others(value: float)
     model = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
     images = torch.rand(5, 2, 4)
 
-    class RuledOut(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            z = model(x)
-            return torch.cat([z[:, :1], torch.full_like(z[:, :1], value), z[:, 1:]], 1)
+    def ruled_out(x: Tensor) -> Tensor:
+        z = model(x)
+        return torch.cat([z[:, :1], torch.full_like(z[:, :1], value), z[:, 1:]], 1)
 
-    adapted = Adapted(RuledOut(), images)
+    adapted = Adapted(Answers(ruled_out), images)
     x = adapted.fold(images).requires_grad_()
     found, logits = adapted(x), model(images)
     kept = found[:, [0, 2, 3]]
@@ -154,18 +154,14 @@ def test_another_memory_format_is_attacked_as_the_usual_one(of: str) -> None:
 
 def test_attacks_do_not_write_on_what_a_model_returns() -> None:
     stored = torch.randn(6, 3)
-
-    class Remembers(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return stored[: len(x)] + 0 * x.flatten(1)[:, :1]
-
-    class Returns(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return stored[: len(x)]
-
     before = stored.clone()
-    for model in (Remembers(), Returns()):
-        evaluate(model, torch.rand(6, 1, 6, 6), stored.argmax(1), eps=0.1, attacks=["square"])
+    for answer in (
+        lambda x: stored[: len(x)],
+        lambda x: stored[: len(x)] + 0 * x.flatten(1)[:, :1],
+    ):
+        evaluate(
+            Answers(answer), torch.rand(6, 1, 6, 6), stored.argmax(1), eps=0.1, attacks=["square"]
+        )
     torch.testing.assert_close(stored, before, rtol=0, atol=0)
 
 

@@ -359,31 +359,23 @@ def test_an_autobeta_that_was_given_is_the_one_that_is_used() -> None:
         (lambda: AutoBeta(math.inf), "AutoBeta: share must be a positive number, got inf."),
         (lambda: AutoBeta(momentum=1), "AutoBeta: momentum must be in [0, 1), got 1."),
         (lambda: AutoBeta(momentum=-0.1), "AutoBeta: momentum must be in [0, 1), got -0.1."),
-        (
-            lambda: IsometryRegularizer(net(), beta="auto").load_state_dict({"beta": {"log": 1}}),
-            "IsometryRegularizer.load_state_dict: the checkpoint of beta='auto' needs a number "
-            "'weight', got None.",
-        ),
-        (
-            lambda: AutoBeta().load_state_dict({"log": torch.ones(2), "weight": 1, "used": 1}),
-            "the checkpoint of beta='auto' needs a number 'log', got tensor([1., 1.]).",
-        ),
+        (lambda: IsometryRegularizer(net(), beta="auto").load_state_dict({"beta": {"log": 1}}),
+         "IsometryRegularizer.load_state_dict: the checkpoint of beta='auto' needs a number "
+         "'weight', got None."),
+        (lambda: AutoBeta().load_state_dict({"log": torch.ones(2), "weight": 1, "used": 1}),
+         "the checkpoint of beta='auto' needs a number 'log', got tensor([1., 1.])."),
         (
             lambda: IsometryRegularizer(net()).load_state_dict(None),  # type: ignore[arg-type]
             "IsometryRegularizer.load_state_dict: the checkpoint must hold 'beta', got None.",
         ),
-        (
-            lambda: IsometryRegularizer(net(), beta="automatic"),
-            "IsometryRegularizer: beta must be a finite number >= 0, 'auto' or an AutoBeta, "
-            "got 'automatic'.",
-        ),
-        (
-            lambda: IsometryRegularizer(net(), beta="auto").load_state_dict({"beta": 0.1}),
-            "IsometryRegularizer.load_state_dict: the checkpoint was made with beta as a number, "
-            "this regularizer with 'auto'. Build it with the same kind of beta.",
-        ),
+        (lambda: IsometryRegularizer(net(), beta="automatic"),
+         "IsometryRegularizer: beta must be a finite number >= 0, 'auto' or an AutoBeta, got "
+         "'automatic'."),
+        (lambda: IsometryRegularizer(net(), beta="auto").load_state_dict({"beta": 0.1}),
+         "IsometryRegularizer.load_state_dict: the checkpoint was made with beta as a number, this "
+         "regularizer with 'auto'. Build it with the same kind of beta."),
     ],
-)
+)  # fmt: skip
 def test_errors_say_what_to_do(call, text: str) -> None:
     with pytest.raises(InputError) as caught:
         call()

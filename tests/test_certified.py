@@ -314,26 +314,13 @@ def jittered(model: nn.Sequential) -> None:
     nn.utils.parametrize.register_parametrization(model[1], "weight", Jitter())
 
 
-class Property(nn.Linear):
-    @property
-    def weight(self) -> Tensor:
+def computed(name: str) -> type[nn.Linear]:
+    """A layer whose class computes its weight, or its bias."""
+
+    def get(self: nn.Linear) -> Tensor:
         return self.kept if torch.is_grad_enabled() else 2 * self.kept
 
-    @weight.setter
-    def weight(self, value: Tensor) -> None:
-        self.kept = value
-
-
-class Shift(nn.Linear):
-    """Has a bias that its class computes."""
-
-    @property
-    def bias(self) -> Tensor:
-        return self.kept if torch.is_grad_enabled() else 2 * self.kept
-
-    @bias.setter
-    def bias(self, value: Tensor) -> None:
-        self.kept = value
+    return type("Computed", (nn.Linear,), {name: property(get, lambda s, x: setattr(s, "kept", x))})
 
 
 class Halves(Tensor):
@@ -369,8 +356,8 @@ def in_place_of_the_first(kind: type[nn.Module]) -> Change:
         (lambda model: setattr(model, "forward", model.forward), "'forward' .* at the model"),
         (compiled, r"got a call that compile\(\) replaced at Linear '1'"),
         (jittered, "got a parametrization that gives other weights each time"),
-        (in_place_of_the_first(Property), "got a property 'weight' at Property '1'"),
-        (in_place_of_the_first(Shift), "got a property 'bias' at Shift '1'"),
+        (in_place_of_the_first(computed("weight")), "got a property 'weight' at Computed '1'"),
+        (in_place_of_the_first(computed("bias")), "got a property 'bias' at Computed '1'"),
         (in_place_of_the_first(Called), "got Called"),
         (halved, "got Halves, Parameter"),
     ],

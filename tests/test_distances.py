@@ -773,22 +773,16 @@ INF, NAN = math.inf, math.nan
 CHECKED: dict[str, tuple[list[list[float]], list[tuple[int, int]], str]] = {
     "all equal": ([[0, 0], [0, 0]], [], ""),
     "rounded": ([[0, 1, 1e3], [1.9, 0, 1e3], [1e3, 1e3, 0]], [], ""),
-    "not by a thousandth of what counts": (
-        [[0, 1e-6, 1], [1.1e-6, 0, 1], [1, 1, 0]],
-        [(0, 2), (2, 0), (1, 2), (2, 1)],
-        "got 1e-06 for samples 0 and 1 and 1.1e-06 for 1 and 0.",
-    ),
+    "not by a thousandth of what counts": ([[0, 1e-6, 1], [1.1e-6, 0, 1], [1, 1, 0]],
+     [(0, 2), (2, 0), (1, 2), (2, 1)], "got 1e-06 for samples 0 and 1 and 1.1e-06 for 1 and 0."),
     "what does not count": ([[NAN, -1], [INF, 0]], [(0, 0), (0, 1), (1, 0)], ""),
     "negative": ([[0, -1], [-1, 0]], [], "got -1 for samples 0 and 1."),
     "infinite": ([[0, INF], [INF, 0]], [], "got inf for samples 0 and 1."),
     "not a number": ([[0, NAN], [NAN, 0]], [], "got nan for samples 0 and 1."),
-    "not a number one way": (
-        [[0, 1], [NAN, 0]],
-        [],
-        "got 1 for samples 0 and 1 and nan for 1 and 0.",
-    ),
+    "not a number one way": ([[0, 1], [NAN, 0]], [],
+     "got 1 for samples 0 and 1 and nan for 1 and 0."),
     "zero one way": ([[0, 0], [5, 0]], [], "got 0 for samples 0 and 1 and 5 for 1 and 0."),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("rows", "left_out", "got"), CHECKED.values(), ids=CHECKED)

@@ -262,9 +262,7 @@ def test_without_its_package_a_distance_is_skipped_with_the_reason(
     "load, package", [(data.words, "rapidfuzz"), (data.series, "aeon"), (data.digits, "ot")]
 )
 def test_the_distances_are_those_that_are_named(
-    load: Callable[[Path, int], Objects],
-    package: str,
-    tmp_path: Path,
+    load: Callable[[Path, int], Objects], package: str, tmp_path: Path
 ) -> None:
     pytest.importorskip(package)
     made = load(tmp_path, 40)

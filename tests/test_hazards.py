@@ -7,7 +7,6 @@ import gc
 import os
 import random
 import threading
-import warnings
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -244,19 +243,6 @@ def test_of_a_thread_that_ended_nothing_is_kept_once_another_one_calls() -> None
     assert [record() for record in records[:2]] == [None, None]
 
 
-def test_frozen_features_are_warned_of_once() -> None:
-    model, x = Net(), torch.randn(12, 6)
-    model.body.requires_grad_(False)
-    iso = IsometryRegularizer(model)
-    model(x)
-    with pytest.warns(UserWarning, match="need no gradient"):
-        iso(Y)
-    model(x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        iso(Y)
-
-
 def test_parametrized_layers_get_the_gradient_of_the_penalty() -> None:
     model, x = Net(), torch.randn(12, 6)
     nn.utils.parametrizations.weight_norm(model.body)
@@ -331,45 +317,6 @@ def test_stages_are_those_of_timms_feature_info() -> None:
         IsometryRegularizer(Net(), "stages")
 
 
-def test_a_full_name_goes_before_a_glob_in_a_dict_of_weights() -> None:
-    model, x = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), torch.randn(12, 6)
-    for weights in ({"?": 0.1, "1": 1.0}, {"1": 1.0, "?": 0.1}):
-        iso = IsometryRegularizer(model, weights)
-        model(x)
-        value = iso(Y)
-        torch.testing.assert_close(value, 0.1 * iso.penalties["0"] + iso.penalties["1"])
-        iso.detach()
-
-
-def test_inputs_that_match_several_layers_are_refused() -> None:
-    with pytest.raises(InputError, match=r"must name one layer.*'body', 'head'"):
-        IsometryRegularizer(Net(), inputs="*")
-
-
-def test_maps_with_channels_last_are_averaged_over_space() -> None:
-    class Last(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.maps, self.head = nn.Linear(3, 5), nn.Linear(5, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.maps(x).mean((1, 2)))
-
-    model, x = Last(), torch.randn(12, 7, 7, 3)
-    iso = IsometryRegularizer(model, "maps", pool="mean_last")
-    model(x)
-    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.maps(x).mean((1, 2)), Y))
-
-
-def test_the_repr_shows_shapes_after_the_first_penalty() -> None:
-    model = Net()
-    iso = IsometryRegularizer(model)
-    assert "not known" in repr(iso)
-    model(torch.randn(12, 6))
-    iso(Y)
-    assert "['head (12, 8)'], at='input'" in repr(iso)
-
-
 class Residual(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -437,17 +384,11 @@ def test_any_network_gets_the_gradient_that_a_loss_by_hand_would_give(
     torch.testing.assert_close(found, reference)
 
 
-def test_inputs_may_be_a_layer_of_the_model_itself_or_another_network() -> None:
+def test_inputs_may_be_a_layer_of_the_model_itself() -> None:
     model, x = Net(), torch.randn(12, 6)
     iso = IsometryRegularizer(model, inputs=model.body)
     model(x)
     reference = isometry_penalty(model.body(x).detach(), torch.tanh(model.body(x)), Y)
-    torch.testing.assert_close(iso(Y), reference)
-    iso.detach()
-    teacher = nn.Linear(6, 3).requires_grad_(False)
-    iso = IsometryRegularizer(model, inputs=teacher)
-    model(x)
-    reference = isometry_penalty(teacher(x), torch.tanh(model.body(x)), Y)
     torch.testing.assert_close(iso(Y), reference)
 
 

@@ -275,18 +275,12 @@ UNKNOWN: dict[str, tuple[Callable[..., object], str]] = {
     "of no module": (lambda m, _f, _y: m.scale * 2, "what was made by none of its modules"),
     "of two": (lambda _m, f, y: (f, y), "what was made by 'body', 'head'"),
     "decoded": (lambda m, _f, y: m.decoder(y), "what its decoder made, 'decoder'"),
-    "a loss of tokens": (
-        lambda m, f, _y: m.head(tokens(f)).sum(),
-        "a loss, and 'head' gave more than one vector a sample",
-    ),
-    "with another's weights": (
-        lambda m, f, _y: nn.functional.linear(f, m.head.weight),
-        "what weights of its own were applied to",
-    ),
-    "with the weights of a module that did not run": (
-        lambda m, f, _y: m.tied(f),
-        "what weights of its own were applied to",
-    ),
+    "a loss of tokens": (lambda m, f, _y: m.head(tokens(f)).sum(),
+     "a loss, and 'head' gave more than one vector a sample"),
+    "with another's weights": (lambda m, f, _y: nn.functional.linear(f, m.head.weight),
+     "what weights of its own were applied to"),
+    "with the weights of a module that did not run": (lambda m, f, _y: m.tied(f),
+     "what weights of its own were applied to"),
     **{
         f"with points that do not learn, by {name}": (
             lambda _m, _f, y, compare=compare: compare(y, POINTS),
@@ -309,7 +303,7 @@ UNKNOWN: dict[str, tuple[Callable[..., object], str]] = {
             "each other": lambda y, _p: y @ y.T,
         }.items()
     },
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("give", "text"), UNKNOWN.values(), ids=UNKNOWN)

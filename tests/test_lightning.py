@@ -98,21 +98,24 @@ def trainer(*found: Any, **options: Any) -> Any:
     )
 
 
-def fit(module: Any, callback: Any, **options: Any) -> Any:
+def fit(module: Any, callback: Any, *, validated: bool = False, **options: Any) -> Any:
     found = trainer(callback, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found.fit(module, loader(module))
+        found.fit(module, loader(module), loader(module) if validated else None)
     return found
 
 
-def by_hand(*, factor: float = 1.0, accumulate: int = 1, **options: Any) -> list[Tensor]:
+def by_hand(
+    *, factor: float = 1.0, accumulate: int = 1, labelled: bool = True, **options: Any
+) -> list[Tensor]:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     iso = IsometryRegularizer(model, **options)
     batches = list(zip(X.split(8), Y.split(8), strict=True))
     for number, (x, y) in enumerate(batches, start=1):
-        ((F.cross_entropy(model(x * factor), y) + iso(y)) / accumulate).backward()
+        loss = F.cross_entropy(model(x * factor), y) + iso(y if labelled else None)
+        (loss / accumulate).backward()
         if number % accumulate == 0 or number == len(batches):
             optimizer.step()
             optimizer.zero_grad()
@@ -150,14 +153,7 @@ def test_a_named_model_is_compared_with_what_it_is_called_with() -> None:
 def test_without_labels_all_pairs_are_compared(labels: Any) -> None:
     module = Direct()
     fit(module, callbacks.IsometryCallback(beta=0.5, labels=labels))
-    model = net()
-    iso = IsometryRegularizer(model, beta=0.5)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for x, y in zip(X.split(8), Y.split(8), strict=True):
-        optimizer.zero_grad()
-        (F.cross_entropy(model(x), y) + iso(None)).backward()
-        optimizer.step()
-    same(module, list(model.parameters()))
+    same(module, by_hand(beta=0.5, labelled=False))
 
 
 def test_penalties_are_logged() -> None:
@@ -214,10 +210,7 @@ def test_a_module_that_trains_in_eval_mode_is_penalised_as_well() -> None:
 @pytest.mark.parametrize("kind", [Validated, Shared])
 def test_validation_between_epochs_is_not_recorded(kind: type[Any]) -> None:
     module, callback = kind(), callbacks.IsometryCallback(beta=0.5)
-    found = trainer(callback)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found.fit(module, loader(module), loader(module))
+    found = fit(module, callback, validated=True)
     assert callback.iso.report().steps == 3
     same(module, by_hand(beta=0.5))
     losses = [F.cross_entropy(module.net(x), y) for x, y in loader(module)]
@@ -235,10 +228,7 @@ class WithGradients(Direct):
 @pytest.mark.parametrize("model", [None, "net"])
 def test_a_validation_that_takes_gradients_of_the_step_is_without_penalty(model: Any) -> None:
     module, callback = WithGradients(), callbacks.IsometryCallback(beta=0.5, model=model)
-    found = trainer(callback, inference_mode=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found.fit(module, loader(module), loader(module))
+    found = fit(module, callback, validated=True, inference_mode=False)
     assert callback.iso.report().steps == 3
     same(module, by_hand(beta=0.5))
     expected = F.cross_entropy(module.net(X), Y).detach()
@@ -497,11 +487,7 @@ def test_copies_and_pickles_made_in_training_hold_the_step_as_the_module_has_it(
 
 
 @pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ({}, {"layers": "net.0"}),
-        ({}, {"layers": "0", "model": "net"}),
-    ],
+    ("first", "second"), [({}, {"layers": "net.0"}), ({}, {"layers": "0", "model": "net"})]
 )
 def test_two_callbacks_do_the_same_in_either_order(
     first: dict[str, Any], second: dict[str, Any]

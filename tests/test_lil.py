@@ -150,82 +150,50 @@ def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: LocallyIsometricLayer(0),
-            "LocallyIsometricLayer: in_features must be an integer of",
-        ),
-        (
-            lambda: StackedLIL(3, []),
-            "StackedLIL: classes must be a list of a number a level, got []",
-        ),
-        (
-            lambda: StackedLIL(3, [2], width=0),
-            "StackedLIL: width must be an integer of at least 1, got 0",
-        ),
-        (
-            lambda: StackedLIL(3, [2], depth=0),
-            "StackedLIL: depth must be an integer of at least 1, got 0",
-        ),
-        (
-            lambda: StackedLIL(3, [2], gradients="none"),
-            "StackedLIL: gradients must be one of 'own', 'preceding', 'full', got 'none'.",
-        ),
+        (lambda: LocallyIsometricLayer(0),
+         "LocallyIsometricLayer: in_features must be an integer of"),
+        (lambda: StackedLIL(3, []),
+         "StackedLIL: classes must be a list of a number a level, got []"),
+        (lambda: StackedLIL(3, [2], width=0),
+         "StackedLIL: width must be an integer of at least 1, got 0"),
+        (lambda: StackedLIL(3, [2], depth=0),
+         "StackedLIL: depth must be an integer of at least 1, got 0"),
+        (lambda: StackedLIL(3, [2], gradients="none"),
+         "StackedLIL: gradients must be one of 'own', 'preceding', 'full', got 'none'."),
         (lambda: StackedLIL(3, [2], heads="two"), "StackedLIL: heads must be one of"),
         (lambda: StackedLIL(3, [2], reference="x"), "StackedLIL: reference must be one of"),
-        (
-            lambda: StackedLIL(3, [2, 4]).loss(torch.rand(4, 3), [torch.zeros(4).long()]),
-            "StackedLIL.loss: one tensor of labels for each of 2 levels is needed, got 1.",
-        ),
-        (
-            lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.zeros(5).long()]),
-            "StackedLIL.loss: levels[0] must hold 4 integers, got torch.int64 of shape (5,).",
-        ),
-        (
-            lambda: StackedLIL(3, 2),
-            "StackedLIL: classes must be a list of a number a level, got 2.",
-        ),
-        (
-            lambda: StackedLIL(3, [2, 1]),
-            "StackedLIL: a number of classes must be an integer of at ",
-        ),
+        (lambda: StackedLIL(3, [2, 4]).loss(torch.rand(4, 3), [torch.zeros(4).long()]),
+         "StackedLIL.loss: one tensor of labels for each of 2 levels is needed, got 1."),
+        (lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.zeros(5).long()]),
+         "StackedLIL.loss: levels[0] must hold 4 integers, got torch.int64 of shape (5,)."),
+        (lambda: StackedLIL(3, 2),
+         "StackedLIL: classes must be a list of a number a level, got 2."),
+        (lambda: StackedLIL(3, [2, 1]),
+         "StackedLIL: a number of classes must be an integer of at "),
         (lambda: StackedLIL(3, [2.5]), "StackedLIL: a number of classes must be an integer of at "),
         (lambda: StackedLIL(3, [2], width=2.5), "StackedLIL: width must be an integer of at least"),
-        (
-            lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [[0, 1, 0, 1]]),
-            "StackedLIL.loss: levels[0] must hold 4 integers, got [0, 1, 0, 1].",
-        ),
-        (
-            lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.zeros(4)]),
-            "StackedLIL.loss: levels[0] must hold 4 integers, got torch.float32 of shape (4,).",
-        ),
-        (
-            lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.full((4,), 2)]),
-            "StackedLIL.loss: levels[0] must hold classes from 0 to 1, got 2 to 2.",
-        ),
+        (lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [[0, 1, 0, 1]]),
+         "StackedLIL.loss: levels[0] must hold 4 integers, got [0, 1, 0, 1]."),
+        (lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.zeros(4)]),
+         "StackedLIL.loss: levels[0] must hold 4 integers, got torch.float32 of shape (4,)."),
+        (lambda: StackedLIL(3, [2]).loss(torch.rand(4, 3), [torch.full((4,), 2)]),
+         "StackedLIL.loss: levels[0] must hold classes from 0 to 1, got 2 to 2."),
         (
             lambda: StackedLIL(3, [2])(torch.rand(4, 5, 3)),  # its logits were those of two rows
             "StackedLIL: x must be points (N, 3), got shape (4, 5, 3). Try x.flatten(1).",
         ),
-        (
-            lambda: StackedLIL(3, [2]).loss(torch.rand(3), [torch.zeros(3).long()]),
-            "StackedLIL.loss: x must be points (N, 3), got shape (3,).",
-        ),
-        (
-            lambda: StackedLIL(3, [2]).features([[0.0, 1.0, 2.0]]),
-            "StackedLIL: x must be points (N, 3), got list.",
-        ),
+        (lambda: StackedLIL(3, [2]).loss(torch.rand(3), [torch.zeros(3).long()]),
+         "StackedLIL.loss: x must be points (N, 3), got shape (3,)."),
+        (lambda: StackedLIL(3, [2]).features([[0.0, 1.0, 2.0]]),
+         "StackedLIL: x must be points (N, 3), got list."),
         (  # the labels are right
             lambda: StackedLIL(3, [2]).loss(torch.rand(1, 4, 3), [torch.zeros(4).long()]),
             "StackedLIL.loss: x must be points (N, 3), got shape (1, 4, 3).",
         ),
-        (
-            lambda: StackedLIL(3, [2])(torch.rand(4, 3).double()),
-            "StackedLIL: x must be torch.float32 like the weights, got torch.float64. Try x.to(",
-        ),
-        (
-            lambda: StackedLIL(3, [2]).loss(torch.zeros(4, 3).long(), [torch.zeros(4).long()]),
-            "StackedLIL.loss: x must be torch.float32 like the weights, got torch.int64.",
-        ),
+        (lambda: StackedLIL(3, [2])(torch.rand(4, 3).double()),
+         "StackedLIL: x must be torch.float32 like the weights, got torch.float64. Try x.to("),
+        (lambda: StackedLIL(3, [2]).loss(torch.zeros(4, 3).long(), [torch.zeros(4).long()]),
+         "StackedLIL.loss: x must be torch.float32 like the weights, got torch.int64."),
         (
             lambda: StackedLIL(3, [2]).loss(
                 torch.rand(4, 3), [torch.zeros(4).long()], beta=float("nan")
@@ -233,7 +201,7 @@ def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
             "StackedLIL.loss: beta must be a finite number >= 0, got nan.",
         ),
     ],
-)
+)  # fmt: skip
 def test_bad_arguments_are_refused(call, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call()

@@ -165,30 +165,20 @@ def test_it_trains_a_network_to_survive_where_plain_training_does_not() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda m, x, y: RobustLoss(m, eps=-1.0),
-            "RobustLoss: eps must be a number, finite and >= 0, got -1",
-        ),
+        (lambda m, x, y: RobustLoss(m, eps=-1.0),
+         "RobustLoss: eps must be a number, finite and >= 0, got -1"),
         (lambda m, x, y: RobustLoss(m, eps=0.1, norm="L1"), "RobustLoss: norm must be one of 'L"),
         (lambda m, x, y: RobustLoss(m, eps=0.1, warmup_steps=-1), "RobustLoss: warmup_steps must"),
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1)(x, torch.eye(3)[y]),
-            "RobustLoss: labels must be 12 integers, got torch.float32 of shape (12, 3). Soft",
-        ),
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1)(x, y[:5]),
-            "RobustLoss: labels must be 12 integers, got torch.int64 of shape (5,).",
-        ),
-        (
-            lambda m, x, y: RobustLoss(m, eps=float("inf")),
-            "RobustLoss: eps must be a number, finite and >= 0, got inf",
-        ),
-        (
-            lambda m, x, y: first_order_margin_loss(m, x, y, eps=0.1, norm="L1"),
-            "first_order_margin_loss: norm must be one of 'Linf', 'L2', got 'L1'.",
-        ),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x, torch.eye(3)[y]),
+         "RobustLoss: labels must be 12 integers, got torch.float32 of shape (12, 3). Soft"),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x, y[:5]),
+         "RobustLoss: labels must be 12 integers, got torch.int64 of shape (5,)."),
+        (lambda m, x, y: RobustLoss(m, eps=float("inf")),
+         "RobustLoss: eps must be a number, finite and >= 0, got inf"),
+        (lambda m, x, y: first_order_margin_loss(m, x, y, eps=0.1, norm="L1"),
+         "first_order_margin_loss: norm must be one of 'Linf', 'L2', got 'L1'."),
     ],
-)
+)  # fmt: skip
 def test_bad_arguments_are_refused(call, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call(mlp(), *batch())

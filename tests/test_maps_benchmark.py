@@ -30,9 +30,7 @@ def test_parts_share_no_sample_and_are_standardised_by_what_is_learned_from() ->
     assert abs(rows[2].mean(0)).max() > 1e-3
 
 
-def test_the_setting_is_chosen_on_validation_samples_and_reported_on_others(
-    tmp_path: Path,
-) -> None:
+def test_the_setting_is_chosen_on_validation_samples_and_reported_on_others(tmp_path: Path) -> None:
     seen = []
 
     def fit(x: np.ndarray, y: np.ndarray, seed: int, _: object, noise: float) -> object:

@@ -461,21 +461,6 @@ def test_a_copy_of_a_regularizer_has_no_group_and_watches_nothing() -> None:
     assert copy.deepcopy(iso).process_group == "world"
 
 
-@pytest.mark.parametrize(
-    ("call", "text"),
-    [
-        (lambda: isometry_penalty(X, None), "features must be a tensor or a sequence of them"),
-        (
-            lambda: IsometryRegularizer(Blocks(), pool={"head": "mean"}),
-            "pool must be a callable or one of",
-        ),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(call: Callable, text: str) -> None:
-    with pytest.raises(InputError, match=text):
-        call()
-
-
 def test_layers_come_in_any_order_that_can_be_gone_through() -> None:
     layers = {"a": X, "b": 2 * X}
     expected = isometry_penalty(X, [X, 2 * X], Y)

@@ -34,13 +34,6 @@ DRAWN: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_it_draws_on_the_axes_that_it_is_given(name: str) -> None:
-    axes = figure.Figure().subplots()
-    assert DRAWN[name](axes=axes) is axes
-    assert axes.has_data()
-
-
 AXES = {
     "shepard": ("distance between inputs", "distance between features"),
     "histograms": ("distance between two samples of a class", "share of pairs (%)"),
@@ -50,9 +43,12 @@ AXES = {
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_its_axes_say_what_they_measure(name: str) -> None:
-    axes = DRAWN[name]()
-    assert (axes.get_xlabel(), axes.get_ylabel()) == AXES[name]
+def test_it_draws_on_the_axes_that_it_is_given_and_says_what_they_measure(name: str) -> None:
+    axes = figure.Figure().subplots()
+    assert DRAWN[name](axes=axes) is axes
+    assert axes.has_data()
+    for drawn in (axes, DRAWN[name]()):
+        assert (drawn.get_xlabel(), drawn.get_ylabel()) == AXES[name]
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -180,19 +176,15 @@ def test_each_cell_of_a_shepard_diagram_is_a_fortieth_of_its_axes(features: torc
     assert 0.02 < cell.height / axes.get_ylim()[1] < 0.06
 
 
-@pytest.mark.parametrize("name", ["shepard", "histograms", "robust"])
-def test_what_begins_at_0_is_not_drawn_on_logarithmic_axes_nor_on_several(name: str) -> None:
+@pytest.mark.parametrize("name", DRAWN)
+def test_what_begins_at_0_and_layers_are_not_drawn_on_logarithmic_axes(name: str) -> None:
     axes = figure.Figure().subplots()
     axes.set_xscale("log")
-    with pytest.raises(InputError, match="axes must be one with linear scales, got log and linear"):
+    text = "axes must be one with linear scales, got log and linear"
+    if name == "layers":
+        text = r"^layer_distortion: axes must be .* linear, got log"
+    with pytest.raises(InputError, match=text):
         DRAWN[name](axes=axes)
-
-
-def test_layers_stand_on_a_linear_axis() -> None:
-    axes = figure.Figure().subplots()
-    axes.set_xscale("log")
-    with pytest.raises(InputError, match=r"^layer_distortion: axes must be .* linear, got log"):
-        DRAWN["layers"](axes=axes)
 
 
 class OnDevice(torch.Tensor):
@@ -317,12 +309,9 @@ def test_names_of_any_length_leave_room_for_the_bars(size: int) -> None:
     assert all(page.y0 <= label.y0 for label in labels)
 
 
-def test_reports_may_be_named_by_numbers_too() -> None:
+def test_reports_and_layers_may_be_named_by_numbers_too() -> None:
     legend = plots.robust_accuracy({1: REPORT}).get_legend()  # type: ignore[dict-item]
     assert [text.get_text() for text in legend.get_texts()] == ["1"]
-
-
-def test_layers_may_be_named_by_numbers_as_curves_may() -> None:
     axes = plots.layer_distortion({1: distortion(X, PHI, Y)})  # type: ignore[dict-item]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1"]
 
@@ -357,36 +346,24 @@ def test_a_regularizers_report_can_be_drawn_as_it_is() -> None:
     [
         (lambda: plots.shepard(X, PHI[:2]), "shepard: inputs and features must be the same"),
         (lambda: plots.shepard(X[:3], PHI[:3], Y[:3]), "shepard: there must be a pair to draw"),
-        (
-            lambda: plots.distance_histograms(X[:3], PHI[:3], Y[:3]),
-            "distance_histograms: there must be a pair to draw",
-        ),
+        (lambda: plots.distance_histograms(X[:3], PHI[:3], Y[:3]),
+         "distance_histograms: there must be a pair to draw"),
         (lambda: plots.shepard(X * torch.inf, PHI), "shepard: distances must be finite to be d"),
         (lambda: plots.shepard(X, 1e200 * X.double()), "shepard: distances must be finite to be d"),
-        (
-            lambda: plots.distance_histograms(X, {"a": PHI, "b": X * torch.nan}),
-            "distance_histograms: distances must be finite to be drawn, got 435 that are not",
-        ),
-        (
-            lambda: plots.distance_histograms(X, {}),
-            "distance_histograms: features must be at least one Tensor, got none",
-        ),
-        (
-            lambda: plots.distance_histograms(X, {"inputs": PHI}),
-            "distance_histograms: features must have other names than 'inputs'",
-        ),
+        (lambda: plots.distance_histograms(X, {"a": PHI, "b": X * torch.nan}),
+         "distance_histograms: distances must be finite to be drawn, got 435 that are not"),
+        (lambda: plots.distance_histograms(X, {}),
+         "distance_histograms: features must be at least one Tensor, got none"),
+        (lambda: plots.distance_histograms(X, {"inputs": PHI}),
+         "distance_histograms: features must have other names than 'inputs'"),
         (
             lambda: plots.distance_histograms(X, [PHI]),  # type: ignore[arg-type]
             "distance_histograms: features must be a Tensor, or several of them by name, got list",
         ),
-        (
-            lambda: plots.distance_histograms(X, PHI, bins=0),
-            "distance_histograms: bins must be an integer of at least 1, got 0",
-        ),
-        (
-            lambda: plots.robust_accuracy({}),
-            "robust_accuracy: reports must be at least one RobustnessReport, got none",
-        ),
+        (lambda: plots.distance_histograms(X, PHI, bins=0),
+         "distance_histograms: bins must be an integer of at least 1, got 0"),
+        (lambda: plots.robust_accuracy({}),
+         "robust_accuracy: reports must be at least one RobustnessReport, got none"),
         (
             lambda: plots.robust_accuracy([REPORT]),  # type: ignore[arg-type]
             "robust_accuracy: reports must be a RobustnessReport, or several of them by name",
@@ -402,12 +379,10 @@ def test_a_regularizers_report_can_be_drawn_as_it_is() -> None:
             }),
             "layer_distortion: the stress of a layer must be a number, got NaN for 'fc'",
         ),
-        (
-            lambda: plots.layer_distortion({"a": distortion(X[:1], X[:1])}),
-            "layer_distortion: at least one layer must have pairs and features that differ, got 1",
-        ),
+        (lambda: plots.layer_distortion({"a": distortion(X[:1], X[:1])}),
+         "layer_distortion: at least one layer must have pairs and features that differ, got 1"),
     ],
-)
+)  # fmt: skip
 def test_errors_say_who_speaks_and_what_is_wrong(call: Callable[[], Any], text: str) -> None:
     with pytest.raises(InputError) as caught:
         call()

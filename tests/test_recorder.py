@@ -13,7 +13,7 @@ from threading import Thread
 
 import pytest
 import torch
-from networks import MODELS, Y, batch, build, features
+from networks import MODELS, TwoLayers, Y, batch, build, features, watched
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import (
@@ -60,8 +60,7 @@ def assert_same_model(model: nn.Module, twin: nn.Module) -> None:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_record_is_dropped_once_read(kind: str) -> None:
-    model, x = build(kind), batch(kind)
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched(kind)
     model(x)
     iso(Y)
     why = "no forward pass is recorded: the last record was already used, and one is read only once"
@@ -71,8 +70,7 @@ def test_a_record_is_dropped_once_read(kind: str) -> None:
 
 def test_nothing_recorded_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     why = "no forward pass is recorded: the model was not called since the recorder was attached"
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched("mlp")
     model.forward(x)
     monkeypatch.setitem(sys.modules, "torch._dynamo.utils", None)
     with pytest.raises(
@@ -87,8 +85,7 @@ def test_nothing_recorded_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_pass_that_is_only_traced_records_nothing_and_the_error_says_why() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched("mlp")
     torch.jit.trace(model, x, check_trace=False)
     with pytest.raises(RecordError, match="the last forward pass was only traced or exported"):
         iso(Y)
@@ -107,21 +104,17 @@ def test_a_pass_that_began_before_it_was_attached_is_not_recorded() -> None:
 
 
 def test_a_compiled_pass_and_another_one_are_two_passes() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched("mlp")
     iso._recorder._states._by_thread[0].finished = Record()  # as a compiled pass leaves one
     model(x)
     with pytest.raises(RecordError, match="the model ran more than once"):
         iso(Y)
 
 
-class Busy(nn.Module):
+class Busy(TwoLayers):
     """Does something between two layers."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
-        self.between: Callable[[], object] = lambda: None
+    between: Callable[[], object] = staticmethod(lambda: None)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.body(x)
@@ -166,8 +159,7 @@ def test_a_hook_of_somebody_else_may_detach_it_inside_a_pass(
 
 
 def test_what_runs_in_a_replica_is_not_recorded_and_the_error_says_so() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched("mlp")
     replica = copy.copy(model)
     replica._is_replica = True  # as nn.DataParallel marks its copies
     replica(x)
@@ -176,8 +168,7 @@ def test_what_runs_in_a_replica_is_not_recorded_and_the_error_says_so() -> None:
 
 
 def test_a_layer_that_took_the_hooks_of_another_is_no_copy_of_the_model() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model, "0")
+    model, x, iso = watched("mlp", "0")
     other = nn.Linear(6, 8)
     for hook in model[0]._forward_hooks.values():
         other.register_forward_hook(hook)
@@ -266,8 +257,7 @@ def test_a_forward_outside_training_records_nothing_and_the_error_says_why(
 def test_a_forward_outside_training_does_not_replace_the_record(
     kind: str, silent: Callable[..., None]
 ) -> None:
-    model, x = build(kind), batch(kind)
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched(kind)
     model(x)
     silent(model, batch(kind, seed=2)[:3])
     torch.testing.assert_close(iso(Y), expected(kind, x))
@@ -286,8 +276,7 @@ def test_a_step_that_is_over_is_not_read_for_a_pass_that_was_not_recorded(
 
 
 def test_the_last_training_forward_replaces_the_record() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched("mlp")
     model(batch("mlp", seed=2)[:3])
     model(x)
     torch.testing.assert_close(iso(Y), expected("mlp", x))
@@ -295,8 +284,7 @@ def test_the_last_training_forward_replaces_the_record() -> None:
 
 
 def test_calling_a_part_of_the_model_alone_leaves_the_record_as_it_is() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model, "0")
+    model, x, iso = watched("mlp", "0")
     model(x)
     model[0](batch("mlp", seed=2)[:3])
     torch.testing.assert_close(iso(Y), isometry_penalty(x, build("mlp")[:1](x), Y))
@@ -304,16 +292,14 @@ def test_calling_a_part_of_the_model_alone_leaves_the_record_as_it_is() -> None:
 
 
 def test_a_reference_computed_with_the_models_own_layer_is_not_a_use_of_that_layer() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model, ["0", "2"], inputs=lambda x: model[0](x).detach())
+    model, x, iso = watched("mlp", ["0", "2"], inputs=lambda x: model[0](x).detach())
     model(x)
     iso(Y)
     assert list(iso.penalties) == ["0", "2"]
 
 
 def test_the_models_mode_decides_not_the_layers_own() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched("mlp")
     model.train()
     model[4].eval()  # a frozen part, as in fine-tuning
     model(x)
@@ -322,8 +308,7 @@ def test_the_models_mode_decides_not_the_layers_own() -> None:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_paused_forwards_neither_record_nor_replace(kind: str) -> None:
-    model, x = build(kind), batch(kind)
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched(kind)
     with iso.paused():
         model(x)
     with pytest.raises(RecordError, match=r"^IsometryRegularizer: .*paused"):
@@ -335,8 +320,7 @@ def test_paused_forwards_neither_record_nor_replace(kind: str) -> None:
 
 
 def test_a_pause_ends_with_its_outermost_block_even_after_an_exception() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched("mlp")
     with pytest.raises(KeyError), iso.paused():
         raise KeyError
     with iso.paused():
@@ -419,10 +403,9 @@ def test_a_forward_in_eval_mode_after_one_that_raised_records_nothing() -> None:
         iso(Y)
 
 
-class Checkpointed(nn.Module):
+class Checkpointed(TwoLayers):
     def __init__(self, use_reentrant: bool) -> None:
         super().__init__()
-        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
         self.use_reentrant = use_reentrant
 
     def forward(self, x: Tensor) -> Tensor:
@@ -622,8 +605,7 @@ def test_outputs_and_state_dict_stay_the_same_while_attached(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_deep_copy_after_a_forward_never_writes_to_the_originals_record(kind: str) -> None:
-    model, x = build(kind), batch(kind)
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched(kind)
     model(x)
     duplicate = copy.deepcopy(model)
     duplicate.train()
@@ -636,8 +618,7 @@ def test_a_deep_copy_after_a_forward_never_writes_to_the_originals_record(kind: 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_deep_copy_computes_what_the_original_computes(kind: str) -> None:
-    model, x = build(kind), batch(kind)
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched(kind)
     model(x)
     duplicate = copy.deepcopy(model)
     torch.testing.assert_close(duplicate.eval()(x), model.eval()(x), rtol=0, atol=0)
@@ -647,8 +628,7 @@ def test_a_deep_copy_computes_what_the_original_computes(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_whole_model_can_be_saved_and_loaded_while_a_record_waits(kind: str) -> None:
-    model, x = build(kind), batch(kind)
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched(kind)
     model(x)
     buffer = io.BytesIO()
     torch.save(model, buffer)
@@ -965,8 +945,7 @@ def test_a_dropped_regularizer_needs_no_garbage_collector_to_free_model_and_reco
 
 @pytest.mark.parametrize("layers", ["0", None])
 def test_what_others_make_of_a_layers_output_is_what_is_compared(layers: str | None) -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model, layers)
+    model, x, iso = watched("mlp", layers)
     seen = []
 
     def doubled(module: nn.Module, args: object, output: Tensor) -> Tensor:
@@ -987,8 +966,7 @@ def test_what_others_make_of_a_layers_output_is_what_is_compared(layers: str | N
 def test_a_pass_inside_vmap_is_refused_when_its_penalty_is_read_and_the_next_one_is_as_ever() -> (
     None
 ):
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched("mlp")
     states = {name: p.detach()[None] for name, p in model.named_parameters()}
 
     def ran(state: dict[str, Tensor]) -> Tensor:

@@ -491,10 +491,7 @@ def test_a_reference_takes_what_a_model_is_called_with_by_name() -> None:
     reference = references.blurred(1.0)
     expected = isoreg.isometry_penalty(reference(x), model.layers[:2](x))
     with isoreg.IsometryRegularizer(model, inputs=reference) as iso:
-        for call in (
-            lambda: model(pixels=x),
-            lambda: model(x, weights=torch.ones(3)),
-        ):
+        for call in (lambda: model(pixels=x), lambda: model(x, weights=torch.ones(3))):
             call()
             torch.testing.assert_close(iso(None), expected)
 
@@ -511,60 +508,36 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
     ("call", "message"),
     [
         (lambda: references.blurred(0.0), "blurred: sigma must be a positive number, got 0.0."),
-        (
-            lambda: references.blurred(1.0)(torch.rand(3, 4)),
-            "blurred: images must be (b, c, h, w) floating points, got torch.float32 of shape (3,",
-        ),
-        (
-            lambda: references.patches(torch.rand(4, 12)),
-            "patches: images must be (b, c, h, w) floating points with b >= 1, got torch.float32 "
-            "of shape (4, 12).",
-        ),
-        (
-            lambda: references.patches(torch.rand(4, 1, 8, 8), size=7),
-            "patches: images of (8, 8) must hold 3 by 3 patches of 7 by 7 pixels. Choose a "
-            "smaller size or grid.",
-        ),
-        (
-            lambda: references.patches(torch.ones(4, 1, 12, 12)),
-            "patches: images must show 32 patches with contrast, got 0. Contrast is a standard "
-            "deviation above 0.05: give finite images from 0 to 1, more of them, or ask for fewer "
-            "filters.",
-        ),
-        (
-            lambda: references.blurred(1.0)(torch.rand(2, 1, 0, 4)),
-            "blurred: images must be (b, c, h, w) floating points, got torch.float32 of shape "
-            "(2, 1, 0, 4).",
-        ),
-        (
-            lambda: references.patches(images(), filters=1),
-            "patches: filters must be an integer of at least 2, got 1.",
-        ),
-        (
-            lambda: references.manifold(torch.rand(20, 2)),
-            "manifold: 10 neighbors and 30 dimensions need at least 93 samples, got 20.",
-        ),
-        (
-            lambda: references.manifold(torch.rand(11, 2), neighbors=10, dimensions=1),
-            "manifold: 10 neighbors and 1 dimensions need at least 12 samples, got 11.",
-        ),
-        (
-            lambda: references.manifold(torch.rand(20, 2), neighbors=0),
-            "manifold: neighbors must be an integer of at least 1, got 0.",
-        ),
-        (
-            lambda: references.manifold(torch.rand(20, 2), neighbors=2.5),
-            "manifold: neighbors must be an integer of at least 1, got 2.5.",
-        ),
-        (
-            lambda: references.manifold(torch.rand(200, 2), spread=0.0),
-            "manifold: spread must be a positive number, got 0.0.",
-        ),
-        (
-            lambda: references.manifold(torch.ones(20, 2), dimensions=1),
-            "manifold: samples must differ from each other, got 20 that all coincide. Give other "
-            "samples.",
-        ),
+        (lambda: references.blurred(1.0)(torch.rand(3, 4)),
+         "blurred: images must be (b, c, h, w) floating points, got torch.float32 of shape (3,"),
+        (lambda: references.patches(torch.rand(4, 12)),
+         "patches: images must be (b, c, h, w) floating points with b >= 1, got torch.float32 of "
+         "shape (4, 12)."),
+        (lambda: references.patches(torch.rand(4, 1, 8, 8), size=7),
+         "patches: images of (8, 8) must hold 3 by 3 patches of 7 by 7 pixels. Choose a smaller "
+         "size or grid."),
+        (lambda: references.patches(torch.ones(4, 1, 12, 12)),
+         "patches: images must show 32 patches with contrast, got 0. Contrast is a standard "
+         "deviation above 0.05: give finite images from 0 to 1, more of them, or ask for fewer "
+         "filters."),
+        (lambda: references.blurred(1.0)(torch.rand(2, 1, 0, 4)),
+         "blurred: images must be (b, c, h, w) floating points, got torch.float32 of shape (2, 1, "
+         "0, 4)."),
+        (lambda: references.patches(images(), filters=1),
+         "patches: filters must be an integer of at least 2, got 1."),
+        (lambda: references.manifold(torch.rand(20, 2)),
+         "manifold: 10 neighbors and 30 dimensions need at least 93 samples, got 20."),
+        (lambda: references.manifold(torch.rand(11, 2), neighbors=10, dimensions=1),
+         "manifold: 10 neighbors and 1 dimensions need at least 12 samples, got 11."),
+        (lambda: references.manifold(torch.rand(20, 2), neighbors=0),
+         "manifold: neighbors must be an integer of at least 1, got 0."),
+        (lambda: references.manifold(torch.rand(20, 2), neighbors=2.5),
+         "manifold: neighbors must be an integer of at least 1, got 2.5."),
+        (lambda: references.manifold(torch.rand(200, 2), spread=0.0),
+         "manifold: spread must be a positive number, got 0.0."),
+        (lambda: references.manifold(torch.ones(20, 2), dimensions=1),
+         "manifold: samples must differ from each other, got 20 that all coincide. Give other "
+         "samples."),
         (
             lambda: references.manifold(
                 torch.rand(20, 2), dimensions=1, reference=lambda x: 0 * x + 0.3
@@ -572,68 +545,43 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
             "manifold: samples must differ from each other, got 20 that all coincide in the "
             "reference. Give other samples.",
         ),
-        (
-            lambda: references.scaled(None, torch.ones(5, 2)),
-            "scaled: samples must be finite and differ from each other, got 5 whose variance is 0.",
-        ),
-        (
-            lambda: references.scaled(None, torch.tensor([[0.0], [torch.nan]])),
-            "scaled: samples must be finite and differ from each other, "
-            "got 2 whose variance is nan.",
-        ),
-        (
-            lambda: references.standardized(None, torch.ones(5, 2)),
-            "standardized: samples must be finite and differ from each other, "
-            "got 5 whose variance is 0.",
-        ),
+        (lambda: references.scaled(None, torch.ones(5, 2)),
+         "scaled: samples must be finite and differ from each other, got 5 whose variance is 0."),
+        (lambda: references.scaled(None, torch.tensor([[0.0], [torch.nan]])),
+         "scaled: samples must be finite and differ from each other, got 2 whose variance is nan."),
+        (lambda: references.standardized(None, torch.ones(5, 2)),
+         "standardized: samples must be finite and differ from each other, got 5 whose variance is "
+         "0."),
         (lambda: references.blurred(math.inf), "blurred: sigma must be a positive number, got inf"),
         (lambda: references.blurred(1.0)([[0.0]]), "blurred: images must be a tensor, got list."),
         (lambda: references.patches("x"), "patches: images must be a tensor, got str."),
-        (
-            lambda: references.scaled(None, torch.rand(5, 2), spread="10"),
-            "scaled: spread must be a positive number, got '10'.",
-        ),
+        (lambda: references.scaled(None, torch.rand(5, 2), spread="10"),
+         "scaled: spread must be a positive number, got '10'."),
         (lambda: references.blurred("1"), "blurred: sigma must be a positive number, got '1'"),
         (lambda: references.patches(images(), size=1), "patches: size must be an integer of at"),
         (lambda: references.patches(images(), size=2.5), "patches: size must be an integer of at"),
         (lambda: references.patches(images(), grid=0), "patches: grid must be an integer of at"),
-        (
-            lambda: references.blurred(1.0)(torch.full((1, 1, 9, 9), 200).byte()),
-            "blurred: images must be (b, c, h, w) floating points, got torch.uint8 of shape (1,",
-        ),
-        (
-            lambda: references.patches(torch.zeros(4, 1, 12, 12).byte()),
-            "patches: images must be (b, c, h, w) floating points with b >= 1, got torch.uint8",
-        ),
-        (
-            lambda: references.patches(torch.zeros(0, 1, 12, 12)),
-            "patches: images must be (b, c, h, w) floating points with b >= 1, got torch.float32",
-        ),
+        (lambda: references.blurred(1.0)(torch.full((1, 1, 9, 9), 200).byte()),
+         "blurred: images must be (b, c, h, w) floating points, got torch.uint8 of shape (1,"),
+        (lambda: references.patches(torch.zeros(4, 1, 12, 12).byte()),
+         "patches: images must be (b, c, h, w) floating points with b >= 1, got torch.uint8"),
+        (lambda: references.patches(torch.zeros(0, 1, 12, 12)),
+         "patches: images must be (b, c, h, w) floating points with b >= 1, got torch.float32"),
         (  # it was blurred along the channels
             lambda: references.blurred(1.0)(torch.rand(2, 9, 8, 3)),
             "blurred: images must be (b, c, h, w), got shape (2, 9, 8, 3), whose last axis seems "
             "to be that of the channels. Try images.permute(0, 3, 1, 2).",
         ),
-        (
-            lambda: references.patches(torch.rand(20, 9, 8, 3), size=2, grid=1, filters=2),
-            "patches: images must be (b, c, h, w), got shape (20, 9, 8, 3), whose last axis",
-        ),
-        (
-            lambda: references.patches(torch.rand(4, 1, 8, 20), size=9),
-            "patches: images of (8, 20) must hold 3 by 3 patches of 9 by 9 pixels.",
-        ),
-        (
-            lambda: references.manifold(torch.rand(20, 2), dimensions=0),
-            "manifold: dimensions must be an integer of at least 1, got 0.",
-        ),
-        (
-            lambda: references.manifold(torch.rand(200, 2), spread=math.inf),
-            "manifold: spread must be a positive number, got inf.",
-        ),
-        (
-            lambda: references.manifold(torch.rand(20, 2), dimensions=1)(torch.arange(5)),
-            "manifold: samples must be floating, got torch.int64.",
-        ),
+        (lambda: references.patches(torch.rand(20, 9, 8, 3), size=2, grid=1, filters=2),
+         "patches: images must be (b, c, h, w), got shape (20, 9, 8, 3), whose last axis"),
+        (lambda: references.patches(torch.rand(4, 1, 8, 20), size=9),
+         "patches: images of (8, 20) must hold 3 by 3 patches of 9 by 9 pixels."),
+        (lambda: references.manifold(torch.rand(20, 2), dimensions=0),
+         "manifold: dimensions must be an integer of at least 1, got 0."),
+        (lambda: references.manifold(torch.rand(200, 2), spread=math.inf),
+         "manifold: spread must be a positive number, got inf."),
+        (lambda: references.manifold(torch.rand(20, 2), dimensions=1)(torch.arange(5)),
+         "manifold: samples must be floating, got torch.int64."),
         *[
             (
                 lambda spread=spread: references.manifold(torch.rand(200, 2), spread=spread),
@@ -641,10 +589,8 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
             )
             for spread in ("a", None, True)
         ],
-        (
-            lambda: references.manifold(torch.rand(20, 2), neighbors=True),
-            "manifold: neighbors must be an integer of at least 1, got True.",
-        ),
+        (lambda: references.manifold(torch.rand(20, 2), neighbors=True),
+         "manifold: neighbors must be an integer of at least 1, got True."),
         *[
             (
                 lambda bad=bad: references.manifold(bad, dimensions=1),
@@ -656,36 +602,22 @@ def test_the_manifold_of_a_reference_is_that_of_its_values() -> None:
                 1e200 * torch.rand(20, 3, dtype=torch.float64),
             )
         ],
-        (
-            lambda: references.manifold(torch.rand(20, 2), dimensions=1)(torch.rand(5, 3)),
-            "manifold: points must be of 2 numbers like the samples, got 3.",
-        ),
-        (
-            lambda: references.standardized(None, torch.rand(20, 3))(torch.ones(5, 3).byte()),
-            "standardized: points must be floating, got torch.uint8.",
-        ),
-        (
-            lambda: references.patches(images(), filters=2, size=2)(torch.rand(3, 3, 12, 12)),
-            "patches: images must have 1 channels like those that patterns were learnt from, got 3",
-        ),
-        (
-            lambda: references.scaled(None, torch.rand(5, 2), spread=0.0),
-            "scaled: spread must be a positive number, got 0.0.",
-        ),
-        (
-            lambda: references.standardized(None, torch.rand(5, 2), spread=math.inf),
-            "standardized: spread must be a positive number, got inf.",
-        ),
-        (
-            lambda: references.scaled(None, torch.tensor([[0.0], [3e200]], dtype=torch.float64)),
-            "scaled: samples must be finite and differ from each other, got 2 whose variance is in",
-        ),
-        (
-            lambda: references.scaled(None, torch.arange(5)),
-            "scaled: samples must be floating, got torch.int64.",
-        ),
+        (lambda: references.manifold(torch.rand(20, 2), dimensions=1)(torch.rand(5, 3)),
+         "manifold: points must be of 2 numbers like the samples, got 3."),
+        (lambda: references.standardized(None, torch.rand(20, 3))(torch.ones(5, 3).byte()),
+         "standardized: points must be floating, got torch.uint8."),
+        (lambda: references.patches(images(), filters=2, size=2)(torch.rand(3, 3, 12, 12)),
+         "patches: images must have 1 channels like those that patterns were learnt from, got 3"),
+        (lambda: references.scaled(None, torch.rand(5, 2), spread=0.0),
+         "scaled: spread must be a positive number, got 0.0."),
+        (lambda: references.standardized(None, torch.rand(5, 2), spread=math.inf),
+         "standardized: spread must be a positive number, got inf."),
+        (lambda: references.scaled(None, torch.tensor([[0.0], [3e200]], dtype=torch.float64)),
+         "scaled: samples must be finite and differ from each other, got 2 whose variance is in"),
+        (lambda: references.scaled(None, torch.arange(5)),
+         "scaled: samples must be floating, got torch.int64."),
     ],
-)
+)  # fmt: skip
 def test_errors_say_what_is_wrong_and_what_to_do(call, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call()

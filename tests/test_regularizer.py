@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import MODELS, Y, batch, build, features
+from networks import MODELS, TwoLayers, Y, batch, build, features, watched
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,8 +39,7 @@ def penalty_by_loops(inputs: Tensor, phi: Tensor, labels: Tensor | None) -> floa
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_value_is_the_penalty_of_what_enters_the_classifier(kind: str) -> None:
-    model, x = build(kind), batch(kind)
-    iso = IsometryRegularizer(model, beta=0.3)
+    model, x, iso = watched(kind, beta=0.3)
     model(x)
     value = iso(Y)
     phi = features(build(kind), x)
@@ -109,8 +108,7 @@ def test_any_batch_gives_beta_times_the_definition(
 
 @given(order=st.permutations(range(6)))
 def test_the_order_of_the_batch_does_not_matter(order: list[int]) -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model, ["0", "2"])
+    model, x, iso = watched("mlp", ["0", "2"])
     model(x)
     value = iso(Y)
     model(x[order])
@@ -128,8 +126,7 @@ def test_a_batch_without_pairs_gives_a_zero_that_can_be_differentiated() -> None
 
 
 def test_labels_none_keeps_the_distances_of_all_pairs() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched("mlp")
     model(x)
     assert iso(None).item() == pytest.approx(
         penalty_by_loops(x, features(model, x), None), rel=1e-4
@@ -163,8 +160,7 @@ def test_soft_labels_weigh_pairs_by_their_overlap() -> None:
     ],
 )
 def test_options_mean_what_they_mean_to_isometry_penalty(options: dict[str, object]) -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model, beta=2.0, **options)
+    model, x, iso = watched("mlp", beta=2.0, **options)
     model(x)
     value = iso(Y)
     torch.testing.assert_close(value, 2 * isometry_penalty(x, features(model, x), Y, **options))
@@ -175,16 +171,14 @@ def test_options_mean_what_they_mean_to_isometry_penalty(options: dict[str, obje
 
 
 def test_beta_zero_is_a_zero_loss_that_still_reports_the_penalty() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model, beta=0)
+    model, x, iso = watched("mlp", beta=0)
     model(x)
     assert iso(Y).item() == 0
     assert float(iso.penalties["4"]) > 0
 
 
 def test_penalties_are_the_unweighted_terms_detached() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model, {"0": 0.5, "2": 3.0}, beta=0.1)
+    model, x, iso = watched("mlp", {"0": 0.5, "2": 3.0}, beta=0.1)
     model(x)
     total = iso(Y)
     assert set(iso.penalties) == {"0", "2"}
@@ -225,8 +219,7 @@ def test_an_in_place_activation_does_not_change_what_was_recorded() -> None:
 
 
 def test_the_in_place_activations_of_a_timm_resnet_do_not_change_what_was_recorded() -> None:
-    model, x = build("resnet18"), batch("resnet18")
-    iso = IsometryRegularizer(model, "bn1")
+    model, x, iso = watched("resnet18", "bn1")
     model(x)
     phi = model.bn1(model.conv1(x))
     assert (phi < 0).any()
@@ -282,8 +275,7 @@ def test_a_layer_used_twice_has_one_penalty_for_each_use() -> None:
 
 
 def test_under_autocast_the_penalty_is_float32_of_the_bf16_features() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched("mlp")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         phi = features(model, x)
         model(x)
@@ -383,50 +375,42 @@ def test_a_callable_pool_picks_from_the_layers_whole_output() -> None:
     torch.testing.assert_close(iso(Y), isometry_penalty(x, model.layer.inner(x).tanh(), Y))
 
 
-@pytest.mark.parametrize(
-    ("pool", "by_hand"),
-    [
-        ("flatten", lambda h: h.flatten(1)),
-        ("mean", lambda h: h.mean((2, 3))),
-        (lambda h: h.amax((2, 3)), lambda h: h.amax((2, 3))),
-    ],
-)
-def test_pool_reduces_the_maps_of_a_convolution(
-    pool: str | Callable[[Tensor], Tensor], by_hand: Callable[[Tensor], Tensor]
+def maps(model: nn.Module, x: Tensor) -> Tensor:
+    return model.layer1(model.maxpool(model.act1(model.bn1(model.conv1(x)))))
+
+
+def tokens(model: nn.Module, x: Tensor) -> Tensor:
+    return model.forward_features(x)
+
+
+Pool = str | Callable[[Tensor], Tensor]
+# a model, its layer, what that gives and its axes; a pooling, and the same by hand
+POOLS = [
+    ("resnet18", "layer1", maps, 4, "flatten", lambda h: h.flatten(1)),
+    ("resnet18", "layer1", maps, 4, "mean", lambda h: h.mean((2, 3))),
+    ("resnet18", "layer1", maps, 4, lambda h: h.amax((2, 3)), lambda h: h.amax((2, 3))),
+    ("vit", "norm", tokens, 3, "flatten", lambda h: h.flatten(1)),
+    ("vit", "norm", tokens, 3, "mean", lambda h: h.mean(1)),
+    ("vit", "norm", tokens, 3, "token", lambda h: h[:, 0]),
+    ("vit", "norm", tokens, 3, lambda h: h[:, 1:].mean(1), lambda h: h[:, 1:].mean(1)),
+    ("mlp", None, features, 2, "mean", lambda h: h),
+]
+
+
+@pytest.mark.parametrize(("kind", "layer", "made", "axes", "pool", "by_hand"), POOLS)
+def test_pool_reduces_maps_and_tokens_and_leaves_what_has_no_space(
+    kind: str,
+    layer: str | None,
+    made: Callable[..., Tensor],
+    axes: int,
+    pool: Pool,
+    by_hand: Callable[[Tensor], Tensor],
 ) -> None:
-    model, x = build("resnet18"), batch("resnet18")
-    iso = IsometryRegularizer(model, "layer1", pool=pool)
+    model, x, iso = watched(kind, layer, pool=pool)
     model(x)
-    maps = model.layer1(model.maxpool(model.act1(model.bn1(model.conv1(x)))))
-    assert maps.ndim == 4
-    torch.testing.assert_close(iso(Y), isometry_penalty(x, by_hand(maps), Y))
-
-
-@pytest.mark.parametrize(
-    ("pool", "by_hand"),
-    [
-        ("flatten", lambda h: h.flatten(1)),
-        ("mean", lambda h: h.mean(1)),
-        ("token", lambda h: h[:, 0]),
-        (lambda h: h[:, 1:].mean(1), lambda h: h[:, 1:].mean(1)),
-    ],
-)
-def test_pool_reduces_the_tokens_of_a_transformer(
-    pool: str | Callable[[Tensor], Tensor], by_hand: Callable[[Tensor], Tensor]
-) -> None:
-    model, x = build("vit"), batch("vit")
-    iso = IsometryRegularizer(model, "norm", pool=pool)
-    model(x)
-    tokens = model.forward_features(x)
-    assert tokens.shape[:2] == (6, 5)
-    torch.testing.assert_close(iso(Y), isometry_penalty(x, by_hand(tokens), Y))
-
-
-def test_pool_mean_leaves_features_that_have_no_space_to_average() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model, pool="mean")
-    model(x)
-    torch.testing.assert_close(iso(Y), isometry_penalty(x, features(model, x), Y))
+    given = made(model, x)
+    assert given.ndim == axes
+    torch.testing.assert_close(iso(Y), isometry_penalty(x, by_hand(given), Y))
 
 
 def test_one_number_a_sample_is_a_feature_vector_of_width_one() -> None:
@@ -441,11 +425,7 @@ def test_one_number_a_sample_is_a_feature_vector_of_width_one() -> None:
 # What it is compared with
 
 
-class Keywords(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
-
+class Keywords(TwoLayers):
     def forward(self, mode: str = "", *, pixels: Tensor, shift: float = 0.0) -> Tensor:
         return self.head(self.body(pixels + shift))
 
@@ -459,8 +439,7 @@ def test_the_inputs_may_be_given_by_keyword_and_after_other_things() -> None:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_positional_and_keyword_inputs_are_the_same(kind: str) -> None:
-    model, x = build(kind), batch(kind)
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched(kind)
     model(x)
     value = iso(Y)
     model(**{"input" if kind == "mlp" else "x": x})
@@ -572,6 +551,7 @@ def test_beta_must_be_a_finite_number_from_zero_up(beta: object) -> None:
     [
         ({"pool": "max"}, ["pool", "max", "flatten", "mean", "token"]),
         ({"pool": 3}, ["pool", "3"]),
+        ({"pool": {"head": "mean"}}, ["pool must be a callable or one of"]),
         ({"distance": "euclidian"}, ["distance", "euclidian", "euclidean"]),
         ({"distance": 2}, ["distance", "2"]),
         ({"reduction": "mean"}, ["reduction", "mean", "batch", "pairs"]),
@@ -624,31 +604,24 @@ def test_integer_inputs_ask_for_inputs() -> None:
         iso(Y)
 
 
-@pytest.mark.parametrize("pack", [lambda _: None, lambda _: (), lambda _: {"a": "b"}])
-def test_an_output_without_a_tensor_names_its_layer(pack: Callable[[Tensor], object]) -> None:
+@pytest.mark.parametrize(
+    ("pack", "pool", "text"),
+    [
+        (lambda _: None, "flatten", "'layer'"),
+        (lambda _: (), "flatten", "'layer'"),
+        (lambda _: {"a": "b"}, "flatten", "'layer'"),
+        *((lambda h: h.sum(), pool, "'layer'") for pool in ("flatten", "mean", "token")),
+        (lambda h: h, "token", "(?=.*token).*'layer'"),
+    ],
+)
+def test_an_output_without_a_tensor_a_batch_axis_or_tokens_names_its_layer(
+    pack: Callable[[Tensor], object], pool: str, text: str
+) -> None:
     model = Around(pack)
-    iso = IsometryRegularizer(model, "layer")
+    iso = IsometryRegularizer(model, "layer", pool=pool)
     model(batch("mlp"))
-    with pytest.raises((LayerError, InputError), match=r"(?s)^IsometryRegularizer: .*'layer'"):
+    with pytest.raises((LayerError, InputError), match=rf"(?s)^IsometryRegularizer: .*{text}"):
         iso(Y)
-
-
-def test_an_output_without_a_batch_axis_names_its_layer() -> None:
-    for pool in ("flatten", "mean", "token"):
-        model = Around(lambda h: h.sum())
-        iso = IsometryRegularizer(model, "layer", pool=pool)
-        model(batch("mlp"))
-        with pytest.raises((LayerError, InputError), match=r"^IsometryRegularizer: .*'layer'"):
-            iso(Y)
-
-
-def test_pool_token_on_something_without_tokens_names_its_layer() -> None:
-    model = build("mlp")
-    iso = IsometryRegularizer(model, "0", pool="token")
-    model(batch("mlp"))
-    with pytest.raises((LayerError, InputError), match=r"^IsometryRegularizer: .*token") as caught:
-        iso(Y)
-    assert "'0'" in str(caught.value)
 
 
 @pytest.mark.parametrize("result", [None, [[1.0] * 6] * 6, "pixels"])
@@ -660,29 +633,17 @@ def test_a_function_for_inputs_that_returns_no_tensor_is_named(result: object) -
         iso(Y)
 
 
-class Branches(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.used, self.skipped, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.used(x))
-
-
-@pytest.mark.parametrize("options", [{"layers": ["used", "skipped"]}, {"inputs": "skipped"}])
+@pytest.mark.parametrize("options", [{"layers": ["body", "skipped"]}, {"inputs": "skipped"}])
 def test_a_layer_that_never_ran_is_named(options: dict[str, object]) -> None:
-    model = Branches()
+    model = TwoLayers()
+    model.skipped = nn.Linear(6, 8)
     iso = IsometryRegularizer(model, **options)
     model(batch("mlp"))
     with pytest.raises(RecordError, match=r"(?s)^IsometryRegularizer: .*skipped"):
         iso(Y)
 
 
-class Temperature(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
-
+class Temperature(TwoLayers):
     def forward(self, temperature: Tensor, x: Tensor) -> Tensor:
         return self.head(self.body(x)) / temperature
 
@@ -701,24 +662,10 @@ def test_a_tensor_without_a_row_for_each_sample_is_not_what_holds_the_samples(
     torch.testing.assert_close(value, named(Y))
 
 
-def test_inputs_of_another_batch_size_than_the_features_are_refused() -> None:
-    model = Temperature()
-    iso = IsometryRegularizer(model, inputs=lambda temperature, x: temperature)
-    model(torch.ones(1, 4), batch("mlp"))
-    with pytest.raises((InputError, LayerError), match=r"(?s)^IsometryRegularizer: ") as caught:
-        iso(Y)
-    assert "1" in str(caught.value)
-    assert "6" in str(caught.value)
-
-
 def test_a_model_called_without_any_tensor_asks_for_inputs() -> None:
-    class Source(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(6, 4)
-
+    class Source(TwoLayers):
         def forward(self, seed: int) -> Tensor:
-            return self.head(batch("mlp", seed))
+            return super().forward(batch("mlp", seed))
 
     model = Source()
     iso = IsometryRegularizer(model)
@@ -728,8 +675,7 @@ def test_a_model_called_without_any_tensor_asks_for_inputs() -> None:
 
 
 def test_an_error_while_reading_leaves_the_next_forward_usable() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model)
+    model, x, iso = watched("mlp")
     model(x)
     with pytest.raises(InputError):
         iso(Y[:3])
@@ -757,14 +703,6 @@ def test_features_that_need_no_gradient_are_warned_of_once(frozen: bool) -> None
     assert all("Are all parameters up to it frozen?" in text for text in found)
 
 
-def test_what_a_layer_gives_for_other_samples_is_refused_as_a_reference() -> None:
-    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
-    iso = IsometryRegularizer(model, inputs=lambda x: x[:3])
-    model(torch.rand(6, 4))
-    with pytest.raises(IsoregError, match="6"):
-        iso(torch.arange(6) % 2)
-
-
 def test_a_checkpoint_whose_beta_is_none_changes_nothing() -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
     iso = IsometryRegularizer(model, beta=0.3)
@@ -788,8 +726,7 @@ def test_a_penalty_that_was_read_in_inference_mode_leaves_training_as_it_was() -
 
 
 def test_given_distances_are_those_of_no_points_whatever_the_reference_is_measured_in() -> None:
-    model, x = build("mlp"), batch("mlp")
-    iso = IsometryRegularizer(model, input_distance="manhattan")
+    model, x, iso = watched("mlp", input_distance="manhattan")
     model(x)
     given_bb = torch.cdist(x, x)
     expected = isometry_penalty(None, features(model, x), Y, input_distances=given_bb)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo import Answers, classifier_of
 
 from isoreg import InputError
 from isoreg.robustness import consistency, evaluate, student
@@ -21,7 +22,6 @@ from isoreg.robustness.checks import (
     check_model,
     check_unbounded,
 )
-from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.consistency import (
     Consistency,
     _changed,
@@ -38,22 +38,16 @@ from isoreg.robustness.units import Normalisation
 Answer = Callable[[Tensor], Tensor]
 
 
-class Model(nn.Module):
-    """Answers with a function of the images."""
+class Model(Answers):
+    """It keeps what it was shown."""
 
     def __init__(self, answer: Answer) -> None:
-        super().__init__()
-        self.answer = answer
+        super().__init__(answer)
         self.shown: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.shown.append(x.detach().clone())
         return self.answer(x)
-
-
-def classifier_of(model: nn.Module | Answer) -> PixelClassifier:
-    model = model if isinstance(model, nn.Module) else Model(model)
-    return PixelClassifier(model, bounds=(0, 1), mean=None, std=None)
 
 
 WEIGHT = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
@@ -260,13 +254,12 @@ def test_images_sorted_by_class_hide_no_mask_on_the_last_classes() -> None:
     x, y = x[y.argsort()], y.sort().values
     assert bool((y[:100] != 2).all())
 
-    class Last(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            z = linear(images)
-            cut = (z.argmax(1, keepdim=True) == 2).float()
-            return cut * z.detach() + (1 - cut) * z
+    def last(images: Tensor) -> Tensor:
+        z = linear(images)
+        cut = (z.argmax(1, keepdim=True) == 2).float()
+        return cut * z.detach() + (1 - cut) * z
 
-    said = str(evaluate(Last(), x, y, eps=0.001, attacks="fgsm", batch_size=100))
+    said = str(evaluate(Answers(last), x, y, eps=0.001, attacks="fgsm", batch_size=100))
     assert "the gradient of cross-entropy is exactly zero" in said
     assert "of the images survive although every pixel may be changed" in said
 
@@ -300,49 +293,36 @@ def test_few_images_are_asked_about_from_all_over_and_the_model_itself_is_not(
     assert one.signs == []
 
 
-class Masking(nn.Module):
+def masking(x: Tensor) -> Tensor:
     """Random, and sure that one class is not the answer."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = linear(x) + 0.1 * torch.randn(len(x), 3)
-        return torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], 1)
+    logits = linear(x) + 0.1 * torch.randn(len(x), 3)
+    return torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], 1)
 
 
-class OneTensor(nn.Module):
+HELD = torch.zeros(12, 3)
+
+
+def one_tensor(x: Tensor) -> Tensor:
     """Random by a little, and all its answers are one tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("out", torch.zeros(12, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out.copy_(linear(x) + 0.001 * torch.randn(len(x), 3))
+    return HELD.copy_(linear(x) + 0.001 * torch.randn(len(x), 3))
 
 
-@pytest.mark.parametrize("kind", [Masking, OneTensor])
-def test_a_random_model_is_called_random_however_it_answers(kind: type[nn.Module]) -> None:
-    found = check_consistency(classifier_of(kind()), *images_of(12), 0.1, "Linf")
+@pytest.mark.parametrize("answer", [masking, one_tensor])
+def test_a_random_model_is_called_random_however_it_answers(answer: Answer) -> None:
+    found = check_consistency(classifier_of(answer), *images_of(12), 0.1, "Linf")
     assert len(found.signs) == 1
     assert "the output is random" in found.signs[0]
     assert found.baseline is None
-
-
-class Seldom(nn.Module):
-    """Random in some calls."""
-
-    def __init__(self, chance: float) -> None:
-        super().__init__()
-        self.chance = chance
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x) + torch.randn(len(x), 3) * (torch.rand(()) < self.chance)
 
 
 @pytest.mark.parametrize("chance", [0.3, 0.4, 0.5])
 def test_a_model_that_is_seldom_random_is_called_random_and_not_said_to_remember(
     chance: float,
 ) -> None:
-    found = check_consistency(classifier_of(Seldom(chance)), *images_of(12), 0.1, "Linf")
+    def seldom(x: Tensor) -> Tensor:
+        return linear(x) + torch.randn(len(x), 3) * (torch.rand(()) < chance)
+
+    found = check_consistency(classifier_of(seldom), *images_of(12), 0.1, "Linf")
     (sign,) = found.signs
     assert "the output is random" in sign
     assert not found.stateful
@@ -385,28 +365,20 @@ def test_numbers_that_are_not_drawn_by_torch_are_random_too(
     assert not found.stateful
 
 
-class Seeding(nn.Module):
-    """Draws the same numbers in each call."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.seed = seed
-
-    def forward(self, x: Tensor) -> Tensor:
-        torch.manual_seed(self.seed)
-        return linear(x) + 0.01 * torch.randn(3)
-
-
 @pytest.mark.parametrize("seed", [0, 5])
 @pytest.mark.parametrize("name", ["noise", "square"])
 def test_a_model_that_seeds_torch_leaves_the_attacks_their_random_numbers(
     name: str, seed: int
 ) -> None:
+    def seeding(images: Tensor) -> Tensor:
+        torch.manual_seed(seed)
+        return linear(images) + 0.01 * torch.randn(3)
+
     x, y = images_of(100)
     torch.manual_seed(seed)
     added = 0.01 * torch.randn(3)
-    same = evaluate(Model(lambda images: linear(images) + added), x, y, eps=0.2, attacks=name)
-    found = evaluate(Seeding(seed), x, y, eps=0.2, attacks=name)
+    same = evaluate(Answers(lambda images: linear(images) + added), x, y, eps=0.2, attacks=name)
+    found = evaluate(Answers(seeding), x, y, eps=0.2, attacks=name)
     assert found.survived == same.survived
     assert found.worst_case[0.2] < found.clean - 0.05
     assert found.warnings == same.warnings

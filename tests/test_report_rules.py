@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo import Answers, classifier_of
 
 from isoreg import InputError
 from isoreg.robustness import ATTACKS, PRESETS, adapter, attacks, corruption
@@ -22,19 +23,14 @@ from isoreg.robustness.arguments import (
 )
 from isoreg.robustness.attacks import ITERATED, OF_THE_PAPER, WITHOUT_GRADIENT, chosen
 from isoreg.robustness.checks import check_radii
-from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.outputs import logits_of
-from isoreg.robustness.pgd import cross_entropy, margin, pgd, project
+from isoreg.robustness.pgd import cross_entropy, margin, pgd
 from isoreg.robustness.results import check_distances, check_restarts, check_results
 from isoreg.robustness.state import Forgetful, left_as_it_was
 from isoreg.robustness.task import Task
 
 EPS = 0.1
 Rows = dict[str, "float | list[float]"]
-
-
-def classifier_of(model: nn.Module) -> PixelClassifier:
-    return PixelClassifier(model, bounds=(0, 1), mean=None, std=None)
 
 
 # Signs in the accuracies
@@ -68,6 +64,11 @@ BEATEN: list[tuple[Rows, int, str]] = [
     ({"fgsm": 0.5, "pgd-ce": 0.5299, "apgd-t": 0.4}, 1000, ""),
     ({"fgsm": 0.5, "apgd-ce": 0.5301, "apgd-t": 0.4}, 1000, "(fgsm) beats 'apgd-ce': the"),
     ({"fgsm": 0.5, "deepfool": 0.8, "apgd-t": 0.4}, 1000, ""),
+    (
+        {"noise": 0.5, "pgd-ce": 0.6, "apgd-t": 0.4},
+        1000,
+        "'noise', which sees no gradient, beats 'p",
+    ),
     ({"square": 0.5, "pgd-ce": 0.8, "apgd-t": 0.4}, 1000, ""),
     ({"student": 0.5, "apgd-ce": 0.8, "apgd-t": 0.4}, 1000, ""),
     ({"square": 0.5, "pgd-ce": 0.8}, 1000, "'square', which sees no gradient, beats every iter"),
@@ -305,10 +306,7 @@ def test_the_model_is_where_its_tensors_are_or_else_where_the_images_are() -> No
 @pytest.mark.parametrize(
     ("output", "given"),
     [
-        (
-            (torch.zeros(3, 2), torch.zeros(3, 4)),
-            r"2 tensors that may be them, at \[0\], \[1\]",
-        ),
+        ((torch.zeros(3, 2), torch.zeros(3, 4)), r"2 tensors that may be them, at \[0\], \[1\]"),
         (
             (torch.zeros(3, 5), [torch.zeros(3, 2)] * 2),
             r"3 tensors that may be them, at \[0\], \[1\]\[0\], \[1\]\[1\]",
@@ -474,22 +472,61 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize("name", OPTIONS)
-def test_what_torchattacks_is_told(monkeypatch: pytest.MonkeyPatch, name: str, norm: str) -> None:
+def stubbed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What torchattacks is told from now on, and which images it gets; it adds 9 to them."""
     told: dict[str, Any] = {}
+
+    def attack(images: Tensor, _: Tensor) -> Tensor:
+        told["shape"] = images.shape
+        return images + 9
 
     def made(name: str, model: adapter.Adapted, **options: Any) -> Any:
         told.update(options, name=name, classes=model.classes, padding=model.padding)
-        return lambda images, _: images + 9
+        return attack
 
     monkeypatch.setattr(adapter, "_torchattack", made)
+    return told
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_torchattacks_is_told(monkeypatch: pytest.MonkeyPatch, name: str, norm: str) -> None:
+    told = stubbed(monkeypatch)
     found, _ = ATTACKS[name](task_of(Sure(12), norm))
     classes, padding = 4 if name == "apgd-t" else 2, [0] * (4 if name == "square" else 2)
-    expected = {**OPTIONS[name], "norm": norm, "eps": EPS, "seed": 5}
+    expected = {**OPTIONS[name], "norm": norm, "eps": EPS, "seed": 5, "shape": (3, 1, 6, 6)}
     assert told == {**expected, "classes": classes, "padding": padding}
     order = torch.inf if norm == "Linf" else 2
     torch.testing.assert_close((found - 0.5).flatten(1).norm(order, dim=1), torch.full((3,), EPS))
+
+
+@pytest.mark.parametrize("name", ["square", "apgd-ce", "fab"])
+def test_square_alone_is_given_square_images(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    told, model = stubbed(monkeypatch), nn.Sequential(nn.Flatten(), nn.Linear(108, 3))
+    images = torch.rand(4, 3, 4, 9)
+    found, _ = ATTACKS[name](
+        Task(classifier_of(model), images, torch.zeros(4).long(), 0, "Linf", 0)
+    )
+    torch.testing.assert_close(found, images)
+    assert (told["shape"][2] == told["shape"][3]) is (name == "square")
+
+
+@pytest.mark.parametrize("classes", [4, 10])
+def test_fab_goes_for_every_class_where_there_are_no_more_than_ten(
+    monkeypatch: pytest.MonkeyPatch, classes: int
+) -> None:
+    told = stubbed(monkeypatch)
+    ATTACKS["fab"](task_of(Sure(classes)))
+    assert (told["multi_targeted"], told["n_classes"]) == (False, classes)
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("noise", 20, 20), ("square", 1000, 1100)])
+def test_noise_is_the_worst_of_20_and_square_asks_a_thousand_times(
+    name: str, least: int, most: int
+) -> None:
+    model = Sure()
+    ATTACKS[name](task_of(model))
+    assert least <= model.asked <= most
 
 
 def test_deepfool_and_cw_are_told_their_steps_and_cw_keeps_the_nearest_success(
@@ -509,13 +546,12 @@ def test_deepfool_and_cw_are_told_their_steps_and_cw_keeps_the_nearest_success(
 
         return attack
 
-    class Threshold(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            first = x.flatten(1)[:, :1]
-            return torch.cat([0.505 - first, first - 0.505], 1)
+    def threshold(x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, :1]
+        return torch.cat([0.505 - first, first - 0.505], 1)
 
     monkeypatch.setattr(adapter, "_torchattack", made)
-    task = task_of(Threshold(), "L2", n=4)
+    task = task_of(Answers(threshold), "L2", n=4)
     found = (ATTACKS["cw"](task)[0] - 0.5).flatten(1)
     assert told == [("CW", {"c": c, "steps": 100, "lr": 0.05}) for c in (1.0, 10.0, 100.0)]
     torch.testing.assert_close(found[:, 0], torch.tensor([0.01, 0.02, 0.03, 0.0]))
@@ -590,11 +626,6 @@ def test_pgd_goes_on_where_a_gradient_is_not_finite_or_there_is_none() -> None:
     assert found[1, 0] > 0.52
     cut = pgd(lambda x: x.detach()[:, :2], images, labels, eps=EPS, steps=4, restarts=2)
     assert len(cut[1]) == 2
-
-
-def test_projection_takes_what_is_not_finite_as_no_change() -> None:
-    x = torch.tensor([[torch.nan, 2.0]])
-    torch.testing.assert_close(project(x, torch.full((1, 2), 0.5), 0.1, "Linf")[0, 0].item(), 0.5)
 
 
 # Corruptions

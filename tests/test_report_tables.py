@@ -349,11 +349,7 @@ class Cut(First):
      (First(), "full", True, True)],
 )  # fmt: skip
 def test_where_something_is_odd_or_much_is_asked_for_a_student_is_tried_but_not_for_the_paper(
-    monkeypatch: pytest.MonkeyPatch,
-    model: nn.Module,
-    attacks: str,
-    right: bool,
-    student: bool,
+    monkeypatch: pytest.MonkeyPatch, model: nn.Module, attacks: str, right: bool, student: bool
 ) -> None:
     monkeypatch.setattr(run, "taught", lambda *_, **__: First())
     for preset in ("standard", "full"):

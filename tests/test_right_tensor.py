@@ -7,6 +7,7 @@ import dataclasses
 import pickle
 import re
 from collections import UserDict
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -148,17 +149,20 @@ BESIDE_IDS: dict[str, tuple[dict[str, Tensor], str]] = {
 }
 
 
+def found_or_refused(call: object, labels: Tensor | None, n: int, expected: Tensor | str) -> None:
+    """Whether the samples are these, or there is an error that says this."""
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=expected):
+            choose_samples(call, labels, n)
+    else:
+        assert torch.equal(choose_samples(call, labels, n), expected)
+
+
 @pytest.mark.parametrize(("given", "expected"), BESIDE_IDS.values(), ids=BESIDE_IDS)
 def test_what_stands_beside_token_ids_or_masks_is_the_samples_or_refused(
     given: dict[str, Tensor], expected: str
 ) -> None:
-    call = read_call((), given, [])
-    if expected in given or not expected:
-        value = given[expected] if expected else X
-        assert torch.equal(choose_samples(call, Y, N), value)
-    else:
-        with pytest.raises(InputError, match=expected):
-            choose_samples(call, Y, N)
+    found_or_refused(read_call((), given, []), Y, N, given.get(expected, expected or X))
 
 
 def test_two_tensors_that_may_be_the_samples_are_refused_with_their_shapes() -> None:
@@ -237,12 +241,7 @@ def test_y_is_the_labels_name_unless_it_looks_like_the_only_other_tensor(
     shapes: dict[str, tuple[int, ...]], expected: str
 ) -> None:
     tensors = {name: torch.rand(shape) for name, shape in shapes.items()}
-    call = read_call((), tensors, [])
-    if expected in tensors:
-        assert torch.equal(choose_samples(call, None, 4), tensors[expected])
-    else:
-        with pytest.raises(InputError, match=expected):
-            choose_samples(call, None, 4)
+    found_or_refused(read_call((), tensors, []), None, 4, tensors.get(expected, expected))
 
 
 AMONG: dict[str, tuple[tuple[object, ...], dict[str, object], str]] = {
@@ -265,13 +264,9 @@ AMONG: dict[str, tuple[tuple[object, ...], dict[str, object], str]] = {
 def test_among_what_a_model_is_called_with_the_samples_are_found_or_refused(
     args: tuple[object, ...], kwargs: dict[str, object], refused: str
 ) -> None:
-    call = read_call(args, kwargs, [])
-    if refused:
-        with pytest.raises(InputError, match=refused):
-            choose_samples(call, SOFT, N)
-    else:
-        first = args[0][0] if isinstance(args[0], list) else args[0]
-        assert torch.equal(choose_samples(call, SOFT, N), first)
+    first = args[0] if args else None
+    expected = refused or (first[0] if isinstance(first, list) else first)
+    found_or_refused(read_call(args, kwargs, []), SOFT, N, expected)
 
 
 SAMPLES = ["x", "input", "inputs", "data", "sample", "samples", "inputs_embeds"]
@@ -352,11 +347,7 @@ ALONE: dict[str, tuple[Tensor, Tensor | None, str]] = {
     "one number a sample": (torch.rand(N), None, ""),
     "a column": (torch.rand(N, 1), None, ""),
     "a column beside the labels": (torch.rand(N, 1), Y, ""),
-    "a column beside other integers": (
-        torch.rand(N, 1),
-        None,
-        r"argument 1 int64 \(12,\)",
-    ),
+    "a column beside other integers": (torch.rand(N, 1), None, r"argument 1 int64 \(12,\)"),
     "images of integers": (torch.zeros(N, 2, 2, dtype=torch.uint8), Y, ""),
     "a table of integers": (torch.zeros(N, 2, dtype=torch.uint8), Y, r"argument 0 uint8 \(12, 2\)"),
     "a number": (torch.tensor(2.0), Y, r"argument 0 float32 \(\)"),
@@ -369,14 +360,9 @@ ALONE: dict[str, tuple[Tensor, Tensor | None, str]] = {
 def test_beside_what_looks_like_labels_anything_that_has_distances_is_the_samples(
     value: Tensor, labels: Tensor | None, refused: str
 ) -> None:
-    call = read_call((value, Y), {}, [])
-    if refused:
-        with pytest.raises(InputError, match=refused):
-            choose_samples(call, labels, N)
-    elif labels is None:
-        assert torch.equal(choose_samples(read_call((value,), {}, []), None, N), value)
-    else:
-        assert torch.equal(choose_samples(call, labels, N), value.float())
+    beside = [] if labels is None and not refused else [Y]
+    call = read_call((value, *beside), {}, [])
+    found_or_refused(call, labels, N, refused or value.float())
 
 
 class Pair(NamedTuple):
@@ -643,41 +629,83 @@ def test_each_use_of_a_layer_depends_on_the_use_before_it_or_is_refused(fresh: i
         assert list(iso.penalties) == ["inner", "inner:2", "inner:3"]
 
 
-def test_a_use_without_a_gradient_behind_one_with_it_is_refused() -> None:
-    class Probed(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            logits = self.head(self.features(x))
-            self.probed = self.head(self.features(x.flip(0)).detach())
-            return logits
-
-    model = Probed()
-    iso = IsometryRegularizer(model)
-    for _ in range(2):  # the first pass finds the classifier
-        model(points())
-        with pytest.raises(RecordError, match="layer 'head' ran 2 times"):
-            iso(Y)
-
-
-def test_a_use_without_a_gradient_before_one_with_it_is_refused() -> None:
-    class Probed(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            fixed = {name: weight.detach() for name, weight in self.body.named_parameters()}
-            self.probed = torch.func.functional_call(self.body, fixed, (x.flip(0),))
-            return super().forward(x)
-
-    model = Probed()
-    iso = IsometryRegularizer(model, "body")
-    model(points())
-    with pytest.raises(RecordError, match="first without gradients and then"):
-        iso(Y)
-
-
 def test_the_control_exchanges_distances_of_the_own_batch_alone() -> None:
     model = Net()
     iso = IsometryRegularizer(model, control=True)
     model(points())
     with pytest.raises(InputError, match=r"of shape \(12, 12\), got \(3, 3\)"):
         iso(Y, distances=torch.ones(3, 3))
+
+
+class Doing(Net):
+    """Does with its parts what a function says."""
+
+    def __init__(self, what: Callable[[Net, Tensor], object]) -> None:
+        super().__init__()
+        self.other, self.weight, self.what = nn.Linear(6, 3), nn.Parameter(torch.rand(3, 6)), what
+        self.depth = 1
+
+    def forward(self, x: Tensor) -> object:
+        return self.what(self, x)
+
+
+def overwriting(net: Net, x: Tensor) -> Tensor:
+    features = net.features(x)
+    logits = net.head(features)
+    features.zero_()
+    return logits
+
+
+def probed_behind(net: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+    return net.head(net.features(x)), net.head(net.features(x.flip(0)).detach())
+
+
+def probed_before(net: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+    fixed = {name: weight.detach() for name, weight in net.body.named_parameters()}
+    probed = torch.func.functional_call(net.body, fixed, (x.flip(0),))
+    return net.head(net.features(x)), probed
+
+
+def itself(net: Net, x: Tensor) -> Tensor:
+    net.depth = 1 - net.depth
+    return net.head(net.features(x)) if net.depth else net(2 * x)
+
+
+PASSES: dict[str, tuple[Callable[[Net, Tensor], object], str | None, type[IsoregError], str]] = {
+    "what entered the head is overwritten": (
+        overwriting, None, LayerError, "changed in place what had entered 'head'"),
+    "two heads": (
+        lambda net, x: (net.head(net.features(x)), net.other(net.features(x))),
+        None, LayerError, "'head', 'other'"),
+    "weights without a module": (
+        lambda net, x: F.linear(net.features(x), net.weight),
+        None, LayerError, "weights of its own"),
+    "a use without a gradient behind one with it": (
+        probed_behind, None, RecordError, "layer 'head' ran 2 times"),
+    "a use without a gradient before one with it": (
+        probed_before, "body", RecordError, "first without gradients and then"),
+    "two batches in a pass": (
+        lambda net, x: net.head(net.features(x)) + net.head(net.features(x**2)),
+        "body", RecordError, "'body' ran 2 times"),
+    "a model that calls itself": (itself, "body", RecordError, "called itself"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "layer", "error", "text"), PASSES.values(), ids=PASSES)
+@pytest.mark.parametrize("labels", [Y, None], ids=["labels", "all pairs"])
+def test_a_pass_whose_features_are_not_certain_is_refused(
+    what: Callable[[Net, Tensor], object],
+    layer: str | None,
+    error: type[IsoregError],
+    text: str,
+    labels: Tensor | None,
+) -> None:
+    model = Doing(what)
+    iso = IsometryRegularizer(model, layer)
+    for _ in range(2):  # the first pass finds the classifier
+        model(points())
+        with pytest.raises(error, match=text):
+            iso(labels)
 
 
 X4 = torch.rand(4, 2)
@@ -820,21 +848,6 @@ def test_an_autoencoder_is_refused_with_its_narrowest_layer() -> None:
             iso(Y[:n])
 
 
-def test_features_that_are_overwritten_after_the_classifier_read_them_are_refused() -> None:
-    class Overwriting(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            features = self.features(x)
-            logits = self.head(features)
-            features.zero_()
-            return logits
-
-    model = Overwriting()
-    iso = IsometryRegularizer(model)
-    model(points())
-    with pytest.raises(LayerError, match="changed in place what had entered 'head'"):
-        iso(Y)
-
-
 def test_a_squeezing_layer_is_no_classifier_and_a_convolution_before_pooling_is() -> None:
     class Squeezing(nn.Module):
         def __init__(self) -> None:
@@ -865,44 +878,13 @@ class OwnHead(nn.Module):
         return F.linear(x, self.weight)
 
 
-def test_a_head_of_any_class_is_found_and_weights_without_a_module_are_refused() -> None:
+def test_a_head_of_any_class_is_found() -> None:
     model, x = Net(), points()
     for head in (OwnHead(), nn.utils.parametrizations.weight_norm(nn.Linear(6, 3))):
         model.head = head
         with IsometryRegularizer(model) as iso:
             model(x)
             torch.testing.assert_close(iso(Y), isometry_penalty(x, model.features(x), Y))
-
-    class Bare(OwnHead):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Linear(8, 6)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return F.linear(torch.tanh(self.body(x)), self.weight)
-
-    model = Bare()
-    iso = IsometryRegularizer(model)
-    model(x)
-    with pytest.raises(LayerError, match="weights of its own"):
-        iso(Y)
-
-
-def test_two_heads_are_refused_by_name() -> None:
-    class Heads(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.other = nn.Linear(6, 3)
-
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            h = self.features(x)
-            return self.head(h), self.other(h)
-
-    model = Heads()
-    iso = IsometryRegularizer(model)
-    model(points())
-    with pytest.raises(LayerError, match="'head', 'other'"):
-        iso(Y)
 
 
 class Adapter(nn.Module):
@@ -914,14 +896,6 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x) + self.low(x)
-
-
-def test_an_adapter_around_a_named_layer_is_followed_after_attaching() -> None:
-    model, x = Net(), points()
-    iso = IsometryRegularizer(model, "body")
-    model.body = Adapter(model.body)
-    model(x)
-    torch.testing.assert_close(iso(Y), isometry_penalty(x, model.body(x), Y))
 
 
 def test_an_adapter_around_the_head_is_the_classifier() -> None:
@@ -989,24 +963,6 @@ def test_a_second_pass_inside_a_transform_is_refused_like_any_other(transform: s
     torch.testing.assert_close(iso(Y), isometry_penalty(x, model.body(x), Y))
 
 
-def test_an_inner_network_that_runs_on_two_batches_is_refused() -> None:
-    class Outer(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = Net()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.net(x) + self.net(points() ** 2)
-
-    model = Outer()
-    iso = IsometryRegularizer(model, "net.body")
-    model(points())
-    for labels in (Y, None):
-        model(points())
-        with pytest.raises(RecordError, match=r"'net.body' ran 2 times"):
-            iso(labels)
-
-
 def test_uses_of_a_layer_are_compared_with_the_same_use_of_the_reference() -> None:
     class Siamese(Net):
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -1022,18 +978,6 @@ def test_uses_of_a_layer_are_compared_with_the_same_use_of_the_reference() -> No
     torch.testing.assert_close(value, expected)
     model(a, b)
     with pytest.raises(RecordError, match="'head' ran 2 times"):  # whose labels are they?
-        iso(Y)
-
-
-def test_a_model_that_calls_itself_is_refused() -> None:
-    class Itself(Net):
-        def forward(self, x: Tensor, depth: int = 1) -> Tensor:
-            return self(x * 2, depth - 1) if depth else super().forward(x)
-
-    model = Itself()
-    iso = IsometryRegularizer(model, "body")
-    model(points())
-    with pytest.raises(RecordError, match="called itself"):
         iso(Y)
 
 

@@ -110,9 +110,7 @@ def test_the_command_goes_on_and_leaves_tables_and_figure(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("few")
-def test_a_rival_is_added_in_ten_lines_and_only_its_own_runs_are_made(
-    tmp_path: Path,
-) -> None:
+def test_a_rival_is_added_in_ten_lines_and_only_its_own_runs_are_made(tmp_path: Path) -> None:
     out = tmp_path / "rivals.json"
     before = run_quickly(out, "rivals")
 

@@ -49,11 +49,7 @@ def images(n: int = 60) -> tuple[Tensor, Tensor]:
 
 
 def tried(
-    clean: float,
-    attacked: float,
-    rate: float = 0.01,
-    optimizer: str = "adam",
-    **options: float,
+    clean: float, attacked: float, rate: float = 0.01, optimizer: str = "adam", **options: float
 ) -> dict[str, Any]:
     """A run of the choice."""
     key = {"phase": "choose", "network": "relu", "method": OURS, "setting": str(options)}
@@ -304,8 +300,7 @@ def test_the_command_runs_resumes_and_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "benchmarks.sampling.mnist",
-        lambda split, _: images(60 if split == "test" else 11_000),
+        "benchmarks.sampling.mnist", lambda split, _: images(60 if split == "test" else 11_000)
     )
     monkeypatch.setattr(experiment, "measured", lambda *_: {"RobustLoss": QUICK})
     monkeypatch.setattr(experiment, "STAGES", ((OURS,),))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from zoo import Answers
 
 from isoreg import InputError, RobustLoss
 from isoreg.robustness.local import first_order_margin_loss
@@ -97,12 +98,9 @@ def test_an_ignored_image_in_a_normalised_batch_adds_no_margin_to_the_others() -
 def test_a_model_may_normalise_in_place_and_the_images_stay_what_they_are() -> None:
     model, (x, y) = mlp(), batch()
 
-    class InPlace(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return model(images.sub_(0.5).div_(0.2))
-
     before = x.clone()
-    found = first_order_margin_loss(InPlace(), x, y, eps=0.1)
+    in_place = Answers(lambda images: model(images.sub_(0.5).div_(0.2)))
+    found = first_order_margin_loss(in_place, x, y, eps=0.1)
     expected = first_order_margin_loss(model, x, y, eps=0.1, mean=0.5, std=0.2)
     torch.testing.assert_close(found, expected)
     assert torch.equal(x, before)
@@ -168,12 +166,8 @@ def test_without_gradients_it_is_the_same_number(mode, eps: float) -> None:
 def test_the_radius_is_in_pixels_where_mean_and_std_are_given(norm: str, std) -> None:
     model, (x, y) = mlp(), batch()
     scale = torch.as_tensor(std, dtype=torch.float64)
-
-    class Normalised(nn.Module):
-        def forward(self, pixels: Tensor) -> Tensor:
-            return model((pixels - 0.13) / scale)
-
-    expected = first_order_margin_loss(Normalised(), x, y, eps=0.1, norm=norm)
+    normalised = Answers(lambda pixels: model((pixels - 0.13) / scale))
+    expected = first_order_margin_loss(normalised, x, y, eps=0.1, norm=norm)
     found = RobustLoss(model, eps=0.1, norm=norm, mean=0.13, std=std)(x, y)
     torch.testing.assert_close(found, expected)
 
@@ -207,9 +201,7 @@ def test_attention_has_the_gradient_of_its_formula() -> None:
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_model_that_cuts_the_graph_has_cross_entropy_and_no_margin(frozen: bool) -> None:
     (x, y), net = batch(), mlp().requires_grad_(not frozen)
-    model = Returns(lambda z: z)
-    model.model = nn.Sequential()
-    model.wrap = lambda x: net(x.detach())
+    model = Answers(lambda x: net(x.detach()))
     torch.testing.assert_close(RobustLoss(model, eps=0.0)(x, y), F.cross_entropy(net(x), y))
     with pytest.raises(InputError, match="^RobustLoss: the model must be differentiable by its im"):
         RobustLoss(model, eps=0.1)(x, y)
@@ -231,33 +223,21 @@ class FullyShardedDataParallel(nn.Linear):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1)(x, y.to(torch.complex64)),
-            "labels must be 6 integers, got torch.complex64",
-        ),
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1)(x, y - 1),
-            "labels must be classes from 0 to 2, or -100 for an image that does not count, got -1.",
-        ),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x, y.to(torch.complex64)),
+         "labels must be 6 integers, got torch.complex64"),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x, y - 1),
+         "labels must be classes from 0 to 2, or -100 for an image that does not count, got -1."),
         (lambda m, x, y: RobustLoss(m, eps=0.1)(x, y + 1), "labels must be classes from 0 to 2,"),
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1)((255 * x).byte(), y),
-            "images must be floating, got torch.uint8.",
-        ),
-        (
-            lambda m, x, y: RobustLoss(Returns(lambda z: (z, z)), eps=0.1)(x, y),
-            "the model must return logits of shape (n, classes), got 2 tensors that may be them, "
-            "at [0], [1]. Wrap it",
-        ),
-        (
-            lambda m, x, y: RobustLoss(nn.Sequential(FullyShardedDataParallel(5, 3)), eps=0.1),
-            "model must be whole on this rank, got one that FSDP shards at '0'.",
-        ),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)((255 * x).byte(), y),
+         "images must be floating, got torch.uint8."),
+        (lambda m, x, y: RobustLoss(Returns(lambda z: (z, z)), eps=0.1)(x, y),
+         "the model must return logits of shape (n, classes), got 2 tensors that may be them, at "
+         "[0], [1]. Wrap it"),
+        (lambda m, x, y: RobustLoss(nn.Sequential(FullyShardedDataParallel(5, 3)), eps=0.1),
+         "model must be whole on this rank, got one that FSDP shards at '0'."),
         (lambda m, x, y: RobustLoss(m, eps=0.1, std=0.0), "std must be above 0, got [0.0]."),
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1, mean=[0.1, 0.2])(x, y),
-            "mean must be one number, or one for each of 5 channels of images of shape (6, 5), ",
-        ),
+        (lambda m, x, y: RobustLoss(m, eps=0.1, mean=[0.1, 0.2])(x, y),
+         "mean must be one number, or one for each of 5 channels of images of shape (6, 5), "),
         (lambda m, x, y: RobustLoss(m, eps=0.1, std="a"), "std must be a finite number, or one"),
         *[
             (lambda m, x, y, eps=eps: RobustLoss(m, eps=eps), "eps must be a number, finite and >=")
@@ -270,25 +250,19 @@ class FullyShardedDataParallel(nn.Linear):
             )
             for steps in (1.5, None, True, math.nan)
         ],
-        (
-            lambda m, x, y: RobustLoss(m.forward, eps=0.1),
-            "a model must be a torch.nn.Module, got m",
-        ),
-        (
-            lambda m, x, y: RobustLoss(nn.Linear, eps=0.1),
-            "a model must be a torch.nn.Module, got t",
-        ),
-        (
-            lambda m, x, y: RobustLoss(m, eps=0.1)(x.tolist(), y),
-            "images must be a tensor, got list",
-        ),
+        (lambda m, x, y: RobustLoss(m.forward, eps=0.1),
+         "a model must be a torch.nn.Module, got m"),
+        (lambda m, x, y: RobustLoss(nn.Linear, eps=0.1),
+         "a model must be a torch.nn.Module, got t"),
+        (lambda m, x, y: RobustLoss(m, eps=0.1)(x.tolist(), y),
+         "images must be a tensor, got list"),
         (lambda m, x, y: RobustLoss(m, eps=0)(x, y.tolist()), "labels must be a tensor, got list."),
         (lambda m, x, y: RobustLoss(m, eps=0.1)(x[:, 0], y), "images must be of shape (n, ...), g"),
         (lambda m, x, y: RobustLoss(m, eps=0.1)(x.to_sparse(), y), "images must be a dense tensor"),
         (lambda m, x, y: RobustLoss(m, eps=0)(x.to("meta"), y), "images must be a dense tensor th"),
         (lambda m, x, y: RobustLoss(m, eps=0.1)(x, y.to("meta")), "labels must be a dense tensor"),
     ],
-)
+)  # fmt: skip
 def test_what_has_no_answer_is_refused_with_a_sentence(call, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call(mlp(), *batch())
@@ -306,9 +280,7 @@ COMPILED: dict[str, Callable[[nn.Sequential], nn.Module]] = {
 def test_compiled_code_that_has_no_second_derivative_is_not_used(
     wrap: Callable[[nn.Sequential], nn.Module],
 ) -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
-    x, y = torch.rand(8, 6), torch.arange(8) % 3
+    net, (x, y) = mlp(), batch()
     expected = torch.autograd.grad(RobustLoss(net, eps=0.1)(x, y), net[0].weight)
     compiled = wrap(net)
     found = RobustLoss(compiled, eps=0.1)(x, y)
@@ -318,9 +290,7 @@ def test_compiled_code_that_has_no_second_derivative_is_not_used(
 
 
 def test_in_a_compiled_step_it_runs_between_two_graphs() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
-    x, y = torch.rand(8, 6), torch.arange(8) % 3
+    net, (x, y) = mlp(), batch()
     criterion = RobustLoss(net, eps=0.1, warmup_steps=2)
 
     def step(x: Tensor) -> Tensor:
@@ -372,21 +342,12 @@ class Kernel(torch.autograd.Function):
         return result.detach() if ctx.by_numbers else result, None
 
 
-class Called(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 def test_a_function_whose_gradient_has_no_graph_is_refused_and_one_of_operations_is_exact() -> None:
     first, last = nn.Linear(6, 5), nn.Linear(5, 3)
     x, y = torch.rand(4, 6), torch.tensor([0, 1, 2, 0])
 
     def loss(function: Callable[[Tensor], Tensor]) -> Tensor:
-        return RobustLoss(nn.Sequential(first, Called(function), last), eps=0.1)(x, y)
+        return RobustLoss(nn.Sequential(first, Answers(function), last), eps=0.1)(x, y)
 
     def by_numbers(x: Tensor) -> Tensor:
         return Kernel.apply(x, True)

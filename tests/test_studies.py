@@ -93,6 +93,12 @@ def with_grid(*grid: int) -> Study[Settings]:
     return replace(TOY, settings=lambda quick: Settings(grid=grid))
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the runs of the toy are kept."""
+    return tmp_path / "toy.json"
+
+
 def test_a_finished_study_measures_nothing_again(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "toy.json"
     first = run(TOY, lab(path))
@@ -103,8 +109,7 @@ def test_a_finished_study_measures_nothing_again(tmp_path: Path) -> None:
     assert [run["key"]["value"] for run in first["runs"]] == [1, 2, 2, 2]
 
 
-def test_a_wider_grid_adds_runs_and_makes_none_again(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
+def test_a_wider_grid_adds_runs_and_makes_none_again(path: Path) -> None:
     before = run(TOY, lab(path))["runs"]
     wider = with_grid(1, 2, 5)
     after = run(wider, lab(path, wider))
@@ -116,8 +121,7 @@ def test_a_wider_grid_adds_runs_and_makes_none_again(tmp_path: Path) -> None:
     assert tables(after).count("| 2 |") == 1
 
 
-def test_other_settings_add_runs_of_their_own(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
+def test_other_settings_add_runs_of_their_own(path: Path) -> None:
     shallow = run(TOY, lab(path, depth=3))
     deep = run(TOY, lab(path, depth=7))
     assert len(read(path)["runs"]) == 8
@@ -148,8 +152,9 @@ def add_many(path: Path, name: str, count: int) -> None:
         results.add({"by": name, "index": index}, {"depth": 1}, {"score": index})
 
 
-def test_processes_that_write_to_one_file_lose_no_run_of_each_other(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
+def test_processes_that_write_to_one_file_lose_no_run_of_each_other(
+    path: Path, tmp_path: Path
+) -> None:
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=add_many, args=(path, name, 15)) for name in "abc"]
     for writer in writers:
@@ -161,8 +166,7 @@ def test_processes_that_write_to_one_file_lose_no_run_of_each_other(tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == [".toy.json.lock", "toy.json"]
 
 
-def test_of_two_processes_that_make_the_same_run_the_faster_one_s_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
+def test_of_two_processes_that_make_the_same_run_the_faster_one_s_is_kept(path: Path) -> None:
 
     def overtaken(key: dict[str, Any], mine: Lab[Settings]) -> dict[str, Any]:
         other = Results(path, "toy", {})
@@ -174,8 +178,7 @@ def test_of_two_processes_that_make_the_same_run_the_faster_one_s_is_kept(tmp_pa
     assert read(path)["runs"] == found["runs"]
 
 
-def test_a_run_that_another_process_made_meanwhile_is_not_made_again(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
+def test_a_run_that_another_process_made_meanwhile_is_not_made_again(path: Path) -> None:
     mine = lab(path)
     run(TOY, lab(path))
     never = replace(TOY, measure=lambda *_: pytest.fail("measured again"))
@@ -200,25 +203,24 @@ EMPTY = {"study": "toy", "settings": {}, "environment": {}, "made": {}, "runs": 
     ],
 )
 def test_a_broken_or_foreign_file_is_left_as_it_is_with_a_sentence(
-    tmp_path: Path, text: str, says: str
+    path: Path, tmp_path: Path, text: str, says: str
 ) -> None:
-    path = tmp_path / "toy.json"
     path.write_text(text)
     with pytest.raises(SystemExit, match=f"toy.json: .*{says}.*It is left as it is"):
         run(TOY, lab(path))
     assert path.read_text() == text
 
 
-def test_runs_with_keys_of_another_version_are_kept_and_not_shown(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
+def test_runs_with_keys_of_another_version_are_kept_and_not_shown(path: Path) -> None:
     Results(path, "toy", {}).add({"old name": 1}, {"depth": 3}, {"score": 99})
     found = run(TOY, lab(path))
     assert "99" not in tables(found)
     assert read(path)["runs"][0]["key"] == {"old name": 1}
 
 
-def test_the_check_says_what_is_lacking_and_what_is_stale_and_why(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
+def test_the_check_says_what_is_lacking_and_what_is_stale_and_why(
+    path: Path, tmp_path: Path
+) -> None:
     run(TOY, lab(path, depth=7))
     Results(path, "toy", {}).add({"phase": "choose", "value": 1}, {"depth": 3}, {"score": 3})
     (tmp_path / "broken.json").write_text("{")
@@ -265,8 +267,7 @@ def test_the_check_goes_on_where_the_keys_of_a_study_stumble_over_a_file(tmp_pat
     assert found.error == "holds runs that its study cannot read (KeyError: 'task')"
 
 
-def test_runs_that_nothing_makes_any_more_are_kept_and_shown(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
+def test_runs_that_nothing_makes_any_more_are_kept_and_shown(path: Path, tmp_path: Path) -> None:
     Results(path, "toy", {}).add({"value": "older"}, {"depth": 1}, {"score": 99})
     frozen = replace(TOY, frozen=lambda key: key["value"] == "older")
     assert "99" in tables(run(frozen, lab(path, frozen)))
@@ -286,8 +287,7 @@ def test_keys_that_wait_for_runs_end_the_list_of_what_is_expected(tmp_path: Path
     assert found == [{"phase": "choose", "value": 1}, {"phase": "choose", "value": 2}]
 
 
-def test_an_environment_that_differs_from_the_file_s_is_kept_with_the_run(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
+def test_an_environment_that_differs_from_the_file_s_is_kept_with_the_run(path: Path) -> None:
     run(TOY, lab(path))
     held = json.loads(path.read_text())
     held["environment"]["python"] = "1.5"
@@ -299,8 +299,7 @@ def test_an_environment_that_differs_from_the_file_s_is_kept_with_the_run(tmp_pa
     assert read(path)["environment"]["python"] == "1.5"
 
 
-def test_a_note_in_a_file_and_the_settings_it_began_with_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
+def test_a_note_in_a_file_and_the_settings_it_began_with_are_kept(path: Path) -> None:
     run(TOY, lab(path))
     began = read(path)
     path.write_text(json.dumps({"study": "toy", "note": "carried over", **began}))
@@ -375,8 +374,7 @@ def test_data_that_are_not_there_are_a_sentence_and_another_error_shows_its_plac
     assert isinstance(done.exception, InputError)
 
 
-def test_a_study_that_begins_anew_deletes_no_file_of_another(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
+def test_a_study_that_begins_anew_deletes_no_file_of_another(path: Path) -> None:
     run(TOY, lab(path))
     anew = replace(TOY, fresh=lambda _: True)
     assert lab(path, anew).results.runs == []

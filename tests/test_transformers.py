@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import types
 from pathlib import Path
@@ -25,24 +26,38 @@ PIXELS = torch.rand(N, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 IDS = torch.randint(1, 20, (N, 6), generator=torch.Generator().manual_seed(1))
 
 
-def vit() -> Any:
-    torch.manual_seed(0)
-    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = transformers.ViTConfig(
-        image_size=8, patch_size=4, intermediate_size=8, num_labels=3, **small, **none
-    )
-    return transformers.ViTForImageClassification(config)
+SMALL: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "vit": ("ViTConfig", "ViTForImageClassification", {
+        "image_size": 8, "patch_size": 4, "intermediate_size": 8, "hidden_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }),
+    "bert": ("BertConfig", "BertForSequenceClassification", {
+        "vocab_size": 20, "intermediate_size": 8, "hidden_size": 8, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+    }),
+    "bart": ("BartConfig", "BartForSequenceClassification", {
+        "vocab_size": 20, "decoder_ffn_dim": 8, "dropout": 0.0, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1,
+        "encoder_ffn_dim": 8,
+    }),
+    "t5": ("T5Config", "T5ForSequenceClassification", {
+        "vocab_size": 20, "dropout_rate": 0.0, "classifier_dropout": 0.0, "eos_token_id": 2,
+        "decoder_start_token_id": 0, "pad_token_id": 0, "d_model": 8, "d_kv": 4, "d_ff": 8,
+        "num_layers": 1, "num_heads": 2,
+    }),
+}  # fmt: skip
 
 
-def bert() -> Any:
+def small(name: str) -> Any:
+    """A model of three classes, the same at every call."""
     torch.manual_seed(0)
-    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = transformers.BertConfig(
-        vocab_size=20, intermediate_size=8, num_labels=3, **small, **none
-    )
-    return transformers.BertForSequenceClassification(config)
+    config, kind, sizes = SMALL[name]
+    config = getattr(transformers, config)(num_labels=3, **sizes)
+    return getattr(transformers, kind)(config)
+
+
+vit, bert, bart, t5 = (functools.partial(small, name) for name in SMALL)
 
 
 class Plain(nn.Module):
@@ -91,6 +106,13 @@ def trainer(model: Any, folder: Path, data: Any = IMAGES, kind: Any = None, **op
     )
     kind = kind or adapter.IsometryTrainer
     return kind(model, args, train_dataset=data, **given)
+
+
+def trained(*args: Any, **options: Any) -> Any:
+    """A Trainer that has trained."""
+    found = trainer(*args, **options)
+    found.train()
+    return found
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
@@ -165,8 +187,7 @@ def test_token_ids_are_compared_by_their_embeddings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, model, twin = recorded(monkeypatch), bert(), bert()
-    found = trainer(model, tmp_path, rows("input_ids", IDS), isometry={"beta": 1.0})
-    found.train()
+    found = trained(model, tmp_path, rows("input_ids", IDS), isometry={"beta": 1.0})
     (batch,) = seen
     embed = twin.get_input_embeddings()
     iso = IsometryRegularizer(twin, inputs=lambda input_ids, **_: embed(input_ids))
@@ -175,37 +196,16 @@ def test_token_ids_are_compared_by_their_embeddings(
     assert entry["isometry/penalty"] == pytest.approx(iso(batch["labels"]).item(), rel=1e-5)
 
 
-def bart() -> Any:
-    torch.manual_seed(0)
-    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    small = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8}
-    config = transformers.BartConfig(
-        vocab_size=20, decoder_ffn_dim=8, num_labels=3, dropout=0.0, **heads, **small
-    )
-    return transformers.BartForSequenceClassification(config)
-
-
-def t5() -> Any:
-    torch.manual_seed(0)
-    ends = {"decoder_start_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
-    small = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
-    config = transformers.T5Config(
-        vocab_size=20, num_labels=3, dropout_rate=0.0, classifier_dropout=0.0, **ends, **small
-    )
-    return transformers.T5ForSequenceClassification(config)
-
-
-@pytest.mark.parametrize("make", [bart, t5])
+@pytest.mark.parametrize("make", [bart, t5], ids=["bart", "t5"])
 def test_of_an_encoder_with_a_decoder_the_encoder_s_embeddings_are_compared(
     make: Any, tmp_path: Path
 ) -> None:
     ids = torch.randint(3, 20, (N, 6), generator=torch.Generator().manual_seed(1))
     ids[:, -1] = 2  # where a sequence ends, whose features are classified
     data = [{"input_ids": x, "labels": int(y)} for x, y in zip(ids, Y, strict=True)]
-    found = trainer(
+    found = trained(
         make(), tmp_path, data, isometry={"beta": 0.5}, per_device_train_batch_size=N, max_steps=1
     )
-    found.train()
     twin, entering = make(), []
     (name,) = found.iso.penalties
     twin.get_submodule(name).register_forward_pre_hook(lambda _, args: entering.append(args[0]))
@@ -237,8 +237,7 @@ class Named(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Tanh(), nn.Linear(8, 3))
+        self.net = Plain().net
 
     def forward(self, pixels: Tensor, species: Tensor, boxes: Any = None) -> dict[str, Tensor]:
         logits = self.net(pixels)
@@ -262,7 +261,7 @@ def test_the_trainers_label_names_are_labels_and_nothing_to_compare_with(
             "label_names": ["species", "boxes"],
             "isometry_labels": "species" if how == "a key" else lambda batch: batch["species"],
         }
-    found = trainer(
+    found = trained(
         model,
         tmp_path,
         data,
@@ -271,7 +270,6 @@ def test_the_trainers_label_names_are_labels_and_nothing_to_compare_with(
         remove_unused_columns=False,
         **options,
     )
-    found.train()
     twin, batch = Named(), seen[0]
     with torch.no_grad():
         features = twin.net[:3](batch["pixels"])
@@ -289,8 +287,7 @@ def test_beside_the_trainers_labels_the_samples_have_as_many_rows_as_the_first_t
 
 def test_penalties_are_in_the_log_and_the_model_is_as_it_was(tmp_path: Path) -> None:
     model = vit()
-    found = trainer(model, tmp_path, max_steps=3, isometry={"beta": 0.5}, eval_dataset=IMAGES)
-    found.train()
+    found = trained(model, tmp_path, max_steps=3, isometry={"beta": 0.5}, eval_dataset=IMAGES)
     logs = [entry for entry in found.state.log_history if "loss" in entry]
     assert len(logs) == 3
     for entry in logs:
@@ -380,8 +377,7 @@ class Unlabelled(nn.Module):
 
 def test_labels_under_a_usual_name_stay_out_of_a_model_without(tmp_path: Path) -> None:
     data = [{"x": x, "y": int(y)} for x, y in zip(PLACES, Y, strict=True)]
-    found = trainer(Unlabelled(), tmp_path, data, remove_unused_columns=False)
-    found.train()
+    found = trained(Unlabelled(), tmp_path, data, remove_unused_columns=False)
     assert found.iso.report().steps == 1
     other = trainer(Unlabelled(), tmp_path, [{**row, "z": 1} for row in data])
     told = "IsometryTrainer: labels are looked for .* got a mapping with 'x'. Say where they are: "
@@ -403,9 +399,8 @@ class WeightedIsometry(adapter.IsometryTrainer, Weighted):
 
 
 def test_a_loss_of_one_s_own_gets_what_the_model_does_not_take(tmp_path: Path) -> None:
-    found = trainer(Plain(), tmp_path, ANNOTATED, WeightedIsometry, isometry_labels="kind",
+    found = trained(Plain(), tmp_path, ANNOTATED, WeightedIsometry, isometry_labels="kind",
         remove_unused_columns=False, eval_dataset=ANNOTATED)  # fmt: skip
-    found.train()
     assert found.evaluate()["eval_loss"] > 0
 
 
@@ -526,11 +521,10 @@ def test_an_error_in_training_leaves_the_model_as_it_was(tmp_path: Path) -> None
 
 
 def test_evaluation_during_training_is_without_penalty(tmp_path: Path) -> None:
-    found = trainer(
+    found = trained(
         vit(), tmp_path, isometry={"beta": 50.0}, eval_dataset=IMAGES, eval_strategy="steps",
         eval_steps=1, learning_rate=0.0,
     )  # fmt: skip
-    found.train()
     (entry,) = [entry for entry in found.state.log_history if "eval_loss" in entry]
     assert not any("isometry" in name for name in entry)
     model = vit().eval()
@@ -596,8 +590,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_trainer_can_train_twice(tmp_path: Path) -> None:
-    found = trainer(vit(), tmp_path, isometry={"beta": 0.5})
-    found.train()
+    found = trained(vit(), tmp_path, isometry={"beta": 0.5})
     first = found.iso
     found.train(None, None)  # the Trainer's arguments in their order
     assert found.iso is not first
@@ -605,8 +598,7 @@ def test_a_trainer_can_train_twice(tmp_path: Path) -> None:
 
 
 def test_a_second_training_asks_anew_how_losses_are_added_up(tmp_path: Path) -> None:
-    found = trainer(Plain(), tmp_path, gradient_accumulation_steps=2, max_steps=1)
-    found.train()
+    found = trained(Plain(), tmp_path, gradient_accumulation_steps=2, max_steps=1)
     assert found._loss_is_mean is False
     found.compute_loss_func = loss_func
     found.train()
@@ -639,8 +631,7 @@ class Twice(adapter.IsometryTrainer):
 
 
 def test_passes_before_the_penalty_can_be_paused_from_the_first_step_on(tmp_path: Path) -> None:
-    found = trainer(Plain(), tmp_path, kind=Twice, max_steps=2)
-    found.train()
+    found = trained(Plain(), tmp_path, kind=Twice, max_steps=2)
     assert found.iso.report().steps == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from isoreg import RobustLoss
 from isoreg.datasets import digits
+from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import cross_entropy, pgd
 
 EPS = 0.1
@@ -54,6 +56,23 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
+
+
+class Answers(nn.Module):
+    """Answers with a function of the images."""
+
+    def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(x)
+
+
+def classifier_of(model: nn.Module | Callable[[Tensor], Tensor]) -> PixelClassifier:
+    """Of images whose pixels are from 0 to 1."""
+    model = model if isinstance(model, nn.Module) else Answers(model)
+    return PixelClassifier(model, bounds=(0, 1), mean=None, std=None)
 
 
 def _pixels(*layers: nn.Module) -> nn.Sequential:
