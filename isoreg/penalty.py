@@ -65,8 +65,8 @@ def isometry_penalty(
     The penalty is computed in float32 or better, whatever autocast says, and can be differentiated
     twice. Pairs at distance 0 have gradient 0. A batch without pairs, or without samples, gives 0,
     still attached to the graph. A NaN or infinite feature anywhere gives NaN. Wrong values of
-    labels, given distances and pair weights raise an error on a CPU. On an accelerator, where
-    reading them would wait for the device, they make the penalty NaN.
+    labels, given distances, pair weights and metrics raise an error on a CPU. On an accelerator,
+    where reading them would wait for the device, they make the penalty NaN.
 
     A pair whose given distance is NaN is not known: it has no effect on the value, the gradient,
     the sum that "pairs" divides by, and the fitted scale. ``reduction="batch"`` still divides by

@@ -329,7 +329,8 @@ class IsometryRegularizer(Watching):
         """
         if self._total is None:
             return {}
-        beta = torch.as_tensor(self._last_beta, dtype=self._total.dtype)
+        device, dtype = self._total.device, self._total.dtype
+        beta = torch.as_tensor(self._last_beta, dtype=dtype, device=device)
         penalties = {f"penalty/{name}": value for name, value in self.penalties.items()}
         tensors = {"penalty": self._total, "beta": beta, **penalties}
         return {prefix + name: value.to(self._total) for name, value in tensors.items()}
