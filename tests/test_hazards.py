@@ -126,6 +126,14 @@ def test_hooks_have_numbers_that_no_other_hook_has() -> None:
     assert_close(third(Y), isometry_penalty(x, loaded.body(x), Y))
 
 
+def test_a_regularizer_that_is_made_anew_for_its_model_loses_no_hook_to_the_old_one() -> None:
+    model, x = Net(), torch.randn(12, 6)
+    for _ in range(3):  # as a notebook's cell that is run again
+        iso = IsometryRegularizer(model)
+        model(x)
+        assert_close(iso(Y), expected(model, x))
+
+
 def test_data_parallel_is_refused_with_its_replacement() -> None:
     with pytest.raises(InputError, match=r"DataParallel.*DistributedDataParallel"):
         IsometryRegularizer(nn.DataParallel(Net()))

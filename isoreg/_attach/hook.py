@@ -48,8 +48,9 @@ class Hook:
 
     def register(self, register: Callable[..., RemovableHandle], **options: Any) -> RemovableHandle:
         """Register this hook by one of the module's ``register_`` methods."""
-        handle = register(self, **options)
-        _number_within_module(handle)
+        handle, module = register(self, **options), self._module()
+        assert module is not None
+        _number_within_module(handle, module)
         return handle
 
     def __call__(self, module: nn.Module, *args: Any) -> None:
@@ -73,21 +74,25 @@ class Hook:
         return getattr, (contextlib.nullcontext(), "__exit__")
 
 
-def _number_within_module(handle: RemovableHandle) -> None:
-    """Give a hook the first number below 0 that no other hook of its module has.
+def _number_within_module(handle: RemovableHandle, module: nn.Module) -> None:
+    """Give a hook the next number below 0 that no hook of its module has had.
 
     torch counts the hooks of a process. `torch.compile` compiles anew for another number, so once
     for each model of a search. Also, a loaded copy of a hook keeps its number, which torch gives to
     another hook in a new process, with all flags of the copy; torch's numbers are not below 0.
     """
     tables = [table() for table in (handle.hooks_dict_ref, *handle.extra_dict_ref)]
-    number = -1
-    while any(number in table for table in tables):
+    number = _last_numbers.get(module, 0) - 1
+    while any(number in table for table in tables):  # of a model that this one was copied from
         number -= 1
+    _last_numbers[module] = number
     for table in tables:
         if handle.id in table:
             table[number] = table.pop(handle.id)
     handle.id = number
+
+
+_last_numbers: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
 
 def _in_backward() -> bool:
