@@ -187,7 +187,8 @@ def check_metric(values: Tensor, points: Tensor) -> Tensor:
     A similarity is found by its order: no pair, or far from every pair, has less than a sample has
     with itself. Points are judged if one is apart from the first by 0.3 of the largest length: the
     roots of squares that products left in TF32 or bfloat16 are then wrong by less than a tenth of
-    the largest distance. Of points that almost coincide, a metric may show its rounding alone.
+    the largest distance. Of points that almost coincide, a metric may show its rounding alone, as
+    it may if no value is larger than what a hundred roundings of 1 make.
 
     Args:
         values: (n, n) values of a callable that a user gave.
@@ -209,8 +210,9 @@ def check_metric(values: Tensor, points: Tensor) -> Tensor:
     with torch.no_grad():
         d, x = values.detach(), points.detach()
         apart = torch.linalg.vector_norm(x - x[:1], dim=1).amax()
-        judged = apart > _APART * torch.linalg.vector_norm(x, dim=1).amax()
         largest = d.abs().amax()
+        judged = apart > _APART * torch.linalg.vector_norm(x, dim=1).amax()
+        judged = judged & (largest > 100 * torch.finfo(x.dtype).eps)
         negative = d < -_ROUNDED * largest
         lopsided = (d - d.T).abs() > _ROUNDED * largest
         own = d.diagonal()

@@ -612,11 +612,20 @@ def test_a_similarity_that_is_never_negative_is_known_by_its_diagonal(
         pairwise_distances(points, lambda x: similarity(x).to(dtype))
 
 
-@pytest.mark.parametrize("kind", ["apart", "far", "collapsed", "duplicates", "zero", "one", "two"])
+def jensen_shannon(x: Tensor) -> Tensor:
+    p = x.softmax(1)
+    entropies = [-(q * q.log()).sum(-1) for q in (p, (p[:, None] + p) / 2)]
+    return entropies[1] - (entropies[0][:, None] + entropies[0]) / 2
+
+
+@pytest.mark.parametrize(
+    "kind", ["apart", "far", "collapsed", "duplicates", "zero", "tiny", "one", "two"]
+)
 @pytest.mark.parametrize(
     "metric",
     [
         products,
+        jensen_shannon,
         lambda x: products(x).fill_diagonal_(0),
         lambda x: products(x.bfloat16()),
         lambda x: products(x.bfloat16()).clamp_min(0).sqrt(),
@@ -638,6 +647,7 @@ def test_rounding_is_no_reason_to_refuse_a_metric(
         "collapsed": 1e-4 * x + 100,
         "duplicates": 37.123 * torch.ones(40, 5),
         "zero": 0 * x,
+        "tiny": 1e-6 * x,
         "one": x[:1],
         "two": x[:2],
     }[kind]
