@@ -716,6 +716,12 @@ def test_a_metric_by_itself_takes_floating_points_alone(
 
 
 @any_metric
+def test_a_metric_by_itself_takes_no_list(metric: str) -> None:
+    with pytest.raises(InputError, match="points must be a tensor, got list"):
+        METRICS[metric]([[0.0]])
+
+
+@any_metric
 @pytest.mark.parametrize(
     ("points", "text"),
     [

@@ -17,6 +17,7 @@ from isoreg import IsometryRegularizer, isometry_penalty
 from isoreg._attach import classifier
 from isoreg._attach.classifier import ClassifierSearch, choose_layers
 from isoreg._attach.layers import Layers, find_layers
+from isoreg._graph import nodes_before
 from isoreg.errors import InputError, LayerError
 
 
@@ -669,3 +670,11 @@ def test_of_a_timm_model_within_another_its_own_classifier_counts() -> None:
         iso(y)
         assert iso.layers == [layer]
         iso.detach()
+
+
+def test_a_graph_of_very_many_paths_is_walked_node_by_node() -> None:
+    x = torch.ones(1, requires_grad=True)
+    total = x
+    for _ in range(60):
+        total = total + total
+    assert sum(1 for _ in nodes_before(total.grad_fn)) == 61

@@ -267,6 +267,20 @@ def test_what_would_end_in_an_error_of_torch_has_a_sentence(model, dtype, words:
         evaluate(model(), x, y, eps=EPS, attacks="quick")
 
 
+@pytest.mark.parametrize(
+    ("images", "kind"),
+    [
+        (torch.nested.nested_tensor([torch.rand(64), torch.rand(32)]), "a nested one"),
+        (torch.rand(2, 64).to_sparse(), "one of torch.sparse_coo on cpu"),
+        (torch.empty(2, 64, device="meta"), "one of torch.strided on meta"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_images_that_are_no_table_of_numbers_are_refused(images: Tensor, kind: str) -> None:
+    with pytest.raises(InputError, match=f"evaluate: images must be a dense .* got {kind}"):
+        evaluate(nn.Linear(64, 10), images, torch.zeros(2).long(), eps=EPS, attacks="quick")
+
+
 def test_a_model_that_keeps_its_first_batch_is_told_and_keeps_none_of_ours() -> None:
     class Kept(nn.Linear):
         first = None

@@ -59,7 +59,7 @@ def check_tensors(images: Tensor, labels: Tensor) -> None:
                 "batches with torch.cat; torch.as_tensor converts an array."
             )
         if value.layout != torch.strided or value.is_nested or value.device.type == "meta":
-            kind = "nested" if value.is_nested else f"{value.layout} on {value.device}"
+            kind = "a nested one" if value.is_nested else f"one of {value.layout} on {value.device}"
             raise InputError(f"{name} must be a dense tensor that holds numbers, got {kind}.")
 
 
