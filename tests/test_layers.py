@@ -351,6 +351,12 @@ HEADLESS: dict[str, tuple[nn.Module, nn.Module, tuple[int, ...], str]] = {
     "maps": (convolutions(), nn.Identity(), SIZE, "what 'net' made of the model's own input"),
     "of scaled": (convolutions(), nn.Tanh(), SIZE, "what several layers of 'net' made"),
     "a block": (Residual(), nn.Conv2d(3, 3, 3), SIZE, "what several layers of 'net' made"),
+    "of tokens": (
+        nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU()),
+        nn.Linear(5, 5),
+        SIGNAL,
+        "what several layers of 'net' made",
+    ),
     "a recurrence": (
         nn.GRU(5, 6, batch_first=True),
         nn.Identity(),

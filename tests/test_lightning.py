@@ -460,7 +460,7 @@ class Snapshots(pl.Callback):  # type: ignore[misc]
         others = [c for c in trainer.callbacks if isinstance(c, callbacks.IsometryCallback)]
         self.copied, self.callbacks = copy.deepcopy(pl_module), copy.deepcopy(others)
         self.pickles = [pickle.dumps(pl_module, protocol=p) for p in (0, 2, 5)]
-        pickle.dumps(others)
+        self.pickled_callbacks = pickle.dumps(others)
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -474,6 +474,7 @@ def test_copies_and_pickles_made_in_training_hold_the_step_as_the_module_has_it(
     layers = ("net.0", None)[:number]
     trainer(*(callbacks.IsometryCallback(x) for x in layers), seen).fit(module, loader(module))
     assert not any(b"isoreg" in data for data in seen.pickles)
+    assert b"Direct" not in seen.pickled_callbacks
     twin = copy.deepcopy(module)
     trainer().fit(twin, loader(twin))
     for other in (seen.copied, *map(pickle.loads, seen.pickles)):

@@ -82,7 +82,9 @@ class IsometryCallback(pl.Callback):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds, without the module that is trained now."""
-        return vars(self) | {"_added": None, "_trained": None}
+        state = vars(self) | {"_added": None, "_trained": None}
+        # Lightning gives each callback the methods of the module under these names
+        return {name: value for name, value in state.items() if name not in ("log", "log_dict")}
 
     @property
     def state_key(self) -> str:
