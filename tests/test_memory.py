@@ -321,6 +321,18 @@ def test_a_queue_that_was_saved_without_names_is_loaded() -> None:
     torch.testing.assert_close(other.penalties, saved.penalties)
 
 
+def test_a_queue_of_given_distances_holds_no_inputs_and_is_loaded() -> None:
+    model, (x, y) = Either(), (torch.randn(8, 6), torch.arange(8) % 2)
+    saved, other = (IsometryRegularizer(model, ["a", "b"], queue=20) for _ in range(2))
+    model(x)
+    saved(y, distances=torch.cdist(x, x))
+    other.load_state_dict(saved.state_dict())
+    for iso in (saved, other):
+        model(x)
+        iso(y, distances=torch.cdist(x, torch.cat([x, x])))
+    torch.testing.assert_close(other.penalties, saved.penalties)
+
+
 def test_a_queue_of_a_wrapped_model_is_loaded_for_the_model_alone() -> None:
     model = Either()
     state = after_a_step(torch.compile(model, backend="eager"), "a").state_dict()
