@@ -14,9 +14,10 @@ from isoreg.errors import InputError, check_integer, error_prefix
 IGNORED = -100
 """Label of samples that pair with nobody, the default ``ignore_index`` of cross-entropy."""
 _INT64 = 2**63  # the first integer that a label cannot be
+_NO_LABELS = "labels=None (isometry_labels=None of IsometryTrainer)"
 _SEVERAL = (
-    "If a sample has several labels, no class is its own: use labels=None, with pair_weights= to "
-    "say which pairs count."
+    f"If a sample has several labels, no class is its own: use {_NO_LABELS}, with pair_weights= or "
+    "distances that are NaN for the pairs that are not to count."
 )
 
 
@@ -254,7 +255,7 @@ def _advice_on_floats(labels: Tensor, *, is_column: bool) -> str:
         return f"If these are class numbers, {how}.long()."
     take = "labels.squeeze(1)" if is_column else "labels"
     return (
-        "Targets of a regression are no classes: use labels=None, or bins of them, "
+        f"Targets of a regression are no classes: use {_NO_LABELS}, or bins of them, "
         f"torch.bucketize({take}, boundaries)."
     )
 

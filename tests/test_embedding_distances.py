@@ -6,6 +6,7 @@ import math
 import sqlite3
 import warnings
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,33 @@ def test_a_metric_that_depends_on_the_block_it_is_asked_for_is_refused(
     table = cdist(ROWS, ROWS, name, **of_all)
     expected = brief(metric="precomputed").fit_transform(ROWS, distances=table)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+WORDS = [{"word": "ab" * k} for k in range(len(ROWS))]
+
+
+def lengths_apart(a: Any, b: Any) -> int:
+    return abs(len(a["word"]) - len(b["word"]))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda i, j: lengths_apart(WORDS[i], WORDS[j]),
+        lambda i, j: lengths_apart({"word": i}, {"word": j}),
+        lambda i, j: lengths_apart(dict(enumerate(WORDS)).get(str(i), {}), WORDS[j[0]]),
+        lambda i, j: i.word,
+        lambda i, j: 1.0,
+    ],
+    ids=["of a list", "a number", "KeyError", "AttributeError", "constant"],
+)
+def test_a_distance_of_two_objects_is_told_what_to_write_and_that_works(metric: Any) -> None:
+    with pytest.raises(InputError, match=r"samples.* A distance d of two objects: ") as caught:
+        resolve_blocks(ROWS, metric, takes="indices")
+    told = str(caught.value).rpartition("metric=")[2].rstrip(".")
+    advised = eval(told, {"d": lengths_apart, "objects": WORDS})
+    table = resolve_blocks(ROWS, advised, takes="indices")(np.array([0, 3, 5]))
+    assert table.tolist() == [[0, 6, 10], [6, 0, 4], [10, 4, 0]]
 
 
 def test_a_cache_asks_for_each_pair_once_also_in_the_next_fit(tmp_path: Path) -> None:
@@ -448,6 +476,7 @@ def test_one_labelled_sample_of_a_batch_counts_as_one() -> None:
     [
         (np.zeros((3, 2, 2)), r"a label for each of 3 samples.* got shape \(3, 2, 2\)"),
         (np.ones((3, 1), int), "y must hold at least two classes, got 1 class"),
+        (-np.ones(3, int), "y must hold at least two classes, got no class"),
         (np.zeros((3, 0)), r"a label for each of 3 samples.* got shape \(3, 0\)"),
         (
             [[0, 1, 2], [1, 1, 1], [0, -1, 5]],
@@ -809,7 +838,7 @@ def test_a_table_in_double_precision_keeps_its_digits() -> None:
         assert torch.equal(blocks(np.arange(2)), table)
 
 
-def test_a_cache_takes_more_pairs_than_one_statement_of_sqlite(tmp_path: Path) -> None:
+def test_a_cache_takes_many_pairs_at_once(tmp_path: Path) -> None:
     cache, asked = PairCache(tmp_path / "pairs", "m"), []
 
     def compute(missing: NDArray[np.int64], turned: bool) -> NDArray[np.float64]:
@@ -820,6 +849,32 @@ def test_a_cache_takes_more_pairs_than_one_statement_of_sqlite(tmp_path: Path) -
     for _ in range(2):
         np.testing.assert_array_equal(cache.row(0, others, compute), others)
     assert asked == [900]
+
+
+def test_a_row_of_a_cache_reads_its_own_pairs_whatever_else_the_file_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instructions: list[None] = []
+
+    class Counting(sqlite3.Connection):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.set_progress_handler(lambda: instructions.append(None), 1)
+
+    def steps_of_a_row() -> int:
+        instructions.clear()
+        assert cache.row(0, [1, 2, 3], never).tolist() == [1, 2, 3]
+        return len(instructions)
+
+    def never(missing: NDArray[np.int64], turned: bool) -> NDArray[np.float64]:
+        raise AssertionError(missing)
+
+    cache = PairCache(tmp_path / "pairs", "m")
+    cache.row(0, [1, 2, 3], lambda missing, turned: missing + 1.0)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Counting))
+    few = steps_of_a_row()
+    cache.row(9, list(range(10, 3000)), lambda missing, turned: missing + 1.0)
+    assert 0 < steps_of_a_row() == few
 
 
 def test_a_cache_knows_pairs_in_both_orders_and_those_that_are_not_known(tmp_path: Path) -> None:

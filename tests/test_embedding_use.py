@@ -526,7 +526,9 @@ def test_a_cache_is_found_below_the_home_folder(
 
 def test_words_are_no_rows() -> None:
     words = [f"word{k}" for k in range(20)]
-    for given in (words, np.array(words), words[:1]):
+    dicts, table = [{"word": word} for word in words], pd.DataFrame({"word": words})
+    mixed, objects = pd.DataFrame(X).add_prefix("x").assign(w="a"), np.array(words, object)[:, None]
+    for given in (words, np.array(words), words[:1], dicts, tuple(dicts), table, mixed, objects):
         with pytest.raises(InputError, match=r"X must be numbers.*metric_takes='indices'"):
             brief(metric_takes="indices", metric=lambda a, b: a[:, None] * b * 0.0).fit(given)
 

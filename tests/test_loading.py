@@ -270,6 +270,17 @@ def test_masked_distances_are_refused_and_a_mask_of_nothing_is_not() -> None:
         collate([1.0, 2.0])
 
 
+def test_a_key_that_the_samples_lack_is_told_with_those_that_they_have() -> None:
+    told = (
+        r"^PairwiseCollate: pairwise must find its keys, got KeyError\('word'\) for samples with "
+        r"'x', 'y'\. .*remove_unused_columns=False"
+    )
+    with pytest.raises(InputError, match=told):
+        PairwiseCollate(each_pair(lambda a, b: len(a["word"])))([{"x": 1, "y": 2}] * 2)
+    with pytest.raises(KeyError, match="word"):  # of samples without keys it is the callable's own
+        PairwiseCollate(each_pair(lambda a, b: {}["word"]))([1, 2])
+
+
 def test_a_key_that_is_taken_is_refused() -> None:
     with pytest.raises(InputError, match="must not have the key 'at' already, got 'at'"):
         PairwiseCollate(lambda samples: [[0.0]], key="at")([{"at": 1.0}])

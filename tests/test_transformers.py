@@ -144,6 +144,10 @@ def deaf_func(outputs: Any, labels: Tensor, **_: Any) -> Tensor:
     return F.cross_entropy(outputs["logits"], labels)
 
 
+def deaf_func_of_any(outputs: Any, labels: Tensor, **_: Any) -> Tensor:
+    return outputs["logits"].square().mean()
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["vit", "plain", "function", "deaf", "deaf function", "told"])
 def test_an_update_weighs_loss_and_penalty_as_one_batch_does_whatever_scales_the_loss(
@@ -414,6 +418,21 @@ def test_what_is_not_in_the_batch_is_named_as_the_trainer_s_argument(
     for data, options in ((ANNOTATED, reading), (IMAGES, {f"isometry_{argument}": "place"})):
         with pytest.raises(InputError, match=told):
             trainer(Plain(), tmp_path, data, **options).train()
+
+
+def test_several_labels_or_targets_are_refused_and_what_is_told_trains(tmp_path: Path) -> None:
+    several = [{**row, "labels": [1.0, 1.0, float(k % 2)]} for k, row in enumerate(IMAGES)]
+    targets = [{**row, "labels": 0.3 * k} for k, row in enumerate(IMAGES)]
+    for data in several, targets:
+        with pytest.raises(InputError, match=r"labels=None \(isometry_labels=None of IsometryTr"):
+            trainer(small("vit"), tmp_path, data, compute_loss_func=deaf_func_of_any).train()
+        trained(
+            small("vit"),
+            tmp_path,
+            data,
+            compute_loss_func=deaf_func_of_any,
+            isometry_labels=None,
+        )
 
 
 def test_generation_is_without_what_the_penalty_alone_needs(tmp_path: Path) -> None:

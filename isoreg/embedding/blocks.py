@@ -34,9 +34,11 @@ _LEAN = {"manhattan": 1.0, "chebyshev": torch.inf}
 _LEAF = 32  # a callable gets a batch of at most this size in one call
 _TRIED, _FEW = 16, 5  # before training, a callable is tried on many samples, then on few of them
 
-_OF_TWO_ROWS = (
-    "A distance d between two rows: metric=lambda a, b: scipy.spatial.distance.cdist(a, b, d)."
-)
+_OF_TWO = {  # what to write for a distance d between two samples
+    "rows": "of two rows: metric=lambda a, b: scipy.spatial.distance.cdist(a, b, d).",
+    "indices": "of two objects: metric=lambda i, j: [[d(objects[a], objects[b]) for b in j] "
+    "for a in i].",
+}
 
 
 def resolve_blocks(
@@ -125,7 +127,7 @@ def _wide(values: Array) -> Tensor:
 
 
 def _callable_blocks(rows: Array, metric: CallableMetric, takes: str, cache: Any) -> Blocks:
-    n = len(rows)
+    n, of_two = len(rows), f"A distance d {_OF_TWO[takes]}"
     try:
         inspect.signature(metric).bind(rows, rows)
     except TypeError as error:
@@ -142,7 +144,7 @@ def _callable_blocks(rows: Array, metric: CallableMetric, takes: str, cache: Any
         if block.shape != (len(a), len(b)) or block.dtype.kind not in "iuf":
             raise InputError(
                 f"metric must map {len(a)} and {len(b)} samples to ({len(a)}, {len(b)}) real "
-                f"distances, got {_description(got, block)}. {_OF_TWO_ROWS}"
+                f"distances, got {_description(got, block)}. {of_two}"
             )
         distances = _wide(block)
         check_distances(distances, "metric")
@@ -153,10 +155,11 @@ def _callable_blocks(rows: Array, metric: CallableMetric, takes: str, cache: Any
         table = ask(sample, sample[:-1])
     except InputError:
         raise
-    except (TypeError, ValueError) as error:  # a distance between two single rows raises these
+    # a distance that takes two single samples raises one of these
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise InputError(
             f"metric must take {len(sample)} and {len(sample) - 1} samples at once, got its error: "
-            f"{error}. {_OF_TWO_ROWS}"
+            f"{error!r}. {of_two}"
         ) from error
     mirrored = ask(sample[:-1], sample)
     check_distances(torch.from_numpy(table), "metric", mirrored=torch.from_numpy(mirrored.T), own=0)

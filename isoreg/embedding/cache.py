@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 Pair = tuple[int, int]
 Compute = Callable[[NDArray[np.int64], bool], Array]
 _TRIED, _TRIED_A_ROW = 32, 8  # known pairs that are recomputed, to detect another metric
-_AT_ONCE = 400  # pairs a query: older versions of SQLite take at most 999 values in one
+_LOOK_UP = "SELECT distance FROM pairs WHERE a = ? AND b = ?"
 
 
 class PairCache:
@@ -79,15 +79,11 @@ class PairCache:
         """
         pairs = [(min(key, other), max(key, other)) for other in other_keys]
         with self._open() as base:
+            # one look-up a pair, since SQLite reads the whole table for (a, b) IN (...)
             known: dict[Pair, float] = {}
-            for start in range(0, len(pairs), _AT_ONCE):
-                batch = pairs[start : start + _AT_ONCE]
-                marks = ",".join(["(?,?)"] * len(batch))
-                rows = base.execute(
-                    f"SELECT a, b, distance FROM pairs WHERE (a, b) IN (VALUES {marks})",
-                    [value for pair in batch for value in pair],
-                )
-                known.update({(a, b): np.nan if d is None else d for a, b, d in rows})
+            for pair in pairs:
+                for (d,) in base.execute(_LOOK_UP, pair):
+                    known[pair] = np.nan if d is None else d
             self._try(pairs, known, compute)
             missing = [place for place, pair in enumerate(pairs) if pair not in known]
             if missing:

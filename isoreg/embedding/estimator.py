@@ -86,7 +86,7 @@ class IsometricEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             Its outliers (-1) have no class.
         network: A `torch.nn.Module` from (b, d) rows to (b, n_components), which is copied before
             it is trained; its input is centred and divided by one number. By default three hidden
-            layers of 160 ReLU units.
+            layers of 160 ReLU units. A file of skops can hold the default only, a pickle any.
         max_epochs: Passes over the data; by default 10, or what 100 + n/2 steps (at most 1,200)
             take if that is more.
         batch_size: Samples a step; all samples if there are fewer.

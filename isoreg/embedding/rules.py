@@ -49,19 +49,22 @@ def read_rows(estimator: Any, X: Any, **options: Any) -> Any:
         The samples, checked by scikit-learn's `validate_data`, to which options are given.
 
     Raises:
-        InputError: If X holds strings, or some of its entries are masked.
+        InputError: If X holds strings or other objects, or some of its entries are masked.
         ValueError: scikit-learn's own, if X is no table of finite numbers.
     """
     given = as_array(X, "X") if isinstance(X, torch.Tensor) else X
-    listed = given if isinstance(given, list | tuple) else ()
-    words = isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind in "US"
-    if words or (listed and isinstance(listed[0], str)):
-        raise InputError(
-            "X must be numbers, which the network takes, a row for each object, got strings. With "
-            "metric_takes='indices' the metric gets places, and looks the objects up itself."
-        )
     refuse_masked(given, "X", "Fill them with numbers, as an imputer does: a map knows no NaN.")
-    rows = validate_data(estimator, given, dtype=[np.float64, np.float32], **options)
+    try:
+        rows = validate_data(estimator, given, dtype=[np.float64, np.float32], **options)
+    except (TypeError, ValueError) as error:
+        listed = isinstance(error, TypeError) and isinstance(given, list | tuple)
+        if not listed and "could not convert string" not in str(error):
+            raise
+        raise InputError(
+            "X must be numbers, which the network takes, a row for each object, got other objects "
+            f"({error}). With metric_takes='indices' the metric gets places, and looks the objects "
+            "up itself."
+        ) from error
     return np.ascontiguousarray(rows)  # torch takes no arrays with negative strides
 
 

@@ -107,8 +107,8 @@ def read_targets(y: Any, n: int, *, to_learn: bool = True) -> Targets:
         members.append(fine)
     if to_learn and len(fine) < 2:
         raise InputError(
-            f"y must hold at least two classes, got {len(fine)} class. Leave y out for a map "
-            "without classes."
+            f"y must hold at least two classes, got {len(fine) or 'no'} class. Leave y out for "
+            "a map without classes."
         )
     names = np.array(
         [[values[code] for code, (_, values) in zip(row, coded, strict=True)] for row in fine],

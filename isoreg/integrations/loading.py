@@ -42,8 +42,8 @@ class PairwiseCollate:
 
     Raises:
         InputError: While loading, if the distances are not (N, N), negative, infinite or not
-            symmetric, the batch has the key already, or ``collate`` replaces some samples of the
-            list in place and moves or drops others.
+            symmetric, ``pairwise`` misses a key of the samples, the batch has the key already, or
+            ``collate`` replaces some samples of the list in place and moves or drops others.
 
     Example:
         >>> def gaps(samples):
@@ -72,7 +72,7 @@ class PairwiseCollate:
     def __call__(self, samples: list[Any]) -> Any:
         """Collate the samples and add their distances."""
         with error_prefix("PairwiseCollate"):
-            distances_bb = _checked(self.pairwise(samples), len(samples))
+            distances_bb = _checked(self._between(samples), len(samples))
             before = list(samples)
             batch = self.collate(samples)
             listed = isinstance(batch, tuple | list) and _are_among(batch, [*before, *samples])
@@ -91,6 +91,19 @@ class PairwiseCollate:
             if isinstance(batch, tuple | list) and not listed:
                 return (*batch, distances_bb)
             return batch, distances_bb
+
+    def _between(self, samples: list[Any]) -> Any:
+        """What pairwise returns for the samples."""
+        try:
+            return self.pairwise(samples)
+        except KeyError as error:
+            if not (samples and isinstance(samples[0], Mapping)):
+                raise
+            raise InputError(
+                f"pairwise must find its keys, got KeyError({error}) for samples with "
+                f"{', '.join(map(repr, samples[0]))}. The Trainer of transformers keeps what the "
+                "model does not take only with remove_unused_columns=False."
+            ) from error
 
 
 class each_pair:  # noqa: N801 - it is used like a function, and is a class to be picklable
