@@ -33,8 +33,8 @@ class ReferenceHead(Watching, nn.Module):
     where phi are the recorded features, A and b are the head's own weights and w is ``weight``. If
     labels are to be read from the features afterwards, isometry should be compared with this head,
     which often wins there. The head's *answers* keep the reference's distances; the features keep
-    them less well than with isometry. The head computes in the dtype of its weights, which is the
-    model's, also under autocast.
+    them less well than with isometry. The head predicts in the dtype of its weights, which is the
+    model's, also under autocast; the loss is computed in float32 or better.
 
     Args:
         model: The model; it is recorded as by `isoreg.IsometryRegularizer`.
@@ -137,8 +137,9 @@ class ReferenceHead(Watching, nn.Module):
                 f"{tuple(features.shape)}. Sequences of several lengths need pool='mean'."
             )
         dtype = self.linear.weight.dtype  # features may be bf16 because autocast made them so
+        exact = torch.promote_types(dtype, torch.float32)  # squares of 256 overflow float16
         with full_precision(features.device):
-            difference: Tensor = self.linear(features.to(dtype)) - points.to(dtype)
+            difference: Tensor = self.linear(features.to(dtype)).to(exact) - points.to(exact)
         if not torch.compiler.is_compiling():
             self._warn_of_untrained()
         if len(points) == 0:

@@ -101,6 +101,24 @@ def weights_between(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     return (left[..., None] == right[..., None, :]).to(dtype)
 
 
+def top_classes(labels: Tensor) -> Tensor:
+    """One class a sample, of labels of any kind.
+
+    Args:
+        labels: (n,) integers or (n, c) probabilities.
+
+    Returns:
+        (n,) integers: the labels, or the most probable classes, `IGNORED` for rows of zeros.
+
+    Example:
+        >>> top_classes(torch.tensor([[0.2, 0.8], [0.0, 0.0]])).tolist()
+        [1, -100]
+    """
+    if not labels.is_floating_point():
+        return labels
+    return labels.argmax(1).masked_fill((labels == 0).all(1), IGNORED)
+
+
 def check_labels(labels: Tensor, n: int) -> None:
     """Refuse labels that `pair_weights` cannot use.
 

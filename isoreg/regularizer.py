@@ -384,6 +384,7 @@ class IsometryRegularizer(Watching):
         """
         with error_prefix(f"{_NAME}.load_state_dict"):
             self._check_state(state)
+            self._read_gradients()  # those of a pass before are no part of what is loaded
             if isinstance(self._beta, AutoBeta):
                 self._beta.load_state_dict(state["beta"])
             else:

@@ -307,6 +307,19 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped() -> None:
     assert train(broken, iso, 3, first=3) == expected[3:]
 
 
+def test_a_run_that_goes_back_to_a_checkpoint_forgets_the_gradients_after_it() -> None:
+    model = net()
+    iso = IsometryRegularizer(model, LAYERS, beta="auto")
+    train(model, iso, 3)
+    saved = copy.deepcopy((model.state_dict(), iso.state_dict()))
+    expected = train(model, iso, 2, first=3)
+    x, y = batch(9)
+    (1e3 * F.cross_entropy(model(x), y) + iso(y)).backward()  # the step that is to be undone
+    model.load_state_dict(saved[0])
+    iso.load_state_dict(saved[1])
+    assert train(model, iso, 2, first=3) == expected
+
+
 def test_a_compiled_model_gives_the_same_weights() -> None:
     torch._dynamo.reset()
     plain, compiled = net(), net()

@@ -244,11 +244,18 @@ def test_autocast_rounds_neither_the_reference_nor_the_products_of_the_head(
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
-def test_the_head_of_a_model_in_bfloat16_is_in_bfloat16() -> None:
-    model = net().bfloat16()
-    head = ReferenceHead(model, 3)
-    model(X.bfloat16())
-    assert head(REFERENCE).dtype == head.linear.weight.dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_head_of_half_precision_predicts_in_it_and_its_loss_is_in_float32(dtype) -> None:
+    model = net().to(dtype)
+    head, reference = ReferenceHead(model, 3), 1000.3 + REFERENCE  # squares overflow float16
+    model(X.to(dtype))
+    predicted = head.linear(model[:4](X.to(dtype)))
+    assert head.linear.weight.dtype == predicted.dtype == dtype
+    found = head(reference)
+    expected = (predicted.double() - reference).square().sum(1).mean()
+    torch.testing.assert_close(found, expected.float())
+    found.backward()
+    assert head.linear.weight.grad.isfinite().all()
 
 
 def test_a_head_that_no_optimizer_has_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,16 @@ def test_of_a_large_batch_labels_distances_and_weights_are_sampled_alike(soft: b
     )
 
 
+def test_samples_whose_soft_label_is_a_row_of_zeros_are_in_no_pair_of_the_report() -> None:
+    model, (x, y) = net(), batch()
+    soft = F.one_hot(y, 3).float()
+    soft[::4] = 0
+    iso = IsometryRegularizer(model)
+    step(model, iso, x, soft)
+    expected = distortion(x, model[:-1](x), y.index_fill(0, torch.arange(0, len(y), 4), -100))
+    assert iso.report().layers["4"].distortion == expected
+
+
 def pull(loss: float, penalty: float, along: float) -> Pull:
     return Pull(*map(torch.tensor, (loss, penalty, along)))
 

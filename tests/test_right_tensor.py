@@ -1012,6 +1012,15 @@ def test_an_exchange_leaves_every_class_as_it_is_and_moves_its_members(labels: T
     assert all(len(members) == N // 3 for members in reached)
 
 
+def test_the_control_gives_no_class_the_reference_of_a_sample_without_one() -> None:
+    model, x, y = Net(), points()[:5], torch.tensor([0, 0, 1, -100, -100])
+    soft = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    iso = IsometryRegularizer(model, control=True)
+    for _ in range(9):  # the only pair keeps its distance whoever it is exchanged with
+        model(x)
+        torch.testing.assert_close(iso(soft), isometry_penalty(x, model.features(x), y))
+
+
 @pytest.mark.parametrize("kind", ["reference", "distances"])
 def test_the_control_equals_some_exchange_within_the_classes(kind: str) -> None:
     model, x, y = Net(), points()[:4], torch.tensor([0, 0, 1, 1])

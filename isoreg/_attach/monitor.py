@@ -16,7 +16,7 @@ from torch import Tensor
 from isoreg._attach.balance import Norms
 from isoreg.diagnostics import best_factor, distortion_of
 from isoreg.distances import Metric, distances_by, exact_dtype, flatten_points, resolve_metric
-from isoreg.masks import pair_weights
+from isoreg.masks import pair_weights, top_classes
 from isoreg.report import IsometryReport, LayerReport
 
 EVERY = 32
@@ -127,7 +127,7 @@ class Monitor:
     def _pairs(self, labels: Tensor | None, weights: Tensor | None, n: int) -> Tensor:
         """Return which pairs of the first samples are compared, by the top class of soft labels."""
         if labels is not None:
-            labels = (labels.argmax(1) if labels.is_floating_point() else labels)[:n]
+            labels = top_classes(labels)[:n]
         _, between_features = next(iter(self._distances.values()))
         compared = pair_weights(labels, n, device=between_features.device).bool()
         if weights is not None:

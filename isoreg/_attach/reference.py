@@ -13,6 +13,7 @@ from isoreg._attach.layers import Layer, find_layers
 from isoreg._attach.pooling import tensors_in
 from isoreg._attach.record import Use
 from isoreg.errors import InputError, IsoregError
+from isoreg.masks import top_classes
 
 Source: TypeAlias = "Layer | Teacher | Callable[..., Tensor] | None"
 """A layer, teacher or callable that gives the reference; None means the samples of the call."""
@@ -128,7 +129,7 @@ class Exchange:
         drawn = torch.randperm(n, generator=generator, device="cpu")
         if labels is None:
             return drawn
-        classes = labels.argmax(1) if labels.is_floating_point() else labels
+        classes = top_classes(labels)
         drawn = drawn.to(classes.device)
         by_class = classes.argsort(stable=True)
         shuffled = drawn[classes[drawn].argsort(stable=True)]
