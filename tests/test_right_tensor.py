@@ -1021,6 +1021,31 @@ def test_the_control_gives_no_class_the_reference_of_a_sample_without_one() -> N
         torch.testing.assert_close(iso(soft), isometry_penalty(x, model.features(x), y))
 
 
+@pytest.mark.parametrize("part", ["a layer", "the model"])
+def test_a_teacher_of_the_models_own_modules_is_no_pass_of_another_watcher(part: str) -> None:
+    model, x = Net(), points()
+    teacher = nn.Sequential(model.body if part == "a layer" else model, nn.Dropout(0.9))
+    plain, head = IsometryRegularizer(model), ReferenceHead(model, 2, "body")
+    taught = IsometryRegularizer(model, "body", inputs=teacher)
+    late = IsometryRegularizer(model, "body", inputs="body")
+    model(x)
+    torch.testing.assert_close(plain(Y), isometry_penalty(x, model.features(x), Y))
+    predicted = head.linear(model.body(x))
+    torch.testing.assert_close(head(x[:, :2]), (predicted - x[:, :2]).square().sum(1).mean())
+    assert float(late(Y)) == 0.0
+    reference = teacher.eval()(x).detach()
+    torch.testing.assert_close(taught(Y), isometry_penalty(reference, model.body(x), Y))
+
+
+def test_a_network_that_a_callable_trains_is_recorded_by_its_own_watcher() -> None:
+    model, other, x = Net(), Net(), points()
+    watcher = IsometryRegularizer(other)
+    iso = IsometryRegularizer(model, "body", inputs=lambda x: other(x))
+    model(x)
+    torch.testing.assert_close(iso(Y), isometry_penalty(other(x), model.body(x), Y))
+    torch.testing.assert_close(watcher(Y), isometry_penalty(x, other.features(x), Y))
+
+
 @pytest.mark.parametrize("kind", ["reference", "distances"])
 def test_the_control_equals_some_exchange_within_the_classes(kind: str) -> None:
     model, x, y = Net(), points()[:4], torch.tensor([0, 0, 1, 1])

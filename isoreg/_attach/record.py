@@ -53,6 +53,7 @@ class Record:
         pulse: Whether the pass still waits for its backward pass; None if that cannot be told.
         earlier: The pulses of passes that came before this one and were not read.
         replaced: Whether a compiled pass came before this one and was not read.
+        depth: How many references were being made when the pass began.
     """
 
     call: Call | None = None
@@ -67,6 +68,7 @@ class Record:
     pulse: weakref.ref[Pulse] | None = None
     earlier: list[weakref.ref[Pulse]] = dataclasses.field(default_factory=list)
     replaced: bool = False
+    depth: int = 0
 
     def next_use(self, layer: str) -> str:
         """Count a use of a layer: its name for the first, then ``name:2``, ``name:3``, ..."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -82,6 +83,10 @@ class Recorder:
 
     _trials: ClassVar[dict[int, Recorder]] = {}
     """For each thread, the recorder that runs a trial pass now; other recorders ignore the pass."""
+
+    _depths: ClassVar[dict[int, int]] = {}
+    """For each thread, how many references are being made now, each inside the one before: what
+    runs for a reference is no part of the passes that began before it, whoever records them."""
 
     def __init__(
         self,
@@ -174,6 +179,8 @@ class Recorder:
         if not torch.compiler.is_compiling() and not self._finalizer.alive:
             return  # another hook of this pass has just detached this recorder
         state = self._states.current
+        if _began_outside(state):
+            return
         why_skipped = _why_skipped(module, state)
         if why_skipped:
             state.why_missing = why_skipped
@@ -187,6 +194,7 @@ class Recorder:
         if needs_trial:
             _run_trial_uncompiled(self, module, args, kwargs or {})
         record = new_record(state.finished)
+        record.depth = _depth()
         record.failure = self._seeking.failure if needs_trial and self._seeking.is_on else None
         record.time_major = self._places.time_major
         state.running = state.finished = None
@@ -204,7 +212,7 @@ class Recorder:
     def _run_trial(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         """Find the classifier by an uncompiled trial pass before a compiled one."""
         state, watch = self._states.current, self.reader.watch
-        state.running, self.reader.watch = Record(), None
+        state.running, self.reader.watch = Record(depth=_depth()), None
         Recorder._trials[threading.get_ident()] = self
         state.search = search = ClassifierSearch(model)
         try:
@@ -224,7 +232,7 @@ class Recorder:
     def _call_source(self, record: Record, args: Any, kwargs: Any) -> None:
         """Call a teacher or a callable. Layers of the model that it uses are not recorded."""
         assert callable(self._source)
-        with self.paused(), naming_the_source(self._source):
+        with self.paused(), _making_a_reference(), naming_the_source(self._source):
             # copies, because changing the arguments in place would change what the model sees
             answer = self._source(*copies(list(args)), **copies(kwargs))
         if isinstance(answer, Tensor):
@@ -234,7 +242,7 @@ class Recorder:
         # torch leaves out the keywords if another hook has just detached this recorder
         kwargs, output = rest if len(rest) == 2 else ({}, *rest)
         state = self._states.current
-        if state.pauses:
+        if state.pauses or _began_outside(state):
             return
         record, state.running = state.running, None
         search = None if torch.compiler.is_compiling() else state.search
@@ -307,12 +315,13 @@ class Recorder:
         self._record_value(name, output)
 
     def _running(self) -> State | None:
-        """The state of the pass that runs now; None in a trial pass of another recorder."""
+        """The state of the pass that runs now; None in another recorder's trial or reference."""
         if not torch.compiler.is_compiling():
             recorder = Recorder._trials.get(threading.get_ident(), self)
             if recorder is not self:
                 return None
-        return self._states.recording
+        state = self._states.recording
+        return None if state is None or _began_outside(state) else state
 
     def _record_value(self, name: str | None, value: Any) -> None:
         state = self._running()
@@ -327,6 +336,30 @@ class Recorder:
         if tensor is not None:
             record.references.append(tensor.detach().clone())
             record.sources.append(None if torch.compiler.is_compiling() else tensor.grad_fn)
+
+
+def _depth() -> int:
+    return 0 if torch.compiler.is_compiling() else Recorder._depths.get(threading.get_ident(), 0)
+
+
+def _began_outside(state: State) -> bool:
+    """Whether a reference is being made that began after the pass that runs."""
+    return state.running is not None and state.running.depth < _depth()
+
+
+@contextlib.contextmanager
+def _making_a_reference() -> Iterator[None]:
+    if torch.compiler.is_compiling():
+        yield
+        return
+    thread, depth = threading.get_ident(), _depth()
+    Recorder._depths[thread] = depth + 1
+    try:
+        yield
+    finally:
+        Recorder._depths[thread] = depth
+        if not depth:
+            del Recorder._depths[thread]
 
 
 def _why_skipped(model: nn.Module, state: State) -> str:
