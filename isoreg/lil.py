@@ -64,6 +64,25 @@ class LocallyIsometricLayer(nn.Sequential):
                 linear = nn.Linear(width if index else in_features, width)
                 modules += [linear, _make(activation)]
         super().__init__(*modules)
+        self.in_features = in_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features of points.
+
+        Args:
+            x: (N, in_features) points, of the dtype of the weights.
+
+        Returns:
+            (N, width) features.
+
+        Raises:
+            InputError: If the points have another width or dtype.
+        """
+        with error_prefix("LocallyIsometricLayer"):
+            _check_points(x, self)
+        for module in self:
+            x = module(x)
+        return x
 
     def isometry(self, reference: Tensor, features: Tensor, labels: Tensor | None) -> Tensor:
         """The penalty of features against the points whose distances they should keep.
@@ -161,7 +180,9 @@ class StackedLIL(nn.Module):
             InputError: If the points have another shape.
         """
         with error_prefix("StackedLIL"):
-            self._check_points(x)
+            _check_points(x, self)
+            if x.ndim != 2:
+                raise _shape_error(x, self.in_features)
         reach = GRADIENTS[self.gradients]
         outputs: list[Tensor] = []
         entering = [x]
@@ -236,19 +257,6 @@ class StackedLIL(nn.Module):
         levels = zip(heads, features, self.classes, strict=False)
         return [head(h)[:, :classes] for head, h, classes in levels]
 
-    def _check_points(self, x: Tensor) -> None:
-        width = self.in_features
-        if isinstance(x, Tensor):
-            check_dense(x, "x")
-        if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != width:
-            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise InputError(f"x must be points (N, {width}), got {got}. Try x.flatten(1).")
-        dtype, casts = self.heads[0].weight.dtype, torch.is_autocast_enabled(x.device.type)
-        if x.dtype != dtype and not (casts and x.is_floating_point()):
-            raise InputError(
-                f"x must be {dtype} like the weights, got {x.dtype}. Try x.to({dtype})."
-            )
-
     def _check_levels(self, n: int, levels: Sequence[Tensor]) -> None:
         count = len(levels) if isinstance(levels, Sequence) else type(levels).__name__
         if count != len(self.classes):
@@ -270,6 +278,25 @@ class StackedLIL(nn.Module):
                     f"levels[{index}] must hold classes from 0 to {classes - 1}, "
                     f"got {int(labels.min())} to {int(labels.max())}."
                 )
+
+
+def _check_points(x: Tensor, model: LocallyIsometricLayer | StackedLIL) -> None:
+    if isinstance(x, Tensor):
+        check_dense(x, "x")
+    if not isinstance(x, Tensor) or x.shape[-1:] != (model.in_features,):
+        raise _shape_error(x, model.in_features)
+    weight = next(model.parameters(), x)
+    can_cast = x.is_floating_point() and x.dtype != torch.float64  # which autocast leaves alone
+    casts = can_cast and torch.is_autocast_enabled(x.device.type)
+    if x.dtype != weight.dtype and not casts:
+        raise InputError(
+            f"x must be {weight.dtype} like the weights, got {x.dtype}. Try x.to({weight.dtype})."
+        )
+
+
+def _shape_error(x: object, width: int) -> InputError:
+    got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+    return InputError(f"x must be points (N, {width}), got {got}. Try x.flatten(1).")
 
 
 def _make(activation: Callable[[], nn.Module]) -> nn.Module:

@@ -275,3 +275,28 @@ def test_tensors_without_rows_of_numbers_are_refused() -> None:
     for labels in (y.to_sparse(), torch.nested.nested_tensor([y, y[:2]])):
         with pytest.raises(InputError, match=r"^StackedLIL.loss: levels\[0\] must "):
             model.loss(x, [labels])
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (torch.rand(4, 5), r"x must be points \(N, 3\), got shape \(4, 5\)"),
+        (torch.tensor(1.0), r"x must be points \(N, 3\), got shape \(\)"),
+        ([[0.0, 0.0, 0.0]], r"x must be points \(N, 3\), got list"),
+        (torch.rand(4, 3).double(), "x must be torch.float32 like the weights, got torch.float64"),
+        (torch.ones(4, 3).long(), "x must be torch.float32 like the weights, got torch.int64"),
+    ],
+)
+def test_a_layer_says_what_points_it_takes(x: Tensor, text: str) -> None:
+    with pytest.raises(InputError, match=f"LocallyIsometricLayer: {text}"):
+        LocallyIsometricLayer(3)(x)
+
+
+def test_a_layer_takes_a_point_at_a_time_and_what_autocast_casts() -> None:
+    layer, x = LocallyIsometricLayer(3, depth=1), torch.rand(4, 3)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x.half()).dtype == layer(x).dtype == torch.bfloat16
+        for model in (layer, StackedLIL(3, [2])):
+            with pytest.raises(InputError, match=r"must be torch.float32 .* got torch.float64"):
+                model(x.double())
