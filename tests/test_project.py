@@ -74,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_graph": set(),
     "_attach.record": {"errors", "_attach.samples"},
     "_attach.classifier": {"errors", "_compiled", "_graph", "_attach.layers", "_attach.pooling"},
-    "_attach.reference": {"errors", "_attach.layers", "_attach.pooling", "_attach.record"},
+    "_attach.reference": {"errors", "masks", "_attach.layers", "_attach.pooling", "_attach.record"},
     "_attach.hook": {"errors"},
     "_attach.recorder": {
         "errors",
