@@ -392,6 +392,42 @@ def test_samples_that_pandas_names_in_another_order_are_refused() -> None:
         brief().fit(rows, labels[swapped])
 
 
+def test_samples_of_a_repeated_name_in_another_order_are_told_to_come_without_names() -> None:
+    rows = pd.DataFrame(X, [f"patient {i // 2}" for i in range(60)]).rename(columns=str)
+    turned = pd.Series(Y, rows.index)[::-1]
+    with pytest.raises(InputError, match=r"order of X.*names repeat.* pass y\.to_numpy\(\)"):
+        brief().fit(rows, turned)
+    assert brief().fit(rows, turned[::-1].to_numpy()).stress_ == brief().fit(X, Y).stress_
+
+
+def test_names_of_numbers_are_written_as_numbers() -> None:
+    rows = pd.DataFrame(X).rename(columns=str)
+    for index, text in (
+        (pd.Index([*range(100, 160)]), "got 159 in place 0 where X has 100"),
+        (
+            pd.MultiIndex.from_arrays(np.divmod(np.arange(60), 10)),
+            r"got \(5, 9\) in place 0 where X has \(0, 0\)",
+        ),
+    ):
+        with pytest.raises(InputError, match=text):
+            brief().fit(rows.set_axis(index), pd.Series(Y, index)[::-1])
+
+
+@pytest.mark.parametrize("dtype", ["category", "string", "Int64", "float64", "object"])
+def test_missing_labels_of_pandas_are_unknown_once_filled_as_the_error_says(dtype: str) -> None:
+    known = np.arange(60) % 5 > 0
+    labels = pd.Series(Y if dtype in ("Int64", "float64") else np.array(["a", "b", "c"])[Y])
+    y = labels.astype(dtype).where(known)
+    with pytest.raises(InputError, match=r"y\.astype\(object\)\.fillna\(-1\)"):
+        brief().fit(X, y)
+    filled = brief().fit(X, y.astype(object).fillna(-1))
+    assert filled.stress_ == brief().fit(X, np.where(known, Y, -1)).stress_
+    table = y.to_frame()
+    with pytest.raises(InputError, match=r"y\.astype\(object\)\.fillna\(-1\)"):
+        brief().fit(X, table)
+    assert brief().fit(X, table.astype(object).fillna(-1)).stress_ == filled.stress_
+
+
 def test_a_fit_that_raises_leaves_the_columns_of_the_last_one() -> None:
     rows = pd.DataFrame(X).rename(columns=str)
     fitted = brief().fit(rows)

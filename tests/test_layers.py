@@ -249,6 +249,9 @@ FOUND: dict[str, Returning] = {
     "a mapping with logits": Returning(lambda _m, f, y: {"hidden": tokens(f), "logits": y}),
     "an object with logits": Returning(lambda _m, f, y: Output(tokens(f), y)),
     "a loss": Returning(lambda _m, _f, y: y.logsumexp(1).sum()),
+    "a loss beside detached logits": Returning(
+        lambda _m, _f, y: {"loss": y.logsumexp(1).sum(), "logits": y.detach()}
+    ),
     "a loss first": Returning(lambda _m, _f, y: (y.sum(), y)),
     "through a bottleneck": Returning(lambda _m, _f, y: y, 6, 2, 4),
     "as wide as the inputs": Returning(lambda _m, _f, y: y, 6, 6, 6),

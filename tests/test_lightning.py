@@ -127,7 +127,13 @@ def same(module: nn.Module, expected: list[Tensor]) -> None:
         torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("kind", [Direct, Forward, Keys])
+class Logits(Direct):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self.net(batch[0])
+        return {"loss": F.cross_entropy(logits, batch[1]), "logits": logits.detach()}
+
+
+@pytest.mark.parametrize("kind", [Direct, Forward, Keys, Logits])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_training_is_that_of_a_loop_by_hand(kind: type[Any], accumulate: int) -> None:
     module = kind()

@@ -245,12 +245,16 @@ class ClassifierSearch:
 
 
 def _returned(output: Any) -> list[Tensor]:
-    """Return the tensors in which the search starts: the output's logits if it names them."""
+    """Return the tensors in which the search starts: the output's logits if it names them.
+
+    Logits without a gradient show nothing: a training step returns them detached beside its loss.
+    """
     logits = (
         output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     )
-    value = logits if isinstance(logits, Tensor) else output
-    return [x for x in tensors_in(value) if x.grad_fn is not None and not x.is_nested]
+    shows = isinstance(logits, Tensor) and logits.grad_fn is not None
+    found = tensors_in(logits if shows else output)
+    return [x for x in found if x.grad_fn is not None and not x.is_nested]
 
 
 def _is_product(node: Any, result: Any) -> bool:

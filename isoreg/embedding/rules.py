@@ -93,12 +93,24 @@ def refuse_other_order(X: Any, **tables: Any) -> None:
             if isinstance(theirs, pandas.RangeIndex) or not _is_in_other_order(ours, theirs):
                 continue
             place = int(_moved(ours, theirs).argmax())
-            same_samples = set(ours) == set(theirs)
+            here, there = (_plain(index[place]) for index in (theirs, ours))
+            if set(ours) != set(theirs):
+                advice = _MISSING
+            elif ours.is_unique:
+                advice = f"{name}.loc[{keys}] has it"
+            else:
+                advice = f"The names repeat: order it by other means, and pass {name}.to_numpy()"
             raise InputError(
-                f"{name} must have the samples in the order of {first}, got {theirs[place]!r} in "
-                f"place {place} where {first} has {ours[place]!r}. "
-                f"{f'{name}.loc[{keys}] has it' if same_samples else _MISSING}."
+                f"{name} must have the samples in the order of {first}, got {here!r} in place "
+                f"{place} where {first} has {there!r}. {advice}."
             )
+
+
+def _plain(name: Any) -> Any:
+    """The name of a sample in Python's own types, in which its text is plain."""
+    if isinstance(name, tuple):
+        return tuple(map(_plain, name))
+    return name.item() if isinstance(name, np.generic) else name
 
 
 def _is_in_other_order(ours: Any, theirs: Any) -> bool:

@@ -20,6 +20,7 @@ from isoreg.errors import InputError, refuse_masked
 from isoreg.masks import IGNORED
 
 UNKNOWN = -1
+_FILL = "Write -1 where a label is not known, in pandas by y.astype(object).fillna(-1)."
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,9 @@ def class_codes(column: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
         (n,) numbers, and (k,) labels.
     """
     if column.dtype.kind == "f" and not np.isfinite(column).all():
-        raise InputError("y must not hold NaN or infinity. Write -1 where a label is not known.")
+        raise InputError(f"y must not hold NaN or infinity. {_FILL}")
     if any(map(_is_missing, column.tolist())):
-        raise InputError("y must not hold None or NaN. Write -1 where a label is not known.")
+        raise InputError(f"y must not hold None or NaN. {_FILL}")
     # Among strings, numpy turns the number -1 into a string.
     unknown = np.array([v in (UNKNOWN, "-1", "-1.0") for v in column.tolist()])
     labels = column[~unknown]
