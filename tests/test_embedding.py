@@ -570,7 +570,7 @@ class OtherInTraining(nn.Linear):
 
 BAD: list[tuple[dict[str, Any], Any, Any, str]] = [
     ({}, X, np.zeros(len(X), int), "y must hold at least two classes, got 1"),
-    ({}, X, np.full(len(X), -1), "y must hold at least two classes, got 0"),
+    ({}, X, np.full(len(X), -1), "y must hold at least two classes, got no class"),
     ({}, X, Y[:-1], "y must hold a label for each of 150 samples"),
     ({}, X, X[:, 0], "Unknown label type: continuous"),
     ({}, X, np.where(Y > 0, Y, np.nan), "y must not hold NaN"),

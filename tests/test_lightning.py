@@ -133,6 +133,23 @@ class Logits(Direct):
         return {"loss": F.cross_entropy(logits, batch[1]), "logits": logits.detach()}
 
 
+class Auxiliary(Direct):
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Linear(3, 2)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self.net(batch[0])
+        loss = F.cross_entropy(logits, batch[1]) + self.auxiliary(logits).square().mean()
+        return {"loss": loss, "logits": logits.detach()}
+
+
+def test_of_several_heads_none_is_advised_as_features_unless_for_an_autoencoder() -> None:
+    text = "TrainingStep returned what was made by .*, or for an autoencoder the narrowest, 'auxil"
+    with pytest.raises(LayerError, match=text):
+        fit(Auxiliary(), callbacks.IsometryCallback())
+
+
 @pytest.mark.parametrize("kind", [Direct, Forward, Keys, Logits])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_training_is_that_of_a_loop_by_hand(kind: type[Any], accumulate: int) -> None:

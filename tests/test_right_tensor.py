@@ -843,7 +843,10 @@ def test_an_autoencoder_is_refused_with_its_narrowest_layer() -> None:
         model = Autoencoder()
         iso = IsometryRegularizer(model)
         model(x=points()[:n])
-        last = r"'enc\.2', 'enc', 'dec\.0', 'dec\.2', 'dec', or the narrowest, 'enc\.2' \(2 numbers"
+        last = (
+            r"'enc\.2', 'enc', 'dec\.0', 'dec\.2', 'dec', or for an autoencoder the narrowest, "
+            r"'enc\.2' \(2 numbers"
+        )
         with pytest.raises(LayerError, match=f"as it takes, 8, so .*for example one of {last}"):
             iso(Y[:n])
 

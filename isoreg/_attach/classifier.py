@@ -239,8 +239,8 @@ class ClassifierSearch:
         names = list(dict.fromkeys(run.name for run in self._runs))[-5:]
         raise LayerError(
             f"{self._kind} {reason}, so its penultimate features are unknown. Name them with "
-            f"layers=, for example one of {', '.join(map(repr, names))}, or the narrowest, "
-            f"{narrowest.name!r} ({narrowest.width} numbers a sample)."
+            f"layers=, for example one of {', '.join(map(repr, names))}, or for an autoencoder the "
+            f"narrowest, {narrowest.name!r} ({narrowest.width} numbers a sample)."
         )
 
 

@@ -18,7 +18,7 @@ from isoreg.regularizer import IsometryRegularizer
 _STEP = "training_step"
 
 
-class Step(nn.Module):
+class TrainingStep(nn.Module):
     """A module whose forward is a method of another module, so that the batch is its input.
 
     It has the submodules of that module, but is always in training mode, because a training step
@@ -31,7 +31,7 @@ class Step(nn.Module):
     Example:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(3, 2))
-        >>> step = Step(net, lambda batch: net(batch[0]).sum())
+        >>> step = TrainingStep(net, lambda batch: net(batch[0]).sum())
         >>> step((torch.ones(4, 3), None)).shape, [name for name, _ in step.named_modules()]
         (torch.Size([]), ['', '0'])
     """
@@ -86,7 +86,7 @@ class Wrapper:
 
     def __init__(
         self,
-        step: Step,
+        step: TrainingStep,
         log: Callable[[dict[str, Tensor]], object],
         is_training: Callable[[], bool],
     ) -> None:
@@ -106,7 +106,9 @@ class Wrapper:
         """Return the wrapper in front of a module's step, or a new one that may be put there."""
         front = vars(module).get(_STEP)
         method: Any = getattr(module, _STEP)
-        return front if isinstance(front, cls) else cls(Step(module, method), log, is_training)
+        return (
+            front if isinstance(front, cls) else cls(TrainingStep(module, method), log, is_training)
+        )
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the step and add the penalties of all present terms to its loss."""
