@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import random
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -129,6 +130,13 @@ def test_labels_may_be_integers_of_any_type(dtype: torch.dtype) -> None:
     model, (x, y) = honest("plain"), images_of("test", 20)
     expected = evaluate(model, x, y, eps=EPS, attacks="quick")
     found = evaluate(model, x, y.to(dtype), eps=EPS, attacks="quick")
+    assert found.survived == expected.survived
+
+
+def test_a_seed_may_be_an_integer_of_numpy() -> None:
+    model, (x, y) = honest("plain"), images_of("test", 20)
+    expected = evaluate(model, x, y, eps=EPS, attacks="quick", seed=3)
+    found = evaluate(model, x, y, eps=EPS, attacks="quick", seed=np.int64(3))
     assert found.survived == expected.survived
 
 
@@ -294,6 +302,63 @@ def test_a_model_that_keeps_its_first_batch_is_told_and_keeps_none_of_ours() -> 
     report = evaluate(model, x, y, eps=EPS, attacks="quick")
     assert "it keeps a state" in report.warnings[0]
     assert model.first is None
+
+
+class Listed(nn.Module):
+    """An ensemble that keeps its networks in a list, in which torch does not look for modules."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.networks = [network]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(network(x) for network in self.networks)
+
+
+def calling(network: nn.Module) -> nn.Module:
+    """A model that finds its network in the function that it is given."""
+    return Answers(lambda x: network(x))
+
+
+def calling_compiled(network: nn.Module) -> nn.Module:
+    return calling(torch.compile(network, backend="eager", fullgraph=True))
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(10), nn.Dropout(0.5)])
+@pytest.mark.parametrize("wrap", [Listed, calling, calling_compiled])
+@pytest.mark.filterwarnings("error:.*global hooks")
+def test_a_network_that_its_model_does_not_list_is_refused_in_training_mode(wrap, layer) -> None:
+    network, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), layer), images_of("test", 20)
+    network.train()
+    model, before = wrap(network), copy.deepcopy(network.state_dict())
+    words = f"must list every layer that it calls, got {type(layer).__name__} in training mode"
+    with pytest.raises(InputError, match=f"evaluate: the model {words}"):
+        evaluate(model, x, y, eps=EPS, attacks="quick")
+    with pytest.raises(InputError, match=f"evaluate: the model of transfer_from {words}"):
+        evaluate(honest("plain"), x, y, eps=EPS, attacks="quick", transfer_from=model)
+    expected = evaluate(network, x, y, eps=EPS, attacks="quick")
+    network.eval()
+    assert evaluate(model, x, y, eps=EPS, attacks="quick").survived == expected.survived
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_network_that_another_thread_trains_meanwhile_is_left_alone() -> None:
+    network = nn.BatchNorm1d(10)
+
+    def answer(x: Tensor) -> Tensor:
+        errors: list[Exception] = []
+        hook = threading.excepthook
+        threading.excepthook = lambda args: errors.append(args.exc_value)
+        thread = threading.Thread(target=network, args=(torch.rand(4, 10),))
+        thread.start()
+        thread.join()
+        threading.excepthook = hook
+        assert not errors
+        return x.flatten(1)[:, 20:30]
+
+    x, y = images_of("test", 5)
+    evaluate(Answers(answer), x, y, eps=EPS, attacks="fgsm")
+    assert network.num_batches_tracked > 0
 
 
 class FSDPModule(nn.Linear):

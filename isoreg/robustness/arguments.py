@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from isoreg.errors import InputError, check_integer
 from isoreg.robustness.classifier import PixelClassifier
 from isoreg.robustness.pgd import NORMS
+from isoreg.robustness.state import refusing_unlisted
 
 
 def device_of(model: nn.Module, images: Tensor) -> torch.device:
@@ -143,9 +144,13 @@ def _explained(error: RuntimeError, classifier: PixelClassifier) -> Exception:
 def check_classes(
     classifier: PixelClassifier, pixels: Tensor, labels: Tensor, *, owner: str = ""
 ) -> None:
-    """Refuse labels that are not classes of a model; ``owner`` names that model in the error."""
+    """Refuse labels that are not classes of a model, and a model that does not list its layers.
+
+    Errors name the model by its ``owner``.
+    """
     try:
-        classes = classifier(pixels[:2]).shape[1]
+        with refusing_unlisted(classifier, owner=owner):
+            classes = classifier(pixels[:2]).shape[1]
     except RuntimeError as error:
         raise _explained(error, classifier) from error
     smallest, largest = int(labels.min()), int(labels.max())

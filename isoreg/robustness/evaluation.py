@@ -150,7 +150,7 @@ def evaluate(
                 labels.to(device, torch.long, copy=True),
                 eps=0.0,
                 norm=norm,
-                seed=seed,
+                seed=int(seed),
                 transfer=None if transfer_from is None else classifier.with_model(transfer_model),
                 training_loss=training_loss,
             )

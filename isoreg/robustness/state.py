@@ -5,12 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from threading import get_ident
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
+from isoreg._compiled import as_written
 from isoreg._random import same_numbers
 from isoreg.errors import InputError
 
@@ -71,6 +77,41 @@ def unwrapped(model: nn.Module) -> nn.Module:
             "were made inside it. Attacks need gradients, which torch refuses such tensors."
         )
     return model
+
+
+@contextmanager
+def refusing_unlisted(model: nn.Module, *, owner: str = "") -> Iterator[None]:
+    """Refuse layers that the model calls without listing them, if they are in training mode.
+
+    Nobody can put such a layer in eval mode or give it back as it was. It is refused before it
+    runs, so that its statistics stay what they are.
+
+    Args:
+        model: A model in eval mode that is called inside the block.
+        owner: What the model is of, for the error.
+
+    Yields:
+        Nothing.
+    """
+    listed, thread = set(model.modules()), get_ident()
+
+    def check(layer: nn.Module, _: Any) -> None:
+        matters = layer.training and isinstance(layer, _BatchNorm | _DropoutNd)
+        if matters and layer not in listed and get_ident() == thread:
+            raise InputError(
+                f"the model{owner} must list every layer that it calls, got "
+                f"{type(layer).__name__} in training mode, which model.eval() does not reach. Keep "
+                "it as an attribute of the model, several in torch.nn.ModuleList; or call eval() "
+                "of the network that it belongs to."
+            )
+
+    handle = register_module_forward_pre_hook(check)
+    try:
+        with as_written(), catch_warnings():  # compiled code could keep the hook
+            filterwarnings("ignore", ".*when there are global hooks on modules")
+            yield
+    finally:
+        handle.remove()
 
 
 def copied(model: nn.Module, *, share: bool = True) -> nn.Module | None:
