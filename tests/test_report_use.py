@@ -342,6 +342,15 @@ def test_a_network_that_its_model_does_not_list_is_refused_in_training_mode(wrap
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["deepfool", "cw", "fab", "apgd-t"])
+def test_parameters_that_are_not_listed_get_no_gradient(name: str) -> None:
+    network, (x, y) = copy.deepcopy(honest("plain")).requires_grad_(), images_of("test", 10)
+    expected = evaluate(network, x, y, eps=1.0, norm="L2", attacks=name)
+    found = evaluate(calling(network), x, y, eps=1.0, norm="L2", attacks=name)
+    assert found.survived == expected.survived
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
 def test_a_network_that_another_thread_trains_meanwhile_is_left_alone() -> None:
     network = nn.BatchNorm1d(10)
 

@@ -6,7 +6,7 @@ Each fault was found by comparing its attacks with plain PGD (benchmarks/README.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from isoreg.errors import import_extra
 from isoreg.robustness.outputs import RULED_OUT, answers, usual_range
-from isoreg.robustness.pgd import project, without_derivative
+from isoreg.robustness.pgd import gradient_or_zeros, project
 from isoreg.robustness.task import Attack, Task
 
 _TARGETS = 9
@@ -38,6 +38,8 @@ class Adapted(nn.Module):
       because the targeted loss of APGD needs four.
     - A model that cuts the graph, or holds a function without a derivative, gets gradients of 0
       instead of an error.
+    - Parameters get no gradient, because some attacks call ``backward``, and a model may call a
+      network whose parameters it does not list.
     - A parameter shows torchattacks the device. The logits are new, since it writes on them.
     - torchattacks needs float32 as torch's default dtype; the classifier runs under the user's.
 
@@ -75,7 +77,6 @@ class Adapted(nn.Module):
             self.padding = [0, side**2 - width] if square else [0, 0]
             self.folded = (1, side, side) if square else (1, 1, width)
         self.range: Tensor | None = None
-        self.cut: bool | None = None
         self.default_dtype = torch.get_default_dtype()
         self.eval()
 
@@ -99,15 +100,14 @@ class Adapted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, c, h, w), the smallest of them 0."""
         with _default_dtype(self.default_dtype):
-            logits: Tensor = self.classifier(self.unfold(_contiguous(x))).float()
+            logits: Tensor = _OfImagesAlone.apply(x, self._logits_of).float()
         floor = self._floor(logits.detach())
         logits = (logits - floor).where(logits >= floor, 0)  # clamp has no gradient at the floor
-        if x.requires_grad:
-            if self.cut is None:
-                self.cut = _has_no_derivative(logits, x)
-            logits = logits.detach() if self.cut else logits
-            logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)
         return F.pad(logits, (0, max(0, self.classes - logits.shape[1])), value=-1.0)
+
+    def _logits_of(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.unfold(x))
+        return logits
 
     def _floor(self, logits: Tensor) -> Tensor:
         """The logit of each image that becomes 0, (n, 1): the smallest that is not ruled out."""
@@ -121,6 +121,24 @@ class Adapted(nn.Module):
         return torch.maximum(smallest, largest - RULED_OUT * self.range)
 
 
+class _OfImagesAlone(torch.autograd.Function):
+    """A function of images whose gradient reaches them alone, and is 0 where there is none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+            ctx.leaf = x.detach().requires_grad_(ctx.needs_input_grad[0])
+            ctx.values = function(ctx.leaf)
+        values: Tensor = ctx.values.detach()
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        with torch.enable_grad():  # an attack may pass backward through the same graph again
+            by_images = gradient_or_zeros(ctx.values * gradient, ctx.leaf, retain_graph=True)
+        return by_images.contiguous(), None
+
+
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
@@ -129,23 +147,6 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _has_no_derivative(logits: Tensor, x: Tensor) -> bool:
-    try:
-        if logits.requires_grad:
-            torch.autograd.grad(logits.sum(), x, retain_graph=True, allow_unused=True)
-    except RuntimeError as error:
-        return without_derivative(error)
-    return False
-
-
-def _contiguous(x: Tensor) -> Tensor:
-    """The images, with a hook that makes their gradient contiguous: torchattacks views it."""
-    if x.requires_grad:
-        x = x.view_as(x)  # a tensor of this pass alone, so that the hook ends with it
-        x.register_hook(Tensor.contiguous)
-    return x
 
 
 def from_torchattacks(name: str, *, targeted: bool = False, **options: Any) -> Attack:

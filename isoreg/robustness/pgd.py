@@ -132,7 +132,9 @@ def pgd(
     return adversarial, history
 
 
-def gradient_of(values: Tensor, x: Tensor, *, create_graph: bool = False) -> Tensor | None:
+def gradient_of(
+    values: Tensor, x: Tensor, *, create_graph: bool = False, retain_graph: bool | None = None
+) -> Tensor | None:
     """The gradient of the sum of values; None if the model cuts the graph or has no derivative.
 
     Values may then still have a graph, for example of parameters that the model does not list.
@@ -144,20 +146,22 @@ def gradient_of(values: Tensor, x: Tensor, *, create_graph: bool = False) -> Ten
         return None
     total = values.sum()
     try:
-        return torch.autograd.grad(total, x, allow_unused=True, create_graph=create_graph)[0]
+        return torch.autograd.grad(
+            *(total, x), allow_unused=True, create_graph=create_graph, retain_graph=retain_graph
+        )[0]
     except RuntimeError as error:
-        if not without_derivative(error):
+        if not _without_derivative(error):
             raise
         return None
 
 
-def gradient_or_zeros(values: Tensor, x: Tensor) -> Tensor:
+def gradient_or_zeros(values: Tensor, x: Tensor, *, retain_graph: bool | None = None) -> Tensor:
     """As `gradient_of`, but zeros (n, ...) in place of None."""
-    gradient = gradient_of(values, x)
+    gradient = gradient_of(values, x, retain_graph=retain_graph)
     return torch.zeros_like(x) if gradient is None else gradient
 
 
-def without_derivative(error: RuntimeError) -> bool:
+def _without_derivative(error: RuntimeError) -> bool:
     """Whether torch says that a function has no derivative, as floor_divide has none."""
     return "derivative for" in str(error) and "not implemented" in str(error)
 
