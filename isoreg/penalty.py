@@ -316,7 +316,27 @@ def _reference(
         raise InputError("inputs must be a tensor unless input_distances is given, got None.")
     points = flatten_points(inputs, "inputs")
     _check_length("inputs", points.shape[0], n, "features")
+    _refuse_table(points)
     return points.to(like.device)
+
+
+def _refuse_table(points: Tensor) -> None:
+    """Refuse distances in the place of points; values are looked at on the CPU, if a row is N."""
+    n, columns = points.shape
+    if n != columns or n < 3 or points.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if torch._C._are_functorch_transforms_active():  # values cannot be read inside one
+        return
+    table = points.detach()
+    largest = float(table.amax())
+    if not largest > 0 or table.diagonal().abs().amax() > 0.01 * largest or bool((table < 0).any()):
+        return
+    if torch.allclose(table, table.T, rtol=1e-3, atol=1e-3 * largest):
+        raise InputError(
+            f"inputs must be points, got what looks like the distances of {n} samples: symmetric, "
+            "0 from each sample to itself. Give them as distances: input_distances= of "
+            "isometry_penalty, iso(labels, distances=...) of a regularizer."
+        )
 
 
 def _check_length(name: str, length: int, n: int, other: str) -> None:

@@ -309,6 +309,29 @@ def test_tables_of_pairs_that_cannot_be_used_are_refused(name: str, table: Any, 
         isometry_penalty(normal(4, 3), normal(4, 2), **{name: table})
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_distances_in_the_place_of_points_are_refused(noise: float) -> None:
+    x = normal(40, 3)
+    table, phi = torch.cdist(x, x) + noise * normal(40, 40).abs().fill_diagonal_(0), normal(40, 2)
+    with pytest.raises(
+        InputError, match=r"inputs must be points, got .* of 40 samples.*distances="
+    ):
+        isometry_penalty(table, phi)
+    assert isometry_penalty(None, phi, input_distances=table).isfinite()
+
+
+def test_square_tables_of_points_are_no_distances() -> None:
+    x, phi = normal(40, 40), normal(40, 2)
+    symmetric = x + x.T
+    hollow = x.abs().fill_diagonal_(0)
+    for points in (x, symmetric, hollow, symmetric.clone().fill_diagonal_(0), torch.zeros(40, 40)):
+        found = isometry_penalty(points, phi)
+        gaps = torch.cdist(points.double(), points.double()) - torch.cdist(
+            phi.double(), phi.double()
+        )
+        torch.testing.assert_close(found.double(), gaps.square().mean(), rtol=1e-4, atol=0)
+
+
 def test_weights_that_need_a_gradient_are_refused() -> None:
     with pytest.raises(InputError, match="pair_weights must be constants"):
         isometry_penalty(X, LAYERS[0], pair_weights=torch.ones(8, 8, requires_grad=True))

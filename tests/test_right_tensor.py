@@ -1049,6 +1049,17 @@ def test_a_network_that_a_callable_trains_is_recorded_by_its_own_watcher() -> No
     torch.testing.assert_close(watcher(Y), isometry_penalty(x, other.features(x), Y))
 
 
+def test_a_callable_that_returns_distances_is_told_where_they_belong() -> None:
+    model, x = Net(), points()
+    iso = IsometryRegularizer(model, inputs=lambda x: torch.cdist(x, x))
+    model(x)
+    with pytest.raises(InputError, match=r"looks like the distances.*iso\(labels, distances="):
+        iso(Y)
+    model(x)
+    with pytest.raises(InputError, match="looks like the distances"):
+        iso(Y, reference=torch.cdist(x, x))
+
+
 @pytest.mark.parametrize("kind", ["reference", "distances"])
 def test_the_control_equals_some_exchange_within_the_classes(kind: str) -> None:
     model, x, y = Net(), points()[:4], torch.tensor([0, 0, 1, 1])

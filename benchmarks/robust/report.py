@@ -37,7 +37,8 @@ def tables(results: Found) -> str:
     for name in (name for name in results["settings"]["networks"] if name in begun):
         parts += [f"## {TITLES[name]}"]
         if by_training(results, name):
-            parts += ["### What was measured", _measured(results, name), *_durations(results, name)]
+            parts += ["### What was measured", _measured(results, name)]
+            parts += [*_timed_otherwise(results, name), *_durations(results, name)]
             parts += ["### Attack by attack", *_attacks(results, name)]
         else:
             parts += ["Not measured on test images yet: the run stopped during the choice."]
@@ -100,6 +101,14 @@ def _settings(plan: dict[str, Any]) -> str:
     ]
     schedule = plan["schedule"]
     return ", ".join([*options, f"{schedule['optimizer'].title()} {schedule['learning_rate']:g}"])
+
+
+def _timed_otherwise(results: Found, name: str) -> list[str]:
+    """Which costs were timed with another learning rate, of which a step's time is independent."""
+    runs = with_keys(results, phase="cost", network=name)
+    found = [(run["key"]["training"], run["figures"].get("timed with")) for run in runs]
+    timed = "; ".join(f"{training}, {other}" for training, other in found if other)
+    return [f"Costs timed before the choice changed: {timed}."] if timed else []
 
 
 def _durations(results: Found, name: str) -> list[str]:

@@ -105,10 +105,9 @@ class Wrapper:
     ) -> Wrapper:
         """Return the wrapper in front of a module's step, or a new one that may be put there."""
         front = vars(module).get(_STEP)
-        method: Any = getattr(module, _STEP)
-        return (
-            front if isinstance(front, cls) else cls(TrainingStep(module, method), log, is_training)
-        )
+        if isinstance(front, cls):
+            return front
+        return cls(TrainingStep(module, getattr(module, _STEP)), log, is_training)
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the step and add the penalties of all present terms to its loss."""
